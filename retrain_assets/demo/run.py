@@ -1,0 +1,112 @@
+"""The demo: files land, sensors are ticked, and what they ask for runs. Nothing else is called.
+
+Not here: anything a real deployment would not do, but for the files.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from retrain_assets.demo.flights import Flights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from rich.progress import Progress, TaskID
+
+    from retrain_assets.orchestration.ticks import InProcessDaemon
+    from retrain_assets.stores.storage import Storage
+
+FIRST_DELIVERY_DAYS = 74
+DELIVERY_DAYS = 14
+LAST_DAY = "2013-09-30"
+KEPT = ("README.md",)
+
+
+def run_demo(storage: Storage, home: Path, *, fresh: bool) -> dict[str, Any]:
+    """Let the flights of 2013 land, first 74 days at once, then two weeks at a time.
+
+    Args:
+        storage: Where everything is kept.
+        home: Where Dagster's settings are.
+        fresh: Delete what an earlier demo stored.
+
+    Returns:
+        `days` that have landed, and the `decisions` of all models in the order they were made.
+    """
+    import dagster as dg
+
+    from retrain_assets.cli import models
+    from retrain_assets.definitions import build_defs
+    from retrain_assets.orchestration.ticks import InProcessDaemon
+
+    if fresh:
+        _start_over(storage)
+    logging.getLogger("dagster").setLevel(logging.WARNING)
+    flights = Flights.load()
+    days = [day for day in flights.days if day <= LAST_DAY]
+    (storage.root / "dagster").mkdir(parents=True, exist_ok=True)
+    with dg.DagsterInstance.from_config(str(home)) as instance, _progress() as progress:
+        daemon = InProcessDaemon(build_defs().get_repository_def(), instance)
+        _deliver(storage, flights, days, daemon, progress)
+    rows = [
+        {"model": name, **row.for_people()}
+        for name, model in models().items()
+        for row in model.state(storage).ledger.read().rows
+    ]
+    return {"days": len(days), "decisions": sorted(rows, key=lambda row: str(row["time"]))}
+
+
+def _deliver(
+    storage: Storage,
+    flights: Flights,
+    days: Sequence[str],
+    daemon: InProcessDaemon,
+    progress: Progress,
+) -> None:
+    """Drop the files of one delivery after the other, letting the sensors settle after each."""
+    task = progress.add_task("first delivery", total=len(days))
+    flights.drop_planes(storage.landing)
+    for delivery in _deliveries(days):
+        if flights.drop(storage.landing, delivery):
+            _settle(daemon, progress, task, delivery[-1])
+        progress.update(task, advance=len(delivery))
+    _settle(daemon, progress, task, days[-1])
+
+
+def _settle(daemon: InProcessDaemon, progress: Progress, task: TaskID, day: str) -> None:
+    progress.update(task, description=f"{day}: sensors")
+    for done in daemon.settle():
+        progress.update(task, description=f"{day}: {done.job}")
+
+
+def _deliveries(days: Sequence[str]) -> Iterator[Sequence[str]]:
+    yield days[:FIRST_DELIVERY_DAYS]
+    for start in range(FIRST_DELIVERY_DAYS, len(days), DELIVERY_DAYS):
+        yield days[start : start + DELIVERY_DAYS]
+
+
+def _start_over(storage: Storage) -> None:
+    for path in sorted(storage.root.glob("*")) if storage.root.is_dir() else []:
+        if path.name in KEPT:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("[bold]{task.description:<44}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} days"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )

@@ -1,0 +1,192 @@
+"""Drift: how far a current window has moved from the reference, from their profiles alone.
+
+A measure is a function of two profiles of one column, and None where it is undefined: for a
+column of the other kind, or where a side has no value. Numbers are compared in the ten bins that
+the reference's deciles make, categories value by value, with one more bin for all values that the
+reference does not name.
+Not here: building profiles, thresholds, alerts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from retrain_assets.domain.profile import ColumnProfile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from datasketches import kll_floats_sketch
+    from numpy.typing import NDArray
+
+    Shares = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+Measure = Callable[[ColumnProfile, ColumnProfile], float | None]
+
+BINS = 10
+FLOOR = 1e-4
+
+
+class DriftError(ValueError):
+    """Two windows cannot be compared; the message says where and what would do."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One measure of one column; None where the measure is undefined for it."""
+
+    column: str
+    measure: str
+    statistic: float | None
+
+
+def psi(reference: ColumnProfile, current: ColumnProfile) -> float | None:
+    """Population stability index: sum of (current - reference) * ln(current / reference) by bin.
+
+    Source: Siddiqi, "Credit Risk Scorecards", Wiley 2006. No share counts as less than `FLOOR`,
+    so that an empty bin gives a finite value.
+    """
+    shares = _shares(reference, current)
+    if shares is None:
+        return None
+    expected, actual = (np.maximum(side, FLOOR) for side in shares)
+    return float(np.sum((actual - expected) * np.log(actual / expected)))
+
+
+def jensen_shannon(reference: ColumnProfile, current: ColumnProfile) -> float | None:
+    """Jensen-Shannon distance: the root of the divergence to base 2, from 0 to 1.
+
+    Sources: Lin, "Divergence Measures Based on the Shannon Entropy", IEEE Trans. Inf. Theory
+    37(1), 1991; its root is a metric: Endres and Schindelin, ibid. 49(7), 2003. All unseen
+    categories in one bin give the same value as each in its own.
+    """
+    shares = _shares(reference, current)
+    if shares is None:
+        return None
+    middle = (shares[0] + shares[1]) / 2
+    divergence = sum(_relative_entropy(side, middle) for side in shares) / 2
+    return float(np.sqrt(max(divergence, 0.0)))
+
+
+def ks(reference: ColumnProfile, current: ColumnProfile) -> float | None:
+    """Two-sample Kolmogorov-Smirnov statistic: the greatest gap between the two ECDFs.
+
+    Source: Smirnov, "Table for Estimating the Goodness of Fit of Empirical Distributions", Ann.
+    Math. Statist. 19(2), 1948. Both are step functions, so all steps of both sketches are tried;
+    the result is off by no more than the rank errors of the two.
+    """
+    before, now = reference.sketch, current.sketch
+    if before is None or now is None or not _have_values(reference, current):
+        return None
+    steps = np.unique([value for sketch in (before, now) for value, _ in sketch])
+    gaps = np.subtract(before.get_cdf(steps, inclusive=True), now.get_cdf(steps, inclusive=True))
+    return float(np.max(np.abs(gaps)))
+
+
+def null_share(reference: ColumnProfile, current: ColumnProfile) -> float | None:
+    """Absolute change of the share of rows that are null."""
+    if reference.rows == 0 or current.rows == 0:
+        return None
+    return abs(current.nulls / current.rows - reference.nulls / reference.rows)
+
+
+def unseen_share(reference: ColumnProfile, current: ColumnProfile) -> float | None:
+    """Share of the current values that are of a category the reference does not name.
+
+    Rows that the current profile only counts among its `others` are taken as seen.
+    """
+    if reference.counts is None or current.counts is None or not _have_values(reference, current):
+        return None
+    unseen = current.counts.keys() - reference.counts.keys()
+    return sum(current.counts[value] for value in unseen) / current.filled
+
+
+MEASURES: dict[str, Measure] = {
+    "psi": psi,
+    "ks": ks,
+    "jensen_shannon": jensen_shannon,
+    "null_share": null_share,
+    "unseen_share": unseen_share,
+}
+
+
+def compare(
+    reference: Mapping[str, ColumnProfile],
+    current: Mapping[str, ColumnProfile],
+    measures: Iterable[str],
+) -> list[Statistic]:
+    """Take each measure of each column that both windows have.
+
+    Args:
+        reference: Profiles by column, such as of the training window.
+        current: Profiles by column.
+        measures: Keys of `MEASURES`.
+
+    Returns:
+        Column by column in the order of the reference, then in that of `measures`; undefined ones
+        too, as None.
+
+    Raises:
+        DriftError: A measure is not known, or a column is numeric in one window only.
+    """
+    wanted = tuple(measures)
+    for name in wanted:
+        if name not in MEASURES:
+            raise DriftError(f"{name!r} is no drift measure: use one of {', '.join(MEASURES)}")
+    pairs = [(reference[name], current[name]) for name in reference if name in current]
+    for before, now in pairs:
+        if before.kind != now.kind:
+            raise DriftError(
+                f"column {now.column} is {before.kind} in the reference and {now.kind} in the "
+                "current window: build both profiles with one type"
+            )
+    return [
+        Statistic(now.column, name, MEASURES[name](before, now))
+        for before, now in pairs
+        for name in wanted
+    ]
+
+
+def _have_values(reference: ColumnProfile, current: ColumnProfile) -> bool:
+    return reference.filled > 0 and current.filled > 0
+
+
+def _shares(reference: ColumnProfile, current: ColumnProfile) -> Shares | None:
+    """Share of the values of each side in each bin; None where a side has no value."""
+    if not _have_values(reference, current):
+        return None
+    before, now = reference.sketch, current.sketch
+    if before is not None and now is not None:
+        edges = _edges(before)
+        in_bins = before.get_pmf(edges, inclusive=True), now.get_pmf(edges, inclusive=True)
+        return np.array(in_bins[0]), np.array(in_bins[1])
+    named = tuple(reference.counts or {})
+    return _category_shares(reference, named), _category_shares(current, named)
+
+
+def _category_shares(profile: ColumnProfile, named: tuple[str, ...]) -> NDArray[np.float64]:
+    counts = [(profile.counts or {}).get(value, 0) for value in named]
+    return np.array([*counts, profile.filled - sum(counts)]) / profile.filled
+
+
+def _edges(reference: kll_floats_sketch) -> NDArray[np.float32]:
+    """Upper edges of all bins but the last: the deciles of the reference, each once.
+
+    A decile met more than once is a value that many rows share. It gets a bin of its own, or a
+    column that is nearly constant could move below that value, or leave it, unnoticed.
+    """
+    ranks = np.arange(1, BINS) / BINS
+    deciles = np.array(reference.get_quantiles(ranks, inclusive=True), dtype=np.float32)
+    distinct, times = np.unique(deciles, return_counts=True)
+    just_below = np.nextafter(distinct[times > 1], np.float32(-np.inf))
+    return np.union1d(distinct, just_below)
+
+
+def _relative_entropy(shares: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Kullback-Leibler divergence to base 2; `other` is above zero wherever `shares` is."""
+    filled = shares > 0
+    return float(np.sum(shares[filled] * np.log2(shares[filled] / other[filled])))

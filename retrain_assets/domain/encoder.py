@@ -1,0 +1,144 @@
+"""From a frame of features to the matrix an estimator takes, the same for a batch and for one row.
+
+Imports scikit-learn, so it is imported only where models are fitted or loaded. Not here: choosing
+an estimator, making features.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from retrain_assets.domain.features import FeatureError
+
+MAX_CATEGORIES = 254  # what HistGradientBoosting can tell apart, beside missing
+TEXT = (pl.String, pl.Categorical, pl.Enum)
+
+
+def is_category(dtype: pl.DataType) -> bool:
+    """Whether a column of this type is encoded as a category."""
+    return dtype in TEXT
+
+
+class FrameEncoder(TransformerMixin, BaseEstimator):
+    """Numbers as they are, categories as codes; missing and never-seen values as NaN.
+
+    All it learns is kept as lists of text, so that a stored model holds no code.
+
+    Attributes:
+        columns_: Names of the features, in the order of the matrix.
+        categories_: Of each category column, its values: the most frequent first, ties by name.
+            The code of a value is its place; values after the 254th count as missing.
+    """
+
+    columns_: list[str]
+    categories_: dict[str, list[str]]
+
+    def fit(self, frame: Any, target: object = None) -> FrameEncoder:
+        """Learn columns and categories.
+
+        Args:
+            frame: Features: a polars or pandas frame, or a list of dicts.
+            target: Not looked at.
+
+        Raises:
+            FeatureError: A column is neither number, boolean nor text.
+        """
+        del target
+        features = as_frame(frame)
+        for name, dtype in features.schema.items():
+            if not (is_category(dtype) or _is_number(dtype)):
+                raise FeatureError(f"feature {name} is of type {dtype}: make it a number or text")
+        self.columns_ = features.columns
+        self.categories_ = {
+            name: _most_frequent(features[name])
+            for name, dtype in features.schema.items()
+            if is_category(dtype)
+        }
+        return self
+
+    def transform(self, frame: Any) -> np.ndarray:
+        """Encode rows.
+
+        Args:
+            frame: Features as in `fit`; further columns are not looked at.
+
+        Returns:
+            C-contiguous float64 of shape (rows, features).
+
+        Raises:
+            FeatureError: A column is missing, or holds text for numbers or the reverse.
+        """
+        features = self._columns_of(as_frame(frame))
+        encoded = features.select(self._encoded(name) for name in self.columns_)
+        return np.ascontiguousarray(encoded.to_numpy())
+
+    def unseen(self, frame: Any) -> dict[str, int]:
+        """How many values of each category column were not there in training.
+
+        Values beyond the 254 most frequent ones count as well.
+
+        Raises:
+            FeatureError: As `transform`.
+        """
+        features = self._columns_of(as_frame(frame)).select(*self.categories_)
+        known = features.select(self._encoded(name) for name in self.categories_)
+        return {
+            name: known[name].null_count() - features[name].null_count()
+            for name in self.categories_
+        }
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "columns_")
+
+    def _encoded(self, name: str) -> pl.Expr:
+        if name not in self.categories_:
+            return pl.col(name).cast(pl.Float64)
+        known = pl.Enum(self.categories_[name])
+        text = pl.col(name).cast(pl.String)
+        return text.cast(known, strict=False).to_physical().cast(pl.Float64)
+
+    def _columns_of(self, features: pl.DataFrame) -> pl.DataFrame:
+        missing = [name for name in self.columns_ if name not in features.columns]
+        if missing:
+            raise FeatureError(f"features lack {', '.join(missing)}: give every column of training")
+        chosen = features.select(self.columns_)
+        for name, dtype in chosen.schema.items():
+            expected, fits = "a number", _is_number(dtype)
+            if name in self.categories_:
+                expected, fits = "text", is_category(dtype)
+            if not fits and chosen[name].null_count() < chosen.height:
+                found = chosen[name].drop_nulls()[0]
+                raise FeatureError(
+                    f"feature {name} is {dtype}, such as {found!r}: it was {expected} in training"
+                )
+        return chosen
+
+
+def as_frame(rows: Any) -> pl.DataFrame:
+    """A polars or pandas frame, or a list of dicts, as a polars frame.
+
+    Raises:
+        FeatureError: It is something else.
+    """
+    if isinstance(rows, pl.DataFrame):
+        return rows
+    if isinstance(rows, list):
+        return pl.from_dicts(rows, infer_schema_length=None)
+    if type(rows).__module__.partition(".")[0] == "pandas":
+        return pl.from_pandas(rows)
+    found = type(rows).__name__
+    raise FeatureError(f"features came as {found}: give a polars or pandas frame or a list of dicts")
+
+
+def _is_number(dtype: pl.DataType) -> bool:
+    return dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)
+
+
+def _most_frequent(values: pl.Series) -> list[str]:
+    counts = values.rename("value").cast(pl.String).drop_nulls().value_counts()
+    ordered = counts.sort("count", "value", descending=[True, False])
+    return ordered["value"].head(MAX_CATEGORIES).to_list()

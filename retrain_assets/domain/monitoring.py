@@ -1,0 +1,109 @@
+"""What is monitored of a partition: drift of its window, of the output, and realised performance.
+
+Only profiles and block values come in, never rows. Not here: the statistics themselves, and what
+is done about an alert.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from retrain_assets.domain.drift import MEASURES, compare
+from retrain_assets.domain.performance import METRICS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from retrain_assets.domain.profile import ColumnProfile
+    from retrain_assets.specs.model import DriftTrigger, ModelSpec, PerformanceTrigger
+
+FEATURE, PREDICTION, TARGET, PERFORMANCE, VOLUME = (
+    "feature",
+    "prediction",
+    "target",
+    "performance",
+    "volume",
+)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One statistic of one window, and whether it alerts.
+
+    Args:
+        role: What it is about: feature, prediction, target, performance or volume.
+        measure: The statistic's name.
+        column: The column, or the metric's target.
+        statistic: Its value; None where it is undefined.
+        threshold: The bound it was held against; None where it is only recorded.
+        baseline: What it was at promotion, for performance.
+        alert: Whether the bound was reached.
+    """
+
+    role: str
+    measure: str
+    column: str
+    statistic: float | None
+    threshold: float | None = None
+    baseline: float | None = None
+    alert: bool = False
+
+
+def drift(
+    role: str,
+    trigger: DriftTrigger | None,
+    reference: Mapping[str, ColumnProfile],
+    current: Mapping[str, ColumnProfile],
+) -> Iterator[Observation]:
+    """All measures that are defined; those of the trigger's measure have a threshold."""
+    for found in compare(reference, current, MEASURES):
+        watched = trigger is not None and found.measure == trigger.measure
+        if found.statistic is None and not watched:
+            continue
+        threshold = trigger.threshold if trigger and watched else None
+        reached = None not in (threshold, found.statistic) and found.statistic >= threshold  # type: ignore[operator]
+        yield Observation(
+            role, found.measure, found.column, found.statistic, threshold, alert=reached
+        )
+
+
+def realised(
+    spec: ModelSpec, values: Sequence[tuple[float, int]], baseline: float
+) -> Observation | None:
+    """Realised performance of a window against what it was at promotion.
+
+    Args:
+        spec: The model; None is returned where it has no performance trigger.
+        values: Metric and number of labelled rows of each partition.
+        baseline: The metric on the holdout of the promotion, as a mean over partitions.
+
+    Returns:
+        The row-weighted mean over partitions, with the bound that is reached first.
+    """
+    trigger = spec.triggers.performance
+    rows = sum(count for _, count in values)
+    if trigger is None or rows == 0:
+        return None
+    statistic = sum(value * count for value, count in values) / rows
+    threshold = worst_acceptable(trigger, baseline)
+    sign = 1 if METRICS[trigger.metric].greater_is_better else -1
+    return Observation(
+        PERFORMANCE,
+        trigger.metric,
+        spec.target.column,
+        statistic,
+        threshold,
+        baseline,
+        alert=sign * (statistic - threshold) < 0,
+    )
+
+
+def worst_acceptable(trigger: PerformanceTrigger, baseline: float) -> float:
+    """The tighter of the relative and the absolute bound, in the metric's own units."""
+    greater_is_better = METRICS[trigger.metric].greater_is_better
+    sign = 1 if greater_is_better else -1
+    bounds = [] if trigger.limit is None else [trigger.limit]
+    if trigger.max_drop is not None:
+        bounds.append(baseline - sign * trigger.max_drop * abs(baseline))
+    return max(bounds) if greater_is_better else min(bounds)

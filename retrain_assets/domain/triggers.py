@@ -1,0 +1,195 @@
+"""The triggering policy: what was seen in, whether to retrain and why out.
+
+Pure and counted in partitions of the data, so that a replay decides what the live system decided.
+Not here: computing drift or performance, asking Dagster for a run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from retrain_assets.domain.windows import elapsed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from retrain_assets.specs.model import DriftTrigger, ModelSpec
+
+
+@dataclass(frozen=True)
+class Production:
+    """What the policy knows of the model in production."""
+
+    version: int
+    as_of: str
+    recipe: str
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything a decision depends on.
+
+    Args:
+        mature: Complete, label-mature partitions in order.
+        needed: Partitions the training and holdout windows need together.
+        recipe: Digest of what would be trained now.
+        production: The model in production; None before the first.
+        decided: As-of of the newest decision of the gate; None before the first.
+        monitoring: Rows of the monitoring table.
+    """
+
+    mature: tuple[str, ...]
+    needed: int
+    recipe: str
+    production: Production | None
+    decided: str | None
+    monitoring: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One cause of the policy, looked at: whether it asks for retraining, and why."""
+
+    cause: str
+    fired: bool
+    reason: str
+    as_of: str | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """The outcome: whether to retrain as of a partition, and what every cause said."""
+
+    wanted: bool
+    reason: str
+    as_of: str | None
+    causes: tuple[Cause, ...]
+
+    @property
+    def fired(self) -> tuple[str, ...]:
+        """Names of the causes that ask for retraining."""
+        return tuple(cause.cause for cause in self.causes if cause.fired)
+
+
+def decide(spec: ModelSpec, situation: Situation) -> Request:
+    """Look at each cause and say whether to retrain.
+
+    Args:
+        spec: The model.
+        situation: What is known.
+
+    Returns:
+        The request; `wanted` is false with a reason when no cause fired, history is too short, or
+        the last decision is more recent than `triggers.cooldown` partitions.
+    """
+    if len(situation.mature) < situation.needed:
+        short = f"{len(situation.mature)} of {situation.needed} partitions needed have landed"
+        return Request(wanted=False, reason=short, as_of=None, causes=())
+    as_of = situation.mature[-1]
+    causes = tuple(
+        Cause(name, fired=fired, reason=reason, as_of=as_of)
+        for name, rule in CAUSES.items()
+        for fired, reason in [rule(spec, situation)]
+    )
+    fired = [cause for cause in causes if cause.fired]
+    if not fired:
+        return Request(wanted=False, reason="no cause has fired", as_of=as_of, causes=causes)
+    reason = "; ".join(cause.reason for cause in fired)
+    waiting = _cooling_down(spec, situation)
+    if waiting and not any(cause.cause == "spec_change" for cause in fired):
+        return Request(wanted=False, reason=f"{waiting}: {reason}", as_of=as_of, causes=causes)
+    return Request(wanted=True, reason=reason, as_of=as_of, causes=causes)
+
+
+def _cooling_down(spec: ModelSpec, situation: Situation) -> str | None:
+    if situation.decided is None:
+        return None
+    since = elapsed(situation.mature, situation.decided)
+    # A decision is made once an as-of, however short the cooldown.
+    if since >= max(spec.triggers.cooldown, 1):
+        return None
+    return f"{since} partitions since the last decision, cooldown is {spec.triggers.cooldown}"
+
+
+Verdict = tuple[bool, str]
+
+
+def _no_production(_: ModelSpec, situation: Situation) -> Verdict:
+    if situation.production is None:
+        return True, "no model is in production yet"
+    return False, f"version {situation.production.version} is in production"
+
+
+def _spec_change(spec: ModelSpec, situation: Situation) -> Verdict:
+    production = situation.production
+    if production is None or not spec.triggers.spec_change:
+        return False, "not watched" if production else "no model is in production yet"
+    if production.recipe == situation.recipe:
+        return False, "the spec is the one production was trained with"
+    return True, f"the spec has changed since version {production.version} was trained"
+
+
+def _new_partitions(spec: ModelSpec, situation: Situation) -> Verdict:
+    wanted = spec.triggers.new_partitions
+    if wanted is None or situation.decided is None:
+        return False, "not watched" if wanted is None else "no decision yet"
+    since = elapsed(situation.mature, situation.decided)
+    return since >= wanted, f"{since} new partitions since the last decision, of {wanted}"
+
+
+def _newest(situation: Situation, role: str) -> pl.DataFrame:
+    """Rows of the newest monitored window that lies after production's as-of."""
+    production = situation.production
+    if production is None:
+        return situation.monitoring.clear()
+    rows = situation.monitoring.filter(
+        pl.col("role") == role,
+        pl.col("model_version") == production.version,
+        pl.col("_landing_partition") > production.as_of,
+        pl.col("threshold").is_not_null(),
+    )
+    return rows.filter(pl.col("_landing_partition") == pl.col("_landing_partition").max())
+
+
+def _drifted(role: str, trigger: DriftTrigger | None, situation: Situation) -> Verdict:
+    if trigger is None:
+        return False, "not watched"
+    rows = _newest(situation, role).filter(pl.col("measure") == trigger.measure)
+    if rows.is_empty():
+        return False, "nothing monitored since production was promoted"
+    alerts = rows.filter("alert").sort("statistic", descending=True)
+    share = alerts.height / rows.height
+    worst = ", ".join(
+        f"{column} {statistic:.2f}"
+        for column, statistic in alerts.select("column", "statistic").head(3).iter_rows()
+    )
+    said = f"{trigger.measure} at or above {trigger.threshold:g} on {alerts.height} of "
+    said += f"{rows.height} {role} columns" + (f" ({worst})" if worst else "")
+    return alerts.height > 0 and share > trigger.share, said
+
+
+def _performance(spec: ModelSpec, situation: Situation) -> Verdict:
+    if spec.triggers.performance is None:
+        return False, "not watched"
+    rows = _newest(situation, "performance")
+    if rows.is_empty():
+        return False, "no realised performance since production was promoted"
+    row = rows.row(0, named=True)
+    said = f"{row['measure']} {row['statistic']:.4g}, limit {row['threshold']:.4g}"
+    return bool(row["alert"]), f"{said}, at promotion {row['baseline']:.4g}"
+
+
+CAUSES: dict[str, Callable[[ModelSpec, Situation], Verdict]] = {
+    "no_production": _no_production,
+    "performance": _performance,
+    "data_drift": lambda spec, seen: _drifted("feature", spec.triggers.data_drift, seen),
+    "prediction_drift": lambda spec, seen: _drifted(
+        "prediction", spec.triggers.prediction_drift, seen
+    ),
+    "target_drift": lambda spec, seen: _drifted("target", spec.triggers.target_drift, seen),
+    "new_partitions": _new_partitions,
+    "spec_change": _spec_change,
+}

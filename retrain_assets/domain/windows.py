@@ -1,0 +1,122 @@
+"""Which partitions train, judge and are watched. Time is counted in partitions of the data.
+
+Partitions are keys in the order of time; a missing one is simply not among them. Not here: the
+wall clock, and where partitions are stored.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from retrain_assets.specs.model import WindowsSpec
+
+
+class TooFewPartitionsError(ValueError):
+    """There is not enough history for the windows that the spec asks for."""
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """What has landed of one time-partitioned lookup."""
+
+    partitions: frozenset[str]
+    lateness: int
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Training and holdout partitions as of one partition."""
+
+    as_of: str
+    train: tuple[str, ...]
+    holdout: tuple[str, ...]
+
+    @property
+    def refit(self) -> tuple[str, ...]:
+        """As many partitions as were trained on, through the as-of."""
+        return (self.train + self.holdout)[-len(self.train) :]
+
+
+def complete_partitions(landed: Sequence[str], lookups: Mapping[str, Arrivals]) -> tuple[str, ...]:
+    """The partitions whose lookups are there, or too late to be waited for.
+
+    Args:
+        landed: Keys of the dataset that is predicted, in order.
+        lookups: What has landed of each time-partitioned lookup.
+    """
+
+    def ready(position: int, arrivals: Arrivals) -> bool:
+        waited = len(landed) - 1 - position
+        return landed[position] in arrivals.partitions or waited >= arrivals.lateness
+
+    return tuple(
+        key
+        for position, key in enumerate(landed)
+        if all(ready(position, arrivals) for arrivals in lookups.values())
+    )
+
+
+def mature_partitions(complete: Sequence[str], delay: int) -> tuple[str, ...]:
+    """The partitions whose labels are final: all but the newest `delay`."""
+    return tuple(complete[: len(complete) - delay])
+
+
+def split(mature: Sequence[str], spec: WindowsSpec, as_of: str | None = None) -> Windows:
+    """Cut training and holdout windows that end at the as-of.
+
+    Args:
+        mature: Complete, label-mature partitions in order.
+        spec: Window lengths.
+        as_of: Last partition used; the newest mature one by default.
+
+    Raises:
+        TooFewPartitionsError: Fewer partitions than both windows need.
+    """
+    usable = mature if as_of is None else mature[: bisect_right(mature, as_of)]
+    needed = spec.train + spec.holdout
+    if len(usable) < needed:
+        raise TooFewPartitionsError(
+            f"{len(usable)} mature partitions, but windows.train + windows.holdout need {needed}: "
+            "land more data or shorten the windows"
+        )
+    return Windows(
+        as_of=usable[-1],
+        train=tuple(usable[-needed : -spec.holdout]),
+        holdout=tuple(usable[-spec.holdout :]),
+    )
+
+
+def outside(partitions: Sequence[str], first: str, last: str) -> tuple[str, ...]:
+    """The partitions that are not in the training range `first` to `last`."""
+    return tuple(key for key in partitions if not first <= key <= last)
+
+
+def ending_at(partitions: Sequence[str], last: str, length: int) -> tuple[str, ...]:
+    """The newest `length` partitions up to and including `last`."""
+    end = bisect_right(partitions, last)
+    return tuple(partitions[max(0, end - length) : end])
+
+
+def elapsed(partitions: Sequence[str], since: str) -> int:
+    """How many partitions came after `since`."""
+    return len(partitions) - bisect_right(partitions, since)
+
+
+def widened(partitions: Sequence[str], changed: Sequence[str], length: int) -> tuple[str, ...]:
+    """The contiguous range from the first changed partition through all whose window holds one.
+
+    Args:
+        partitions: All keys in order.
+        changed: Keys whose content is new.
+        length: Partitions a window spans.
+    """
+    if not changed:
+        return ()
+    first = bisect_left(partitions, min(changed))
+    last = bisect_left(partitions, max(changed))
+    return tuple(partitions[first : last + length])

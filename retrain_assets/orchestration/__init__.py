@@ -1,0 +1,1 @@
+"""The thin Dagster layer: assets, checks, sensors, jobs, partitions, resources."""

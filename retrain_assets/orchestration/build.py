@@ -1,0 +1,50 @@
+"""All definitions of one dataset, and of one model.
+
+Not here: where specs come from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from retrain_assets.orchestration.dataset_assets import dataset_assets, landing_asset
+from retrain_assets.orchestration.decision_assets import decision_assets
+from retrain_assets.orchestration.jobs import ingest_job, monitor_job, retrain_job, rollback_job
+from retrain_assets.orchestration.model_assets import monitor_assets
+from retrain_assets.orchestration.resources import RESOURCES
+from retrain_assets.orchestration.sensors import (
+    data_ready_sensor,
+    new_data_sensor,
+    policy_schedule,
+    retrain_wanted_sensor,
+)
+
+if TYPE_CHECKING:
+    from retrain_assets.orchestration.model_assets import Model
+    from retrain_assets.specs.dataset import DatasetSpec
+
+
+def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
+    """Assets, checks, job and sensor of a dataset."""
+    job = ingest_job(spec)
+    return dg.Definitions(
+        assets=[landing_asset(spec), dataset_assets(spec)],
+        jobs=[job],
+        sensors=[new_data_sensor(spec, job)],
+        resources=RESOURCES,
+    )
+
+
+def model_definitions(model: Model) -> dg.Definitions:
+    """Assets, checks, jobs, sensors and schedule of a model."""
+    monitor, retrain = monitor_job(model), retrain_job(model)
+    schedule = policy_schedule(model, retrain)
+    return dg.Definitions(
+        assets=[*monitor_assets(model), *decision_assets(model)],
+        jobs=[monitor, retrain, rollback_job(model)],
+        sensors=[data_ready_sensor(model, monitor), retrain_wanted_sensor(model, retrain)],
+        schedules=[schedule] if schedule else [],
+        resources=RESOURCES,
+    )

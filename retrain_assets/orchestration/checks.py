@@ -1,0 +1,64 @@
+"""Asset checks as Dagster shows them: a proposition, whether it holds, and a table of where not.
+
+Not here: what is checked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MAX_ROWS_SHOWN = 100
+WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
+
+
+def table(records: Sequence[Mapping[str, object]]) -> dg.MetadataValue:  # type: ignore[type-arg]
+    """Records as a table in the UI; at most `MAX_ROWS_SHOWN`, every value as text or number."""
+    shown = [
+        dg.TableRecord(
+            {key: v if isinstance(v, (int, float, str)) else str(v) for key, v in record.items()}
+        )
+        for record in records[:MAX_ROWS_SHOWN]
+    ]
+    columns = [
+        dg.TableColumn(name, "float" if isinstance(value, float) else "string")
+        for name, value in (shown[0].data if shown else {}).items()
+    ]
+    return dg.MetadataValue.table(shown, schema=dg.TableSchema(columns))
+
+
+def result(
+    name: str,
+    key: dg.AssetKey,
+    failures: Sequence[Mapping[str, object]],
+    *,
+    severity: dg.AssetCheckSeverity = ERROR,
+    said: str = "",
+    passed: bool | None = None,
+) -> dg.AssetCheckResult:
+    """The outcome of a check.
+
+    Args:
+        name: The proposition, true when it passes.
+        key: The asset it is about.
+        failures: Where it does not hold, one record each; none means it passed.
+        severity: Of a failure.
+        said: One sentence for people.
+        passed: Given where the records are evidence rather than failures.
+    """
+    holds = not failures if passed is None else passed
+    metadata: dict[str, object] = {"records": len(failures)}
+    if failures:
+        metadata["where"] = table(failures)
+    return dg.AssetCheckResult(
+        passed=holds,
+        check_name=name,
+        asset_key=key,
+        severity=severity,
+        description=said or None,
+        metadata=metadata,
+    )

@@ -1,0 +1,122 @@
+"""The assets of a `LandedDataset`: landing files in, accepted rows and quarantine out.
+
+Not here: what a sound row is, and the order in which tables are committed.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from retrain_assets.orchestration import checks
+from retrain_assets.orchestration.partitions import partitions_definition, requested_partitions
+from retrain_assets.orchestration.resources import StorageResource
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.steps.ingest import CHECKED_RULES, Ingestion, ingest
+
+DESCRIPTIONS = {
+    "schema_matches": "Every value is of its column's type and every row of its file's partition.",
+    "required_values_present": "No row was refused for a missing value.",
+    "values_within_range": "No row was refused for a value out of range.",
+    "categories_allowed": "No row was refused for a value that is not allowed.",
+    "keys_unique": "No row was refused for a key that is there twice.",
+    "volume_within_range": "Every partition has as many rows as `rows` allows.",
+    "accepted_rows_pass_great_expectations": "What is published passes the expectation suite.",
+    "every_row_accounted_for": "Rows read = rows accepted + rows quarantined, in each file.",
+}
+
+
+def landing_asset(spec: DatasetSpec) -> dg.AssetSpec:
+    """The external asset that stands for the delivered files."""
+    return dg.AssetSpec(
+        dg.AssetKey([spec.name, "landing"]),
+        group_name=spec.name,
+        kinds={spec.format},
+        description=f"Files delivered as `landing/{spec.landing}`; never changed or deleted.",
+        partitions_def=partitions_definition(spec.partition),
+    )
+
+
+def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """`<d>/dataset` and `<d>/quarantine`, made together, with their checks."""
+    dataset, quarantine = (dg.AssetKey([spec.name, part]) for part in ("dataset", "quarantine"))
+    common = {"deps": [landing_asset(spec)], "group_name": spec.name, "skippable": True}
+
+    @dg.multi_asset(
+        name=f"{spec.name}__ingest",
+        specs=[
+            dg.AssetSpec(
+                dataset,
+                description="Rows that keep the contract; a partition is replaced whole.",
+                kinds={"deltalake", "polars"},
+                **common,  # type: ignore[arg-type]
+            ),
+            dg.AssetSpec(
+                quarantine,
+                description="Rows and files that were refused, each with every reason.",
+                kinds={"deltalake"},
+                **common,  # type: ignore[arg-type]
+            ),
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=dataset, description=text)
+            for name, text in DESCRIPTIONS.items()
+        ],
+        partitions_def=partitions_definition(spec.partition),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=f"{spec.name}_ingest",
+    )
+    def _ingest(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        done = ingest(storage.open(), spec, requested_partitions(context), context.run_id)
+        yield from _materializations(context, done, dataset, quarantine)
+        yield from _check_results(spec, done, dataset)
+
+    return _ingest
+
+
+def _materializations(
+    context: dg.AssetExecutionContext,
+    done: Ingestion,
+    dataset: dg.AssetKey,
+    quarantine: dg.AssetKey,
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Record the partitions that were published, and no others."""
+    counts = {dataset: done.accepted_rows, quarantine: done.quarantined_rows}
+    shared = {"delta_version": done.version, "files": done.files, "refused": list(done.refused)}
+    for key, rows in counts.items():
+        metadata = {**shared, "dagster/row_count": rows}
+        published = done.requested if key == quarantine else done.published
+        if set(published) == set(done.requested):
+            yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+            continue
+        for partition in published:
+            context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+
+
+def _check_results(
+    spec: DatasetSpec, done: Ingestion, dataset: dg.AssetKey
+) -> Iterator[dg.AssetCheckResult]:
+    bound = f"{spec.quarantine.max_fraction:.0%}"
+    for name, rules in CHECKED_RULES.items():
+        refused = done.refusals_by_partition(rules)
+        above = any(record["partition"] in done.refused for record in refused)
+        yield checks.result(
+            name,
+            dataset,
+            refused,
+            severity=checks.ERROR if above else checks.WARN,
+            said=f"{sum(int(record['rows']) for record in refused)} rows or files refused for this "
+            f"reason; a file above {bound} is refused whole",
+        )
+    yield checks.result(
+        "volume_within_range", dataset, done.findings(volume=True), said=str(spec.rows)
+    )
+    yield checks.result(
+        "accepted_rows_pass_great_expectations",
+        dataset,
+        done.findings(volume=False),
+        said=f"{done.audit.rows_audited} of {done.audit.rows} rows audited, "
+        f"{len(done.audit.findings)} expectations",
+    )
+    yield checks.result("every_row_accounted_for", dataset, done.unaccounted())

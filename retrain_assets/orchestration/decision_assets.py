@@ -1,0 +1,219 @@
+"""The assets that replace a model: candidate_model, evaluation, production_model.
+
+Not here: fitting, judging, deciding.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import dagster as dg
+
+from retrain_assets.orchestration import checks
+from retrain_assets.orchestration.model_assets import Model
+from retrain_assets.orchestration.resources import (
+    SlackNotifications,
+    StorageResource,
+    mlflow_run,
+)
+from retrain_assets.steps.decide import decide_candidate, reconcile
+from retrain_assets.steps.evaluate import Evaluation, evaluate
+from retrain_assets.steps.train import plan, train
+
+AS_OF_TAG, CAUSES_TAG = "retrain/as_of", "retrain/causes"
+
+
+def decision_assets(model: Model) -> list[dg.AssetsDefinition]:
+    """`<m>/candidate_model`, `<m>/evaluation`, `<m>/production_model`."""
+    return [_candidate(model), _evaluation(model), _production(model)]
+
+
+def _common(model: Model, name: str, description: str, *kinds: str) -> dict[str, Any]:
+    return {
+        "key": model.key(name),
+        "group_name": model.spec.name,
+        "pool": f"{model.spec.name}_retrain",
+        "owners": model.spec.owners,
+        "description": description,
+        "kinds": set(kinds),
+    }
+
+
+def _candidate(model: Model) -> dg.AssetsDefinition:
+    key = model.key("candidate_model")
+
+    @dg.asset(
+        **_common(
+            model, "candidate_model", "A fitted pipeline, registered.", "scikitlearn", "mlflow"
+        ),
+        deps=[model.key("features")],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "loads_and_predicts",
+                asset=key,
+                blocking=True,
+                description="A clean process loads the version and repeats its predictions.",
+            )
+        ],
+    )
+    def candidate_model(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        opened = storage.open()
+        state, registry = model.state(opened), opened.registry(model.spec.name)
+        tags = context.run.tags
+        causes = tuple(filter(None, tags.get(CAUSES_TAG, "request").split(",")))
+        planned = plan(state, tags.get(AS_OF_TAG), causes)
+        version = registry.find({"candidate_id": planned.identity, "role": "gated"})
+        if version is None:
+            with mlflow_run(context, opened, model.spec.name) as run_id:
+                version = train(state, registry, planned, run_id)
+        yield dg.MaterializeResult(
+            metadata={
+                "version": version.version,
+                "as_of": planned.windows.as_of,
+                "causes": ", ".join(causes),
+                "train_from": version.tags["train_from"],
+                "train_to": version.tags["train_to"],
+                "mlflow_run_id": version.run_id,
+                **{f"holdout_{name}": value for name, value in version.metrics.items()},
+            }
+        )
+        tried = registry.check_in_clean_process(version, model.spec.target.kind)
+        yield checks.result("loads_and_predicts", key, [], passed=tried.passed, said=tried.detail)
+
+    return candidate_model
+
+
+def _evaluation(model: Model) -> dg.AssetsDefinition:
+    key = model.key("evaluation")
+    checked = {
+        "candidate_beats_production": "The verdict is PROMOTE.",
+        "no_slice_regresses": "No slice of `gate.slices` is worse beyond its interval.",
+    }
+
+    @dg.asset(
+        **_common(model, "evaluation", "Candidate and production on the same holdout.", "polars"),
+        deps=[model.key("candidate_model"), model.key("features")],
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=key, description=text) for name, text in checked.items()
+        ],
+    )
+    def evaluation(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        opened = storage.open()
+        state, registry = model.state(opened), opened.registry(model.spec.name)
+        found = evaluate(state, registry, state.ledger.read(), context.run_id)
+        yield dg.MaterializeResult(metadata=_evaluation_metadata(found))
+        yield checks.result(
+            "candidate_beats_production",
+            key,
+            [],
+            passed=found.verdict.value == "PROMOTE",
+            severity=checks.WARN,
+            said=found.reason,
+        )
+        slices = found.evidence.get("slices", [])
+        yield checks.result(
+            "no_slice_regresses",
+            key,
+            [entry for entry in slices if entry["regresses"]],
+            severity=checks.WARN,
+            said=f"{len(slices)} slices compared",
+        )
+
+    return evaluation
+
+
+def _production(model: Model) -> dg.AssetsDefinition:
+    key = model.key("production_model")
+
+    @dg.asset(
+        **_common(
+            model,
+            "production_model",
+            "The decision on the candidate: ledger, refit, alias, message. What the gate refused "
+            "cannot be promoted by materializing this.",
+            "mlflow",
+        ),
+        deps=[model.key("evaluation")],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "alias_matches_ledger",
+                asset=key,
+                description="MLflow's alias `production` names the version the ledger names.",
+            )
+        ],
+    )
+    def production_model(
+        context: dg.AssetExecutionContext, storage: StorageResource, slack: SlackNotifications
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        opened = storage.open()
+        state, registry = model.state(opened), opened.registry(model.spec.name)
+        with ExitStack() as stack:
+            outcome = decide_candidate(
+                state,
+                registry,
+                context.run_id,
+                lambda: stack.enter_context(mlflow_run(context, opened, model.spec.name)),
+            )
+        row = outcome.row
+        if outcome.fresh:
+            said = f"{model.spec.name}: {row.action} version {row.version}. {row.reason}"
+            slack.notifier(context.log).tell(model.spec.notify.slack, said)
+        yield dg.MaterializeResult(
+            metadata={
+                "action": row.action,
+                "version": row.version,
+                "previous": row.previous or 0,
+                "reason": row.reason,
+                "causes": ", ".join(row.causes),
+                "as_of": row.as_of,
+                "data_from": row.data_range[0],
+                "data_to": row.data_range[1],
+                "decided_now": outcome.fresh,
+                **row.metrics,
+            }
+        )
+        history = state.ledger.read()
+        differed = reconcile(registry, history)
+        now = history.production
+        yield checks.result(
+            "alias_matches_ledger",
+            key,
+            [],
+            passed=not differed,
+            said=f"production is version {now.version}" if now else "nothing is in production",
+        )
+
+    return production_model
+
+
+def _evaluation_metadata(found: Evaluation) -> dict[str, Any]:
+    from retrain_assets.reports.plots import gain_by_block, markdown
+
+    comparison = found.evidence.get("comparison")
+    metadata: dict[str, Any] = {
+        "verdict": found.verdict.value,
+        "reason": found.reason,
+        "candidate": found.candidate,
+        "production": found.production or 0,
+        "holdout": f"{found.holdout_from} to {found.holdout_to}",
+        **{f"candidate_{name}": value for name, value in found.metrics.items()},
+    }
+    if comparison is not None:
+        metadata["gain"] = comparison["gain"]
+        metadata["picture"] = dg.MetadataValue.md(
+            markdown(
+                gain_by_block(
+                    list(comparison["block_gains"]),
+                    list(comparison["block_gains"].values()),
+                    comparison["gain"],
+                    comparison["low"],
+                    comparison["high"],
+                    found.reason,
+                )
+            )
+        )
+    return metadata

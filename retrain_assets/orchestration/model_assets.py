@@ -1,0 +1,230 @@
+"""The assets that watch a model: features, profile, predictions, monitoring.
+
+Not here: how any of them is computed.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from retrain_assets.domain.features import PARTITION, feature_columns
+from retrain_assets.orchestration import checks
+from retrain_assets.orchestration.partitions import partitions_definition, requested_partitions
+from retrain_assets.orchestration.resources import StorageResource
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.model import ModelSpec, duration
+from retrain_assets.steps.build import Built
+from retrain_assets.steps.build import features as build_features
+from retrain_assets.steps.build import profile as build_profile
+from retrain_assets.steps.monitor import monitor
+from retrain_assets.steps.predict import predictions as predict_partitions
+from retrain_assets.steps.state import ModelState
+from retrain_assets.stores.storage import Storage
+
+ALERTS = {
+    "no_data_drift": "feature",
+    "no_prediction_drift": "prediction",
+    "no_target_drift": "target",
+    "performance_holds": "performance",
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's spec beside those of its datasets: all that its assets are made from."""
+
+    spec: ModelSpec
+    dataset: DatasetSpec
+    lookups: Mapping[str, DatasetSpec]
+
+    def state(self, storage: Storage) -> ModelState:
+        """The model's read side in a storage."""
+        return ModelState(self.spec, self.dataset, self.lookups, storage.tables)
+
+    def key(self, name: str) -> dg.AssetKey:
+        """The key of one of the model's assets."""
+        return dg.AssetKey([self.spec.name, name])
+
+    def partitioned(self, name: str, description: str, kinds: set[str]) -> dict[str, Any]:
+        """What all partitioned assets of the model share."""
+        return {
+            "key": self.key(name),
+            "group_name": self.spec.name,
+            "partitions_def": partitions_definition(self.dataset.partition),
+            "backfill_policy": dg.BackfillPolicy.single_run(),
+            "pool": f"{self.spec.name}_monitor",
+            "owners": self.spec.owners,
+            "description": description,
+            "kinds": kinds,
+        }
+
+
+def monitor_assets(model: Model) -> list[dg.AssetsDefinition]:
+    """`<m>/features`, `<m>/profile`, `<m>/predictions`, `<m>/monitoring`."""
+    return [_features(model), _profile(model), _predictions(model), _monitoring(model)]
+
+
+def _features(model: Model) -> dg.AssetsDefinition:
+    checked = {
+        "features_match_training": "Columns are those of training, and none is empty or constant.",
+        "target_balance_within_range": "The share of positives is within `target.positive_share`.",
+    }
+
+    @dg.asset(
+        **model.partitioned(
+            "features", "Validated features and target, as known when predicting.", {"polars"}
+        ),
+        deps=_dataset_deps(model),
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=model.key("features"), description=text)
+            for name, text in checked.items()
+        ],
+    )
+    def features(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        built = build_features(
+            model.state(storage.open()), requested_partitions(context), context.run_id
+        )
+        yield _materialized(built)
+        yield checks.result(
+            "features_match_training",
+            model.key("features"),
+            _empty_columns(model, built.rows),
+            severity=checks.WARN,
+        )
+        yield checks.result(
+            "target_balance_within_range",
+            model.key("features"),
+            _unbalanced(model, built.rows),
+            severity=checks.WARN,
+        )
+
+    return features
+
+
+def _profile(model: Model) -> dg.AssetsDefinition:
+    @dg.asset(
+        **model.partitioned(
+            "profile", "A small mergeable summary of each column, a row a partition.", {"polars"}
+        ),
+        deps=[model.key("features")],
+    )
+    def profile(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> dg.MaterializeResult[None]:
+        state = model.state(storage.open())
+        return _materialized(build_profile(state, requested_partitions(context), context.run_id))
+
+    return profile
+
+
+def _predictions(model: Model) -> dg.AssetsDefinition:
+    @dg.asset(
+        **model.partitioned(
+            "predictions",
+            "What the version in production when the partition arrived predicted, with the label.",
+            {"scikitlearn"},
+        ),
+        deps=[model.key("features")],
+    )
+    def predictions(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> dg.MaterializeResult[None]:
+        opened = storage.open()
+        built = predict_partitions(
+            model.state(opened),
+            opened.registry(model.spec.name),
+            requested_partitions(context),
+            context.run_id,
+        )
+        return _materialized(built)
+
+    return predictions
+
+
+def _monitoring(model: Model) -> dg.AssetsDefinition:
+    @dg.asset(
+        **model.partitioned(
+            "monitoring", "Drift and realised performance of each partition's window.", {"polars"}
+        ),
+        deps=[model.key("profile"), model.key("predictions")],
+        check_specs=[dg.AssetCheckSpec(name, asset=model.key("monitoring")) for name in ALERTS],
+    )
+    def monitoring(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        state = model.state(storage.open())
+        built = monitor(state, requested_partitions(context), context.run_id)
+        yield _materialized(built, drift=_heatmap(model, state))
+        for name, role in ALERTS.items():
+            yield checks.result(
+                name, model.key("monitoring"), _alerts(built.rows, role), severity=checks.WARN
+            )
+
+    return monitoring
+
+
+def _dataset_deps(model: Model) -> list[dg.AssetDep]:
+    deps = [dg.AssetDep(dg.AssetKey([model.dataset.name, "dataset"]))]
+    for name, dataset in model.lookups.items():
+        mapping = None
+        if dataset.partition.by != "none":
+            reach = duration(model.spec.lookups[name].tolerance or "1d") // timedelta(days=1) + 1
+            mapping = dg.TimeWindowPartitionMapping(
+                start_offset=-reach, allow_nonexistent_upstream_partitions=True
+            )
+        deps.append(dg.AssetDep(dg.AssetKey([name, "dataset"]), partition_mapping=mapping))
+    return deps
+
+
+def _materialized(built: Built, **extra: Any) -> dg.MaterializeResult[None]:
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": built.rows.height,
+            "partitions": len(built.partitions),
+            "first": built.partitions[0],
+            "last": built.partitions[-1],
+            "delta_version": built.version,
+            **extra,
+        }
+    )
+
+
+def _empty_columns(model: Model, rows: pl.DataFrame) -> list[dict[str, object]]:
+    """Features that hold one value or none throughout the range."""
+    names = feature_columns(rows, model.spec)
+    distinct = rows.select(pl.col(names).drop_nulls().n_unique()).row(0)
+    return [
+        {"column": name, "distinct_values": count}
+        for name, count in zip(names, distinct, strict=True)
+        if count < 2 and rows.height > 1  # noqa: PLR2004 none or one
+    ]
+
+
+def _unbalanced(model: Model, rows: pl.DataFrame) -> list[dict[str, object]]:
+    if model.spec.target.kind != "binary":
+        return []
+    low, high = model.spec.target.positive_share
+    shares = rows.group_by(PARTITION).agg(pl.col(model.spec.target.column).mean().alias("share"))
+    bad = shares.filter(~pl.col("share").is_between(low, high)).sort(PARTITION)
+    return bad.rename({PARTITION: "partition"}).to_dicts()
+
+
+def _alerts(rows: pl.DataFrame, role: str) -> list[dict[str, object]]:
+    shown = [PARTITION, "measure", "column", "statistic", "threshold", "model_version"]
+    alerts = rows.filter(pl.col("alert"), pl.col("role") == role)
+    newest_first = alerts.sort([PARTITION, "statistic"], descending=True)
+    return newest_first.select(shown).rename({PARTITION: "partition"}).to_dicts()
+
+
+def _heatmap(model: Model, state: ModelState) -> dg.MarkdownMetadataValue:
+    from retrain_assets.reports.plots import drift_heatmap, markdown
+
+    trigger = model.spec.triggers.data_drift
+    rows = state.tables.scan(state.table("monitoring")).collect()
+    return dg.MetadataValue.md(markdown(drift_heatmap(rows, trigger.measure if trigger else "psi")))

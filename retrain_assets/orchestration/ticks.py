@@ -1,0 +1,112 @@
+"""The daemon's work in this process: tick the sensors, execute what they ask for.
+
+A run started by the daemon costs some twelve seconds of process start and polling; here it costs
+what its steps cost. The runs are those of the same jobs, in the same instance, tagged with the
+same sensor. Not here: what any sensor decides.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+MAX_ROUNDS = 20
+# What workspace.yaml says, so that the UI links a run to its job.
+MODULE, LOCATION = "retrain_assets.definitions", "retrain_assets"
+
+
+class UnsettledError(RuntimeError):
+    """The sensors kept asking for runs, or a run failed."""
+
+
+@dataclass(frozen=True)
+class Executed:
+    """One run that a sensor asked for."""
+
+    sensor: str
+    job: str
+    run_id: str
+
+
+class InProcessDaemon:
+    """Ticks the sensors of a repository until none asks for anything.
+
+    Args:
+        repository: What `dagster dev` would load.
+        instance: Where runs are recorded.
+    """
+
+    def __init__(self, repository: dg.RepositoryDefinition, instance: dg.DagsterInstance) -> None:
+        self.repository, self.instance = repository, instance
+        target = LoadableTargetOrigin(executable_path=sys.executable, module_name=MODULE)
+        self.origin = RemoteRepositoryOrigin(
+            ManagedGrpcPythonEnvCodeLocationOrigin(target, LOCATION), repository.name
+        )
+        self.sensors = sorted(
+            (
+                sensor
+                for sensor in repository.sensor_defs
+                if not isinstance(sensor, dg.RunStatusSensorDefinition)
+            ),
+            key=lambda sensor: sensor.name,
+        )
+
+    def settle(self) -> Iterator[Executed]:
+        """Tick all sensors, round after round, executing each run as it is asked for.
+
+        Raises:
+            UnsettledError: A run failed, or they still ask after `MAX_ROUNDS`.
+        """
+        for _ in range(MAX_ROUNDS):
+            executed = [done for sensor in self.sensors for done in self._tick(sensor)]
+            if not executed:
+                return
+            yield from executed
+        raise UnsettledError(f"the sensors still ask for runs after {MAX_ROUNDS} rounds")
+
+    def execute(self, job_name: str, tags: Mapping[str, str], config: Mapping[str, Any]) -> str:
+        """Execute a job.
+
+        Returns:
+            The run's id.
+
+        Raises:
+            UnsettledError: The run failed.
+        """
+        job = self.repository.get_job(job_name)
+        run = self.instance.create_run_for_job(
+            job,
+            run_config=config,
+            tags=tags,
+            remote_job_origin=RemoteJobOrigin(self.origin, job.name),
+        )
+        result = execute_run(InMemoryJob(job), run, self.instance)
+        if not result.success:
+            failed = next(event for event in result.all_events if event.is_failure)
+            raise UnsettledError(f"run {run.run_id} of {job.name} failed: {failed.message}")
+        return run.run_id
+
+    def _tick(self, sensor: dg.SensorDefinition) -> Iterator[Executed]:
+        context = dg.build_sensor_context(
+            instance=self.instance, repository_def=self.repository, sensor_name=sensor.name
+        )
+        for asked in sensor.evaluate_tick(context).run_requests or []:
+            job = asked.job_name or sensor.job_name or ""
+            tags = {SENSOR_NAME_TAG: sensor.name, RUN_KEY_TAG: asked.run_key or ""}
+            run_id = self.execute(job, {**asked.tags, **tags}, asked.run_config)
+            yield Executed(sensor.name, job, run_id)

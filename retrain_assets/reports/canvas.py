@@ -1,0 +1,146 @@
+"""How every picture looks: white ground, one headline, literal names, small PNG files.
+
+A figure belongs to whoever asked for it: nothing here is global. Not here: what is drawn.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY, PALE, INK = "#2b6cb0", "#dd6b20", "#718096", "#cbd5e0", "#1a202c"
+GRID = "#e2e8f0"
+BELOW_THRESHOLD = ["#f4f8fc", "#d6e6f4", "#a6c8e4", "#6c9fce"]
+REACHED_THRESHOLD = ["#fdc27c", "#f08a3c", "#d34a1c", "#86180f"]
+MULTIPLES = [0, 0.25, 0.5, 0.75, 1, 2, 4, 8]
+LINE_POINTS = 14
+TITLE_WIDTH, NAME_WIDTH = 80, 40
+MOST_LABELS = 7
+PALETTE_COLOURS = 128
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches of 100 pixels."""
+    from matplotlib.figure import Figure
+
+    return Figure((width, height), dpi=100, layout="constrained", facecolor="white")
+
+
+def message(text: str) -> Figure:
+    """A figure for when there is nothing to draw."""
+    figure = new_figure(6.4, 1.2)
+    figure.text(0.5, 0.5, literal(text), ha="center", va="center", color=GREY)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file with a palette: a third of the size, the same bytes each time."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    buffer = BytesIO()
+    image.quantize(PALETTE_COLOURS).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def headline(figure: Figure, title: str, said: str) -> None:
+    """Put a title of at most two lines and a line that says what is seen above a figure."""
+    lines = wrap(title, TITLE_WIDTH, max_lines=2, placeholder=" …")
+    # The empty last line makes the layout leave room for what is said below the title.
+    text = _escaped("\n".join([*lines, ""]))
+    figure.suptitle(text, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+    figure.axes[0].annotate(
+        literal(said, 2 * NAME_WIDTH),
+        (0.01, 1),
+        xycoords="figure fraction",
+        xytext=(0, -6 - LINE_POINTS * len(lines)),
+        textcoords="offset points",
+        va="top",
+        fontsize=9,
+        color=GREY,
+        annotation_clip=False,
+    ).set_in_layout(False)
+
+
+def tidy(*plots: Axes) -> None:
+    """Give plots a quiet grid, and one legend where it covers nothing."""
+    for axes in plots:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_axisbelow(True)
+        axes.grid(color=GRID, linewidth=0.7)
+        axes.tick_params(labelsize=8, length=3)
+    plots[0].figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+
+
+def draw_multiples(axes: Axes, multiples: np.ndarray, *, bounded: bool) -> None:
+    """Colour cells by multiples of a threshold, in steps.
+
+    Args:
+        axes: Where.
+        multiples: One number a cell; NaN stays grey.
+        bounded: Whether there is any threshold; else blues alone, up to the largest.
+    """
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    reached = REACHED_THRESHOLD if bounded else []
+    colours = ListedColormap(BELOW_THRESHOLD + reached)
+    steps = MULTIPLES[: len(BELOW_THRESHOLD) + 1 + len(reached)]
+    norm = BoundaryNorm(steps, colours.N, extend="max" if bounded else "neither")
+    image = axes.imshow(multiples, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
+    bar = axes.figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=36, pad=0.02)
+    bar.set_ticks(steps, labels=[f"{step:g}" for step in steps])
+    bar.ax.tick_params(labelsize=8, length=0)
+    bar.set_label(
+        "multiples of the threshold: an alert from 1 on" if bounded else "share of the largest",
+        fontsize=8,
+    )
+
+
+def tidy_cells(axes: Axes, names: Sequence[str]) -> None:
+    """Give an image of cells its row names, and a line between one row and the next."""
+    axes.spines[:].set_visible(False)
+    axes.set_facecolor(PALE)
+    axes.set_yticks(range(len(names)), [literal(name) for name in names])
+    axes.set_yticks(np.arange(1, len(names)) - 0.5, minor=True)
+    axes.grid(which="minor", axis="y", color="white", linewidth=1)
+    axes.tick_params(which="both", labelsize=8, length=0)
+
+
+def label_some(axes: Axes, names: Sequence[str]) -> None:
+    """Name a few places of the x axis, evenly spaced and the last among them."""
+    step = -(-len(names) // MOST_LABELS)
+    places = range(len(names) - 1, -1, -step)
+    labels = [literal(names[place]) for place in places]
+    slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    long = max(map(len, labels)) > len("2013-01-01")
+    axes.set_xticks(places, labels, **(slanted if long else {}))
+
+
+def literal(text: str, width: int = NAME_WIDTH) -> str:
+    """Text from the data on one line, shortened in the middle, and never taken for mathematics.
+
+    Args:
+        text: Such as the name of a column.
+        width: Most characters that are shown.
+    """
+    line = " ".join(text.split())
+    if len(line) > width:
+        tail = width // 3
+        line = f"{line[: width - tail - 1]}…{line[-tail:]}"
+    return _escaped(line)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("$", r"\$")

@@ -1,0 +1,297 @@
+"""The pictures beside the numbers: one figure a call, drawn without any global state.
+
+Not here: what is measured, and where pictures are stored.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from retrain_assets.reports import canvas
+from retrain_assets.reports.canvas import BLUE, GREY, INK, ORANGE, PALE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from matplotlib.figure import Figure
+
+    from retrain_assets.specs.model import Kind
+
+JUST_BELOW = 0.999
+DENSITY = ("#d6e6f4", BLUE, "#0f2747")
+BINS = 10
+MOST_CLASSES, MOST_COLUMNS, MOST_PARTITIONS = 15, 30, 120
+OTHERS = "all others"
+PARTITION, IDENTITY = "_landing_partition", ["role", "column"]
+
+
+def holdout_figure(
+    kind: Kind, target: np.ndarray, prediction: np.ndarray, classes: Sequence[Any] | None = None
+) -> Figure:
+    """The picture of a model's predictions on its holdout.
+
+    Args:
+        kind: The kind of prediction.
+        target: Labels, of shape (rows,).
+        prediction: Probability of label 1 (rows,), of each class (rows, classes), or a number
+            (rows,), as the kind has it.
+        classes: The class of each column of `prediction`, for multiclass.
+    """
+    drawn_by: dict[Kind, Callable[[np.ndarray, np.ndarray], Figure]] = {
+        "binary": reliability,
+        "multiclass": partial(confusion, classes=classes if classes is not None else ()),
+        "regression": predicted_against_actual,
+    }
+    return drawn_by[kind](target, prediction)
+
+
+def reliability(target: np.ndarray, prediction: np.ndarray) -> Figure:
+    """Whether predicted probabilities are what happens.
+
+    Args:
+        target: Labels, of shape (rows,): 0 and 1, or booleans.
+        prediction: Predicted probability of label 1, of shape (rows,).
+
+    Returns:
+        Mean prediction against observed share in 10 equal-count bins (fewer where predictions
+        tie), above the number of rows by prediction and label.
+    """
+    positive = np.asarray(target).astype(bool)
+    figure = canvas.new_figure(6.4, 5.2)
+    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    predicted, observed = _bin_means(prediction, positive)
+    limit = min(1.0, 1.05 * max(prediction.max(), observed.max()))
+    axes.axline((0, 0), slope=1, color=GREY, linestyle="--", linewidth=1, label="ideal")
+    axes.plot(predicted, observed, color=BLUE, marker="o", clip_on=False, label="observed")
+    axes.set(xlim=(0, limit), ylim=(0, limit), ylabel="observed share")
+    counts.hist(
+        [prediction[positive], prediction[~positive]],
+        bins=np.linspace(0, limit, 41),
+        stacked=True,
+        color=[ORANGE, PALE],
+        label=["label 1", "label 0"],
+    )
+    counts.set(xlabel="predicted probability", ylabel="rows")
+    said = (
+        f"{len(positive):,} rows: {prediction.mean():.1%} predicted, {positive.mean():.1%} observed"
+    )
+    canvas.headline(figure, "Predicted probability against observed share", said)
+    canvas.tidy(axes, counts)
+    return figure
+
+
+def predicted_against_actual(target: np.ndarray, prediction: np.ndarray) -> Figure:
+    """Where predicted numbers lie beside what they turned out to be.
+
+    Args:
+        target: Actual values, of shape (rows,).
+        prediction: Predicted values, of shape (rows,).
+
+    Returns:
+        Density of rows, and the mean actual value in 10 equal-count bins of predictions. The axes
+        leave out the outermost half per cent of values at each end; the figure says how many.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    figure = canvas.new_figure(6.4, 4.8)
+    axes = figure.subplots()
+    (left, right), (low, high) = _bulk(prediction), _bulk(target)
+    shown = (left <= prediction) & (prediction <= right) & (low <= target) & (target <= high)
+    density = axes.hexbin(
+        prediction[shown],
+        target[shown],
+        gridsize=(44, 22),
+        extent=(left, right, low, high),
+        bins="log",
+        mincnt=1,
+        cmap=LinearSegmentedColormap.from_list("density", DENSITY),
+        linewidths=0.1,
+    )
+    figure.colorbar(density, ax=axes, label="rows", pad=0.02).outline.set_visible(False)
+    axes.axline((low, low), slope=1, color=INK, linestyle="--", linewidth=1, label="ideal")
+    axes.plot(*_bin_means(prediction, target), color=ORANGE, marker="o", label="mean actual")
+    axes.set(xlim=(left, right), ylim=(low, high), xlabel="predicted", ylabel="actual")
+    error = f"mean absolute error {np.abs(prediction - target).mean():.3g}"
+    said = f"{len(target):,} rows, {(~shown).sum():,} beyond the axes: {error}"
+    canvas.headline(figure, "Predicted against actual", said)
+    canvas.tidy(axes)
+    return figure
+
+
+def confusion(target: np.ndarray, probabilities: np.ndarray, classes: Sequence[Any]) -> Figure:
+    """Which classes are taken for which.
+
+    Args:
+        target: Actual class of each row, of shape (rows,).
+        probabilities: Of each class, of shape (rows, classes); the highest is the prediction.
+        classes: The class of each column of `probabilities`.
+
+    Returns:
+        Per cent of each actual class that is predicted as each class. A class that the model does
+        not know has a row all the same; beyond 15, the rarer classes are shown as one.
+    """
+    actual, columns = [str(label) for label in target], [str(name) for name in classes]
+    predicted = [columns[best] for best in probabilities.argmax(axis=1)]
+    names = _classes_shown(actual, columns)
+    percent = _percent_of_rows(actual, predicted, names)
+    figure = canvas.new_figure(4.6 + 0.3 * len(names), 2.6 + 0.3 * len(names))
+    axes = figure.subplots()
+    axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    for (row, column), value in np.ndenumerate(percent):
+        if value >= 1:
+            colour = "white" if value > 55 else INK  # noqa: PLR2004 where the blue turns dark
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour)
+    labels = [canvas.literal(name) for name in names]
+    axes.set_xticks(range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set(xlabel="predicted", ylabel="actual")
+    right = f"{np.mean(np.equal(actual, predicted)):.1%} right"
+    said = f"{len(actual):,} rows, {right}; numbers are per cent of each actual class"
+    canvas.headline(figure, "Predicted against actual class", said)
+    canvas.tidy_cells(axes, names)
+    return figure
+
+
+def gain_by_block(
+    blocks: Sequence[str],
+    gains: Sequence[float],
+    gain: float,
+    low: float,
+    high: float,
+    title: str,
+) -> Figure:
+    """Whether the candidate is better, and how sure that is.
+
+    Args:
+        blocks: Names of the holdout's blocks, in order.
+        gains: How much better the candidate is on each; above zero is better.
+        gain: How much better it is overall.
+        low: Lower end of the confidence interval of `gain`.
+        high: Upper end.
+        title: What it comes to, in a sentence.
+    """
+    values = np.asarray(gains, dtype=float)
+    figure = canvas.new_figure(7.2, 3.8)
+    axes = figure.subplots()
+    axes.axhspan(low, high, color=PALE, alpha=0.7, label=f"interval {low:+.3g} to {high:+.3g}")
+    axes.axhline(gain, color=INK, linestyle="--", linewidth=1.2, label=f"overall {gain:+.3g}")
+    axes.axhline(0, color=INK, linewidth=1)
+    axes.bar(range(len(values)), values, color=np.where(values > 0, BLUE, ORANGE), width=0.7)
+    axes.set(ylabel="gain of the candidate", xlim=(-0.6, len(values) - 0.4))
+    canvas.label_some(axes, blocks)
+    better = f"better in {(values > 0).sum()} of {len(values)} blocks"
+    canvas.headline(figure, title, f"{_in_words(low, high)}; {better}")
+    canvas.tidy(axes)
+    return figure
+
+
+def drift_heatmap(monitoring: pl.DataFrame, measure: str) -> Figure:
+    """When which column drifted.
+
+    Args:
+        monitoring: A row per partition, role, measure and column, with `statistic`, `threshold`
+            and `alert`.
+        measure: The measure of drift to show.
+
+    Returns:
+        The 30 columns that drifted most in the newest partition, over the newest 120 partitions,
+        in multiples of their threshold. Only what alerts is orange to red.
+    """
+    rows = monitoring.filter(pl.col("measure") == measure).with_columns(
+        pl.col("statistic").fill_nan(None)
+    )
+    if rows.is_empty():
+        return canvas.message(f"{measure}: nothing monitored yet")
+    partitions = rows[PARTITION].unique().sort().tail(MOST_PARTITIONS).to_list()
+    rows = rows.filter(pl.col(PARTITION).is_in(partitions))
+    newest = rows.filter(pl.col(PARTITION) == partitions[-1])
+    columns = _most_drifted(rows, newest)
+    figure = canvas.new_figure(8.0, 2.0 + 0.22 * columns.height)
+    axes = figure.subplots()
+    multiples = _multiples(rows, columns, partitions)
+    canvas.draw_multiples(axes, multiples, bounded=rows["threshold"].count() > 0)
+    canvas.label_some(axes, partitions)
+    alerts = f"{newest['alert'].sum()} of {newest.height} columns alert in {partitions[-1]}"
+    canvas.headline(figure, f"Drift by {measure}", alerts)
+    canvas.tidy_cells(axes, [_row_name(*row) for row in columns.iter_rows()])
+    return figure
+
+
+def markdown(figure: Figure) -> str:
+    """A figure as a picture within Markdown, with nothing to fetch."""
+    return f"![figure](data:image/png;base64,{b64encode(canvas.png(figure)).decode()})"
+
+
+def _bin_means(prediction: np.ndarray, actual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean prediction and mean actual value in bins of equally many rows; ties stay together."""
+    shares = np.arange(1, BINS + 1) / BINS
+    ends = np.unique(np.quantile(prediction, shares, method="inverted_cdf"))
+    place = np.searchsorted(ends, prediction)
+    rows = np.bincount(place)
+    return np.bincount(place, prediction) / rows, np.bincount(place, actual) / rows
+
+
+def _bulk(values: np.ndarray) -> tuple[float, float]:
+    """All but the outermost half per cent at each end, never of zero width."""
+    low, high = np.quantile(values, [0.005, 0.995], method="inverted_cdf")
+    return (low, high) if low < high else (low - 1, high + 1)
+
+
+def _classes_shown(actual: Sequence[str], columns: Sequence[str]) -> list[str]:
+    names = [*columns, *sorted(set(actual) - set(columns))]
+    if len(names) <= MOST_CLASSES:
+        return names
+    frequent = {name for name, _ in Counter(actual).most_common(MOST_CLASSES)}
+    return [*(name for name in names if name in frequent), OTHERS]
+
+
+def _percent_of_rows(
+    actual: Sequence[str], predicted: Sequence[str], names: Sequence[str]
+) -> np.ndarray:
+    """Of each actual class (rows), how much is predicted as each; what is not named counts last."""
+    place = {name: position for position, name in enumerate(names)}
+    counts = np.zeros((len(names), len(names)))
+    for (row, column), count in Counter(zip(actual, predicted, strict=True)).items():
+        counts[place.get(row, -1), place.get(column, -1)] += count
+    rows = counts.sum(axis=1, keepdims=True)
+    percent = np.full_like(counts, np.nan)
+    np.divide(100 * counts, rows, out=percent, where=rows > 0)
+    return percent
+
+
+def _in_words(low: float, high: float) -> str:
+    if low > 0:
+        return "better: the interval lies above zero"
+    return "worse: the interval lies below zero" if high < 0 else "can't tell: zero is within"
+
+
+def _most_drifted(rows: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFrame:
+    """Role and column of the heat map's rows, the largest newest statistic first."""
+    ranked = rows.select(IDENTITY).unique().join(newest, on=IDENTITY, how="left")
+    order = ranked.sort("statistic", *IDENTITY, descending=[True, False, False], nulls_last=True)
+    return order.select(IDENTITY).head(MOST_COLUMNS)
+
+
+def _row_name(role: str, column: str) -> str:
+    return column if role in ("feature", column) else f"{column} ({role})"
+
+
+def _multiples(rows: pl.DataFrame, columns: pl.DataFrame, partitions: Sequence[str]) -> np.ndarray:
+    """Statistics in multiples of their threshold, of shape (columns, partitions).
+
+    What alerts is at or above 1 and nothing else is, so that the colours say what was decided; a
+    statistic without a threshold is held against the largest that there is.
+    """
+    largest = rows["threshold"].max() or rows["statistic"].max() or 1.0
+    multiple = pl.col("statistic") / pl.col("threshold").fill_null(largest)
+    decided = pl.when("alert").then(multiple.clip(1)).otherwise(multiple.clip(0, JUST_BELOW))
+    cells = rows.with_columns(decided.alias("multiple")).pivot(
+        PARTITION, partitions, index=IDENTITY, values="multiple", aggregate_function="max"
+    )
+    ordered = columns.join(cells, on=IDENTITY, how="left", maintain_order="left")
+    return ordered.select(partitions).to_numpy()

@@ -1,0 +1,1 @@
+"""The YAML as pydantic, and nothing else."""

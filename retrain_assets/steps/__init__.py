@@ -1,0 +1,1 @@
+"""What each asset does, without Dagster: load from the stores, call the domain, store."""

@@ -1,0 +1,237 @@
+"""Act on a verdict: one row in the ledger, then the alias follows.
+
+The ledger row is committed against the ledger that was read; whoever loses the race decides again
+on the new one. The alias is set from the ledger, and set again wherever the two differ. Not here:
+the verdict, and telling people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from retrain_assets.domain.gate import Verdict
+from retrain_assets.steps.evaluate import candidate_version, evaluate, stored
+from retrain_assets.steps.train import PRODUCTION, fitted, holdout_metrics, register, sample
+from retrain_assets.stores.ledger import LedgerRow, reversible
+from retrain_assets.stores.tables import StaleTableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sklearn.pipeline import Pipeline
+
+    from retrain_assets.steps.evaluate import Evaluation
+    from retrain_assets.steps.state import ModelState
+    from retrain_assets.steps.train import Sample
+    from retrain_assets.stores.ledger import History
+    from retrain_assets.stores.models import ModelRegistry, ModelVersion
+
+ATTEMPTS = 3
+REFIT_TOLERANCE = 0.02
+ACTIONS = {Verdict.PROMOTE: "promote", Verdict.HOLD: "hold", Verdict.REJECT: "reject"}
+
+
+class DecisionError(RuntimeError):
+    """A decision cannot be carried out; the message says why and what would do."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was decided, and whether this call decided it.
+
+    Args:
+        row: The decision.
+        fresh: False when it stood in the ledger already.
+    """
+
+    row: LedgerRow
+    fresh: bool
+
+
+def decide_candidate(
+    state: ModelState, registry: ModelRegistry, run_id: str, mlflow_run: Callable[[], str]
+) -> Outcome:
+    """Carry out the verdict on the candidate, once.
+
+    It is the stored verdict, or one reached anew where production is no longer what the candidate
+    was judged against; so nothing refused is promoted by asking for this step alone.
+
+    Args:
+        state: The model.
+        registry: Its versions.
+        run_id: Who decides.
+        mlflow_run: Starts the MLflow run a refit is logged to.
+
+    Raises:
+        DecisionError: The ledger moved on at every attempt.
+    """
+    for _ in range(ATTEMPTS):
+        history = state.ledger.read()
+        candidate = candidate_version(registry)
+        made = history.decision_on(candidate.version)
+        if made is not None:
+            reconcile(registry, history)
+            return Outcome(made, fresh=False)
+        production = history.production.version if history.production else None
+        evaluation = stored(state, candidate.version, production) or evaluate(
+            state, registry, history, run_id
+        )
+        row = _row(state, registry, candidate, evaluation, history, run_id, mlflow_run)
+        try:
+            history = state.ledger.append(row, history)
+        except StaleTableError:
+            continue
+        reconcile(registry, history)
+        return Outcome(row, fresh=True)
+    raise DecisionError(f"model {state.spec.name}: the ledger moved on {ATTEMPTS} times: run again")
+
+
+def roll_back(
+    state: ModelState, registry: ModelRegistry, to: int | None, reason: str, by: str
+) -> LedgerRow:
+    """Put an earlier version back into production.
+
+    Args:
+        state: The model.
+        registry: Its versions.
+        to: The version; the one before the present by default.
+        reason: Why, for the ledger.
+        by: Who asks.
+
+    Raises:
+        DecisionError: There is no such version to go back to; the message lists those there are.
+    """
+    history = state.ledger.read()
+    served = reversible(history.rows)
+    if history.production is None or (len(served) < 2 and to is None):  # noqa: PLR2004 now and before
+        raise DecisionError(f"model {state.spec.name}: no earlier version to roll back to")
+    now = history.production
+    target = to if to is not None else next(v for v in served if v != now.version)
+    if target == now.version or target not in served:
+        others = ", ".join(str(version) for version in served if version != now.version)
+        raise DecisionError(
+            f"model {state.spec.name}: cannot roll back to version {target}: "
+            f"version {now.version} is in production, earlier ones are {others or 'none'}"
+        )
+    then = next(row for row in reversed(history.rows) if row.version == target)
+    registry.load(then.version, then.sha256)
+    partitions = state.mature()
+    row = LedgerRow(
+        time=datetime.now(UTC),
+        as_of=partitions[-1] if partitions else now.as_of,
+        seen_through=_seen_through(state),
+        action="rollback",
+        version=then.version,
+        candidate=then.candidate,
+        previous=now.version,
+        reason=reason,
+        causes=("request",),
+        data_range=then.data_range,
+        metrics=then.metrics,
+        by=by,
+        sha256=then.sha256,
+        recipe=then.recipe,
+    )
+    reconcile(registry, state.ledger.append(row, history))
+    return row
+
+
+def reconcile(registry: ModelRegistry, history: History) -> bool:
+    """Set the alias `production` to what the ledger says.
+
+    Returns:
+        Whether it had to be changed.
+    """
+    row = history.production
+    if row is None or registry.alias(PRODUCTION) == row.version:
+        return False
+    registry.set_alias(PRODUCTION, row.version)
+    return True
+
+
+def _row(
+    state: ModelState,
+    registry: ModelRegistry,
+    candidate: ModelVersion,
+    evaluation: Evaluation,
+    history: History,
+    run_id: str,
+    mlflow_run: Callable[[], str],
+) -> LedgerRow:
+    version = candidate
+    if evaluation.verdict is Verdict.PROMOTE and state.spec.refit:
+        version = _refit(state, registry, candidate, mlflow_run)
+    return LedgerRow(
+        time=datetime.now(UTC),
+        as_of=evaluation.as_of,
+        seen_through=_seen_through(state),
+        action=ACTIONS[evaluation.verdict],  # type: ignore[arg-type]
+        version=version.version,
+        candidate=candidate.version,
+        previous=history.production.version if history.production else None,
+        reason=evaluation.reason,
+        causes=tuple(filter(None, candidate.tags["causes"].split(", "))),
+        data_range=(version.tags["train_from"], version.tags["train_to"]),
+        metrics=evaluation.metrics,
+        by=f"run {run_id}",
+        sha256=version.sha256,
+        recipe=candidate.tags["spec_digest"],
+    )
+
+
+def _refit(
+    state: ModelState,
+    registry: ModelRegistry,
+    candidate: ModelVersion,
+    mlflow_run: Callable[[], str],
+) -> ModelVersion:
+    """Fit the gated recipe again through the as-of, and register it as the candidate's child.
+
+    Raises:
+        DecisionError: The refit judges the rows it was fitted on worse than the gated fit did.
+    """
+    tags = {"parent": str(candidate.version), "role": "refit"}
+    existing = registry.find({**tags, "candidate_id": candidate.tags["candidate_id"]})
+    if existing is not None:
+        return existing
+    mature, windows = state.mature(), state.spec.windows
+    through = [key for key in mature if key <= candidate.tags["as_of"]][-windows.train :]
+    trained, rows = fitted(state, through), sample(state, through[-windows.holdout :])
+    metrics = _checked(state, registry, candidate, trained.pipeline, rows)
+    tags = {**candidate.tags, **tags}
+    return register(state, registry, mlflow_run(), trained, tags=tags, metrics=metrics, figures={})
+
+
+def _checked(
+    state: ModelState,
+    registry: ModelRegistry,
+    candidate: ModelVersion,
+    refit: Pipeline,
+    rows: Sample,
+) -> dict[str, float]:
+    """Metrics of a refit on rows that the gated fit had not seen, and how far the two are apart.
+
+    The refit was trained on these rows, so doing worse on them than the gated fit means that
+    something went wrong in between.
+    """
+    from retrain_assets.domain.estimator import predict
+    from retrain_assets.domain.performance import loss_increase
+
+    kind, metric = state.spec.target.kind, state.spec.gate.metric
+    gated = predict(registry.load(candidate.version, candidate.sha256), kind, rows.features)
+    output = predict(refit, kind, rows.features)
+    metrics, before = holdout_metrics(state, rows, output), holdout_metrics(state, rows, gated)
+    worse = loss_increase(metric, metrics[metric], before[metric])
+    if worse > REFIT_TOLERANCE:
+        raise DecisionError(
+            f"model {state.spec.name}: the refit's {metric} on its own rows is {worse:.1%} worse "
+            f"than that of version {candidate.version}, which had not seen them: look at the data "
+            f"of {rows.blocks[0]} to {rows.blocks[-1]}, then run again"
+        )
+    return {**metrics, "distance_to_gated": float(abs(output - gated).mean())}
+
+
+def _seen_through(state: ModelState) -> str:
+    return max(state.built())

@@ -1,0 +1,207 @@
+"""Compare candidate and production on the same holdout, and record the verdict.
+
+Not here: the statistics of the comparison, and acting on the verdict.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from retrain_assets.domain.gate import Decision, Verdict, compare, compare_slices, decide
+from retrain_assets.domain.profile import build_profile
+from retrain_assets.domain.windows import ending_at, outside
+from retrain_assets.steps.train import CANDIDATE, PREDICTION_COLUMN, as_column, sample
+from retrain_assets.stores.tables import PARTITION
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from retrain_assets.domain.gate import Comparison
+    from retrain_assets.steps.state import ModelState
+    from retrain_assets.steps.train import Sample
+    from retrain_assets.stores.ledger import History, LedgerRow
+    from retrain_assets.stores.models import ModelRegistry, ModelVersion
+
+SCHEMA: dict[str, pl.DataType] = {
+    PARTITION: pl.String(),
+    "candidate": pl.Int64(),
+    "production": pl.Int64(),
+    "as_of": pl.String(),
+    "holdout_from": pl.String(),
+    "holdout_to": pl.String(),
+    "verdict": pl.String(),
+    "reason": pl.String(),
+    "more_blocks": pl.Int64(),
+    "metrics": pl.String(),
+    "evidence": pl.String(),
+}
+
+
+class NoCandidateError(RuntimeError):
+    """There is nothing to evaluate."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A verdict and what it was reached on.
+
+    Args:
+        candidate: The version judged.
+        production: The version it was compared with; None before the first promotion.
+        as_of: Last partition the comparison looked at.
+        holdout_from: First partition that neither was trained on; None where there is none.
+        holdout_to: Last such partition.
+        verdict: PROMOTE, HOLD or REJECT.
+        reason: One sentence.
+        more_blocks: Further partitions a HOLD would probably take; None where that is unknown.
+        metrics: The candidate's metrics on the holdout.
+        evidence: Comparison, slices and gain by partition, as far as they were computed.
+    """
+
+    candidate: int
+    production: int | None
+    as_of: str
+    holdout_from: str | None
+    holdout_to: str | None
+    verdict: Verdict
+    reason: str
+    more_blocks: int | None
+    metrics: dict[str, float]
+    evidence: dict[str, Any]
+
+
+def candidate_version(registry: ModelRegistry) -> ModelVersion:
+    """The version that stands as candidate.
+
+    Raises:
+        NoCandidateError: None does.
+    """
+    number = registry.alias(CANDIDATE)
+    if number is None:
+        raise NoCandidateError(f"model {registry.name} has no candidate: train one first")
+    return registry.version(number)
+
+
+def evaluate(
+    state: ModelState, registry: ModelRegistry, history: History, run_id: str
+) -> Evaluation:
+    """Judge the candidate against the version now in production, and store the verdict."""
+    candidate, production = candidate_version(registry), history.production
+    as_of = candidate.tags["as_of"]
+    holdout = ending_at(state.mature(), as_of, state.spec.windows.holdout)
+    holdout = outside(holdout, candidate.tags["train_from"], candidate.tags["train_to"])
+    if production is not None:
+        holdout = outside(holdout, *production.data_range)
+    enough = len(holdout) >= state.spec.gate.min_blocks
+    judged = _judge(state, registry, candidate, production, holdout) if enough else None
+    decision = judged.decision if judged else _too_few(state, holdout)
+    evaluation = Evaluation(
+        candidate=candidate.version,
+        production=production.version if production else None,
+        as_of=as_of,
+        holdout_from=holdout[0] if holdout else None,
+        holdout_to=holdout[-1] if holdout else None,
+        verdict=decision.verdict,
+        reason=decision.reason,
+        more_blocks=decision.more_blocks,
+        metrics=dict(candidate.metrics),
+        evidence=judged.evidence if judged else {},
+    )
+    _store(state, evaluation, run_id)
+    return evaluation
+
+
+def stored(state: ModelState, candidate: int, production: int | None) -> Evaluation | None:
+    """The verdict on a candidate, unless production is no longer what it was judged against."""
+    rows = state.tables.read(state.table("evaluation"), [str(candidate)], SCHEMA)
+    rows = rows.filter(pl.col("production").eq_missing(production))
+    if rows.is_empty():
+        return None
+    record = rows.drop(PARTITION).row(0, named=True)
+    record |= {name: json.loads(record[name]) for name in ("metrics", "evidence")}
+    return Evaluation(**{**record, "verdict": Verdict(record["verdict"])})
+
+
+@dataclass(frozen=True)
+class _Judged:
+    decision: Decision
+    evidence: dict[str, Any]
+
+
+def _judge(
+    state: ModelState,
+    registry: ModelRegistry,
+    candidate: ModelVersion,
+    production: LedgerRow | None,
+    holdout: tuple[str, ...],
+) -> _Judged:
+    from retrain_assets.domain.estimator import predict, trivial_prediction
+
+    rows, gate, kind = sample(state, holdout), state.spec.gate, state.spec.target.kind
+    pipeline = registry.load(candidate.version, candidate.sha256)
+    ours = predict(pipeline, kind, rows.features)
+    _store_expected_output(state, candidate, as_column(pipeline, ours))
+    trained = sample(state, _trained_on(state, candidate))
+    trivial = trivial_prediction(
+        kind, trained.target, trained.weight, len(rows.target), gate.metric
+    )
+    against_trivial = _compare(state, rows, ours, trivial)
+    if production is None:
+        return _Judged(decide(gate, None, against_trivial), _evidence(against_trivial))
+    theirs = predict(registry.load(production.version, production.sha256), kind, rows.features)
+    comparison = _compare(state, rows, ours, theirs)
+    target, sliced = rows.target.to_numpy(), rows.features.select(gate.slices)
+    slices = compare_slices(gate, gate.metric, sliced, target, ours, theirs, rows.blocks)
+    evidence = _evidence(comparison) | {"slices": [asdict(found) for found in slices]}
+    return _Judged(decide(gate, comparison, against_trivial, slices), evidence)
+
+
+def _compare(state: ModelState, rows: Sample, ours: np.ndarray, theirs: np.ndarray) -> Comparison:
+    gate = state.spec.gate
+    target = rows.target.to_numpy()
+    return compare(gate.metric, target, ours, theirs, rows.blocks, gate.confidence)
+
+
+def _evidence(comparison: Comparison) -> dict[str, Any]:
+    return {"comparison": asdict(comparison)}
+
+
+def _too_few(state: ModelState, holdout: tuple[str, ...]) -> Decision:
+    needed = state.spec.gate.min_blocks
+    return Decision(
+        Verdict.HOLD,
+        f"{len(holdout)} holdout partitions that neither model was trained on, "
+        f"gate.min_blocks asks for {needed}",
+        None,
+        needed - len(holdout),
+    )
+
+
+def _trained_on(state: ModelState, version: ModelVersion) -> list[str]:
+    first, last = version.tags["train_from"], version.tags["train_to"]
+    return [key for key in state.mature() if first <= key <= last]
+
+
+def _store_expected_output(state: ModelState, candidate: ModelVersion, output: pl.Series) -> None:
+    """Keep a summary of the output on unseen rows: what prediction drift is measured against."""
+    key = str(candidate.version)
+    frame = pl.DataFrame({PARTITION: [key] * len(output), PREDICTION_COLUMN: output})
+    table = state.table("reference")
+    state.tables.replace(table, build_profile(frame), [key], {"candidate": key})
+
+
+def _store(state: ModelState, evaluation: Evaluation, run_id: str) -> None:
+    key = str(evaluation.candidate)
+    record = {
+        **asdict(evaluation),
+        PARTITION: key,
+        "verdict": evaluation.verdict.value,
+        "metrics": json.dumps(evaluation.metrics, sort_keys=True),
+        "evidence": json.dumps(evaluation.evidence, sort_keys=True),
+    }
+    rows = pl.DataFrame([{name: record[name] for name in SCHEMA}], schema=SCHEMA)
+    state.tables.replace(state.table("evaluation"), rows, [key], {"run_id": run_id})

@@ -1,0 +1,141 @@
+"""Monitoring of a range of partitions, from summaries alone: no row is read.
+
+Not here: the statistics, and what is done about an alert.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import cache
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from retrain_assets.domain import monitoring as watch
+from retrain_assets.domain.features import PARTITION
+from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
+from retrain_assets.domain.windows import ending_at
+from retrain_assets.steps.build import Built, commit_metadata, ready
+from retrain_assets.steps.predict import PERFORMANCE_SCHEMA
+from retrain_assets.steps.state import MONITORING_SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from retrain_assets.domain.profile import ColumnProfile
+    from retrain_assets.steps.state import ModelState
+    from retrain_assets.stores.ledger import LedgerRow
+
+Found = tuple[tuple[str, ...], watch.Observation]
+
+
+def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
+    """Compare each partition's window with production's training window, from summaries alone."""
+    keys = ready(state, partitions)
+    sources, watcher = state.sources(), _Watcher(state)
+    rows = pl.DataFrame(
+        [
+            {PARTITION: key, "_source": sources[key], **found}
+            for key in keys
+            for found in watcher.observations(key)
+        ],
+        schema=MONITORING_SCHEMA,
+    )
+    version = state.tables.replace(
+        state.table("monitoring"), rows, keys, commit_metadata(run_id, keys)
+    )
+    return Built(keys, rows, version)
+
+
+class _Watcher:
+    """Summaries of all partitions a range of windows needs, read once."""
+
+    def __init__(self, state: ModelState) -> None:
+        self.state, self.history = state, state.ledger.read()
+        self.profiles = self._by_partition("profile")
+        self.outputs = self._by_partition("prediction_profile")
+        self.known = tuple(self.profiles)
+        self.reference = cache(self._reference)
+        self.expected_output = cache(self._expected_output)
+
+    def observations(self, key: str) -> Iterator[dict[str, object]]:
+        """All observations of the window that ends at a partition."""
+        production = self.history.production_at(key)
+        version = production.version if production else None
+        for window, found in self._windows(key, production):
+            yield {
+                **asdict(found),
+                "model_version": version,
+                "window_from": window[0],
+                "window_to": window[-1],
+            }
+
+    def _windows(self, key: str, production: LedgerRow | None) -> Iterator[Found]:
+        rows = self.profiles[key]["rows"].max()
+        yield (key,), watch.Observation(watch.VOLUME, "rows", "", float(rows or 0))  # type: ignore[arg-type]
+        if production is None:
+            return
+        yield from self._drift(key, production)
+        yield from self._output(key, production)
+        yield from self._realised(key, production)
+
+    def _drift(self, key: str, production: LedgerRow) -> Iterator[Found]:
+        spec, window = self.state.spec, ending_at(self.known, key, self.state.spec.windows.current)
+        current = merge(pl.concat([self.profiles[partition] for partition in window]))
+        reference = dict(self.reference(production.data_range))
+        target = spec.target.column
+        targets = {target: reference.pop(target)}, {target: current.pop(target)}
+        for found in watch.drift(watch.FEATURE, spec.triggers.data_drift, reference, current):
+            yield window, found
+        for found in watch.drift(watch.TARGET, spec.triggers.target_drift, *targets):
+            yield window, found
+
+    def _output(self, key: str, production: LedgerRow) -> Iterator[Found]:
+        """Drift of the output, once a whole window was predicted by this version."""
+        window = self._served(tuple(self.outputs), key, production)
+        if window and production.candidate is not None:
+            current = merge(pl.concat([self.outputs[partition] for partition in window]))
+            trigger = self.state.spec.triggers.prediction_drift
+            reference = self.expected_output(production.candidate)
+            for found in watch.drift(watch.PREDICTION, trigger, reference, current):
+                yield window, found
+
+    def _realised(self, key: str, production: LedgerRow) -> Iterator[Found]:
+        trigger = self.state.spec.triggers.performance
+        if trigger is None:
+            return
+        values = self._metric_values(production.version, trigger.metric)
+        window = self._served(tuple(values), key, production)
+        baseline = production.metrics.get(trigger.metric)
+        if window and baseline is not None:
+            found = watch.realised(self.state.spec, [values[k] for k in window], baseline)
+            if found is not None:
+                yield window, found
+
+    def _served(
+        self, known: Sequence[str], key: str, production: LedgerRow
+    ) -> tuple[str, ...] | None:
+        served = [partition for partition in known if partition > production.seen_through]
+        window = ending_at(served, key, self.state.spec.windows.current)
+        return window if len(window) == self.state.spec.windows.current else None
+
+    def _by_partition(self, table: str) -> dict[str, pl.DataFrame]:
+        rows = self.state.tables.scan(self.state.table(table), PROFILE_SCHEMA).collect()
+        return {str(key): part for (key,), part in sorted(rows.group_by(PARTITION))}
+
+    def _reference(self, data_range: tuple[str, str]) -> dict[str, ColumnProfile]:
+        first, last = data_range
+        return merge(pl.concat([p for key, p in self.profiles.items() if first <= key <= last]))
+
+    def _expected_output(self, candidate: int) -> dict[str, ColumnProfile]:
+        return merge(self.state.tables.read(self.state.table("reference"), [str(candidate)]))
+
+    def _metric_values(self, version: int, metric: str) -> dict[str, tuple[float, int]]:
+        table = self.state.tables.scan(self.state.table("performance"), PERFORMANCE_SCHEMA)
+        chosen = table.filter(
+            pl.col("model_version") == version,
+            pl.col("metric") == metric,
+            pl.col("value").is_not_null(),
+        )
+        rows = chosen.sort(PARTITION).collect()
+        return {row[PARTITION]: (row["value"], row["rows"]) for row in rows.iter_rows(named=True)}

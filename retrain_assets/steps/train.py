@@ -1,0 +1,246 @@
+"""Fit a candidate as of a partition and register it.
+
+A candidate is named by everything that determines it, so that the same work run again after a
+crash finds the version that was registered. Not here: judging it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib import import_module
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+import retrain_assets
+from retrain_assets.domain.features import KEY, PARTITION, WEIGHT, feature_columns
+from retrain_assets.domain.windows import Windows, split
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from sklearn.pipeline import Pipeline
+
+    from retrain_assets.steps.state import ModelState
+    from retrain_assets.stores.models import ModelRegistry, ModelVersion
+
+EXAMPLE_ROWS = 5
+CANDIDATE, PRODUCTION = "candidate", "production"
+PREDICTION_COLUMN = "prediction"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is about to be trained.
+
+    Args:
+        windows: Training and holdout partitions.
+        causes: What asked for it.
+        identity: Digest of all that determines the candidate.
+        tags: What is recorded on its version.
+    """
+
+    windows: Windows
+    causes: tuple[str, ...]
+    identity: str
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Labelled rows of some partitions, in a fixed order.
+
+    Args:
+        features: One column a feature.
+        target: Labels, never null.
+        blocks: The partition of each row.
+        weight: Row weights, where the model has them.
+    """
+
+    features: pl.DataFrame
+    target: pl.Series
+    blocks: pl.Series
+    weight: pl.Series | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fitted pipeline and what it was fitted with.
+
+    Args:
+        pipeline: From rows of features to predictions.
+        params: Of the estimator.
+        partitions: That it was fitted on.
+        example: A few rows it is tried on whenever it is loaded.
+    """
+
+    pipeline: Pipeline
+    params: Mapping[str, object]
+    partitions: tuple[str, ...]
+    example: pl.DataFrame
+
+
+def plan(state: ModelState, as_of: str | None, causes: Sequence[str]) -> Plan:
+    """Choose windows and name the candidate.
+
+    Args:
+        state: The model.
+        as_of: Last partition to use; the newest mature one by default.
+        causes: What asked for it.
+
+    Raises:
+        TooFewPartitionsError: There is not enough mature history.
+    """
+    windows = split(state.mature(), state.spec.windows, as_of)
+    sources = state.sources()
+    used = {key: sources[key] for key in windows.train}
+    versions = {
+        f"{name}_version": str(state.tables.version(f"{name}/dataset"))
+        for name in (state.dataset.name, *state.lookups)
+    }
+    tags = {
+        "dataset_version": versions[f"{state.dataset.name}_version"],
+        **versions,
+        "features_version": str(state.tables.version(state.table("features"))),
+        "spec_digest": state.spec.recipe,
+        "code_digest": code_digest(state),
+        "lock_digest": lock_digest(),
+        "seed": str(state.spec.seed),
+        "threads": str(state.spec.estimator.threads),
+        "as_of": windows.as_of,
+        "causes": ", ".join(causes),
+    }
+    stable = {key: tags[key] for key in ("spec_digest", "code_digest", "lock_digest", "as_of")}
+    return Plan(windows, tuple(causes), _digest({**used, **stable}), tags)
+
+
+def train(
+    state: ModelState,
+    registry: ModelRegistry,
+    planned: Plan,
+    run_id: str,
+) -> ModelVersion:
+    """Fit on the training window and register the version as `candidate`.
+
+    Args:
+        state: The model.
+        registry: Where the version goes.
+        planned: What to train.
+        run_id: The MLflow run it is logged to.
+    """
+    from retrain_assets.domain.estimator import predict
+    from retrain_assets.reports.plots import holdout_figure
+
+    kind, windows = state.spec.target.kind, planned.windows
+    trained, holdout = fitted(state, windows.train), sample(state, windows.holdout)
+    output = predict(trained.pipeline, kind, holdout.features)
+    classes = list(getattr(trained.pipeline, "classes_", []))
+    picture = holdout_figure(kind, holdout.target.to_numpy(), output, classes)
+    version = register(
+        state,
+        registry,
+        run_id,
+        trained,
+        tags={**planned.tags, "candidate_id": planned.identity, "role": "gated"},
+        metrics=holdout_metrics(state, holdout, output),
+        figures={"holdout.png": picture},
+    )
+    registry.set_alias(CANDIDATE, version.version)
+    return version
+
+
+def register(
+    state: ModelState,
+    registry: ModelRegistry,
+    run_id: str,
+    trained: Trained,
+    *,
+    tags: Mapping[str, str],
+    metrics: Mapping[str, float],
+    figures: Mapping[str, Any],
+) -> ModelVersion:
+    """Log a fitted pipeline to its MLflow run and register it as a version."""
+    from retrain_assets.domain.estimator import predict
+
+    first, last = trained.partitions[0], trained.partitions[-1]
+    return registry.log_version(
+        run_id,
+        trained.pipeline,
+        example=trained.example,
+        prediction=predict(trained.pipeline, state.spec.target.kind, trained.example),
+        params=trained.params,
+        metrics=metrics,
+        tags={**tags, "train_from": first, "train_to": last},
+        texts={"spec.json": state.spec.model_dump_json(by_alias=True, indent=2)},
+        figures=figures,
+    )
+
+
+def fitted(state: ModelState, partitions: Sequence[str]) -> Trained:
+    """Fit the model's recipe on some partitions."""
+    from retrain_assets.domain.estimator import fit
+
+    rows = sample(state, partitions)
+    result = fit(state.spec, rows.features, rows.target, rows.blocks, rows.weight)
+    example = rows.features.head(EXAMPLE_ROWS)
+    return Trained(result.pipeline, result.params, tuple(partitions), example)
+
+
+def sample(state: ModelState, partitions: Sequence[str]) -> Sample:
+    """Labelled rows of some partitions, sorted by partition and key.
+
+    The order is fixed since estimators that subsample give another model for another order.
+    """
+    table = state.tables.read(state.table("features"), partitions)
+    labelled = table.drop_nulls(state.spec.target.column).sort(PARTITION, KEY)
+    return Sample(
+        features=labelled.select(feature_columns(labelled, state.spec)),
+        target=labelled[state.spec.target.column],
+        blocks=labelled[PARTITION],
+        weight=labelled[WEIGHT] if state.spec.weight else None,
+    )
+
+
+def as_column(pipeline: Pipeline, output: np.ndarray) -> pl.Series:
+    """A model's output as one stored column: the number, or the most likely class."""
+    if output.ndim == 1:
+        return pl.Series(PREDICTION_COLUMN, output)
+    classes = pl.Series(PREDICTION_COLUMN, list(pipeline.classes_), dtype=pl.String)
+    return classes.gather(output.argmax(axis=1))
+
+
+def holdout_metrics(state: ModelState, rows: Sample, output: np.ndarray) -> dict[str, float]:
+    """Every metric of the model's kind on the holdout, as a row-weighted mean over partitions."""
+    from retrain_assets.domain.performance import mean_over_blocks
+    from retrain_assets.specs.model import METRICS_BY_KIND
+
+    return {
+        metric: mean_over_blocks(metric, rows.target.to_numpy(), output, rows.blocks)
+        for metric in METRICS_BY_KIND[state.spec.target.kind]
+    }
+
+
+def code_digest(state: ModelState) -> str:
+    """Digest of the code that makes features and models: the platform's and the model's own."""
+    own = filter(None, (state.spec.features.python, state.spec.estimator.python))
+    modules = [import_module(reference.partition(":")[0]) for reference in own]
+    files = sorted((Path(retrain_assets.__file__).parent / "domain").glob("*.py"))
+    files += [Path(module.__file__) for module in modules if module.__file__]
+    return _digest({path.name: path.read_text(encoding="utf-8") for path in files})
+
+
+@cache
+def lock_digest() -> str:
+    """Digest of the versions of all installed packages."""
+    installed = {found.metadata["Name"]: found.version for found in distributions()}
+    return _digest(installed)
+
+
+def _digest(parts: Mapping[str, str]) -> str:
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""The only I/O: files, tables, registry, ledger, messages. No Dagster."""

@@ -1,0 +1,167 @@
+"""The ledger: every decision on a model, append-only, each made on the version that was read.
+
+The ledger decides which version is in production; the registry's alias only follows it. Not here:
+making a decision, and moving the alias.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from retrain_assets.stores.tables import Tables
+
+Action = Literal["promote", "hold", "reject", "rollback", "approve", "adopt"]
+IN_PRODUCTION: tuple[Action, ...] = ("promote", "rollback", "approve", "adopt")
+GATED: tuple[Action, ...] = ("promote", "hold", "reject")
+SCHEMA: dict[str, pl.DataType] = {
+    "number": pl.Int64(),
+    "time": pl.Datetime("us", "UTC"),
+    "as_of": pl.String(),
+    "seen_through": pl.String(),
+    "action": pl.String(),
+    "version": pl.Int64(),
+    "candidate": pl.Int64(),
+    "previous": pl.Int64(),
+    "reason": pl.String(),
+    "causes": pl.String(),
+    "data_from": pl.String(),
+    "data_to": pl.String(),
+    "metrics": pl.String(),
+    "by": pl.String(),
+    "sha256": pl.String(),
+    "recipe": pl.String(),
+}
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """One decision.
+
+    Args:
+        time: When it was recorded (wall clock, for people; nothing is decided by it).
+        as_of: Last partition the decision looked at.
+        seen_through: Last partition that had landed; the version serves the partitions after it.
+        action: What was decided.
+        version: The version in production from then on, or the one that was refused.
+        candidate: The version that stood before the gate (`version` is its refit), if any.
+        previous: The version in production before.
+        reason: One sentence.
+        causes: What asked for it.
+        data_range: First and last partition `version` was trained on.
+        metrics: Holdout metrics by name.
+        by: Who or what decided.
+        sha256: Digest of the model file of `version`.
+        recipe: Digest of the spec that `version` was trained with.
+    """
+
+    time: datetime
+    as_of: str
+    seen_through: str
+    action: Action
+    version: int
+    candidate: int | None
+    previous: int | None
+    reason: str
+    causes: tuple[str, ...]
+    data_range: tuple[str, str]
+    metrics: dict[str, float]
+    by: str
+    sha256: str
+    recipe: str
+
+    def for_people(self) -> dict[str, object]:
+        """The row as `retrain history --json` prints it."""
+        shown = asdict(self)
+        shown.update(time=self.time.isoformat(), data_range=list(self.data_range))
+        shown["causes"] = list(self.causes)
+        return shown
+
+
+@dataclass(frozen=True)
+class History:
+    """The ledger as it was read: its rows, oldest first, and the table version they stand at."""
+
+    rows: tuple[LedgerRow, ...]
+    version: int | None
+
+    @property
+    def production(self) -> LedgerRow | None:
+        """The row that put the version now in production there."""
+        return next((row for row in reversed(self.rows) if row.action in IN_PRODUCTION), None)
+
+    def production_at(self, partition: str) -> LedgerRow | None:
+        """The row whose version was in production when a partition arrived."""
+        earlier = (row for row in self.rows if row.seen_through < partition)
+        return next((row for row in reversed(tuple(earlier)) if row.action in IN_PRODUCTION), None)
+
+    @property
+    def decided(self) -> str | None:
+        """As-of of the newest decision of the gate."""
+        return next((row.as_of for row in reversed(self.rows) if row.action in GATED), None)
+
+    def decision_on(self, candidate: int) -> LedgerRow | None:
+        """The decision of the gate on a candidate, if it was made."""
+        return next((row for row in self.rows if row.candidate == candidate), None)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger of one model."""
+
+    tables: Tables
+    model: str
+
+    @property
+    def table(self) -> str:
+        """Where the ledger is stored."""
+        return f"{self.model}/ledger"
+
+    def read(self) -> History:
+        """All rows, oldest first, at one version of the table."""
+        version = self.tables.version(self.table)
+        if version is None:
+            return History((), None)
+        rows = self.tables.scan(self.table, version=version).sort("number").collect()
+        return History(tuple(_row(record) for record in rows.iter_rows(named=True)), version)
+
+    def append(self, row: LedgerRow, decided_on: History) -> History:
+        """Record a decision made on the ledger as it was read.
+
+        Raises:
+            StaleTableError: Somebody else decided meanwhile; read the ledger and decide again.
+        """
+        record = asdict(row) | {
+            "number": len(decided_on.rows),
+            "causes": json.dumps(row.causes),
+            "metrics": json.dumps(row.metrics, sort_keys=True),
+            "data_from": row.data_range[0],
+            "data_to": row.data_range[1],
+        }
+        del record["data_range"]
+        frame = pl.DataFrame([record], schema=SCHEMA)
+        commit = {"action": row.action, "version": str(row.version)}
+        version = self.tables.append(self.table, frame, commit, decided_on.version)
+        return History((*decided_on.rows, row), version)
+
+
+def _row(record: dict[str, object]) -> LedgerRow:
+    apart = ("number", "data_from", "data_to")
+    fields = {name: value for name, value in record.items() if name not in apart}
+    fields["causes"] = tuple(json.loads(str(record["causes"])))
+    fields["metrics"] = json.loads(str(record["metrics"]))
+    fields["data_range"] = (record["data_from"], record["data_to"])
+    return LedgerRow(**fields)  # type: ignore[arg-type]
+
+
+def reversible(rows: Sequence[LedgerRow]) -> tuple[int, ...]:
+    """Versions that were in production and can be rolled back to, newest first."""
+    served = [row.version for row in rows if row.action in IN_PRODUCTION]
+    return tuple(dict.fromkeys(reversed(served)))

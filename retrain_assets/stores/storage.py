@@ -1,0 +1,83 @@
+"""Where everything is kept: the storage root and what lies below it.
+
+Not here: reading or writing any of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrain_assets.stores.ledger import Ledger
+from retrain_assets.stores.tables import Tables
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from retrain_assets.stores.models import ModelRegistry
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The storage root.
+
+    Args:
+        root: Absolute folder that holds landing files, tables, artifacts and reports.
+        tracking_uri: MLflow's server or database; below the root by default.
+    """
+
+    root: Path
+    tracking_uri: str | None = None
+
+    @property
+    def landing(self) -> Path:
+        """Where files are delivered."""
+        return self.root / "landing"
+
+    @property
+    def tables(self) -> Tables:
+        """The Delta tables."""
+        return Tables(str(self.root / "delta"))
+
+    def registry(self, model: str) -> ModelRegistry:
+        """The MLflow registry of one model."""
+        from retrain_assets.stores.models import ModelRegistry
+
+        return ModelRegistry(self.mlflow_uri, str(self.root / "artifacts"), model)
+
+    @property
+    def mlflow_uri(self) -> str:
+        """The MLflow tracking URI."""
+        return self.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    def ledger(self, model: str) -> Ledger:
+        """The ledger of one model."""
+        return Ledger(self.tables, model)
+
+
+def project_root(start: Path) -> Path:
+    """The project a command is meant for, so that it works from any folder.
+
+    Args:
+        start: The current directory.
+
+    Returns:
+        The nearest folder at or above `start` with a workspace.yaml, else the folder this package
+        was installed from in editable mode, else `start`.
+    """
+    installed = Path(__file__).resolve().parents[2]
+    candidates = [start, *start.parents, installed]
+    return next((path for path in candidates if (path / "workspace.yaml").exists()), start)
+
+
+def storage_from(environment: Mapping[str, str], start: Path) -> Storage:
+    """The storage that the environment names, `data/` of the project by default.
+
+    Args:
+        environment: `RETRAIN_STORAGE` and `MLFLOW_TRACKING_URI` are read.
+        start: The current directory.
+    """
+    default = project_root(start) / "data"
+    root = Path(environment.get("RETRAIN_STORAGE") or default).expanduser().resolve()
+    return Storage(root, environment.get("MLFLOW_TRACKING_URI"))

@@ -1,0 +1,151 @@
+"""The policy asks for retraining when there is a cause, and says why when it does not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import polars as pl
+import pytest
+
+from retrain_assets.domain.triggers import Production, Request, Situation, decide
+from retrain_assets.specs.model import ModelSpec
+from retrain_assets.steps.state import MONITORING_SCHEMA
+
+DAYS = tuple(f"2013-01-{day:02}" for day in range(1, 31))
+
+
+def model(**triggers: object) -> ModelSpec:
+    return ModelSpec.model_validate(
+        {
+            "name": "m",
+            "dataset": "d",
+            "features": {"sql": "SELECT 1"},
+            "target": {"column": "y", "kind": "binary"},
+            "estimator": {"class": "sklearn.linear_model.LogisticRegression"},
+            "windows": {"train": 10, "holdout": 5, "current": 3},
+            "gate": {"metric": "log_loss"},
+            "triggers": {"cooldown": 5, **triggers},
+        }
+    )
+
+
+def monitored(*observations: tuple[str, str, str, float, float], day: str = DAYS[-1]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {
+                "_landing_partition": day,
+                "role": role,
+                "measure": measure,
+                "column": column,
+                "statistic": statistic,
+                "threshold": threshold,
+                "baseline": 0.5,
+                "alert": statistic >= threshold,
+                "model_version": 3,
+            }
+            for role, measure, column, statistic, threshold in observations
+        ],
+        schema=MONITORING_SCHEMA,
+    )
+
+
+def situation(**changes: object) -> Situation:
+    return dataclasses.replace(
+        Situation(
+            mature=DAYS,
+            needed=15,
+            recipe="same",
+            production=Production(version=3, as_of=DAYS[19], recipe="same"),
+            decided=DAYS[19],
+            monitoring=monitored(),
+        ),
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+def test_a_stable_model_is_left_alone() -> None:
+    request = decide(model(), situation())
+    assert (request.wanted, request.fired, request.reason) == (False, (), "no cause has fired")
+    assert {cause.cause for cause in request.causes} >= {"performance", "data_drift", "spec_change"}
+
+
+def test_the_first_model_waits_for_enough_history_then_is_asked_for() -> None:
+    fresh = {"production": None, "decided": None}
+    short = decide(model(), situation(mature=DAYS[:14], **fresh))
+    assert (short.wanted, short.reason) == (False, "14 of 15 partitions needed have landed")
+    request = decide(model(), situation(mature=DAYS[:15], **fresh))
+    assert (request.wanted, request.fired, request.as_of) == (True, ("no_production",), DAYS[14])
+
+
+DRIFT = {"measure": "psi", "threshold": 0.2}
+MANY = (("feature", "psi", "a", 0.9, 0.2), ("feature", "psi", "b", 0.1, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("trigger", "role"),
+    [("data_drift", "feature"), ("prediction_drift", "prediction"), ("target_drift", "target")],
+)
+def test_drift_is_a_cause_of_its_own_kind(trigger: str, role: str) -> None:
+    seen = situation(monitoring=monitored((role, "psi", "a", 0.3, 0.2)))
+    request = decide(model(**{trigger: DRIFT}), seen)
+    assert (request.wanted, request.fired) == (True, (trigger,))
+    assert "a 0.30" in request.reason
+
+
+def test_drift_of_few_columns_is_no_cause_when_a_share_is_asked() -> None:
+    seen = situation(monitoring=monitored(*MANY))
+    assert decide(model(data_drift={**DRIFT, "share": 0.4}), seen).wanted
+    assert not decide(model(data_drift={**DRIFT, "share": 0.5}), seen).wanted
+
+
+def test_performance_below_its_limit_is_a_cause() -> None:
+    watched = model(performance={"metric": "log_loss", "max_drop": 0.1})
+    bad = situation(monitoring=monitored(("performance", "log_loss", "y", 0.7, 0.55)))
+    good = situation(monitoring=monitored(("performance", "log_loss", "y", 0.5, 0.55)))
+    assert decide(watched, bad).fired == ("performance",)
+    assert not decide(watched, good).wanted
+
+
+def test_alerts_about_an_earlier_version_or_window_are_not_counted() -> None:
+    drifted = monitored(("feature", "psi", "a", 0.9, 0.2))
+    spec = model(data_drift=DRIFT)
+    other = situation(monitoring=drifted.with_columns(model_version=pl.lit(2, pl.Int64)))
+    before = situation(monitoring=monitored(("feature", "psi", "a", 0.9, 0.2), day=DAYS[19]))
+    assert not decide(spec, other).wanted
+    assert not decide(spec, before).wanted
+
+
+def test_only_the_newest_window_counts() -> None:
+    passed = monitored(("feature", "psi", "a", 0.9, 0.2), day=DAYS[-2])
+    now = monitored(("feature", "psi", "a", 0.1, 0.2), day=DAYS[-1])
+    assert not decide(model(data_drift=DRIFT), situation(monitoring=pl.concat([passed, now]))).wanted
+
+
+def test_the_cooldown_holds_a_cause_back_and_says_so() -> None:
+    seen = situation(decided=DAYS[25], monitoring=monitored(("feature", "psi", "a", 0.9, 0.2)))
+    request = decide(model(data_drift=DRIFT), seen)
+    assert (request.wanted, request.fired) == (False, ("data_drift",))
+    assert "cooldown is 5" in request.reason
+
+
+def test_nothing_is_decided_twice_as_of_one_partition() -> None:
+    seen = situation(decided=DAYS[-1], monitoring=monitored(("feature", "psi", "a", 0.9, 0.2)))
+    assert not decide(model(data_drift=DRIFT, cooldown=0), seen).wanted
+
+
+def test_a_changed_spec_does_not_wait_for_the_cooldown() -> None:
+    request = decide(model(), situation(decided=DAYS[-1], recipe="other"))
+    assert (request.wanted, request.fired) == (True, ("spec_change",))
+    assert not decide(model(spec_change=False), situation(recipe="other")).wanted
+
+
+def test_new_partitions_are_counted_since_the_last_decision() -> None:
+    assert decide(model(new_partitions=10), situation()).fired == ("new_partitions",)
+    assert not decide(model(new_partitions=11), situation()).wanted
+
+
+def test_the_same_situation_is_decided_the_same() -> None:
+    def once() -> Request:
+        return decide(model(data_drift=DRIFT), situation(monitoring=monitored(*MANY)))
+
+    assert once() == once()

@@ -1,0 +1,78 @@
+"""Windows end at the as-of, and a lookup that is late is waited for only so long."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrain_assets.domain.windows import (
+    Arrivals,
+    TooFewPartitionsError,
+    complete_partitions,
+    elapsed,
+    ending_at,
+    mature_partitions,
+    outside,
+    split,
+    widened,
+)
+from retrain_assets.specs.model import WindowsSpec
+
+DAYS = tuple(f"2013-01-{day:02}" for day in range(1, 31))
+
+
+def test_a_partition_waits_for_its_lookup() -> None:
+    weather = Arrivals(frozenset(DAYS[:28]), lateness=5)
+    assert complete_partitions(DAYS, {"weather": weather}) == DAYS[:28]
+
+
+def test_a_lookup_later_than_its_lateness_is_not_waited_for() -> None:
+    weather = Arrivals(frozenset(DAYS[:20]), lateness=2)
+    assert complete_partitions(DAYS, {"weather": weather}) == DAYS[:28]
+
+
+def test_partitions_within_the_label_delay_are_not_mature() -> None:
+    assert mature_partitions(DAYS, 3) == DAYS[:27]
+    assert mature_partitions(DAYS, 0) == DAYS
+    assert mature_partitions(DAYS[:2], 2) == ()
+
+
+def test_windows_end_at_the_as_of() -> None:
+    windows = split(DAYS, WindowsSpec(train=10, holdout=4), as_of="2013-01-20")
+    assert windows.as_of == "2013-01-20"
+    assert windows.holdout == DAYS[16:20]
+    assert windows.train == DAYS[6:16]
+    assert windows.refit == DAYS[10:20]
+
+
+def test_too_little_history_says_how_much_is_needed() -> None:
+    with pytest.raises(TooFewPartitionsError, match="14"):
+        split(DAYS[:13], WindowsSpec(train=10, holdout=4))
+
+
+@given(
+    st.sets(st.integers(0, 400), min_size=20).map(lambda days: [f"{day:04}" for day in sorted(days)]),
+    st.integers(1, 10),
+    st.integers(2, 10),
+)
+def test_train_and_holdout_never_overlap(keys: list[str], train: int, holdout: int) -> None:
+    windows = split(keys, WindowsSpec(train=train, holdout=holdout))
+    assert max(windows.train) < min(windows.holdout)
+    assert (len(windows.train), len(windows.holdout)) == (train, holdout)
+    assert max(windows.holdout) == windows.as_of == max(windows.refit)
+
+
+def test_rows_of_a_training_range_are_left_out() -> None:
+    assert outside(DAYS[:5], "2013-01-02", "2013-01-03") == (DAYS[0], DAYS[3], DAYS[4])
+
+
+def test_a_window_skips_missing_partitions() -> None:
+    assert ending_at(("01", "02", "05"), "04", 2) == ("01", "02")
+    assert elapsed(("01", "02", "05"), "01") == 2
+
+
+def test_a_corrected_partition_reaches_every_window_that_holds_it() -> None:
+    assert widened(DAYS, ["2013-01-10"], 7) == DAYS[9:16]
+    assert widened(DAYS, [DAYS[-1]], 7) == DAYS[-1:]
+    assert widened(DAYS, [], 7) == ()
