@@ -71,10 +71,9 @@ def _deliver(
     task = progress.add_task("first delivery", total=len(days))
     flights.drop_planes(storage.landing)
     for delivery in _deliveries(days):
-        if flights.drop(storage.landing, delivery):
-            _settle(daemon, progress, task, delivery[-1])
+        flights.drop(storage.landing, delivery)
+        _settle(daemon, progress, task, delivery[-1])
         progress.update(task, advance=len(delivery))
-    _settle(daemon, progress, task, days[-1])
 
 
 def _settle(daemon: InProcessDaemon, progress: Progress, task: TaskID, day: str) -> None:

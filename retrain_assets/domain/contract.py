@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Type = pl.DataType | type[pl.DataType]
 
 PARTITION, LINE, BROKEN = "_landing_partition", "_line", "_broken"
-_WHOLE = "_whole"
+_WHOLE, _FIRST = "_whole", "_first"  # read in full; the first of equal rows
 ALL = "all"
 KEY_PATTERNS = {"day": r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "month": r"[0-9]{4}-[0-9]{2}", "none": ALL}
 NULL_WORDS = frozenset(
@@ -173,9 +173,9 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
     files = sorted(raw, key=lambda file: (file.partition, file.path))
     refusals = {file.path: why for file in files if (why := _unreadable(file, spec))}
     flagged, flags = _flagged(_gathered(files, refusals, spec), spec)
-    refused = flagged.filter(pl.col("_refused"))
+    refused, sound = flagged.filter("_refused"), flagged.lazy().filter(~pl.col("_refused"))
     judgement = Judgement(
-        accepted=flagged.filter(~pl.col("_refused")).select(*dataset_schema(spec)),
+        accepted=sound.select(*dataset_schema(spec)).collect(),
         quarantined=_explained(refused, flags, spec),
         files=_counted(files, refusals, flagged),
     )
@@ -253,10 +253,9 @@ def _key(spec: DatasetSpec) -> Iterator[Breach]:
     """
     for name in spec.key:
         yield Breach(name, _missing(name, spec) & pl.col(BROKEN).is_null(), _raw(name))
-    first = pl.struct(PARTITION, _WHOLE, *spec.columns).is_first_distinct() & pl.col(_WHOLE)
-    versions = first.cast(pl.UInt32).sum().over(PARTITION, *spec.key)
+    versions = (pl.col(_WHOLE) & pl.col(_FIRST)).sum().over(PARTITION, *spec.key)
     shown = pl.concat_str([_raw(name).cast(pl.String) for name in spec.key], separator=", ")
-    repeated = pl.col(_WHOLE) & (~first | (versions > 1))
+    repeated = (~pl.col(_FIRST) | (versions > 1))
     yield Breach(", ".join(spec.key), repeated, shown)
 
 
@@ -320,8 +319,9 @@ def _unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
     """Why a file is refused before its rows are looked at."""
     if file.refusal is not None or spec.format != "parquet":
         return file.refusal
+    schema = file.rows.schema
     for name, column in spec.columns.items():
-        found = file.rows.schema[name]
+        found = schema[name]
         if found != pl.Null and not _fits(found, column.type):
             return f"column {name} is {found}, but the contract says {column.type}"
     return None
@@ -376,6 +376,8 @@ def _flagged(
         rows.lazy()
         .with_columns(**{name: _parsed(name, of, spec) for name, of in spec.columns.items()})
         .with_columns((~pl.any_horizontal(unread)).alias(_WHOLE))
+        # A column of its own: inside `over` it would be computed anew for every single key.
+        .with_columns(pl.struct(PARTITION, _WHOLE, *spec.columns).is_first_distinct().alias(_FIRST))
         .with_columns(
             **{flag: breach.fails.fill_null(False) for flag, (_, breach) in flags.items()}
         )

@@ -131,7 +131,9 @@ def as_frame(rows: Any) -> pl.DataFrame:
     if type(rows).__module__.partition(".")[0] == "pandas":
         return pl.from_pandas(rows)
     found = type(rows).__name__
-    raise FeatureError(f"features came as {found}: give a polars or pandas frame or a list of dicts")
+    raise FeatureError(
+        f"features came as {found}: give a polars or pandas frame or a list of dicts"
+    )
 
 
 def _is_number(dtype: pl.DataType) -> bool:

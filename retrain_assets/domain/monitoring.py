@@ -59,13 +59,12 @@ def drift(
     """All measures that are defined; those of the trigger's measure have a threshold."""
     for found in compare(reference, current, MEASURES):
         watched = trigger is not None and found.measure == trigger.measure
-        if found.statistic is None and not watched:
-            continue
         threshold = trigger.threshold if trigger and watched else None
-        reached = None not in (threshold, found.statistic) and found.statistic >= threshold  # type: ignore[operator]
-        yield Observation(
-            role, found.measure, found.column, found.statistic, threshold, alert=reached
-        )
+        if found.statistic is not None:
+            reached = threshold is not None and found.statistic >= threshold
+            yield Observation(
+                role, found.measure, found.column, found.statistic, threshold, alert=reached
+            )
 
 
 def realised(

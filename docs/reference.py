@@ -1,0 +1,68 @@
+"""Writes docs/reference.md from the specs: `python docs/reference.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.model import ModelSpec
+
+HEAD = """# Reference: every field of the YAML
+
+Made from the specs by `python docs/reference.py`; what is not listed is refused.
+"""
+
+
+def reference() -> str:
+    """The page."""
+    parts = [HEAD]
+    for spec, name in ((DatasetSpec, "LandedDataset"), (ModelSpec, "RetrainedModel")):
+        schema = spec.model_json_schema(by_alias=True)
+        parts += [f"## retrain_assets.{name}\n", schema["description"] + "\n", table(schema)]
+        for title, part in schema["$defs"].items():
+            parts += [f"### {title}\n", part["description"] + "\n", table(part)]
+    return "\n".join(parts)
+
+
+def table(schema: dict[str, Any]) -> str:
+    """The fields of one part."""
+    required = schema.get("required", [])
+    lines = ["| field | type | default | |", "|---|---|---|---|"]
+    for name, field in schema["properties"].items():
+        default = "required" if name in required else shown(field.get("default"))
+        text = field.get("description", "").replace("|", "\\|")
+        lines.append(f"| `{name}` | {kind(field)} | {default} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+def shown(default: object) -> str:
+    """A default; that of a part stands in the part's own table."""
+    if isinstance(default, dict) and default:
+        return ""
+    words = {None: "", True: "true", False: "false"}
+    text = words[default] if isinstance(default, bool | None) else str(default)  # type: ignore[index]
+    return f"`{text}`" if text else ""
+
+
+def kind(field: dict[str, Any]) -> str:
+    """The type with its bounds, in a few words."""
+    if "$ref" in field:
+        return field["$ref"].rpartition("/")[2]
+    if "anyOf" in field:
+        return " or ".join(kind(part) for part in field["anyOf"])
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if field.get("type") == "array":
+        inner = field.get("items") or {}
+        return f"list of {kind(inner)}" if inner else "list"
+    if field.get("type") == "object":
+        inner = field.get("additionalProperties")
+        return f"mapping to {kind(inner)}" if isinstance(inner, dict) and inner else "mapping"
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {field[key]:g}" for key, sign in bounds.items() if key in field]
+    return " ".join([field.get("type", "any"), *limits])
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("reference.md").write_text(reference(), encoding="utf-8")

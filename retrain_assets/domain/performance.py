@@ -1,0 +1,277 @@
+"""Metrics: how good predictions are, over all rows and by block.
+
+What a prediction is depends on the kind of the model: the probability of 1 for binary, of shape
+(rows,); a number for regression, of shape (rows,); probabilities for multiclass, of shape
+(rows, classes), in the order of `classes`. Not here: comparing two models.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import polars as pl
+
+from retrain_assets.specs.model import METRICS_BY_KIND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from retrain_assets.specs.model import Kind, Metric
+
+THRESHOLD = 0.5  # from which a probability counts as a prediction of 1
+SMALLEST = float(np.finfo(np.float64).eps)  # probability below which log_loss stops growing
+UNKNOWN_CLASS = -1
+
+
+class Function(Protocol):
+    """A metric of labels, predictions and optional row weights; NaN where it is undefined.
+
+    Labels of multiclass are places in the columns of the prediction.
+    """
+
+    def __call__(
+        self, target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
+    ) -> float:
+        """The value on these rows."""
+
+
+@dataclass(frozen=True)
+class MetricDef:
+    """One metric.
+
+    Args:
+        name: As the YAML has it.
+        kinds: The kinds of model it judges.
+        greater_is_better: Its direction.
+        function: Its value.
+    """
+
+    name: Metric
+    kinds: tuple[Kind, ...]
+    greater_is_better: bool
+    function: Function
+
+
+def evaluate(
+    metric: Metric,
+    target: np.ndarray,
+    prediction: np.ndarray,
+    classes: Sequence[Any] | None = None,
+) -> float:
+    """The metric over all rows.
+
+    Args:
+        metric: Its name.
+        target: Labels, of shape (rows,).
+        prediction: Predictions, as the module says.
+        classes: Class of each column, for multiclass; the sorted labels by default.
+
+    Returns:
+        The value; NaN where it is undefined, such as `roc_auc` of rows of one class.
+
+    Raises:
+        ValueError: Shapes do not agree, or classes are not given and cannot be told.
+    """
+    return METRICS[metric].function(*comparable(target, prediction, classes))
+
+
+def block_values(
+    metric: Metric,
+    target: np.ndarray,
+    prediction: np.ndarray,
+    blocks: pl.Series,
+    classes: Sequence[Any] | None = None,
+) -> pl.DataFrame:
+    """The metric of each block.
+
+    Args:
+        metric: Its name.
+        target: Labels, of shape (rows,).
+        prediction: Predictions, as the module says.
+        blocks: The block of each row.
+        classes: Class of each column, for multiclass; the sorted labels by default.
+
+    Returns:
+        `block`, `value` (null where the metric is undefined) and `rows`, in the order of blocks.
+
+    Raises:
+        ValueError: As `evaluate`.
+    """
+    labels, output = comparable(target, prediction, classes)
+    function = METRICS[metric].function
+    values = [
+        (name, function(labels[rows], output[rows]), int(rows.size))
+        for name, rows in rows_by_block(blocks)
+    ]
+    schema = {"block": blocks.dtype, "value": pl.Float64(), "rows": pl.Int64()}
+    return pl.DataFrame(values, schema, orient="row").with_columns(pl.col("value").fill_nan(None))
+
+
+def mean_over_blocks(
+    metric: Metric,
+    target: np.ndarray,
+    prediction: np.ndarray,
+    blocks: pl.Series,
+    classes: Sequence[Any] | None = None,
+) -> float:
+    """The row-weighted mean of the metric over the blocks where it is defined.
+
+    This is what a window of monitored blocks is compared with; it differs from the metric over all
+    rows where the metric is no mean over rows.
+
+    Returns:
+        The mean; NaN where the metric is defined on no block.
+    """
+    values = block_values(metric, target, prediction, blocks, classes).drop_nulls("value")
+    if values.is_empty():
+        return math.nan
+    return float(np.average(values["value"], weights=values["rows"]))
+
+
+def loss_increase(metric: Metric, value: float, baseline: float) -> float:
+    """How much worse a value is than a baseline, relative to the baseline.
+
+    Returns:
+        Positive when worse, whichever direction the metric has; infinite from a baseline of 0.
+    """
+    worse = baseline - value if METRICS[metric].greater_is_better else value - baseline
+    if baseline == 0:
+        return math.copysign(math.inf, worse) if worse else 0.0
+    return worse / abs(baseline)
+
+
+def comparable(
+    target: np.ndarray, prediction: np.ndarray, classes: Sequence[Any] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions as the metrics take them.
+
+    Args:
+        target: Labels, of shape (rows,).
+        prediction: Predictions, as the module says; also one list of probabilities a row.
+        classes: Class of each column, for multiclass; the sorted labels by default.
+
+    Returns:
+        Labels (for multiclass the column of each, -1 for a class without one) and predictions.
+
+    Raises:
+        ValueError: Shapes do not agree, or classes are not given and cannot be told.
+    """
+    output = np.stack(list(prediction)) if prediction.dtype == object else prediction
+    if len(output) != len(target):
+        raise ValueError(f"{len(output)} predictions for {len(target)} labels")
+    if output.ndim == 1:
+        return target, output
+    names = sorted(set(target)) if classes is None else list(classes)
+    if len(names) != output.shape[1]:
+        raise ValueError(
+            f"{output.shape[1]} columns of probabilities for {len(names)} classes: give `classes`"
+        )
+    places = {name: place for place, name in enumerate(names)}
+    return np.array([places.get(label, UNKNOWN_CLASS) for label in target]), output
+
+
+def rows_by_block(blocks: pl.Series) -> Iterator[tuple[Any, np.ndarray]]:
+    """Each block, in order, with the places of its rows."""
+    places = pl.DataFrame({"block": blocks}).with_row_index("row")
+    for (name,), rows in places.sort("block", maintain_order=True).group_by(
+        "block", maintain_order=True
+    ):
+        yield name, rows["row"].to_numpy()
+
+
+def _mean_of(values: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Function:
+    """A metric that is the weighted mean of one value a row."""
+
+    def metric(
+        target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
+    ) -> float:
+        return float(np.average(values(target, prediction), weights=weight))
+
+    return metric
+
+
+def _surprise(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Minus the logarithm of the probability given to what happened."""
+    if prediction.ndim == 1:
+        given = np.where(target > THRESHOLD, prediction, 1 - prediction)
+    else:
+        given = prediction[np.arange(len(target)), target]
+        given = np.where(target == UNKNOWN_CLASS, 0.0, given)
+    return -np.log(np.clip(given, SMALLEST, 1))
+
+
+def _chosen(prediction: np.ndarray) -> np.ndarray:
+    """The predicted class."""
+    return prediction >= THRESHOLD if prediction.ndim == 1 else prediction.argmax(axis=1)
+
+
+def _rmse(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
+    return math.sqrt(np.average((prediction - target) ** 2, weights=weight))
+
+
+def _r2(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
+    total = np.average((target - np.average(target, weights=weight)) ** 2, weights=weight)
+    if total == 0:
+        return math.nan
+    return float(1 - np.average((prediction - target) ** 2, weights=weight) / total)
+
+
+def _roc_auc(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    if np.unique(target).size == 1:
+        return math.nan
+    return float(roc_auc_score(target, prediction, sample_weight=weight))
+
+
+def _average_precision(
+    target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
+) -> float:
+    from sklearn.metrics import average_precision_score
+
+    if not target.any():
+        return math.nan
+    return float(average_precision_score(target, prediction, sample_weight=weight))
+
+
+def _f1(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """Binary, or the mean over the classes that occur."""
+    from sklearn.metrics import f1_score
+
+    average = "binary" if prediction.ndim == 1 else "macro"
+    return float(
+        f1_score(
+            target.astype(np.int64),
+            _chosen(prediction).astype(np.int64),
+            average=average,
+            sample_weight=weight,
+            zero_division=np.nan,
+        )
+    )
+
+
+_LOSSES: dict[Metric, Function] = {
+    "log_loss": _mean_of(_surprise),
+    "brier": _mean_of(lambda target, prediction: (prediction - target) ** 2),
+    "mae": _mean_of(lambda target, prediction: np.abs(prediction - target)),
+    "rmse": _rmse,
+}
+_SCORES: dict[Metric, Function] = {
+    "roc_auc": _roc_auc,
+    "average_precision": _average_precision,
+    "accuracy": _mean_of(lambda target, prediction: _chosen(prediction) == target),
+    "f1": _f1,
+    "r2": _r2,
+}
+METRICS: dict[Metric, MetricDef] = {
+    name: MetricDef(
+        name,
+        kinds=tuple(kind for kind, offered in METRICS_BY_KIND.items() if name in offered),
+        greater_is_better=name in _SCORES,
+        function=function,
+    )
+    for name, function in (_LOSSES | _SCORES).items()
+}
