@@ -208,7 +208,7 @@ def _execute(
     from retrain_assets.orchestration.ticks import InProcessDaemon
 
     with _instance() as instance, _progress(job):
-        daemon = InProcessDaemon(build_defs().get_repository_def(), instance)
+        daemon = InProcessDaemon(build_defs(), instance)
         return daemon.execute(job, tags or {}, run_config or {})
 
 

@@ -112,7 +112,7 @@ class World:
 
     @property
     def daemon(self) -> InProcessDaemon:
-        return InProcessDaemon(self.definitions.get_repository_def(), self.instance)
+        return InProcessDaemon(self.definitions, self.instance)
 
     def land(self, *numbers: int, **law: Any) -> None:
         """Deliver days."""
@@ -130,4 +130,3 @@ def new_world(root: Path, instance: dg.DagsterInstance, **changes: Any) -> World
     """A world whose model's YAML is changed."""
     spec = ModelSpec.model_validate(MODEL | changes)
     return World(root, instance, DatasetSpec.model_validate(DATASET), spec)
-

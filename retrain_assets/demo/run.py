@@ -50,7 +50,7 @@ def run_demo(storage: Storage, home: Path, *, fresh: bool) -> dict[str, Any]:
     days = [day for day in flights.days if day <= LAST_DAY]
     (storage.root / "dagster").mkdir(parents=True, exist_ok=True)
     with dg.DagsterInstance.from_config(str(home)) as instance, _progress() as progress:
-        daemon = InProcessDaemon(build_defs().get_repository_def(), instance)
+        daemon = InProcessDaemon(build_defs(), instance)
         _deliver(storage, flights, days, daemon, progress)
     rows = [
         {"model": name, **row.for_people()}

@@ -255,7 +255,7 @@ def _key(spec: DatasetSpec) -> Iterator[Breach]:
         yield Breach(name, _missing(name, spec) & pl.col(BROKEN).is_null(), _raw(name))
     versions = (pl.col(_WHOLE) & pl.col(_FIRST)).sum().over(PARTITION, *spec.key)
     shown = pl.concat_str([_raw(name).cast(pl.String) for name in spec.key], separator=", ")
-    repeated = (~pl.col(_FIRST) | (versions > 1))
+    repeated = pl.col(_WHOLE) & (~pl.col(_FIRST) | (versions > 1))
     yield Breach(", ".join(spec.key), repeated, shown)
 
 

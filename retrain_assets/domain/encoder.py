@@ -23,7 +23,7 @@ def is_category(dtype: pl.DataType) -> bool:
     return dtype in TEXT
 
 
-class FrameEncoder(TransformerMixin, BaseEstimator):
+class FrameEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # untyped bases
     """Numbers as they are, categories as codes; missing and never-seen values as NaN.
 
     All it learns is kept as lists of text, so that a stored model holds no code.

@@ -19,6 +19,8 @@ from retrain_assets.domain.pipeline import LAST, TrainingError, build_pipeline
 from retrain_assets.domain.search import search, time_folds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sklearn.pipeline import Pipeline
 
     from retrain_assets.specs.model import EstimatorSpec, Kind, Metric, ModelSpec, SearchSpec
@@ -41,7 +43,7 @@ class Fitted:
     """
 
     pipeline: Pipeline
-    params: dict[str, object]
+    params: Mapping[str, object]
     search: pl.DataFrame | None
 
 
@@ -94,9 +96,9 @@ def fit(
             best, tried = _search(spec, spec.estimator.search, rows, blocks)
             pipeline = build_pipeline(_with(spec.estimator, best), features.schema, spec.seed)
         _fit(pipeline, rows)
-    used = pipeline[LAST].get_params()
-    params = {name: value for name, value in used.items() if isinstance(value, PLAIN)}
-    return Fitted(pipeline, params, tried)
+    params = pipeline[LAST].get_params().items()
+    used = {name: value for name, value in params if isinstance(value, PLAIN)}
+    return Fitted(pipeline, used, tried)
 
 
 def predict(pipeline: Pipeline, kind: Kind, features: pl.DataFrame) -> np.ndarray:

@@ -200,12 +200,13 @@ def _surprise(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     else:
         given = prediction[np.arange(len(target)), target]
         given = np.where(target == UNKNOWN_CLASS, 0.0, given)
-    return -np.log(np.clip(given, SMALLEST, 1))
+    return np.asarray(-np.log(np.clip(given, SMALLEST, 1)))
 
 
 def _chosen(prediction: np.ndarray) -> np.ndarray:
     """The predicted class."""
-    return prediction >= THRESHOLD if prediction.ndim == 1 else prediction.argmax(axis=1)
+    likeliest = prediction.argmax(axis=1) if prediction.ndim > 1 else prediction >= THRESHOLD
+    return np.asarray(likeliest)
 
 
 def _rmse(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:

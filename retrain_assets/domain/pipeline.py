@@ -53,7 +53,9 @@ def build_pipeline(spec: EstimatorSpec, schema: pl.Schema, seed: int) -> Pipelin
             f"{_did_you_mean(name, accepted) or f'it takes {known}'}"
         )
     unset = [name for name, value in accepted.items() if value is None]
-    params = {name: seed for name in unset if name.rpartition("__")[2] == "random_state"}
+    params: dict[str, Any] = {
+        name: seed for name in unset if name.rpartition("__")[2] == "random_state"
+    }
     categories = [place for place, dtype in enumerate(schema.values()) if is_category(dtype)]
     steps: list[tuple[str, Any]] = [("encode", FrameEncoder())]
     if "categorical_features" in accepted:

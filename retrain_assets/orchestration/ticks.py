@@ -47,20 +47,20 @@ class InProcessDaemon:
     """Ticks the sensors of a repository until none asks for anything.
 
     Args:
-        repository: What `dagster dev` would load.
+        definitions: What `dagster dev` would load.
         instance: Where runs are recorded.
     """
 
-    def __init__(self, repository: dg.RepositoryDefinition, instance: dg.DagsterInstance) -> None:
-        self.repository, self.instance = repository, instance
+    def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+        self.repository, self.instance = definitions.get_repository_def(), instance
         target = LoadableTargetOrigin(executable_path=sys.executable, module_name=MODULE)
         self.origin = RemoteRepositoryOrigin(
-            ManagedGrpcPythonEnvCodeLocationOrigin(target, LOCATION), repository.name
+            ManagedGrpcPythonEnvCodeLocationOrigin(target, LOCATION), self.repository.name
         )
         self.sensors = sorted(
             (
                 sensor
-                for sensor in repository.sensor_defs
+                for sensor in self.repository.sensor_defs
                 if not isinstance(sensor, dg.RunStatusSensorDefinition)
             ),
             key=lambda sensor: sensor.name,
@@ -97,16 +97,28 @@ class InProcessDaemon:
         )
         result = execute_run(InMemoryJob(job), run, self.instance)
         if not result.success:
-            failed = next(event for event in result.all_events if event.is_failure)
-            raise UnsettledError(f"run {run.run_id} of {job.name} failed: {failed.message}")
+            raise UnsettledError(f"run {run.run_id} of {job.name} failed: {_why(result)}")
         return run.run_id
 
     def _tick(self, sensor: dg.SensorDefinition) -> Iterator[Executed]:
         context = dg.build_sensor_context(
-            instance=self.instance, repository_def=self.repository, sensor_name=sensor.name
+            instance=self.instance,
+            repository_def=self.repository,
+            sensor_name=sensor.name,
+            resources=self.repository.get_top_level_resources(),
         )
         for asked in sensor.evaluate_tick(context).run_requests or []:
             job = asked.job_name or sensor.job_name or ""
             tags = {SENSOR_NAME_TAG: sensor.name, RUN_KEY_TAG: asked.run_key or ""}
             run_id = self.execute(job, {**asked.tags, **tags}, asked.run_config)
             yield Executed(sensor.name, job, run_id)
+
+
+def _why(result: dg.JobExecutionResult) -> str:
+    """What the failed step raised, or what Dagster said where no step did."""
+    failed = next(event for event in result.all_events if event.is_failure)
+    if not failed.is_step_failure:
+        return failed.message or "no reason was recorded"
+    error = failed.step_failure_data.error
+    cause = error.cause or error if error else None
+    return cause.message.strip() if cause else "no reason was recorded"

@@ -105,8 +105,11 @@ class TargetSpec(Spec):
         None, description="SQL over the dataset's columns; the column itself by default."
     )
     kind: Kind = Field(description="The kind of prediction.")
-    positive_share: tuple[float, float] = Field(
-        (0.0, 1.0), description="Bounds on the share of positives in a partition (binary)."
+    positive_share: list[float] = Field(
+        [0.0, 1.0],
+        min_length=2,
+        max_length=2,
+        description="Bounds on the share of positives in a partition (binary).",
     )
 
     @model_validator(mode="after")

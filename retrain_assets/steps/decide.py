@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 from retrain_assets.domain.gate import Verdict
 from retrain_assets.steps.evaluate import candidate_version, evaluate, stored
-from retrain_assets.steps.train import PRODUCTION, fitted, holdout_metrics, register, sample
+from retrain_assets.steps.train import (
+    PRODUCTION,
+    classes_of,
+    fitted,
+    holdout_metrics,
+    register,
+    sample,
+)
 from retrain_assets.stores.ledger import LedgerRow, reversible
 from retrain_assets.stores.tables import StaleTableError
 
@@ -78,7 +85,10 @@ def decide_candidate(
         evaluation = stored(state, candidate.version, production) or evaluate(
             state, registry, history, run_id
         )
-        row = _row(state, registry, candidate, evaluation, history, run_id, mlflow_run)
+        version = candidate
+        if evaluation.verdict is Verdict.PROMOTE and state.spec.refit:
+            version = _refit(state, registry, candidate, mlflow_run)
+        row = _row(state, version, evaluation, history, f"run {run_id}")
         try:
             history = state.ledger.append(row, history)
         except StaleTableError:
@@ -153,31 +163,26 @@ def reconcile(registry: ModelRegistry, history: History) -> bool:
 
 def _row(
     state: ModelState,
-    registry: ModelRegistry,
-    candidate: ModelVersion,
+    version: ModelVersion,
     evaluation: Evaluation,
     history: History,
-    run_id: str,
-    mlflow_run: Callable[[], str],
+    by: str,
 ) -> LedgerRow:
-    version = candidate
-    if evaluation.verdict is Verdict.PROMOTE and state.spec.refit:
-        version = _refit(state, registry, candidate, mlflow_run)
     return LedgerRow(
         time=datetime.now(UTC),
         as_of=evaluation.as_of,
         seen_through=_seen_through(state),
         action=ACTIONS[evaluation.verdict],  # type: ignore[arg-type]
         version=version.version,
-        candidate=candidate.version,
+        candidate=evaluation.candidate,
         previous=history.production.version if history.production else None,
         reason=evaluation.reason,
-        causes=tuple(filter(None, candidate.tags["causes"].split(", "))),
+        causes=tuple(filter(None, version.tags["causes"].split(", "))),
         data_range=(version.tags["train_from"], version.tags["train_to"]),
         metrics=evaluation.metrics,
-        by=f"run {run_id}",
+        by=by,
         sha256=version.sha256,
-        recipe=candidate.tags["spec_digest"],
+        recipe=version.tags["spec_digest"],
     )
 
 
@@ -222,7 +227,9 @@ def _checked(
     kind, metric = state.spec.target.kind, state.spec.gate.metric
     gated = predict(registry.load(candidate.version, candidate.sha256), kind, rows.features)
     output = predict(refit, kind, rows.features)
-    metrics, before = holdout_metrics(state, rows, output), holdout_metrics(state, rows, gated)
+    classes = classes_of(refit)
+    metrics = holdout_metrics(state, rows, output, classes)
+    before = holdout_metrics(state, rows, gated, classes)
     worse = loss_increase(metric, metrics[metric], before[metric])
     if worse > REFIT_TOLERANCE:
         raise DecisionError(

@@ -14,10 +14,18 @@ import polars as pl
 from retrain_assets.domain.gate import Decision, Verdict, compare, compare_slices, decide
 from retrain_assets.domain.profile import build_profile
 from retrain_assets.domain.windows import ending_at, outside
-from retrain_assets.steps.train import CANDIDATE, PREDICTION_COLUMN, as_column, sample
+from retrain_assets.steps.train import (
+    CANDIDATE,
+    PREDICTION_COLUMN,
+    as_column,
+    classes_of,
+    sample,
+)
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from retrain_assets.domain.gate import Comparison
@@ -149,21 +157,28 @@ def _judge(
     trivial = trivial_prediction(
         kind, trained.target, trained.weight, len(rows.target), gate.metric
     )
-    against_trivial = _compare(state, rows, ours, trivial)
+    classes = classes_of(pipeline)
+    against_trivial = _compare(state, rows, ours, trivial, classes)
     if production is None:
         return _Judged(decide(gate, None, against_trivial), _evidence(against_trivial))
     theirs = predict(registry.load(production.version, production.sha256), kind, rows.features)
-    comparison = _compare(state, rows, ours, theirs)
+    comparison = _compare(state, rows, ours, theirs, classes)
     target, sliced = rows.target.to_numpy(), rows.features.select(gate.slices)
-    slices = compare_slices(gate, gate.metric, sliced, target, ours, theirs, rows.blocks)
+    slices = compare_slices(gate, gate.metric, sliced, target, ours, theirs, rows.blocks, classes)
     evidence = _evidence(comparison) | {"slices": [asdict(found) for found in slices]}
     return _Judged(decide(gate, comparison, against_trivial, slices), evidence)
 
 
-def _compare(state: ModelState, rows: Sample, ours: np.ndarray, theirs: np.ndarray) -> Comparison:
+def _compare(
+    state: ModelState,
+    rows: Sample,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    classes: Sequence[Any] | None,
+) -> Comparison:
     gate = state.spec.gate
     target = rows.target.to_numpy()
-    return compare(gate.metric, target, ours, theirs, rows.blocks, gate.confidence)
+    return compare(gate.metric, target, ours, theirs, rows.blocks, gate.confidence, classes)
 
 
 def _evidence(comparison: Comparison) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def train(
     kind, windows = state.spec.target.kind, planned.windows
     trained, holdout = fitted(state, windows.train), sample(state, windows.holdout)
     output = predict(trained.pipeline, kind, holdout.features)
-    classes = list(getattr(trained.pipeline, "classes_", []))
+    classes = classes_of(trained.pipeline)
     picture = holdout_figure(kind, holdout.target.to_numpy(), output, classes)
     version = register(
         state,
@@ -148,7 +148,7 @@ def train(
         run_id,
         trained,
         tags={**planned.tags, "candidate_id": planned.identity, "role": "gated"},
-        metrics=holdout_metrics(state, holdout, output),
+        metrics=holdout_metrics(state, holdout, output, classes),
         figures={"holdout.png": picture},
     )
     registry.set_alias(CANDIDATE, version.version)
@@ -215,13 +215,21 @@ def as_column(pipeline: Pipeline, output: np.ndarray) -> pl.Series:
     return classes.gather(output.argmax(axis=1))
 
 
-def holdout_metrics(state: ModelState, rows: Sample, output: np.ndarray) -> dict[str, float]:
+def classes_of(pipeline: Pipeline) -> list[Any] | None:
+    """The class of each column of a classifier's output; None of a regression."""
+    classes = getattr(pipeline, "classes_", None)
+    return None if classes is None else list(classes)
+
+
+def holdout_metrics(
+    state: ModelState, rows: Sample, output: np.ndarray, classes: Sequence[Any] | None
+) -> dict[str, float]:
     """Every metric of the model's kind on the holdout, as a row-weighted mean over partitions."""
     from retrain_assets.domain.performance import mean_over_blocks
     from retrain_assets.specs.model import METRICS_BY_KIND
 
     return {
-        metric: mean_over_blocks(metric, rows.target.to_numpy(), output, rows.blocks)
+        metric: mean_over_blocks(metric, rows.target.to_numpy(), output, rows.blocks, classes)
         for metric in METRICS_BY_KIND[state.spec.target.kind]
     }
 

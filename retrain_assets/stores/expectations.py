@@ -191,7 +191,8 @@ def _expectation(asked: _Asked, meta: Mapping[str, Any]) -> Expectation:
     try:
         return get_expectation_impl(asked.name)(**asked.kwargs, meta=meta)
     except ValueError as error:
-        raise ValueError(f"expectation {asked.name} with {dict(asked.kwargs)}: {error}") from error
+        why = " ".join(str(error).split())
+        raise ValueError(f"expectation {asked.name} with {dict(asked.kwargs)}: {why}") from error
 
 
 @cache

@@ -16,7 +16,7 @@ import stat
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -102,7 +102,7 @@ class Landing:
         """
         found = [
             LandingFile(path, key, status.st_size, status.st_mtime_ns)
-            for path, status in self._matching(self.spec.landing.split("/"), "")
+            for path, status in self._matching(PurePosixPath(self.spec.landing).parts, "")
             if (key := self._partition(path)) is not None
         ]
         return sorted(found, key=lambda file: (file.partition, file.path))
@@ -115,7 +115,7 @@ class Landing:
         """
         return [self._read(file) for file in files]
 
-    def _matching(self, parts: list[str], below: str) -> Iterator[tuple[str, os.stat_result]]:
+    def _matching(self, parts: Sequence[str], below: str) -> Iterator[tuple[str, os.stat_result]]:
         """The regular files under folder `below` that match the rest of the pattern."""
         name, rest = re.compile(_as_regex(parts[0], ".+")), parts[1:]
         try:
@@ -141,7 +141,8 @@ class Landing:
     def _partition(self, path: str) -> str | None:
         partition = self.spec.partition
         key = f"(?P<key>{KEY_PATTERNS[partition.by]})"
-        named = re.fullmatch(_as_regex(self.spec.landing, key, "(?P=key)"), path)
+        pattern = str(PurePosixPath(self.spec.landing))
+        named = re.fullmatch(_as_regex(pattern, key, "(?P=key)"), path)
         found = None if named is None else named.groupdict().get("key", ALL)
         return found if found and partition_key_is_valid(partition, found) else None
 

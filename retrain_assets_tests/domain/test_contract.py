@@ -117,6 +117,7 @@ def test_a_sound_row_is_accepted_in_the_types_of_the_contract() -> None:
         ("at", "2013-01-31 10:00:00.25+05:00", datetime(2013, 1, 31, 5, 0, 0, 250_000, UTC)),
         ("at", "2013-01-30T23:00:00-0500", datetime(2013, 1, 31, 4, tzinfo=UTC)),
         ("at", "", None),
+        ("kind", "", None),
         ("note", "none", "none"),
         ("note", " 1", " 1"),
     ],
@@ -244,10 +245,18 @@ def test_a_key_is_one_across_the_files_of_a_partition_but_not_across_partitions(
     assert judgement.accepted.filter(pl.col(PARTITION) == DAY).equals(alone)
 
 
-def test_a_row_that_cannot_be_read_disputes_no_other() -> None:
-    judgement = judge([raw([SOUND, {**SOUND, "ok": "maybe"}])], spec())
-    assert judgement.accepted["id"].to_list() == [1]
-    assert reasons(judgement) == {3: [("type", "ok", "maybe")]}
+def test_a_row_that_cannot_be_read_disputes_and_repeats_no_other() -> None:
+    unread = {**SOUND, "ok": "maybe"}
+    judgement = judge([raw([unread, unread, {**SOUND, "ok": ""}])], spec())
+    assert judgement.accepted["ok"].to_list() == [None]
+    assert reasons(judgement) == {line: [("type", "ok", "maybe")] for line in (2, 3)}
+
+
+def test_a_row_in_the_file_of_another_partition_repeats_none_in_its_own() -> None:
+    stray = [SOUND, {**SOUND, "day": "2013-01-30"}]
+    judgement = judge([raw(stray, "2013-01-30"), raw([SOUND])], spec())
+    assert judgement.accepted[PARTITION].to_list() == ["2013-01-30", DAY]
+    assert [rule for found in reasons(judgement).values() for rule, *_ in found] == ["partition"]
 
 
 def test_what_is_shown_of_a_value_is_short() -> None:

@@ -29,7 +29,9 @@ def model(**triggers: object) -> ModelSpec:
     )
 
 
-def monitored(*observations: tuple[str, str, str, float, float], day: str = DAYS[-1]) -> pl.DataFrame:
+def monitored(
+    *observations: tuple[str, str, str, float, float], day: str = DAYS[-1]
+) -> pl.DataFrame:
     return pl.DataFrame(
         [
             {
@@ -118,7 +120,8 @@ def test_alerts_about_an_earlier_version_or_window_are_not_counted() -> None:
 def test_only_the_newest_window_counts() -> None:
     passed = monitored(("feature", "psi", "a", 0.9, 0.2), day=DAYS[-2])
     now = monitored(("feature", "psi", "a", 0.1, 0.2), day=DAYS[-1])
-    assert not decide(model(data_drift=DRIFT), situation(monitoring=pl.concat([passed, now]))).wanted
+    both = situation(monitoring=pl.concat([passed, now]))
+    assert not decide(model(data_drift=DRIFT), both).wanted
 
 
 def test_the_cooldown_holds_a_cause_back_and_says_so() -> None:

@@ -52,7 +52,7 @@ def test_too_little_history_says_how_much_is_needed() -> None:
 
 
 @given(
-    st.sets(st.integers(0, 400), min_size=20).map(lambda days: [f"{day:04}" for day in sorted(days)]),
+    st.sets(st.integers(0, 400), min_size=20).map(lambda days: [f"{d:04}" for d in sorted(days)]),
     st.integers(1, 10),
     st.integers(2, 10),
 )

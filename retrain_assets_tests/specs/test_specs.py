@@ -132,8 +132,11 @@ def test_strict_reading_refuses_by_line(tmp_path: Path, text: str, named: str) -
 def test_every_shipped_document_is_sound_and_every_field_described() -> None:
     paths = sorted((Path(retrain_assets.__file__).parent / "defs").glob("*/defs.yaml"))
     documents = [document for path in paths for document in load_strictly(path)]
-    classes = {"retrain_assets.LandedDataset": DatasetSpec, "retrain_assets.RetrainedModel": ModelSpec}
-    names = [classes[item["type"]].model_validate(item["attributes"]).name for item in documents]
+    classes = {"LandedDataset": DatasetSpec, "RetrainedModel": ModelSpec}
+    names = [
+        classes[item["type"].partition(".")[2]].model_validate(item["attributes"]).name
+        for item in documents
+    ]
     assert {"flights", "weather", "planes", "flight_delay"} <= set(names)
     for schema in (DatasetSpec.model_json_schema(), ModelSpec.model_json_schema()):
         for part in (schema, *schema["$defs"].values()):

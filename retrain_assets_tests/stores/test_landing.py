@@ -72,6 +72,7 @@ def test_a_partition_can_be_a_folder_and_repeated_in_the_name(tmp_path: Path) ->
     deliver(tmp_path, "sales/2013-01-31/deeper/x-2013-01-31.csv")
     found = [(DAY, "sales/2013-01-31/x-2013-01-31.csv")]
     assert keys(tmp_path, "sales/{partition}/x-{partition}.csv") == found
+    assert keys(tmp_path, "./sales//{partition}/x-{partition}.csv") == found
 
 
 def test_without_partitions_every_file_has_the_one_key(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def tables(tmp_path: Path) -> Tables:
 
 def content(tables: Tables, table: str) -> dict[str, list[int]]:
     grouped = tables.scan(table).sort("x").group_by(PARTITION).agg("x").collect()
-    return {key: values for key, values in grouped.iter_rows()}
+    return dict(grouped.iter_rows())
 
 
 def test_a_replacement_leaves_the_other_partitions(tables: Tables) -> None:

@@ -1,0 +1,84 @@
+"""A stored model file becomes a pipeline again, and nothing in the store is ever run.
+
+The file's digest, kept apart from the file, is compared first; then skops builds the objects, from
+a list of types that is ours and not the file's. Not here: where files are stored, what MLflow says
+about them.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+MODEL_FILE = "model.skops"
+# Beside what skops trusts by itself (estimators of scikit-learn, numbers, arrays, containers).
+TRUSTED_TYPES = (
+    "functools.partial",  # of check_array only: what a partial calls must be trusted too
+    "numpy.dtype",
+    "retrain_assets.domain.encoder.FrameEncoder",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+    "sklearn.utils.validation.check_array",
+)
+
+
+class ModelFileError(RuntimeError):
+    """A model file cannot be used; the message names the version and what would do."""
+
+
+def prepare_threads() -> None:
+    """Let idle OpenMP threads sleep instead of spin; call it before scikit-learn is first imported.
+
+    Where more processes run than there are cores, spinning threads make a fit of
+    HistGradientBoosting ten times as slow. The variable is read once, when libgomp is loaded. It
+    is set here since the `domain` package, which fits, does not touch the environment.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def digest(content: bytes) -> str:
+    """What names a model file by its content."""
+    return sha256(content).hexdigest()
+
+
+def load_model(content: bytes, expected: str, name: str) -> Pipeline:
+    """Build the pipeline of a model file.
+
+    Args:
+        content: The file.
+        expected: Its digest, from a place that whoever can write the file cannot write.
+        name: What is loaded, for messages.
+
+    Raises:
+        ModelFileError: The digest differs, nothing was deserialised; or a type is not trusted.
+    """
+    found = digest(content)
+    if found != expected:
+        raise ModelFileError(
+            f"{name}: {MODEL_FILE} has sha256 {found[:12]}…, {expected[:12]}… was recorded: the "
+            "file was changed after training, restore it or roll back to another version"
+        )
+    prepare_threads()
+    import skops.io
+    from skops.io.exceptions import UntrustedTypesFoundException
+
+    try:
+        return skops.io.loads(content, trusted=list(TRUSTED_TYPES))
+    except UntrustedTypesFoundException as error:
+        raise ModelFileError(untrusted(name, content)) from error
+
+
+def untrusted(name: str, content: bytes) -> str:
+    """What to say of a file that holds types outside the list."""
+    import skops.io
+
+    types = sorted(set(skops.io.get_untrusted_types(data=content)).difference(TRUSTED_TYPES))
+    return (
+        f"{name}: holds {', '.join(types)}, which is not among the types that are loaded: "
+        "choose an estimator made of scikit-learn's own parts, such as HistGradientBoosting, "
+        "a forest or a linear model"
+    )

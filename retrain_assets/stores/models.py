@@ -1,0 +1,324 @@
+"""The MLflow registry of one model: versions, their files and aliases.
+
+MLflow keeps and shows; it decides nothing, and nothing it says about a file is believed when the
+file is loaded. Its own loader is never used, since that reads from the artifact which types to
+trust, and whether to unpickle. Not here: which version is in production (the ledger says that),
+fitting, Dagster.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version as installed
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from retrain_assets.stores.model_check import EXAMPLE_FILE, check_file, write_example
+from retrain_assets.stores.model_file import (
+    MODEL_FILE,
+    TRUSTED_TYPES,
+    ModelFileError,
+    digest,
+    load_model,
+    prepare_threads,
+    untrusted,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+    from sklearn.pipeline import Pipeline
+
+    from retrain_assets.specs.model import Kind
+    from retrain_assets.stores.model_check import CheckResult
+
+REQUIREMENTS = ("retrain-assets", "scikit-learn", "skops", "polars", "numpy")
+DIGEST_TAG, METRICS_TAG = "sha256", "metrics"
+
+
+class RegistryError(RuntimeError):
+    """The registry has not what was asked for; the message says what it has."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered version.
+
+    Args:
+        name: Of the model.
+        version: Its number, from 1.
+        run_id: The MLflow run it was logged to.
+        uri: Where its files are, as MLflow names it.
+        sha256: Digest of its model file when it was logged.
+        tags: What was recorded on it.
+        metrics: Its metrics on the holdout.
+    """
+
+    name: str
+    version: int
+    run_id: str
+    uri: str
+    sha256: str
+    tags: dict[str, str]
+    metrics: dict[str, float]
+
+
+class ModelRegistry:
+    """The versions of one model in MLflow.
+
+    Args:
+        tracking_uri: MLflow's server or database.
+        artifact_root: Folder or URI below which files are kept; with a database as tracking URI
+            MLflow would otherwise put them below the current directory.
+        name: Of the model, and of its experiment.
+    """
+
+    def __init__(self, tracking_uri: str, artifact_root: str, name: str) -> None:
+        prepare_threads()
+        self.tracking_uri, self.artifact_root, self.name = tracking_uri, artifact_root, name
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's client; made when first used, since importing MLflow takes seconds."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+
+        if "://" not in self.artifact_root:
+            Path(self.artifact_root).mkdir(parents=True, exist_ok=True)
+        return MlflowClient(self.tracking_uri, self.tracking_uri)
+
+    def prepare(self) -> None:
+        """Make experiment and registered model where they are missing; point MLflow at them."""
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        mlflow.set_tracking_uri(self.tracking_uri)
+        mlflow.set_registry_uri(self.tracking_uri)
+        folder = f"{self.artifact_root.rstrip('/')}/{self.name}"
+        for create in (
+            lambda: self.client.create_experiment(self.name, artifact_location=folder),
+            lambda: self.client.create_registered_model(self.name),
+        ):
+            try:
+                create()
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+        mlflow.set_experiment(self.name)
+
+    def log_version(
+        self,
+        run_id: str,
+        pipeline: Pipeline,
+        *,
+        example: pl.DataFrame,
+        prediction: np.ndarray,
+        params: Mapping[str, object],
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        texts: Mapping[str, str],
+        figures: Mapping[str, Figure],
+    ) -> ModelVersion:
+        """Log a fitted pipeline to its run and register it as a version.
+
+        Args:
+            run_id: The MLflow run.
+            pipeline: What was fitted.
+            example: A few rows of features, on which it is tried whenever it is loaded anew.
+            prediction: What it predicts for them.
+            params: Of the estimator.
+            metrics: On the holdout.
+            tags: To find the version by.
+            texts: Text files, by name.
+            figures: Pictures, by name.
+
+        Raises:
+            ModelFileError: The pipeline holds types that are not trusted when it is loaded.
+        """
+        self.prepare()
+        self._log(run_id, params, metrics, texts, figures)
+        uri, model_id = self._log_model(run_id, pipeline, example, prediction)
+        own = {DIGEST_TAG: digest(self._file(uri, MODEL_FILE)), METRICS_TAG: json.dumps(metrics)}
+        created = self.client.create_model_version(
+            self.name, uri, run_id, tags={**tags, **own}, model_id=model_id
+        )
+        return _version(created)
+
+    def find(self, tags: Mapping[str, str]) -> ModelVersion | None:
+        """The newest version that has all these tags, such as the work of a run that crashed."""
+        found = (known for known in self.versions() if tags.items() <= known.tags.items())
+        return next(found, None)
+
+    def versions(self) -> list[ModelVersion]:
+        """All versions, newest first."""
+        pages = self.client.search_model_versions(f"name='{self.name}'", max_results=10_000)
+        return sorted(map(_version, pages), key=lambda found: found.version, reverse=True)
+
+    def version(self, number: int) -> ModelVersion:
+        """One version.
+
+        Raises:
+            RegistryError: There is none of that number; the message lists those there are.
+        """
+        known = {found.version: found for found in self.versions()}
+        if number not in known:
+            there = ", ".join(map(str, sorted(known))) or "none yet"
+            raise RegistryError(f"model {self.name} has no version {number}: there are {there}")
+        return known[number]
+
+    def alias(self, name: str) -> int | None:
+        """The version an alias names; None where nothing has it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return int(self.client.get_registered_model(self.name).aliases[name])
+        except KeyError:
+            return None
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+    def set_alias(self, name: str, number: int) -> None:
+        """Let an alias name a version.
+
+        Raises:
+            RegistryError: There is none of that number.
+        """
+        found = self.version(number)
+        self.client.set_registered_model_alias(self.name, name, str(found.version))
+
+    def load(self, number: int, sha256: str) -> Pipeline:
+        """The pipeline of a version.
+
+        Args:
+            number: Of the version.
+            sha256: Its digest, from the ledger where it has one.
+
+        Raises:
+            RegistryError: There is no such version.
+            ModelFileError: Its file is missing, was changed, or holds types that are not trusted.
+        """
+        found = self.version(number)
+        return load_model(self._file(found.uri, MODEL_FILE), sha256, self._title(number))
+
+    def check_in_clean_process(self, found: ModelVersion, kind: Kind) -> CheckResult:
+        """Whether a version loads and repeats its predictions in a new process."""
+        with TemporaryDirectory() as folder:
+            model, example = Path(folder) / MODEL_FILE, Path(folder) / EXAMPLE_FILE
+            model.write_bytes(self._file(found.uri, MODEL_FILE))
+            example.write_bytes(self._file(found.uri, f"extra_files/{EXAMPLE_FILE}"))
+            return check_file(model, found.sha256, example, kind)
+
+    def _log(
+        self,
+        run_id: str,
+        params: Mapping[str, object],
+        metrics: Mapping[str, float],
+        texts: Mapping[str, str],
+        figures: Mapping[str, Figure],
+    ) -> None:
+        """Everything but the model, in two calls."""
+        from mlflow.entities import Metric, Param
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            run_id,
+            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+            params=[Param(name, str(value)) for name, value in params.items()],
+        )
+        with TemporaryDirectory() as folder:
+            for name, text in texts.items():
+                (Path(folder) / name).write_text(text, encoding="utf-8")
+            for name, figure in figures.items():
+                figure.savefig(Path(folder) / name)
+            self.client.log_artifacts(run_id, folder)
+
+    def _log_model(
+        self, run_id: str, pipeline: Pipeline, example: pl.DataFrame, prediction: np.ndarray
+    ) -> tuple[str, str]:
+        """Log the model file.
+
+        Requirements and signature are given, since inferring requirements takes MLflow ten
+        seconds, and the types of five rows are not always those of the features.
+        """
+        import mlflow.sklearn
+        import skops.io
+        from mlflow.exceptions import MlflowException
+
+        with TemporaryDirectory() as folder:
+            rows = Path(folder) / EXAMPLE_FILE
+            write_example(rows, example, prediction)
+            try:
+                logged = mlflow.sklearn.log_model(
+                    pipeline,
+                    name="model",
+                    run_id=run_id,
+                    serialization_format="skops",
+                    skops_trusted_types=list(TRUSTED_TYPES),
+                    pip_requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
+                    signature=_signature(example),
+                    extra_files=[str(rows)],
+                )
+            except MlflowException as error:
+                if "untrusted types" not in str(error):
+                    raise
+                said = untrusted(f"model {self.name}", skops.io.dumps(pipeline))
+                raise ModelFileError(said) from error
+        return logged.model_uri, logged.model_id
+
+    def _file(self, uri: str, name: str) -> bytes:
+        """A file of a version, read once: what is verified is what is used."""
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with TemporaryDirectory() as folder:
+                path = download_artifacts(
+                    artifact_uri=f"{uri}/{name}", dst_path=folder, tracking_uri=self.tracking_uri
+                )
+                return Path(path).read_bytes()
+        except (MlflowException, OSError) as error:
+            raise ModelFileError(
+                f"model {self.name}: {uri}/{name} cannot be read ({error}): "
+                "restore it or roll back to another version"
+            ) from error
+
+    def _title(self, number: int) -> str:
+        return f"model {self.name} version {number}"
+
+
+def _version(found: Any) -> ModelVersion:
+    tags = dict(found.tags)
+    return ModelVersion(
+        name=found.name,
+        version=int(found.version),
+        run_id=found.run_id,
+        uri=found.source,
+        sha256=tags.get(DIGEST_TAG, ""),
+        tags=tags,
+        metrics=json.loads(tags.get(METRICS_TAG, "{}")),
+    )
+
+
+def _signature(example: pl.DataFrame) -> Any:
+    """The raw features by their stored types."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    types = {pl.Int64: DataType.long, pl.Float64: DataType.double, pl.Boolean: DataType.boolean}
+    columns = [
+        ColSpec(types.get(dtype.base_type(), DataType.string), name)
+        for name, dtype in example.schema.items()
+    ]
+    return ModelSignature(inputs=Schema(columns))
