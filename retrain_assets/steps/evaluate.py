@@ -178,7 +178,7 @@ def _compare(
 ) -> Comparison:
     gate = state.spec.gate
     target = rows.target.to_numpy()
-    return compare(gate.metric, target, ours, theirs, rows.blocks, gate.confidence, classes)
+    return compare(gate.metric, target, ours, theirs, rows.blocks, gate.confidence, classes=classes)
 
 
 def _evidence(comparison: Comparison) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,6 +92,7 @@ class ModelRegistry:
     def client(self) -> MlflowClient:
         """MLflow's client; made when first used, since importing MLflow takes seconds."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow import MlflowClient
 
         if "://" not in self.artifact_root:
@@ -99,6 +101,7 @@ class ModelRegistry:
 
     def prepare(self) -> None:
         """Make experiment and registered model where they are missing; point MLflow at them."""
+        client = self.client
         import mlflow
         from mlflow.exceptions import MlflowException
 
@@ -106,8 +109,8 @@ class ModelRegistry:
         mlflow.set_registry_uri(self.tracking_uri)
         folder = f"{self.artifact_root.rstrip('/')}/{self.name}"
         for create in (
-            lambda: self.client.create_experiment(self.name, artifact_location=folder),
-            lambda: self.client.create_registered_model(self.name),
+            partial(client.create_experiment, self.name, folder),
+            partial(client.create_registered_model, self.name),
         ):
             try:
                 create()
@@ -116,7 +119,7 @@ class ModelRegistry:
                     raise
         mlflow.set_experiment(self.name)
 
-    def log_version(
+    def log_version(  # noqa: PLR0913 all that is kept of a fit
         self,
         run_id: str,
         pipeline: Pipeline,
@@ -210,7 +213,8 @@ class ModelRegistry:
             ModelFileError: Its file is missing, was changed, or holds types that are not trusted.
         """
         found = self.version(number)
-        return load_model(self._file(found.uri, MODEL_FILE), sha256, self._title(number))
+        title = f"model {self.name} version {number}"
+        return load_model(self._file(found.uri, MODEL_FILE), sha256, title)
 
     def check_in_clean_process(self, found: ModelVersion, kind: Kind) -> CheckResult:
         """Whether a version loads and repeats its predictions in a new process."""
@@ -266,7 +270,7 @@ class ModelRegistry:
                     run_id=run_id,
                     serialization_format="skops",
                     skops_trusted_types=list(TRUSTED_TYPES),
-                    pip_requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
+                    pip_requirements=[_requirement(name) for name in REQUIREMENTS],
                     signature=_signature(example),
                     extra_files=[str(rows)],
                 )
@@ -283,9 +287,10 @@ class ModelRegistry:
         from mlflow.exceptions import MlflowException
 
         try:
+            place = self.client.get_logged_model(uri.rpartition("/")[2]).artifact_location
             with TemporaryDirectory() as folder:
                 path = download_artifacts(
-                    artifact_uri=f"{uri}/{name}", dst_path=folder, tracking_uri=self.tracking_uri
+                    artifact_uri=f"{place}/{name}", dst_path=folder, tracking_uri=self.tracking_uri
                 )
                 return Path(path).read_bytes()
         except (MlflowException, OSError) as error:
@@ -293,9 +298,6 @@ class ModelRegistry:
                 f"model {self.name}: {uri}/{name} cannot be read ({error}): "
                 "restore it or roll back to another version"
             ) from error
-
-    def _title(self, number: int) -> str:
-        return f"model {self.name} version {number}"
 
 
 def _version(found: Any) -> ModelVersion:
@@ -309,6 +311,13 @@ def _version(found: Any) -> ModelVersion:
         tags=tags,
         metrics=json.loads(tags.get(METRICS_TAG, "{}")),
     )
+
+
+def _requirement(package: str) -> str:
+    try:
+        return f"{package}=={installed(package)}"
+    except PackageNotFoundError:  # run from its source
+        return package
 
 
 def _signature(example: pl.DataFrame) -> Any:
