@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from retrain_assets.orchestration.model_assets import Model
 
+COLOURS = {"promote": "green", "reject": "red", "hold": "yellow", "rollback": "magenta"}
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 
 
@@ -158,15 +159,13 @@ def _print_json(value: object) -> None:
 
 
 def _print_decisions(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("model", "as of", "decision", "version", "because", "reason")
+    """Two lines a decision: what, and why."""
+    width = max((len(row["model"]) for row in rows), default=0)
     for row in rows:
-        cells = row["model"], row["as_of"], row["action"], str(row["version"])
-        table.add_row(*map(escape, (*cells, ", ".join(row["causes"]), row["reason"])))
-    Console().print(table)
+        head = f"{row['as_of']}  {row['model']:<{width}}  {row['action']:<8}  version {row['version']}"
+        click.echo(click.style(head, fg=COLOURS.get(row["action"]), bold=True), nl=False)
+        click.echo(f"  because of {', '.join(row['causes'])}")
+        click.echo(f"            {row['reason']}")
 
 
 def _components() -> Any:

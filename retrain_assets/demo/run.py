@@ -5,7 +5,6 @@ Not here: anything a real deployment would not do, but for the files.
 
 from __future__ import annotations
 
-import logging
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -41,16 +40,17 @@ def run_demo(storage: Storage, home: Path, *, fresh: bool) -> dict[str, Any]:
 
     from retrain_assets.cli import models
     from retrain_assets.definitions import build_defs
+    from retrain_assets.orchestration.resources import StorageResource
     from retrain_assets.orchestration.ticks import InProcessDaemon
 
     if fresh:
         _start_over(storage)
-    logging.getLogger("dagster").setLevel(logging.WARNING)
     flights = Flights.load()
     days = [day for day in flights.days if day <= LAST_DAY]
     (storage.root / "dagster").mkdir(parents=True, exist_ok=True)
+    resource = StorageResource(root=str(storage.root), tracking_uri=storage.mlflow_uri)
     with dg.DagsterInstance.from_config(str(home)) as instance, _progress() as progress:
-        daemon = InProcessDaemon(build_defs(), instance)
+        daemon = InProcessDaemon(build_defs({"storage": resource}), instance)
         _deliver(storage, flights, days, daemon, progress)
     rows = [
         {"model": name, **row.for_people()}

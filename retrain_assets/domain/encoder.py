@@ -126,7 +126,7 @@ def as_frame(rows: Any) -> pl.DataFrame:
     """
     if isinstance(rows, pl.DataFrame):
         return rows
-    if isinstance(rows, list):
+    if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
         return pl.from_dicts(rows, infer_schema_length=None)
     if type(rows).__module__.partition(".")[0] == "pandas":
         return pl.from_pandas(rows)

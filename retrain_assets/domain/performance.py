@@ -150,7 +150,7 @@ def comparable(
 
     Args:
         target: Labels, of shape (rows,).
-        prediction: Predictions, as the module says; also one list of probabilities a row.
+        prediction: Predictions, as the module says.
         classes: Class of each column, for multiclass; the sorted labels by default.
 
     Returns:
@@ -159,18 +159,37 @@ def comparable(
     Raises:
         ValueError: Shapes do not agree, or classes are not given and cannot be told.
     """
-    output = np.stack(list(prediction)) if prediction.dtype == object else prediction
-    if len(output) != len(target):
-        raise ValueError(f"{len(output)} predictions for {len(target)} labels")
-    if output.ndim == 1:
-        return target, output
+    if len(prediction) != len(target):
+        raise ValueError(f"{len(prediction)} predictions for {len(target)} labels")
+    if prediction.ndim == 1:
+        return target, prediction
     names = sorted(set(target)) if classes is None else list(classes)
-    if len(names) != output.shape[1]:
+    if len(names) != prediction.shape[1]:
         raise ValueError(
-            f"{output.shape[1]} columns of probabilities for {len(names)} classes: give `classes`"
+            f"{prediction.shape[1]} columns of probabilities for {len(names)} classes: "
+            "give the classes of the model"
         )
     places = {name: place for place, name in enumerate(names)}
-    return np.array([places.get(label, UNKNOWN_CLASS) for label in target]), output
+    return np.array([places.get(label, UNKNOWN_CLASS) for label in target]), prediction
+
+
+def onto_classes(
+    prediction: np.ndarray, classes: Sequence[Any], wanted: Sequence[Any]
+) -> np.ndarray:
+    """Probabilities in the columns of other classes, so that two models can be compared.
+
+    Args:
+        prediction: Of shape (rows, classes).
+        classes: Class of each column.
+        wanted: Classes of the result, such as those of either model.
+
+    Returns:
+        Of shape (rows, wanted); 0 for a class that the model does not know.
+    """
+    places = {name: place for place, name in enumerate(classes)}
+    unknown = np.zeros(len(prediction))
+    columns = [prediction[:, places[name]] if name in places else unknown for name in wanted]
+    return np.stack(columns, axis=1)
 
 
 def rows_by_block(blocks: pl.Series) -> Iterator[tuple[Any, np.ndarray]]:

@@ -63,7 +63,7 @@ def build_pipeline(spec: EstimatorSpec, schema: pl.Schema, seed: int) -> Pipelin
     else:
         numbers = [place for place in range(len(schema)) if place not in categories]
         steps.append(("prepare", _preparation(categories, numbers)))
-    return Pipeline([*steps, (LAST, estimator.set_params(**params, **spec.params))])
+    return Pipeline([*steps, (LAST, estimator.set_params(**{**params, **spec.params}))])
 
 
 def _preparation(categories: list[int], numbers: list[int]) -> BaseEstimator:
@@ -117,10 +117,7 @@ def _own(reference: str) -> BaseEstimator:
 def _similar_classes(path: str) -> str:
     from sklearn.utils import all_estimators
 
-    public = {
-        name: ".".join(part for part in found.__module__.split(".") if not part.startswith("_"))
-        for name, found in all_estimators()
-    }
+    public = {name: found.__module__.partition("._")[0] for name, found in all_estimators()}
     near = get_close_matches(path.rpartition(".")[2], public, n=3)
     paths = " or ".join(f"{public[name]}.{name}" for name in near)
     return f": did you mean {paths}" if paths else ""

@@ -16,7 +16,7 @@ MAX_ROWS_SHOWN = 100
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 
 
-def table(records: Sequence[Mapping[str, object]]) -> dg.MetadataValue:  # type: ignore[type-arg]
+def table(records: Sequence[Mapping[str, object]]) -> dg.TableMetadataValue:
     """Records as a table in the UI; at most `MAX_ROWS_SHOWN`, every value as text or number."""
     shown = [
         dg.TableRecord(
@@ -51,7 +51,7 @@ def result(
         passed: Given where the records are evidence rather than failures.
     """
     holds = not failures if passed is None else passed
-    metadata: dict[str, object] = {"records": len(failures)}
+    metadata: dict[str, int | dg.TableMetadataValue] = {"records": len(failures)}
     if failures:
         metadata["where"] = table(failures)
     return dg.AssetCheckResult(

@@ -88,10 +88,7 @@ def mlflow_run(
             log=getLogger(__name__),
             dagster_run=context.run,
             run_id=context.run_id,
-            resource_config={
-                "experiment_name": experiment,
-                "mlflow_tracking_uri": storage.mlflow_uri,
-            },
+            resource_config={"experiment_name": experiment},
         )
     )
     try:

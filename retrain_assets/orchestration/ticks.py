@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MAX_ROUNDS = 20
+# Progress is shown by the caller; every event is in the instance all the same.
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 # What workspace.yaml says, so that the UI links a run to its job.
 MODULE, LOCATION = "retrain_assets.definitions", "retrain_assets"
 
@@ -91,7 +93,7 @@ class InProcessDaemon:
         job = self.repository.get_job(job_name)
         run = self.instance.create_run_for_job(
             job,
-            run_config=config,
+            run_config={**QUIET, **config},
             tags=tags,
             remote_job_origin=RemoteJobOrigin(self.origin, job.name),
         )

@@ -41,10 +41,20 @@ def duration(text: str) -> timedelta:
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
+def _let_a_bare_on_pass(schema: dict[str, Any]) -> None:
+    """`dg check` holds the YAML against this schema after YAML 1.1 has made `on` a boolean."""
+    schema["additionalProperties"] = True
+    schema["required"].remove("on")
+
+
 class LookupSpec(Spec):
     """A dataset whose columns are joined to each row, as they were known when predicting."""
 
-    on: list[str] = Field(min_length=1, description="Columns equal in both datasets.")
+    model_config = ConfigDict(json_schema_extra=_let_a_bare_on_pass)
+
+    on: list[str] = Field(
+        min_length=1, description="Columns equal in both datasets; always needed."
+    )
     as_of: str | None = Field(
         None, description="Time column of both: the newest earlier row of the lookup is taken."
     )

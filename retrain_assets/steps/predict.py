@@ -75,7 +75,7 @@ def _predict(
 ) -> tuple[pl.DataFrame, np.ndarray, list[Any] | None]:
     from retrain_assets.domain.estimator import predict
 
-    pipeline = registry.load(row.version, row.sha256)
+    pipeline, (first, last) = registry.load(row.version, row.sha256), row.data_range
     features = table.select(feature_columns(table, state.spec))
     output = predict(pipeline, state.spec.target.kind, features)
     columns = {PREDICTION_COLUMN: as_column(pipeline, output)}
@@ -85,7 +85,7 @@ def _predict(
         PARTITION,
         KEY,
         pl.lit(row.version, pl.Int64).alias("model_version"),
-        pl.col(PARTITION).is_between(*map(pl.lit, row.data_range)).alias("in_sample"),
+        pl.col(PARTITION).is_between(pl.lit(first), pl.lit(last)).alias("in_sample"),
     ).with_columns(**columns, label=table[state.spec.target.column])
     return found, output, classes_of(pipeline)
 

@@ -112,7 +112,7 @@ class ModelState:
         """What the triggering policy decides on."""
         history = self.ledger.read()
         row = history.production
-        production = row and Production(row.version, row.as_of, row.recipe)
+        production = Production(row.version, row.as_of, row.recipe) if row else None
         monitoring = self.tables.scan(self.table("monitoring"), MONITORING_SCHEMA)
         if production is not None:
             monitoring = monitoring.filter(pl.col(PARTITION) > production.as_of)

@@ -119,8 +119,8 @@ def compare_with_example(model: Path, sha256: str, example: Path, kind: Kind) ->
     if len(differing):
         place = tuple(differing[0])
         raise ModelFileError(
-            f"row {place[0]} (counted from 0) predicts {given[place]!r}, expected "
-            f"{expected[place]!r}: the process differs from the one that trained"
+            f"row {place[0]} (counted from 0) predicts {float(given[place])!r}, "
+            f"expected {float(expected[place])!r}: the process differs from the one that trained"
         )
     return f"loaded, and predicted {len(given)} rows as in training"
 

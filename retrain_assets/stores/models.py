@@ -10,32 +10,28 @@ from __future__ import annotations
 
 import json
 import os
-import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
-from retrain_assets.stores.model_check import EXAMPLE_FILE, check_file, write_example
+from retrain_assets.stores.model_check import EXAMPLE_FILE, check_file
 from retrain_assets.stores.model_file import (
     MODEL_FILE,
-    TRUSTED_TYPES,
     ModelFileError,
     digest,
     load_model,
     prepare_threads,
-    untrusted,
 )
+from retrain_assets.stores.model_log import log_pipeline, log_run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
+    import polars as pl
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from sklearn.pipeline import Pipeline
@@ -43,7 +39,6 @@ if TYPE_CHECKING:
     from retrain_assets.specs.model import Kind
     from retrain_assets.stores.model_check import CheckResult
 
-REQUIREMENTS = ("retrain-assets", "scikit-learn", "skops", "polars", "numpy")
 DIGEST_TAG, METRICS_TAG = "sha256", "metrics"
 
 
@@ -105,8 +100,9 @@ class ModelRegistry:
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        mlflow.set_tracking_uri(self.tracking_uri)
-        mlflow.set_registry_uri(self.tracking_uri)
+        with _environment_kept("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+            mlflow.set_tracking_uri(self.tracking_uri)
+            mlflow.set_registry_uri(self.tracking_uri)
         folder = f"{self.artifact_root.rstrip('/')}/{self.name}"
         for create in (
             partial(client.create_experiment, self.name, folder),
@@ -149,8 +145,8 @@ class ModelRegistry:
             ModelFileError: The pipeline holds types that are not trusted when it is loaded.
         """
         self.prepare()
-        self._log(run_id, params, metrics, texts, figures)
-        uri, model_id = self._log_model(run_id, pipeline, example, prediction)
+        log_run(self.client, run_id, params, metrics, texts, figures)
+        uri, model_id = log_pipeline(run_id, pipeline, example, prediction)
         own = {DIGEST_TAG: digest(self._file(uri, MODEL_FILE)), METRICS_TAG: json.dumps(metrics)}
         created = self.client.create_model_version(
             self.name, uri, run_id, tags={**tags, **own}, model_id=model_id
@@ -224,63 +220,6 @@ class ModelRegistry:
             example.write_bytes(self._file(found.uri, f"extra_files/{EXAMPLE_FILE}"))
             return check_file(model, found.sha256, example, kind)
 
-    def _log(
-        self,
-        run_id: str,
-        params: Mapping[str, object],
-        metrics: Mapping[str, float],
-        texts: Mapping[str, str],
-        figures: Mapping[str, Figure],
-    ) -> None:
-        """Everything but the model, in two calls."""
-        from mlflow.entities import Metric, Param
-
-        now = int(time.time() * 1000)
-        self.client.log_batch(
-            run_id,
-            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
-            params=[Param(name, str(value)) for name, value in params.items()],
-        )
-        with TemporaryDirectory() as folder:
-            for name, text in texts.items():
-                (Path(folder) / name).write_text(text, encoding="utf-8")
-            for name, figure in figures.items():
-                figure.savefig(Path(folder) / name)
-            self.client.log_artifacts(run_id, folder)
-
-    def _log_model(
-        self, run_id: str, pipeline: Pipeline, example: pl.DataFrame, prediction: np.ndarray
-    ) -> tuple[str, str]:
-        """Log the model file.
-
-        Requirements and signature are given, since inferring requirements takes MLflow ten
-        seconds, and the types of five rows are not always those of the features.
-        """
-        import mlflow.sklearn
-        import skops.io
-        from mlflow.exceptions import MlflowException
-
-        with TemporaryDirectory() as folder:
-            rows = Path(folder) / EXAMPLE_FILE
-            write_example(rows, example, prediction)
-            try:
-                logged = mlflow.sklearn.log_model(
-                    pipeline,
-                    name="model",
-                    run_id=run_id,
-                    serialization_format="skops",
-                    skops_trusted_types=list(TRUSTED_TYPES),
-                    pip_requirements=[_requirement(name) for name in REQUIREMENTS],
-                    signature=_signature(example),
-                    extra_files=[str(rows)],
-                )
-            except MlflowException as error:
-                if "untrusted types" not in str(error):
-                    raise
-                said = untrusted(f"model {self.name}", skops.io.dumps(pipeline))
-                raise ModelFileError(said) from error
-        return logged.model_uri, logged.model_id
-
     def _file(self, uri: str, name: str) -> bytes:
         """A file of a version, read once: what is verified is what is used."""
         from mlflow.artifacts import download_artifacts
@@ -294,10 +233,23 @@ class ModelRegistry:
                 )
                 return Path(path).read_bytes()
         except (MlflowException, OSError) as error:
+            why = str(error).strip().rpartition("\n")[2]
             raise ModelFileError(
-                f"model {self.name}: {uri}/{name} cannot be read ({error}): "
+                f"model {self.name}: {uri}/{name} cannot be read ({why}): "
                 "restore it or roll back to another version"
             ) from error
+
+
+@contextmanager
+def _environment_kept(*names: str) -> Iterator[None]:
+    """Undo what MLflow hands to child processes: the next storage opened here would read it."""
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _version(found: Any) -> ModelVersion:
@@ -311,23 +263,3 @@ def _version(found: Any) -> ModelVersion:
         tags=tags,
         metrics=json.loads(tags.get(METRICS_TAG, "{}")),
     )
-
-
-def _requirement(package: str) -> str:
-    try:
-        return f"{package}=={installed(package)}"
-    except PackageNotFoundError:  # run from its source
-        return package
-
-
-def _signature(example: pl.DataFrame) -> Any:
-    """The raw features by their stored types."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-
-    types = {pl.Int64: DataType.long, pl.Float64: DataType.double, pl.Boolean: DataType.boolean}
-    columns = [
-        ColSpec(types.get(dtype.base_type(), DataType.string), name)
-        for name, dtype in example.schema.items()
-    ]
-    return ModelSignature(inputs=Schema(columns))

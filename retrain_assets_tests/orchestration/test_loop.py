@@ -1,50 +1,228 @@
-"""The loop on a small world: files land, sensors ask, models are promoted, held, rolled back."""
+"""The loop on a small world: files land, sensors ask, models are promoted, refused, rolled back."""
 
 from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
-from retrain_assets.orchestration.decision_assets import AS_OF_TAG
+from retrain_assets.orchestration.partitions import range_tags
+from retrain_assets.steps import report
 from retrain_assets.steps.decide import DecisionError, reconcile, roll_back
 from retrain_assets.steps.monitor import monitor
+from retrain_assets.steps.predict import predictions
+from retrain_assets.stores.ledger import LedgerRow
+from retrain_assets.stores.models import ModelRegistry
 from retrain_assets_tests.world import World, key, new_world
 
-PRODUCTION = "production"
+FIRST = 16  # days the first model needs
 
 
-def decisions(world: World) -> list[tuple[str, tuple[str, ...]]]:
-    return [(row.action, row.causes) for row in world.state.ledger.read().rows]
+def ledger(world: World) -> tuple[LedgerRow, ...]:
+    return world.state.ledger.read().rows
+
+
+def registry(world: World) -> ModelRegistry:
+    return world.storage.registry("churn")
 
 
 @pytest.fixture(scope="module")
-def settled(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A world with a first model in production."""
-    instance = dg.DagsterInstance.ephemeral()
-    world = new_world(tmp_path_factory.mktemp("settled"), instance)
-    world.land(*range(16))
-    world.settle()
-    return world
+def settled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world with a first model in production and three days after it. Tests only read it."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        world = new_world(tmp_path_factory.mktemp("settled"), instance)
+        world.land(*range(FIRST))
+        world.settle()
+        world.land(*range(FIRST, FIRST + 3))
+        world.settle()
+        yield world
 
 
-def test_the_first_model_is_promoted_when_there_is_enough_history(settled: World) -> None:
-    assert decisions(settled) == [("promote", ("no_production",))]
-    row = settled.state.ledger.read().rows[0]
-    assert row.as_of == key(15)
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world whose law turned around after the first model, until the next was promoted."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        world = new_world(tmp_path_factory.mktemp("turned"), instance)
+        world.land(*range(FIRST))
+        world.settle()
+        for start in range(FIRST, FIRST + 30, 6):
+            world.land(*range(start, start + 6), slope=-2.0)
+            world.settle()
+        yield world
+
+
+def test_the_first_model_is_promoted_once_there_is_enough_history(settled: World) -> None:
+    (row,) = ledger(settled)
+    assert (row.action, row.causes, row.as_of) == ("promote", ("no_production",), key(15))
     assert row.data_range == (key(6), key(15))
-    assert settled.storage.registry("churn").alias(PRODUCTION) == row.version
-    assert row.version != row.candidate
+    assert registry(settled).alias("production") == row.version
+
+
+def test_the_promoted_version_is_a_refit_through_the_as_of_of_the_gated_one(settled: World) -> None:
+    (row,) = ledger(settled)
+    gated, refit = (registry(settled).version(n) for n in (row.candidate or 0, row.version))
+    assert refit.tags["parent"] == str(gated.version)
+    assert (gated.tags["train_from"], gated.tags["train_to"]) == (key(0), key(9))
+    assert (refit.tags["train_from"], refit.tags["train_to"]) == (key(6), key(15))
 
 
 def test_a_version_records_what_it_is_a_function_of(settled: World) -> None:
-    row = settled.state.ledger.read().rows[0]
-    tags = settled.storage.registry("churn").version(row.version).tags
+    tags = registry(settled).version(ledger(settled)[0].version).tags
     assert tags["dataset_version"] == tags["customers_version"] == "0"
-    for name in ("spec_digest", "code_digest", "lock_digest", "seed", "threads", "as_of", "parent"):
-        assert tags[name], name
+    names = {"spec_digest", "code_digest", "lock_digest", "seed", "threads", "features_version"}
+    assert all(tags[name] for name in names)
 
 
-def test_settled_sensors_ask_for_nothing(settled: World) -> None:
+def test_settled_sensors_ask_for_nothing_and_say_why(settled: World) -> None:
     assert settled.settle() == []
-    assert len(decisions(settled)) == 1
+    assert report.status(settled.state)["reason"] == "no cause has fired"
+
+
+def test_every_run_was_asked_for_by_a_sensor(settled: World) -> None:
+    runs = settled.instance.get_runs()
+    assert {run.tags["dagster/sensor_name"] for run in runs} == {
+        "customers_new_data",
+        "churn_data_ready",
+        "churn_retrain_wanted",
+    }
+    assert all(run.is_success for run in runs)
+
+
+def test_predictions_stand_beside_their_labels_and_are_out_of_sample(settled: World) -> None:
+    rows = settled.storage.tables.scan("churn/predictions").collect()
+    assert set(rows["_landing_partition"]) == {key(n) for n in range(FIRST, FIRST + 3)}
+    assert not rows["in_sample"].any()
+    positives, negatives = (rows.filter(label=value)["prediction"].mean() for value in (1.0, 0.0))
+    assert positives > negatives + 0.2  # type: ignore[operator]
+
+
+def test_monitoring_reads_no_rows(settled: World, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(settled.root / "delta", root / "delta")
+    copy = World(root, settled.instance, settled.dataset, settled.spec)
+    before = monitored(copy)
+    for table in ("customers/dataset", "churn/features", "churn/predictions"):
+        for data in (root / "delta" / table).glob("*.parquet"):
+            data.unlink()
+    monitor(copy.state, [key(n) for n in range(FIRST + 3)], "run")
+    assert_frame_equal(monitored(copy), before)
+
+
+def monitored(world: World) -> pl.DataFrame:
+    rows = world.storage.tables.scan("churn/monitoring").collect()
+    return rows.sort("_landing_partition", "role", "measure", "column")
+
+
+def test_a_fall_of_performance_leads_to_a_better_model(turned: World) -> None:
+    rows = ledger(turned)
+    assert rows[0].causes == ("no_production",)
+    assert all("performance" in row.causes for row in rows[1:])
+    actions = [row.action for row in rows]
+    assert actions.count("promote") == 2
+    assert set(actions[1:]) & {"hold", "reject"}
+
+
+def test_each_partition_keeps_the_version_it_was_served_by(turned: World) -> None:
+    served = turned.storage.tables.scan("churn/predictions").select(
+        "_landing_partition", "model_version"
+    )
+    first, second = (row for row in ledger(turned) if row.action == "promote")
+    for partition, version in served.unique().collect().iter_rows():
+        assert version == (first if partition <= second.seen_through else second).version
+    before = turned.storage.tables.scan("churn/predictions").collect().sort("_key")
+    predictions(turned.state, registry(turned), [key(n) for n in range(FIRST, FIRST + 30)], "again")
+    after = turned.storage.tables.scan("churn/predictions").collect().sort("_key")
+    assert_frame_equal(after, before)
+
+
+def test_what_the_gate_refused_cannot_be_promoted_by_hand(turned: World) -> None:
+    refused = ledger(turned)
+    registry(turned).set_alias(
+        "candidate", next(r.candidate for r in refused if r.action != "promote")
+    )
+    job = turned.definitions.resolve_job_def("churn_retrain")
+    for selection in (["churn/production_model"], ["churn/evaluation", "churn/production_model"]):
+        keys = [dg.AssetKey.from_user_string(name) for name in selection]
+        done = job.execute_in_process(instance=turned.instance, asset_selection=keys)
+        assert done.success
+    assert ledger(turned) == refused
+
+
+def test_a_candidate_made_again_is_the_same_version(settled: World) -> None:
+    count = len(registry(settled).versions())
+    job = settled.definitions.resolve_job_def("churn_retrain")
+    done = job.execute_in_process(
+        instance=settled.instance,
+        tags={"retrain/as_of": key(15), "retrain/causes": "no_production"},
+        asset_selection=[dg.AssetKey(["churn", "candidate_model"])],
+    )
+    assert done.success
+    assert [found.passed for found in done.get_asset_check_evaluations()] == [True]
+    assert len(registry(settled).versions()) == count
+
+
+def test_rolling_back_and_an_alias_moved_by_hand(turned: World) -> None:
+    first, second = (row for row in ledger(turned) if row.action == "promote")
+    job = turned.definitions.resolve_job_def("churn_rollback")
+    config = {"ops": {"churn_roll_back": {"config": {"reason": "complaints", "by": "on call"}}}}
+    assert job.execute_in_process(instance=turned.instance, run_config=config).success
+    row = ledger(turned)[-1]
+    assert (row.action, row.version, row.previous) == ("rollback", first.version, second.version)
+    assert (row.reason, row.by) == ("complaints", "on call")
+    assert registry(turned).alias("production") == first.version
+
+    registry(turned).set_alias("production", second.version)
+    assert reconcile(registry(turned), turned.state.ledger.read())
+    assert registry(turned).alias("production") == first.version
+    assert not reconcile(registry(turned), turned.state.ledger.read())
+
+    with pytest.raises(DecisionError, match=f"earlier ones are {second.version}"):
+        roll_back(turned.state, registry(turned), 99, "typo", "on call")
+
+
+def test_a_file_that_could_not_be_ingested_is_asked_for_again_and_then_left(world: World) -> None:
+    world.land(0)
+    (world.root / "delta").write_text("a file where a folder should be", encoding="utf-8")
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="customers_ingest failed"):
+            world.settle()
+    assert world.settle() == []
+    assert len(world.instance.get_runs()) == 3
+
+
+def test_a_corrected_day_is_rebuilt_with_the_windows_that_hold_it(
+    settled: World, tmp_path: Path
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        world = new_world(tmp_path, instance)
+        world.land(*range(8))
+        world.settle()
+        world.land(2, shift=3.0)
+        runs = world.settle()
+        assert [run.job for run in runs] == ["customers_ingest", "churn_monitor"]
+        tags = instance.get_run_by_id(runs[1].run_id).tags  # type: ignore[union-attr]
+        assert {name: tags[name] for name in range_tags("a", "b")} == range_tags(key(2), key(4))
+        features = world.storage.tables.scan("churn/features").collect()
+        assert features.filter(_landing_partition=key(2))["x"].mean() > 2  # type: ignore[operator]
+        assert features.height == 8 * 120
+
+
+def test_drift_without_harm_is_seen_by_its_check(tmp_path: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        world = new_world(tmp_path, instance)
+        world.land(*range(FIRST))
+        world.settle()
+        world.land(*range(FIRST, FIRST + 3), shift=2.0)
+        run = world.settle()[1]
+        events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        found = {
+            event.dagster_event.asset_check_evaluation_data.check_name: event.dagster_event.asset_check_evaluation_data.passed  # type: ignore[union-attr]
+            for event in events
+        }
+        assert found["no_data_drift"] is False
+        assert found["no_target_drift"] is True
