@@ -8,28 +8,34 @@ accepted. Not here: reading files, storing rows, rules on a whole partition such
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import polars.selectors as cs
+
+from retrain_assets.domain.rules import (
+    BROKEN,
+    FIRST,
+    LINE,
+    PARTITION,
+    RULES,
+    STORED,
+    WHOLE,
+    Breach,
+    Type,
+    dataset_schema,
+    fits,
+    parsed,
+    raw,
+    unparsable,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from retrain_assets.specs.dataset import ColumnSpec, ColumnType, DatasetSpec, PartitionSpec
+    from retrain_assets.specs.dataset import DatasetSpec
 
-Type = pl.DataType | type[pl.DataType]
 
-PARTITION, LINE, BROKEN = "_landing_partition", "_line", "_broken"
-_WHOLE, _FIRST = "_whole", "_first"  # read in full; the first of equal rows
-ALL = "all"
-KEY_PATTERNS = {"day": r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "month": r"[0-9]{4}-[0-9]{2}", "none": ALL}
-NULL_WORDS = frozenset(
-    ("NULL", "Null", "null", "None", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT")
-)
 NEIGHBOUR_REFUSED = "another file of the same partition was refused"
 QUARANTINE_SCHEMA: dict[str, Type] = {
     PARTITION: pl.String,
@@ -48,23 +54,7 @@ FILES_SCHEMA: dict[str, Type] = {
     "refusal": pl.String,
 }
 
-_KEY_FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m"}
-_STORED: dict[ColumnType, Type] = {
-    "int": pl.Int64,
-    "float": pl.Float64,
-    "bool": pl.Boolean,
-    "category": pl.String,
-    "text": pl.String,
-    "date": pl.Date,
-    "datetime": pl.Datetime("us", "UTC"),
-}
-_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
-_DATETIME = (
-    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]{1,6})?"
-    r"(Z|[+-][0-9]{2}:?[0-9]{2})$"
-)
 _MAX_CHARACTERS, _SAMPLE_ROWS = 200, 5
-_YEARS = (1, 9999)  # what Python's dates can hold
 
 
 class AccountingError(RuntimeError):
@@ -114,52 +104,6 @@ class Judgement:
         return {row[PARTITION]: f"{row['file']}: {row['refusal']}" for row in first.to_dicts()}
 
 
-@dataclass(frozen=True)
-class Breach:
-    """One way in which rows break a rule.
-
-    Args:
-        column: Whose value it is; None where it is of the row.
-        fails: True for rows that break the rule; null counts as false.
-        value: What is shown of such a row.
-    """
-
-    column: str | None
-    fails: pl.Expr
-    value: pl.Expr
-
-
-def partition_of(spec: PartitionSpec, column: str) -> pl.Expr:
-    """The partition key of each row, from a date or a UTC datetime; `all` where there are none."""
-    if spec.by == "none":
-        return pl.lit(ALL)
-    dated, timed = cs.by_name(column) & cs.date(), cs.by_name(column) & cs.datetime()
-    key_format = _KEY_FORMATS[spec.by]
-    return pl.coalesce(
-        dated.dt.strftime(key_format),
-        timed.dt.convert_time_zone(spec.timezone).dt.strftime(key_format),
-    )
-
-
-def partition_key_is_valid(spec: PartitionSpec, key: str) -> bool:
-    """Whether a key is written exactly as keys are, is a real date, and not outside the spec."""
-    if re.fullmatch(KEY_PATTERNS[spec.by], key) is None:
-        return False
-    if spec.by == "none":
-        return True
-    try:
-        date.fromisoformat(key if spec.by == "day" else f"{key}-01")
-    except ValueError:
-        return False
-    return (spec.start or key) <= key <= (spec.end or key)
-
-
-def dataset_schema(spec: DatasetSpec) -> dict[str, Type]:
-    """The columns of accepted rows, in order."""
-    columns = {name: _STORED[column.type] for name, column in spec.columns.items()}
-    return {PARTITION: pl.String, **columns}
-
-
 def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
     """Divide the rows of landing files into accepted and quarantined.
 
@@ -199,122 +143,6 @@ def refuse_partitions(judgement: Judgement, reasons: Mapping[str, str]) -> Judge
     return _refuse(judgement, {path: reasons[key] for path, key in keys})
 
 
-# Rules: each says which rows break it, by the parsed columns `x` and the raw ones `_raw_x`.
-
-
-def _parse(_: DatasetSpec) -> Iterator[Breach]:
-    """A line that is no row."""
-    yield Breach(None, pl.col(BROKEN).is_not_null(), pl.col(BROKEN))
-
-
-def _type(spec: DatasetSpec) -> Iterator[Breach]:
-    """A value that cannot be read as its column's type."""
-    for name in spec.columns:
-        yield Breach(name, _unparsable(name, spec), _raw(name))
-
-
-def _required(spec: DatasetSpec) -> Iterator[Breach]:
-    """No value where one must be."""
-    for name, column in spec.columns.items():
-        if column.required:
-            yield Breach(name, _missing(name, spec) & pl.col(BROKEN).is_null(), _raw(name))
-
-
-def _range(spec: DatasetSpec) -> Iterator[Breach]:
-    """A number below `min` or above `max`."""
-    for name, column in spec.columns.items():
-        below = pl.lit(False) if column.min is None else pl.col(name) < column.min
-        above = pl.lit(False) if column.max is None else pl.col(name) > column.max
-        if column.min is not None or column.max is not None:
-            yield Breach(name, below | above, _raw(name))
-
-
-def _allowed(spec: DatasetSpec) -> Iterator[Breach]:
-    """A text that is not among those listed."""
-    for name, column in spec.columns.items():
-        if column.allowed is not None:
-            yield Breach(name, ~pl.col(name).is_in(column.allowed), _raw(name))
-
-
-def _partition(spec: DatasetSpec) -> Iterator[Breach]:
-    """A row of another partition than its file, or of none."""
-    name = spec.partition.column
-    if name is not None:
-        undated = _missing(name, spec) & pl.col(BROKEN).is_null()
-        foreign = partition_of(spec.partition, name) != pl.col(PARTITION)
-        yield Breach(name, undated | foreign, _raw(name))
-
-
-def _key(spec: DatasetSpec) -> Iterator[Breach]:
-    """A key that is incomplete, repeated by an equal row, or claimed by rows that differ.
-
-    Of equal rows the first stays; of rows that differ none does, since nothing says which is
-    right. Rows that could not be read in full are not compared.
-    """
-    for name in spec.key:
-        yield Breach(name, _missing(name, spec) & pl.col(BROKEN).is_null(), _raw(name))
-    versions = (pl.col(_WHOLE) & pl.col(_FIRST)).sum().over(PARTITION, *spec.key)
-    shown = pl.concat_str([_raw(name).cast(pl.String) for name in spec.key], separator=", ")
-    repeated = pl.col(_WHOLE) & (~pl.col(_FIRST) | (versions > 1))
-    yield Breach(", ".join(spec.key), repeated, shown)
-
-
-RULES: dict[str, Callable[[DatasetSpec], Iterator[Breach]]] = {
-    "parse": _parse,
-    "type": _type,
-    "required": _required,
-    "range": _range,
-    "allowed": _allowed,
-    "partition": _partition,
-    "key": _key,
-}
-
-
-def _raw(name: str) -> pl.Expr:
-    return pl.col(f"_raw_{name}")
-
-
-def _missing(name: str, spec: DatasetSpec) -> pl.Expr:
-    absent = _raw(name).is_null()
-    return absent | _raw(name).is_in(spec.read.nulls) if spec.format == "csv" else absent
-
-
-def _unparsable(name: str, spec: DatasetSpec) -> pl.Expr:
-    return pl.col(name).is_null() & ~_missing(name, spec)
-
-
-def _parsed(name: str, column: ColumnSpec, spec: DatasetSpec) -> pl.Expr:
-    """A raw column as its type; null where it cannot be read as that."""
-    value: pl.Expr = pl.when(~_missing(name, spec)).then(_raw(name))
-    if spec.format != "parquet":
-        value = _from_text(value, column.type)
-    if column.type == "int":
-        return value.cast(pl.Int64, strict=False)
-    if column.type == "float":
-        return pl.when(value.is_finite()).then(value)
-    if column.type in ("category", "text"):
-        suspect = NULL_WORDS.difference(column.allowed or ())
-        return pl.when(~value.is_in(sorted(suspect))).then(value)
-    if column.type in ("date", "datetime"):
-        return pl.when(value.dt.year().is_between(*_YEARS)).then(value)
-    return value
-
-
-def _from_text(text: pl.Expr, kind: ColumnType) -> pl.Expr:
-    if kind == "float":
-        return text.cast(pl.Float64, strict=False)
-    if kind == "bool":
-        words = {"true": True, "false": False}
-        return text.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
-    if kind == "date":
-        iso: pl.Expr = pl.when(text.str.contains(_DATE)).then(text)
-        return iso.str.to_date("%Y-%m-%d", strict=False)
-    if kind == "datetime":
-        iso = pl.when(text.str.contains(_DATETIME)).then(text).str.replace(" ", "T", literal=True)
-        return iso.str.to_datetime("%+", time_unit="us", strict=False)
-    return text
-
-
 def _unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
     """Why a file is refused before its rows are looked at."""
     if file.refusal is not None or spec.format != "parquet":
@@ -322,27 +150,16 @@ def _unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
     schema = file.rows.schema
     for name, column in spec.columns.items():
         found = schema[name]
-        if found != pl.Null and not _fits(found, column.type):
+        if found != pl.Null and not fits(found, column.type):
             return f"column {name} is {found}, but the contract says {column.type}"
     return None
-
-
-def _fits(found: pl.DataType, kind: ColumnType) -> bool:
-    """Whether a parquet type can hold the values of a column; a naive datetime cannot."""
-    if kind in ("int", "float"):
-        return found.is_integer() or (kind == "float" and found.is_numeric())
-    if kind == "datetime":
-        return isinstance(found, pl.Datetime) and found.time_zone is not None
-    if kind in ("category", "text"):
-        return found in (pl.String, pl.Categorical, pl.Enum)
-    return found == _STORED[kind]
 
 
 def _gathered(
     files: Sequence[RawRows], refusals: Mapping[str, str], spec: DatasetSpec
 ) -> pl.DataFrame:
     """The rows of all readable files, in columns of one type each whatever parquet wrote."""
-    wide: dict[str, Type] = {name: _STORED[column.type] for name, column in spec.columns.items()}
+    wide: dict[str, Type] = {name: STORED[column.type] for name, column in spec.columns.items()}
     for name, column in spec.columns.items():
         if spec.format != "parquet":
             wide[name] = pl.String
@@ -371,13 +188,13 @@ def _flagged(
     """The rows with parsed columns, `_refused`, and one flag a breach; and what each flag means."""
     found = [(rule, breach) for rule, breaches in RULES.items() for breach in breaches(spec)]
     flags = {f"_breach_{number}": named for number, named in enumerate(found)}
-    unread = [pl.col(BROKEN).is_not_null(), *(_unparsable(name, spec) for name in spec.columns)]
+    unread = [pl.col(BROKEN).is_not_null(), *(unparsable(name, spec) for name in spec.columns)]
     flagged = (
         rows.lazy()
-        .with_columns(**{name: _parsed(name, of, spec) for name, of in spec.columns.items()})
-        .with_columns((~pl.any_horizontal(unread)).alias(_WHOLE))
+        .with_columns(**{name: parsed(name, of, spec) for name, of in spec.columns.items()})
+        .with_columns((~pl.any_horizontal(unread)).alias(WHOLE))
         # A column of its own: inside `over` it would be computed anew for every single key.
-        .with_columns(pl.struct(PARTITION, _WHOLE, *spec.columns).is_first_distinct().alias(_FIRST))
+        .with_columns(pl.struct(PARTITION, WHOLE, *spec.columns).is_first_distinct().alias(FIRST))
         .with_columns(
             **{flag: breach.fails.fill_null(False) for flag, (_, breach) in flags.items()}
         )
@@ -404,7 +221,7 @@ def _explained(
         )
         for flag, (rule, breach) in flags.items()
     ]
-    row = pl.struct(_short(_raw(name)).alias(name) for name in spec.columns)
+    row = pl.struct(_short(raw(name)).alias(name) for name in spec.columns)
     broken = pl.struct(_short(pl.col(BROKEN)).alias(BROKEN))
     return refused.select(
         PARTITION,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SLICE_ROWS = 200
 OTHER, MISSING = "other", "(missing)"
 FORESEEABLE_BLOCKS = 10_000
+TRIVIAL = "the trivial predictor"
 
 
 class Verdict(StrEnum):
@@ -182,12 +183,13 @@ def decide(
     """Come to a verdict: the first of these that holds.
 
     1. HOLD: fewer than `min_blocks` blocks, or the metric is undefined on the holdout.
-    2. REJECT: not shown to beat the trivial predictor: that interval is not above zero.
-    3. PROMOTE: nothing is in production.
-    4. REJECT: shown to be worse than production: the interval is below zero.
-    5. REJECT: a slice regresses.
-    6. PROMOTE: shown to be better by more than `min_gain`: the interval is above it.
-    7. HOLD: cannot tell, or too little to gain.
+    2. REJECT: shown to be worse than the trivial predictor: that interval is below zero.
+    3. REJECT: shown to be worse than production.
+    4. REJECT: a slice regresses.
+    5. PROMOTE: shown to be better by more than `min_gain`: the interval is above it.
+    6. HOLD: cannot tell, or too little to gain.
+
+    Before the first promotion, the trivial predictor stands in for production.
 
     Above and below are strict, so of two equal models neither replaces the other.
 
@@ -204,30 +206,24 @@ def decide(
     if not math.isfinite(judged.gain + against_trivial.gain):
         said = f"{spec.metric} is undefined on these {judged.rows:,} holdout rows"
         return Decision(Verdict.HOLD, said, judged, None)
-    trivial = _figures(against_trivial, "the trivial predictor")
-    if not against_trivial.low > 0:
-        said = f"not shown to beat the trivial predictor: {trivial}"
-        return Decision(Verdict.REJECT, said, against_trivial, None)
-    if against_production is None:
-        said = f"first model, better than the trivial predictor: {trivial}"
-        return Decision(Verdict.PROMOTE, said, against_trivial, None)
-    return _against_production(spec, against_production, slices)
+    if against_trivial.high < 0:
+        figures = _figures(against_trivial, TRIVIAL)
+        return Decision(Verdict.REJECT, f"worse than {TRIVIAL}: {figures}", against_trivial, None)
+    return _against(spec, judged, "production" if against_production else TRIVIAL, slices)
 
 
-def _against_production(
-    spec: GateSpec, found: Comparison, slices: Sequence[SliceResult]
+def _against(
+    spec: GateSpec, found: Comparison, rival: str, slices: Sequence[SliceResult]
 ) -> Decision:
-    figures = _figures(found, "production")
+    figures = _figures(found, rival)
     regressing = [slice_ for slice_ in slices if slice_.regresses]
     if found.high < 0:
-        return Decision(Verdict.REJECT, f"worse than production: {figures}", found, None)
+        return Decision(Verdict.REJECT, f"worse than {rival}: {figures}", found, None)
     if regressing:
         where = ", ".join(f"{s.column} {s.value} ({s.loss:.0%} worse)" for s in regressing)
-        return Decision(
-            Verdict.REJECT, f"worse than production for {where}; {figures}", found, None
-        )
+        return Decision(Verdict.REJECT, f"worse than {rival} for {where}; {figures}", found, None)
     if found.low > spec.min_gain:
-        return Decision(Verdict.PROMOTE, f"better than production: {figures}", found, None)
+        return Decision(Verdict.PROMOTE, f"better than {rival}: {figures}", found, None)
     more = _more_blocks(spec, found)
     if found.gain <= spec.min_gain:
         said = f"no gain above {spec.min_gain:g}: {figures}"

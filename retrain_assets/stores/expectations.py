@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from retrain_assets.domain.contract import PARTITION, dataset_schema, partition_of
+from retrain_assets.domain.rules import PARTITION, dataset_schema, partition_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -21,14 +21,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from retrain_assets.domain.contract import (
-    ALL,
-    BROKEN,
-    KEY_PATTERNS,
-    LINE,
-    RawRows,
-    partition_key_is_valid,
-)
+from retrain_assets.domain.contract import RawRows
+from retrain_assets.domain.rules import ALL, BROKEN, KEY_PATTERNS, LINE, partition_key_is_valid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

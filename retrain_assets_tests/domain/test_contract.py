@@ -13,21 +13,23 @@ from hypothesis import strategies as st
 
 from retrain_assets.domain import contract
 from retrain_assets.domain.contract import (
-    ALL,
-    BROKEN,
     FILES_SCHEMA,
-    LINE,
     NEIGHBOUR_REFUSED,
-    PARTITION,
     QUARANTINE_SCHEMA,
     AccountingError,
     Judgement,
     RawRows,
-    dataset_schema,
     judge,
+    refuse_partitions,
+)
+from retrain_assets.domain.rules import (
+    ALL,
+    BROKEN,
+    LINE,
+    PARTITION,
+    dataset_schema,
     partition_key_is_valid,
     partition_of,
-    refuse_partitions,
 )
 from retrain_assets.specs.dataset import DatasetSpec, PartitionSpec
 

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from retrain_assets.domain.contract import PARTITION, dataset_schema
+from retrain_assets.domain.rules import PARTITION, dataset_schema
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores import expectations
 from retrain_assets.stores.expectations import Audit, Finding, audit

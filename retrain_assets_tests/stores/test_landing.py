@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrain_assets.domain.contract import BROKEN, LINE, judge
+from retrain_assets.domain.contract import judge
+from retrain_assets.domain.rules import BROKEN, LINE
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores import landing
 from retrain_assets.stores.landing import Landing, RawFile

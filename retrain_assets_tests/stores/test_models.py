@@ -7,12 +7,12 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import polars as pl
 import pytest
 import skops.io
 from matplotlib.figure import Figure
+from sklearn.dummy import DummyClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 
@@ -117,6 +117,8 @@ def test_files_lie_below_the_artifact_root(stored: Registered) -> None:
 
 
 def test_the_signature_names_the_raw_features(stored: Registered) -> None:
+    import mlflow
+
     inputs = mlflow.models.get_model_info(stored.first.uri).signature.inputs
     assert dict(zip(inputs.input_names(), map(str, inputs.input_types()), strict=True)) == {
         "x": "DataType.double",
@@ -127,6 +129,8 @@ def test_the_signature_names_the_raw_features(stored: Registered) -> None:
 
 
 def test_outsiders_load_a_version_with_mlflow_and_pandas(stored: Registered) -> None:
+    import mlflow
+
     mlflow.set_tracking_uri(stored.registry.tracking_uri)
     loaded = mlflow.sklearn.load_model("models:/churn/1")
     given = stored.features.head(5).to_pandas()
@@ -287,6 +291,23 @@ def test_other_predictions_than_in_training_are_refused(
         compare_with_example(path, stored.first.sha256, tmp_path / "example.parquet", "binary")
 
 
+def test_every_probability_of_several_classes_is_compared(
+    stored: Registered, tmp_path: Path
+) -> None:
+    shares = np.full((5, 3), 1 / 3)
+    write_example(tmp_path / "example.parquet", stored.features[:5], shares)
+    dummy = DummyClassifier(strategy="uniform").fit(np.zeros((3, 1)), ["a", "b", "c"])
+    steps = [("encode", FrameEncoder().fit(stored.features)), ("estimator", dummy)]
+    content = skops.io.dumps(Pipeline(steps))
+    (tmp_path / "model.skops").write_bytes(content)
+    given = (tmp_path / "model.skops", digest(content), tmp_path / "example.parquet")
+    assert "5 rows" in compare_with_example(*given, "multiclass")
+    shares[3, 2] = 0.3
+    write_example(tmp_path / "example.parquet", stored.features[:5], shares)
+    with pytest.raises(ModelFileError, match=r"row 3 .* expected 0\.3:"):
+        compare_with_example(*given, "multiclass")
+
+
 def test_a_process_that_does_not_answer_in_time_fails(stored: Registered) -> None:
     path = stored.folder(stored.first) / "model.skops"
     given = (path, stored.first.sha256, stored.features[:5], stored.expected, "binary")
@@ -297,6 +318,8 @@ def test_a_process_that_does_not_answer_in_time_fails(stored: Registered) -> Non
 def test_reading_leaves_nothing_in_the_current_folder(
     stored: Registered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import mlflow
+
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(None)
     mlflow.set_registry_uri(None)
