@@ -162,7 +162,9 @@ def _print_decisions(rows: list[dict[str, Any]]) -> None:
     """Two lines a decision: what, and why."""
     width = max((len(row["model"]) for row in rows), default=0)
     for row in rows:
-        head = f"{row['as_of']}  {row['model']:<{width}}  {row['action']:<8}  version {row['version']}"
+        head = (
+            f"{row['as_of']}  {row['model']:<{width}}  {row['action']:<8}  version {row['version']}"
+        )
         click.echo(click.style(head, fg=COLOURS.get(row["action"]), bold=True), nl=False)
         click.echo(f"  because of {', '.join(row['causes'])}")
         click.echo(f"            {row['reason']}")

@@ -21,10 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Production:
-    """What the policy knows of the model in production."""
+    """What the policy knows of the model in production.
+
+    Args:
+        version: Its number.
+        as_of: Last partition it was decided on.
+        trained_through: Last partition it was trained on.
+        recipe: Digest of what it was trained with.
+    """
 
     version: int
     as_of: str
+    trained_through: str
     recipe: str
 
 
@@ -98,7 +106,7 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
     if not fired:
         return Request(wanted=False, reason="no cause has fired", as_of=as_of, causes=causes)
     reason = "; ".join(cause.reason for cause in fired)
-    waiting = _cooling_down(spec, situation)
+    waiting = _cooling_down(spec, situation) or _nothing_new(spec, situation)
     if waiting and not any(cause.cause == "spec_change" for cause in fired):
         return Request(wanted=False, reason=f"{waiting}: {reason}", as_of=as_of, causes=causes)
     return Request(wanted=True, reason=reason, as_of=as_of, causes=causes)
@@ -112,6 +120,21 @@ def _cooling_down(spec: ModelSpec, situation: Situation) -> str | None:
     if since >= max(spec.triggers.cooldown, 1):
         return None
     return f"{since} partitions since the last decision, cooldown is {spec.triggers.cooldown}"
+
+
+def _nothing_new(spec: ModelSpec, situation: Situation) -> str | None:
+    """Whether the candidate's training window would end no later than production's.
+
+    Production may have been refitted through its as-of, while a candidate leaves out the holdout:
+    until more partitions than that have come, it would be production over again.
+    """
+    through = situation.mature[-1 - spec.windows.holdout]
+    if situation.production is None or through > situation.production.trained_through:
+        return None
+    return (
+        f"production was trained through {situation.production.trained_through}, "
+        f"a candidate would be through {through}"
+    )
 
 
 Verdict = tuple[bool, str]

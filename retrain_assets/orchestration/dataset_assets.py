@@ -63,7 +63,6 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
         ],
         partitions_def=partitions_definition(spec.partition),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        pool=f"{spec.name}_ingest",
     )
     def _ingest(
         context: dg.AssetExecutionContext, storage: StorageResource

@@ -56,7 +56,6 @@ class Model:
             "group_name": self.spec.name,
             "partitions_def": partitions_definition(self.dataset.partition),
             "backfill_policy": dg.BackfillPolicy.single_run(),
-            "pool": f"{self.spec.name}_monitor",
             "owners": self.spec.owners,
             "description": description,
             "kinds": kinds,

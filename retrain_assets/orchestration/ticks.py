@@ -65,7 +65,7 @@ class InProcessDaemon:
                 for sensor in self.repository.sensor_defs
                 if not isinstance(sensor, dg.RunStatusSensorDefinition)
             ),
-            key=lambda sensor: sensor.name,
+            key=_downstream_last,
         )
 
     def settle(self) -> Iterator[Executed]:
@@ -114,6 +114,13 @@ class InProcessDaemon:
             tags = {SENSOR_NAME_TAG: sensor.name, RUN_KEY_TAG: asked.run_key or ""}
             run_id = self.execute(job, {**asked.tags, **tags}, asked.run_config)
             yield Executed(sensor.name, job, run_id)
+
+
+def _downstream_last(sensor: dg.SensorDefinition) -> tuple[int, str]:
+    """Order in which one round sees what the round itself has brought about."""
+    order = ("_new_data", "_data_ready", "_retrain_wanted")
+    places = (place for place, ending in enumerate(order) if sensor.name.endswith(ending))
+    return next(places, len(order)), sensor.name
 
 
 def _why(result: dg.JobExecutionResult) -> str:

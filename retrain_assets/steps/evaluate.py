@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from retrain_assets.domain.gate import Decision, Verdict, compare, compare_slices, decide
+from retrain_assets.domain.performance import onto_classes
 from retrain_assets.domain.profile import build_profile
 from retrain_assets.domain.windows import ending_at, outside
 from retrain_assets.steps.train import (
@@ -24,11 +25,9 @@ from retrain_assets.steps.train import (
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
 
-    from retrain_assets.domain.gate import Comparison
+    from retrain_assets.domain.gate import Comparison, SliceResult
     from retrain_assets.steps.state import ModelState
     from retrain_assets.steps.train import Sample
     from retrain_assets.stores.ledger import History, LedgerRow
@@ -153,32 +152,52 @@ def _judge(
     pipeline = registry.load(candidate.version, candidate.sha256)
     ours = predict(pipeline, kind, rows.features)
     _store_expected_output(state, candidate, as_column(pipeline, ours))
-    trained = sample(state, _trained_on(state, candidate))
-    trivial = trivial_prediction(
-        kind, trained.target, trained.weight, len(rows.target), gate.metric
-    )
-    classes = classes_of(pipeline)
-    against_trivial = _compare(state, rows, ours, trivial, classes)
+    trained, count = sample(state, _trained_on(state, candidate)), len(rows.target)
+    trivial = trivial_prediction(kind, trained.target, trained.weight, count, gate.metric)
+    own = classes_of(pipeline)
+    against_trivial = _compare(state, rows, _Output(ours, own), _Output(trivial, own))
     if production is None:
         return _Judged(decide(gate, None, against_trivial), _evidence(against_trivial))
-    theirs = predict(registry.load(production.version, production.sha256), kind, rows.features)
-    comparison = _compare(state, rows, ours, theirs, classes)
-    target, sliced = rows.target.to_numpy(), rows.features.select(gate.slices)
-    slices = compare_slices(gate, gate.metric, sliced, target, ours, theirs, rows.blocks, classes)
+    rival = registry.load(production.version, production.sha256)
+    theirs = _Output(predict(rival, kind, rows.features), classes_of(rival))
+    comparison = _compare(state, rows, _Output(ours, own), theirs)
+    slices = _compare_slices(state, rows, _Output(ours, own), theirs)
     evidence = _evidence(comparison) | {"slices": [asdict(found) for found in slices]}
     return _Judged(decide(gate, comparison, against_trivial, slices), evidence)
 
 
-def _compare(
-    state: ModelState,
-    rows: Sample,
-    ours: np.ndarray,
-    theirs: np.ndarray,
-    classes: Sequence[Any] | None,
-) -> Comparison:
-    gate = state.spec.gate
-    target = rows.target.to_numpy()
-    return compare(gate.metric, target, ours, theirs, rows.blocks, gate.confidence, classes=classes)
+@dataclass(frozen=True)
+class _Output:
+    """What a model predicted, and the class of each column where it has several."""
+
+    values: np.ndarray
+    classes: list[Any] | None
+
+
+def _aligned(ours: _Output, theirs: _Output) -> tuple[np.ndarray, np.ndarray, list[Any] | None]:
+    """Both outputs in the same columns, since one model may know a class the other does not."""
+    if ours.classes is None or theirs.classes is None or ours.values.ndim == 1:
+        return ours.values, theirs.values, ours.classes
+    every = sorted({*ours.classes, *theirs.classes})
+    values = (onto_classes(side.values, side.classes or [], every) for side in (ours, theirs))
+    return *values, every  # type: ignore[return-value]
+
+
+def _compare(state: ModelState, rows: Sample, ours: _Output, theirs: _Output) -> Comparison:
+    gate, target = state.spec.gate, rows.target.to_numpy()
+    first, second, classes = _aligned(ours, theirs)
+    return compare(
+        gate.metric, target, first, second, rows.blocks, gate.confidence, classes=classes
+    )
+
+
+def _compare_slices(
+    state: ModelState, rows: Sample, ours: _Output, theirs: _Output
+) -> list[SliceResult]:
+    gate, target = state.spec.gate, rows.target.to_numpy()
+    first, second, classes = _aligned(ours, theirs)
+    sliced = rows.features.select(gate.slices)
+    return compare_slices(gate, gate.metric, sliced, target, first, second, rows.blocks, classes)
 
 
 def _evidence(comparison: Comparison) -> dict[str, Any]:

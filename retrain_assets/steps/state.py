@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from retrain_assets.specs.dataset import DatasetSpec
     from retrain_assets.specs.model import LookupSpec, ModelSpec
+    from retrain_assets.stores.ledger import LedgerRow
     from retrain_assets.stores.tables import Tables
 
 FILES_SEEN = {PARTITION: pl.String(), "sha256": pl.String(), "refusal": pl.String()}
@@ -112,7 +113,7 @@ class ModelState:
         """What the triggering policy decides on."""
         history = self.ledger.read()
         row = history.production
-        production = Production(row.version, row.as_of, row.recipe) if row else None
+        production = _production(row) if row else None
         monitoring = self.tables.scan(self.table("monitoring"), MONITORING_SCHEMA)
         if production is not None:
             monitoring = monitoring.filter(pl.col(PARTITION) > production.as_of)
@@ -134,6 +135,10 @@ class ModelState:
             return _digest(*digests.values())
         earlier = [partition for partition in digests if partition <= key]
         return _digest(*(digests[p] for p in earlier[-_reach(lookup, _PERIOD_DAYS[by]) :]))
+
+
+def _production(row: LedgerRow) -> Production:
+    return Production(row.version, row.as_of, row.data_range[1], row.recipe)
 
 
 def _reach(lookup: LookupSpec, period_days: int) -> int:

@@ -205,7 +205,7 @@ def test_equal_models_are_promoted_as_rarely_as_the_confidence_says() -> None:
         by_rows += stats.ttest_rel(theirs, ours, alternative="greater").pvalue < 0.05
     low, high = stats.binom(GATES, 0.05).interval(0.99)
     assert low <= promoted <= high
-    assert by_rows > 0.25 * GATES  # what a test on rows would do
+    assert by_rows > 0.2 * GATES  # what a test on rows would do
 
 
 # Slices

@@ -57,7 +57,7 @@ def situation(**changes: object) -> Situation:
             mature=DAYS,
             needed=15,
             recipe="same",
-            production=Production(version=3, as_of=DAYS[19], recipe="same"),
+            production=Production(3, DAYS[19], DAYS[19], "same"),
             decided=DAYS[19],
             monitoring=monitored(),
         ),
@@ -129,6 +129,19 @@ def test_the_cooldown_holds_a_cause_back_and_says_so() -> None:
     request = decide(model(data_drift=DRIFT), seen)
     assert (request.wanted, request.fired) == (False, ("data_drift",))
     assert "cooldown is 5" in request.reason
+
+
+def test_a_candidate_that_would_see_no_newer_data_than_production_is_not_asked_for() -> None:
+    seen = situation(
+        production=Production(3, DAYS[-6], DAYS[-6], "same"),
+        decided=DAYS[-6],
+        monitoring=monitored(("feature", "psi", "a", 0.9, 0.2)),
+    )
+    request = decide(model(data_drift=DRIFT), seen)
+    assert (request.wanted, request.fired) == (False, ("data_drift",))
+    assert f"a candidate would be through {DAYS[-6]}" in request.reason
+    newer = dataclasses.replace(seen, production=Production(3, DAYS[-6], DAYS[-7], "same"))
+    assert decide(model(data_drift=DRIFT), newer).wanted
 
 
 def test_nothing_is_decided_twice_as_of_one_partition() -> None:

@@ -220,9 +220,7 @@ def test_drift_without_harm_is_seen_by_its_check(tmp_path: Path) -> None:
         world.land(*range(FIRST, FIRST + 3), shift=2.0)
         run = world.settle()[1]
         events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
-        found = {
-            event.dagster_event.asset_check_evaluation_data.check_name: event.dagster_event.asset_check_evaluation_data.passed  # type: ignore[union-attr]
-            for event in events
-        }
+        evaluations = [entry.get_dagster_event().asset_check_evaluation_data for entry in events]
+        found = {evaluation.check_name: evaluation.passed for evaluation in evaluations}
         assert found["no_data_drift"] is False
         assert found["no_target_drift"] is True

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from retrain_assets.domain.contract import judge
 from retrain_assets.domain.rules import BROKEN, LINE
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores import landing
+from retrain_assets.stores import readers
 from retrain_assets.stores.landing import Landing, RawFile
 
 if TYPE_CHECKING:
@@ -253,16 +253,16 @@ def test_the_fast_reader_agrees_with_the_careful_one(lines: list[list[str]], end
     body = "\n".join(",".join(line) for line in lines)
     text = "id,day,note\n" + body + ("\n" if ends else "")
     positions = {"note": 2, "id": 0}
-    fast = landing._plain_csv(text, ",", 3, positions)
+    fast = readers._plain_csv(text, ",", 3, positions)
     if fast is not None:
-        careful = landing._table(landing._csv_records(text, ",", 3), positions, text)
+        careful = readers._table(readers._csv_records(text, ",", 3), positions, text)
         assert fast.equals(careful)
 
 
 def test_a_plain_csv_is_read_by_the_fast_reader() -> None:
     text = "id,day,note\n" + "1,,x\n" * 3
-    assert landing._plain_csv(text, ",", 3, {"id": 0}) is not None
-    assert landing._plain_csv(text + "1,\n", ",", 3, {"id": 0}) is None
+    assert readers._plain_csv(text, ",", 3, {"id": 0}) is not None
+    assert readers._plain_csv(text + "1,\n", ",", 3, {"id": 0}) is None
 
 
 def test_jsonl_scalars_are_their_json_text(tmp_path: Path) -> None:

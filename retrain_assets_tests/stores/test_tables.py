@@ -49,7 +49,9 @@ def test_a_range_is_one_commit_that_carries_its_metadata(tables: Tables) -> None
 
 def test_a_partition_can_become_empty_and_history_stays_readable(tables: Tables) -> None:
     tables.replace("d/t", rows(d01=[1], d02=[2]), ["01", "02"], COMMIT)
-    tables.replace("d/t", rows().clear().cast({PARTITION: pl.String, "x": pl.Int64}), ["01"], COMMIT)
+    tables.replace(
+        "d/t", rows().clear().cast({PARTITION: pl.String, "x": pl.Int64}), ["01"], COMMIT
+    )
     assert content(tables, "d/t") == {"02": [2]}
     assert tables.read("d/t", ["01"], version=0)["x"].to_list() == [1]
 
