@@ -37,7 +37,11 @@ def test_every_command_explains_itself() -> None:
 
 
 def test_make_targets_of_the_readme_exist() -> None:
-    told = set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    told = set(
+        re.findall(
+            r"(?:`|^)make ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "dev", "test", "test-system", "check"} <= told <= targets
 

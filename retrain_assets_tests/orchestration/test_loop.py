@@ -20,7 +20,7 @@ from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.models import ModelRegistry
 from retrain_assets_tests.world import World, key, new_world
 
-FIRST = 16  # days the first model needs
+FIRST, TURNED = 16, 20  # days the first model needs, and days of the new law
 
 
 def ledger(world: World) -> tuple[LedgerRow, ...]:
@@ -50,8 +50,8 @@ def turned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world = new_world(tmp_path_factory.mktemp("turned"), instance)
         world.land(*range(FIRST))
         world.settle()
-        for start in range(FIRST, FIRST + 30, 6):
-            world.land(*range(start, start + 6), slope=-2.0)
+        for start in range(FIRST, FIRST + TURNED, 4):
+            world.land(*range(start, start + 4), slope=-2.0)
             world.settle()
         yield world
 
@@ -135,7 +135,9 @@ def test_each_partition_keeps_the_version_it_was_served_by(turned: World) -> Non
     for partition, version in served.unique().collect().iter_rows():
         assert version == (first if partition <= second.seen_through else second).version
     before = turned.storage.tables.scan("churn/predictions").collect().sort("_key")
-    predictions(turned.state, registry(turned), [key(n) for n in range(FIRST, FIRST + 30)], "again")
+    predictions(
+        turned.state, registry(turned), [key(n) for n in range(FIRST, FIRST + TURNED)], "again"
+    )
     after = turned.storage.tables.scan("churn/predictions").collect().sort("_key")
     assert_frame_equal(after, before)
 
