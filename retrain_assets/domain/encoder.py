@@ -32,9 +32,12 @@ class FrameEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # un
         columns_: Names of the features, in the order of the matrix.
         categories_: Of each category column, its values: the most frequent first, ties by name.
             The code of a value is its place; values after the 254th count as missing.
+        empty_: Columns without a single value in training, which become 0: nothing was learned
+            from them, and some estimators cannot be fitted on a column of NaN.
     """
 
     columns_: list[str]
+    empty_: list[str]
     categories_: dict[str, list[str]]
 
     def fit(self, frame: Any, target: object = None) -> FrameEncoder:
@@ -53,6 +56,7 @@ class FrameEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # un
             if not (is_category(dtype) or _is_number(dtype)):
                 raise FeatureError(f"feature {name} is of type {dtype}: make it a number or text")
         self.columns_ = features.columns
+        self.empty_ = [column.name for column in features if column.null_count() == len(column)]
         self.categories_ = {
             name: _most_frequent(features[name])
             for name, dtype in features.schema.items()
@@ -85,7 +89,7 @@ class FrameEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # un
             FeatureError: As `transform`.
         """
         features = self._columns_of(as_frame(frame)).select(*self.categories_)
-        known = features.select(self._encoded(name) for name in self.categories_)
+        known = features.select(self._code(name) for name in self.categories_)
         return {
             name: known[name].null_count() - features[name].null_count()
             for name in self.categories_
@@ -95,6 +99,11 @@ class FrameEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # un
         return hasattr(self, "columns_")
 
     def _encoded(self, name: str) -> pl.Expr:
+        if name in self.empty_:
+            return pl.col(name).is_null().cast(pl.Float64) * 0.0
+        return self._code(name)
+
+    def _code(self, name: str) -> pl.Expr:
         if name not in self.categories_:
             return pl.col(name).cast(pl.Float64)
         known = pl.Enum(self.categories_[name])

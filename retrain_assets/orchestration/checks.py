@@ -19,9 +19,7 @@ WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 def table(records: Sequence[Mapping[str, object]]) -> dg.TableMetadataValue:
     """Records as a table in the UI; at most `MAX_ROWS_SHOWN`, every value as text or number."""
     shown = [
-        dg.TableRecord(
-            {key: v if isinstance(v, (int, float, str)) else str(v) for key, v in record.items()}
-        )
+        dg.TableRecord({key: _cell(value) for key, value in record.items()})
         for record in records[:MAX_ROWS_SHOWN]
     ]
     columns = [
@@ -29,6 +27,12 @@ def table(records: Sequence[Mapping[str, object]]) -> dg.TableMetadataValue:
         for name, value in (shown[0].data if shown else {}).items()
     ]
     return dg.MetadataValue.table(shown, schema=dg.TableSchema(columns))
+
+
+def _cell(value: object) -> int | float | str:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    return value if isinstance(value, (int, str)) else str(value)
 
 
 def result(

@@ -32,7 +32,6 @@ def landing_asset(spec: DatasetSpec) -> dg.AssetSpec:
         group_name=spec.name,
         kinds={spec.format},
         description=f"Files delivered as `landing/{spec.landing}`; never changed or deleted.",
-        partitions_def=partitions_definition(spec.partition),
     )
 
 
@@ -68,6 +67,9 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         done = ingest(storage.open(), spec, requested_partitions(context), context.run_id)
+        context.log_event(
+            dg.AssetMaterialization([spec.name, "landing"], metadata={"files_read": done.files})
+        )
         yield from _materializations(context, done, dataset, quarantine)
         yield from _check_results(spec, done, dataset)
 
@@ -82,9 +84,15 @@ def _materializations(
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Record the partitions that were published, and no others."""
     counts = {dataset: done.accepted_rows, quarantine: done.quarantined_rows}
-    shared = {"delta_version": done.version, "files": done.files, "refused": list(done.refused)}
+    shared: dict[str, int | dg.TableMetadataValue] = {
+        "delta_version": done.version or 0,
+        "files": done.files,
+    }
+    if done.refused:
+        refused = [{"partition": key, "reason": why} for key, why in done.refused.items()]
+        shared["refused"] = checks.table(refused)
     for key, rows in counts.items():
-        metadata = {**shared, "dagster/row_count": rows}
+        metadata = {**shared, "rows_in_run": rows}
         published = done.requested if key == quarantine else done.published
         if set(published) == set(done.requested):
             yield dg.MaterializeResult(asset_key=key, metadata=metadata)

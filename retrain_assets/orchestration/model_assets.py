@@ -17,7 +17,7 @@ from retrain_assets.orchestration.partitions import partitions_definition, reque
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec, duration
-from retrain_assets.steps.build import Built
+from retrain_assets.steps.build import Built, window_features
 from retrain_assets.steps.build import features as build_features
 from retrain_assets.steps.build import profile as build_profile
 from retrain_assets.steps.monitor import monitor
@@ -26,10 +26,10 @@ from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.storage import Storage
 
 ALERTS = {
-    "no_data_drift": "feature",
-    "no_prediction_drift": "prediction",
-    "no_target_drift": "target",
-    "performance_holds": "performance",
+    "no_data_drift": ("feature", "The features of the window are distributed as in training."),
+    "no_prediction_drift": ("prediction", "The output is distributed as it was on the holdout."),
+    "no_target_drift": ("target", "The target of the window is distributed as in training."),
+    "performance_holds": ("performance", "The realised metric is within `triggers.performance`."),
 }
 
 
@@ -86,14 +86,13 @@ def _features(model: Model) -> dg.AssetsDefinition:
     def features(
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        built = build_features(
-            model.state(storage.open()), requested_partitions(context), context.run_id
-        )
+        state = model.state(storage.open())
+        built = build_features(state, requested_partitions(context), context.run_id)
         yield _materialized(built)
         yield checks.result(
             "features_match_training",
             model.key("features"),
-            _empty_columns(model, built.rows),
+            _empty_columns(model, window_features(state, built.partitions[-1])),
             severity=checks.WARN,
         )
         yield checks.result(
@@ -152,17 +151,23 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
             "monitoring", "Drift and realised performance of each partition's window.", {"polars"}
         ),
         deps=[model.key("profile"), model.key("predictions")],
-        check_specs=[dg.AssetCheckSpec(name, asset=model.key("monitoring")) for name in ALERTS],
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=model.key("monitoring"), description=text)
+            for name, (_, text) in ALERTS.items()
+        ],
     )
     def monitoring(
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         state = model.state(storage.open())
         built = monitor(state, requested_partitions(context), context.run_id)
-        yield _materialized(built, drift=_heatmap(model, state))
-        for name, role in ALERTS.items():
+        watched = built.rows["model_version"].is_not_null().any()
+        yield _materialized(built, **({"drift": _heatmap(model, state)} if watched else {}))
+        for name, (role, _) in ALERTS.items():
+            alerts = _alerts(built.rows, role)
+            said = f"{len(alerts)} alerts in {len(built.partitions)} partitions"
             yield checks.result(
-                name, model.key("monitoring"), _alerts(built.rows, role), severity=checks.WARN
+                name, model.key("monitoring"), alerts, severity=checks.WARN, said=said
             )
 
     return monitoring
@@ -184,7 +189,7 @@ def _dataset_deps(model: Model) -> list[dg.AssetDep]:
 def _materialized(built: Built, **extra: Any) -> dg.MaterializeResult[None]:
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": built.rows.height,
+            "rows_in_run": built.rows.height,
             "partitions": len(built.partitions),
             "first": built.partitions[0],
             "last": built.partitions[-1],
@@ -195,7 +200,7 @@ def _materialized(built: Built, **extra: Any) -> dg.MaterializeResult[None]:
 
 
 def _empty_columns(model: Model, rows: pl.DataFrame) -> list[dict[str, object]]:
-    """Features that hold one value or none throughout the range."""
+    """Features that hold one value or none throughout the newest window."""
     names = feature_columns(rows, model.spec)
     distinct = rows.select(pl.col(names).drop_nulls().n_unique()).row(0)
     return [

@@ -34,7 +34,7 @@ class SpecError(ValueError):
     """A mistake in a YAML file; the message names file, line and what would do."""
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(yaml.CSafeLoader):
     """YAML 1.2 booleans only (`on`, `no` stay text), dates stay text, a key twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -12,6 +12,7 @@ import polars as pl
 
 from retrain_assets.domain.features import KEY, PARTITION, build_features
 from retrain_assets.domain.profile import build_profile
+from retrain_assets.domain.windows import ending_at
 from retrain_assets.specs.model import duration
 
 if TYPE_CHECKING:
@@ -90,3 +91,9 @@ def _lookup(state: ModelState, name: str, rows: pl.DataFrame) -> pl.DataFrame:
             oldest = rows[lookup.as_of].min() - duration(lookup.tolerance)  # type: ignore[operator]
             table = table.filter(pl.col(lookup.as_of) >= oldest)
     return table.collect()
+
+
+def window_features(state: ModelState, last: str) -> pl.DataFrame:
+    """Features of the current window that ends at a partition."""
+    window = ending_at(tuple(state.sources()), last, state.spec.windows.current)
+    return stored_features(state, window)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from retrain_assets.specs.dataset import DatasetSpec
 
-MAX_AUDITED_ROWS = 200_000
+MAX_AUDITED_ROWS = 50_000
 ROWS = "_rows"
 _ROW_PARTITION = "_partition_of_row"
 _MAX_CHARACTERS = 200

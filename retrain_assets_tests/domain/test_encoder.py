@@ -96,7 +96,18 @@ def test_all_that_is_learnt_is_text(encoder: FrameEncoder) -> None:
     assert vars(encoder) == {
         "columns_": ["count", "plan", "active", "size"],
         "categories_": {"plan": ["b", "a"], "size": ["s", "m"]},
+        "empty_": [],
     }
+
+
+def test_a_column_without_a_value_in_training_says_nothing_later() -> None:
+    schema = {"c": pl.String, "x": pl.Float64, "y": pl.Float64}
+    empty = pl.DataFrame({"c": [None, None], "x": [None, None], "y": [1.0, None]}, schema)
+    encoder = FrameEncoder().fit(empty)
+    assert encoder.empty_ == ["c", "x"]
+    later = pl.DataFrame({"c": ["a", None], "x": [5.0, None], "y": [2.0, None]}, schema)
+    np.testing.assert_array_equal(encoder.transform(later), [[0, 0, 2], [0, 0, np.nan]])
+    assert encoder.unseen(later) == {"c": 1}
 
 
 texts = st.lists(st.none() | st.sampled_from(["a", "b", "", "ä"]), min_size=1, max_size=8)
@@ -118,4 +129,8 @@ def test_a_row_is_encoded_alone_as_in_its_batch(
         np.testing.assert_array_equal(encoder.transform(batch[place])[0], matrix[place])
         np.testing.assert_array_equal(encoder.transform([row])[0], matrix[place])
         code = matrix[place, 0]
-        assert np.isnan(code) or encoder.categories_["c"][int(code)] == row["c"]
+        assert (
+            np.isnan(code)
+            or "c" in encoder.empty_
+            or encoder.categories_["c"][int(code)] == row["c"]
+        )
