@@ -12,17 +12,16 @@ from retrain_assets.orchestration.sensors import run_failed_sensor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+HERE = Path(__file__).parent
 
-def build_defs(
-    resource_overrides: Mapping[str, object] | None = None, project: Path | None = None
-) -> dg.Definitions:
-    """The definitions of a project.
+
+def build_defs(resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
+    """The definitions of this project.
 
     Args:
         resource_overrides: Resources that take the place of the shared ones, as tests want.
-        project: A folder of the project; this repository's by default.
     """
-    found = dg.load_from_defs_folder(path_within_project=project or Path(__file__).parent)
+    found = dg.load_from_defs_folder(path_within_project=HERE)
     shared = dg.Definitions(sensors=[run_failed_sensor()], executor=dg.in_process_executor)
     merged = dg.Definitions.merge(found, shared)
     if not resource_overrides:
@@ -38,9 +37,9 @@ def build_defs(
     )
 
 
-def component_tree(project: Path | None = None) -> dg.ComponentTree:
-    """The components of a project, for their specs."""
-    return dg.ComponentTree.for_project(project or Path(__file__).parent)
+def component_tree() -> dg.ComponentTree:
+    """The components of this project, for their specs."""
+    return dg.ComponentTree.for_project(HERE)
 
 
 @dg.definitions

@@ -78,12 +78,14 @@ class Trained:
         params: Of the estimator.
         partitions: That it was fitted on.
         example: A few rows it is tried on whenever it is loaded.
+        tried: Settings a search tried, with their losses; None without a search.
     """
 
     pipeline: Pipeline
     params: Mapping[str, object]
     partitions: tuple[str, ...]
     example: pl.DataFrame
+    tried: pl.DataFrame | None
 
 
 def plan(state: ModelState, as_of: str | None, causes: Sequence[str]) -> Plan:
@@ -169,6 +171,9 @@ def register(
     from retrain_assets.domain.estimator import predict
 
     first, last = trained.partitions[0], trained.partitions[-1]
+    texts = {"spec.json": state.spec.model_dump_json(by_alias=True, indent=2)}
+    if trained.tried is not None:
+        texts["search.csv"] = trained.tried.write_csv()
     return registry.log_version(
         run_id,
         trained.pipeline,
@@ -177,7 +182,7 @@ def register(
         params=trained.params,
         metrics=metrics,
         tags={**tags, "train_from": first, "train_to": last},
-        texts={"spec.json": state.spec.model_dump_json(by_alias=True, indent=2)},
+        texts=texts,
         figures=figures,
     )
 
@@ -189,7 +194,7 @@ def fitted(state: ModelState, partitions: Sequence[str]) -> Trained:
     rows = sample(state, partitions)
     result = fit(state.spec, rows.features, rows.target, rows.blocks, rows.weight)
     example = rows.features.head(EXAMPLE_ROWS)
-    return Trained(result.pipeline, result.params, tuple(partitions), example)
+    return Trained(result.pipeline, result.params, tuple(partitions), example, result.search)
 
 
 def sample(state: ModelState, partitions: Sequence[str]) -> Sample:

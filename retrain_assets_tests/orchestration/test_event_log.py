@@ -29,6 +29,13 @@ def both() -> Any:
     yield dg.AssetCheckResult(asset_key="a", check_name="sound", passed=True)
 
 
+def newest(instance: dg.DagsterInstance, key: dg.AssetKey) -> Any:
+    event = instance.get_latest_materialization_event(key)
+    assert event is not None
+    assert event.asset_materialization is not None
+    return event.asset_materialization.metadata
+
+
 def stored(folder: Path, storage: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     folder.mkdir()
     settings = {"telemetry": {"enabled": False}, "storage": storage}
@@ -40,10 +47,7 @@ def stored(folder: Path, storage: dict[str, Any]) -> tuple[dict[str, Any], dict[
         asked = {
             "success": result.success,
             "partitions": [sorted(instance.get_materialized_partitions(key)) for key in keys],
-            "newest": [
-                instance.get_latest_materialization_event(key).asset_materialization.metadata  # type: ignore[union-attr]
-                for key in keys
-            ],
+            "newest": [newest(instance, key) for key in keys],
             "events": [entry.dagster_event_type for entry in instance.all_logs(result.run_id)],
         }
     with sqlite3.connect(folder / "base" / "history" / "runs" / "index.db") as index:

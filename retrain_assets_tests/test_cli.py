@@ -1,0 +1,90 @@
+"""The command line from another folder: exit code 0 and JSON, or not 0 and one line of why."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that is not the project, with storage and Dagster state of its own."""
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+def retrain(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "home").mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-m", "retrain_assets.cli", *arguments],
+        cwd=folder,
+        env={
+            **os.environ,
+            "RETRAIN_STORAGE": str(folder / "data"),
+            "DAGSTER_HOME": str(folder / "home"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_model_that_was_never_trained_has_a_status_and_an_empty_history(elsewhere: Path) -> None:
+    status = json.loads(retrain(elsewhere, "status", "flight_delay", "--json").stdout)
+    assert status["model"] == "flight_delay"
+    assert status["production"] is status["last_decision"] is None
+    assert status["reason"] == "0 of 74 partitions needed have landed"
+    assert json.loads(retrain(elsewhere, "history", "arrival_delay", "--json").stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("status", "nope"), "no model named 'nope'; there are arrival_delay, flight_delay"),
+        (("status", "../../etc"), "no model named '../../etc'"),
+        (("backfill", "nope", "--from", "a", "--to", "b"), "no dataset or model named 'nope'"),
+        (
+            ("backfill", "flights", "--from", "2013-02-30", "--to", "2013-03-01"),
+            "'2013-02-30' is no partition: they run from 2013-01-01 to 2013-12-31",
+        ),
+        (
+            ("backfill", "flights", "--from", "2013-03-02", "--to", "2013-03-01"),
+            "ends at 2013-03-01, before it starts",
+        ),
+        (
+            ("backfill", "flights", "--from", "2013-03-01", "--to", "2013-03-02"),
+            "no file for 2013-03-01 to 2013-03-02",
+        ),
+        (
+            ("rollback", "flight_delay", "--reason", "complaints"),
+            "no earlier version to roll back to",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(
+    elsewhere: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = retrain(elsewhere, *arguments)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_backfill_ingests_a_range_in_one_run(elsewhere: Path) -> None:
+    from retrain_assets.demo.flights import Flights
+
+    Flights.load().drop(elsewhere / "data" / "landing", ["2013-05-01", "2013-05-02"])
+    done = retrain(
+        elsewhere, "backfill", "weather", "--from", "2013-05-01", "--to", "2013-05-02", "--json"
+    )
+    found = json.loads(done.stdout)
+    assert (found["name"], found["partitions"]) == ("weather", 2)
+    assert found["run_id"]
+    assert not (elsewhere / "data" / "dagster").exists()
