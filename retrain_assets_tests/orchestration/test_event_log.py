@@ -59,7 +59,8 @@ def stored(folder: Path, storage: dict[str, Any]) -> tuple[dict[str, Any], dict[
                 "checks": "SELECT check_name, partition, execution_status, count(*) "
                 "FROM asset_check_executions GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
                 "assets": "SELECT asset_key FROM asset_keys ORDER BY 1",
-                "tags": "SELECT key, count(*), count(DISTINCT value) FROM asset_event_tags GROUP BY 1",
+                "tags": "SELECT key, count(*), count(DISTINCT value) "
+                "FROM asset_event_tags GROUP BY 1",
             }.items()
         }
     return asked, counts
