@@ -76,7 +76,7 @@ def data_ready_sensor(model: Model, job: dg.ExecutableDefinition) -> dg.SensorDe
             return dg.SkipReason(f"all {len(sources)} complete partitions are monitored")
         keys = widened(tuple(sources), changed, model.spec.windows.current)
         contents = [f"{key}:{sources[key]}" for key in changed]
-        return request(context, contents, range_tags(keys[0], keys[-1]))
+        return request(context, contents, {**range_tags(keys[0], keys[-1]), **_owner(model)})
 
     return _sensor
 
@@ -156,6 +156,12 @@ def request(
     return dg.RunRequest(run_key=f"{digest}:{len(runs)}", tags={**tags, REQUEST_TAG: digest})
 
 
+def _owner(model: Model) -> dict[str, str]:
+    """Tags that say whose run it is, and who is told if it fails."""
+    channel = model.spec.notify.slack
+    return {MODEL_TAG: model.spec.name} | ({ALERT_TAG: channel} if channel else {})
+
+
 def _wanted(
     model: Model,
     context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext,
@@ -168,8 +174,6 @@ def _wanted(
         AS_OF_TAG: wish.as_of,
         CAUSES_TAG: ",".join(wish.fired),
         "retrain/reason": wish.reason[:250],
-        MODEL_TAG: model.spec.name,
+        **_owner(model),
     }
-    if model.spec.notify.slack:
-        tags[ALERT_TAG] = model.spec.notify.slack
     return request(context, [model.spec.name, wish.as_of, *wish.fired], tags)

@@ -1,0 +1,153 @@
+"""Sensors ask once, for the right thing, and tell people what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from retrain_assets.orchestration.resources import SlackNotifications
+from retrain_assets.orchestration.sensors import (
+    ALERT_TAG,
+    REQUEST_TAG,
+    policy_schedule,
+    request,
+    run_failed_sensor,
+)
+from retrain_assets_tests.world import World, key, new_world
+
+
+def tick(world: World, name: str) -> list[dg.RunRequest] | str | None:
+    """What a sensor asks for, or why it does not."""
+    repository = world.definitions.get_repository_def()
+    context = dg.build_sensor_context(
+        instance=world.instance,
+        repository_def=repository,
+        sensor_name=name,
+        resources=repository.get_top_level_resources(),
+    )
+    outcome = repository.get_sensor_def(name).evaluate_tick(context)
+    return outcome.run_requests or outcome.skip_message
+
+
+@pytest.fixture
+def persistent() -> Iterator[dg.DagsterInstance]:
+    """An instance on disk, which is what the context of a schedule takes."""
+    with dg.instance_for_test() as made:
+        yield made
+
+
+def test_many_files_are_asked_for_as_one_range(world: World) -> None:
+    assert tick(world, "customers_new_data") == "0 files have landed, all were read"
+    world.land(3, 5, 9)
+    (asked,) = tick(world, "customers_new_data")  # type: ignore[misc]
+    tags = asked.tags  # type: ignore[union-attr]
+    assert tags["dagster/asset_partition_range_start"] == key(3)
+    assert tags["dagster/asset_partition_range_end"] == key(9)
+
+
+def test_a_repeated_tick_asks_for_the_same_run(world: World) -> None:
+    world.land(0, 1)
+    first, again = (tick(world, "customers_new_data") for _ in range(2))
+    assert first[0].run_key == again[0].run_key  # type: ignore[index,union-attr]
+    world.land(2)
+    other = tick(world, "customers_new_data")
+    assert other[0].run_key != first[0].run_key  # type: ignore[index,union-attr]
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (dg.DagsterRunStatus.STARTING, "is at it"),
+        (dg.DagsterRunStatus.STARTED, "is at it"),
+        (dg.DagsterRunStatus.FAILURE, ":1"),
+        (dg.DagsterRunStatus.SUCCESS, ":1"),
+    ],
+)
+def test_a_run_under_way_is_not_doubled_and_a_failed_one_is_asked_for_again(
+    status: dg.DagsterRunStatus, outcome: str, instance: dg.DagsterInstance
+) -> None:
+    context = dg.build_sensor_context(instance=instance)
+    asked = request(context, ["a file"], {})
+    assert isinstance(asked, dg.RunRequest)
+    job = dg.job(name="some")(lambda: None)
+    instance.create_run_for_job(job, tags={REQUEST_TAG: asked.tags[REQUEST_TAG]}, status=status)
+    again = request(context, ["a file"], {})
+    said = again.skip_message if isinstance(again, dg.SkipReason) else again.run_key
+    assert said is not None
+    assert said.endswith(outcome)
+    assert isinstance(request(context, ["another file"], {}), dg.RunRequest)
+
+
+def test_nothing_is_monitored_before_it_has_landed(world: World) -> None:
+    said = tick(world, "churn_data_ready")
+    assert said == "all 0 complete partitions are monitored"
+    assert tick(world, "churn_retrain_wanted") == "0 of 16 partitions needed have landed"
+
+
+def test_the_schedule_only_wakes_the_policy(tmp_path: Path, persistent: dg.DagsterInstance) -> None:
+    instance = persistent
+    world = new_world(tmp_path, instance, schedule="0 6 * * 1", notify={"slack": "#ml"})
+    schedule = policy_schedule(world.model, world.definitions.resolve_job_def("churn_retrain"))
+    assert schedule is not None
+    world.land(*range(15))
+    world.settle()
+
+    def woken() -> Any:
+        context = dg.build_schedule_context(
+            instance=instance,
+            scheduled_execution_time=datetime(2050, 1, 3, 6, tzinfo=UTC),
+            resources=world.definitions.get_repository_def().get_top_level_resources(),
+        )
+        return schedule.evaluate_tick(context)
+
+    assert woken().skip_message == "15 of 16 partitions needed have landed"
+    world.land(15)
+    job = world.definitions.resolve_job_def
+    for name in ("customers_ingest", "churn_monitor"):
+        tags = {
+            "dagster/asset_partition_range_start": key(15),
+            "dagster/asset_partition_range_end": key(15),
+        }
+        assert job(name).execute_in_process(instance=instance, tags=tags).success
+    (asked,) = woken().run_requests
+    assert asked.tags["retrain/as_of"] == key(15)
+    assert asked.tags["retrain/causes"] == "no_production"
+    assert asked.tags[ALERT_TAG] == "#ml"
+    assert asked.run_key == tick(world, "churn_retrain_wanted")[0].run_key  # type: ignore[index,union-attr]
+
+
+def test_a_failed_run_is_told_to_its_channel(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dg.op
+    def breaks() -> None:
+        raise ValueError("the disk is full")
+
+    @dg.job(name="churn_retrain")
+    def job() -> None:
+        breaks()
+
+    failed = job.execute_in_process(
+        instance=instance, raise_on_error=False, tags={ALERT_TAG: "#ml"}
+    )
+    told: list[tuple[str | None, str]] = []
+    monkeypatch.setattr(
+        "retrain_assets.stores.notify.Notifier.tell",
+        lambda _, channel, text: told.append((channel, text)),
+    )
+    context = dg.build_run_status_sensor_context(
+        "run_failed",
+        dagster_instance=instance,
+        dagster_run=failed.dagster_run,
+        dagster_event=failed.get_run_failure_event(),
+        resources={"slack": SlackNotifications()},
+    ).for_run_failure()
+    run_failed_sensor()(context)
+    ((channel, text),) = told
+    assert channel == "#ml"
+    assert text.startswith(f"churn_retrain failed in run {failed.run_id}")
