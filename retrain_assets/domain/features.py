@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from retrain_assets.domain.rules import dataset_schema
 from retrain_assets.specs.model import duration
 
 if TYPE_CHECKING:
@@ -154,10 +155,16 @@ def build_features(
     return pl.concat(frames, how="horizontal").sort(PARTITION, KEY)
 
 
-def feature_columns(table: pl.DataFrame | pl.LazyFrame, spec: ModelSpec) -> list[str]:
-    """The features among the columns of the features table."""
-    names = table.collect_schema().names()
-    return [name for name in names if not name.startswith("_") and name != spec.target.column]
+def feature_names(
+    spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
+) -> tuple[str, ...]:
+    """Names of the features, found by making those of no rows at all.
+
+    A table cannot tell, since it keeps the columns of earlier specs.
+    """
+    rows = pl.DataFrame(schema=dataset_schema(dataset))
+    joined = {name: pl.DataFrame(schema=dataset_schema(found)) for name, found in lookups.items()}
+    return tuple(row_features(rows, joined, spec, dataset).columns)
 
 
 def _apply(rows: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:

@@ -46,6 +46,7 @@ class Situation:
         recipe: Digest of what would be trained now.
         production: The model in production; None before the first.
         decided: As-of of the newest decision of the gate; None before the first.
+        decided_recipe: Digest of what was trained for it.
         monitoring: Rows of the monitoring table.
     """
 
@@ -54,6 +55,7 @@ class Situation:
     recipe: str
     production: Production | None
     decided: str | None
+    decided_recipe: str | None
     monitoring: pl.DataFrame
 
 
@@ -107,7 +109,9 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
         return Request(wanted=False, reason="no cause has fired", as_of=as_of, causes=causes)
     reason = "; ".join(cause.reason for cause in fired)
     waiting = _cooling_down(spec, situation) or _nothing_new(spec, situation)
-    if waiting and not any(cause.cause == "spec_change" for cause in fired):
+    # What a person has just changed is tried at once, and then waits like everything else.
+    untried = situation.decided_recipe != situation.recipe
+    if waiting and not (untried and any(cause.cause == "spec_change" for cause in fired)):
         return Request(wanted=False, reason=f"{waiting}: {reason}", as_of=as_of, causes=causes)
     return Request(wanted=True, reason=reason, as_of=as_of, causes=causes)
 

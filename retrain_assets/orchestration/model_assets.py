@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from retrain_assets.domain.features import PARTITION, feature_columns
+from retrain_assets.domain.features import PARTITION
 from retrain_assets.orchestration import checks
 from retrain_assets.orchestration.partitions import partitions_definition, requested_partitions
 from retrain_assets.orchestration.resources import StorageResource
@@ -92,7 +92,7 @@ def _features(model: Model) -> dg.AssetsDefinition:
         yield checks.result(
             "features_match_training",
             model.key("features"),
-            _empty_columns(model, window_features(state, built.partitions[-1])),
+            _empty_columns(state, window_features(state, built.partitions[-1])),
             severity=checks.WARN,
         )
         yield checks.result(
@@ -199,9 +199,9 @@ def _materialized(built: Built, **extra: Any) -> dg.MaterializeResult[None]:
     )
 
 
-def _empty_columns(model: Model, rows: pl.DataFrame) -> list[dict[str, object]]:
+def _empty_columns(state: ModelState, rows: pl.DataFrame) -> list[dict[str, object]]:
     """Features that hold one value or none throughout the newest window."""
-    names = feature_columns(rows, model.spec)
+    names = state.feature_names
     distinct = rows.select(pl.col(names).drop_nulls().n_unique()).row(0)
     return [
         {"column": name, "distinct_values": count}

@@ -288,10 +288,18 @@ class ModelSpec(Spec):
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random.")
 
     @property
+    def features_recipe(self) -> str:
+        """Digest of what determines the features table, apart from the data and the code."""
+        return self._digest("dataset", "lookups", "features", "target", "weight")
+
+    @property
     def recipe(self) -> str:
         """Digest of what determines a fitted model, apart from the data and the code."""
-        parts = {"dataset", "lookups", "features", "target", "weight", "estimator", "windows"}
-        text = self.model_dump_json(include=parts | {"labels", "seed", "refit"}, by_alias=True)
+        fitted = self._digest("estimator", "windows", "labels", "seed", "refit")
+        return sha256(f"{self.features_recipe}{fitted}".encode()).hexdigest()[:16]
+
+    def _digest(self, *parts: str) -> str:
+        text = self.model_dump_json(include=set(parts), by_alias=True)
         return sha256(text.encode()).hexdigest()[:16]
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ Not here: the statistics of the comparison, and acting on the verdict.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -20,17 +20,19 @@ from retrain_assets.steps.train import (
     PREDICTION_COLUMN,
     as_column,
     classes_of,
+    lacking,
     sample,
 )
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
     import numpy as np
+    from sklearn.pipeline import Pipeline
 
     from retrain_assets.domain.gate import Comparison, SliceResult
     from retrain_assets.steps.state import ModelState
     from retrain_assets.steps.train import Sample
-    from retrain_assets.stores.ledger import History, LedgerRow
+    from retrain_assets.stores.ledger import History
     from retrain_assets.stores.models import ModelRegistry, ModelVersion
 
 SCHEMA: dict[str, pl.DataType] = {
@@ -96,15 +98,21 @@ def candidate_version(registry: ModelRegistry) -> ModelVersion:
 def evaluate(
     state: ModelState, registry: ModelRegistry, history: History, run_id: str
 ) -> Evaluation:
-    """Judge the candidate against the version now in production, and store the verdict."""
+    """Judge the candidate against the version now in production, and store the verdict.
+
+    Where the spec no longer makes a feature that production needs, the two cannot be compared, and
+    the candidate is held against the trivial predictor alone.
+    """
     candidate, production = candidate_version(registry), history.production
     as_of = candidate.tags["as_of"]
     holdout = ending_at(state.mature(), as_of, state.spec.windows.holdout)
     holdout = outside(holdout, candidate.tags["train_from"], candidate.tags["train_to"])
-    if production is not None:
+    rival = registry.load(production.version, production.sha256) if production else None
+    comparable = rival is not None and not lacking(state, rival)
+    if production is not None and comparable:
         holdout = outside(holdout, *production.data_range)
     enough = len(holdout) >= state.spec.gate.min_blocks
-    judged = _judge(state, registry, candidate, production, holdout) if enough else None
+    judged = _judge(state, registry, candidate, rival, holdout) if enough else None
     decision = judged.decision if judged else _too_few(state, holdout)
     evaluation = Evaluation(
         candidate=candidate.version,
@@ -143,7 +151,7 @@ def _judge(
     state: ModelState,
     registry: ModelRegistry,
     candidate: ModelVersion,
-    production: LedgerRow | None,
+    rival: Pipeline | None,
     holdout: tuple[str, ...],
 ) -> _Judged:
     from retrain_assets.domain.estimator import predict, trivial_prediction
@@ -156,9 +164,13 @@ def _judge(
     trivial = trivial_prediction(kind, trained.target, trained.weight, count, gate.metric)
     own = classes_of(pipeline)
     against_trivial = _compare(state, rows, _Output(ours, own), _Output(trivial, own))
-    if production is None:
-        return _Judged(decide(gate, None, against_trivial), _evidence(against_trivial))
-    rival = registry.load(production.version, production.sha256)
+    missing = lacking(state, rival) if rival else []
+    if rival is None or missing:
+        decision = decide(gate, None, against_trivial)
+        if missing:
+            said = f"{decision.reason}; production needs {', '.join(missing)}, no longer made"
+            decision = replace(decision, reason=said)
+        return _Judged(decision, _evidence(against_trivial))
     theirs = _Output(predict(rival, kind, rows.features), classes_of(rival))
     comparison = _compare(state, rows, _Output(ours, own), theirs)
     slices = _compare_slices(state, rows, _Output(ours, own), theirs)

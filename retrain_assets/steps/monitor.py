@@ -57,6 +57,7 @@ class _Watcher:
         self.known = tuple(self.profiles)
         self.reference = cache(self._reference)
         self.expected_output = cache(self._expected_output)
+        self.metric_values = cache(self._metric_values)
 
     def observations(self, key: str) -> Iterator[dict[str, object]]:
         """All observations of the window that ends at a partition."""
@@ -104,7 +105,7 @@ class _Watcher:
         trigger = self.state.spec.triggers.performance
         if trigger is None:
             return
-        values = self._metric_values(production.version, trigger.metric)
+        values = self.metric_values(production.version, trigger.metric)
         window = self._served(tuple(values), key, production)
         baseline = production.metrics.get(trigger.metric)
         if window and baseline is not None:

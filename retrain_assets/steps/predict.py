@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from retrain_assets.domain.features import KEY, PARTITION, feature_columns
+from retrain_assets.domain.features import KEY, PARTITION
 from retrain_assets.domain.performance import block_values
 from retrain_assets.domain.profile import build_profile
 from retrain_assets.steps.build import Built, commit_metadata, ready, stored_features
-from retrain_assets.steps.train import PREDICTION_COLUMN, as_column, classes_of
+from retrain_assets.steps.train import PREDICTION_COLUMN, as_column, classes_of, lacking
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
+    from sklearn.pipeline import Pipeline
 
     from retrain_assets.steps.state import ModelState
     from retrain_assets.stores.ledger import LedgerRow
@@ -54,7 +55,7 @@ def predictions(
 def _score(
     state: ModelState, registry: ModelRegistry, table: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Predictions of all rows, and the followed metric of each partition."""
+    """Predictions of all rows that can be predicted, and the followed metric of each partition."""
     history, serving, rows = state.ledger.read(), defaultdict(list), {}
     for key in table[PARTITION].unique(maintain_order=True):
         row = history.production_at(key)
@@ -64,20 +65,22 @@ def _score(
     scored, performance = [_no_predictions(state)], [pl.DataFrame(schema=PERFORMANCE_SCHEMA)]
     for version, keys in serving.items():
         part = table.filter(pl.col(PARTITION).is_in(keys))
-        found, output, classes = _predict(state, registry, part, rows[version])
+        pipeline = registry.load(version, rows[version].sha256)
+        if lacking(state, pipeline):
+            continue  # the spec has changed, its candidate is still to come
+        found, output = _predict(state, pipeline, part, rows[version])
         scored.append(found)
-        performance.append(_performance(state, found, output, classes))
+        performance.append(_performance(state, found, output, classes_of(pipeline)))
     return pl.concat(scored), pl.concat(performance)
 
 
 def _predict(
-    state: ModelState, registry: ModelRegistry, table: pl.DataFrame, row: LedgerRow
-) -> tuple[pl.DataFrame, np.ndarray, list[Any] | None]:
+    state: ModelState, pipeline: Pipeline, table: pl.DataFrame, row: LedgerRow
+) -> tuple[pl.DataFrame, np.ndarray]:
     from retrain_assets.domain.estimator import predict
 
-    pipeline, (first, last) = registry.load(row.version, row.sha256), row.data_range
-    features = table.select(feature_columns(table, state.spec))
-    output = predict(pipeline, state.spec.target.kind, features)
+    first, last = row.data_range
+    output = predict(pipeline, state.spec.target.kind, table.select(state.feature_names))
     columns = {PREDICTION_COLUMN: as_column(pipeline, output)}
     if output.ndim > 1:
         columns["probabilities"] = pl.Series(output.tolist(), dtype=pl.List(pl.Float64))
@@ -87,7 +90,7 @@ def _predict(
         pl.lit(row.version, pl.Int64).alias("model_version"),
         pl.col(PARTITION).is_between(pl.lit(first), pl.lit(last)).alias("in_sample"),
     ).with_columns(**columns, label=table[state.spec.target.column])
-    return found, output, classes_of(pipeline)
+    return found, output
 
 
 def _no_predictions(state: ModelState) -> pl.DataFrame:

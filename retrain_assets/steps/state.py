@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from retrain_assets.domain.features import feature_names
 from retrain_assets.domain.triggers import Production, Situation
 from retrain_assets.domain.windows import Arrivals, complete_partitions, mature_partitions
 from retrain_assets.specs.model import duration
@@ -74,6 +76,11 @@ class ModelState:
         """The model's decisions."""
         return Ledger(self.tables, self.spec.name)
 
+    @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """The features of the spec as it is now."""
+        return feature_names(self.spec, self.dataset, self.lookups)
+
     def table(self, name: str) -> str:
         """The full name of one of the model's tables."""
         return f"{self.spec.name}/{name}"
@@ -89,8 +96,9 @@ class ModelState:
         }
         if any(not joined[name] for name in joined):
             return {}
+        made = self.spec.features_recipe
         return {
-            key: _digest(main[key], *(self._seen(name, joined[name], key) for name in joined))
+            key: _digest(made, main[key], *(self._seen(name, joined[name], key) for name in joined))
             for key in complete_partitions(tuple(main), arrivals)
         }
 
@@ -123,7 +131,8 @@ class ModelState:
             needed=windows.train + windows.holdout,
             recipe=self.spec.recipe,
             production=production,
-            decided=history.decided,
+            decided=history.decided.as_of if history.decided else None,
+            decided_recipe=history.decided.recipe if history.decided else None,
             monitoring=monitoring.collect(),
         )
 

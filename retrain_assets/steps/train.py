@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 import retrain_assets
-from retrain_assets.domain.features import KEY, PARTITION, WEIGHT, feature_columns
+from retrain_assets.domain.features import KEY, PARTITION, WEIGHT
 from retrain_assets.domain.windows import Windows, split
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def sample(state: ModelState, partitions: Sequence[str]) -> Sample:
     table = state.tables.read(state.table("features"), partitions)
     labelled = table.drop_nulls(state.spec.target.column).sort(PARTITION, KEY)
     return Sample(
-        features=labelled.select(feature_columns(labelled, state.spec)),
+        features=labelled.select(state.feature_names),
         target=labelled[state.spec.target.column],
         blocks=labelled[PARTITION],
         weight=labelled[WEIGHT] if state.spec.weight else None,
@@ -224,6 +224,11 @@ def classes_of(pipeline: Pipeline) -> list[Any] | None:
     """The class of each column of a classifier's output; None of a regression."""
     classes = getattr(pipeline, "classes_", None)
     return None if classes is None else list(classes)
+
+
+def lacking(state: ModelState, pipeline: Pipeline) -> list[str]:
+    """Features a model was trained on that the spec no longer makes."""
+    return [name for name in pipeline["encode"].columns_ if name not in state.feature_names]
 
 
 def holdout_metrics(

@@ -103,9 +103,9 @@ class History:
         return next((row for row in reversed(tuple(earlier)) if row.action in IN_PRODUCTION), None)
 
     @property
-    def decided(self) -> str | None:
-        """As-of of the newest decision of the gate."""
-        return next((row.as_of for row in reversed(self.rows) if row.action in GATED), None)
+    def decided(self) -> LedgerRow | None:
+        """The newest decision of the gate."""
+        return next((row for row in reversed(self.rows) if row.action in GATED), None)
 
     def decision_on(self, candidate: int) -> LedgerRow | None:
         """The decision of the gate on a candidate, if it was made."""

@@ -59,6 +59,7 @@ def situation(**changes: object) -> Situation:
             recipe="same",
             production=Production(3, DAYS[19], DAYS[19], "same"),
             decided=DAYS[19],
+            decided_recipe="same",
             monitoring=monitored(),
         ),
         **changes,  # type: ignore[arg-type]
@@ -153,6 +154,8 @@ def test_a_changed_spec_does_not_wait_for_the_cooldown() -> None:
     request = decide(model(), situation(decided=DAYS[-1], recipe="other"))
     assert (request.wanted, request.fired) == (True, ("spec_change",))
     assert not decide(model(spec_change=False), situation(recipe="other")).wanted
+    tried = situation(decided=DAYS[-1], recipe="other", decided_recipe="other")
+    assert not decide(model(), tried).wanted
 
 
 def test_new_partitions_are_counted_since_the_last_decision() -> None:

@@ -226,3 +226,24 @@ def test_drift_without_harm_is_seen_by_its_check(tmp_path: Path) -> None:
         found = {evaluation.check_name: evaluation.passed for evaluation in evaluations}
         assert found["no_data_drift"] is False
         assert found["no_target_drift"] is True
+
+
+def test_changed_features_are_rebuilt_retrained_and_promoted_without_waiting(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    world = new_world(tmp_path, instance)
+    world.land(*range(FIRST))
+    world.settle()
+    world.spec = new_world(
+        tmp_path, instance, features={"sql": "SELECT x, x * x AS square FROM rows"}
+    ).spec
+    assert [run.job for run in world.settle()] == ["churn_monitor", "churn_retrain"]
+    first, second = ledger(world)
+    assert (second.action, second.causes) == ("promote", ("spec_change",))
+    assert "production needs plan, no longer made" in second.reason
+    assert registry(world).load(second.version, second.sha256)["encode"].columns_ == ["x", "square"]
+    assert second.recipe != first.recipe
+    assert world.settle() == []
+    world.land(FIRST)
+    world.settle()
+    assert world.storage.tables.scan("churn/predictions").collect().height == 120

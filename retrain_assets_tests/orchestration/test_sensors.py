@@ -35,9 +35,11 @@ def tick(world: World, name: str) -> list[dg.RunRequest] | str | None:
 
 
 @pytest.fixture
-def persistent() -> Iterator[dg.DagsterInstance]:
-    """An instance on disk, which is what the context of a schedule takes."""
-    with dg.instance_for_test() as made:
+def persistent(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance on disk, which the context of a schedule needs, and Dagster keeps open."""
+    folder = tmp_path / "dagster"
+    folder.mkdir()
+    with dg.instance_for_test(temp_dir=str(folder)) as made:
         yield made
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import retrain_assets
 from retrain_assets.domain.estimator import fit, predict
-from retrain_assets.domain.features import build_features, feature_columns, row_features
+from retrain_assets.domain.features import build_features, feature_names, row_features
 from retrain_assets.domain.rules import dataset_schema
 from retrain_assets.specs.base import load_strictly
 from retrain_assets.specs.dataset import DatasetSpec
@@ -30,7 +30,8 @@ def trained() -> tuple[Any, ModelSpec, DatasetSpec, pl.DataFrame, dict[str, pl.D
     spec, dataset = ModelSpec.model_validate(attributes), specs["flights"]
     flights, lookups = made_up(specs)
     table = build_features(flights, lookups, spec, dataset)
-    rows = table.select(feature_columns(table, spec))
+    joined = {name: specs[name] for name in spec.lookups}
+    rows = table.select(feature_names(spec, dataset, joined))
     fitted = fit(spec, rows, table["delayed"], table["_landing_partition"])
     return fitted.pipeline, spec, dataset, flights, lookups
 
