@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 FIRST_DELIVERY_DAYS = 74
 DELIVERY_DAYS = 14
 LAST_DAY = "2013-08-31"
-KEPT = ("README.md",)
+STORED = ("landing", "delta", "artifacts", "mlflow.db", "dagster")
+OWN = {"flights", "weather", "planes", "flight_delay", "arrival_delay"}
+
+
+class ForeignDataError(RuntimeError):
+    """Starting over would delete what is not the demo's."""
 
 
 def run_demo(storage: Storage, home: Path, *, fresh: bool) -> dict[str, Any]:
@@ -44,7 +49,7 @@ def run_demo(storage: Storage, home: Path, *, fresh: bool) -> dict[str, Any]:
     from retrain_assets.orchestration.ticks import InProcessDaemon
 
     if fresh:
-        _start_over(storage)
+        start_over(storage)
     flights = Flights.load()
     days = [day for day in flights.days if day <= LAST_DAY]
     (storage.root / "dagster").mkdir(parents=True, exist_ok=True)
@@ -88,14 +93,26 @@ def _deliveries(days: Sequence[str]) -> Iterator[Sequence[str]]:
         yield days[start : start + DELIVERY_DAYS]
 
 
-def _start_over(storage: Storage) -> None:
-    for path in sorted(storage.root.glob("*")) if storage.root.is_dir() else []:
-        if path.name in KEPT:
-            continue
+def start_over(storage: Storage) -> None:
+    """Delete what an earlier demo stored, and nothing else.
+
+    Raises:
+        ForeignDataError: The root holds other datasets or models, whose runs and registry entries
+            lie in the same databases.
+    """
+    groups = [path for part in ("landing", "delta") for path in (storage.root / part).glob("*")]
+    foreign = sorted({path.name for path in groups} - OWN)
+    if foreign:
+        raise ForeignDataError(
+            f"{storage.root} also holds {', '.join(foreign)}, which is not the demo's: "
+            "nothing was deleted; let RETRAIN_STORAGE name another folder"
+        )
+    for name in STORED:
+        path = storage.root / name
         if path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def _progress() -> Progress:
