@@ -15,9 +15,9 @@ import polars as pl
 
 from retrain_assets.domain.rules import (
     BROKEN,
-    FIRST,
     LINE,
     PARTITION,
+    REPEATED,
     RULES,
     STORED,
     WHOLE,
@@ -27,6 +27,7 @@ from retrain_assets.domain.rules import (
     fits,
     parsed,
     raw,
+    repeated,
     unparsable,
 )
 
@@ -189,12 +190,15 @@ def _flagged(
     found = [(rule, breach) for rule, breaches in RULES.items() for breach in breaches(spec)]
     flags = {f"_breach_{number}": named for number, named in enumerate(found)}
     unread = [pl.col(BROKEN).is_not_null(), *(unparsable(name, spec) for name in spec.columns)]
-    flagged = (
+    read = (
         rows.lazy()
         .with_columns(**{name: parsed(name, of, spec) for name, of in spec.columns.items()})
         .with_columns((~pl.any_horizontal(unread)).alias(WHOLE))
-        # A column of its own: inside `over` it would be computed anew for every single key.
-        .with_columns(pl.struct(PARTITION, WHOLE, *spec.columns).is_first_distinct().alias(FIRST))
+        .collect()
+    )
+    flagged = (
+        read.lazy()
+        .with_columns(repeated(read, spec).alias(REPEATED))
         .with_columns(
             **{flag: breach.fails.fill_null(False) for flag, (_, breach) in flags.items()}
         )

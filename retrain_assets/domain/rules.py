@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 import polars.selectors as cs
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 Type = pl.DataType | type[pl.DataType]
 
 PARTITION, LINE, BROKEN = "_landing_partition", "_line", "_broken"
-WHOLE, FIRST = "_whole", "_first"  # read in full; the first of equal rows
+WHOLE, REPEATED = "_whole", "_repeated"  # read in full; a key that others have too
+_FIRST = "_first"
 ALL = "all"
 KEY_PATTERNS = {"day": r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "month": r"[0-9]{4}-[0-9]{2}", "none": ALL}
 NULL_WORDS = frozenset(
@@ -140,17 +142,11 @@ def _partition(spec: DatasetSpec) -> Iterator[Breach]:
 
 
 def _key(spec: DatasetSpec) -> Iterator[Breach]:
-    """A key that is incomplete, repeated by an equal row, or claimed by rows that differ.
-
-    Of equal rows the first stays; of rows that differ none does, since nothing says which is
-    right. Rows that could not be read in full are not compared.
-    """
+    """A key that is incomplete, or that other rows have too."""
     for name in spec.key:
         yield Breach(name, missing(name, spec) & pl.col(BROKEN).is_null(), raw(name))
-    versions = (pl.col(WHOLE) & pl.col(FIRST)).sum().over(PARTITION, *spec.key)
     shown = pl.concat_str([raw(name).cast(pl.String) for name in spec.key], separator=", ")
-    repeated = pl.col(WHOLE) & (~pl.col(FIRST) | (versions > 1))
-    yield Breach(", ".join(spec.key), repeated, shown)
+    yield Breach(", ".join(spec.key), pl.col(REPEATED), shown)
 
 
 RULES: dict[str, Callable[[DatasetSpec], Iterator[Breach]]] = {
@@ -162,6 +158,24 @@ RULES: dict[str, Callable[[DatasetSpec], Iterator[Breach]]] = {
     "partition": _partition,
     "key": _key,
 }
+
+
+def repeated(rows: pl.DataFrame, spec: DatasetSpec) -> pl.Series:
+    """Which rows are refused for a key that their partition has more than once.
+
+    Of equal rows the first stays; of rows that differ none does, since nothing says which is
+    right. Rows that could not be read in full are not compared. Only rows whose key is shared are
+    looked at in full, since comparing whole rows is most of what judging costs.
+    """
+    shared = rows.select(pl.struct(PARTITION, *spec.key).is_duplicated()).to_series()
+    compared = rows.filter(shared).select(PARTITION, WHOLE, *spec.columns)
+    first = pl.struct(pl.all()).is_first_distinct()
+    marked = compared.with_columns(first.alias(_FIRST))
+    versions = (pl.col(WHOLE) & pl.col(_FIRST)).sum().over(PARTITION, *spec.key)
+    refused = marked.select(pl.col(WHOLE) & (~pl.col(_FIRST) | (versions > 1))).to_series()
+    found = np.zeros(rows.height, dtype=bool)
+    found[shared.to_numpy()] = refused.to_numpy()
+    return pl.Series(found)
 
 
 def raw(name: str) -> pl.Expr:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 REQUEST_TAG = "retrain/request"
 MAX_ATTEMPTS = 3
+WATCHING: dict[str, Any] = {
+    "minimum_interval_seconds": 30,
+    "default_status": dg.DefaultSensorStatus.RUNNING,
+}
 ALERT_TAG, MODEL_TAG = "retrain/notify", "retrain/model"
 Evaluated = dg.RunRequest | dg.SkipReason
 
@@ -40,8 +44,7 @@ def new_data_sensor(spec: DatasetSpec, job: dg.ExecutableDefinition) -> dg.Senso
     @dg.sensor(
         name=f"{spec.name}_new_data",
         job=job,
-        minimum_interval_seconds=30,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        **WATCHING,
         description=f"Asks to ingest files of {spec.name} that have landed or changed.",
     )
     def _sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> Evaluated:
@@ -64,8 +67,7 @@ def data_ready_sensor(model: Model, job: dg.ExecutableDefinition) -> dg.SensorDe
     @dg.sensor(
         name=f"{model.spec.name}_data_ready",
         job=job,
-        minimum_interval_seconds=30,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        **WATCHING,
         description="Asks to build and monitor partitions whose datasets have changed.",
     )
     def _sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> Evaluated:
@@ -87,8 +89,7 @@ def retrain_wanted_sensor(model: Model, job: dg.ExecutableDefinition) -> dg.Sens
     @dg.sensor(
         name=f"{model.spec.name}_retrain_wanted",
         job=job,
-        minimum_interval_seconds=30,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        **WATCHING,
         description="Asks to retrain when the triggering policy finds a cause.",
     )
     def _sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> Evaluated:
