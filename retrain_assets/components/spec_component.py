@@ -44,6 +44,8 @@ class SpecComponent(dg.Component, Generic[SpecT]):
         """
         path = context.component_path
         if path.instance_key is not None and path.file_path.is_dir():
-            document = load_strictly(path.file_path / "defs.yaml")[int(path.instance_key)]
-            attributes = cls.spec_class.model_validate(document["attributes"])
+            names = (path.file_path / name for name in ("defs.yaml", "defs.yml"))
+            file = next(name for name in names if name.exists())
+            document = load_strictly(file)[int(path.instance_key)]
+            attributes = cls.spec_class.model_validate(document.get("attributes", {}))
         return cls(attributes)
