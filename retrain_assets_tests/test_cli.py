@@ -77,6 +77,15 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     assert "Traceback" not in done.stderr
 
 
+def test_a_backfill_that_refuses_a_file_fails_and_names_it(elsewhere: Path) -> None:
+    landed = elsewhere / "data" / "landing" / "weather" / "2013-06-01.csv"
+    landed.parent.mkdir(parents=True, exist_ok=True)
+    landed.write_text("<html>404</html>\n", encoding="utf-8")
+    done = retrain(elsewhere, "backfill", "weather", "--from", "2013-06-01", "--to", "2013-06-01")
+    assert done.returncode == 1
+    assert "1 files were refused whole, first weather/2013-06-01.csv: it lacks" in done.stderr
+
+
 def test_a_backfill_ingests_a_range_in_one_run(elsewhere: Path) -> None:
     from retrain_assets.demo.flights import Flights
 
