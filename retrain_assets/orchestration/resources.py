@@ -39,14 +39,17 @@ class StorageResource(dg.ConfigurableResource[Storage]):
 
 
 class SlackNotifications(dg.ConfigurableResource[Notifier]):
-    """Slack by way of dagster-slack; without a token, messages are logged only."""
+    """Slack by way of dagster-slack; without a token, messages are logged only.
 
-    token: str = ""
+    The token is no setting, which would be stored with the configuration of a run: it is read from
+    `SLACK_BOT_TOKEN` and from nowhere else.
+    """
+
     base_url: str = ""
 
     def notifier(self, log: Logger) -> Notifier:
         """Who tells people, for one run."""
-        token = self.token or os.environ.get("SLACK_BOT_TOKEN", "")
+        token = os.environ.get("SLACK_BOT_TOKEN", "")
         if not token:
             return Notifier(None, log)
         return Notifier(lambda: self._client(token), log)

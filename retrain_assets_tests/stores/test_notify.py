@@ -55,7 +55,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def slack() -> Iterator[Slack]:
+def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slack]:
+    monkeypatch.setenv("SLACK_BOT_TOKEN", "xoxb-canary")
     server = Slack()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -66,16 +67,16 @@ def slack() -> Iterator[Slack]:
 
 
 def test_a_message_arrives_in_its_channel_with_the_token(slack: Slack) -> None:
-    notifier = SlackNotifications(token="xoxb-1", base_url=slack.url).notifier(LOG)
+    notifier = SlackNotifications(base_url=slack.url).notifier(LOG)
     assert notifier.tell("#ml", "churn: promote version 3")
     (message,) = slack.messages
     assert message["path"] == "/api/chat.postMessage"
     assert (message["channel"], message["text"]) == ("#ml", "churn: promote version 3")
-    assert slack.tokens == ["Bearer xoxb-1"]
+    assert slack.tokens == ["Bearer xoxb-canary"]
 
 
 def test_text_from_data_cannot_become_a_mention_or_link(slack: Slack) -> None:
-    notifier = SlackNotifications(token="xoxb-1", base_url=slack.url).notifier(LOG)
+    notifier = SlackNotifications(base_url=slack.url).notifier(LOG)
     notifier.tell("#ml", "refused <!channel> & <https://evil>")
     assert slack.messages[0]["text"] == "refused &lt;!channel&gt; &amp; &lt;https://evil&gt;"
 
@@ -84,7 +85,7 @@ def test_a_failing_slack_is_logged_and_raises_nothing(
     slack: Slack, caplog: pytest.LogCaptureFixture
 ) -> None:
     slack.status = 500
-    notifier = SlackNotifications(token="xoxb-canary", base_url=slack.url).notifier(LOG)
+    notifier = SlackNotifications(base_url=slack.url).notifier(LOG)
     assert not notifier.tell("#ml", "hello")
     assert "Slack did not take the message for #ml" in caplog.text
     assert "xoxb-canary" not in caplog.text
@@ -92,10 +93,15 @@ def test_a_failing_slack_is_logged_and_raises_nothing(
 
 def test_a_slack_that_is_not_there_raises_nothing(slack: Slack) -> None:
     gone = "http://127.0.0.1:9/api"
-    assert not SlackNotifications(token="xoxb-1", base_url=gone).notifier(LOG).tell("#ml", "hello")
+    assert not SlackNotifications(base_url=gone).notifier(LOG).tell("#ml", "hello")
 
 
 def test_without_a_token_the_message_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert not Notifier(None, LOG).tell("#ml", "churn: hold version 2")
     assert "churn: hold version 2" in caplog.text
+
+
+def test_the_token_is_no_part_of_any_configuration() -> None:
+    assert set(SlackNotifications.model_fields) == {"base_url"}
+    assert "token" not in repr(SlackNotifications())
