@@ -247,3 +247,27 @@ def test_changed_features_are_rebuilt_retrained_and_promoted_without_waiting(
     world.land(FIRST)
     world.settle()
     assert world.storage.tables.scan("churn/predictions").collect().height == 120
+
+
+def test_the_holdout_holds_no_partition_that_either_model_was_trained_on(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    world = new_world(tmp_path, instance)
+    world.land(*range(FIRST))
+    world.settle()
+    assert ledger(world)[0].data_range[1] == key(15)
+    holdouts = []
+    for last in (18, 20):
+        world.land(*range(FIRST, last + 1))
+        world.settle()
+        job = world.definitions.resolve_job_def("churn_retrain")
+        tags = {"retrain/as_of": key(last)}
+        assert job.execute_in_process(instance=instance, tags=tags).success
+        evaluation = world.storage.tables.scan("churn/evaluation").collect()
+        row = evaluation.filter(as_of=key(last)).row(0, named=True)
+        holdouts.append((row["holdout_from"], row["holdout_to"]))
+    assert holdouts == [(key(16), key(18)), (key(16), key(20))]
+    few, enough = ledger(world)[1:]
+    assert few.action == "hold"
+    assert few.reason.startswith("3 holdout partitions that neither model was trained on")
+    assert "5 partitions" in enough.reason
