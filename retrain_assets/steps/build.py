@@ -14,9 +14,10 @@ from retrain_assets.domain.features import KEY, PARTITION, build_features
 from retrain_assets.domain.profile import build_profile
 from retrain_assets.domain.windows import ending_at
 from retrain_assets.specs.model import duration
+from retrain_assets.steps.state import SOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from retrain_assets.steps.state import ModelState
 
@@ -34,13 +35,14 @@ class Built:
     version: int
 
 
-def ready(state: ModelState, partitions: Sequence[str]) -> tuple[str, ...]:
-    """The partitions whose datasets are complete.
+def ready(
+    state: ModelState, partitions: Sequence[str], sources: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The partitions whose datasets are complete, `sources` being those of the state.
 
     Raises:
         NotReadyError: None is.
     """
-    sources = state.sources()
     found = tuple(key for key in partitions if key in sources)
     if not found:
         raise NotReadyError(
@@ -52,10 +54,14 @@ def ready(state: ModelState, partitions: Sequence[str]) -> tuple[str, ...]:
 
 def features(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
     """Build the features of a range."""
-    keys = ready(state, partitions)
+    # Taken before any row is read: what changes meanwhile has another digest and is built again.
+    sources = state.sources()
+    keys = ready(state, partitions, sources)
     rows = state.tables.read(f"{state.dataset.name}/dataset", keys)
     lookups = {name: _lookup(state, name, rows) for name in state.lookups}
-    table = build_features(rows, lookups, state.spec, state.dataset)
+    table = build_features(rows, lookups, state.spec, state.dataset).with_columns(
+        pl.col(PARTITION).replace_strict(sources, return_dtype=pl.String).alias(SOURCE)
+    )
     version = state.tables.replace(
         state.table("features"), table, keys, commit_metadata(run_id, keys)
     )
@@ -64,8 +70,10 @@ def features(state: ModelState, partitions: Sequence[str], run_id: str) -> Built
 
 def profile(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
     """Summarise features and target, a row per partition and column."""
-    keys = ready(state, partitions)
-    rows = build_profile(stored_features(state, keys))
+    keys = ready(state, partitions, state.sources())
+    table = stored_features(state, keys)
+    made_from = table.select(PARTITION, SOURCE).unique()
+    rows = build_profile(table).join(made_from, on=PARTITION, maintain_order="left")
     version = state.tables.replace(
         state.table("profile"), rows, keys, commit_metadata(run_id, keys)
     )

@@ -17,7 +17,7 @@ from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
 from retrain_assets.domain.windows import ending_at
 from retrain_assets.steps.build import Built, commit_metadata, ready
 from retrain_assets.steps.predict import PERFORMANCE_SCHEMA
-from retrain_assets.steps.state import MONITORING_SCHEMA
+from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,11 +31,10 @@ Found = tuple[tuple[str, ...], watch.Observation]
 
 def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
     """Compare each partition's window with production's training window, from summaries alone."""
-    keys = ready(state, partitions)
-    sources, watcher = state.sources(), _Watcher(state)
+    keys, watcher = ready(state, partitions, state.sources()), _Watcher(state)
     rows = pl.DataFrame(
         [
-            {PARTITION: key, "_source": sources[key], **found}
+            {PARTITION: key, SOURCE: watcher.made_from(key), **found}
             for key in keys
             for found in watcher.observations(key)
         ],
@@ -58,6 +57,10 @@ class _Watcher:
         self.reference = cache(self._reference)
         self.expected_output = cache(self._expected_output)
         self.metric_values = cache(self._metric_values)
+
+    def made_from(self, key: str) -> str:
+        """What the profile of a partition was built from, whatever has landed since."""
+        return str(self.profiles[key][SOURCE][0])
 
     def observations(self, key: str) -> Iterator[dict[str, object]]:
         """All observations of the window that ends at a partition."""

@@ -42,7 +42,7 @@ def predictions(
 
     Rows inside that version's training range are marked `in_sample` and enter no measure.
     """
-    keys = ready(state, partitions)
+    keys = ready(state, partitions, state.sources())
     scored, performance = _score(state, registry, stored_features(state, keys))
     fresh = scored.filter(~pl.col("in_sample")).select(PARTITION, PREDICTION_COLUMN)
     tables, commit = state.tables, commit_metadata(run_id, keys)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from retrain_assets.stores.ledger import LedgerRow
     from retrain_assets.stores.tables import Tables
 
+SOURCE = "_source"  # digest of what a partition was built from
 FILES_SEEN = {PARTITION: pl.String(), "sha256": pl.String(), "refusal": pl.String()}
 MONITORING_SCHEMA: dict[str, pl.DataType] = {
     PARTITION: pl.String(),
@@ -42,7 +43,7 @@ MONITORING_SCHEMA: dict[str, pl.DataType] = {
     "model_version": pl.Int64(),
     "window_from": pl.String(),
     "window_to": pl.String(),
-    "_source": pl.String(),
+    SOURCE: pl.String(),
 }
 _PERIOD_DAYS = {"day": 1, "month": 28}
 
@@ -105,7 +106,7 @@ class ModelState:
     def built(self) -> dict[str, str]:
         """Partitions that were monitored, each with the digest of what they were built from."""
         table = self.table("monitoring")
-        seen = self.tables.scan(table, MONITORING_SCHEMA).select(PARTITION, "_source").unique()
+        seen = self.tables.scan(table, MONITORING_SCHEMA).select(PARTITION, SOURCE).unique()
         return dict(seen.sort(PARTITION).collect().iter_rows())
 
     def mature(self) -> tuple[str, ...]:

@@ -13,7 +13,9 @@ from polars.testing import assert_frame_equal
 
 from retrain_assets.orchestration.partitions import range_tags
 from retrain_assets.steps import report
+from retrain_assets.steps.build import features, profile
 from retrain_assets.steps.decide import DecisionError, reconcile, roll_back
+from retrain_assets.steps.ingest import ingest
 from retrain_assets.steps.monitor import monitor
 from retrain_assets.steps.predict import predictions
 from retrain_assets.stores.ledger import LedgerRow
@@ -271,3 +273,20 @@ def test_the_holdout_holds_no_partition_that_either_model_was_trained_on(
     assert few.action == "hold"
     assert few.reason.startswith("3 holdout partitions that neither model was trained on")
     assert "5 partitions" in enough.reason
+
+
+def test_a_correction_that_lands_while_a_run_is_under_way_is_built_afterwards(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    world = new_world(tmp_path, instance)
+    world.land(0, 1)
+    ingest(world.storage, world.dataset, [key(0), key(1)], "run")
+    features(world.state, [key(0), key(1)], "run")
+    world.land(1, shift=3.0)
+    ingest(world.storage, world.dataset, [key(1)], "run")
+    for step in (profile, monitor):
+        step(world.state, [key(0), key(1)], "run")
+    assert [run.job for run in world.settle()] == ["churn_monitor"]
+    rebuilt = world.storage.tables.scan("churn/features").collect()
+    assert rebuilt.filter(_landing_partition=key(1))["x"].mean() > 2  # type: ignore[operator]
+    assert world.settle() == []
