@@ -7,8 +7,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from hypothesis import settings
 
 from retrain_assets_tests.world import World, new_world
+
+# The same examples each time; `--hypothesis-profile=default` looks for new ones.
+settings.register_profile("fixed", derandomize=True)
+settings.load_profile("fixed")
 
 
 @pytest.fixture

@@ -259,6 +259,11 @@ def test_the_fast_reader_agrees_with_the_careful_one(lines: list[list[str]], end
         assert fast.equals(careful)
 
 
+def test_a_short_row_is_not_made_up_for_by_a_long_one() -> None:
+    for text in ("id,day,note\n,\n,,,", "id,day,note\n1,a\n2,b,c,d\n"):
+        assert readers._plain_csv(text, ",", 3, {"note": 2, "id": 0}) is None
+
+
 def test_a_plain_csv_is_read_by_the_fast_reader() -> None:
     text = "id,day,note\n" + "1,,x\n" * 3
     assert readers._plain_csv(text, ",", 3, {"id": 0}) is not None
