@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from sklearn.pipeline import Pipeline
 
-    from retrain_assets.specs.model import EstimatorSpec, Kind, Metric, ModelSpec, SearchSpec
+    from retrain_assets.specs.features import Kind
+    from retrain_assets.specs.model import EstimatorSpec, Metric, ModelSpec, SearchSpec
 
 PLAIN = (str, int, float, bool, type(None))
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from retrain_assets.domain.rules import dataset_schema
-from retrain_assets.specs.model import duration
+from retrain_assets.specs.base import duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from retrain_assets.specs.dataset import DatasetSpec
-    from retrain_assets.specs.model import LookupSpec, ModelSpec
+    from retrain_assets.specs.features import LookupSpec
+    from retrain_assets.specs.model import ModelSpec
 
 PARTITION, KEY, WEIGHT = "_landing_partition", "_key", "_weight"
 _ORDER, _KNOWN_AT = "_order", "_known_at"

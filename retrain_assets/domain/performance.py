@@ -19,7 +19,8 @@ from retrain_assets.specs.model import METRICS_BY_KIND
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from retrain_assets.specs.model import Kind, Metric
+    from retrain_assets.specs.features import Kind
+    from retrain_assets.specs.model import Metric
 
 THRESHOLD = 0.5  # from which a probability counts as a prediction of 1
 SMALLEST = float(np.finfo(np.float64).eps)  # probability below which log_loss stops growing

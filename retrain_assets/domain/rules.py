@@ -6,32 +6,30 @@ becomes of a row that breaks one.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from datetime import date
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from retrain_assets.specs.partition import ALL
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from retrain_assets.specs.dataset import ColumnSpec, ColumnType, DatasetSpec, PartitionSpec
+    from retrain_assets.specs.dataset import ColumnSpec, ColumnType, DatasetSpec
+    from retrain_assets.specs.partition import PartitionSpec
 
 Type = pl.DataType | type[pl.DataType]
 
 PARTITION, LINE, BROKEN = "_landing_partition", "_line", "_broken"
 WHOLE, REPEATED = "_whole", "_repeated"  # read in full; a key that others have too
 _FIRST = "_first"
-ALL = "all"
-KEY_PATTERNS = {"day": r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "month": r"[0-9]{4}-[0-9]{2}", "none": ALL}
 NULL_WORDS = frozenset(
     ("NULL", "Null", "null", "None", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT")
 )
 
-_KEY_FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m"}
 STORED: dict[ColumnType, Type] = {
     "int": pl.Int64,
     "float": pl.Float64,
@@ -65,28 +63,19 @@ class Breach:
 
 
 def partition_of(spec: PartitionSpec, column: str) -> pl.Expr:
-    """The partition key of each row, from a date or a UTC datetime; `all` where there are none."""
+    """The partition key of each row, from its typed partition column; `all` where there is none."""
     if spec.by == "none":
         return pl.lit(ALL)
+    if spec.values is not None:
+        return pl.col(column)
+    if spec.period is None:
+        return pl.col(column).cast(pl.String).str.zfill(len(spec.start or ""))
     dated, timed = cs.by_name(column) & cs.date(), cs.by_name(column) & cs.datetime()
-    key_format = _KEY_FORMATS[spec.by]
-    return pl.coalesce(
-        dated.dt.strftime(key_format),
-        timed.dt.convert_time_zone(spec.timezone).dt.strftime(key_format),
+    begins = (
+        moment.dt.truncate(spec.period.every)
+        for moment in (dated, timed.dt.convert_time_zone(spec.timezone).dt.replace_time_zone(None))
     )
-
-
-def partition_key_is_valid(spec: PartitionSpec, key: str) -> bool:
-    """Whether a key is written exactly as keys are, is a real date, and not outside the spec."""
-    if re.fullmatch(KEY_PATTERNS[spec.by], key) is None:
-        return False
-    if spec.by == "none":
-        return True
-    try:
-        date.fromisoformat(key if spec.by == "day" else f"{key}-01")
-    except ValueError:
-        return False
-    return (spec.start or key) <= key <= (spec.end or key)
+    return pl.coalesce(begin.dt.strftime(spec.period.key_format) for begin in begins)
 
 
 def dataset_schema(spec: DatasetSpec) -> dict[str, Type]:

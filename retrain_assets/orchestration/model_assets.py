@@ -15,8 +15,9 @@ from retrain_assets.domain.features import PARTITION
 from retrain_assets.orchestration import checks
 from retrain_assets.orchestration.partitions import partitions_definition, requested_partitions
 from retrain_assets.orchestration.resources import StorageResource
+from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.specs.model import ModelSpec, duration
+from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.build import Built, window_features
 from retrain_assets.steps.build import features as build_features
 from retrain_assets.steps.build import profile as build_profile

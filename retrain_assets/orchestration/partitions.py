@@ -5,48 +5,44 @@ Not here: which partitions exist in storage.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-if TYPE_CHECKING:
-    from retrain_assets.specs.dataset import PartitionSpec
+from retrain_assets.specs.partition import ALL
 
-UNPARTITIONED = "all"
-_KINDS = {
-    "day": (dg.DailyPartitionsDefinition, "%Y-%m-%d", timedelta(days=1)),
-    "month": (dg.MonthlyPartitionsDefinition, "%Y-%m", timedelta(days=31)),
-}
+if TYPE_CHECKING:
+    from retrain_assets.specs.partition import PartitionSpec
+
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
-def partitions_definition(spec: PartitionSpec) -> dg.TimeWindowPartitionsDefinition | None:
+def partitions_definition(spec: PartitionSpec) -> dg.PartitionsDefinition[str] | None:
     """The Dagster partitions of a dataset; None where it has none."""
     if spec.by == "none":
         return None
-    kind, key_format, longest = _KINDS[spec.by]
-    return kind(
-        start_date=spec.start or "",
-        end_date=_following(spec.end, key_format, longest) if spec.end else None,
+    period, first, last = spec.period, spec.start or "", spec.end
+    if period is None:
+        numbers = range(int(first or 0), int(last or 0) + 1)
+        values = spec.values or [str(number).zfill(len(first)) for number in numbers]
+        return dg.StaticPartitionsDefinition(values)
+    return dg.TimeWindowPartitionsDefinition(
+        cron_schedule=period.cron,
+        start=first,
+        end=period.following(last) if last else None,  # Dagster leaves the end out
         timezone=spec.timezone,
-        fmt=key_format,
+        fmt=period.key_format,
     )
 
 
 def requested_partitions(context: dg.AssetExecutionContext) -> tuple[str, ...]:
     """The keys a run is for, in order; the one constant key of an unpartitioned asset."""
-    return tuple(context.partition_keys) if context.has_partition_key_range else (UNPARTITIONED,)
+    return tuple(context.partition_keys) if context.has_partition_key_range else (ALL,)
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:
     """Run tags that ask for one run over a range of partitions."""
-    return {} if first == UNPARTITIONED else {RANGE_START: first, RANGE_END: last}
-
-
-def _following(key: str, key_format: str, longest: timedelta) -> str:
-    """The key after this one, since Dagster leaves the end out and the spec does not."""
-    return (datetime.strptime(key, key_format) + longest).strftime(key_format)  # noqa: DTZ007 a key
+    return {} if first == ALL else {RANGE_START: first, RANGE_END: last}
 
 
 def checked_range(spec: PartitionSpec, first: str, last: str) -> int:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from retrain_assets.specs.model import Kind
+    from retrain_assets.specs.features import Kind
 
 JUST_BELOW = 0.999
 DENSITY = ("#d6e6f4", BLUE, "#0f2747")

@@ -6,6 +6,7 @@ Not here: defaults that depend on the machine, and anything that reads a dataset
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
@@ -13,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_DURATION = re.compile(r"^(\d+)([smhd])$")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Name = Annotated[
     str,
@@ -32,6 +36,18 @@ class Spec(BaseModel):
 
 class SpecError(ValueError):
     """A mistake in a YAML file; the message names file, line and what would do."""
+
+
+def duration(text: str) -> timedelta:
+    """`3h` as a timedelta; units are s, m, h, d.
+
+    Raises:
+        ValueError: The text is not a whole number followed by a unit.
+    """
+    match = _DURATION.match(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration: write 90m, 3h or 2d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 class _StrictLoader(yaml.CSafeLoader):

@@ -5,18 +5,33 @@ Not here: reading files, checking rows, Dagster.
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any, Literal
-from zoneinfo import available_timezones
 
 from pydantic import Field, field_validator, model_validator
 
-from retrain_assets.specs.base import Name, Spec
+from retrain_assets.specs.base import Name, Spec, duration
+from retrain_assets.specs.partition import PartitionSpec
 
 ColumnType = Literal["int", "float", "bool", "category", "text", "date", "datetime"]
-FileFormat = Literal["csv", "jsonl", "parquet"]
-_KEYS = {"day": ("%Y-%m-%d", "2013-01-31"), "month": ("%Y-%m", "2013-01")}
+Format = Literal["csv", "jsonl", "parquet", "delta"]
+_SCHEMES = ("s3", "gs", "abfs", "abfss", "az", "file")
+Encoding = Literal["utf-8", "utf-16", "latin-1", "cp1252"]
+
+
+class OutlierSpec(Spec):
+    """Which values of a column lie far out, against the other values of their partition."""
+
+    robust_z: float = Field(
+        gt=0,
+        allow_inf_nan=False,
+        description="Beyond this many standard deviations, estimated by the median absolute "
+        "deviation.",
+    )
+    action: Literal["flag", "quarantine"] = Field(
+        "flag", description="`flag` counts the rows; `quarantine` refuses them."
+    )
+    max_share: float = Field(0.01, ge=0, le=1, description="Above this, the check warns.")
 
 
 class ColumnSpec(Spec):
@@ -29,6 +44,18 @@ class ColumnSpec(Spec):
     allowed: list[str] | None = Field(None, description="The only values a category may take.")
     min: float | None = Field(None, allow_inf_nan=False, description="Smallest value, inclusive.")
     max: float | None = Field(None, allow_inf_nan=False, description="Largest value, inclusive.")
+    pattern: str | None = Field(
+        None, max_length=500, description="Regular expression that a text must match in full."
+    )
+    outliers: OutlierSpec | None = Field(None, description="Which numbers lie far out.")
+    personal: bool = Field(
+        False, description="Masked wherever a value is shown: quarantine, logs, metadata, reports."
+    )
+    expression: str | None = Field(
+        None,
+        description="SQL over the other columns and `_line` (counted from 1); then the column is "
+        "derived and not looked for in the file.",
+    )
     known: Literal["before", "later"] = Field(
         "before",
         description="`later`: not known when the prediction is made, so no feature can see it.",
@@ -38,63 +65,46 @@ class ColumnSpec(Spec):
     def _rules_fit_the_type(self) -> ColumnSpec:
         if self.allowed is not None and self.type not in ("category", "text"):
             raise ValueError(f"`allowed` needs type category or text, not {self.type}")
-        if (self.min is not None or self.max is not None) and self.type not in ("int", "float"):
-            raise ValueError(f"`min` and `max` need type int or float, not {self.type}")
+        if self.pattern is not None and self.type not in ("category", "text"):
+            raise ValueError(f"`pattern` needs type category or text, not {self.type}")
+        bounded = self.min is not None or self.max is not None or self.outliers is not None
+        if bounded and self.type not in ("int", "float"):
+            raise ValueError(f"`min`, `max` and `outliers` need type int or float, not {self.type}")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min:g} is above max {self.max:g}")
         return self
 
 
-class PartitionSpec(Spec):
-    """How rows and files divide into the unit that is replaced, monitored and resampled."""
-
-    by: Literal["day", "month", "none"] = Field(
-        description="`none`: each delivery replaces the whole dataset."
-    )
-    column: str | None = Field(
-        None, description="The date or datetime column that says which partition a row is of."
-    )
-    start: str | None = Field(None, description="First partition, as `2013-01-01`.")
-    end: str | None = Field(None, description="Last partition, where the dataset is closed.")
-    timezone: str = Field("UTC", description="The time zone in which a day or month begins.")
-
-    @field_validator("timezone")
-    @classmethod
-    def _timezone_exists(cls, value: str) -> str:
-        if value not in available_timezones():
-            raise ValueError(f"unknown time zone {value!r}: use an IANA name such as Europe/Paris")
-        return value
-
-    @model_validator(mode="after")
-    def _dated_partitions_are_complete(self) -> PartitionSpec:
-        given = self.column is not None and self.start is not None
-        if self.by != "none" and not given:
-            raise ValueError(f"partitions by {self.by} need both `column` and `start`")
-        if self.by == "none" and (self.column or self.start):
-            raise ValueError("`by: none` takes neither `column` nor `start`")
-        for bound in filter(None, (self.start, self.end)):
-            _check_key(self.by, bound)
-        if self.start and self.end and self.end < self.start:
-            raise ValueError(f"end {self.end} is before start {self.start}")
-        return self
-
-
-def _check_key(by: str, key: str) -> None:
-    pattern, example = _KEYS[by]
-    try:
-        parsed = datetime.strptime(key, pattern).strftime(pattern)  # noqa: DTZ007 a key
-    except ValueError:
-        parsed = None
-    if parsed != key:
-        raise ValueError(f"{key!r} is no {by}: write it as {example}")
-
-
 class ReadSpec(Spec):
     """How the bytes of a landing file become columns."""
 
+    header: list[str] | None = Field(
+        None, min_length=1, description="Column names of a CSV that has no header line, in order."
+    )
     delimiter: str = Field(",", min_length=1, max_length=1, description="CSV field separator.")
+    decimal: Literal[".", ","] = Field(".", description="Decimal mark of CSV numbers.")
     nulls: list[str] = Field([""], description="CSV words that mean: no value.")
-    rename: dict[str, str] = Field({}, description="Name in the file: name in `columns`.")
+    encoding: Encoding = Field("utf-8", description="Of CSV and JSONL.")
+    date_format: dict[str, str] = Field(
+        {},
+        description="By column, how a date or datetime is written, such as `%m/%d/%y`; ISO 8601 by "
+        "default. A time without offset is local to `partition.timezone`.",
+    )
+    rename: dict[str, str] = Field(
+        {}, description='Name in the file (`""` where it has none): name in `columns`.'
+    )
+    max_bytes: int = Field(
+        2**30, ge=1, description="A larger file, or a parquet that unpacks to more, is refused."
+    )
+    settle: str = Field(
+        "5s", description="A file that changed more recently may still be written: it is not read."
+    )
+
+    @field_validator("settle")
+    @classmethod
+    def _is_a_duration(cls, value: str) -> str:
+        duration(value)
+        return value
 
 
 class QuarantineSpec(Spec):
@@ -110,6 +120,13 @@ class RowsSpec(Spec):
 
     min: int = Field(1, ge=0, description="Fewest rows of a sound partition.")
     max: int | None = Field(None, ge=1, description="Most rows of a sound partition.")
+    typical: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Warn of a partition whose rows differ from the median of the 28 before it by "
+        "more than this share of the median.",
+    )
 
 
 class ExpectationSpec(Spec):
@@ -126,9 +143,16 @@ class DatasetSpec(Spec):
     """One source of data: its landing files, contract and partitions."""
 
     name: Name = Field(description="Group and first part of the asset keys.")
-    landing: str = Field(
+    landing: str | None = Field(
+        None,
         description="Path of the files below `landing/`, such as `flights/{partition}.parquet`; "
-        "`*` matches within one name. The ending says the format: csv, jsonl, parquet."
+        "`*` matches within one name. Without `{partition}`, a file may hold rows of many "
+        "partitions. The ending says the format: csv, jsonl, parquet.",
+    )
+    delta: str | None = Field(
+        None,
+        description="Path or URI of an existing Delta table that is read instead of files; each "
+        "new version of it is new data.",
     )
     read: ReadSpec = Field(ReadSpec(), description="Options of the reader.")
     partition: PartitionSpec = Field(description="How the dataset is partitioned.")
@@ -139,13 +163,32 @@ class DatasetSpec(Spec):
     expectations: list[ExpectationSpec] = Field([], description="Further expectations.")
 
     @property
-    def format(self) -> FileFormat:
-        """The file format, from the ending of `landing`."""
+    def format(self) -> Format:
+        """What is read: the ending of `landing`, or a Delta table."""
+        if self.landing is None:
+            return "delta"
         return PurePosixPath(self.landing).suffix.removeprefix(".")  # type: ignore[return-value]
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether values come with types rather than as text."""
+        return self.format in ("parquet", "delta")
+
+    @property
+    def is_split(self) -> bool:
+        """Whether one file may hold rows of many partitions, so that its rows say which."""
+        return self.partition.by != "none" and "{partition}" not in (self.landing or "")
+
+    @property
+    def file_columns(self) -> dict[str, ColumnSpec]:
+        """The columns that stand in a file."""
+        return {name: column for name, column in self.columns.items() if column.expression is None}
 
     @field_validator("landing")
     @classmethod
-    def _landing_stays_below_its_root(cls, value: str) -> str:
+    def _landing_stays_below_its_root(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         path = PurePosixPath(value)
         if path.is_absolute() or ".." in path.parts or "\x00" in value:
             raise ValueError(f"{value!r} leaves the landing folder: give a path below it")
@@ -153,18 +196,51 @@ class DatasetSpec(Spec):
             raise ValueError(f"{value!r} must end in .csv, .jsonl or .parquet")
         return value
 
+    @field_validator("delta")
+    @classmethod
+    def _scheme_is_known(cls, value: str | None) -> str | None:
+        scheme, separator, _ = (value or "").partition("://")
+        if separator and scheme not in _SCHEMES:
+            raise ValueError(f"cannot read {scheme}://: use a path or {', '.join(_SCHEMES)}")
+        return value
+
     @model_validator(mode="after")
     def _columns_are_declared(self) -> DatasetSpec:
+        if (self.landing is None) == (self.delta is None):
+            raise ValueError("give either `landing` or `delta`")
         reserved = [name for name in self.columns if name.startswith("_")]
         if reserved:
             raise ValueError(f"columns may not start with an underscore: {', '.join(reserved)}")
-        for where, names in (("key", self.key), ("partition.column", [self.partition.column])):
+        dated = list(self.read.date_format)
+        named: dict[str, list[str | None]] = {
+            "key": [*self.key],
+            "partition.column": [self.partition.column],
+            "read.date_format": [*dated],
+        }
+        for where, names in named.items():
             unknown = [name for name in names if name is not None and name not in self.columns]
             if unknown:
                 raise ValueError(f"{where}: {', '.join(unknown)} not among `columns`")
-        dated = self.partition.column
-        if dated and self.columns[dated].type not in ("date", "datetime"):
-            raise ValueError(f"partition.column {dated} must be of type date or datetime")
-        if self.partition.by != "none" and "{partition}" not in self.landing:
-            raise ValueError(f"landing {self.landing!r} must say where {{partition}} stands")
+        timed = [name for name in dated if self.columns[name].type not in ("date", "datetime")]
+        if timed:
+            raise ValueError(f"read.date_format: {', '.join(timed)} is neither date nor datetime")
+        if not self.file_columns:
+            raise ValueError("all columns are derived: at least one must stand in the file")
+        self._check_partition_column()
         return self
+
+    def _check_partition_column(self) -> None:
+        partition = self.partition
+        if partition.column is None:
+            return
+        found = self.columns[partition.column].type
+        wanted: tuple[str, ...] = ("date", "datetime")
+        if partition.by == "hour":
+            wanted = ("datetime",)
+        elif partition.by == "value":
+            wanted = ("int",) if partition.values is None else ("category", "text")
+        if found not in wanted:
+            raise ValueError(
+                f"partition.column {partition.column} is of type {found}: partitions by "
+                f"{partition.by} need {' or '.join(wanted)}"
+            )

@@ -5,16 +5,20 @@ Not here: fitting, Dagster, and checks that need the dataset's own spec.
 
 from __future__ import annotations
 
-import re
-from datetime import timedelta
 from hashlib import sha256
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from retrain_assets.specs.base import Name, Spec
+from retrain_assets.specs.features import (
+    PYTHON_REFERENCE,
+    FeaturesSpec,
+    Kind,
+    LookupSpec,
+    TargetSpec,
+)
 
-Kind = Literal["binary", "multiclass", "regression"]
 DriftMeasure = Literal["psi", "ks", "jensen_shannon", "null_share", "unseen_share"]
 Metric = Literal[
     "log_loss", "brier", "roc_auc", "average_precision", "accuracy", "f1", "mae", "rmse", "r2"
@@ -24,110 +28,6 @@ METRICS_BY_KIND: dict[Kind, tuple[Metric, ...]] = {
     "multiclass": ("log_loss", "accuracy", "f1"),
     "regression": ("mae", "rmse", "r2"),
 }
-_DURATION = re.compile(r"^(\d+)([smhd])$")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-PYTHON_REFERENCE = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
-
-
-def duration(text: str) -> timedelta:
-    """`3h` as a timedelta; units are s, m, h, d.
-
-    Raises:
-        ValueError: The text is not a whole number followed by a unit.
-    """
-    match = _DURATION.match(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a duration: write 90m, 3h or 2d")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
-
-
-def _let_a_bare_on_pass(schema: dict[str, Any]) -> None:
-    """`dg check` holds the YAML against this schema after YAML 1.1 has made `on` a boolean."""
-    schema["additionalProperties"] = True
-    schema["required"].remove("on")
-
-
-class LookupSpec(Spec):
-    """A dataset whose columns are joined to each row, as they were known when predicting."""
-
-    model_config = ConfigDict(json_schema_extra=_let_a_bare_on_pass)
-
-    on: list[str] = Field(
-        min_length=1, description="Columns equal in both datasets; always needed."
-    )
-    as_of: str | None = Field(
-        None, description="Time column of both: the newest earlier row of the lookup is taken."
-    )
-    lag: str = Field("0s", description="How long after its time a lookup row becomes known.")
-    tolerance: str | None = Field(None, description="Older lookup rows than this are not used.")
-    lateness: int = Field(
-        1, ge=0, description="Newer partitions of the dataset after which it is not waited for."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _yaml_turns_on_into_true(cls, value: object) -> object:
-        # YAML 1.1, which Dagster's loader speaks, reads a bare `on` as a boolean.
-        if isinstance(value, dict):
-            return {"on" if key is True else key: item for key, item in value.items()}
-        return value
-
-    @field_validator("lag", "tolerance")
-    @classmethod
-    def _is_a_duration(cls, value: str | None) -> str | None:
-        if value is not None:
-            duration(value)
-        return value
-
-    @model_validator(mode="after")
-    def _time_options_need_as_of(self) -> LookupSpec:
-        if self.as_of is None and (self.tolerance is not None or duration(self.lag)):
-            raise ValueError("`lag` and `tolerance` need `as_of`")
-        if self.tolerance is not None and duration(self.tolerance) < duration(self.lag):
-            raise ValueError(f"tolerance {self.tolerance} is below lag {self.lag}: nothing matches")
-        return self
-
-
-class FeaturesSpec(Spec):
-    """Features of one row after the joins, as SQL or as a Python function."""
-
-    sql: str | None = Field(
-        None, description="`SELECT … FROM rows`; lookup columns are `<lookup>_<column>`."
-    )
-    python: str | None = Field(
-        None,
-        pattern=PYTHON_REFERENCE,
-        description="`module:function` from a polars frame of rows to one of features.",
-    )
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> FeaturesSpec:
-        if (self.sql is None) == (self.python is None):
-            raise ValueError("give either `sql` or `python`")
-        return self
-
-
-class TargetSpec(Spec):
-    """The label: how it is made, and of what kind it is."""
-
-    column: Name = Field(description="Name of the target in the features table.")
-    expression: str | None = Field(
-        None, description="SQL over the dataset's columns; the column itself by default."
-    )
-    kind: Kind = Field(description="The kind of prediction.")
-    positive_share: list[float] = Field(
-        [0.0, 1.0],
-        min_length=2,
-        max_length=2,
-        description="Bounds on the share of positives in a partition (binary).",
-    )
-
-    @model_validator(mode="after")
-    def _share_is_a_range(self) -> TargetSpec:
-        low, high = self.positive_share
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"positive_share [{low:g}, {high:g}] is not a range within 0 and 1")
-        return self
 
 
 class DistributionSpec(Spec):
@@ -191,7 +91,7 @@ class WindowsSpec(Spec):
     """Window lengths, in partitions that exist."""
 
     train: int = Field(60, ge=1, description="Partitions a model is fitted on.")
-    holdout: int = Field(14, ge=2, description="Newest partitions, on which models are compared.")
+    holdout: int = Field(14, ge=1, description="Newest partitions, on which models are compared.")
     current: int = Field(7, ge=1, description="Newest partitions, watched for drift.")
 
 
@@ -256,6 +156,34 @@ class GateSpec(Spec):
     )
 
 
+class OutliersSpec(Spec):
+    """Rows whose features lie far out, by an isolation forest on production's training window."""
+
+    rate: float = Field(
+        0.001, gt=0, lt=0.5, description="Share of the training rows that counts as far out."
+    )
+    max_share: float = Field(
+        0.02, ge=0, le=1, description="Above this share in a partition, the check warns."
+    )
+    action: Literal["flag", "quarantine"] = Field(
+        "flag", description="`flag` marks the rows; `quarantine` keeps them out of training too."
+    )
+
+
+class ExcludedSpec(Spec):
+    """Partitions known to be bad, such as an outage: neither trained on nor a reference."""
+
+    first: str = Field(description="First partition left out.")
+    last: str = Field(description="Last partition left out, inclusive.")
+    reason: str = Field(min_length=1, max_length=200, description="Why; shown in history.")
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> ExcludedSpec:
+        if self.last < self.first:
+            raise ValueError(f"last {self.last} is before first {self.first}")
+        return self
+
+
 class NotifySpec(Spec):
     """Who is told."""
 
@@ -274,6 +202,13 @@ class ModelSpec(Spec):
     weight: str | None = Field(None, description="SQL over the dataset's columns: row weight.")
     estimator: EstimatorSpec = Field(description="What is fitted.")
     windows: WindowsSpec = Field(WindowsSpec(), description="Training, holdout, current.")
+    exclude: list[ExcludedSpec] = Field([], description="Partitions known to be bad.")
+    blocks: str | None = Field(
+        None,
+        description="SQL over the dataset's columns that names the block of a row, where "
+        "partitions are too few to resample; the partition by default.",
+    )
+    outliers: OutliersSpec | None = Field(None, description="Which rows lie far out.")
     labels: LabelsSpec = Field(LabelsSpec(), description="When labels are final.")
     triggers: TriggersSpec = Field(TriggersSpec(), description="When to retrain.")
     gate: GateSpec = Field(description="When to promote.")
@@ -290,12 +225,12 @@ class ModelSpec(Spec):
     @property
     def features_recipe(self) -> str:
         """Digest of what determines the features table, apart from the data and the code."""
-        return self._digest("dataset", "lookups", "features", "target", "weight")
+        return self._digest("dataset", "lookups", "features", "target", "weight", "blocks")
 
     @property
     def recipe(self) -> str:
         """Digest of what determines a fitted model, apart from the data and the code."""
-        fitted = self._digest("estimator", "windows", "labels", "seed", "refit")
+        fitted = self._digest("estimator", "windows", "labels", "seed", "refit", "exclude")
         return sha256(f"{self.features_recipe}{fitted}".encode()).hexdigest()[:16]
 
     def _digest(self, *parts: str) -> str:

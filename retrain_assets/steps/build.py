@@ -13,7 +13,7 @@ import polars as pl
 from retrain_assets.domain.features import KEY, PARTITION, build_features
 from retrain_assets.domain.profile import build_profile
 from retrain_assets.domain.windows import ending_at
-from retrain_assets.specs.model import duration
+from retrain_assets.specs.base import duration
 from retrain_assets.steps.state import SOURCE
 
 if TYPE_CHECKING:

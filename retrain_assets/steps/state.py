@@ -17,15 +17,17 @@ import polars as pl
 from retrain_assets.domain.features import feature_names
 from retrain_assets.domain.triggers import Production, Situation
 from retrain_assets.domain.windows import Arrivals, complete_partitions, mature_partitions
-from retrain_assets.specs.model import duration
+from retrain_assets.specs.base import duration
 from retrain_assets.stores.ledger import Ledger
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import timedelta
 
     from retrain_assets.specs.dataset import DatasetSpec
-    from retrain_assets.specs.model import LookupSpec, ModelSpec
+    from retrain_assets.specs.features import LookupSpec
+    from retrain_assets.specs.model import ModelSpec
     from retrain_assets.stores.ledger import LedgerRow
     from retrain_assets.stores.tables import Tables
 
@@ -45,7 +47,6 @@ MONITORING_SCHEMA: dict[str, pl.DataType] = {
     "window_to": pl.String(),
     SOURCE: pl.String(),
 }
-_PERIOD_DAYS = {"day": 1, "month": 28}
 
 
 def landed(tables: Tables, dataset: str) -> dict[str, str]:
@@ -140,22 +141,22 @@ class ModelState:
     def _seen(self, name: str, digests: Mapping[str, str], key: str) -> str:
         """Digest of the lookup's partitions that rows of `key` can see."""
         lookup = self.spec.lookups[name]
-        by = self.lookups[name].partition.by
-        if lookup.as_of is None or by == "none":
+        period = self.lookups[name].partition.period
+        if lookup.as_of is None or period is None:
             return _digest(*digests.values())
         earlier = [partition for partition in digests if partition <= key]
-        return _digest(*(digests[p] for p in earlier[-_reach(lookup, _PERIOD_DAYS[by]) :]))
+        return _digest(*(digests[p] for p in earlier[-_reach(lookup, period.shortest) :]))
 
 
 def _production(row: LedgerRow) -> Production:
     return Production(row.version, row.as_of, row.data_range[1], row.recipe)
 
 
-def _reach(lookup: LookupSpec, period_days: int) -> int:
+def _reach(lookup: LookupSpec, period: timedelta) -> int:
     """How many partitions of a lookup the rows of one partition can see; 0 means all."""
     if lookup.tolerance is None:
         return 0
-    return 1 + math.ceil(duration(lookup.tolerance).total_seconds() / 86_400 / period_days)
+    return 1 + math.ceil(duration(lookup.tolerance) / period)
 
 
 def _digest(*parts: str) -> str:

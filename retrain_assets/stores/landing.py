@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from retrain_assets.domain.contract import RawRows
-from retrain_assets.domain.rules import ALL, BROKEN, KEY_PATTERNS, LINE, partition_key_is_valid
+from retrain_assets.domain.rules import BROKEN, LINE
+from retrain_assets.specs.partition import ALL
 from retrain_assets.stores.readers import READERS, RefusedFileError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Landing:
         """
         found = [
             LandingFile(path, key, status.st_size, status.st_mtime_ns)
-            for path, status in self._matching(PurePosixPath(self.spec.landing).parts, "")
+            for path, status in self._matching(PurePosixPath(self.spec.landing or "").parts, "")
             if (key := self._partition(path)) is not None
         ]
         return sorted(found, key=lambda file: (file.partition, file.path))
@@ -121,12 +122,10 @@ class Landing:
         return root is None or Path(entry.path).resolve().is_relative_to(root)
 
     def _partition(self, path: str) -> str | None:
-        partition = self.spec.partition
-        key = f"(?P<key>{KEY_PATTERNS[partition.by]})"
-        pattern = str(PurePosixPath(self.spec.landing))
-        named = re.fullmatch(_as_regex(pattern, key, "(?P=key)"), path)
+        pattern = str(PurePosixPath(self.spec.landing or ""))
+        named = re.fullmatch(_as_regex(pattern, "(?P<key>[^/]+)", "(?P=key)"), path)
         found = None if named is None else named.groupdict().get("key", ALL)
-        return found if found and partition_key_is_valid(partition, found) else None
+        return found if found and self.spec.partition.is_key(found) else None
 
     def _read(self, file: LandingFile) -> RawFile:
         content = (self.root / file.path).read_bytes()

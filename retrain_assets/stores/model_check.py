@@ -21,7 +21,7 @@ import polars as pl
 from retrain_assets.stores.model_file import ModelFileError, load_model, prepare_threads
 
 if TYPE_CHECKING:
-    from retrain_assets.specs.model import Kind
+    from retrain_assets.specs.features import Kind
 
 EXAMPLE_FILE = "example.parquet"
 EXPECTED = "_expected"

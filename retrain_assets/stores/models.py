@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from sklearn.pipeline import Pipeline
 
-    from retrain_assets.specs.model import Kind
+    from retrain_assets.specs.features import Kind
     from retrain_assets.stores.model_check import CheckResult
 
 DIGEST_TAG, METRICS_TAG = "sha256", "metrics"

@@ -23,15 +23,14 @@ from retrain_assets.domain.contract import (
     refuse_partitions,
 )
 from retrain_assets.domain.rules import (
-    ALL,
     BROKEN,
     LINE,
     PARTITION,
     dataset_schema,
-    partition_key_is_valid,
     partition_of,
 )
-from retrain_assets.specs.dataset import DatasetSpec, PartitionSpec
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.partition import ALL, PartitionSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -478,10 +477,10 @@ def test_a_partition_begins_at_midnight_of_its_time_zone() -> None:
 )
 def test_a_partition_key_is_a_real_date_within_the_spec(by: str, key: str, valid: bool) -> None:
     given = {"by": by, "column": "day", "start": START[by], "end": END[by]}
-    assert partition_key_is_valid(PartitionSpec.model_validate(given), key) is valid
+    assert PartitionSpec.model_validate(given).is_key(key) is valid
 
 
 def test_an_unpartitioned_dataset_has_one_key() -> None:
     whole = PartitionSpec.model_validate({"by": "none"})
-    assert partition_key_is_valid(whole, ALL)
-    assert not partition_key_is_valid(whole, "2013-01-01")
+    assert whole.is_key(ALL)
+    assert not whole.is_key("2013-01-01")

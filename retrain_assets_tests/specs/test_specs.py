@@ -45,7 +45,7 @@ def test_the_examples_are_sound() -> None:
         ({"landing": "../{partition}.csv"}, "landing"),
         ({"landing": "/etc/{partition}.csv"}, "landing"),
         ({"landing": "d/{partition}.xlsx"}, "xlsx"),
-        ({"landing": "d/all.csv"}, "partition"),
+        ({"delta": "s3://bucket/table"}, "either"),
         ({"key": ["missing"]}, "missing"),
         ({"columns": {}}, "columns"),
         ({"columns": {**DATASET["columns"], "_x": {"type": "int"}}}, "_x"),

@@ -1,0 +1,163 @@
+"""The YAML of partitions: how rows divide into the unit that is replaced, watched and resampled.
+
+All that is known of a period of time (how its keys are written, when it begins) stands here, once.
+Not here: Dagster's partitions, and which partitions there are.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+from zoneinfo import available_timezones
+
+from pydantic import Field, field_validator, model_validator
+
+from retrain_assets.specs.base import Spec
+
+ALL = "all"
+_VALUE = r"^[A-Za-z0-9][A-Za-z0-9_ .+-]{0,62}$"
+
+
+@dataclass(frozen=True)
+class Period:
+    """A period of time that partitions are cut by.
+
+    Args:
+        key_format: How a key is written, for strftime.
+        example: Such a key.
+        every: Its length, as polars truncates to it.
+        shortest: Least time it lasts.
+        longest: Most time it lasts, daylight saving apart.
+        cron: When it begins.
+    """
+
+    key_format: str
+    example: str
+    every: str
+    shortest: timedelta
+    longest: timedelta
+    cron: str
+
+    def begins(self, key: str) -> datetime | None:
+        """The naive local time at which the partition begins; None where it is no such key."""
+        pattern = re.sub(r"[0-9]", "[0-9]", self.example)
+        if re.fullmatch(pattern, key) is None:
+            return None
+        try:
+            begin = datetime.strptime(key, self.key_format)  # noqa: DTZ007 local by definition
+        except ValueError:
+            return None
+        return None if self.every == "1w" and begin.weekday() != 0 else begin
+
+    def following(self, key: str) -> str:
+        """The key after this one."""
+        begin = datetime.strptime(key, self.key_format)  # noqa: DTZ007 local by definition
+        return (begin + self.longest).strftime(self.key_format)
+
+
+_DAY = timedelta(days=1)
+PERIODS: dict[str, Period] = {
+    "hour": Period("%Y-%m-%dT%H", "2013-01-31T07", "1h", _DAY / 24, _DAY / 24, "0 * * * *"),
+    "day": Period("%Y-%m-%d", "2013-01-31", "1d", _DAY, _DAY, "0 0 * * *"),
+    "week": Period("%Y-%m-%d", "2013-01-28", "1w", 7 * _DAY, 7 * _DAY, "0 0 * * 1"),
+    "month": Period("%Y-%m", "2013-01", "1mo", 28 * _DAY, 31 * _DAY, "0 0 1 * *"),
+    "year": Period("%Y", "2013", "1y", 365 * _DAY, 366 * _DAY, "0 0 1 1 *"),
+}
+
+
+class PartitionSpec(Spec):
+    """How rows and files divide into the unit that is replaced, monitored and resampled."""
+
+    by: Literal["hour", "day", "week", "month", "year", "value", "none"] = Field(
+        description="`week` is named by its Monday; `value` by what stands in `column`; `none`: "
+        "each delivery replaces the whole dataset."
+    )
+    column: str | None = Field(
+        None, description="The column that says which partition a row is of."
+    )
+    start: str | None = Field(
+        None, description="First partition, as `2013-01-01`; of a whole-number value, as `000`."
+    )
+    end: str | None = Field(
+        None, description="Last partition, where the dataset is closed; needed by numbers."
+    )
+    values: list[str] | None = Field(
+        None,
+        min_length=1,
+        max_length=10_000,
+        description="The partitions of a text column, by value; windows follow their alphabet.",
+    )
+    timezone: str = Field("UTC", description="The time zone in which a day or month begins.")
+
+    @property
+    def period(self) -> Period | None:
+        """What is known of the period; None by value and where there are no partitions."""
+        return PERIODS.get(self.by)
+
+    def is_key(self, key: str) -> bool:
+        """Whether a key is written exactly as keys are, exists, and is not outside the spec."""
+        if self.by == "none":
+            return key == ALL
+        if self.values is not None:
+            return key in self.values
+        if self.period is None:
+            written = key.isascii() and key.isdigit() and len(key) == len(self.start or "")
+        else:
+            written = self.period.begins(key) is not None
+        return written and (self.start or key) <= key <= (self.end or key)
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_exists(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError(f"unknown time zone {value!r}: use an IANA name such as Europe/Paris")
+        return value
+
+    @field_validator("values")
+    @classmethod
+    def _values_can_be_keys(cls, value: list[str] | None) -> list[str] | None:
+        bad = next((v for v in value or () if re.fullmatch(_VALUE, v) is None), None)
+        if bad is not None:
+            raise ValueError(f"{bad!r} cannot name a partition: use letters, digits and _ . + -")
+        return None if value is None else sorted(set(value))
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> PartitionSpec:
+        given = {"column": self.column, "start": self.start, "end": self.end, "values": self.values}
+        needed, allowed = self._fields()
+        missing = [name for name in needed if given[name] is None]
+        idle = [name for name in given if given[name] is not None and name not in allowed]
+        if missing:
+            raise ValueError(f"partitions by {self.by} need {' and '.join(missing)}")
+        if idle:
+            raise ValueError(f"partitions by {self.by} do not take {' or '.join(idle)}")
+        if self.by == "hour" and self.timezone != "UTC":
+            raise ValueError(
+                f"hours are counted in UTC, since {self.timezone} may have an hour twice a year"
+            )
+        for bound in filter(None, (self.start, self.end)):
+            self._check_bound(bound)
+        if self.start and self.end and self.end < self.start:
+            raise ValueError(f"end {self.end} is before start {self.start}")
+        return self
+
+    def _fields(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Which fields are needed, and which may be given."""
+        if self.by == "none":
+            return (), ()
+        if self.period is not None:
+            return ("column", "start"), ("column", "start", "end")
+        if self.values is not None:
+            return ("column",), ("column", "values")
+        return ("column", "start", "end"), ("column", "start", "end")
+
+    def _check_bound(self, bound: str) -> None:
+        if self.period is not None and self.period.begins(bound) is None:
+            what = "no Monday" if self.by == "week" else f"no {self.by}"
+            raise ValueError(f"{bound!r} is {what}: write it as {self.period.example}")
+        if self.period is None and not (bound.isascii() and bound.isdigit()):
+            raise ValueError(f"{bound!r} is no whole number: write it as 000, or give `values`")
+        if self.period is None and len(bound) != len(self.start or ""):
+            raise ValueError(f"start {self.start} and end {self.end} need equally many digits")
