@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from retrain_assets.specs.dataset import DatasetSpec
 
 
+UNPLACED = "file:"  # begins the key of rows whose own partition cannot be told
 NEIGHBOUR_REFUSED = "another file of the same partition was refused"
 QUARANTINE_SCHEMA: dict[str, Type] = {
     PARTITION: pl.String,
@@ -56,6 +57,7 @@ FILES_SCHEMA: dict[str, Type] = {
 }
 
 _MAX_CHARACTERS, _SAMPLE_ROWS = 200, 5
+Slice = tuple[str, str]  # partition and file
 
 
 class AccountingError(RuntimeError):
@@ -64,12 +66,13 @@ class AccountingError(RuntimeError):
 
 @dataclass(frozen=True)
 class RawRows:
-    """What was read from one landing file.
+    """What was read from one landing file, or the part of it that is of one partition.
 
     Args:
         path: Of the file, below the landing root.
-        partition: Key in the file's name.
-        sha256: Of the file's bytes.
+        partition: Key in the file's name or, of a file that holds many, of these rows; of those
+            that cannot be placed, `file:` and the path.
+        sha256: Of the file's bytes, or of these rows.
         rows: The contract's columns, as text or as parquet typed them; `_line`, counted from 1;
             and `_broken`, the text of a line that is no row, whose columns are null.
         refusal: Why the file is refused whole; then its rows are not looked at.
@@ -80,6 +83,11 @@ class RawRows:
     sha256: str
     rows: pl.DataFrame
     refusal: str | None = None
+
+    @property
+    def slice(self) -> Slice:
+        """What names it among all that is judged."""
+        return self.partition, self.path
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
         AccountingError: A row is in neither part, or in both.
     """
     files = sorted(raw, key=lambda file: (file.partition, file.path))
-    refusals = {file.path: why for file in files if (why := _unreadable(file, spec))}
+    refusals = {file.slice: why for file in files if (why := _unreadable(file, spec))}
     flagged, flags = _flagged(_gathered(files, refusals, spec), spec)
     refused, sound = flagged.filter("_refused"), flagged.lazy().filter(~pl.col("_refused"))
     judgement = Judgement(
@@ -124,10 +132,7 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
         quarantined=_explained(refused, flags, spec),
         files=_counted(files, refusals, flagged),
     )
-    for row in judgement.files.iter_rows(named=True):
-        if row["file"] not in refusals and (why := _too_bad(row, spec)):
-            refusals[row["file"]] = why
-    return _refuse(judgement, refusals)
+    return _refuse(judgement, refusals | _too_bad(judgement.files, refusals, spec))
 
 
 def refuse_partitions(judgement: Judgement, reasons: Mapping[str, str]) -> Judgement:
@@ -140,8 +145,8 @@ def refuse_partitions(judgement: Judgement, reasons: Mapping[str, str]) -> Judge
     standing = judgement.files.filter(
         pl.col("refusal").is_null() & pl.col(PARTITION).is_in(list(reasons))
     )
-    keys = standing.select("file", PARTITION).iter_rows()
-    return _refuse(judgement, {path: reasons[key] for path, key in keys})
+    keys = standing.select(PARTITION, "file").iter_rows()
+    return _refuse(judgement, {(key, path): reasons[key] for key, path in keys})
 
 
 def _unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
@@ -157,7 +162,7 @@ def _unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
 
 
 def _gathered(
-    files: Sequence[RawRows], refusals: Mapping[str, str], spec: DatasetSpec
+    files: Sequence[RawRows], refusals: Mapping[Slice, str], spec: DatasetSpec
 ) -> pl.DataFrame:
     """The rows of all readable files, in columns of one type each whatever parquet wrote."""
     wide: dict[str, Type] = {name: STORED[column.type] for name, column in spec.columns.items()}
@@ -178,7 +183,7 @@ def _gathered(
             *values,
         )
         for file in files
-        if file.path not in refusals
+        if file.slice not in refusals
     ]
     return pl.concat([none, *rows])
 
@@ -240,17 +245,17 @@ def _explained(
 
 
 def _counted(
-    files: Sequence[RawRows], refusals: Mapping[str, str], flagged: pl.DataFrame
+    files: Sequence[RawRows], refusals: Mapping[Slice, str], flagged: pl.DataFrame
 ) -> pl.DataFrame:
     """What became of the rows of each file, before any is refused whole."""
-    grouped = flagged.group_by("_file").agg(
+    grouped = flagged.group_by(PARTITION, "_file").agg(
         (~pl.col("_refused")).sum(), pl.col("_refused").sum().alias("n")
     )
-    counts = {path: (accepted, refused) for path, accepted, refused in grouped.iter_rows()}
+    counts = {(key, path): counted for key, path, *counted in grouped.iter_rows()}
     rows = []
     for file in files:
-        read = 0 if file.path in refusals else file.rows.height
-        accepted, refused = counts.get(file.path, (0, 0))
+        read = 0 if file.slice in refusals else file.rows.height
+        accepted, refused = counts.get(file.slice, (0, 0))
         if read != accepted + refused:
             raise AccountingError(
                 f"{file.path}: {read} rows read, {accepted} accepted, {refused} quarantined"
@@ -259,9 +264,27 @@ def _counted(
     return pl.DataFrame(rows, schema=FILES_SCHEMA, orient="row")
 
 
-def _too_bad(file: Mapping[str, Any], spec: DatasetSpec) -> str | None:
-    """Why a file is refused for the sum of its rows."""
-    read, refused, bound = file["rows_read"], file["quarantined"], spec.quarantine.max_fraction
+def _too_bad(
+    files: pl.DataFrame, refusals: Mapping[Slice, str], spec: DatasetSpec
+) -> dict[Slice, str]:
+    """Slices that are refused for the sum of their rows.
+
+    Rows that cannot be placed are held against all of their file, and take all of it along.
+    """
+    whole = dict(files.group_by("file").agg(pl.col("rows_read").sum()).iter_rows())
+    found: dict[Slice, str] = {}
+    for row in files.iter_rows(named=True):
+        key, path = row[PARTITION], row["file"]
+        unplaced = key.startswith(UNPLACED)
+        why = _excess(whole[path] if unplaced else row["rows_read"], row["quarantined"], spec)
+        if why is not None and (key, path) not in refusals:
+            alike = files.filter(pl.col("file") == path)[PARTITION].to_list() if unplaced else [key]
+            found |= {(other, path): why for other in alike}
+    return found
+
+
+def _excess(read: int, refused: int, spec: DatasetSpec) -> str | None:
+    bound = spec.quarantine.max_fraction
     if read == 0:
         return "it has no rows" if spec.rows.min > 0 else None
     if refused == read:
@@ -271,18 +294,24 @@ def _too_bad(file: Mapping[str, Any], spec: DatasetSpec) -> str | None:
     return None
 
 
-def _refuse(judgement: Judgement, refusals: Mapping[str, str]) -> Judgement:
-    """Refuse files whole, and with them what else their partitions hold."""
-    gone = judgement.files.filter(pl.col("file").is_in(list(refusals)))[PARTITION].unique()
-    hit = pl.col(PARTITION).is_in(gone.to_list())
-    why = pl.col("file").replace_strict(
-        dict(refusals), default=NEIGHBOUR_REFUSED, return_dtype=pl.String
+def _refuse(judgement: Judgement, refusals: Mapping[Slice, str]) -> Judgement:
+    """Refuse slices whole, and with them what else their partitions hold."""
+    hit = pl.col(PARTITION).is_in([key for key, _ in refusals])
+    named = pl.DataFrame(
+        [(*found, why) for found, why in refusals.items()],
+        schema={PARTITION: pl.String, "file": pl.String, "_why": pl.String},
+        orient="row",
     )
-    refused = judgement.files.filter(hit).with_columns(why.alias("refusal"))
-    rows = judgement.quarantined.filter(hit).partition_by("_file", as_dict=True)
+    refused = (
+        judgement.files.filter(hit)
+        .join(named, on=[PARTITION, "file"], how="left")
+        .with_columns(pl.col("_why").fill_null(NEIGHBOUR_REFUSED).alias("refusal"))
+        .drop("_why")
+    )
+    rows = judgement.quarantined.filter(hit).partition_by(PARTITION, "_file", as_dict=True)
     none = judgement.quarantined.clear()
     records = [
-        _file_record(file, rows.get((file["file"],), none))
+        _file_record(file, rows.get((file[PARTITION], file["file"]), none))
         for file in refused.iter_rows(named=True)
     ]
     counted = refused.with_columns(accepted=pl.lit(0, pl.Int64), quarantined=pl.col("rows_read"))
