@@ -1,0 +1,279 @@
+"""Bytes become rows as they stand, and what cannot be trusted is refused with the reason."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrain_assets.domain.contract import judge
+from retrain_assets.domain.rules import BROKEN, LINE
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.stores import readers
+from retrain_assets.stores.landing import Landing, RawFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DAY = "2013-01-31"
+
+
+def spec(pattern: str = "sales/{partition}.csv", **changes: Any) -> DatasetSpec:
+    attributes = {
+        "name": "sales",
+        "landing": pattern,
+        "partition": {"by": "day", "column": "day", "start": "2013-01-01", "end": "2013-12-31"},
+        "columns": {"id": {"type": "int"}, "day": {"type": "date"}, "note": {"type": "text"}},
+        "key": ["id"],
+    }
+    return DatasetSpec.model_validate(attributes | changes)
+
+
+def deliver(root: Path, path: str, content: bytes = b"x") -> Path:
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return file
+
+
+def read(root: Path, content: bytes, ending: str = "csv", **changes: Any) -> RawFile:
+    deliver(root, f"sales/{DAY}.{ending}", content)
+    source = Landing(root, spec(f"sales/{{partition}}.{ending}", **changes))
+    return source.read(source.files())[0]
+
+
+def rows(file: RawFile) -> list[tuple[object, ...]]:
+    return file.rows.select("id", "day", "note", LINE, BROKEN).rows()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"id,day,note\n1,2013-01-31,x\n2,,\n",
+        b"\xef\xbb\xbfid,day,note\r\n1,2013-01-31,x\r\n2,,",
+        b'"id","day","note"\n"1","2013-01-31","x"\n"2","",""\n',
+        b"note,id,day\nx,1,2013-01-31\n,2,\n",
+        b"\xef\xbb\xbfid;day;note\n1;2013-01-31;x\n2;;\n",
+    ],
+)
+def test_csv_values_are_the_text_that_stands_there(tmp_path: Path, content: bytes) -> None:
+    delimiter = ";" if b";" in content else ","
+    file = read(tmp_path, content, read={"delimiter": delimiter})
+    assert file.refusal is None
+    assert rows(file) == [("1", DAY, "x", 2, None), ("2", "", "", 3, None)]
+
+
+def test_line_numbers_count_the_lines_of_a_quoted_value_and_blank_ones(tmp_path: Path) -> None:
+    file = read(tmp_path, b'id,day,note\n1,,"a ""b"",\nc"\n\n2,,d\n')
+    assert rows(file) == [("1", "", 'a "b",\nc', 2, None), ("2", "", "d", 5, None)]
+
+
+@pytest.mark.parametrize("quoted", [b"", b'"'])
+def test_short_and_long_rows_are_kept_as_text(tmp_path: Path, quoted: bytes) -> None:
+    note = quoted + b"x" + quoted
+    content = b"id,day,note\n1,," + note + b"\n2,x\n3,,,x\n4,," + note + b"\nend of file: 4\n"
+    assert rows(read(tmp_path, content)) == [
+        ("1", "", "x", 2, None),
+        (None, None, None, 3, "2,x"),
+        (None, None, None, 4, "3,,,x"),
+        ("4", "", "x", 5, None),
+        (None, None, None, 6, "end of file: 4"),
+    ]
+
+
+def test_a_misplaced_quote_or_a_huge_field_breaks_its_own_line_only(tmp_path: Path) -> None:
+    content = b'id,day,note\n1,,"x"y\n2,,"' + b"z" * 2**20 + b'"\n3,,x\n'
+    broken = [line for *_, line in rows(read(tmp_path, content))]
+    assert [(line or "")[:7] for line in broken] == ['1,,"x"y', '2,,"zzz', ""]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"\n\n", "lacks id, day, note"),
+        (b"1,2013-01-31,x\n", "lacks id, day, note"),
+        (b"<!DOCTYPE html>\n<html></html>\n", "lacks id, day, note; its columns are '<!DOCTYPE"),
+        (b"id;day;note\n1;;\n", "its columns are 'id;day;note'"),
+        (b"id,day\n1,\n", "lacks note"),
+        (b"id,day, Note\n1,,\n", "lacks note (is ' Note' meant?)"),
+        (b"id,day,notes\n1,,\n", "lacks note (is 'notes' meant?)"),
+        (b"id,day,note,id\n1,,,\n", "two columns 'id'"),
+        (b'id,day,"note\n', "header"),
+        ("id,day,note\n1,,x\n".encode("utf-16"), "NUL byte"),
+        ("id,day,note\n1,,\xe9\n".encode("latin-1"), "byte 0xe9 at offset 15"),
+        (b"\x1f\x8b\x08\xff gzip", "not UTF-8"),
+        (b"id,day,note\n1,,x\0\n", "NUL byte"),
+        (b"id,day,note\n1,,x\n2,", "middle of line 3"),
+        (b'id,day,note\n1,,x\n2,,"y\n3,,z\n', "quote opened on line 3"),
+        (b'id,day,note\n1,,"x\n', "quote opened on line 2"),
+        (b'id,day,note\n1,,"x\n2,,y\n3,,"z",w\n', "runs on to line 4"),
+    ],
+)
+def test_a_csv_that_cannot_be_trusted_is_refused_whole(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    file = read(tmp_path, content)
+    assert file.refusal is not None
+    assert reason in file.refusal
+    assert file.rows.is_empty()
+
+
+def test_columns_are_renamed_and_extra_ones_reported(tmp_path: Path) -> None:
+    rename = {"rename": {"identifier": "id"}}
+    file = read(tmp_path, b"identifier,_line,day,note,more\n1,7,,x,y\n", read=rename)
+    assert rows(file) == [("1", "", "x", 2, None)]
+    assert file.extra == ("_line", "more")
+    again = read(tmp_path, b"identifier,id,day,note\n1,7,,x\n", read=rename)
+    assert again.refusal == "it has two columns 'id': keep one"
+
+
+CELLS = st.text(st.sampled_from("a0; \u2028\x0b#'"), max_size=4)
+WILD = st.text(st.sampled_from('a,"\n\r'), max_size=4)
+LINES = st.lists(CELLS, min_size=3, max_size=3) | st.lists(CELLS | WILD, min_size=1, max_size=4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(LINES, max_size=3), st.booleans())
+def test_the_fast_reader_agrees_with_the_careful_one(lines: list[list[str]], ends: bool) -> None:
+    body = "\n".join(",".join(line) for line in lines)
+    text = "id,day,note\n" + body + ("\n" if ends else "")
+    positions = {"note": 2, "id": 0}
+    fast = readers._plain_csv(text, ",", 3, positions)
+    if fast is not None:
+        careful = readers._table(readers._csv_records(text, ",", 3), positions, text)
+        assert fast.equals(careful)
+
+
+def test_a_short_row_is_not_made_up_for_by_a_long_one() -> None:
+    for text in ("id,day,note\n,\n,,,", "id,day,note\n1,a\n2,b,c,d\n"):
+        assert readers._plain_csv(text, ",", 3, {"note": 2, "id": 0}) is None
+
+
+def test_a_plain_csv_is_read_by_the_fast_reader() -> None:
+    text = "id,day,note\n" + "1,,x\n" * 3
+    assert readers._plain_csv(text, ",", 3, {"id": 0}) is not None
+    assert readers._plain_csv(text + "1,\n", ",", 3, {"id": 0}) is None
+
+
+def test_jsonl_scalars_are_their_json_text(tmp_path: Path) -> None:
+    lines = [
+        b'{"id": 9223372036854775808, "day": "2013-01-31", "note": null}',
+        b'{"note": "\\ud83d\\ude00 \xc3\xa9", "id": 1.0, "day": true, "more": {"x": [1]}}\r',
+        b"",
+        b'{"id": NaN}',
+    ]
+    file = read(tmp_path, b"\n".join(lines), "jsonl")
+    assert rows(file) == [
+        ("9223372036854775808", DAY, None, 1, None),
+        ("1.0", "true", "\U0001f600 \xe9", 2, None),
+        ("NaN", None, None, 4, None),
+    ]
+    assert file.extra == ("more",)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{",
+        b"[]",
+        b"[1]",
+        b"12",
+        b'"id"',
+        b"null",
+        b'{"id": 1, "id": 2}',
+        b'{"id": [1]}',
+        b'{"id": {"x": 1}}',
+        b'{"id": "\\ud800"}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_line_that_is_no_flat_object_is_kept_as_text(tmp_path: Path, line: bytes) -> None:
+    file = read(tmp_path, b'{"id":1,"day":null,"note":null}\n' + line + b"\n", "jsonl")
+    assert rows(file) == [("1", None, None, 1, None), (None, None, None, 2, line.decode())]
+
+
+def test_jsonl_names_that_are_renamed_onto_one_another_break_the_line(tmp_path: Path) -> None:
+    sound = b'{"no":1,"day":null,"note":null}\n'
+    file = read(tmp_path, sound + b'{"no":1,"id":2}\n', "jsonl", read={"rename": {"no": "id"}})
+    assert [broken for *_, broken in rows(file)] == [None, '{"no":1,"id":2}']
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b'{"id":1,"day":null}\n', "lacks note"),
+        (b'{"id":1,"day":null,"note":null}\n{"id":2,"da', "middle of line 2"),
+        (b"\xff\xfe", "not UTF-8"),
+    ],
+)
+def test_a_jsonl_that_cannot_be_trusted_is_refused_whole(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    assert reason in (read(tmp_path, content, "jsonl").refusal or "")
+
+
+def test_a_json_array_is_refused_by_the_contract(tmp_path: Path) -> None:
+    content = json.dumps([{"id": 1, "day": DAY, "note": "x"}], indent=1).encode() + b"\n"
+    jsonl = spec("sales/{partition}.jsonl")
+    judgement = judge([read(tmp_path, content, "jsonl")], jsonl)
+    assert judgement.refused_partitions[DAY].endswith("all of its 7 rows were refused")
+
+
+def parquet(path: Path, frame: pl.DataFrame) -> bytes:
+    frame.write_parquet(path)
+    return path.read_bytes()
+
+
+FRAME = pl.DataFrame({"note": ["x", None], "id": [1, 2], "more": [0, 0], "day": [None, None]})
+
+
+def test_parquet_keeps_its_types_and_numbers_its_rows(tmp_path: Path) -> None:
+    file = read(tmp_path, parquet(tmp_path / "frame", FRAME), "parquet")
+    assert rows(file) == [(1, None, "x", 1, None), (2, None, None, 2, None)]
+    assert file.rows.schema["id"] == pl.Int64
+    assert file.extra == ("more",)
+
+
+def test_a_damaged_parquet_is_refused_wherever_it_is_damaged(tmp_path: Path) -> None:
+    sound = parquet(tmp_path / "frame", FRAME)
+    damaged = {
+        "truncated": sound[:-20],
+        "garbage": b"PAR1" + b"garbage" * 20 + b"PAR1",
+        "page header": sound[:4] + b"\xff" * 30 + sound[34:],
+        "empty": b"",
+        "text": b"id,day,note\n",
+    }
+    for name, content in damaged.items():
+        refusal = read(tmp_path, content, "parquet").refusal or ""
+        assert "no sound parquet file" in refusal, name
+
+
+def test_a_parquet_that_makes_polars_panic_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panic(*_: object, **__: object) -> None:
+        raise pl.exceptions.PanicException("range end out of bounds")
+
+    content = parquet(tmp_path / "frame", FRAME)
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    assert "range end out of bounds" in (read(tmp_path, content, "parquet").refusal or "")
+
+
+def test_a_parquet_without_a_column_is_refused(tmp_path: Path) -> None:
+    content = parquet(tmp_path / "frame", FRAME.rename({"note": "Note"}))
+    refusal = read(tmp_path, content, "parquet").refusal or ""
+    assert "lacks note (is 'Note' meant?)" in refusal
+
+
+def test_a_broken_line_reaches_quarantine_with_its_number_and_text(tmp_path: Path) -> None:
+    content = b"id,day,note\n" + b"".join(b"%d,2013-01-31,x\n" % n for n in range(30)) + b"31,x\n"
+    judgement = judge([read(tmp_path, content)], spec())
+    assert judgement.accepted.height == 30
+    record = judgement.quarantined.to_dicts()[0]
+    assert (record[LINE], record["_reasons"][0]["value"]) == (32, "31,x")
