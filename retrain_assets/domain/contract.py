@@ -124,8 +124,9 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
         AccountingError: A row is in neither part, or in both.
     """
     files = sorted(raw, key=lambda file: (file.partition, file.path))
-    refusals = {file.slice: why for file in files if (why := _unreadable(file, spec))}
-    flagged, flags = _flagged(_gathered(files, refusals, spec), spec)
+    refusals = {file.slice: why for file in files if (why := unreadable(file, spec))}
+    readable = [file for file in files if file.slice not in refusals]
+    flagged, flags = _flagged(typed(readable, spec), spec)
     refused, sound = flagged.filter("_refused"), flagged.lazy().filter(~pl.col("_refused"))
     judgement = Judgement(
         accepted=sound.select(*dataset_schema(spec)).collect(),
@@ -149,7 +150,7 @@ def refuse_partitions(judgement: Judgement, reasons: Mapping[str, str]) -> Judge
     return _refuse(judgement, {(key, path): reasons[key] for key, path in keys})
 
 
-def _unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
+def unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
     """Why a file is refused before its rows are looked at."""
     if file.refusal is not None or spec.format != "parquet":
         return file.refusal
@@ -161,9 +162,13 @@ def _unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
     return None
 
 
-def _gathered(
-    files: Sequence[RawRows], refusals: Mapping[Slice, str], spec: DatasetSpec
-) -> pl.DataFrame:
+def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
+    """The rows of readable files as they stand, in `_raw_x`, and as their types, in `x`."""
+    parse = {name: parsed(name, column, spec) for name, column in spec.columns.items()}
+    return _gathered(files, spec).with_columns(**parse)
+
+
+def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     """The rows of all readable files, in columns of one type each whatever parquet wrote."""
     wide: dict[str, Type] = {name: STORED[column.type] for name, column in spec.columns.items()}
     for name, column in spec.columns.items():
@@ -183,7 +188,6 @@ def _gathered(
             *values,
         )
         for file in files
-        if file.slice not in refusals
     ]
     return pl.concat([none, *rows])
 
@@ -191,16 +195,11 @@ def _gathered(
 def _flagged(
     rows: pl.DataFrame, spec: DatasetSpec
 ) -> tuple[pl.DataFrame, dict[str, tuple[str, Breach]]]:
-    """The rows with parsed columns, `_refused`, and one flag a breach; and what each flag means."""
+    """Typed rows with `_refused` and one flag a breach; and what each flag means."""
     found = [(rule, breach) for rule, breaches in RULES.items() for breach in breaches(spec)]
     flags = {f"_breach_{number}": named for number, named in enumerate(found)}
     unread = [pl.col(BROKEN).is_not_null(), *(unparsable(name, spec) for name in spec.columns)]
-    read = (
-        rows.lazy()
-        .with_columns(**{name: parsed(name, of, spec) for name, of in spec.columns.items()})
-        .with_columns((~pl.any_horizontal(unread)).alias(WHOLE))
-        .collect()
-    )
+    read = rows.with_columns((~pl.any_horizontal(unread)).alias(WHOLE))
     flagged = (
         read.lazy()
         .with_columns(repeated(read, spec).alias(REPEATED))
