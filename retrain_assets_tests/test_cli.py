@@ -57,7 +57,7 @@ def test_a_model_that_was_never_trained_has_a_status_and_an_empty_history(elsewh
         ),
         (
             ("backfill", "flights", "--from", "2013-03-01", "--to", "2013-03-02"),
-            "no file for 2013-03-01 to 2013-03-02",
+            "nothing for 2013-03-01 to 2013-03-02",
         ),
         (
             ("rollback", "flight_delay", "--reason", "complaints"),

@@ -37,6 +37,7 @@ DATASET: dict[str, Any] = {
         "left": {"type": "int", "min": 0, "max": 1, "known": "later"},
     },
     "key": ["day", "id"],
+    "read": {"settle": "0s"},
 }
 MODEL: dict[str, Any] = {
     "name": "churn",

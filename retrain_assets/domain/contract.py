@@ -8,7 +8,7 @@ accepted. Not here: reading files, storing rows, rules on a whole partition such
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -54,6 +54,12 @@ FILES_SCHEMA: dict[str, Type] = {
     "accepted": pl.Int64,
     "quarantined": pl.Int64,
     "refusal": pl.String,
+}
+OUTLIERS_SCHEMA: dict[str, Type] = {
+    PARTITION: pl.String,
+    "column": pl.String,
+    "rows": pl.Int64,
+    "outlying": pl.Int64,
 }
 
 _MAX_CHARACTERS, _SAMPLE_ROWS = 200, 5
@@ -103,6 +109,7 @@ class Judgement:
     accepted: pl.DataFrame
     quarantined: pl.DataFrame
     files: pl.DataFrame
+    outliers: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=OUTLIERS_SCHEMA))
 
     @property
     def refused_partitions(self) -> dict[str, str]:
@@ -134,6 +141,13 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
         files=_counted(files, refusals, flagged),
     )
     return _refuse(judgement, refusals | _too_bad(judgement.files, refusals, spec))
+
+
+def merged(parts: Sequence[Judgement], spec: DatasetSpec) -> Judgement:
+    """Judgements of different partitions as one."""
+    whole = [judge([], spec), *parts]
+    names = [one.name for one in fields(Judgement)]
+    return Judgement(**{name: pl.concat([getattr(one, name) for one in whole]) for name in names})
 
 
 def refuse_partitions(judgement: Judgement, reasons: Mapping[str, str]) -> Judgement:
@@ -266,23 +280,18 @@ def _counted(
 def _too_bad(
     files: pl.DataFrame, refusals: Mapping[Slice, str], spec: DatasetSpec
 ) -> dict[Slice, str]:
-    """Slices that are refused for the sum of their rows.
-
-    Rows that cannot be placed are held against all of their file, and take all of it along.
-    """
-    whole = dict(files.group_by("file").agg(pl.col("rows_read").sum()).iter_rows())
-    found: dict[Slice, str] = {}
+    """Slices that are refused for the sum of their rows."""
+    found = {}
     for row in files.iter_rows(named=True):
-        key, path = row[PARTITION], row["file"]
-        unplaced = key.startswith(UNPLACED)
-        why = _excess(whole[path] if unplaced else row["rows_read"], row["quarantined"], spec)
-        if why is not None and (key, path) not in refusals:
-            alike = files.filter(pl.col("file") == path)[PARTITION].to_list() if unplaced else [key]
-            found |= {(other, path): why for other in alike}
+        slice_ = row[PARTITION], row["file"]
+        why = excess(row["rows_read"], row["quarantined"], spec)
+        if why is not None and slice_ not in refusals and not slice_[0].startswith(UNPLACED):
+            found[slice_] = why
     return found
 
 
-def _excess(read: int, refused: int, spec: DatasetSpec) -> str | None:
+def excess(read: int, refused: int, spec: DatasetSpec) -> str | None:
+    """Why so many refused rows are too many to accept the others."""
     bound = spec.quarantine.max_fraction
     if read == 0:
         return "it has no rows" if spec.rows.min > 0 else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import polars as pl
 
-from retrain_assets.domain.contract import UNPLACED, RawRows, typed, unreadable
+from retrain_assets.domain.contract import UNPLACED, RawRows, excess, typed, unreadable
 from retrain_assets.domain.rules import LINE, partition_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def slices(file: RawT, spec: DatasetSpec) -> list[RawT]:
     Returns:
         One slice a partition and, last, the rows that cannot be placed: their value is no date,
         or one outside the dataset's partitions. That slice is there even without rows, and keeps
-        the digest of the file: it stands for the file having been read.
+        the digest of the file: it stands for the file having been read. Where too many rows
+        cannot be placed, it stands alone and refuses the file.
     """
     unplaced = replace(file, partition=f"{UNPLACED}{file.path}")
     if file.refusal is not None or unreadable(file, spec) is not None:
@@ -42,6 +43,9 @@ def slices(file: RawT, spec: DatasetSpec) -> list[RawT]:
         _KEY, maintain_order=True, include_key=False, as_dict=True
     )
     rest = parts.pop((None,), file.rows.clear())
+    if (why := excess(file.rows.height, rest.height, spec)) is not None:
+        lost = f"; line {rest[LINE][0]} is the first of no partition" if rest.height else ""
+        return [replace(unplaced, refusal=why + lost)]
     found = [
         replace(file, partition=str(key), rows=rows, sha256=_digest(rows))
         for (key,), rows in parts.items()

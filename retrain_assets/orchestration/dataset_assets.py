@@ -19,7 +19,8 @@ DESCRIPTIONS = {
     "values_within_range": "No row was refused for a value out of range.",
     "categories_allowed": "No row was refused for a value that is not allowed.",
     "keys_unique": "No row was refused for a key that is there twice.",
-    "volume_within_range": "Every partition has as many rows as `rows` allows.",
+    "volume_within_range": "Every partition has as many rows as `rows` allows and is typical.",
+    "outlier_share_within_range": "No column has more outliers than `outliers` allows.",
     "accepted_rows_pass_great_expectations": "What is published passes the expectation suite.",
     "every_row_accounted_for": "Rows read = rows accepted + rows quarantined, in each file.",
 }
@@ -30,8 +31,10 @@ def landing_asset(spec: DatasetSpec) -> dg.AssetSpec:
     return dg.AssetSpec(
         dg.AssetKey([spec.name, "landing"]),
         group_name=spec.name,
-        kinds={spec.format},
-        description=f"Files delivered as `landing/{spec.landing}`; never changed or deleted.",
+        kinds={"deltalake" if spec.delta else spec.format},
+        description=f"The Delta table `{spec.delta}`, which others write."
+        if spec.delta
+        else f"Files delivered as `landing/{spec.landing}`; never changed or deleted.",
     )
 
 
@@ -66,11 +69,12 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
     def _ingest(
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        done = ingest(storage.open(), spec, requested_partitions(context), context.run_id)
+        asked = requested_partitions(context)
+        done = ingest(storage.open(), spec, asked, context.run_id)
         context.log_event(
             dg.AssetMaterialization([spec.name, "landing"], metadata={"files_read": done.files})
         )
-        yield from _materializations(context, done, dataset, quarantine)
+        yield from _materializations(context, asked, done, dataset, quarantine)
         yield from _check_results(spec, done, dataset)
 
     return _ingest
@@ -78,6 +82,7 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
 
 def _materializations(
     context: dg.AssetExecutionContext,
+    asked: tuple[str, ...],
     done: Ingestion,
     dataset: dg.AssetKey,
     quarantine: dg.AssetKey,
@@ -91,10 +96,13 @@ def _materializations(
     if done.refused:
         refused = [{"partition": key, "reason": why} for key, why in done.refused.items()]
         shared["refused"] = checks.table(refused)
+    if done.found.extra:
+        extra = [{"file": path, "columns": ", ".join(x)} for path, x in done.found.extra.items()]
+        shared["columns_ignored"] = checks.table(extra)
     for key, rows in counts.items():
         metadata = {**shared, "rows_in_run": rows}
         published = done.requested if key == quarantine else done.published
-        if set(published) == set(done.requested):
+        if set(published) == set(asked):
             yield dg.MaterializeResult(asset_key=key, metadata=metadata)
             continue
         for partition in published:
@@ -107,23 +115,33 @@ def _check_results(
     bound = f"{spec.quarantine.max_fraction:.0%}"
     for name, rules in CHECKED_RULES.items():
         refused = done.refusals_by_partition(rules)
+        shared = done.shared_keys if name == "keys_unique" else []
         above = any(record["partition"] in done.refused for record in refused)
         yield checks.result(
             name,
             dataset,
-            refused,
+            refused or shared,
             severity=checks.ERROR if above else checks.WARN,
             said=f"{sum(int(record['rows']) for record in refused)} rows or files refused for this "
-            f"reason; a file above {bound} is refused whole",
+            f"reason; a file above {bound} is refused whole"
+            + (f"; keys in several partitions: {len(shared)} pairs" if shared else ""),
         )
+    volume = done.findings(volume=True)
     yield checks.result(
-        "volume_within_range", dataset, done.findings(volume=True), said=str(spec.rows)
+        "volume_within_range",
+        dataset,
+        volume or done.atypical,
+        severity=checks.ERROR if volume else checks.WARN,
+        said=str(spec.rows),
+    )
+    yield checks.result(
+        "outlier_share_within_range", dataset, done.outlying(spec), severity=checks.WARN
     )
     yield checks.result(
         "accepted_rows_pass_great_expectations",
         dataset,
         done.findings(volume=False),
-        said=f"{done.audit.rows_audited} of {done.audit.rows} rows audited, "
-        f"{len(done.audit.findings)} expectations",
+        said=f"{done.found.audit.rows_audited} of {done.found.audit.rows} rows audited, "
+        f"{len(done.found.audit.findings)} expectations",
     )
     yield checks.result("every_row_accounted_for", dataset, done.unaccounted())

@@ -12,6 +12,8 @@ import dagster as dg
 from retrain_assets.specs.partition import ALL
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from retrain_assets.specs.partition import PartitionSpec
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -43,6 +45,18 @@ def requested_partitions(context: dg.AssetExecutionContext) -> tuple[str, ...]:
 def range_tags(first: str, last: str) -> dict[str, str]:
     """Run tags that ask for one run over a range of partitions."""
     return {} if first == ALL else {RANGE_START: first, RANGE_END: last}
+
+
+def covering(spec: PartitionSpec, keys: Collection[str]) -> dict[str, str]:
+    """Run tags for the range from the first key to the last.
+
+    Without keys, as of a file that cannot be read, for the first partition there is.
+    """
+    definition = partitions_definition(spec)
+    if definition is None:
+        return {}
+    first = definition.get_first_partition_key() or ""
+    return range_tags(min(keys, default=first), max(keys, default=first))
 
 
 def checked_range(spec: PartitionSpec, first: str, last: str) -> int:

@@ -9,6 +9,7 @@ triggering policy, which decides on retraining.
 from __future__ import annotations
 
 import json
+import time
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,9 @@ import dagster as dg
 from retrain_assets.domain.triggers import decide
 from retrain_assets.domain.windows import widened
 from retrain_assets.orchestration.decision_assets import AS_OF_TAG, CAUSES_TAG
-from retrain_assets.orchestration.partitions import range_tags
+from retrain_assets.orchestration.partitions import covering, range_tags
 from retrain_assets.orchestration.resources import SlackNotifications, StorageResource
-from retrain_assets.steps.ingest import ingested
-from retrain_assets.stores.landing import Landing
+from retrain_assets.steps.intake import Intake
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,15 +48,13 @@ def new_data_sensor(spec: DatasetSpec, job: dg.ExecutableDefinition) -> dg.Senso
         description=f"Asks to ingest files of {spec.name} that have landed or changed.",
     )
     def _sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> Evaluated:
-        opened = storage.open()
-        read = ingested(opened.tables, spec.name)
-        files = Landing(opened.landing, spec).files()
-        unread = [file for file in files if (file.path, file.stamp) not in read]
-        if not unread:
-            return dg.SkipReason(f"{len(files)} files have landed, all were read")
-        keys = sorted({file.partition for file in unread})
-        stamps = [f"{file.path}:{file.stamp}" for file in unread]
-        return request(context, stamps, range_tags(keys[0], keys[-1]))
+        intake = Intake(storage.open(), spec)
+        unread, settled = intake.unread, intake.settled(time.time_ns())
+        if not settled:
+            waits = f"; {len(unread)} may still be written" if unread else ""
+            return dg.SkipReason(f"{len(intake.files)} files have landed, all were read{waits}")
+        stamps = [f"{file.path}:{file.stamp}" for file in settled]
+        return request(context, stamps, covering(spec.partition, intake.keys(settled)))
 
     return _sensor
 

@@ -7,15 +7,18 @@ same partitions are ingested again. Not here: the rules, and Dagster.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from retrain_assets.domain.contract import FILES_SCHEMA, judge, refuse_partitions
-from retrain_assets.stores.expectations import Audit, audit
-from retrain_assets.stores.landing import Landing
+from retrain_assets.domain.contract import UNPLACED, judge, merged, refuse_partitions
+from retrain_assets.domain.rules import dataset_schema
+from retrain_assets.domain.volume import atypical
+from retrain_assets.steps.intake import FILES, Intake
+from retrain_assets.stores.expectations import MAX_AUDITED_ROWS, ROWS, Audit, audit, stratified
+from retrain_assets.stores.spill import Spill
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
 
     from retrain_assets.domain.contract import Judgement
     from retrain_assets.specs.dataset import DatasetSpec
-    from retrain_assets.stores.landing import LandingFile
     from retrain_assets.stores.storage import Storage
     from retrain_assets.stores.tables import Tables
 
@@ -36,8 +38,29 @@ CHECKED_RULES: dict[str, tuple[str, ...]] = {
 }
 
 
+# In the order of the commits, so that what is refused is kept before anything is published.
+PARTS = ("quarantine", "dataset", "files")
+
+
 class NothingLandedError(RuntimeError):
     """None of the partitions asked for has a file."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of all that was read.
+
+    Args:
+        judgement: Quarantined rows and files; the accepted rows are set aside elsewhere.
+        audit: What Great Expectations said of the accepted rows.
+        stamps: Of each slice's file when it was read.
+        extra: Columns of each file that the contract does not know.
+    """
+
+    judgement: Judgement
+    audit: Audit
+    stamps: dict[tuple[str, str], str]
+    extra: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -45,39 +68,44 @@ class Ingestion:
     """What one ingest did.
 
     Args:
-        requested: Partitions that were asked for and have files.
+        requested: Partitions that were asked for and have something new.
         published: Those whose rows were committed.
-        refused: Why the others were not, by partition.
-        judgement: Accepted and quarantined rows, and what became of each file.
-        audit: What Great Expectations said of the accepted rows.
+        found: What was judged and audited.
+        atypical: Partitions with an unusual number of rows.
+        shared_keys: Keys that several partitions have, counted by these.
         version: Version of the dataset after the commit; None where nothing was ever published.
     """
 
     requested: tuple[str, ...]
     published: tuple[str, ...]
-    refused: dict[str, str]
-    judgement: Judgement
-    audit: Audit
+    found: Judged
+    atypical: list[dict[str, object]]
+    shared_keys: list[dict[str, object]]
     version: int | None
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Why the others were not published, by partition; and files that have none."""
+        return self.found.judgement.refused_partitions
 
     @property
     def accepted_rows(self) -> int:
         """Rows published."""
-        return self.judgement.accepted.height
+        return int(self.found.judgement.files["accepted"].sum())
 
     @property
     def quarantined_rows(self) -> int:
         """Rows and whole files refused."""
-        return self.judgement.quarantined.height
+        return self.found.judgement.quarantined.height
 
     @property
     def files(self) -> int:
         """Files read."""
-        return self.judgement.files.height
+        return self.found.judgement.files["file"].n_unique()
 
     def refusals_by_partition(self, rules: Collection[str]) -> list[dict[str, str | int]]:
         """How many rows or files were refused for these rules, and one example a partition."""
-        reasons = self.judgement.quarantined.explode("_reasons").unnest("_reasons")
+        reasons = self.found.judgement.quarantined.explode("_reasons").unnest("_reasons")
         grouped = (
             reasons.filter(pl.col("rule").is_in(list(rules)))
             .sort(PARTITION, "_file", "_line")
@@ -99,20 +127,31 @@ class Ingestion:
                 "partitions": ", ".join(finding.partitions[:10]),
                 "observed": finding.observed,
             }
-            for finding in self.audit.findings
+            for finding in self.found.audit.findings
             if not finding.passed and finding.is_volume is volume
+        ]
+
+    def outlying(self, spec: DatasetSpec) -> list[dict[str, object]]:
+        """Columns with too many outliers, by partition."""
+        return [
+            row
+            for row in self.found.judgement.outliers.rename({PARTITION: "partition"}).to_dicts()
+            if (rule := spec.columns[row["column"]].outliers) is not None
+            and row["outlying"] > rule.max_share * row["rows"]
         ]
 
     def unaccounted(self) -> list[dict[str, object]]:
         """Accepted files whose rows do not add up."""
         lost = pl.col("rows_read") != pl.col("accepted") + pl.col("quarantined")
-        return self.judgement.files.filter(pl.col("refusal").is_null() & lost).to_dicts()
+        return self.found.judgement.files.filter(pl.col("refusal").is_null() & lost).to_dicts()
 
 
 def ingest(
     storage: Storage, spec: DatasetSpec, partitions: Sequence[str], run_id: str
 ) -> Ingestion:
     """Take in whatever has landed of some partitions.
+
+    Memory is bounded by a batch of files, or by one file that holds many partitions.
 
     Args:
         storage: Where files and tables are.
@@ -123,55 +162,117 @@ def ingest(
     Raises:
         NothingLandedError: None of the partitions has a file.
     """
-    landing, asked = Landing(storage.landing, spec), set(partitions)
-    files = [file for file in landing.files() if file.partition in asked]
-    requested = tuple(sorted({file.partition for file in files}))
-    if not requested:
-        raise NothingLandedError(
-            f"dataset {spec.name}: no file for {partitions[0]} to {partitions[-1]} "
-            f"matches {spec.landing} below {storage.landing}"
+    tables, intake = storage.tables, Intake(storage, spec)
+    base = {part: tables.version(f"{spec.name}/{part}") for part in PARTS}
+    with Spill() as spill:
+        found = _judged(intake, set(partitions), spill)
+        judgement = found.judgement
+        keys = tuple(judgement.files[PARTITION].unique().sort())
+        if not keys:
+            where = spec.delta or f"{spec.landing} below {storage.landing}"
+            raise NothingLandedError(
+                f"dataset {spec.name}: nothing for {partitions[0]} to {partitions[-1]} in {where}"
+            )
+        requested = tuple(key for key in keys if not key.startswith(UNPLACED))
+        published = tuple(key for key in requested if key not in judgement.refused_partitions)
+        accepted = spill.frame().filter(pl.col(PARTITION).is_in(published))
+        shared_keys = _shared_keys(tables, spec, accepted, published)
+        commit = _commit(spec, judgement, run_id)
+        content = (
+            (judgement.quarantined, keys),
+            (accepted, published),
+            (_records(intake, found), keys),
         )
-    judgement = judge(landing.read(files), spec)
-    audited = audit(judgement.accepted, spec)
-    judgement = refuse_partitions(judgement, audited.refusals())
-    refused = judgement.refused_partitions
-    published = tuple(key for key in requested if key not in refused)
-    commit = {
+        for part, (rows, replaced) in zip(PARTS, content, strict=True):
+            if replaced:
+                tables.replace(f"{spec.name}/{part}", rows, replaced, commit, base=base[part])
+    return Ingestion(
+        requested=requested,
+        published=published,
+        found=found,
+        atypical=_atypical(intake, judgement, published),
+        shared_keys=shared_keys,
+        version=tables.version(f"{spec.name}/dataset"),
+    )
+
+
+def _judged(intake: Intake, asked: set[str], spill: Spill) -> Judged:
+    """Judge all batches, set the accepted rows aside, and audit a sample of them."""
+    spec = intake.spec
+    parts, samples, counts = [], [], []
+    stamps: dict[tuple[str, str], str] = {}
+    extra: dict[str, tuple[str, ...]] = {}
+    for batch in intake.batches(asked):
+        judgement = judge(batch.raw, spec)
+        accepted = judgement.accepted
+        spill.add(accepted)
+        share = MAX_AUDITED_ROWS * batch.share / max(accepted.height, 1)
+        samples.append(stratified(accepted, share))
+        counts.append(accepted.group_by(PARTITION, maintain_order=True).len(ROWS))
+        parts.append(replace(judgement, accepted=accepted.clear()))
+        stamps |= {raw.slice: raw.file.stamp for raw in batch.raw}
+        extra |= {raw.path: raw.extra for raw in batch.raw if raw.extra}
+    whole = merged(parts, spec)
+    if not parts:
+        return Judged(whole, Audit((), 0, 0), {}, {})
+    audited = audit(pl.concat(samples), pl.concat(counts), spec)
+    return Judged(refuse_partitions(whole, audited.refusals()), audited, stamps, extra)
+
+
+def _commit(spec: DatasetSpec, judgement: Judgement, run_id: str) -> dict[str, str]:
+    digests = "+".join(judgement.files["sha256"].sort())
+    return {
         "run_id": run_id,
         "asset": spec.name,
-        "partitions": f"{requested[0]}..{requested[-1]}",
-        "files": sha256("+".join(judgement.files["sha256"].sort()).encode()).hexdigest()[:16],
+        "files": sha256(digests.encode()).hexdigest()[:16],
     }
-    tables = storage.tables
-    tables.replace(f"{spec.name}/quarantine", judgement.quarantined, requested, commit)
-    if published:
-        tables.replace(f"{spec.name}/dataset", judgement.accepted, published, commit)
-    _record_files(tables, spec, files, judgement, requested, commit)
-    version = tables.version(f"{spec.name}/dataset")
-    return Ingestion(requested, published, refused, judgement, audited, version)
 
 
-def _record_files(
+def _records(intake: Intake, found: Judged) -> pl.DataFrame:
+    """The files of each partition; of a refused one, also those that its rows came from."""
+    files, refused = found.judgement.files, found.judgement.refused_partitions
+    slices = files.select(PARTITION, "file").iter_rows()
+    stamps = pl.Series("stamp", [found.stamps[one] for one in slices], pl.String)
+    kept = intake.recorded.filter(
+        pl.col("refusal").is_null(), pl.col(PARTITION).is_in(list(refused))
+    )
+    return pl.concat([files.with_columns(stamps).select(*FILES), kept.select(*FILES)])
+
+
+def _atypical(
+    intake: Intake, judgement: Judgement, published: Sequence[str]
+) -> list[dict[str, object]]:
+    """Partitions of unusual size, against what is recorded and what is published now."""
+    tolerance = intake.spec.rows.typical
+    if tolerance is None:
+        return []
+    earlier = intake.recorded.filter(~pl.col(PARTITION).is_in(published))
+    rows = pl.concat([part.select(PARTITION, "accepted") for part in (earlier, judgement.files)])
+    placed = rows.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
+    counted = placed.group_by(PARTITION).agg(pl.col("accepted").sum())
+    return atypical(dict(counted.iter_rows()), published, tolerance)
+
+
+def _shared_keys(
     tables: Tables,
     spec: DatasetSpec,
-    files: Sequence[LandingFile],
-    judgement: Judgement,
-    requested: Sequence[str],
-    commit: dict[str, str],
-) -> None:
-    """List the files of each partition; of a refused one, also those that its rows came from."""
-    stamps = pl.DataFrame(
-        {"file": [file.path for file in files], "stamp": [file.stamp for file in files]},
-        schema={"file": pl.String, "stamp": pl.String},
+    accepted: pl.DataFrame | pl.LazyFrame,
+    published: Sequence[str],
+) -> list[dict[str, object]]:
+    """Keys that are in several partitions, counted by these; their rows stay, as none is wrong.
+
+    Where the partition's column is part of the key, no key can be in two.
+    """
+    if spec.partition.column in spec.key or spec.partition.by == "none" or not published:
+        return []
+    columns = [PARTITION, *spec.key]
+    stored = tables.scan(f"{spec.name}/dataset", dataset_schema(spec)).select(columns)
+    both = pl.concat(
+        [stored.filter(~pl.col(PARTITION).is_in(published)), accepted.lazy().select(columns)]
     )
-    listed = judgement.files.join(stamps, on="file", how="left")
-    earlier = tables.read(f"{spec.name}/files", judgement.refused_partitions, listed.schema)
-    kept = earlier.filter(pl.col("refusal").is_null()).select(listed.columns)
-    tables.replace(f"{spec.name}/files", pl.concat([listed, kept]), requested, commit)
-
-
-def ingested(tables: Tables, dataset: str) -> set[tuple[str, str]]:
-    """The (path, stamp) of every file that was read, accepted or refused."""
-    schema = {**FILES_SCHEMA, "stamp": pl.String()}
-    files = tables.scan(f"{dataset}/files", schema).select("file", "stamp").collect()
-    return set(files.iter_rows())
+    partitions = both.group_by(spec.key).agg(pl.col(PARTITION).unique().sort())
+    shared = partitions.filter(pl.col(PARTITION).list.len() > 1)
+    listed = shared.select(pl.col(PARTITION).list.join(", ").alias("partitions"))
+    counted = listed.group_by("partitions").len("keys").sort("partitions").collect()
+    touched = set(published)
+    return [row for row in counted.to_dicts() if touched & set(row["partitions"].split(", "))]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from retrain_assets.domain.contract import UNPLACED
 from retrain_assets.domain.features import feature_names
 from retrain_assets.domain.triggers import Production, Situation
 from retrain_assets.domain.windows import Arrivals, complete_partitions, mature_partitions
@@ -51,7 +52,8 @@ MONITORING_SCHEMA: dict[str, pl.DataType] = {
 
 def landed(tables: Tables, dataset: str) -> dict[str, str]:
     """Digest of the accepted files of each partition of a dataset, in the order of partitions."""
-    files = tables.scan(f"{dataset}/files", FILES_SEEN).filter(pl.col("refusal").is_null())
+    placed = ~pl.col(PARTITION).str.starts_with(UNPLACED)
+    files = tables.scan(f"{dataset}/files", FILES_SEEN).filter(pl.col("refusal").is_null(), placed)
     contents = files.group_by(PARTITION).agg(pl.col("sha256").sort().str.join("+"))
     ordered = contents.sort(PARTITION).collect()
     return {key: _digest(digests) for key, digests in ordered.iter_rows()}

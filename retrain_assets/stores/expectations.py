@@ -89,34 +89,34 @@ class _Asked:
     column: str | None = None
 
 
-def audit(accepted: pl.DataFrame, spec: DatasetSpec) -> Audit:
+def audit(sample: pl.DataFrame, counts: pl.DataFrame, spec: DatasetSpec) -> Audit:
     """Hold accepted rows against the contract once more, and against the spec's expectations.
 
-    Where the schema fails nothing else is asked. Row rules see a sample, the same each time, where
-    there are very many rows; the number of rows of a partition is always counted on all.
+    Where the schema fails nothing else is asked. Row rules see the sample; the number of rows of a
+    partition is counted on all.
 
     Args:
-        accepted: Rows as in `dataset_schema`.
+        sample: Accepted rows as in `dataset_schema`, or a `stratified` sample of them.
+        counts: Accepted rows of each partition, in `_rows`.
         spec: The dataset.
 
     Raises:
         ValueError: An expectation of the spec is unknown, or its arguments do not fit.
     """
-    if accepted.is_empty():
+    if sample.is_empty():
         return Audit((), 0, 0)
-    columns = pl.DataFrame(schema=[f"{name}: {kind}" for name, kind in accepted.schema.items()])
-    schema = _findings(columns, [_schema_expectation(spec)], accepted[PARTITION])
+    rows, total = sample, int(counts[ROWS].sum())
+    columns = pl.DataFrame(schema=[f"{name}: {kind}" for name, kind in rows.schema.items()])
+    schema = _findings(columns, [_schema_expectation(spec)], counts[PARTITION])
     if not all(finding.passed for finding in schema):
-        return Audit(schema, 0, accepted.height)
-    counts = accepted.group_by(PARTITION, maintain_order=True).len(ROWS)
+        return Audit(schema, 0, total)
     volume = _findings(counts, [_volume_expectation(spec)], counts[PARTITION])
-    rows = _sample(accepted)
     if spec.partition.column is not None:
         key = partition_of(spec.partition, spec.partition.column)
         rows = rows.with_columns(key.alias(_ROW_PARTITION))
     given = [_Asked(e.type, e.kwargs, e.kwargs.get("column")) for e in spec.expectations]
     by_row = _findings(rows, [*_row_expectations(spec), *given], rows[PARTITION])
-    return Audit((*schema, *volume, *by_row), rows.height, accepted.height)
+    return Audit((*schema, *volume, *by_row), rows.height, total)
 
 
 def _schema_expectation(spec: DatasetSpec) -> _Asked:
@@ -150,9 +150,8 @@ def _row_expectations(spec: DatasetSpec) -> Iterator[_Asked]:
         yield _Asked("expect_column_pair_values_to_be_equal", pair, spec.partition.column)
 
 
-def _sample(rows: pl.DataFrame) -> pl.DataFrame:
-    """All rows, or the same share of each partition at random, with a fixed seed."""
-    share = MAX_AUDITED_ROWS / rows.height
+def stratified(rows: pl.DataFrame, share: float) -> pl.DataFrame:
+    """The same share of each partition at random, with a fixed seed; all rows from 1 on."""
     if share >= 1:
         return rows
     place = pl.int_range(pl.len()).shuffle(seed=0).over(PARTITION)

@@ -38,7 +38,7 @@ def _read_csv(content: bytes, spec: DatasetSpec) -> _Content:
         header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise RefusedFileError(f"its header cannot be read: {error}") from error
-    positions, extra = _columns(header, spec)
+    positions, extra = columns_of(header, spec)
     rows = _plain_csv(text, delimiter, len(header), positions)
     if rows is None:
         rows = _table(_csv_records(text, delimiter, len(header)), positions, text)
@@ -70,7 +70,7 @@ def _plain_csv(
     except pl.exceptions.PolarsError:
         return None
     rows = pl.DataFrame([found.to_series(at).alias(name) for name, at in positions.items()])
-    return _numbered(rows, first=2)
+    return numbered(rows, first=2)
 
 
 def _csv_records(text: str, delimiter: str, width: int) -> Iterator[_Record]:
@@ -103,7 +103,7 @@ def _read_jsonl(content: bytes, spec: DatasetSpec) -> _Content:
         if line.strip()
     ]
     names = dict.fromkeys(name for _, found, _ in objects for name in found or ())
-    extra = _columns(list(names), spec)[1] if names else ()
+    extra = columns_of(list(names), spec)[1] if names else ()
     records: Iterator[_Record] = (
         (number, None if found is None else [found.get(name) for name in spec.columns], line)
         for number, found, line in objects
@@ -148,13 +148,13 @@ def _scalar(value: object) -> str | None:
 def _read_parquet(content: bytes, spec: DatasetSpec) -> _Content:
     try:
         found = list(pl.read_parquet_schema(io.BytesIO(content)))
-        positions, extra = _columns(found, spec)
+        positions, extra = columns_of(found, spec)
         names = {found[at]: name for name, at in positions.items()}
         rows = pl.read_parquet(io.BytesIO(content), columns=list(names)).rename(names)
     # A damaged page makes polars panic, which is no Exception.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise RefusedFileError(f"it is no sound parquet file: {_shown(str(error))}") from error
-    return _numbered(rows.select(*spec.columns), first=1), extra
+    return numbered(rows.select(*spec.columns), first=1), extra
 
 
 READERS = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}
@@ -172,7 +172,7 @@ def _text(content: bytes) -> str:
         raise RefusedFileError(f"it is not UTF-8 ({where}): save it as UTF-8 text") from error
 
 
-def _columns(found: Sequence[str], spec: DatasetSpec) -> tuple[dict[str, int], tuple[str, ...]]:
+def columns_of(found: Sequence[str], spec: DatasetSpec) -> tuple[dict[str, int], tuple[str, ...]]:
     """Where the contract's columns stand in a file, after renaming, and what other names it has.
 
     Raises:
@@ -211,7 +211,8 @@ def _table(records: Iterable[_Record], positions: dict[str, int], text: str) -> 
     return pl.DataFrame(values, schema)
 
 
-def _numbered(rows: pl.DataFrame, first: int) -> pl.DataFrame:
+def numbered(rows: pl.DataFrame, first: int) -> pl.DataFrame:
+    """Rows with `_line`, counted from `first`; none is broken."""
     lines = pl.int_range(first, rows.height + first, dtype=pl.Int64)
     return rows.with_columns(lines.alias(LINE), pl.lit(None, pl.String).alias(BROKEN))
 

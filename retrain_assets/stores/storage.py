@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retrain_assets.stores.delta_source import DeltaSource
+from retrain_assets.stores.landing import Landing
 from retrain_assets.stores.ledger import Ledger
 from retrain_assets.stores.tables import Tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from retrain_assets.specs.dataset import DatasetSpec
+    from retrain_assets.stores.landing import Source
     from retrain_assets.stores.models import ModelRegistry
 
 
@@ -39,6 +43,12 @@ class Storage:
     def tables(self) -> Tables:
         """The Delta tables."""
         return Tables(str(self.root / "delta"))
+
+    def source(self, spec: DatasetSpec) -> Source:
+        """Where the rows of a dataset come from."""
+        if spec.delta is not None:
+            return DeltaSource(self.root, spec)
+        return Landing(self.landing, spec)
 
     def registry(self, model: str) -> ModelRegistry:
         """The MLflow registry of one model."""

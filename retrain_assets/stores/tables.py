@@ -88,10 +88,11 @@ class Tables:
     def replace(
         self,
         table: str,
-        rows: pl.DataFrame,
+        rows: pl.DataFrame | pl.LazyFrame,
         partitions: Iterable[str],
         commit: Mapping[str, str],
         key: str = PARTITION,
+        base: int | None = None,  # noqa: ARG002 for now
     ) -> int:
         """Replace whole partitions in one atomic commit.
 
@@ -101,6 +102,7 @@ class Tables:
             partitions: The values of `key` that are replaced.
             commit: What is written beside the commit: run, asset, partitions, fingerprints.
             key: Column that says which partition a row is of.
+            base: Version that was seen before anything was read.
 
         Returns:
             The version the commit made.
@@ -109,6 +111,7 @@ class Tables:
             StorageError: Another writer committed the same partitions first.
         """
         replaced = sorted(set(partitions))
+        rows = rows.lazy().collect()
         foreign = set(rows[key].unique()) - set(replaced)
         if foreign:
             raise StorageError(f"table {table}: rows of {sorted(foreign)} not among {replaced}")

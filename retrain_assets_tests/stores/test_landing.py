@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from datetime import timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ def keys(root: Path, pattern: str, **changes: Any) -> list[tuple[str, str]]:
 def read(root: Path, content: bytes, ending: str = "csv", **changes: Any) -> RawFile:
     deliver(root, f"sales/{DAY}.{ending}", content)
     source = Landing(root, spec(f"sales/{{partition}}.{ending}", **changes))
-    return source.read(source.files())[0]
+    return source.read(source.files()[0])
 
 
 def test_files_are_sorted_by_partition_and_path(tmp_path: Path) -> None:
@@ -143,10 +144,47 @@ def test_a_file_is_digested_as_it_was_read_and_left_as_it_is(tmp_path: Path) -> 
 def test_a_file_that_has_gone_is_named(tmp_path: Path) -> None:
     file = deliver(tmp_path, f"sales/{DAY}.csv")
     source = Landing(tmp_path, spec())
-    files = source.files()
+    listed = source.files()[0]
     file.unlink()
-    with pytest.raises(FileNotFoundError, match=DAY):
-        source.read(files)
+    raw = source.read(listed)
+    assert raw.refusal == "it cannot be read (No such file or directory): deliver it again"
+    assert (raw.partition, raw.file) == (DAY, listed)
+
+
+def test_a_file_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = deliver(tmp_path, f"sales/{DAY}.csv", b"id,day,note\n1,2013-01-31,old\n")
+    source, times = Landing(tmp_path, spec()), iter([2, 3])
+    fstat = os.fstat
+
+    def replaced_meanwhile(descriptor: int) -> os.stat_result:
+        seen = fstat(descriptor)
+        if (time := next(times, None)) is not None:
+            file.write_bytes(b"id,day,note\n%d,2013-01-31,new\n" % time)
+            os.utime(file, ns=(time, time))
+        return seen
+
+    monkeypatch.setattr(os, "fstat", replaced_meanwhile)
+    raw = source.read(source.files()[0])
+    assert raw.rows["id"].to_list() == ["3"]
+    assert raw.file.stamp == source.files()[0].stamp
+    times = iter(range(4, 99))
+    assert "changed whenever it was read" in (source.read(source.files()[0]).refusal or "")
+
+
+def test_a_file_is_settled_once_it_has_rested(tmp_path: Path) -> None:
+    file, second = deliver(tmp_path, f"sales/{DAY}.csv"), 10**9
+    os.utime(file, ns=(100 * second, 100 * second))
+    seen = Landing(tmp_path, spec()).files()[0]
+    rest = timedelta(seconds=5)
+    settled = {now: seen.is_settled(rest, now * second) for now in (40, 100, 104, 105, 10**6)}
+    assert settled == {40: True, 100: False, 104: False, 105: True, 10**6: True}
+
+
+def test_a_file_above_the_bound_is_refused_unread(tmp_path: Path) -> None:
+    raw = read(tmp_path, b"id,day,note\n" * 9, read={"max_bytes": 100})
+    assert raw.refusal == "it has 108 bytes; read.max_bytes is 100"
 
 
 def test_a_listing_opens_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,4 +194,4 @@ def test_a_listing_opens_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(io, "open", lambda *_, **__: pytest.fail("a file was opened"))
     assert len(source.files()) == 28
     with pytest.raises(pytest.fail.Exception):
-        source.read(source.files())
+        source.read(source.files()[0])

@@ -43,7 +43,7 @@ def deliver(root: Path, path: str, content: bytes = b"x") -> Path:
 def read(root: Path, content: bytes, ending: str = "csv", **changes: Any) -> RawFile:
     deliver(root, f"sales/{DAY}.{ending}", content)
     source = Landing(root, spec(f"sales/{{partition}}.{ending}", **changes))
-    return source.read(source.files())[0]
+    return source.read(source.files()[0])
 
 
 def rows(file: RawFile) -> list[tuple[object, ...]]:

@@ -1,0 +1,179 @@
+"""What is to be read: which files hold the partitions asked for, in batches of bounded size.
+
+A partition is always read whole, from all files that hold rows of it, so that the outcome does not
+depend on what else is read at once. Not here: judging and committing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import polars as pl
+
+from retrain_assets.domain.contract import FILES_SCHEMA, UNPLACED
+from retrain_assets.domain.slices import partition_keys, slices
+from retrain_assets.specs.base import duration
+from retrain_assets.stores.landing import LandingFile, refused
+from retrain_assets.stores.tables import PARTITION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import timedelta
+
+    from retrain_assets.specs.dataset import DatasetSpec
+    from retrain_assets.stores.landing import RawFile
+    from retrain_assets.stores.storage import Storage
+
+PartT = TypeVar("PartT")
+FILES = {**FILES_SCHEMA, "stamp": pl.String()}
+BATCH_BYTES, BATCH_ROWS = 32 * 2**20, 500_000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All files or slices of some partitions.
+
+    Args:
+        raw: What was read.
+        share: Of all the work, so that a sample can be spread over it.
+    """
+
+    raw: tuple[RawFile, ...]
+    share: float
+
+
+@dataclass(frozen=True)
+class Intake:
+    """The files of one dataset beside what is recorded of them.
+
+    Args:
+        storage: Where files and tables are.
+        spec: The dataset.
+    """
+
+    storage: Storage
+    spec: DatasetSpec
+
+    @cached_property
+    def files(self) -> list[LandingFile]:
+        """All that has landed."""
+        return self.storage.source(self.spec).files()
+
+    @cached_property
+    def recorded(self) -> pl.DataFrame:
+        """What became of each file, a row a file and partition."""
+        return self.storage.tables.scan(f"{self.spec.name}/files", FILES).collect()
+
+    @cached_property
+    def unread(self) -> list[LandingFile]:
+        """Files that were never read as they are now."""
+        rows = self.recorded
+        if self.spec.is_split:
+            rows = rows.filter(pl.col(PARTITION).str.starts_with(UNPLACED))
+        read = set(rows.select("file", "stamp").iter_rows())
+        return [file for file in self.files if (file.path, file.stamp) not in read]
+
+    def settled(self, now_ns: int) -> list[LandingFile]:
+        """Unread files that have not changed for `read.settle`."""
+        settle: timedelta = duration(self.spec.read.settle)
+        return [file for file in self.unread if file.is_settled(settle, now_ns)]
+
+    def keys(self, files: Iterable[LandingFile]) -> set[str]:
+        """The partitions that files hold; of one that cannot be read, none."""
+        named = {file.partition for file in files if file.partition is not None}
+        column = self.spec.partition.column
+        if not self.spec.is_split or column is None:
+            return named
+        only = {column: self.spec.columns[column]}
+        narrow = self.spec.model_copy(update={"columns": only})
+        spec = narrow if narrow.file_columns else self.spec
+        source = self.storage.source(spec)
+        read = [raw for file in files if (raw := source.read(file)).refusal is None]
+        return {key for raw in read for key in partition_keys(raw, spec).drop_nulls()}
+
+    def batches(self, asked: set[str]) -> Iterator[Batch]:
+        """Read what holds the partitions asked for and has changed or, where nothing has, all."""
+        return self._slices(asked) if self.spec.is_split else self._whole_files(asked)
+
+    def _whole_files(self, asked: set[str]) -> Iterator[Batch]:
+        source = self.storage.source(self.spec)
+        by_partition = defaultdict(list)
+        for file in self.files:
+            if file.partition in asked:
+                by_partition[file.partition].append(file)
+        total = sum(file.size_bytes for files in by_partition.values() for file in files)
+        sizes = [sum(file.size_bytes for file in files) for files in by_partition.values()]
+        for group in _grouped(list(by_partition.values()), sizes, BATCH_BYTES):
+            files = [file for listed in group for file in listed]
+            raw = [source.read(file) for file in files]
+            size = sum(file.size_bytes for file in files)
+            yield Batch((*raw, *self._gone(raw)), size / total if total else 1.0)
+
+    def _slices(self, asked: set[str]) -> Iterator[Batch]:
+        """Slices of unread files, and of those that hold the same partitions."""
+        fresh = self._cut(self.unread)
+        changed = {one.partition for one in fresh if self._has_changed(one)} & asked
+        wanted = changed if fresh else asked
+        held = self.recorded.filter(pl.col(PARTITION).is_in(list(wanted)))["file"].unique()
+        others = [file for file in self.files if file.path in held and file not in self.unread]
+        found = [*fresh, *self._cut(others)]
+        chosen = [one for one in found if one.partition in wanted]
+        # A file of which not all was asked for stays unread.
+        partly = {one.path for one in fresh if not _is_unplaced(one) and one.partition not in asked}
+        marks = [one for one in fresh if _is_unplaced(one) and one.path not in partly]
+        by_partition = defaultdict(list)
+        for one in [*chosen, *self._gone(chosen), *marks]:
+            by_partition[one.partition].append(one)
+        parts = list(by_partition.values())
+        sizes = [sum(one.rows.height for one in part) for part in parts]
+        for group in _grouped(parts, sizes, BATCH_ROWS):
+            raw = tuple(one for part in group for one in part)
+            yield Batch(raw, sum(one.rows.height for one in raw) / (sum(sizes) or 1))
+
+    def _cut(self, files: Iterable[LandingFile]) -> list[RawFile]:
+        source = self.storage.source(self.spec)
+        return [one for file in files for one in slices(source.read(file), self.spec)]
+
+    def _has_changed(self, one: RawFile) -> bool:
+        """Whether rows differ from those that stand, or moved lines of those in quarantine."""
+        earlier = self._standing.get((one.partition, one.path))
+        return earlier is None or earlier["sha256"] != one.sha256 or earlier["quarantined"] > 0
+
+    @cached_property
+    def _standing(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Records of files whose rows stand in the tables, by partition and path."""
+        standing = self.recorded.filter(pl.col("refusal").is_null(), pl.col("rows_read") > 0)
+        return {(row[PARTITION], row["file"]): row for row in standing.iter_rows(named=True)}
+
+    def _gone(self, raw: Sequence[RawFile]) -> list[RawFile]:
+        """Refusals of files that held rows of the same partitions, and hold none now."""
+        keys, there = {one.partition for one in raw}, {(one.partition, one.path) for one in raw}
+        return [
+            refused(
+                LandingFile(path, key, 0, ""),
+                f"it held {row['rows_read']} rows of this partition and holds none now: restore it",
+            )
+            for (key, path), row in self._standing.items()
+            if key in keys and (key, path) not in there and not key.startswith(UNPLACED)
+        ]
+
+
+def _is_unplaced(one: RawFile) -> bool:
+    return one.partition.startswith(UNPLACED)
+
+
+def _grouped(parts: Sequence[PartT], sizes: Sequence[int], bound: int) -> Iterator[list[PartT]]:
+    """Neighbours together as long as they stay within a bound."""
+    group: list[PartT] = []
+    held = 0
+    for part, size in zip(parts, sizes, strict=True):
+        if group and held + size > bound:
+            yield group
+            group, held = [], 0
+        group.append(part)
+        held += size
+    if group:
+        yield group
