@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zipfile
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,14 +122,16 @@ class Flights:
             )
         new = []
         for day in days:
-            new += _land(landing / "flights" / f"{day}.parquet", self.flights[day].write_parquet)
+            flights = landing / "flights" / f"{day}.parquet"
+            new += _land(flights, self.flights[day].write_parquet, day)
             if day in self.weather:
-                new += _land(landing / "weather" / f"{day}.csv", self.weather[day].write_csv)
+                weather = landing / "weather" / f"{day}.csv"
+                new += _land(weather, self.weather[day].write_csv, day)
         return new
 
     def drop_planes(self, landing: Path) -> list[Path]:
         """Deliver the planes, unless they landed before; returns the file where it is new."""
-        return _land(landing / "planes" / "planes.jsonl", self.planes.write_ndjson)
+        return _land(landing / "planes" / "planes.jsonl", self.planes.write_ndjson, self.days[0])
 
 
 def _package_folder() -> Path:
@@ -154,12 +157,17 @@ def _by_day(frame: pl.DataFrame, day: pl.Expr) -> dict[str, pl.DataFrame]:
     return {str(key): part for (key,), part in parts.items()}
 
 
-def _land(path: Path, write: Callable[[Path], object]) -> list[Path]:
-    """Write a file under a name nobody reads and rename it, unless it has landed before."""
+def _land(path: Path, write: Callable[[Path], object], day: str) -> list[Path]:
+    """Write a file under a name nobody reads and rename it, unless it has landed before.
+
+    It is dated the day after its own, as if it had been delivered then.
+    """
     if path.exists():
         return []
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     write(unfinished)
+    delivered = datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(days=1)
+    os.utime(unfinished, (delivered.timestamp(), delivered.timestamp()))
     unfinished.replace(path)
     return [path]

@@ -17,7 +17,6 @@ from retrain_assets.domain.rules import (
     BROKEN,
     LINE,
     PARTITION,
-    REPEATED,
     RULES,
     STORED,
     WHOLE,
@@ -27,7 +26,7 @@ from retrain_assets.domain.rules import (
     fits,
     parsed,
     raw,
-    repeated,
+    shared_keys,
     unparsable,
 )
 
@@ -53,6 +52,7 @@ FILES_SCHEMA: dict[str, Type] = {
     "rows_read": pl.Int64,
     "accepted": pl.Int64,
     "quarantined": pl.Int64,
+    "faulty": pl.Int64,
     "refusal": pl.String,
 }
 OUTLIERS_SCHEMA: dict[str, Type] = {
@@ -104,6 +104,7 @@ class Judgement:
         accepted: Sound rows of partitions without a refused file, as in `dataset_schema`.
         quarantined: Refused rows; of a file that is refused whole, one record with `_line` null.
         files: One row a file; a file that is refused whole counts all its rows as quarantined.
+            Of the quarantined, `faulty` are not merely repeated.
     """
 
     accepted: pl.DataFrame
@@ -212,15 +213,16 @@ def _flagged(
     """Typed rows with `_refused` and one flag a breach; and what each flag means."""
     found = [(rule, breach) for rule, breaches in RULES.items() for breach in breaches(spec)]
     flags = {f"_breach_{number}": named for number, named in enumerate(found)}
+    faults = [flag for flag, (rule, _) in flags.items() if rule != "repeat"]
     unread = [pl.col(BROKEN).is_not_null(), *(unparsable(name, spec) for name in spec.columns)]
     read = rows.with_columns((~pl.any_horizontal(unread)).alias(WHOLE))
     flagged = (
         read.lazy()
-        .with_columns(repeated(read, spec).alias(REPEATED))
+        .with_columns(shared_keys(read, spec))
         .with_columns(
             **{flag: breach.fails.fill_null(False) for flag, (_, breach) in flags.items()}
         )
-        .with_columns(_refused=pl.any_horizontal(*flags))
+        .with_columns(_refused=pl.any_horizontal(*flags), _faulty=pl.any_horizontal(*faults))
     )
     return flagged.collect(), flags
 
@@ -262,31 +264,37 @@ def _counted(
 ) -> pl.DataFrame:
     """What became of the rows of each file, before any is refused whole."""
     grouped = flagged.group_by(PARTITION, "_file").agg(
-        (~pl.col("_refused")).sum(), pl.col("_refused").sum().alias("n")
+        (~pl.col("_refused")).sum().alias("accepted"), pl.col("_refused", "_faulty").sum()
     )
     counts = {(key, path): counted for key, path, *counted in grouped.iter_rows()}
     rows = []
     for file in files:
         read = 0 if file.slice in refusals else file.rows.height
-        accepted, refused = counts.get(file.slice, (0, 0))
+        accepted, refused, faulty = counts.get(file.slice, (0, 0, 0))
         if read != accepted + refused:
             raise AccountingError(
                 f"{file.path}: {read} rows read, {accepted} accepted, {refused} quarantined"
             )
-        rows.append((file.partition, file.path, file.sha256, read, accepted, refused, None))
+        rows.append((*file.slice, file.sha256, read, accepted, refused, faulty, None))
     return pl.DataFrame(rows, schema=FILES_SCHEMA, orient="row")
 
 
 def _too_bad(
     files: pl.DataFrame, refusals: Mapping[Slice, str], spec: DatasetSpec
 ) -> dict[Slice, str]:
-    """Slices that are refused for the sum of their rows."""
+    """Files that are refused for the sum of their rows; of many partitions, their partitions."""
+    unit = [PARTITION] if spec.is_split else [PARTITION, "file"]
+    sums = (
+        files.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
+        .group_by(unit, maintain_order=True)
+        .agg(pl.col("rows_read", "faulty").sum(), pl.col("file").alias("_files"))
+    )
     found = {}
-    for row in files.iter_rows(named=True):
-        slice_ = row[PARTITION], row["file"]
-        why = excess(row["rows_read"], row["quarantined"], spec)
-        if why is not None and slice_ not in refusals and not slice_[0].startswith(UNPLACED):
-            found[slice_] = why
+    for row in sums.iter_rows(named=True):
+        why = excess(row["rows_read"], row["faulty"], spec)
+        slices = {(row[PARTITION], path) for path in row["_files"]}
+        if why is not None and not slices & refusals.keys():
+            found |= dict.fromkeys(slices, why)
     return found
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 Type = pl.DataType | type[pl.DataType]
 
 PARTITION, LINE, BROKEN = "_landing_partition", "_line", "_broken"
-WHOLE, REPEATED = "_whole", "_repeated"  # read in full; a key that others have too
+# Read in full; equal to an earlier row; with the key of a row that differs.
+WHOLE, REPEATED, CONFLICTING = "_whole", "_repeated", "_conflicting"
 _FIRST = "_first"
 NULL_WORDS = frozenset(
     ("NULL", "Null", "null", "None", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT")
@@ -131,11 +132,20 @@ def _partition(spec: DatasetSpec) -> Iterator[Breach]:
 
 
 def _key(spec: DatasetSpec) -> Iterator[Breach]:
-    """A key that is incomplete, or that other rows have too."""
+    """A key that is incomplete, or that rows have which differ."""
     for name in spec.key:
         yield Breach(name, missing(name, spec) & pl.col(BROKEN).is_null(), raw(name))
+    yield _shared(spec, CONFLICTING)
+
+
+def _repeat(spec: DatasetSpec) -> Iterator[Breach]:
+    """A row that is there already: counted once, and no fault of its file."""
+    yield _shared(spec, REPEATED)
+
+
+def _shared(spec: DatasetSpec, flag: str) -> Breach:
     shown = pl.concat_str([raw(name).cast(pl.String) for name in spec.key], separator=", ")
-    yield Breach(", ".join(spec.key), pl.col(REPEATED), shown)
+    return Breach(", ".join(spec.key), pl.col(flag), shown)
 
 
 RULES: dict[str, Callable[[DatasetSpec], Iterator[Breach]]] = {
@@ -146,25 +156,31 @@ RULES: dict[str, Callable[[DatasetSpec], Iterator[Breach]]] = {
     "allowed": _allowed,
     "partition": _partition,
     "key": _key,
+    "repeat": _repeat,
 }
 
 
-def repeated(rows: pl.DataFrame, spec: DatasetSpec) -> pl.Series:
-    """Which rows are refused for a key that their partition has more than once.
+def shared_keys(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
+    """Which rows have a key that their partition has more than once, as two flags.
 
-    Of equal rows the first stays; of rows that differ none does, since nothing says which is
-    right. Rows that could not be read in full are not compared. Only rows whose key is shared are
-    looked at in full, since comparing whole rows is most of what judging costs.
+    Of equal rows all but the first are `_repeated`; of rows that differ each is `_conflicting`,
+    since nothing says which is right. Rows that could not be read in full are not compared. Only
+    rows whose key is shared are looked at in full, since comparing whole rows is most of what
+    judging costs.
     """
     shared = rows.select(pl.struct(PARTITION, *spec.key).is_duplicated()).to_series()
     compared = rows.filter(shared).select(PARTITION, WHOLE, *spec.columns)
     first = pl.struct(pl.all()).is_first_distinct()
     marked = compared.with_columns(first.alias(_FIRST))
     versions = (pl.col(WHOLE) & pl.col(_FIRST)).sum().over(PARTITION, *spec.key)
-    refused = marked.select(pl.col(WHOLE) & (~pl.col(_FIRST) | (versions > 1))).to_series()
-    found = np.zeros(rows.height, dtype=bool)
-    found[shared.to_numpy()] = refused.to_numpy()
-    return pl.Series(found)
+    found = marked.select(
+        (pl.col(WHOLE) & ~pl.col(_FIRST) & (versions == 1)).alias(REPEATED),
+        (pl.col(WHOLE) & (versions > 1)).alias(CONFLICTING),
+    )
+    flags = {name: np.zeros(rows.height, dtype=bool) for name in found.columns}
+    for name, flag in flags.items():
+        flag[shared.to_numpy()] = found[name].to_numpy()
+    return pl.DataFrame(flags)
 
 
 def raw(name: str) -> pl.Expr:

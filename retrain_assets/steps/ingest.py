@@ -34,7 +34,7 @@ CHECKED_RULES: dict[str, tuple[str, ...]] = {
     "required_values_present": ("required",),
     "values_within_range": ("range",),
     "categories_allowed": ("allowed",),
-    "keys_unique": ("key",),
+    "keys_unique": ("key", "repeat"),
 }
 
 

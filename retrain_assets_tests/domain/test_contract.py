@@ -105,7 +105,7 @@ def test_a_sound_row_is_accepted_in_the_types_of_the_contract() -> None:
     )
     assert judgement.quarantined.schema == pl.Schema(QUARANTINE_SCHEMA)
     assert judgement.files.schema == pl.Schema(FILES_SCHEMA)
-    assert judgement.files.row(0) == (DAY, f"sales/{DAY}-1.csv", "sha-1", 1, 1, 0, None)
+    assert judgement.files.row(0) == (DAY, f"sales/{DAY}-1.csv", "sha-1", 1, 1, 0, 0, None)
 
 
 @pytest.mark.parametrize(
@@ -219,8 +219,8 @@ def test_a_row_without_a_date_belongs_to_no_partition() -> None:
 def test_of_equal_rows_the_first_stays() -> None:
     judgement = judge([raw([SOUND, SOUND, {**SOUND, "id": "01"}, *sound(1)])], spec())
     assert reasons(judgement) == {
-        3: [("key", "day, id", "2013-01-31, 1")],
-        4: [("key", "day, id", "2013-01-31, 01")],
+        3: [("repeat", "day, id", "2013-01-31, 1")],
+        4: [("repeat", "day, id", "2013-01-31, 01")],
     }
     assert judgement.accepted["id"].to_list() == [1, 100]
 
@@ -315,7 +315,7 @@ def test_a_file_that_could_not_be_read_is_refused_with_the_readers_reason() -> N
     judgement = judge([unread, raw(sound(1), "2013-01-30")], spec(partition={"by": "none"}))
     assert judgement.refused_partitions == {DAY: "sales/x.csv: it is not UTF-8"}
     assert judgement.quarantined["_reasons"][0][0]["rule"] == "file"
-    assert judgement.files.row(1)[3:] == (0, 0, 0, "it is not UTF-8")
+    assert judgement.files.row(1)[3:] == (0, 0, 0, 0, "it is not UTF-8")
 
 
 def test_a_partition_can_be_refused_after_all() -> None:
