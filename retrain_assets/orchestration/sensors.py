@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 REQUEST_TAG = "retrain/request"
 MAX_ATTEMPTS = 3
+MAX_FILES = 500  # looked into in one tick, where they hold many partitions
 WATCHING: dict[str, Any] = {
     "minimum_interval_seconds": 30,
     "default_status": dg.DefaultSensorStatus.RUNNING,
@@ -53,8 +54,9 @@ def new_data_sensor(spec: DatasetSpec, job: dg.ExecutableDefinition) -> dg.Senso
         if not settled:
             waits = f"; {len(unread)} may still be written" if unread else ""
             return dg.SkipReason(f"{len(intake.files)} files have landed, all were read{waits}")
-        stamps = [f"{file.path}:{file.stamp}" for file in settled]
-        return request(context, stamps, covering(spec.partition, intake.keys(settled)))
+        chosen = settled[:MAX_FILES]
+        stamps = [f"{file.path}:{file.stamp}" for file in chosen]
+        return request(context, stamps, covering(spec.partition, intake.keys(chosen)))
 
     return _sensor
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import pytest
+from datetime import UTC, datetime
+from typing import Any
 
+import dagster as dg
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrain_assets.domain.rules import partition_of
 from retrain_assets.orchestration.partitions import (
     checked_range,
+    covering,
     partitions_definition,
     range_tags,
 )
-from retrain_assets.specs.dataset import PartitionSpec
+from retrain_assets.specs.partition import PartitionSpec
 
 DAYS = PartitionSpec(
     by="day", column="d", start="2012-02-27", end="2013-11-04", timezone="America/New_York"
 )
 
 
-def keys(**spec: str) -> list[str]:
+def keys(**spec: Any) -> list[str]:
     definition = partitions_definition(PartitionSpec.model_validate(spec))
     assert definition is not None
     return list(definition.get_partition_keys())
@@ -42,6 +51,56 @@ def test_days_of_23_and_25_hours_are_one_key_each() -> None:
     for day in ("2013-03-10", "2013-11-03"):
         assert found.count(day) == 1
     assert len(found) == len(set(found)) == 617
+
+
+STARTS = {
+    "hour": ("2012-02-28T00", "UTC"),
+    "day": ("2012-02-01", "America/New_York"),
+    "week": ("2012-01-30", "Europe/Lisbon"),
+    "month": ("2012-01", "Australia/Lord_Howe"),
+    "year": ("2011", "Asia/Tokyo"),
+}
+MOMENTS = st.datetimes(datetime(2012, 3, 1), datetime(2014, 6, 30), timezones=st.just(UTC))  # noqa: DTZ001
+
+
+@pytest.mark.parametrize("by", STARTS)
+@given(moments=st.lists(MOMENTS, min_size=1, max_size=20))
+def test_a_row_is_of_the_partition_whose_time_window_holds_it(
+    by: str, moments: list[datetime]
+) -> None:
+    start, timezone = STARTS[by]
+    spec = PartitionSpec(by=by, column="at", start=start, timezone=timezone)  # type: ignore[arg-type]
+    definition = partitions_definition(spec)
+    assert isinstance(definition, dg.TimeWindowPartitionsDefinition)
+    rows = pl.DataFrame({"at": moments}, schema={"at": pl.Datetime("us", "UTC")})
+    for moment, key in zip(moments, rows.select(partition_of(spec, "at")).to_series(), strict=True):
+        window = definition.time_window_for_partition_key(key)
+        assert window.start <= moment < window.end
+        assert spec.is_key(key)
+
+
+@pytest.mark.parametrize("by", STARTS)
+def test_the_keys_dagster_makes_are_the_keys_of_the_spec(by: str) -> None:
+    start, timezone = STARTS[by]
+    spec = PartitionSpec(by=by, column="at", start=start, timezone=timezone)  # type: ignore[arg-type]
+    definition = partitions_definition(spec)
+    assert isinstance(definition, dg.TimeWindowPartitionsDefinition)
+    found = definition.get_partition_keys(current_time=datetime(2016, 1, 1, tzinfo=UTC))
+    assert found == sorted(set(found))
+    assert all(spec.is_key(key) for key in found)
+    period = spec.period
+    assert period is not None
+    assert [period.following(key) for key in found[:-1]] == list(found[1:])
+
+
+def test_values_and_numbers_are_partitions_in_order() -> None:
+    assert keys(by="value", column="shop", values=["b", "a"]) == ["a", "b"]
+    assert keys(by="value", column="chunk", start="08", end="11") == ["08", "09", "10", "11"]
+
+
+def test_files_without_a_key_ask_for_the_first_partition() -> None:
+    assert covering(DAYS, []) == range_tags("2012-02-27", "2012-02-27")
+    assert covering(DAYS, {"2013-01-02", "2012-12-31"}) == range_tags("2012-12-31", "2013-01-02")
 
 
 def test_a_dataset_without_partitions_has_no_definition() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from retrain_assets.orchestration.resources import SlackNotifications
@@ -18,7 +22,8 @@ from retrain_assets.orchestration.sensors import (
     request,
     run_failed_sensor,
 )
-from retrain_assets_tests.world import World, key, new_world
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets_tests.world import DATASET, World, customers, key, new_world
 
 
 def tick(world: World, name: str) -> list[dg.RunRequest] | str | None:
@@ -50,6 +55,38 @@ def test_many_files_are_asked_for_as_one_range(world: World) -> None:
     tags = asked.tags  # type: ignore[union-attr]
     assert tags["dagster/asset_partition_range_start"] == key(3)
     assert tags["dagster/asset_partition_range_end"] == key(9)
+
+
+def test_a_file_that_may_still_be_written_is_waited_for(world: World) -> None:
+    waiting = replace(world, dataset=dataset(read={"settle": "60s"}))
+    waiting.land(0, 1)
+    landed = waiting.root / "landing" / "customers"
+    assert "2 may still be written" in str(tick(waiting, "customers_new_data"))
+    os.utime(landed / f"{key(1)}.csv", (1, 1))
+    (asked,) = tick(waiting, "customers_new_data")  # type: ignore[misc]
+    tags = asked.tags  # type: ignore[union-attr]
+    assert tags["dagster/asset_partition_range_start"] == key(1)
+    an_hour_ahead = time.time() + 3600
+    os.utime(landed / f"{key(0)}.csv", (an_hour_ahead, an_hour_ahead))
+    (asked,) = tick(waiting, "customers_new_data")  # type: ignore[misc]
+    assert asked.tags["dagster/asset_partition_range_start"] == key(0)  # type: ignore[union-attr]
+
+
+def test_a_file_of_many_partitions_is_asked_for_by_the_keys_of_its_rows(world: World) -> None:
+    split = replace(world, dataset=dataset(landing="customers/*.csv"))
+    split.land(3)
+    folder = split.root / "landing" / "customers"
+    pl.concat([customers(4), customers(7)]).write_csv(folder / "more.csv")
+    (folder / "broken.csv").write_bytes(b"\xff\xfe")
+    ran = [done.job for done in split.settle()]
+    assert ran[0] == "customers_ingest"
+    dataset_key = dg.AssetKey(["customers", "dataset"])
+    assert split.instance.get_materialized_partitions(dataset_key) == {key(n) for n in (3, 4, 7)}
+    assert tick(split, "customers_new_data") == "3 files have landed, all were read"
+
+
+def dataset(**changes: Any) -> DatasetSpec:
+    return DatasetSpec.model_validate(DATASET | changes)
 
 
 def test_a_repeated_tick_asks_for_the_same_run(world: World) -> None:

@@ -1,0 +1,116 @@
+"""A run that is killed leaves nothing half done, and what runs next ends as if it had not been."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from retrain_assets.orchestration.partitions import range_tags
+from retrain_assets_tests.killing import Point, kill_at
+from retrain_assets_tests.world import World, customers, key, new_world
+
+REPLACE = "retrain_assets.stores.tables:Tables.replace"
+DATASET = dg.AssetKey(["customers", "dataset"])
+TABLES = {
+    "dataset": ["_landing_partition", "id", "x"],
+    "quarantine": ["_file", "_line", "_row"],
+    "files": ["file", "sha256", "accepted", "quarantined"],
+}
+Content = dict[str, list[tuple[object, ...]]]
+
+
+def content(world: World) -> Content:
+    tables = world.storage.tables
+    return {
+        name: sorted(
+            tables.scan(f"customers/{name}", dict.fromkeys(columns, pl.String))
+            .select(columns)
+            .collect()
+            .iter_rows()
+        )
+        for name, columns in TABLES.items()
+    }
+
+
+def recorded(root: Path) -> dg.DagsterInstance:
+    """An instance whose runs are kept on disk."""
+    (root / "dagster").mkdir(exist_ok=True)
+    return dg.DagsterInstance.local_temp(str(root / "dagster"))
+
+
+@pytest.fixture
+def lasting(tmp_path: Path) -> Iterator[World]:
+    """A world in which day 0 was ingested already."""
+    with recorded(tmp_path) as instance:
+        world = new_world(tmp_path, instance)
+        world.land(0)
+        run_job(tmp_path, "customers_ingest", 0, 0)
+        yield world
+
+
+def run_job(root: Path, job: str, first: int, last: int) -> None:
+    with recorded(root) as instance:
+        world = new_world(root, instance)
+        tags = range_tags(key(first), key(last))
+        world.definitions.resolve_job_def(job).execute_in_process(instance=instance, tags=tags)
+
+
+def deliver(world: World) -> None:
+    """A corrected day, new days, and rows to be refused."""
+    world.land(1, 2, 3)
+    broken = customers(0).with_columns(
+        pl.when(pl.col("id") < 2).then(999.0).otherwise("x").alias("x")
+    )
+    broken.write_csv(world.root / "landing" / "customers" / f"{key(0)}.csv")
+
+
+@pytest.fixture(scope="module")
+def unharmed(tmp_path_factory: pytest.TempPathFactory) -> Content:
+    """What the same deliveries come to when nothing is killed."""
+    root = tmp_path_factory.mktemp("unharmed")
+    with recorded(root) as instance:
+        world = new_world(root, instance)
+        deliver(world)
+        run_job(root, "customers_ingest", 0, 3)
+        return content(world)
+
+
+def passed_checks(world: World) -> int:
+    events = world.instance.get_event_records(
+        dg.EventRecordsFilter(dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    )
+    return len(events)
+
+
+POINTS = {
+    Point("retrain_assets.steps.ingest:judge"): "old",
+    Point("retrain_assets.steps.ingest:audit"): "old",
+    Point(REPLACE, 1): "old",
+    Point(REPLACE, 2): "old",
+    Point(REPLACE, 2, after=True): "new",
+    Point(REPLACE, 3, after=True): "new",
+}
+
+
+@pytest.mark.parametrize("point", POINTS, ids=str)
+def test_an_ingest_that_is_killed_is_repaired_by_the_next(
+    lasting: World, unharmed: Content, point: Point
+) -> None:
+    before = content(lasting)["dataset"]
+    materialized, checked = (
+        lasting.instance.get_materialized_partitions(DATASET),
+        passed_checks(lasting),
+    )
+    deliver(lasting)
+    kill_at(point, run_job, lasting.root, "customers_ingest", 0, 3)
+    new = POINTS[point] == "new"
+    assert content(lasting)["dataset"] == (unharmed["dataset"] if new else before)
+    assert lasting.instance.get_materialized_partitions(DATASET) == materialized
+    assert passed_checks(lasting) == checked
+    run_job(lasting.root, "customers_ingest", 0, 3)
+    assert content(lasting) == unharmed
+    assert lasting.instance.get_materialized_partitions(DATASET) == {key(n) for n in range(4)}
