@@ -10,7 +10,8 @@ import json
 import os
 import sys
 from contextlib import contextmanager
-from functools import wraps
+from dataclasses import asdict
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from retrain_assets.orchestration.model_assets import Model
+    from retrain_assets.specs.dataset import DatasetSpec
 
 COLOURS = {"promote": "green", "reject": "red", "hold": "yellow", "rollback": "magenta"}
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
@@ -162,6 +164,42 @@ def backfill(name: str, first: str, last: str, *, as_json: bool) -> None:
         click.echo(f"{name}: {count} partitions, {first} to {last}, in run {run_id}")
 
 
+@main.group()
+def land() -> None:
+    """Bring data into the landing folder; see `retrain land kafka -h`. All take --json."""
+
+
+@land.command("kafka")
+@click.argument("dataset")
+@click.option("--brokers", required=True, help="HOST:PORT, several separated by commas.")
+@click.option("--topic", required=True, help="Its messages become lines of the dataset's files.")
+@click.option("--max-messages", type=click.IntRange(1), default=50_000, show_default=True)
+@click.option("--max-seconds", type=click.IntRange(1, 86_400), default=60, show_default=True)
+@click.option("--once", is_flag=True, help="Stop at the end that the topic has now.")
+@as_json
+@_one_line
+def land_kafka(
+    dataset: str, brokers: str, topic: str, max_messages: int, max_seconds: int, **flags: bool
+) -> None:
+    """Land a Kafka topic, each message exactly once, until SIGTERM or the end with --once.
+
+    A file is written after --max-messages, 32 MiB or --max-seconds. Credentials are read from
+    KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, the rest from KAFKA_SECURITY_PROTOCOL and the like.
+    """
+    from retrain_assets.steps import land as step
+    from retrain_assets.stores.topic_files import TopicFiles
+
+    files = TopicFiles(storage_from(os.environ, Path.cwd()).landing, _dataset(dataset), topic)
+    bounds = step.Bounds(max_messages, max_seconds, once=flags["once"])
+    with step.told_to_stop() as stop:
+        tell = partial(click.echo, err=True)
+        landed = asdict(step.land(files, brokers, os.environ, bounds, stop, tell))
+    if flags["as_json"]:
+        _print_json({"dataset": dataset, "topic": topic} | landed)
+    else:
+        click.echo(f"{dataset}: {landed['messages']:,} messages in {landed['files']:,} files")
+
+
 def _print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, default=str))
 
@@ -205,6 +243,14 @@ def _model(name: str) -> Model:
     if name not in known:
         raise LookupError(f"no model named {name!r}; there are {', '.join(sorted(known))}")
     return known[name]
+
+
+def _dataset(name: str) -> DatasetSpec:
+    known = datasets()
+    if name not in known:
+        raise LookupError(f"no dataset named {name!r}; there are {', '.join(sorted(known))}")
+    spec: DatasetSpec = known[name]
+    return spec
 
 
 def _execute(
