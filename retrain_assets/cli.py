@@ -141,10 +141,10 @@ def rollback(model: str, to: int | None, reason: str, by: str, *, as_json: bool)
 def backfill(name: str, first: str, last: str, *, as_json: bool) -> None:
     """Ingest a dataset, or monitor a model, over a range of partitions in one run.
 
-    A file that is refused whole is an error, though the sound partitions beside it are published.
+    A check that fails is an error, though the sound partitions beside it are published.
     """
+    from retrain_assets.orchestration.checks import failures
     from retrain_assets.orchestration.partitions import checked_range, range_tags
-    from retrain_assets.steps import report
 
     jobs = dict.fromkeys(datasets(), "ingest") | dict.fromkeys(models(), "monitor")
     if name not in jobs:
@@ -154,10 +154,10 @@ def backfill(name: str, first: str, last: str, *, as_json: bool) -> None:
     count = checked_range(spec.partition, first, last)
     run_id = _execute(f"{name}_{jobs[name]}", tags=range_tags(first, last))
     found = {"name": name, "from": first, "to": last, "partitions": count, "run_id": run_id}
-    bad = report.refused(storage_from(os.environ, Path.cwd()).tables, name, first, last)
+    with _instance() as instance:
+        bad = list(failures(instance, run_id))
     if bad:
-        path, why = next(iter(bad.items()))
-        raise ValueError(f"{len(bad)} files were refused whole, first {path}: {why}")
+        raise ValueError(f"run {run_id}: {len(bad)} checks failed, first {bad[0]}")
     if as_json:
         _print_json(found)
     else:

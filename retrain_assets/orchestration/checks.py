@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 MAX_ROWS_SHOWN = 100
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
@@ -66,3 +66,16 @@ def result(
         description=said or None,
         metadata=metadata,
     )
+
+
+def failures(instance: dg.DagsterInstance, run_id: str) -> Iterator[str]:
+    """What the checks of a run found beyond a warning, a line each with the first case."""
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+        event = entry.dagster_event
+        if event is None or (found := event.asset_check_evaluation_data).passed:
+            continue
+        if found.severity == ERROR:
+            where = found.metadata.get("where")
+            first = where.records[0].data if isinstance(where, dg.TableMetadataValue) else {}
+            case = ", ".join(f"{name} {value}" for name, value in first.items())
+            yield f"{found.asset_key.to_user_string()} {found.check_name}: {case}"

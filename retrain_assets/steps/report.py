@@ -8,15 +8,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
-from retrain_assets.domain.contract import FILES_SCHEMA
 from retrain_assets.domain.triggers import decide
-from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
     from retrain_assets.steps.state import ModelState
-    from retrain_assets.stores.tables import Tables
 
 
 def status(state: ModelState) -> dict[str, Any]:
@@ -57,15 +52,6 @@ def stale(state: ModelState) -> list[str]:
     return [
         key for key, digest in sources.items() if first <= key <= last and built.get(key) != digest
     ]
-
-
-def refused(tables: Tables, dataset: str, first: str, last: str) -> dict[str, str]:
-    """Why files of a range were refused whole, by path."""
-    schema = {**FILES_SCHEMA, "stamp": pl.String()}
-    files = tables.scan(f"{dataset}/files", schema).filter(
-        pl.col(PARTITION).is_between(pl.lit(first), pl.lit(last)), pl.col("refusal").is_not_null()
-    )
-    return dict(files.sort("file").select("file", "refusal").collect().iter_rows())
 
 
 def history(state: ModelState) -> list[dict[str, object]]:
