@@ -8,26 +8,20 @@ accepted. Not here: reading files, storing rows, rules on a whole partition such
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from retrain_assets.domain.rules import (
-    BROKEN,
-    LINE,
-    PARTITION,
-    RULES,
-    STORED,
-    WHOLE,
-    Breach,
-    Type,
-    dataset_schema,
-    fits,
-    parsed,
-    raw,
-    shared_keys,
-    unparsable,
+from retrain_assets.domain.rules import LINE, PARTITION, Type, dataset_schema
+from retrain_assets.domain.verdicts import (
+    FAULTY,
+    MAX_CHARACTERS,
+    REFUSED,
+    explained,
+    flagged,
+    outliers,
+    unreadable,
 )
 
 if TYPE_CHECKING:
@@ -55,14 +49,7 @@ FILES_SCHEMA: dict[str, Type] = {
     "faulty": pl.Int64,
     "refusal": pl.String,
 }
-OUTLIERS_SCHEMA: dict[str, Type] = {
-    PARTITION: pl.String,
-    "column": pl.String,
-    "rows": pl.Int64,
-    "outlying": pl.Int64,
-}
-
-_MAX_CHARACTERS, _SAMPLE_ROWS = 200, 5
+_SAMPLE_ROWS = 5
 Slice = tuple[str, str]  # partition and file
 
 
@@ -105,12 +92,14 @@ class Judgement:
         quarantined: Refused rows; of a file that is refused whole, one record with `_line` null.
         files: One row a file; a file that is refused whole counts all its rows as quarantined.
             Of the quarantined, `faulty` are not merely repeated.
+        outliers: By partition and column with `outliers`, of the rows with a value that break no
+            other rule, how many there are and how many lie far out; none where a file is refused.
     """
 
     accepted: pl.DataFrame
     quarantined: pl.DataFrame
     files: pl.DataFrame
-    outliers: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=OUTLIERS_SCHEMA))
+    outliers: pl.DataFrame
 
     @property
     def refused_partitions(self) -> dict[str, str]:
@@ -134,12 +123,13 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
     files = sorted(raw, key=lambda file: (file.partition, file.path))
     refusals = {file.slice: why for file in files if (why := unreadable(file, spec))}
     readable = [file for file in files if file.slice not in refusals]
-    flagged, flags = _flagged(typed(readable, spec), spec)
-    refused, sound = flagged.filter("_refused"), flagged.lazy().filter(~pl.col("_refused"))
+    rows, flags = flagged(readable, spec)
+    refused, sound = rows.filter(REFUSED), rows.lazy().filter(~pl.col(REFUSED))
     judgement = Judgement(
         accepted=sound.select(*dataset_schema(spec)).collect(),
-        quarantined=_explained(refused, flags, spec),
-        files=_counted(files, refusals, flagged),
+        quarantined=explained(refused, flags, spec),
+        files=_counted(files, refusals, rows),
+        outliers=outliers(rows, flags, spec),
     )
     return _refuse(judgement, refusals | _too_bad(judgement.files, refusals, spec))
 
@@ -165,106 +155,12 @@ def refuse_partitions(judgement: Judgement, reasons: Mapping[str, str]) -> Judge
     return _refuse(judgement, {(key, path): reasons[key] for key, path in keys})
 
 
-def unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
-    """Why a file is refused before its rows are looked at."""
-    if file.refusal is not None or spec.format != "parquet":
-        return file.refusal
-    schema = file.rows.schema
-    for name, column in spec.columns.items():
-        found = schema[name]
-        if found != pl.Null and not fits(found, column.type):
-            return f"column {name} is {found}, but the contract says {column.type}"
-    return None
-
-
-def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
-    """The rows of readable files as they stand, in `_raw_x`, and as their types, in `x`."""
-    parse = {name: parsed(name, column, spec) for name, column in spec.columns.items()}
-    return _gathered(files, spec).with_columns(**parse)
-
-
-def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
-    """The rows of all readable files, in columns of one type each whatever parquet wrote."""
-    wide: dict[str, Type] = {name: STORED[column.type] for name, column in spec.columns.items()}
-    for name, column in spec.columns.items():
-        if spec.format != "parquet":
-            wide[name] = pl.String
-        elif column.type == "int":
-            wide[name] = pl.Int128  # an unsigned value too large is then seen, not wrapped
-    values = [pl.col(name).cast(dtype).alias(f"_raw_{name}") for name, dtype in wide.items()]
-    schema = {PARTITION: pl.String, "_file": pl.String, LINE: pl.Int64, BROKEN: pl.String}
-    none = pl.DataFrame(schema=schema | {f"_raw_{name}": dtype for name, dtype in wide.items()})
-    rows = [
-        file.rows.select(
-            pl.lit(file.partition).alias(PARTITION),
-            pl.lit(file.path).alias("_file"),
-            LINE,
-            BROKEN,
-            *values,
-        )
-        for file in files
-    ]
-    return pl.concat([none, *rows])
-
-
-def _flagged(
-    rows: pl.DataFrame, spec: DatasetSpec
-) -> tuple[pl.DataFrame, dict[str, tuple[str, Breach]]]:
-    """Typed rows with `_refused` and one flag a breach; and what each flag means."""
-    found = [(rule, breach) for rule, breaches in RULES.items() for breach in breaches(spec)]
-    flags = {f"_breach_{number}": named for number, named in enumerate(found)}
-    faults = [flag for flag, (rule, _) in flags.items() if rule != "repeat"]
-    unread = [pl.col(BROKEN).is_not_null(), *(unparsable(name, spec) for name in spec.columns)]
-    read = rows.with_columns((~pl.any_horizontal(unread)).alias(WHOLE))
-    flagged = (
-        read.lazy()
-        .with_columns(shared_keys(read, spec))
-        .with_columns(
-            **{flag: breach.fails.fill_null(False) for flag, (_, breach) in flags.items()}
-        )
-        .with_columns(_refused=pl.any_horizontal(*flags), _faulty=pl.any_horizontal(*faults))
-    )
-    return flagged.collect(), flags
-
-
-def _short(value: pl.Expr) -> pl.Expr:
-    return value.cast(pl.String).str.slice(0, _MAX_CHARACTERS)
-
-
-def _explained(
-    refused: pl.DataFrame, flags: Mapping[str, tuple[str, Breach]], spec: DatasetSpec
-) -> pl.DataFrame:
-    """Refused rows as quarantine records, with every reason and the row as it was read."""
-    reasons = [
-        pl.when(flag).then(
-            pl.struct(
-                pl.lit(rule).alias("rule"),
-                pl.lit(breach.column, dtype=pl.String).alias("column"),
-                _short(breach.value).alias("value"),
-            )
-        )
-        for flag, (rule, breach) in flags.items()
-    ]
-    row = pl.struct(_short(raw(name)).alias(name) for name in spec.columns)
-    broken = pl.struct(_short(pl.col(BROKEN)).alias(BROKEN))
-    return refused.select(
-        PARTITION,
-        "_file",
-        LINE,
-        pl.concat_list(reasons).list.drop_nulls().alias("_reasons"),
-        pl.when(pl.col(BROKEN).is_null())
-        .then(row.struct.json_encode())
-        .otherwise(broken.struct.json_encode())
-        .alias("_row"),
-    )
-
-
 def _counted(
-    files: Sequence[RawRows], refusals: Mapping[Slice, str], flagged: pl.DataFrame
+    files: Sequence[RawRows], refusals: Mapping[Slice, str], judged: pl.DataFrame
 ) -> pl.DataFrame:
     """What became of the rows of each file, before any is refused whole."""
-    grouped = flagged.group_by(PARTITION, "_file").agg(
-        (~pl.col("_refused")).sum().alias("accepted"), pl.col("_refused", "_faulty").sum()
+    grouped = judged.group_by(PARTITION, "_file").agg(
+        (~pl.col(REFUSED)).sum().alias("accepted"), pl.col(REFUSED, FAULTY).sum()
     )
     counts = {(key, path): counted for key, path, *counted in grouped.iter_rows()}
     rows = []
@@ -289,7 +185,7 @@ def _too_bad(
         .group_by(unit, maintain_order=True)
         .agg(pl.col("rows_read", "faulty").sum(), pl.col("file").alias("_files"))
     )
-    found = {}
+    found: dict[Slice, str] = {}
     for row in sums.iter_rows(named=True):
         why = excess(row["rows_read"], row["faulty"], spec)
         slices = {(row[PARTITION], path) for path in row["_files"]}
@@ -337,6 +233,7 @@ def _refuse(judgement: Judgement, refusals: Mapping[Slice, str]) -> Judgement:
             [judgement.quarantined.filter(~hit), pl.DataFrame(records, QUARANTINE_SCHEMA)]
         ),
         files=pl.concat([judgement.files.filter(~hit), counted]).sort(PARTITION, "file"),
+        outliers=judgement.outliers.filter(~hit),
     )
 
 
@@ -344,7 +241,7 @@ def _file_record(file: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, objec
     """One quarantine record for a whole file: why, what its rows break, and a few of them."""
     broken = rows.explode("_reasons").select(pl.col("_reasons").struct.unnest())
     examples = broken.unique(["rule", "column"], keep="first", maintain_order=True).to_dicts()
-    why = {"rule": "file", "column": None, "value": file["refusal"][:_MAX_CHARACTERS]}
+    why = {"rule": "file", "column": None, "value": file["refusal"][:MAX_CHARACTERS]}
     sample = rows.select(LINE, "_row").head(_SAMPLE_ROWS).iter_rows()
     return {
         PARTITION: file[PARTITION],

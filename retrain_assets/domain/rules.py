@@ -1,7 +1,7 @@
-"""The rules of a contract, as polars expressions, and how text becomes typed values.
+"""The rules of a contract, as polars expressions.
 
-One rule is one function and one entry in `RULES`. Not here: applying them to files, and what
-becomes of a row that breaks one.
+One rule is one function and one entry in `RULES`. Not here: how text becomes typed values, applying
+rules to files, and what becomes of a row that breaks one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from retrain_assets.specs.partition import ALL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from retrain_assets.specs.dataset import ColumnSpec, ColumnType, DatasetSpec
+    from retrain_assets.specs.dataset import ColumnType, DatasetSpec
     from retrain_assets.specs.partition import PartitionSpec
 
 Type = pl.DataType | type[pl.DataType]
@@ -27,9 +27,6 @@ PARTITION, LINE, BROKEN = "_landing_partition", "_line", "_broken"
 # Read in full; equal to an earlier row; with the key of a row that differs.
 WHOLE, REPEATED, CONFLICTING = "_whole", "_repeated", "_conflicting"
 _FIRST = "_first"
-NULL_WORDS = frozenset(
-    ("NULL", "Null", "null", "None", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT")
-)
 
 STORED: dict[ColumnType, Type] = {
     "int": pl.Int64,
@@ -40,12 +37,6 @@ STORED: dict[ColumnType, Type] = {
     "date": pl.Date,
     "datetime": pl.Datetime("us", "UTC"),
 }
-_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
-_DATETIME = (
-    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]{1,6})?"
-    r"(Z|[+-][0-9]{2}:?[0-9]{2})$"
-)
-_YEARS = (1, 9999)  # what Python's dates can hold
 
 
 @dataclass(frozen=True)
@@ -53,14 +44,19 @@ class Breach:
     """One way in which rows break a rule.
 
     Args:
-        column: Whose value it is; None where it is of the row.
+        columns: Whose values it is about; none where it is about the row.
         fails: True for rows that break the rule; null counts as false.
         value: What is shown of such a row.
     """
 
-    column: str | None
+    columns: tuple[str, ...]
     fails: pl.Expr
     value: pl.Expr
+
+    @property
+    def column(self) -> str | None:
+        """The columns by name."""
+        return ", ".join(self.columns) or None
 
 
 def partition_of(spec: PartitionSpec, column: str) -> pl.Expr:
@@ -90,20 +86,20 @@ def dataset_schema(spec: DatasetSpec) -> dict[str, Type]:
 
 def _parse(_: DatasetSpec) -> Iterator[Breach]:
     """A line that is no row."""
-    yield Breach(None, pl.col(BROKEN).is_not_null(), pl.col(BROKEN))
+    yield Breach((), pl.col(BROKEN).is_not_null(), pl.col(BROKEN))
 
 
 def _type(spec: DatasetSpec) -> Iterator[Breach]:
     """A value that cannot be read as its column's type."""
     for name in spec.columns:
-        yield Breach(name, unparsable(name, spec), raw(name))
+        yield Breach((name,), unparsable(name, spec), raw(name))
 
 
 def _required(spec: DatasetSpec) -> Iterator[Breach]:
     """No value where one must be."""
     for name, column in spec.columns.items():
         if column.required:
-            yield Breach(name, missing(name, spec) & pl.col(BROKEN).is_null(), raw(name))
+            yield Breach((name,), missing(name, spec) & pl.col(BROKEN).is_null(), raw(name))
 
 
 def _range(spec: DatasetSpec) -> Iterator[Breach]:
@@ -112,14 +108,29 @@ def _range(spec: DatasetSpec) -> Iterator[Breach]:
         below = pl.lit(False) if column.min is None else pl.col(name) < column.min
         above = pl.lit(False) if column.max is None else pl.col(name) > column.max
         if column.min is not None or column.max is not None:
-            yield Breach(name, below | above, raw(name))
+            yield Breach((name,), below | above, raw(name))
 
 
 def _allowed(spec: DatasetSpec) -> Iterator[Breach]:
     """A text that is not among those listed."""
     for name, column in spec.columns.items():
         if column.allowed is not None:
-            yield Breach(name, ~pl.col(name).is_in(column.allowed), raw(name))
+            yield Breach((name,), ~pl.col(name).is_in(column.allowed), raw(name))
+
+
+def _pattern(spec: DatasetSpec) -> Iterator[Breach]:
+    """A text of which not all matches."""
+    for name, column in spec.columns.items():
+        if column.pattern is not None:
+            matches = pl.col(name).str.contains(full_match(column.pattern))
+            yield Breach((name,), ~matches, raw(name))
+
+
+def _outlier(spec: DatasetSpec) -> Iterator[Breach]:
+    """A number that lies far out among those of its partition."""
+    for name, column in spec.columns.items():
+        if column.outliers is not None and column.outliers.action == "quarantine":
+            yield Breach((name,), pl.col(far_out(name)), raw(name))
 
 
 def _partition(spec: DatasetSpec) -> Iterator[Breach]:
@@ -128,13 +139,13 @@ def _partition(spec: DatasetSpec) -> Iterator[Breach]:
     if name is not None:
         undated = missing(name, spec) & pl.col(BROKEN).is_null()
         foreign = partition_of(spec.partition, name) != pl.col(PARTITION)
-        yield Breach(name, undated | foreign, raw(name))
+        yield Breach((name,), undated | foreign, raw(name))
 
 
 def _key(spec: DatasetSpec) -> Iterator[Breach]:
     """A key that is incomplete, or that rows have which differ."""
     for name in spec.key:
-        yield Breach(name, missing(name, spec) & pl.col(BROKEN).is_null(), raw(name))
+        yield Breach((name,), missing(name, spec) & pl.col(BROKEN).is_null(), raw(name))
     yield _shared(spec, CONFLICTING)
 
 
@@ -145,7 +156,7 @@ def _repeat(spec: DatasetSpec) -> Iterator[Breach]:
 
 def _shared(spec: DatasetSpec, flag: str) -> Breach:
     shown = pl.concat_str([raw(name).cast(pl.String) for name in spec.key], separator=", ")
-    return Breach(", ".join(spec.key), pl.col(flag), shown)
+    return Breach(tuple(spec.key), pl.col(flag), shown)
 
 
 RULES: dict[str, Callable[[DatasetSpec], Iterator[Breach]]] = {
@@ -154,6 +165,8 @@ RULES: dict[str, Callable[[DatasetSpec], Iterator[Breach]]] = {
     "required": _required,
     "range": _range,
     "allowed": _allowed,
+    "pattern": _pattern,
+    "outlier": _outlier,
     "partition": _partition,
     "key": _key,
     "repeat": _repeat,
@@ -183,60 +196,59 @@ def shared_keys(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
     return pl.DataFrame(flags)
 
 
+def full_match(pattern: str) -> str:
+    r"""A pattern that holds for all of a text, for polars; Python writes `\Z` for the end."""
+    return rf"\A(?:{pattern})\z"
+
+
 def raw(name: str) -> pl.Expr:
     """A column as it stood in the file."""
     return pl.col(f"_raw_{name}")
 
 
+def is_text(name: str, spec: DatasetSpec) -> bool:
+    """Whether a raw column is text that has yet to be read as its type."""
+    return not spec.is_typed and spec.columns[name].expression is None
+
+
 def missing(name: str, spec: DatasetSpec) -> pl.Expr:
-    """Whether a file gave no value."""
+    """Whether no value was given."""
     absent = raw(name).is_null()
+    if spec.columns[name].expression is not None:
+        return absent & ~pl.col(failed(name))
     return absent | raw(name).is_in(spec.read.nulls) if spec.format == "csv" else absent
 
 
 def unparsable(name: str, spec: DatasetSpec) -> pl.Expr:
-    """Whether a file gave a value that is not of the column's type."""
+    """Whether a value was given that is not of the column's type."""
     return pl.col(name).is_null() & ~missing(name, spec)
 
 
-def parsed(name: str, column: ColumnSpec, spec: DatasetSpec) -> pl.Expr:
-    """A raw column as its type; null where it cannot be read as that."""
-    value: pl.Expr = pl.when(~missing(name, spec)).then(raw(name))
-    if spec.format != "parquet":
-        value = _from_text(value, column.type)
-    if column.type == "int":
-        return value.cast(pl.Int64, strict=False)
-    if column.type == "float":
-        return pl.when(value.is_finite()).then(value)
-    if column.type in ("category", "text"):
-        suspect = NULL_WORDS.difference(column.allowed or ())
-        return pl.when(~value.is_in(sorted(suspect))).then(value)
-    if column.type in ("date", "datetime"):
-        return pl.when(value.dt.year().is_between(*_YEARS)).then(value)
-    return value
+def failed(name: str) -> str:
+    """The flag of rows for which a derived column cannot be computed."""
+    return f"_failed_{name}"
 
 
-def _from_text(text: pl.Expr, kind: ColumnType) -> pl.Expr:
-    if kind == "float":
-        return text.cast(pl.Float64, strict=False)
-    if kind == "bool":
-        words = {"true": True, "false": False}
-        return text.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
-    if kind == "date":
-        iso: pl.Expr = pl.when(text.str.contains(_DATE)).then(text)
-        return iso.str.to_date("%Y-%m-%d", strict=False)
-    if kind == "datetime":
-        iso = pl.when(text.str.contains(_DATETIME)).then(text).str.replace(" ", "T", literal=True)
-        return iso.str.to_datetime("%+", time_unit="us", strict=False)
-    return text
+def far_out(name: str) -> str:
+    """The flag of values that lie far out."""
+    return f"_far_{name}"
 
 
-def fits(found: pl.DataType, kind: ColumnType) -> bool:
-    """Whether a parquet type can hold the values of a column; a naive datetime cannot."""
-    if kind in ("int", "float"):
-        return found.is_integer() or (kind == "float" and found.is_numeric())
-    if kind == "datetime":
-        return isinstance(found, pl.Datetime) and found.time_zone is not None
-    if kind in ("category", "text"):
-        return found in (pl.String, pl.Categorical, pl.Enum)
-    return found == STORED[kind]
+def mark_outliers(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
+    """Flag values by their robust z-score, |x - median| / s, within their partition.
+
+    s is 1.4826 MAD, the median absolute deviation, which estimates the standard deviation of a
+    normal distribution; where more than half of the values are equal, so that MAD is 0, it is
+    1.2533 times the mean absolute deviation (Iglewicz and Hoaglin 1993). All values that could be
+    read are among those compared.
+    """
+    for name, column in spec.columns.items():
+        if column.outliers is not None:
+            value, distance = pl.col(name).cast(pl.Float64), pl.col(far_out(name))
+            scales = ((distance.median(), 1.4826), (distance.mean(), 1.2533))
+            spread, fallback = (scale.over(PARTITION) * factor for scale, factor in scales)
+            scale = pl.when(spread > 0).then(spread).otherwise(fallback)
+            rows = rows.with_columns(
+                (value - value.median().over(PARTITION)).abs().alias(far_out(name))
+            ).with_columns((distance > column.outliers.robust_z * scale).alias(far_out(name)))
+    return rows

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import polars as pl
 
-from retrain_assets.domain.contract import UNPLACED, RawRows, excess, typed, unreadable
+from retrain_assets.domain.contract import UNPLACED, RawRows, excess
 from retrain_assets.domain.rules import LINE, partition_of
+from retrain_assets.domain.verdicts import typed, unreadable
 
 if TYPE_CHECKING:
     from retrain_assets.specs.dataset import DatasetSpec

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrain_assets.domain import contract
+from retrain_assets.domain import verdicts
 from retrain_assets.domain.contract import (
     FILES_SCHEMA,
     NEIGHBOUR_REFUSED,
@@ -311,8 +311,9 @@ def test_a_file_without_rows_is_refused_unless_there_may_be_none() -> None:
 
 
 def test_a_file_that_could_not_be_read_is_refused_with_the_readers_reason() -> None:
+    whole = {"by": "none"}
     unread = RawRows("sales/x.csv", DAY, "sha", pl.DataFrame(), refusal="it is not UTF-8")
-    judgement = judge([unread, raw(sound(1), "2013-01-30")], spec(partition={"by": "none"}))
+    judgement = judge([unread, raw(sound(1), "2013-01-30")], spec(partition=whole, landing="x.csv"))
     assert judgement.refused_partitions == {DAY: "sales/x.csv: it is not UTF-8"}
     assert judgement.quarantined["_reasons"][0][0]["rule"] == "file"
     assert judgement.files.row(1)[3:] == (0, 0, 0, 0, "it is not UTF-8")
@@ -352,7 +353,8 @@ TYPED_ROW = {
 
 
 def parquet() -> DatasetSpec:
-    return spec(landing="sales/{partition}.parquet")
+    partition = ATTRIBUTES["partition"] | {"timezone": "America/New_York"}
+    return spec(landing="sales/{partition}.parquet", partition=partition)
 
 
 def test_parquet_types_that_hold_the_values_are_accepted_and_mixed() -> None:
@@ -407,8 +409,8 @@ def test_nothing_to_judge_gives_empty_frames() -> None:
 
 
 def test_a_row_that_gets_lost_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = contract._gathered
-    monkeypatch.setattr(contract, "_gathered", lambda *given: whole(*given).head(1))
+    whole = verdicts._gathered
+    monkeypatch.setattr(verdicts, "_gathered", lambda *given: whole(*given).head(1))
     with pytest.raises(AccountingError, match="3 rows read, 1 accepted, 0 quarantined"):
         judge([raw(sound(3))], spec())
 

@@ -1,0 +1,191 @@
+"""Each rule on each row: the rows as their types, a flag a breach, and the words for quarantine.
+
+What is personal is masked here, before anything is stored or shown. Not here: the rules, and what
+the sum of refused rows means for a file or partition.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from retrain_assets.domain.derived import derive
+from retrain_assets.domain.rules import (
+    BROKEN,
+    LINE,
+    PARTITION,
+    RULES,
+    WHOLE,
+    Breach,
+    Type,
+    far_out,
+    is_text,
+    mark_outliers,
+    raw,
+    shared_keys,
+    unparsable,
+)
+from retrain_assets.domain.values import misfit, parsed, wide
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from retrain_assets.domain.contract import RawRows
+    from retrain_assets.specs.dataset import DatasetSpec
+
+MASK = "***"
+OUTLIERS_SCHEMA: dict[str, Type] = {
+    PARTITION: pl.String,
+    "column": pl.String,
+    "rows": pl.Int64,
+    "outlying": pl.Int64,
+}
+REFUSED, FAULTY = "_refused", "_faulty"
+MAX_CHARACTERS = 200
+Flags = dict[str, tuple[str, Breach]]  # by flag: the rule, and how it is broken
+
+
+def verdicts(
+    files: Sequence[RawRows], spec: DatasetSpec
+) -> tuple[pl.DataFrame, dict[tuple[str, str | None], list[int]]]:
+    """What each rule says of each row.
+
+    Args:
+        files: What was read; all files of a partition must be among them.
+        spec: The dataset.
+
+    Returns:
+        The rows of files that can be judged, typed in `x` and as they stood in `_raw_x`; and, by
+        rule and column, the indexes of those that break it, in order.
+    """
+    rows, flags = flagged([one for one in files if unreadable(one, spec) is None], spec)
+    failing: dict[tuple[str, str | None], list[int]] = {}
+    for flag, (rule, breach) in flags.items():
+        named, found = (rule, breach.column), rows[flag].arg_true().to_list()
+        failing[named] = sorted({*failing.get(named, ()), *found})
+    return rows.drop(*flags), failing
+
+
+def unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
+    """Why a file is refused before its rows are looked at."""
+    if file.refusal is not None or not spec.is_typed:
+        return file.refusal
+    return misfit(file.rows.schema, spec)
+
+
+def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
+    """The rows of readable files as they stand, in `_raw_x`, and as their types, in `x`."""
+    parse = {name: parsed(name, column, spec) for name, column in spec.file_columns.items()}
+    return derive(_gathered(files, spec).with_columns(**parse), spec)
+
+
+def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
+    """The rows of all readable files, in columns of one type each whatever parquet wrote."""
+    kinds = {
+        name: pl.String if is_text(name, spec) else wide(column)
+        for name, column in spec.file_columns.items()
+    }
+    values = [pl.col(name).cast(kind).alias(f"_raw_{name}") for name, kind in kinds.items()]
+    schema = {PARTITION: pl.String, "_file": pl.String, LINE: pl.Int64, BROKEN: pl.String}
+    none = pl.DataFrame(schema=schema | {f"_raw_{name}": kind for name, kind in kinds.items()})
+    rows = [
+        file.rows.select(
+            pl.lit(file.partition).alias(PARTITION),
+            pl.lit(file.path).alias("_file"),
+            LINE,
+            BROKEN,
+            *values,
+        )
+        for file in files
+    ]
+    return pl.concat([none, *rows])
+
+
+def flagged(files: Sequence[RawRows], spec: DatasetSpec) -> tuple[pl.DataFrame, Flags]:
+    """Typed rows of readable files with one flag a breach, and what each flag means.
+
+    Rows are `_refused` for any breach, and `_faulty` unless they are merely repeated.
+    """
+    found = [(rule, breach) for rule, breaches in RULES.items() for breach in breaches(spec)]
+    flags = {f"_breach_{number}": named for number, named in enumerate(found)}
+    faults = [flag for flag, (rule, _) in flags.items() if rule != "repeat"]
+    unread = [pl.col(BROKEN).is_not_null(), *(unparsable(name, spec) for name in spec.columns)]
+    read = typed(files, spec).with_columns((~pl.any_horizontal(unread)).alias(WHOLE))
+    breaches = {flag: breach.fails.fill_null(False) for flag, (_, breach) in flags.items()}
+    rows = (
+        mark_outliers(read, spec)
+        .lazy()
+        .with_columns(shared_keys(read, spec))
+        .with_columns(**breaches)
+        .with_columns(
+            pl.any_horizontal(*flags).alias(REFUSED), pl.any_horizontal(*faults).alias(FAULTY)
+        )
+    )
+    return rows.collect(), flags
+
+
+def outliers(rows: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFrame:
+    """By partition and column: rows with a value and no other breach, and how many lie far out."""
+    others = [flag for flag, (rule, _) in flags.items() if rule != "outlier"]
+    named = [name for name, column in spec.columns.items() if column.outliers is not None]
+    sound = rows.filter(~pl.any_horizontal(others)).group_by(PARTITION, maintain_order=True)
+    counted = [
+        sound.agg(
+            pl.lit(name).alias("column"),
+            pl.col(name).count().cast(pl.Int64).alias("rows"),
+            pl.col(far_out(name)).sum().cast(pl.Int64).alias("outlying"),
+        )
+        for name in named
+    ]
+    return pl.concat([pl.DataFrame(schema=OUTLIERS_SCHEMA), *counted]).sort(PARTITION, "column")
+
+
+def explained(refused: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFrame:
+    """Refused rows as quarantine records, with every reason and the row as it was read."""
+    hidden = personal(spec)
+    reasons = [
+        pl.when(flag).then(
+            pl.struct(
+                pl.lit(rule).alias("rule"),
+                pl.lit(breach.column, dtype=pl.String).alias("column"),
+                _shown(breach.value, _is_hidden(breach, hidden)).alias("value"),
+            )
+        )
+        for flag, (rule, breach) in flags.items()
+    ]
+    row = pl.struct(_shown(raw(name), name in hidden).alias(name) for name in spec.columns)
+    broken = pl.struct(_shown(pl.col(BROKEN), bool(hidden)).alias(BROKEN))
+    return refused.select(
+        PARTITION,
+        "_file",
+        LINE,
+        pl.concat_list(reasons).list.drop_nulls().alias("_reasons"),
+        pl.when(pl.col(BROKEN).is_null())
+        .then(row.struct.json_encode())
+        .otherwise(broken.struct.json_encode())
+        .alias("_row"),
+    )
+
+
+def personal(spec: DatasetSpec) -> set[str]:
+    """The columns that are masked: those said to be personal, and what is derived from them."""
+    found: set[str] = set()
+    for name, column in spec.columns.items():
+        sources = (
+            [] if column.expression is None else pl.sql_expr(column.expression).meta.root_names()
+        )
+        if column.personal or found.intersection(sources):
+            found.add(name)
+    return found
+
+
+def _is_hidden(breach: Breach, hidden: set[str]) -> bool:
+    """Whether what a breach shows may hold anything personal; a broken line may."""
+    return bool(hidden.intersection(breach.columns) if breach.columns else hidden)
+
+
+def _shown(value: pl.Expr, is_hidden: bool) -> pl.Expr:
+    if is_hidden:
+        return pl.when(value.is_not_null()).then(pl.lit(MASK))
+    return value.cast(pl.String).str.slice(0, MAX_CHARACTERS)
