@@ -15,7 +15,6 @@ import json
 import os
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ import polars as pl
 import skops.io  # noqa: F401 what MLflow imports when it logs
 import yaml
 from deltalake import write_deltalake
+from plain import DAY, TARGET, build_features, read, split
 from scipy.stats import t
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -34,15 +34,12 @@ from sklearn.preprocessing import OrdinalEncoder
 from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 IMPORTS_CPU_SECONDS = sum(os.times()[:4])
 STARTED = time.perf_counter()
 
-DAY, TARGET = "_landing_partition", "delayed"
 CATEGORIES = ["carrier", "origin", "dest"]
-LAG, TOLERANCE = timedelta(hours=1), timedelta(hours=6)
-TYPES = {"int": pl.Int64, "float": pl.Float64, "category": pl.String, "text": pl.String}
 BINS, FLOOR = 10, 1e-4
 TRUSTED = [
     "functools.partial",
@@ -72,68 +69,10 @@ def main(landing: Path, storage: Path, specs: Path) -> bool:
     return retrain(labelled, train, days[-holdout:], model, storage)
 
 
-def read(landing: Path, spec: dict[str, Any]) -> pl.DataFrame:
-    """All files of a dataset as typed rows, each with its file and partition."""
-    pattern = landing / spec["landing"].replace("{partition}", "*")
-    types = {name: TYPES.get(column["type"], pl.String) for name, column in spec["columns"].items()}
-    if pattern.suffix == ".parquet":
-        rows = pl.read_parquet(pattern, include_file_paths="_file")
-    elif pattern.suffix == ".csv":
-        rows = pl.read_csv(pattern, schema=types, include_file_paths="_file")
-    else:
-        rows = pl.read_ndjson(pattern, schema=types, include_file_paths="_file")
-    times = [name for name, column in spec["columns"].items() if column["type"] == "datetime"]
-    utc = pl.Datetime("us", "UTC")
-    return rows.with_columns(
-        pl.col("_file").str.extract(r"([^/]*)\.\w+$").alias(DAY),
-        *(
-            pl.col(name).str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)
-            if rows.schema[name] == pl.String
-            else pl.col(name).cast(utc)
-            for name in times
-        ),
-    )
-
-
-def rules(spec: dict[str, Any]) -> Iterator[pl.Expr]:
-    """An expression a rule, named for it, true where a row breaks it."""
-    for name, column in spec["columns"].items():
-        value = pl.col(name)
-        if column.get("required"):
-            yield value.is_null().alias(f"{name} required")
-        if "min" in column or "max" in column:
-            low, high = column.get("min", -np.inf), column.get("max", np.inf)
-            yield (~value.is_between(low, high)).alias(f"{name} range")
-        if column.get("allowed"):
-            yield (~value.is_in(column["allowed"])).alias(f"{name} allowed")
-    dated = spec["partition"].get("column")
-    if dated is not None:
-        day = pl.col(dated)
-        if spec["columns"][dated]["type"] == "datetime":
-            day = day.dt.convert_time_zone(spec["partition"]["timezone"]).dt.date()
-        yield (day.cast(pl.String) != pl.col(DAY)).alias(f"{dated} partition")
-    yield pl.struct(DAY, *spec["key"]).is_duplicated().alias("key")
-
-
 def checked(rows: pl.DataFrame, spec: dict[str, Any], storage: Path) -> pl.DataFrame:
     """Split rows by the contract, store both parts, and give back what is accepted."""
-    broken = {f"_{rule.meta.output_name()}": rule.fill_null(False) for rule in rules(spec)}
-    flagged = rows.with_columns(**broken).with_columns(_bad=pl.any_horizontal(*broken))
-    per_day = flagged.group_by(DAY).agg(pl.len(), pl.col("_bad").mean())
-    low, high = (spec.get("rows", {}).get(bound) for bound in ("min", "max"))
-    sound = per_day.filter(
-        pl.col("_bad") <= spec.get("quarantine", {}).get("max_fraction", 0.05),
-        pl.col("len").is_between(low or 1, high or np.inf),
-    )
-    bad = pl.col("_bad") | ~pl.col(DAY).is_in(sound[DAY].implode())
-    refused = flagged.filter(bad)
-    reasons = pl.concat_list(pl.when(name).then(pl.lit(name[1:])) for name in broken)
-    store(
-        refused.with_columns(_reasons=reasons.list.drop_nulls()).drop("_bad", *broken),
-        storage,
-        f"{spec['name']}_quarantine",
-    )
-    accepted = flagged.filter(~bad).drop("_bad", *broken)
+    accepted, refused = split(rows, spec)
+    store(refused, storage, f"{spec['name']}_quarantine")
     store(accepted, storage, spec["name"])
     return accepted
 
@@ -141,37 +80,6 @@ def checked(rows: pl.DataFrame, spec: dict[str, Any], storage: Path) -> pl.DataF
 def store(rows: pl.DataFrame, storage: Path, name: str) -> None:
     """Replace a Delta table."""
     write_deltalake(storage / "delta" / name, rows, mode="overwrite")
-
-
-def build_features(tables: dict[str, pl.DataFrame], model: dict[str, Any]) -> pl.DataFrame:
-    """Weather as of an hour before, planes, then the model's SQL; with key and target."""
-    flights, weather, planes = (
-        table.drop("_file") for table in (tables["flights"], tables["weather"], tables["planes"])
-    )
-    weather = weather.drop(DAY).rename(lambda c: c if c == "origin" else f"weather_{c}")
-    known = weather.with_columns(known_at=pl.col("weather_time_hour") + LAG).sort("known_at")
-    rows = (
-        flights.sort("time_hour")
-        .join_asof(
-            known,
-            left_on="time_hour",
-            right_on="known_at",
-            by="origin",
-            tolerance=TOLERANCE - LAG,
-            check_sortedness=False,
-        )
-        .join(
-            planes.drop(DAY).rename(lambda c: c if c == "tailnum" else f"planes_{c}"),
-            on="tailnum",
-            how="left",
-            maintain_order="left",
-        )
-    )
-    key = pl.concat_str(["carrier", "flight", "origin", "sched_dep_time"], separator="|")
-    late = pl.sql_expr(model["target"]["expression"]).cast(pl.Float64)
-    identity = rows.select(DAY, key.alias("_key"), late.alias(TARGET))
-    features = pl.SQLContext(rows=rows).execute(model["features"]["sql"], eager=True)
-    return pl.concat([identity, features], how="horizontal").sort(DAY, "_key")
 
 
 def build_profile(features: pl.DataFrame, train: Sequence[str]) -> pl.DataFrame:
