@@ -20,7 +20,8 @@ import polars as pl
 from retrain_assets.domain.contract import RawRows
 from retrain_assets.domain.rules import BROKEN, LINE
 from retrain_assets.specs.partition import ALL
-from retrain_assets.stores.readers import READERS, RefusedFileError
+from retrain_assets.stores.raw_columns import RefusedFileError
+from retrain_assets.stores.readers import READERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

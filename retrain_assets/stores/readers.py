@@ -1,52 +1,65 @@
 """Readers of landing files: bytes in, rows as they stand out.
 
 Nothing is guessed: what is no row stays text, and what cannot be told refuses the file. Not here:
-which files there are, and whether a value is sound.
+which files there are, what is inside parquet, and whether a value is sound.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
-from difflib import get_close_matches
+import re
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from retrain_assets.domain.rules import BROKEN, LINE
+from retrain_assets.stores.raw_columns import RefusedFileError, columns_of, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from retrain_assets.specs.dataset import DatasetSpec
+    from retrain_assets.specs.dataset import DatasetSpec, Encoding
+    from retrain_assets.stores.raw_columns import Content
 
-_MAX_CHARACTERS = 200
+_MAX_LINE = 2**20  # characters
+_MARKS: dict[Encoding, tuple[bytes, ...]] = {
+    "utf-8": (codecs.BOM_UTF8,),
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
 # Line number; the fields, or None where the line is no row; the line as it stands.
 _Record = tuple[int, "Sequence[str | None] | None", str]
-# The contract's columns with `_line` and `_broken`, and the names of other columns.
-_Content = tuple[pl.DataFrame, tuple[str, ...]]
 
 
-class RefusedFileError(ValueError):
-    """A landing file that cannot be read as rows; the message says why and what would do."""
-
-
-def _read_csv(content: bytes, spec: DatasetSpec) -> _Content:
-    text, delimiter = _text(content), spec.read.delimiter
-    try:
-        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        raise RefusedFileError(f"its header cannot be read: {error}") from error
+def _read_csv(content: bytes, spec: DatasetSpec) -> Content:
+    text, delimiter = _text(content, spec.read.encoding), spec.read.delimiter
+    header, has_header = _header(text, spec), spec.read.header is None
     positions, extra = columns_of(header, spec)
-    rows = _plain_csv(text, delimiter, len(header), positions)
+    rows = _plain_csv(text, delimiter, len(header), positions, has_header)
     if rows is None:
-        rows = _table(_csv_records(text, delimiter, len(header)), positions, text)
+        records = _csv_records(text, delimiter, len(header), has_header)
+        rows = _table(records, positions, text)
     return rows, extra
 
 
+def _header(text: str, spec: DatasetSpec) -> list[str]:
+    """The names of a CSV's columns, in order."""
+    given, first = spec.read.header, list[str]()
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=spec.read.delimiter, strict=True)
+    try:
+        first = next(reader, first)
+    except csv.Error as error:
+        if given is None:
+            raise RefusedFileError(f"its header cannot be read: {error}") from error
+    if first == given:
+        raise RefusedFileError("it has a header line, so read.header must not give one")
+    return given or first
+
+
 def _plain_csv(
-    text: str, delimiter: str, width: int, positions: dict[str, int]
+    text: str, delimiter: str, width: int, positions: dict[str, int], has_header: bool
 ) -> pl.DataFrame | None:
     """Rows by polars, forty times as fast, where counting proves that no row is ragged.
 
@@ -59,9 +72,12 @@ def _plain_csv(
         return None
     if (lines.str.count_matches(delimiter, literal=True) != width - 1).any():
         return None
+    if (lines.str.len_bytes() > _MAX_LINE).any():
+        return None
     try:
         found = pl.read_csv(
             text.encode(),
+            has_header=has_header,
             separator=delimiter,
             quote_char=None,
             infer_schema=False,
@@ -70,13 +86,14 @@ def _plain_csv(
     except pl.exceptions.PolarsError:
         return None
     rows = pl.DataFrame([found.to_series(at).alias(name) for name, at in positions.items()])
-    return numbered(rows, first=2)
+    return numbered(rows, first=1 + has_header)
 
 
-def _csv_records(text: str, delimiter: str, width: int) -> Iterator[_Record]:
+def _csv_records(text: str, delimiter: str, width: int, has_header: bool) -> Iterator[_Record]:
     lines = list(io.StringIO(text, newline=""))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    next(reader)
+    if has_header:
+        next(reader)
     while (start := reader.line_num) < len(lines):
         fields, problem = None, ""
         try:
@@ -92,11 +109,13 @@ def _csv_records(text: str, delimiter: str, width: int) -> Iterator[_Record]:
                 f"the quote opened on line {start + 1} runs on to line {reader.line_num}: close it"
             )
         line = "".join(lines[start : reader.line_num]).rstrip("\r\n")
-        yield start + 1, fields if sound else None, line
+        yield start + 1, fields if sound and len(line) <= _MAX_LINE else None, line
 
 
-def _read_jsonl(content: bytes, spec: DatasetSpec) -> _Content:
-    text = _text(content)
+def _read_jsonl(content: bytes, spec: DatasetSpec) -> Content:
+    text = _text(content, spec.read.encoding)
+    if re.match(r"\s*\[", text):
+        raise RefusedFileError("it begins as a JSON array: write one object a line, no brackets")
     objects = [
         (number, _json_object(line, spec), line.rstrip("\r"))
         for number, line in enumerate(text.split("\n"), start=1)
@@ -105,28 +124,33 @@ def _read_jsonl(content: bytes, spec: DatasetSpec) -> _Content:
     names = dict.fromkeys(name for _, found, _ in objects for name in found or ())
     extra = columns_of(list(names), spec)[1] if names else ()
     records: Iterator[_Record] = (
-        (number, None if found is None else [found.get(name) for name in spec.columns], line)
+        (number, None if found is None else [found.get(name) for name in spec.file_columns], line)
         for number, found, line in objects
     )
-    return _table(records, {name: at for at, name in enumerate(spec.columns)}, text), extra
+    return _table(records, {name: at for at, name in enumerate(spec.file_columns)}, text), extra
 
 
 def _json_object(line: str, spec: DatasetSpec) -> dict[str, str | None] | None:
     """The object on a line, its contract's values as text; None where there is no such object."""
+    columns = spec.file_columns
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
         named = {spec.read.rename.get(name, name): value for name, value in pairs}
         if len(named) < len(pairs):
-            raise ValueError("a key stands twice")
+            names = [spec.read.rename.get(name, name) for name, _ in pairs]
+            if any(names.count(name) > 1 for name in columns):
+                raise ValueError("a column stands twice")
         return named
 
+    if len(line) > _MAX_LINE:
+        return None
     try:
         found = json.loads(
             line, object_pairs_hook=once, parse_int=str, parse_float=str, parse_constant=str
         )
         if not isinstance(found, dict):
             return None
-        return {name: _scalar(found[name]) if name in spec.columns else None for name in found}
+        return {name: _scalar(found[name]) if name in columns else None for name in found}
     except (ValueError, RecursionError):
         return None
 
@@ -135,9 +159,11 @@ def _scalar(value: object) -> str | None:
     """A JSON value as text; numbers have come as text already.
 
     Raises:
-        ValueError: It is nested, or half of a surrogate pair, which no text can hold.
+        ValueError: It is nested, or holds NUL or half of a surrogate pair.
     """
     if value is None or isinstance(value, str):
+        if "\0" in (value or ""):
+            raise ValueError("a NUL character")
         (value or "").encode()
         return value
     if isinstance(value, bool):
@@ -145,55 +171,52 @@ def _scalar(value: object) -> str | None:
     raise ValueError("a nested value")
 
 
-def _read_parquet(content: bytes, spec: DatasetSpec) -> _Content:
-    try:
-        found = list(pl.read_parquet_schema(io.BytesIO(content)))
-        positions, extra = columns_of(found, spec)
-        names = {found[at]: name for name, at in positions.items()}
-        rows = pl.read_parquet(io.BytesIO(content), columns=list(names)).rename(names)
-    # A damaged page makes polars panic, which is no Exception.
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise RefusedFileError(f"it is no sound parquet file: {_shown(str(error))}") from error
-    return numbered(rows.select(*spec.columns), first=1), extra
+def _read_parquet(content: bytes, spec: DatasetSpec) -> Content:
+    from retrain_assets.stores.parquet_reader import read_parquet
+
+    return read_parquet(content, spec)
 
 
 READERS = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}
 
 
-def _text(content: bytes) -> str:
+def _text(content: bytes, encoding: Encoding) -> str:
     if not content:
         raise RefusedFileError("it is empty")
-    if b"\0" in content:
-        raise RefusedFileError("it holds a NUL byte: save it as UTF-8 text")
+    found = _encoding_told(content, encoding)
+    if found != encoding:
+        raise RefusedFileError(f"it is {found}, not {encoding}: save it so, or say read.encoding")
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         where = f"byte 0x{content[error.start]:02x} at offset {error.start}"
-        raise RefusedFileError(f"it is not UTF-8 ({where}): save it as UTF-8 text") from error
+        raise RefusedFileError(
+            f"it is not {encoding} ({where}): save it so, or say read.encoding"
+        ) from error
+    if "\0" in text:
+        raise RefusedFileError("it holds a NUL byte: save it as text")
+    return text
 
 
-def columns_of(found: Sequence[str], spec: DatasetSpec) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Where the contract's columns stand in a file, after renaming, and what other names it has.
-
-    Raises:
-        RefusedFileError: A column is there twice or not at all.
-    """
-    names = [spec.read.rename.get(name, name) for name in found]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise RefusedFileError(f"it has two columns {_shown(', '.join(sorted(twice)))}: keep one")
-    missing = [name for name in spec.columns if name not in names]
-    if missing:
-        lacking = ", ".join(_with_hint(name, names) for name in missing)
-        raise RefusedFileError(f"it lacks {lacking}; its columns are {_shown(', '.join(found))}")
-    extra = tuple(name for name in names if name not in spec.columns)
-    return {name: names.index(name) for name in spec.columns}, extra
+def _encoding_told(content: bytes, expected: Encoding) -> Encoding:
+    """Which encoding it is where the bytes leave little doubt, else the one expected."""
+    marked = next((name for name, marks in _MARKS.items() if content.startswith(marks)), None)
+    if marked is not None or expected == "utf-8":
+        return marked or expected
+    if expected == "utf-16":
+        return expected if b"\0" in content else "utf-8"  # as each line end has one in UTF-16
+    if not content.isascii() and _is_utf8(content):
+        return "utf-8"
+    is_windows = expected == "latin-1" and re.search(rb"[\x80-\x9f]", content) is not None
+    return "cp1252" if is_windows else expected
 
 
-def _with_hint(name: str, found: Sequence[str]) -> str:
-    alike = {other.strip().casefold(): other for other in found}
-    near = get_close_matches(name.casefold(), alike, n=1)
-    return f"{name} (is {_shown(alike[near[0]])} meant?)" if near else name
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _table(records: Iterable[_Record], positions: dict[str, int], text: str) -> pl.DataFrame:
@@ -209,13 +232,3 @@ def _table(records: Iterable[_Record], positions: dict[str, int], text: str) -> 
     values[BROKEN] = [line if fields is None else None for _, fields, line in listed]
     schema = dict.fromkeys(positions, pl.String) | {LINE: pl.Int64, BROKEN: pl.String}
     return pl.DataFrame(values, schema)
-
-
-def numbered(rows: pl.DataFrame, first: int) -> pl.DataFrame:
-    """Rows with `_line`, counted from `first`; none is broken."""
-    lines = pl.int_range(first, rows.height + first, dtype=pl.Int64)
-    return rows.with_columns(lines.alias(LINE), pl.lit(None, pl.String).alias(BROKEN))
-
-
-def _shown(text: str) -> str:
-    return repr(text[:_MAX_CHARACTERS])
