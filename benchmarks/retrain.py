@@ -91,7 +91,7 @@ def land(work: Path, scale: int) -> None:
     import yaml
 
     from retrain_assets.demo.flights import Flights
-    from retrain_assets.specs.base import load_strictly
+    from retrain_assets.specs.reading import load_strictly
 
     def repeated(day: pl.DataFrame) -> pl.DataFrame:
         number = pl.col("flight")
@@ -103,7 +103,7 @@ def land(work: Path, scale: int) -> None:
     scaled = replace(flights, flights={key: repeated(d) for key, d in flights.flights.items()})
     scaled.drop(work / "landing", flights.days)
     scaled.drop_planes(work / "landing")
-    documents = load_strictly(SPECS)
+    documents = [document.value for document in load_strictly(SPECS)]
     found = {document["attributes"]["name"]: document["attributes"] for document in documents}
     found["flights"]["rows"]["max"] *= scale
     found["flights"]["columns"]["flight"]["max"] = FLIGHT_NUMBERS * scale - 1
@@ -264,12 +264,12 @@ def fit_once(root: Path) -> float:
 def specs_of(root: Path) -> tuple[Model, list[DatasetSpec]]:
     """The model and the datasets of the YAML that the files landed with."""
     from retrain_assets.orchestration.model_assets import Model
-    from retrain_assets.specs.base import load_strictly
     from retrain_assets.specs.dataset import DatasetSpec
     from retrain_assets.specs.model import ModelSpec
+    from retrain_assets.specs.reading import load_strictly
 
     documents = load_strictly((root / "landing").resolve().parent / "specs.yaml")
-    *datasets, model = (document["attributes"] for document in documents)
+    *datasets, model = (document.value["attributes"] for document in documents)
     named = {spec["name"]: DatasetSpec.model_validate(spec) for spec in datasets}
     spec = ModelSpec.model_validate(model)
     lookups = {name: named[name] for name in spec.lookups}

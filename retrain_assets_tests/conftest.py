@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from hypothesis import settings
 
+from retrain_assets_tests.projects import Project, new_project
 from retrain_assets_tests.world import World, new_world
 
 # The same examples each time; `--hypothesis-profile=default` looks for new ones.
@@ -25,3 +26,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def world(tmp_path: Path, instance: dg.DagsterInstance) -> World:
     return new_world(tmp_path, instance)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    return new_project(tmp_path / "project", monkeypatch)

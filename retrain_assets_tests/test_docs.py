@@ -9,9 +9,9 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from retrain_assets.cli import main
-from retrain_assets.specs.base import load_strictly
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
+from retrain_assets.specs.reading import load_strictly
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,8 +36,8 @@ def test_the_yaml_of_the_readme_is_sound(tmp_path: Path) -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "defs.yaml").write_text(text, encoding="utf-8")
     dataset, model = load_strictly(tmp_path / "defs.yaml")
-    assert DatasetSpec.model_validate(dataset["attributes"]).format == "parquet"
-    assert ModelSpec.model_validate(model["attributes"]).dataset == "flights"
+    assert DatasetSpec.model_validate(dataset.value["attributes"]).format == "parquet"
+    assert ModelSpec.model_validate(model.value["attributes"]).dataset == "flights"
 
 
 def test_every_command_explains_itself() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from retrain_assets.components import agreement
 from retrain_assets.components.spec_component import SpecComponent
 from retrain_assets.orchestration.build import dataset_definitions
 from retrain_assets.specs.dataset import DatasetSpec
@@ -14,6 +15,12 @@ class LandedDataset(SpecComponent[DatasetSpec]):
 
     spec_class = DatasetSpec
 
-    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002
-        """Assets, checks, job and sensor of the dataset."""
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Assets, checks, job and sensor of the dataset.
+
+        Raises:
+            SpecError: Its name is taken, or it says what cannot be.
+        """
+        self.check_name(context.component_tree)
+        self.refuse(agreement.of_dataset(self.spec))
         return dataset_definitions(self.spec)

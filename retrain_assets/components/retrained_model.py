@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
+from retrain_assets.components import agreement
 from retrain_assets.components.landed_dataset import LandedDataset
 from retrain_assets.components.spec_component import SpecComponent
 from retrain_assets.orchestration.build import model_definitions
 from retrain_assets.orchestration.model_assets import Model
-from retrain_assets.specs.base import SpecError
-from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.base import hint
 from retrain_assets.specs.model import ModelSpec
+
+if TYPE_CHECKING:
+    from retrain_assets.specs.reading import Loc
 
 
 class RetrainedModel(SpecComponent[ModelSpec]):
@@ -19,7 +24,12 @@ class RetrainedModel(SpecComponent[ModelSpec]):
     spec_class = ModelSpec
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Assets, checks, jobs, sensors and schedule of the model."""
+        """Assets, checks, jobs, sensors and schedule of the model.
+
+        Raises:
+            SpecError: As `model`, or its name is taken.
+        """
+        self.check_name(context.component_tree)
         return model_definitions(self.model(context.component_tree))
 
     def model(self, tree: dg.ComponentTree) -> Model:
@@ -29,31 +39,14 @@ class RetrainedModel(SpecComponent[ModelSpec]):
             SpecError: A dataset it names is not there, or cannot be used as it wants.
         """
         datasets = {found.spec.name: found.spec for found in tree.get_all_components(LandedDataset)}
-        wanted = [self.spec.dataset, *self.spec.lookups]
-        missing = [name for name in wanted if name not in datasets]
-        if missing:
-            raise SpecError(
-                f"model {self.spec.name}: no LandedDataset named {', '.join(missing)}; "
-                f"there are {', '.join(sorted(datasets)) or 'none'}"
-            )
+        wanted: dict[Loc, str] = {("dataset",): self.spec.dataset}
+        wanted |= {("lookups", name): name for name in self.spec.lookups}
+        self.refuse(
+            (loc, f"no LandedDataset named {name!r}{hint(name, datasets)}")
+            for loc, name in wanted.items()
+            if name not in datasets
+        )
         dataset = datasets[self.spec.dataset]
-        if dataset.partition.by == "none":
-            raise SpecError(
-                f"model {self.spec.name}: dataset {dataset.name} has no partitions, which windows "
-                "are counted in: partition it by a date column"
-            )
         lookups = {name: datasets[name] for name in self.spec.lookups}
-        _check_columns(self.spec, dataset, lookups)
+        self.refuse(agreement.of_model(self.spec, dataset, lookups))
         return Model(self.spec, dataset, lookups)
-
-
-def _check_columns(spec: ModelSpec, dataset: DatasetSpec, lookups: dict[str, DatasetSpec]) -> None:
-    for name, lookup in spec.lookups.items():
-        used = [*lookup.on, *([lookup.as_of] if lookup.as_of else [])]
-        for side in (dataset, lookups[name]):
-            unknown = [column for column in used if column not in side.columns]
-            if unknown:
-                raise SpecError(
-                    f"model {spec.name}: lookups.{name}: {', '.join(unknown)} not among the "
-                    f"columns of {side.name}"
-                )

@@ -1,21 +1,32 @@
-"""What both components share: a strict second reading of the YAML they come from.
+"""What both components share: a spec made from a strict reading of the YAML they come from.
 
 Dagster's own loader lets the last of two equal keys win and reads a bare `on` or `NO` as a
-boolean; so the file is read again, strictly, and the spec is made from that. Not here: assets.
+boolean; so what it has read is left aside, and the file is read again. Not here: assets.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+import os
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
 import dagster as dg
+from dagster.components.core.defs_module import ComponentPath, find_defs_or_component_yaml
+from pydantic import BaseModel, RootModel
 
-from retrain_assets.specs.base import Spec, load_strictly
+from retrain_assets.specs.base import NamedSpec, Spec
+from retrain_assets.specs.making import ROOT, resolved, spec_of
+from retrain_assets.specs.reading import Document, load_strictly
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from collections.abc import Iterable
 
-SpecT = TypeVar("SpecT", bound=Spec)
+    from pydantic import GetJsonSchemaHandler
+    from pydantic_core import CoreSchema
+
+    from retrain_assets.specs.reading import Loc
+
+SpecT = TypeVar("SpecT", bound=NamedSpec)
 
 
 class SpecComponent(dg.Component, Generic[SpecT]):
@@ -23,29 +34,75 @@ class SpecComponent(dg.Component, Generic[SpecT]):
 
     Args:
         spec: The YAML's `attributes`.
+        document: Where they stand.
     """
 
-    spec_class: ClassVar[type[Spec]]
+    spec_class: ClassVar[type[NamedSpec]]
 
-    def __init__(self, spec: SpecT) -> None:
-        self.spec = spec
+    def __init__(self, spec: SpecT, document: Document) -> None:
+        self.spec, self.document = spec, document
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
-        """The pydantic model of the attributes."""
-        return cls.spec_class
+        """The schema of the attributes, for tools; Dagster itself is to let all of them pass."""
+        return _as_written(cls.spec_class)
 
     @classmethod
     def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> Self:
         """The component of one YAML document.
 
         Raises:
-            SpecError: A key stands twice or is not text.
+            SpecError: The file is not to be read in one way only, or its attributes are mistaken.
         """
-        path = context.component_path
-        if path.instance_key is not None and path.file_path.is_dir():
-            names = (path.file_path / name for name in ("defs.yaml", "defs.yml"))
-            file = next(name for name in names if name.exists())
-            document = load_strictly(file)[int(path.instance_key)]
-            attributes = cls.spec_class.model_validate(document.get("attributes", {}))
-        return cls(attributes)
+        document = resolved(_document(attributes, context), os.environ)
+        return cls(cast("SpecT", spec_of(document, cls.spec_class)), document)
+
+    def check_name(self, tree: dg.ComponentTree) -> None:
+        """Refuse a name that another component of the project has.
+
+        Raises:
+            SpecError: One does.
+        """
+        for other in tree.get_all_components(SpecComponent):  # type: ignore[type-abstract]
+            if other is not self and other.spec.name == self.spec.name:
+                line = other.document.line((ROOT, "name"))
+                why = (
+                    f"{self.spec.name!r} is also a {type(other).__name__} in "
+                    f"{other.document.file}, line {line}: rename one"
+                )
+                self.refuse([(("name",), why)])
+
+    def refuse(self, reasons: Iterable[tuple[Loc, str]]) -> None:
+        """Refuse the spec if there is a reason to.
+
+        Args:
+            reasons: What is wrong, by field below `attributes`.
+
+        Raises:
+            SpecError: There is one; all are told, by line.
+        """
+        found = [((ROOT, *loc), why) for loc, why in reasons]
+        if found:
+            raise self.document.refusal(*found)
+
+
+@cache
+def _as_written(spec_class: type[Spec]) -> type[BaseModel]:
+    class AsWritten(RootModel[dict[Any, Any]]):
+        @classmethod
+        def __get_pydantic_json_schema__(
+            cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+        ) -> dict[str, Any]:
+            return handler(spec_class.__pydantic_core_schema__)
+
+    return AsWritten
+
+
+def _document(attributes: Any, context: dg.ComponentLoadContext) -> Document:
+    """The document that a component is made from; none but its attributes where it has no file."""
+    place = context.component_loc
+    if isinstance(place, ComponentPath) and isinstance(place.instance_key, int):
+        file = find_defs_or_component_yaml(place.file_path)
+        if file is not None:
+            return load_strictly(file)[place.instance_key]
+    return Document("attributes", {ROOT: attributes.root}, {})

@@ -1,22 +1,28 @@
-"""What every part of the YAML shares: strictness, names, and a loader that guesses nothing.
+"""What every part of the YAML shares: strictness, names, durations, and the words of a refusal.
 
-Not here: defaults that depend on the machine, and anything that reads a dataset or a model.
+Not here: reading YAML, defaults that depend on the machine, and anything that reads a dataset or
+a model.
 """
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterable
 
-_DURATION = re.compile(r"^(\d+)([smhd])$")
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+
+_DURATION = re.compile(r"([0-9]{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_LISTED = 12
 
 Name = Annotated[
     str,
@@ -26,83 +32,72 @@ Name = Annotated[
         description="Lower-case letters, digits and underscores, starting with a letter.",
     ),
 ]
+_ADDRESS = r"[A-Za-z0-9_.+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+"
+Address = Annotated[
+    str,
+    Field(
+        pattern=f"^{_ADDRESS}$",
+        max_length=254,
+        description="An e-mail address, such as ml@example.org.",
+    ),
+]
+Owner = Annotated[
+    str,
+    Field(
+        pattern=rf"^(team:[\w.-]+|{_ADDRESS})$",
+        max_length=254,
+        description="An e-mail address, or a team such as team:ml.",
+    ),
+]
 
 
 class Spec(BaseModel):
-    """A part of the YAML: immutable, and refusing keys it does not know."""
+    """A part of the YAML: immutable, refusing keys it does not know, NaN, and text for a number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The schema that `dg check` holds the YAML against, before references are resolved."""
+        schema = handler(core_schema)
+        for field in handler.resolve_ref_schema(schema).get("properties", {}).values():
+            for option in (field, field.get("items", {}), *field.get("anyOf", ())):
+                if "pattern" in option:
+                    option["pattern"] += r"|\{\{"
+        return schema
+
+
+class NamedSpec(Spec):
+    """What a component is made from."""
+
+    name: Name = Field(
+        description="Group and first part of the asset keys: lower-case letters, digits and "
+        "underscores, starting with a letter."
+    )
 
 
 class SpecError(ValueError):
-    """A mistake in a YAML file; the message names file, line and what would do."""
+    """A mistake in a YAML file; the message names file, line, field and what would do."""
+
+
+def hint(name: object, known: Iterable[str]) -> str:
+    """`: did you mean …` where a known name is close, else what there is; to follow a refusal."""
+    names = sorted(known)
+    if near := get_close_matches(str(name), names, n=3):
+        return f": did you mean {' or '.join(near)}?"
+    more = ", …" if len(names) > _LISTED else ""
+    return f"; there are {', '.join(names[:_LISTED])}{more}" if names else "; there are none"
 
 
 def duration(text: str) -> timedelta:
     """`3h` as a timedelta; units are s, m, h, d.
 
     Raises:
-        ValueError: The text is not a whole number followed by a unit.
+        ValueError: The text is not a whole number of up to six digits followed by a unit.
     """
-    match = _DURATION.match(text)
+    match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a duration: write 90m, 3h or 2d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
-
-
-class _StrictLoader(yaml.CSafeLoader):
-    """YAML 1.2 booleans only (`on`, `no` stay text), dates stay text, a key twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None,
-                    None,
-                    f"the key {key!r} is not text: put it in quotes",
-                    key_node.start_mark,
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice: keep one", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_BOOL, _TIMESTAMP = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
-_StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _TIMESTAMP)]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_StrictLoader.add_implicit_resolver(_BOOL, re.compile("^(?:true|false)$"), list("tf"))
-
-
-def load_strictly(path: Path) -> list[dict[str, Any]]:
-    """Read all documents of a YAML file.
-
-    Args:
-        path: The file, with documents split by `---`.
-
-    Returns:
-        One mapping a document, in file order.
-
-    Raises:
-        SpecError: A key stands twice or is not text, or a document is not a mapping.
-    """
-    try:
-        documents = list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=_StrictLoader))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown line"
-        raise SpecError(f"{path.name}: {where}: {getattr(error, 'problem', error)}") from error
-    for number, document in enumerate(documents, start=1):
-        if not isinstance(document, dict):
-            found = type(document).__name__
-            raise SpecError(
-                f"{path.name}: document {number} is a {found}: "
-                "write a mapping with `type:` and `attributes:`"
-            )
-    return documents

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from retrain_assets.specs.base import Name, Spec, duration
+from retrain_assets.specs.base import NamedSpec, Spec, duration, hint
 from retrain_assets.specs.partition import PartitionSpec
 
 ColumnType = Literal["int", "float", "bool", "category", "text", "date", "datetime"]
 Format = Literal["csv", "jsonl", "parquet", "delta"]
+_LONGEST_NAME = 255
 _SCHEMES = ("s3", "gs", "abfs", "abfss", "az", "file")
 Encoding = Literal["utf-8", "utf-16", "latin-1", "cp1252"]
 
@@ -24,7 +25,6 @@ class OutlierSpec(Spec):
 
     robust_z: float = Field(
         gt=0,
-        allow_inf_nan=False,
         description="Beyond this many standard deviations, estimated by the median absolute "
         "deviation.",
     )
@@ -41,9 +41,11 @@ class ColumnSpec(Spec):
         description="`category` and `text` are strings; `datetime` is stored in UTC."
     )
     required: bool = Field(False, description="A null value sends the row to quarantine.")
-    allowed: list[str] | None = Field(None, description="The only values a category may take.")
-    min: float | None = Field(None, allow_inf_nan=False, description="Smallest value, inclusive.")
-    max: float | None = Field(None, allow_inf_nan=False, description="Largest value, inclusive.")
+    allowed: list[str] | None = Field(
+        None, min_length=1, description="The only values a category may take."
+    )
+    min: float | None = Field(None, description="Smallest value, inclusive.")
+    max: float | None = Field(None, description="Largest value, inclusive.")
     pattern: str | None = Field(
         None, max_length=500, description="Regular expression that a text must match in full."
     )
@@ -83,6 +85,7 @@ class ReadSpec(Spec):
     )
     delimiter: str = Field(",", min_length=1, max_length=1, description="CSV field separator.")
     decimal: Literal[".", ","] = Field(".", description="Decimal mark of CSV numbers.")
+    trim: bool = Field(False, description="Leave out spaces around CSV values.")
     nulls: list[str] = Field([""], description="CSV words that mean: no value.")
     encoding: Encoding = Field("utf-8", description="Of CSV and JSONL.")
     date_format: dict[str, str] = Field(
@@ -106,6 +109,15 @@ class ReadSpec(Spec):
         duration(value)
         return value
 
+    @model_validator(mode="after")
+    def _marks_differ(self) -> ReadSpec:
+        if self.delimiter in ('"', "\r", "\n", "," if self.decimal == "," else ""):
+            raise ValueError(
+                f"delimiter: {self.delimiter!r} is a quote, a line's end or the decimal mark: "
+                "use another, such as ;"
+            )
+        return self
+
 
 class QuarantineSpec(Spec):
     """How much may be refused before a whole file is."""
@@ -123,10 +135,15 @@ class RowsSpec(Spec):
     typical: float | None = Field(
         None,
         gt=0,
-        allow_inf_nan=False,
         description="Warn of a partition whose rows differ from the median of the 28 before it by "
         "more than this share of the median.",
     )
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> RowsSpec:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max {self.max} is below min {self.min}")
+        return self
 
 
 class ExpectationSpec(Spec):
@@ -139,10 +156,9 @@ class ExpectationSpec(Spec):
     kwargs: dict[str, Any] = Field({}, description="The expectation's own arguments.")
 
 
-class DatasetSpec(Spec):
+class DatasetSpec(NamedSpec):
     """One source of data: its landing files, contract and partitions."""
 
-    name: Name = Field(description="Group and first part of the asset keys.")
     landing: str | None = Field(
         None,
         description="Path of the files below `landing/`, such as `flights/{partition}.parquet`; "
@@ -194,6 +210,8 @@ class DatasetSpec(Spec):
             raise ValueError(f"{value!r} leaves the landing folder: give a path below it")
         if path.suffix not in (".csv", ".jsonl", ".parquet"):
             raise ValueError(f"{value!r} must end in .csv, .jsonl or .parquet")
+        if set("{}") & set(value.replace("{partition}", "")):
+            raise ValueError(f"{value!r} has a placeholder that is not {{partition}}")
         return value
 
     @field_validator("delta")
@@ -201,29 +219,36 @@ class DatasetSpec(Spec):
     def _scheme_is_known(cls, value: str | None) -> str | None:
         scheme, separator, _ = (value or "").partition("://")
         if separator and scheme not in _SCHEMES:
-            raise ValueError(f"cannot read {scheme}://: use a path or {', '.join(_SCHEMES)}")
+            raise ValueError(f"cannot read {scheme!r}: use a path or {', '.join(_SCHEMES)}")
         return value
 
     @model_validator(mode="after")
     def _columns_are_declared(self) -> DatasetSpec:
         if (self.landing is None) == (self.delta is None):
             raise ValueError("give either `landing` or `delta`")
-        reserved = [name for name in self.columns if name.startswith("_")]
-        if reserved:
-            raise ValueError(f"columns may not start with an underscore: {', '.join(reserved)}")
+        for name in self.columns:
+            if name.startswith("_") or not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
+                raise ValueError(
+                    f"columns: {name!r} cannot name a column: use 1 to {_LONGEST_NAME} "
+                    "printable characters that do not start with an underscore"
+                )
         dated = list(self.read.date_format)
         named: dict[str, list[str | None]] = {
             "key": [*self.key],
             "partition.column": [self.partition.column],
             "read.date_format": [*dated],
+            "read.rename": [*self.read.rename.values()],
         }
         for where, names in named.items():
             unknown = [name for name in names if name is not None and name not in self.columns]
             if unknown:
-                raise ValueError(f"{where}: {', '.join(unknown)} not among `columns`")
+                near = hint(unknown[0], self.columns)
+                raise ValueError(f"{where}: {unknown[0]!r} is not among `columns`{near}")
         timed = [name for name in dated if self.columns[name].type not in ("date", "datetime")]
         if timed:
-            raise ValueError(f"read.date_format: {', '.join(timed)} is neither date nor datetime")
+            raise ValueError(f"read.date_format: {timed[0]!r} is neither date nor datetime")
+        if self.partition.by == "none" and "{partition}" in (self.landing or ""):
+            raise ValueError("landing: there is no {partition} where partitions are by none")
         if not self.file_columns:
             raise ValueError("all columns are derived: at least one must stand in the file")
         self._check_partition_column()
@@ -241,6 +266,6 @@ class DatasetSpec(Spec):
             wanted = ("int",) if partition.values is None else ("category", "text")
         if found not in wanted:
             raise ValueError(
-                f"partition.column {partition.column} is of type {found}: partitions by "
+                f"partition.column: {partition.column} is of type {found}; partitions by "
                 f"{partition.by} need {' or '.join(wanted)}"
             )

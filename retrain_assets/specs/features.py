@@ -38,14 +38,6 @@ class LookupSpec(Spec):
         1, ge=0, description="Newer partitions of the dataset after which it is not waited for."
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _yaml_turns_on_into_true(cls, value: object) -> object:
-        # YAML 1.1, which Dagster's loader speaks, reads a bare `on` as a boolean.
-        if isinstance(value, dict):
-            return {"on" if key is True else key: item for key, item in value.items()}
-        return value
-
     @field_validator("lag", "tolerance")
     @classmethod
     def _is_a_duration(cls, value: str | None) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from retrain_assets.specs.base import Name, Spec
+from retrain_assets.specs.base import Address, Name, NamedSpec, Owner, Spec
 from retrain_assets.specs.features import (
     PYTHON_REFERENCE,
     FeaturesSpec,
@@ -33,9 +33,9 @@ METRICS_BY_KIND: dict[Kind, tuple[Metric, ...]] = {
 class DistributionSpec(Spec):
     """Where the search draws one hyper-parameter from."""
 
-    values: list[Any] | None = Field(None, description="Draw one of these.")
-    low: float | None = Field(None, allow_inf_nan=False, description="Lower end, inclusive.")
-    high: float | None = Field(None, allow_inf_nan=False, description="Upper end, inclusive.")
+    values: list[Any] | None = Field(None, min_length=1, description="Draw one of these.")
+    low: float | None = Field(None, description="Lower end, inclusive.")
+    high: float | None = Field(None, description="Upper end, inclusive.")
     log: bool = Field(False, description="Draw uniformly in the logarithm.")
     whole: bool = Field(False, description="Round to a whole number.")
 
@@ -63,12 +63,12 @@ class SearchSpec(Spec):
 class EstimatorSpec(Spec):
     """The scikit-learn estimator that is fitted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     class_: str | None = Field(
         None,
         alias="class",
-        pattern=r"^sklearn\.[\w.]+$",
+        pattern=r"^sklearn(\.[a-z_][a-z0-9_]*)+\.[A-Z][A-Za-z0-9]*$",
         description="A scikit-learn class, such as `sklearn.linear_model.LogisticRegression`.",
     )
     python: str | None = Field(
@@ -105,10 +105,16 @@ class DriftTrigger(Spec):
     """Ask for retraining when a distribution has moved."""
 
     measure: DriftMeasure = Field("psi", description="The statistic compared.")
-    threshold: float = Field(gt=0, allow_inf_nan=False, description="Alert at or above this.")
+    threshold: float = Field(gt=0, description="Alert at or above this.")
     share: float = Field(
         0.0, ge=0, le=1, description="Fire when more than this share of the columns alerts."
     )
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> DriftTrigger:
+        if self.measure != "psi" and self.threshold > 1:
+            raise ValueError(f"threshold {self.threshold:g} is never met: {self.measure} ends at 1")
+        return self
 
 
 class PerformanceTrigger(Spec):
@@ -118,9 +124,7 @@ class PerformanceTrigger(Spec):
     max_drop: float | None = Field(
         None, gt=0, le=1, description="Largest relative loss against the promotion's evaluation."
     )
-    limit: float | None = Field(
-        None, allow_inf_nan=False, description="Worst absolute value that is acceptable."
-    )
+    limit: float | None = Field(None, description="Worst absolute value that is acceptable.")
 
     @model_validator(mode="after")
     def _at_least_one(self) -> PerformanceTrigger:
@@ -152,7 +156,7 @@ class GateSpec(Spec):
     min_blocks: int = Field(5, ge=2, description="Fewest holdout partitions to decide on.")
     slices: list[str] = Field([], description="Features whose values must not regress.")
     max_slice_loss: float = Field(
-        0.1, gt=0, description="Largest relative loss of a slice, beyond its interval."
+        0.1, gt=0, le=1, description="Largest relative loss of a slice, beyond its interval."
     )
 
 
@@ -180,7 +184,7 @@ class ExcludedSpec(Spec):
     @model_validator(mode="after")
     def _is_a_range(self) -> ExcludedSpec:
         if self.last < self.first:
-            raise ValueError(f"last {self.last} is before first {self.first}")
+            raise ValueError(f"last {self.last!r} is before first {self.first!r}")
         return self
 
 
@@ -188,13 +192,12 @@ class NotifySpec(Spec):
     """Who is told."""
 
     slack: str | None = Field(None, pattern=r"^[#@]?[\w.-]+$", description="Channel.")
-    email: list[str] = Field([], description="Addresses.")
+    email: list[Address] = Field([], description="Addresses.")
 
 
-class ModelSpec(Spec):
+class ModelSpec(NamedSpec):
     """One model that is kept fresh."""
 
-    name: Name = Field(description="Group and first part of the asset keys.")
     dataset: Name = Field(description="The `LandedDataset` whose rows are predicted.")
     lookups: dict[Name, LookupSpec] = Field({}, description="Datasets joined to each row.")
     features: FeaturesSpec = Field(description="How rows become features.")
@@ -219,7 +222,7 @@ class ModelSpec(Spec):
         description="Cron that wakes the policy; null for sensors only.",
     )
     notify: NotifySpec = Field(NotifySpec(), description="Who is told of decisions.")
-    owners: list[str] = Field([], description="Owners shown in Dagster.")
+    owners: list[Owner] = Field([], description="Owners shown in Dagster.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random.")
 
     @property
@@ -246,9 +249,9 @@ class ModelSpec(Spec):
         for where, metric in chosen.items():
             if metric not in offered:
                 raise ValueError(
-                    f"{where} {metric!r} does not judge a {self.target.kind} model: "
+                    f"{where}: {metric!r} does not judge a {self.target.kind} model: "
                     f"use {', '.join(offered)}"
                 )
         if self.dataset in self.lookups:
-            raise ValueError(f"{self.dataset} cannot be its own lookup")
+            raise ValueError(f"lookups.{self.dataset}: a dataset cannot be its own lookup")
         return self

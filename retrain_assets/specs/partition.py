@@ -10,14 +10,17 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator, model_validator
 
-from retrain_assets.specs.base import Spec
+from retrain_assets.specs.base import Spec, hint
 
 ALL = "all"
-_VALUE = r"^[A-Za-z0-9][A-Za-z0-9_ .+-]{0,62}$"
+# A folder, a run tag and a word of a predicate; Dagster keeps `...` to itself.
+_VALUE = re.compile(r"(?!.*\.\.)[A-Za-z0-9](?:[A-Za-z0-9_ .+-]{0,61}[A-Za-z0-9_+-])?")
+_MOST_VALUES = 10_000
+_YEARS = range(1900, 2200)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Period:
             begin = datetime.strptime(key, self.key_format)  # noqa: DTZ007 local by definition
         except ValueError:
             return None
-        return None if self.every == "1w" and begin.weekday() != 0 else begin
+        exists = begin.year in _YEARS and (self.every != "1w" or begin.weekday() == 0)
+        return begin if exists else None
 
     def following(self, key: str) -> str:
         """The key after this one."""
@@ -86,7 +90,7 @@ class PartitionSpec(Spec):
     values: list[str] | None = Field(
         None,
         min_length=1,
-        max_length=10_000,
+        max_length=_MOST_VALUES,
         description="The partitions of a text column, by value; windows follow their alphabet.",
     )
     timezone: str = Field("UTC", description="The time zone in which a day or month begins.")
@@ -111,16 +115,21 @@ class PartitionSpec(Spec):
     @field_validator("timezone")
     @classmethod
     def _timezone_exists(cls, value: str) -> str:
-        if value not in available_timezones():
-            raise ValueError(f"unknown time zone {value!r}: use an IANA name such as Europe/Paris")
+        try:
+            ZoneInfo(value)
+        except (LookupError, ValueError, OSError) as error:
+            near = hint(value, available_timezones())
+            raise ValueError(f"{value!r} is no IANA time zone{near}") from error
         return value
 
     @field_validator("values")
     @classmethod
     def _values_can_be_keys(cls, value: list[str] | None) -> list[str] | None:
-        bad = next((v for v in value or () if re.fullmatch(_VALUE, v) is None), None)
-        if bad is not None:
-            raise ValueError(f"{bad!r} cannot name a partition: use letters, digits and _ . + -")
+        for bad in (v for v in value or () if v == ALL or _VALUE.fullmatch(v) is None):
+            raise ValueError(
+                f"{bad!r} cannot name a partition: use up to 63 letters, digits and _ . + -, "
+                f"and not {ALL}"
+            )
         return None if value is None else sorted(set(value))
 
     @model_validator(mode="after")
@@ -137,10 +146,11 @@ class PartitionSpec(Spec):
             raise ValueError(
                 f"hours are counted in UTC, since {self.timezone} may have an hour twice a year"
             )
-        for bound in filter(None, (self.start, self.end)):
-            self._check_bound(bound)
-        if self.start and self.end and self.end < self.start:
-            raise ValueError(f"end {self.end} is before start {self.start}")
+        for bound in (self.start, self.end):
+            if bound is not None:
+                self._check_bound(bound)
+        if self.start is not None and self.end is not None:
+            self._check_range(self.start, self.end)
         return self
 
     def _fields(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -155,9 +165,18 @@ class PartitionSpec(Spec):
 
     def _check_bound(self, bound: str) -> None:
         if self.period is not None and self.period.begins(bound) is None:
-            what = "no Monday" if self.by == "week" else f"no {self.by}"
-            raise ValueError(f"{bound!r} is {what}: write it as {self.period.example}")
+            what = "Monday" if self.by == "week" else self.by
+            raise ValueError(
+                f"{bound!r} is no {what} from {_YEARS[0]} to {_YEARS[-1]}: "
+                f"write it as {self.period.example}"
+            )
         if self.period is None and not (bound.isascii() and bound.isdigit()):
             raise ValueError(f"{bound!r} is no whole number: write it as 000, or give `values`")
-        if self.period is None and len(bound) != len(self.start or ""):
-            raise ValueError(f"start {self.start} and end {self.end} need equally many digits")
+
+    def _check_range(self, start: str, end: str) -> None:
+        if self.period is None and len(start) != len(end):
+            raise ValueError(f"start {start!r} and end {end!r} need equally many digits")
+        if end < start:
+            raise ValueError(f"end {end} is before start {start}")
+        if self.period is None and int(end) - int(start) >= _MOST_VALUES:
+            raise ValueError(f"{start} to {end} are more than {_MOST_VALUES:,} partitions")

@@ -1,90 +1,161 @@
-"""The YAML becomes definitions, or a refusal that says where and what would do."""
+"""The YAML becomes definitions, in anybody's project; a run keeps what it started with."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
+import polars as pl
 import pytest
 import yaml
-from dagster.components.testing import create_defs_folder_sandbox
 
+import retrain_assets
 from retrain_assets import LandedDataset, RetrainedModel
-from retrain_assets_tests.world import DATASET, MODEL
+from retrain_assets.components.references import mistaken_class, mistaken_function
+from retrain_assets.definitions import component_tree
+from retrain_assets.orchestration.partitions import range_tags
+from retrain_assets.orchestration.resources import StorageResource
+from retrain_assets.orchestration.ticks import InProcessDaemon
+from retrain_assets.specs.base import SpecError
+from retrain_assets_tests.projects import Project, document, yaml_of
+from retrain_assets_tests.world import DATASET, MODEL, customers, key
 
 
-def document(kind: str, attributes: dict[str, Any]) -> dict[str, Any]:
-    return {"type": f"retrain_assets.{kind}", "attributes": attributes}
+def asset_keys(definitions: dg.Definitions) -> set[str]:
+    graph = definitions.resolve_asset_graph()
+    return {found.to_user_string() for found in graph.get_all_asset_keys()}
 
 
-def asset_keys(text: str) -> set[str]:
-    """Load a project of one YAML file and name its assets."""
-    with create_defs_folder_sandbox() as sandbox:
-        folder = Path(sandbox.defs_folder_path) / "mine"
-        folder.mkdir(parents=True)
-        (folder / "defs.yaml").write_text(text, encoding="utf-8")
-        with sandbox.build_all_defs() as definitions:
-            graph = definitions.resolve_asset_graph()
-            return {key.to_user_string() for key in graph.get_all_asset_keys()}
+@pytest.mark.parametrize("plainly", [False, True], ids=["ours", "theirs"])
+def test_one_yaml_file_makes_datasets_and_models_in_another_project(
+    project: Project, plainly: bool
+) -> None:
+    project.write(yaml_of())
+    keys = asset_keys(project.load_plainly() if plainly else project.load())
+    assert {"customers/dataset", "churn/features", "churn/production_model"} <= keys
 
 
-def project(model: dict[str, Any] | None = None, dataset: dict[str, Any] | None = None) -> str:
-    parts = [
-        document("LandedDataset", DATASET | (dataset or {})),
-        document("RetrainedModel", MODEL | (model or {})),
-    ]
-    return yaml.safe_dump_all(parts)
+def test_a_model_may_stand_in_another_file_than_its_dataset(project: Project) -> None:
+    second = document("RetrainedModel", MODEL | {"name": "two"})
+    project.write(yaml_of())
+    project.write(yaml.safe_dump(second), folder="deep/er")
+    assert {"churn/evaluation", "two/evaluation"} <= asset_keys(project.load_plainly())
 
 
-def refusal(text: str) -> str:
-    with pytest.raises(Exception, match=r"(?s).+") as caught:
-        asset_keys(text)
-    reasons, error = [], caught.value
-    while error is not None:
-        reasons.append(str(error))
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return "\n".join(reasons)
-
-
-def test_one_yaml_file_makes_datasets_and_models_in_another_project() -> None:
-    assert {"customers/dataset", "churn/features", "churn/production_model"} <= asset_keys(
-        project()
-    )
-
-
-def test_a_second_model_is_a_second_document_over_the_same_dataset() -> None:
-    text = project() + "---\n" + yaml.safe_dump(document("RetrainedModel", MODEL | {"name": "two"}))
-    assert {"churn/evaluation", "two/evaluation"} <= asset_keys(text)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"dataset": "customer"}, "no LandedDataset named customer; there are customers"),
-        ({"lookups": {"plans": {"on": ["plan"]}}}, "no LandedDataset named plans"),
-        ({"windwos": {}}, "windwos"),
-        ({"gate": {"metric": "rmse"}}, "rmse"),
-    ],
-)
-def test_a_mistaken_model_is_refused(change: dict[str, Any], said: str) -> None:
-    assert said in refusal(project(model=change))
-
-
-def test_a_lookup_on_a_column_that_is_not_there_is_refused() -> None:
-    other = DATASET | {"name": "plans"}
-    text = project(model={"lookups": {"plans": {"on": ["tariff"]}}})
-    text += "---\n" + yaml.safe_dump(document("LandedDataset", other))
-    assert "lookups.plans: tariff not among the columns of customers" in refusal(text)
-
-
-def test_a_key_that_stands_twice_is_refused_by_line() -> None:
-    text = project().replace("  name: churn\n", "  name: churn\n  seed: 1\n  seed: 2\n")
-    assert "'seed' stands twice" in refusal(text)
+def test_a_component_made_in_python_says_which_attribute_is_wrong() -> None:
+    assert LandedDataset.from_attributes_dict(attributes=DATASET).spec.name == "customers"
+    with pytest.raises(SpecError, match=r"attributes\.nam: unknown field: did you mean name"):
+        LandedDataset.from_attributes_dict(attributes=DATASET | {"nam": "x"})
 
 
 def test_the_package_offers_its_two_components() -> None:
-    assert {LandedDataset.__name__, RetrainedModel.__name__} == {"LandedDataset", "RetrainedModel"}
-    import retrain_assets
-
+    assert {LandedDataset.__name__, RetrainedModel.__name__} == set(retrain_assets.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         retrain_assets.nothing  # noqa: B018
+
+
+def test_the_components_of_a_project_are_read_strictly_before_dagster_reads_them(
+    project: Project,
+) -> None:
+    project.write(yaml_of().replace("name: churn", "name: churn\n  name: churn"))
+    with pytest.raises(SpecError, match=r"line \d+: attributes: 'name' stands twice"):
+        component_tree(project.package)
+
+
+EDITOR = """
+from pathlib import Path
+def features(rows):
+    Path({path!r}).write_text("attributes: [no longer sound")
+    return rows.select("x", "plan")
+"""
+
+
+def test_a_run_keeps_the_spec_it_started_with(
+    project: Project, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    storage, reference = tmp_path / "data", f"{project.name}.own:features"
+    path = project.write(yaml_of({"features": {"python": reference}}))
+    (project.package / "own.py").write_text(EDITOR.format(path=str(path)), encoding="utf-8")
+    landing = storage / "landing" / "customers"
+    landing.mkdir(parents=True)
+    customers(0).write_csv(landing / f"{key(0)}.csv")
+    loaded = project.load_plainly()
+    definitions = dg.Definitions(
+        assets=loaded.assets,
+        jobs=loaded.jobs,
+        resources={**(loaded.resources or {}), "storage": StorageResource(root=str(storage))},
+        executor=dg.in_process_executor,
+    )
+    daemon = InProcessDaemon(definitions, instance)
+    daemon.execute("customers_ingest", range_tags(key(0), key(0)), {})
+    assert "no longer sound" not in path.read_text(encoding="utf-8")
+    daemon.execute("churn_monitor", range_tags(key(0), key(0)), {})
+    assert "no longer sound" in path.read_text(encoding="utf-8")
+    for table in ("features", "profile"):
+        assert pl.read_delta(str(storage / "delta/churn" / table)).height > 0
+    with pytest.raises(SpecError, match=r"mine/defs.yaml: line 2: did not find expected"):
+        project.load()
+
+
+# Names of Python things, told from source files.
+
+
+def test_the_name_of_a_class_is_looked_up_in_the_files_of_scikit_learn() -> None:
+    names = real_classes()
+    assert len(names) > 80
+    assert {name: why for name in names if (why := mistaken_class(name))} == {}
+    assert "did you mean sklearn.svm.SVR or sklearn.svm.SVC?" in str(
+        mistaken_class("sklearn.svm.SCV")
+    )
+    assert "did you mean sklearn.svm.SVC" in str(mistaken_class("sklearn.linear_model.SVC"))
+    assert mistaken_class("sklearn.nowhere.SVC") is not None
+
+
+def real_classes() -> list[str]:
+    from sklearn.utils import all_estimators
+
+    kinds: Any = all_estimators(type_filter=["classifier", "regressor"])
+    return [f"{found.__module__.partition('._')[0]}.{name}" for name, found in kinds]
+
+
+@pytest.mark.parametrize(
+    ("source", "named", "said"),
+    [
+        ("def make(): ...\n", "make", None),
+        ("async def make(): ...\n", "make", None),
+        ("make = 1\n", "make", None),
+        ("from json import dumps as make\n", "make", None),
+        ("try:\n    import json as make\nexcept ImportError:\n    make = None\n", "make", None),
+        ("from json import *\n", "make", None),
+        ("def __getattr__(name): ...\n", "make", None),
+        ("this is no Python", "make", None),  # told when it is imported
+        ("def mkae(): ...\n", "make", "no 'make' in {module}: did you mean mkae?"),
+        ("class A:\n    def make(self): ...\n", "make", "no 'make' in {module}; there are A"),
+        ("", "make", "no 'make' in {module}; there are none"),
+    ],
+)
+def test_a_function_is_looked_for_without_running_its_module(
+    project: Project, source: str, named: str, said: str | None
+) -> None:
+    (project.package / "own.py").write_text(
+        f"{source}\nimport sys\nsys.exit('it was imported')\n" if source else "", encoding="utf-8"
+    )
+    module = f"{project.name}.own"
+    found = mistaken_function(f"{module}:{named}")
+    expected = said and said.format(module=module)
+    assert (found or "").replace("A, sys", "A") == (expected or "")
+    assert module not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "module", ["nowhere", "json.nowhere", "json..x", "a.b.c", "__main__", "sys.x"]
+)
+def test_a_module_that_is_not_there_is_told(module: str) -> None:
+    assert f"no module {module!r}" in (mistaken_function(f"{module}:f") or "")
+
+
+@pytest.mark.parametrize("reference", ["math:sin", "polars:DataFrame", "numpy.linalg:norm"])
+def test_what_only_importing_would_tell_is_left_to_the_run(reference: str) -> None:
+    assert mistaken_function(reference) is None

@@ -14,8 +14,8 @@ import pytest
 import retrain_assets
 from retrain_assets.demo import flights as demo
 from retrain_assets.demo.flights import Flights, FlightsNotInstalledError
-from retrain_assets.specs.base import load_strictly
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.reading import load_strictly
 
 YAML = Path(retrain_assets.__file__).parent / "defs" / "flight_delay" / "defs.yaml"
 STORED = {
@@ -38,9 +38,9 @@ def flights() -> Flights:
 @pytest.fixture(scope="module")
 def contracts() -> dict[str, DatasetSpec]:
     documents = [
-        document["attributes"]
+        document.value["attributes"]
         for document in load_strictly(YAML)
-        if document["type"].endswith("LandedDataset")
+        if document.value["type"].endswith("LandedDataset")
     ]
     return {document["name"]: DatasetSpec.model_validate(document) for document in documents}
 

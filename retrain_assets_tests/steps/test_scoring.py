@@ -14,9 +14,9 @@ import retrain_assets
 from retrain_assets.domain.estimator import fit, predict
 from retrain_assets.domain.features import build_features, feature_names, row_features
 from retrain_assets.domain.rules import dataset_schema
-from retrain_assets.specs.base import load_strictly
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
+from retrain_assets.specs.reading import load_strictly
 
 DEFS = Path(retrain_assets.__file__).parent / "defs" / "flight_delay" / "defs.yaml"
 ROWS = 600
@@ -25,7 +25,7 @@ ROWS = 600
 @pytest.fixture(scope="module")
 def trained() -> tuple[Any, ModelSpec, DatasetSpec, pl.DataFrame, dict[str, pl.DataFrame]]:
     """The shipped flight model, fitted on made-up flights of the shipped contract."""
-    *datasets, attributes = (document["attributes"] for document in load_strictly(DEFS))
+    *datasets, attributes = (document.value["attributes"] for document in load_strictly(DEFS))
     specs = {found["name"]: DatasetSpec.model_validate(found) for found in datasets}
     spec, dataset = ModelSpec.model_validate(attributes), specs["flights"]
     flights, lookups = made_up(specs)

@@ -1,0 +1,172 @@
+"""What can only be told of a spec beside others, before anything runs: a disagreement, by field.
+
+SQL is tried on frames of no rows, so that a mistake in it shows here and not in a run. Not here:
+what a spec can tell of itself, and anything that reads data.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import polars as pl
+from dagster._utils.schedules import is_valid_cron_string
+
+from retrain_assets.components.references import mistaken_class, mistaken_function
+from retrain_assets.domain.features import FeatureError, feature_names
+from retrain_assets.domain.rules import STORED, dataset_schema
+from retrain_assets.orchestration.partitions import partitions_definition
+from retrain_assets.specs.base import hint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from retrain_assets.specs.dataset import DatasetSpec
+    from retrain_assets.specs.model import ModelSpec
+    from retrain_assets.specs.reading import Loc
+
+Disagreement = tuple["Loc", str]
+_COLUMN_ARGUMENTS = ("column", "column_A", "column_B")
+
+
+def of_dataset(spec: DatasetSpec) -> Iterator[Disagreement]:
+    """What is wrong with a dataset."""
+    for number, expectation in enumerate(spec.expectations):
+        for argument in _COLUMN_ARGUMENTS:
+            named = expectation.kwargs.get(argument)
+            if named is not None and named not in spec.columns:
+                loc = ("expectations", number, "kwargs", argument)
+                yield loc, f"no column {named!r}{hint(named, spec.columns)}"
+
+
+def of_model(
+    spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
+) -> Iterator[Disagreement]:
+    """What is wrong with a model beside its datasets."""
+    yield from _of_python(spec)
+    yield from _of_partitions(spec, dataset)
+    yield from _of_expressions(spec, dataset)
+    if spec.schedule is not None and not is_valid_cron_string(spec.schedule):
+        yield ("schedule",), f"{spec.schedule!r} never comes: write it as 0 6 * * 1"
+    unjoined = list(_of_lookups(spec, dataset, lookups))
+    yield from unjoined
+    if not unjoined and spec.features.sql is not None:
+        yield from _of_features(spec, dataset, lookups)
+    yield from _of_personal(spec, {"": dataset, **{f"{n}_": s for n, s in lookups.items()}})
+
+
+def _of_python(spec: ModelSpec) -> Iterator[Disagreement]:
+    for loc, reference, check in (
+        (("estimator", "class"), spec.estimator.class_, mistaken_class),
+        (("estimator", "python"), spec.estimator.python, mistaken_function),
+        (("features", "python"), spec.features.python, mistaken_function),
+    ):
+        if reference is not None and (why := check(reference)) is not None:
+            yield loc, why
+
+
+def _of_partitions(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Disagreement]:
+    partition, definition = dataset.partition, partitions_definition(dataset.partition)
+    if definition is None:
+        why = "has no partitions, which windows are counted in: partition it by a date column"
+        yield ("dataset",), f"{dataset.name} {why}"
+        return
+    for number, excluded in enumerate(spec.exclude):
+        for end, key in (("first", excluded.first), ("last", excluded.last)):
+            if not partition.is_key(key):
+                example = partition.start or (partition.values or [""])[0]
+                why = f"{key!r} is no partition of {dataset.name}: write it as {example}"
+                yield ("exclude", number, end), why
+    if partition.end is None and partition.values is None:
+        return
+    windows, held = spec.windows, definition.get_num_partitions()
+    needed = windows.train + windows.holdout + spec.labels.delay
+    if needed > held:
+        why = f"{dataset.name} never has more than {held} partitions: shorten them"
+        yield ("windows",), f"train, holdout and labels.delay need {needed}, but {why}"
+
+
+def _of_lookups(
+    spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
+) -> Iterator[Disagreement]:
+    for name, lookup in spec.lookups.items():
+        named: list[tuple[Loc, str]] = [(("on", n), column) for n, column in enumerate(lookup.on)]
+        named += [(("as_of",), lookup.as_of)] if lookup.as_of else []
+        for loc, column in named:
+            for why in _joined(column, dataset, lookups[name]):
+                yield ("lookups", name, *loc), why
+
+
+def _joined(column: str, dataset: DatasetSpec, lookup: DatasetSpec) -> Iterator[str]:
+    """What keeps a column from joining two datasets."""
+    sides = (dataset, lookup)
+    lacking = [side for side in sides if column not in side.columns]
+    for side in lacking:
+        yield f"{side.name} has no column {column!r}{hint(column, side.columns)}"
+    if lacking:
+        return
+    here, there = (side.columns[column] for side in sides)
+    if STORED[here.type] != STORED[there.type]:
+        yield f"{column} is {here.type} in {dataset.name} but {there.type} in {lookup.name}"
+    if here.known == "later":
+        yield f"{column} is `known: later`, so it cannot be joined on when predicting"
+
+
+def _of_expressions(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Disagreement]:
+    rows = pl.DataFrame(schema=dataset_schema(dataset))
+    if spec.target.expression is None and spec.target.column not in dataset.columns:
+        why = f"{dataset.name} has no such column{hint(spec.target.column, dataset.columns)}"
+        yield ("target", "column"), f"{why} Name one, or give `target.expression`."
+    for loc, expression in (
+        (("target", "expression"), spec.target.expression),
+        (("weight",), spec.weight),
+        (("blocks",), spec.blocks),
+    ):
+        if expression is not None:
+            try:
+                rows.select(pl.sql_expr(expression))
+            except pl.exceptions.PolarsError as error:
+                yield loc, _of_sql(error, dataset)
+
+
+def _of_features(
+    spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
+) -> Iterator[Disagreement]:
+    try:
+        names = feature_names(spec, dataset, lookups)
+    except (FeatureError, pl.exceptions.PolarsError) as error:
+        yield ("features", "sql"), _of_sql(error, dataset)
+        return
+    if not names:
+        yield ("features", "sql"), "gives no features: write SELECT … FROM rows"
+    if spec.target.column in names:
+        why = f"the target {spec.target.column} is among its own features: rename one of the two"
+        yield ("target", "column"), why
+    for number, name in enumerate(spec.gate.slices):
+        if name not in names:
+            yield ("gate", "slices", number), f"no feature {name!r}{hint(name, names)}"
+
+
+def _of_personal(spec: ModelSpec, datasets: Mapping[str, DatasetSpec]) -> Iterator[Disagreement]:
+    personal = {
+        f"{prefix}{name}"
+        for prefix, dataset in datasets.items()
+        for name, column in dataset.columns.items()
+        if column.personal
+    }
+    for number, name in enumerate(spec.gate.slices):
+        if name in personal:
+            why = f"{name} is `personal`, and slices are named in reports: slice by another"
+            yield ("gate", "slices", number), why
+
+
+def _of_sql(error: Exception, dataset: DatasetSpec) -> str:
+    """What polars says, in one line."""
+    said = str(error.__cause__ or error).partition("\n")[0]
+    named = re.search(r"unable to find column \"(.+?)\"", said)
+    if named is None:
+        return f"is not valid: {said}"
+    column = dataset.columns.get(named[1])
+    if column is not None and column.known == "later":
+        return f"{named[1]} is `known: later`, so no feature can see it"
+    return f"no column {named[1]!r}{hint(named[1], dataset.columns)}"
