@@ -41,6 +41,8 @@ def _read_csv(content: bytes, spec: DatasetSpec) -> Content:
     if rows is None:
         records = _csv_records(text, delimiter, len(header), has_header)
         rows = _table(records, positions, text)
+    if spec.read.trim:
+        rows = rows.with_columns(pl.col(*positions).str.strip_chars())
     return rows, extra
 
 
