@@ -97,8 +97,11 @@ def land(
         with closing(topic), files.locked():
             landed, batches = Landed(next=files.next_offsets()), dict[int, _Batch]()
             while True:
-                for partition in sorted({*topic.partitions(), *landed.next} - batches.keys()):
-                    first, end = topic.follow(partition, landed.next.get(partition))
+                new = sorted({*topic.partitions(), *landed.next} - batches.keys())
+                followed = topic.follow(
+                    {partition: landed.next.get(partition) for partition in new}
+                )
+                for partition, (first, end) in followed.items():
                     batches[partition] = _Batch(first, first, end)
                 before = landed.messages
                 try:

@@ -103,19 +103,23 @@ class Topic:
             raise self._error(topic.error)
         return sorted(topic.partitions)
 
-    def follow(self, partition: int, wanted: int | None) -> tuple[int, int]:
-        """Read a topic partition from an offset on, its earliest where none is wanted.
+    def follow(self, wanted: Mapping[int, int | None]) -> dict[int, tuple[int, int]]:
+        """Read topic partitions from an offset on, their earliest where none is wanted.
 
         Returns:
             That offset, and the one past the latest that there is now.
 
         Raises:
-            OffsetsGoneError: The brokers do not have the offset that is wanted.
+            OffsetsGoneError: The brokers do not have an offset that is wanted.
         """
-        earliest, end = self._available(partition, wanted)
-        first = earliest if wanted is None else wanted
-        self._consumer.incremental_assign([TopicPartition(self._name, partition, first)])
-        return first, end
+        found = {}
+        # All are asked for before any is read: a broker answers only after a fetch that waits.
+        for partition, offset in wanted.items():
+            earliest, end = self._available(partition, offset)
+            found[partition] = (earliest if offset is None else offset, end)
+        begin = [TopicPartition(self._name, at, first) for at, (first, _) in found.items()]
+        self._consumer.incremental_assign(begin)
+        return found
 
     def poll(self, seconds: float) -> Read | None:
         """The next message or end of a topic partition, if there soon is one.

@@ -204,3 +204,19 @@ def test_what_stands_in_the_way_of_an_unfinished_file_is_not_followed(tmp_path: 
         assert (files.folder / file_name("t", partition, 0, 0)).read_bytes() == b"2\n"
     assert (files.folder / "precious").read_bytes() == b"1\n"
     assert not list(files.folder.glob("*.part"))
+
+
+def test_a_file_is_on_disk_before_it_has_its_name_and_its_name_is_on_disk_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        names = sorted(path.name for path in (tmp_path / "events").glob("t*"))
+        seen.append((Path(f"/proc/self/fd/{descriptor}").resolve().name, names))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    landed(tmp_path, "t", 0, b"1\n")
+    part, name = "t-0.jsonl.part", file_name("t", 0, 0, 0)
+    assert seen == [(part, [part]), ("events", [name])]
