@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from retrain_assets.components.spec_component import check_head
 from retrain_assets.orchestration.sensors import run_failed_sensor
 from retrain_assets.specs.reading import load_strictly
 
@@ -59,7 +60,8 @@ def component_tree(project: Path = HERE) -> dg.ComponentTree:
     """
     tree = dg.ComponentTree.for_project(project)
     for path in sorted(tree.defs_module_path.rglob("defs.y*ml")):
-        load_strictly(path)
+        for document in load_strictly(path):
+            check_head(document)
     return tree
 
 

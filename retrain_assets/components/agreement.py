@@ -14,6 +14,7 @@ from dagster._utils.schedules import is_valid_cron_string
 
 from retrain_assets.components.references import mistaken_class, mistaken_function
 from retrain_assets.domain.features import FeatureError, feature_names
+from retrain_assets.domain.mistakes import column_mistakes
 from retrain_assets.domain.rules import STORED, dataset_schema
 from retrain_assets.orchestration.partitions import partitions_definition
 from retrain_assets.specs.base import hint
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from retrain_assets.specs.reading import Loc
 
 Disagreement = tuple["Loc", str]
+_NOT_VALID = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 _COLUMN_ARGUMENTS = ("column", "column_A", "column_B")
 
 
 def of_dataset(spec: DatasetSpec) -> Iterator[Disagreement]:
     """What is wrong with a dataset."""
+    yield from column_mistakes(spec)
     for number, expectation in enumerate(spec.expectations):
         for argument in _COLUMN_ARGUMENTS:
             named = expectation.kwargs.get(argument)
@@ -125,7 +128,7 @@ def _of_expressions(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Disagreem
         if expression is not None:
             try:
                 rows.select(pl.sql_expr(expression))
-            except pl.exceptions.PolarsError as error:
+            except _NOT_VALID as error:
                 yield loc, _of_sql(error, dataset)
 
 
@@ -134,7 +137,7 @@ def _of_features(
 ) -> Iterator[Disagreement]:
     try:
         names = feature_names(spec, dataset, lookups)
-    except (FeatureError, pl.exceptions.PolarsError) as error:
+    except (FeatureError, *_NOT_VALID) as error:
         yield ("features", "sql"), _of_sql(error, dataset)
         return
     if not names:
@@ -160,7 +163,7 @@ def _of_personal(spec: ModelSpec, datasets: Mapping[str, DatasetSpec]) -> Iterat
             yield ("gate", "slices", number), why
 
 
-def _of_sql(error: Exception, dataset: DatasetSpec) -> str:
+def _of_sql(error: BaseException, dataset: DatasetSpec) -> str:
     """What polars says, in one line."""
     said = str(error.__cause__ or error).partition("\n")[0]
     named = re.search(r"unable to find column \"(.+?)\"", said)

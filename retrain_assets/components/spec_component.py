@@ -11,10 +11,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
 import dagster as dg
-from dagster.components.core.defs_module import ComponentPath, find_defs_or_component_yaml
+from dagster.components.core.defs_module import (
+    ComponentFileModel,
+    ComponentPath,
+    find_defs_or_component_yaml,
+)
 from pydantic import BaseModel, RootModel
 
-from retrain_assets.specs.base import NamedSpec, Spec
+import retrain_assets
+from retrain_assets.specs.base import NamedSpec, Spec, hint
 from retrain_assets.specs.making import ROOT, resolved, spec_of
 from retrain_assets.specs.reading import Document, load_strictly
 
@@ -84,6 +89,18 @@ class SpecComponent(dg.Component, Generic[SpecT]):
         found = [((ROOT, *loc), why) for loc, why in reasons]
         if found:
             raise self.document.refusal(*found)
+
+
+def check_head(document: Document) -> None:
+    """Refuse what Dagster would refuse beside the attributes, or look for in vain.
+
+    Raises:
+        SpecError: A field is not known or of another type, or `type` names no component of ours.
+    """
+    package, _, name = spec_of(document, ComponentFileModel, ()).type.rpartition(".")
+    offered = retrain_assets.__all__
+    if package == retrain_assets.__name__ and name not in offered:
+        raise document.refusal((("type",), f"no component {name!r}{hint(name, offered)}"))
 
 
 @cache

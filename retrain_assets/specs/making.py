@@ -11,9 +11,9 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from retrain_assets.specs.base import Spec, hint
+from retrain_assets.specs.base import hint
 from retrain_assets.specs.reading import secret_in
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from retrain_assets.specs.reading import Document, Loc
 
-SpecT = TypeVar("SpecT", bound=Spec)
+SpecT = TypeVar("SpecT", bound=BaseModel)
 ROOT = "attributes"
 _REFERENCE = re.compile(r"\{\{\s*env\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
 _QUOTED = re.compile(r"'([^']*)'")
@@ -82,28 +82,35 @@ def _unresolved(written: str, held: Mapping[str, str | None], text: str) -> str 
     return None
 
 
-def spec_of(document: Document, spec_class: type[SpecT]) -> SpecT:
-    """The spec that the `attributes` of a document make, references being resolved.
+def spec_of(document: Document, spec_class: type[SpecT], below: Loc = (ROOT,)) -> SpecT:
+    """The spec that a document makes, its references being resolved.
+
+    Args:
+        document: The document.
+        spec_class: What to make of it.
+        below: The part of the document that is meant.
 
     Raises:
-        SpecError: All that is wrong with them, a line each.
+        SpecError: All that is wrong with it, a line each.
     """
     try:
-        return spec_class.model_validate(document.value[ROOT])
+        return spec_class.model_validate(document.value[ROOT] if below else document.value)
     except ValidationError as error:
         details = error.errors(include_url=False)
     schema = spec_class.model_json_schema()
-    raise document.refusal(*(_placed(detail, schema, document) for detail in details))
+    raise document.refusal(*(_placed(detail, schema, below, document) for detail in details))
 
 
-def _placed(detail: ErrorDetails, schema: dict[str, Any], document: Document) -> tuple[Loc, str]:
+def _placed(
+    detail: ErrorDetails, schema: dict[str, Any], below: Loc, document: Document
+) -> tuple[Loc, str]:
     """A mistake, and the field it is of."""
     loc = tuple(part for part in detail["loc"] if part != "[key]")
     why = _why(detail, schema, loc)
     # What is told of several fields begins with the path of the one to change.
     field, colon, rest = why.partition(": ")
-    deeper = (ROOT, *loc, *field.split("."))
-    return (deeper, rest) if colon and deeper in document.lines else ((ROOT, *loc), why)
+    deeper = (*below, *loc, *field.split("."))
+    return (deeper, rest) if colon and deeper in document.lines else ((*below, *loc), why)
 
 
 def _why(detail: ErrorDetails, schema: dict[str, Any], loc: Loc) -> str:

@@ -226,7 +226,13 @@ def _kind(value: object) -> str:
 
 
 def _said(file: str, line: int, loc: Loc, why: str) -> str:
-    path = ".".join(str(part) for part in loc)
-    if len(why) > _SAID_CHARACTERS:
-        why = f"{why[: _SAID_CHARACTERS // 2]} … {why[-_SAID_CHARACTERS // 2 :]}"
-    return f"{file}: line {line}: {path}: {why}" if path else f"{file}: line {line}: {why}"
+    path = _legible(".".join(str(part) for part in loc))
+    said = f"{path}: {_legible(why)}" if path else _legible(why)
+    return f"{file}: line {line}: {said}"
+
+
+def _legible(text: str) -> str:
+    """A text in one line of printable characters, without its middle where it is long."""
+    half = _SAID_CHARACTERS // 2
+    cut = f"{text[:half]} … {text[-half:]}" if len(text) > _SAID_CHARACTERS else text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)

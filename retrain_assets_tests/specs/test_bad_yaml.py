@@ -112,6 +112,34 @@ def test_an_alias_that_is_used_for_brevity_is_fine(project: Project) -> None:
     assert columns["z"] == columns["x"]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "type: a.B\natributes: {}\n",
+            "line 2: atributes: unknown field: did you mean attributes?",
+        ),
+        ("type: a.B\npassword: hunter2canary\n", "line 2: password: unknown field; there are"),
+        ("attributes: {}\n", "line 1: type: is needed: "),
+        (
+            "type: retrain_assets.LandedDatset\n",
+            "line 1: type: no component 'LandedDatset': did you mean LandedDataset?",
+        ),
+        ("type: [a]\n", "line 1: type: input should be a valid string, found ['a']"),
+        (yaml_of().replace("type: retrain", "type: 7 #", 1), "line 1: type: input should be a"),
+        ("type: retrain_assets.LandedDataset\nattributes: x\n", "line 2: attributes: input should"),
+        ("type: retrain_assets.LandedDataset\n", "line 1: attributes.name: is needed: Group and"),
+    ],
+)
+def test_what_stands_beside_the_attributes_is_checked_too(
+    project: Project, text: str, said: str
+) -> None:
+    project.write(text)
+    refusal = project.refusal()
+    assert f"mine/defs.yaml: {said}" in refusal
+    assert "canary" not in refusal
+
+
 # What is sound YAML and no sound spec: refused by the component, whoever loads it.
 
 
@@ -296,6 +324,18 @@ def column(**changes: Any) -> dict[str, Any]:
             "no column 'plam': did you mean plan?",
         ),
         (
+            {},
+            column(plan={"type": "category", "pattern": "(a"}),
+            "columns.plan.pattern",
+            "does not compile",
+        ),
+        (
+            {},
+            column(y={"type": "float", "expression": "xx * 2"}),
+            "columns.y.expression",
+            "is not valid: unable to find column",
+        ),
+        (
             {"estimator": {"class": "sklearn.ensemble.HistGradientBoostingClasifier"}},
             {},
             "estimator.class",
@@ -389,6 +429,15 @@ def test_a_name_that_cannot_be_a_name_is_refused_and_shown_escaped(
     assert "attributes.name: string should " in refusal
     assert "\n" not in refusal
     assert len(refusal) < 400
+
+
+def test_a_message_is_one_legible_line_whatever_stands_in_the_file(project: Project) -> None:
+    hostile = "a\x1b[31m\n\u202e<script>" + "x" * 10_000
+    project.write(yaml_of({hostile: 1, "dataset": hostile}))
+    for line in project.refusal(plainly=True).split("\n"):
+        assert line.startswith("mine/defs.yaml: line ")
+        assert line.isprintable()
+        assert len(line) < 800
 
 
 # Secrets and the environment.
