@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from retrain_assets.domain.contract import judge
 from retrain_assets.domain.rules import BROKEN, LINE
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores import parquet_reader, readers
+from retrain_assets.stores import readers
 from retrain_assets.stores.landing import Landing, RawFile
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ def test_a_parquet_that_makes_polars_panic_is_refused(
         raise pl.exceptions.PanicException("range end out of bounds")
 
     content = parquet(tmp_path / "frame", FRAME)
-    monkeypatch.setattr(parquet_reader, "_series", panic)
+    monkeypatch.setattr(pl, "read_parquet", panic)
     assert "range end out of bounds" in (read(tmp_path, content, "parquet").refusal or "")
 
 
