@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
 from retrain_assets.domain.derived import derive
@@ -16,6 +17,7 @@ from retrain_assets.domain.rules import (
     LINE,
     PARTITION,
     RULES,
+    STORED,
     WHOLE,
     Breach,
     Type,
@@ -43,6 +45,7 @@ OUTLIERS_SCHEMA: dict[str, Type] = {
 }
 REFUSED, FAULTY = "_refused", "_faulty"
 MAX_CHARACTERS = 200
+_WIDE = {pl.UInt64, pl.Int128, pl.UInt128}
 Flags = dict[str, tuple[str, Breach]]  # by flag: the rule, and how it is broken
 
 
@@ -82,24 +85,22 @@ def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
 
 def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     """The rows of all readable files, in columns of one type each whatever parquet wrote."""
-    kinds = {
-        name: pl.String if is_text(name, spec) else wide(column)
-        for name, column in spec.file_columns.items()
-    }
-    values = [pl.col(name).cast(kind).alias(f"_raw_{name}") for name, kind in kinds.items()]
-    schema = {PARTITION: pl.String, "_file": pl.String, LINE: pl.Int64, BROKEN: pl.String}
-    none = pl.DataFrame(schema=schema | {f"_raw_{name}": kind for name, kind in kinds.items()})
-    rows = [
-        file.rows.select(
-            pl.lit(file.partition).alias(PARTITION),
-            pl.lit(file.path).alias("_file"),
-            LINE,
-            BROKEN,
-            *values,
-        )
-        for file in files
-    ]
-    return pl.concat([none, *rows])
+    names, slices = [*spec.file_columns, LINE, BROKEN], [file.slice for file in files]
+    parts = [file.rows[names] for file in files]
+    is_wide = not _WIDE.isdisjoint(kind for part in parts for kind in part.dtypes)
+    schema: dict[str, Type] = {LINE: pl.Int64, BROKEN: pl.String}
+    for name, column in spec.file_columns.items():
+        typed_kind = wide(column) if is_wide else STORED[column.type]
+        schema[name] = pl.String if is_text(name, spec) else typed_kind
+    none = pl.DataFrame(schema={name: schema[name] for name in names})
+    alike = [part if part.dtypes == none.dtypes else part.cast(schema) for part in parts]
+    # In one piece, since every expression that follows is paid for by the piece.
+    rows = pl.concat([none, *alike], rechunk=True)
+    origin = {PARTITION: pl.String, "_file": pl.String}
+    at = np.repeat(np.arange(len(parts)), np.array([part.height for part in parts], dtype=int))
+    return rows.rename({name: f"_raw_{name}" for name in spec.file_columns}).hstack(
+        pl.DataFrame(slices, origin, orient="row")[at]
+    )
 
 
 def flagged(files: Sequence[RawRows], spec: DatasetSpec) -> tuple[pl.DataFrame, Flags]:
@@ -129,13 +130,13 @@ def outliers(rows: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFram
     """By partition and column: rows with a value and no other breach, and how many lie far out."""
     others = [flag for flag, (rule, _) in flags.items() if rule != "outlier"]
     named = [name for name, column in spec.columns.items() if column.outliers is not None]
-    sound = rows.filter(~pl.any_horizontal(others)).group_by(PARTITION, maintain_order=True)
+    sound = rows.lazy().filter(~pl.any_horizontal(others)).group_by(PARTITION, maintain_order=True)
     counted = [
         sound.agg(
             pl.lit(name).alias("column"),
             pl.col(name).count().cast(pl.Int64).alias("rows"),
             pl.col(far_out(name)).sum().cast(pl.Int64).alias("outlying"),
-        )
+        ).collect()
         for name in named
     ]
     return pl.concat([pl.DataFrame(schema=OUTLIERS_SCHEMA), *counted]).sort(PARTITION, "column")
