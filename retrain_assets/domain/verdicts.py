@@ -93,7 +93,7 @@ def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
         typed_kind = wide(column) if is_wide else STORED[column.type]
         schema[name] = pl.String if is_text(name, spec) else typed_kind
     none = pl.DataFrame(schema={name: schema[name] for name in names})
-    alike = [part if part.dtypes == none.dtypes else part.cast(schema) for part in parts]
+    alike = [part if part.dtypes == none.dtypes else part.cast(none.schema) for part in parts]
     # In one piece, since every expression that follows is paid for by the piece.
     rows = pl.concat([none, *alike], rechunk=True)
     origin = {PARTITION: pl.String, "_file": pl.String}
