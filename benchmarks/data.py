@@ -139,8 +139,8 @@ def compare_memory(options: argparse.Namespace) -> None:
                 names = (step, f"eager {step}")
                 found = [run(name.replace(" ", "_"), root) for name in names]
                 shown = [(said["peak_megabytes"], seconds) for seconds, said in found]
-                for name, figures in zip(names, shown, strict=True):
-                    print(f"  {name:<20}{found[0][1]['rows']:>12,}", end="")
+                for name, figures, (_, said) in zip(names, shown, found, strict=True):
+                    print(f"  {name:<20}{said['rows']:>12,}", end="")
                     for figure, eager in zip(figures, shown[1], strict=True):
                         print(f"{figure:>10.1f}{figure / eager:>8.2f}", end="")
                     print()
