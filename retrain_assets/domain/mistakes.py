@@ -5,8 +5,6 @@ Not here: what can be told without trying, which the spec itself refuses.
 
 from __future__ import annotations
 
-import re
-import warnings
 from datetime import datetime
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -14,7 +12,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from retrain_assets.domain.derived import mistaken_expression
-from retrain_assets.domain.rules import full_match
+from retrain_assets.domain.patterns import mistaken_pattern
 from retrain_assets.domain.values import moment
 
 if TYPE_CHECKING:
@@ -28,33 +26,17 @@ _SAMPLE = datetime(2013, 1, 31, 13)  # noqa: DTZ001 local wherever it is used
 def column_mistakes(spec: DatasetSpec) -> Iterator[tuple[tuple[str, ...], str]]:
     """Each field that cannot work, as its path in the YAML, and why."""
     for name, column in spec.columns.items():
-        if column.pattern is not None and (why := _of_pattern(column.pattern)) is not None:
-            yield ("columns", name, "pattern"), why
+        if column.pattern is not None and (why := mistaken_pattern(column.pattern)) is not None:
+            yield (
+                ("columns", name, "pattern"),
+                f"does not compile both in polars and in Python: {why}",
+            )
         if column.expression is not None and (why := mistaken_expression(name, spec)) is not None:
             yield ("columns", name, "expression"), why
     for name, written in spec.read.date_format.items():
         kind = spec.columns[name].type
         if (why := _of_format(written, kind, spec.partition.timezone)) is not None:
             yield ("read", "date_format", name), why
-
-
-def _of_pattern(pattern: str) -> str | None:
-    """Why a pattern does not compile, or may not mean the same, in polars and in Python's re.
-
-    Great Expectations matches by the latter. It warns of what polars reads as set operations,
-    and wants flags such as `(?i)` to hold for a group: `(?i:…)`.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            for tried in (pattern, rf"\A(?:{pattern})\Z"):
-                re.compile(tried)
-        for tried in (pattern, full_match(pattern)):
-            pl.Series([""]).str.contains(tried)
-    except (re.error, FutureWarning, DeprecationWarning, pl.exceptions.ComputeError) as error:
-        said = " ".join(str(error).split())[:300]
-        return f"does not compile both in polars and in Python: {said}"
-    return None
 
 
 def _of_format(written: str, kind: ColumnType, timezone: str) -> str | None:

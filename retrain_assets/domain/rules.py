@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from retrain_assets.domain.patterns import full_match
 from retrain_assets.specs.partition import ALL
 
 if TYPE_CHECKING:
@@ -92,14 +93,14 @@ def _parse(_: DatasetSpec) -> Iterator[Breach]:
 def _type(spec: DatasetSpec) -> Iterator[Breach]:
     """A value that cannot be read as its column's type."""
     for name in spec.columns:
-        yield Breach((name,), unparsable(name, spec), raw(name))
+        yield Breach((name,), unparsable(name), raw(name))
 
 
 def _required(spec: DatasetSpec) -> Iterator[Breach]:
     """No value where one must be."""
     for name, column in spec.columns.items():
         if column.required:
-            yield Breach((name,), missing(name, spec) & pl.col(BROKEN).is_null(), raw(name))
+            yield Breach((name,), missing(name) & pl.col(BROKEN).is_null(), raw(name))
 
 
 def _range(spec: DatasetSpec) -> Iterator[Breach]:
@@ -137,7 +138,7 @@ def _partition(spec: DatasetSpec) -> Iterator[Breach]:
     """A row of another partition than its file, or of none."""
     name = spec.partition.column
     if name is not None:
-        undated = missing(name, spec) & pl.col(BROKEN).is_null()
+        undated = missing(name) & pl.col(BROKEN).is_null()
         foreign = partition_of(spec.partition, name) != pl.col(PARTITION)
         yield Breach((name,), undated | foreign, raw(name))
 
@@ -145,7 +146,7 @@ def _partition(spec: DatasetSpec) -> Iterator[Breach]:
 def _key(spec: DatasetSpec) -> Iterator[Breach]:
     """A key that is incomplete, or that rows have which differ."""
     for name in spec.key:
-        yield Breach((name,), missing(name, spec) & pl.col(BROKEN).is_null(), raw(name))
+        yield Breach((name,), missing(name) & pl.col(BROKEN).is_null(), raw(name))
     yield _shared(spec, CONFLICTING)
 
 
@@ -197,11 +198,6 @@ def shared_keys(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
     return pl.DataFrame(flags)
 
 
-def full_match(pattern: str) -> str:
-    r"""A pattern that holds for all of a text, for polars; Python writes `\Z` for the end."""
-    return rf"\A(?:{pattern})\z"
-
-
 def raw(name: str) -> pl.Expr:
     """A column as it stood in the file."""
     return pl.col(f"_raw_{name}")
@@ -212,22 +208,19 @@ def is_text(name: str, spec: DatasetSpec) -> bool:
     return not spec.is_typed and spec.columns[name].expression is None
 
 
-def missing(name: str, spec: DatasetSpec) -> pl.Expr:
+def given(name: str) -> str:
+    """The flag of rows in which a column has a value, be it one that cannot be read."""
+    return f"_given_{name}"
+
+
+def missing(name: str) -> pl.Expr:
     """Whether no value was given."""
-    absent = raw(name).is_null()
-    if spec.columns[name].expression is not None:
-        return absent & ~pl.col(failed(name))
-    return absent | raw(name).is_in(spec.read.nulls) if spec.format == "csv" else absent
+    return ~pl.col(given(name))
 
 
-def unparsable(name: str, spec: DatasetSpec) -> pl.Expr:
+def unparsable(name: str) -> pl.Expr:
     """Whether a value was given that is not of the column's type."""
-    return pl.col(name).is_null() & ~missing(name, spec)
-
-
-def failed(name: str) -> str:
-    """The flag of rows for which a derived column cannot be computed."""
-    return f"_failed_{name}"
+    return pl.col(name).is_null() & pl.col(given(name))
 
 
 def far_out(name: str) -> str:
