@@ -23,7 +23,7 @@ def mistaken_class(path: str) -> str | None:
     """What is wrong with the name of a scikit-learn class, such as `sklearn.svm.SVC`."""
     module, _, name = path.rpartition(".")
     source = _source(module)
-    if source is not None and name in (_names(source) or (name,)):
+    if source is not None and name[0].isupper() and name in (_names(source) or (name,)):
         return None
     public = _classes()
     near = " or ".join(public[found] for found in get_close_matches(name, public, n=3))

@@ -68,7 +68,7 @@ class EstimatorSpec(Spec):
     class_: str | None = Field(
         None,
         alias="class",
-        pattern=r"^sklearn(\.[a-z_][a-z0-9_]*)+\.[A-Z][A-Za-z0-9]*$",
+        pattern=r"^sklearn(\.[A-Za-z_][A-Za-z0-9_]*){2,}$",
         description="A scikit-learn class, such as `sklearn.linear_model.LogisticRegression`.",
     )
     python: str | None = Field(

@@ -254,6 +254,13 @@ def column(**changes: Any) -> dict[str, Any]:
             "features.sql",
             "left is `known: later`, so no feature can see it",
         ),
+        ({"features": {"sql": "DROP TABLE rows"}}, {}, "features.sql", "gives no features: write"),
+        (
+            {},
+            {"partition": {"by": "none"}, "landing": "customers.csv"},
+            "dataset",
+            "customers has no partitions, which windows are counted in",
+        ),
         ({"features": {"sql": "SELEC x"}}, {}, "features.sql", "is not valid: sql parser error"),
         ({"features": {"sql": "SELECT x FROM row"}}, {}, "features.sql", "'row' was not found"),
         ({"features": {"sql": "SELECT day FROM rows"}}, {}, "features.sql", "is of type Date"),
@@ -327,13 +334,13 @@ def column(**changes: Any) -> dict[str, Any]:
             {},
             column(plan={"type": "category", "pattern": "(a"}),
             "columns.plan.pattern",
-            "does not compile",
+            "columns.plan.pattern: ",
         ),
         (
             {},
             column(y={"type": "float", "expression": "xx * 2"}),
             "columns.y.expression",
-            "is not valid: unable to find column",
+            "columns.y.expression: ",
         ),
         (
             {"estimator": {"class": "sklearn.ensemble.HistGradientBoostingClasifier"}},
@@ -349,6 +356,12 @@ def column(**changes: Any) -> dict[str, Any]:
             {},
             "estimator.class",
             "did you mean sklearn.svm.SVC",
+        ),
+        (
+            {"estimator": {"class": "sklearn.base.warnings"}},
+            {},
+            "estimator.class",
+            "scikit-learn has no sklearn.base.warnings",
         ),
         ({"estimator": {"python": "nowhere:f"}}, {}, "estimator.python", "no module 'nowhere'"),
         (
@@ -429,6 +442,29 @@ def test_a_name_that_cannot_be_a_name_is_refused_and_shown_escaped(
     assert "attributes.name: string should " in refusal
     assert "\n" not in refusal
     assert len(refusal) < 400
+
+
+HOSTILE_KEYS = [
+    "2013-02-30",
+    "2013-1-5",
+    "2019-12-31\n",
+    "\uff12\uff10\uff12\uff10-01-01",
+    "../../etc",
+    "a'; DROP TABLE rows",
+    "d' OR '1'='1",
+    "",
+]
+
+
+@pytest.mark.parametrize("key", HOSTILE_KEYS)
+def test_what_is_no_partition_key_never_gets_beyond_the_yaml(project: Project, key: str) -> None:
+    exclude = {"exclude": [{"first": key, "last": key, "reason": "outage"}]}
+    project.write(yaml_of(exclude))
+    refusal = project.refusal(plainly=True)
+    assert f"attributes.exclude.0.first: {key!r} is no partition of customers" in refusal
+    project.write(yaml_of(None, {"partition": DATASET["partition"] | {"start": key}}))
+    refusal = project.refusal(plainly=True)
+    assert f"attributes.partition: {key!r} is no day from 1900 to 2199" in refusal
 
 
 def test_a_message_is_one_legible_line_whatever_stands_in_the_file(project: Project) -> None:
