@@ -311,6 +311,13 @@ def test_a_topic_that_never_had_the_next_offset_is_another_one(
         writer.land()
 
 
+def test_a_topic_partition_that_has_landed_is_missed(cluster: Cluster, writer: Writer) -> None:
+    (writer.root / "events").mkdir()
+    (writer.root / "events" / file_name(writer.topic, 7, 0, 9)).write_bytes(b"1\n")
+    with pytest.raises(RuntimeError, match=f"topic {writer.topic} .*[Uu]nknown partition"):
+        writer.land()
+
+
 def test_a_topic_without_files_starts_at_its_earliest_message(
     cluster: Cluster, writer: Writer
 ) -> None:
@@ -333,12 +340,20 @@ def at_the_end(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> Non
     monkeypatch.setattr(Topic, "poll", poll)
 
 
-def test_what_was_read_lands_though_what_follows_is_refused(
+def test_what_was_read_lands_though_what_follows_is_deleted(
     cluster: Cluster, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.send(writer.topic, values(3))
-    at_the_end(monkeypatch, lambda: cluster.refuse_next_fetch(writer.topic))
-    with pytest.raises(RuntimeError, match="Offset out of range"):
+
+    def retention() -> None:
+        cluster.refuse_next_fetch(writer.topic)
+        cluster.send(writer.topic, values(8, 3))
+        cluster.delete_before(writer.topic, 6)
+
+    at_the_end(monkeypatch, retention)
+    with pytest.raises(
+        OffsetsGoneError, match=r"offset 3 .* the earliest there is 6 and the end 8"
+    ):
         writer.land(once=False, seconds=3600)
     assert writer.lines() == values(3)
 
@@ -356,19 +371,24 @@ def test_what_was_read_lands_though_the_brokers_go_away(
     cluster.close()
 
 
-def test_topic_partitions_that_are_added_are_followed_and_batches_are_bounded_in_time(
-    cluster: Cluster, writer: Writer
+def test_a_batch_is_bounded_in_time_and_a_new_topic_partition_is_followed_by_the_next(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster.send(writer.topic, values(2))
-    stop, told = Event(), []
+    writer = Writer(tmp_path, cluster.address, cluster.topic("growing", partitions=2))
+    for partition in (0, 1):
+        cluster.send(writer.topic, values(2), partition)
+    seen, stop, told = iter([[0]]), Event(), []
+    real = Topic.partitions
+    monkeypatch.setattr(Topic, "partitions", lambda topic: next(seen, None) or real(topic))
 
     def tell(text: str) -> None:
         told.append(text)
-        stop.set()
+        if len(told) == 2:
+            stop.set()
 
     bounds = Bounds(seconds=0.2, wait_seconds=10)
-    assert land(writer.files, writer.address, {}, bounds, stop, tell).messages == 2
-    assert told == [f"{writer.topic}: 2 messages landed, lag 0"]
+    assert land(writer.files, writer.address, {}, bounds, stop, tell) == Landed(4, 2, {0: 2, 1: 2})
+    assert told == [f"growing: {count} messages landed, lag 0" for count in (2, 4)]
 
 
 def test_no_topic_is_said_as_such(cluster: Cluster, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def object_of(text: bytes) -> dict[str, Any] | None:
         (b'{"a": 1}', b'{"a": 1}'),
         (b"  [1]\t", b"  [1]\t"),
         (b'{"a":\r\n 1}\n', b'{"a":   1} '),
+        (b'{"a":\n' + b"1" * 5000 + b"}", b'{"a": ' + b"1" * 5000 + b"}"),
         (b'{"a": "x\ny"}', rb'"{\"a\": \"x\ny\"}"'),
         (b"no\njson", rb'"no\njson"'),
         (b"a\0b", rb'"a\u0000b"'),
@@ -87,7 +88,7 @@ def test_a_line_is_the_object_the_message_was_and_never_another(value: bytes) ->
 
 
 def test_every_message_is_a_row_or_a_broken_line_for_the_reader(tmp_path: Path) -> None:
-    values = [None, b"", b"\xff", b"a\0b", b"[" * 90_000, b'{"id": 1, "day": "2013-01-01"}', b"7"]
+    values = [None, b"", b"\xff", b"a\0b", b"[\n" * 90_000, b'{"id": 1, "day": "2013-01-01"}', b"7"]
     lines = b"".join(map(line_of, values))
     landed(tmp_path, "t", len(values) - 1, lines)
     landing = Landing(tmp_path, dataset())
@@ -158,6 +159,7 @@ def test_the_next_offset_is_one_past_the_last_file_of_each_topic_partition(
     touch(folder, *(file_name("t", 0, first, first + 9) for first in (90, 100, 110)))
     touch(folder, file_name("t", 10, 5, 5), file_name("t-0", 1, 7, 7), file_name("at", 0, 3, 3))
     touch(folder, "t-0.jsonl.part", "other.jsonl", "t-0-1-2.jsonl")
+    touch(folder, file_name("t", 0, 500, 500).replace("5", "\uff15"))
     assert TopicFiles(tmp_path, dataset(), "t").next_offsets() == {0: 120, 10: 6}
     assert TopicFiles(tmp_path, dataset(), "t-0").next_offsets() == {1: 8}
     assert TopicFiles(tmp_path, dataset(), "none").next_offsets() == {}
@@ -192,6 +194,15 @@ def test_only_one_writes_a_topic_at_a_time(tmp_path: Path) -> None:
             files.locked().__enter__()
     with files.locked():
         assert Landing(tmp_path, dataset()).files() == []
+
+
+def test_a_lock_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    files = TopicFiles(tmp_path, dataset(), "t")
+    files.folder.mkdir()
+    (files.folder / ".t.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        files.locked().__enter__()
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_what_stands_in_the_way_of_an_unfinished_file_is_not_followed(tmp_path: Path) -> None:
