@@ -154,7 +154,7 @@ class Topic:
     def end(self, partition: int) -> int:
         """The offset past the latest, by what the brokers said last; negative if nothing."""
         at = TopicPartition(self._name, partition)
-        return self._consumer.get_watermark_offsets(at, cached=True)[1]
+        return self._ask(lambda: self._consumer.get_watermark_offsets(at, cached=True))[1]
 
     def _available(self, partition: int, wanted: int | None) -> tuple[int, int]:
         """The earliest offset that the brokers have, and the one past the latest."""
