@@ -31,7 +31,7 @@ _FLOAT = re.compile(
 )
 # As they stand anywhere in a file, comments included.
 _SECRETS = {
-    "a password within a URL": re.compile(r"://[^/\s'\"]*:(?!\{\{)[^/\s'\"]+@"),
+    "a password within a URL": re.compile(r"://[^/\s'\":@]{0,99}:(?!\{\{)[^/\s'\"@]{1,999}@"),
     "a token of Slack": re.compile(r"\bx(?:ox[a-z]|app)-[A-Za-z0-9-]{8,}|hooks\.slack\.com/serv"),
     "a key of AWS": re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
     "a token of GitHub": re.compile(r"\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}"),
@@ -71,9 +71,9 @@ class Document:
         """A text without what variables hold, whole, escaped, or word by word."""
         for name, held in self.variables.items():
             words = re.findall(r"\w{4,}", held)
-            for form in (held, repr(held)[1:-1], repr(held + '"')[1:-2], *words):
+            for form in filter(None, (held, repr(held)[1:-1], repr(held + '"')[1:-2], *words)):
                 edge = "" if len(form) >= _SECRET_CHARACTERS else r"\b"
-                pattern = f"{edge}{re.escape(form)}{edge}" if form else "(?!)"
+                pattern = f"{edge}{re.escape(form)}{edge}"
                 text = re.sub(pattern, f"{{{{ env.{name} }}}}", text)
         return text
 

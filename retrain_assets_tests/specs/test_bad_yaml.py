@@ -593,7 +593,9 @@ def test_dg_check_tells_file_line_and_field_and_passes_sound_yaml(
     notify = {"slack": "{{ env.RETRAIN_TEST_CHANNEL }}"}
     lookups = {"notify": notify, "lookups": {"plans": {"on": ["plan"]}}}
     plans = document("LandedDataset", DATASET | {"name": "plans"})
-    project.write(yaml_of(lookups, {}, plans))
+    bare = yaml_of(lookups, {}, plans).replace("'on':", "on:")
+    assert "\n      on:\n" in bare
+    project.write(bare)
     sound = check(project)
     assert sound.returncode == 0, sound.stdout + sound.stderr
     text = yaml_of(lookups | {"blocks": "palin"}, {}, plans)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,13 @@ def test_an_edited_file_is_read_anew(path: Path) -> None:
     assert load_strictly(path)[0].value == {"a": 1}
     path.write_text("a: 2\n", encoding="utf-8")
     assert load_strictly(path)[0].value == {"a": 2}
+
+
+@pytest.mark.parametrize("unit", [":", "://", "://:", "-----BEGIN ", "?sig", "://a:b"])
+def test_secrets_are_looked_for_in_linear_time(unit: str) -> None:
+    before = time.process_time()
+    assert secret_in("://" + unit * (30_000 // len(unit))) is None
+    assert time.process_time() - before < 2
 
 
 @pytest.mark.parametrize(
