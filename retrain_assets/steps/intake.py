@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from retrain_assets.stores.landing import RawFile
     from retrain_assets.stores.storage import Storage
 
-PartT = TypeVar("PartT")
 FILES = {**FILES_SCHEMA, "stamp": pl.String()}
-BATCH_BYTES, BATCH_ROWS = 32 * 2**20, 500_000
+BATCH_BYTES, BYTES_A_VALUE = 128 * 2**20, 16
 
 
 @dataclass(frozen=True)
@@ -105,12 +104,10 @@ class Intake:
             if file.partition in asked:
                 by_partition[file.partition].append(file)
         total = sum(file.size_bytes for files in by_partition.values() for file in files)
-        sizes = [sum(file.size_bytes for file in files) for files in by_partition.values()]
-        for group in _grouped(list(by_partition.values()), sizes, BATCH_BYTES):
-            files = [file for listed in group for file in listed]
-            raw = [source.read(file) for file in files]
-            size = sum(file.size_bytes for file in files)
-            yield Batch((*raw, *self._gone(raw)), size / total if total else 1.0)
+        # Read as they are asked for: bytes on disk do not tell what a file holds.
+        read = ([source.read(file) for file in files] for files in by_partition.values())
+        for raw in _batched((max(_unpacked(part), _packed(part)), part) for part in read):
+            yield Batch((*raw, *self._gone(raw)), _packed(raw) / total if total else 1.0)
 
     def _slices(self, asked: set[str]) -> Iterator[Batch]:
         """Slices of unread files, and of those that hold the same partitions."""
@@ -127,11 +124,9 @@ class Intake:
         by_partition = defaultdict(list)
         for one in [*chosen, *self._gone(chosen), *marks]:
             by_partition[one.partition].append(one)
-        parts = list(by_partition.values())
-        sizes = [sum(one.rows.height for one in part) for part in parts]
-        for group in _grouped(parts, sizes, BATCH_ROWS):
-            raw = tuple(one for part in group for one in part)
-            yield Batch(raw, sum(one.rows.height for one in raw) / (sum(sizes) or 1))
+        total = sum(one.rows.height for part in by_partition.values() for one in part)
+        for raw in _batched((_unpacked(part), part) for part in by_partition.values()):
+            yield Batch(raw, sum(one.rows.height for one in raw) / (total or 1))
 
     def _cut(self, files: Iterable[LandingFile]) -> list[RawFile]:
         source = self.storage.source(self.spec)
@@ -165,15 +160,23 @@ def _is_unplaced(one: RawFile) -> bool:
     return one.partition.startswith(UNPLACED)
 
 
-def _grouped(parts: Sequence[PartT], sizes: Sequence[int], bound: int) -> Iterator[list[PartT]]:
-    """Neighbours together as long as they stay within a bound."""
-    group: list[PartT] = []
+def _packed(raw: Iterable[RawFile]) -> int:
+    return sum(one.file.size_bytes for one in raw)
+
+
+def _unpacked(raw: Iterable[RawFile]) -> int:
+    return sum(one.rows.height * one.rows.width * BYTES_A_VALUE for one in raw)
+
+
+def _batched(parts: Iterable[tuple[int, Sequence[RawFile]]]) -> Iterator[tuple[RawFile, ...]]:
+    """Whole partitions, each with its size, together as long as they stay within the bound."""
+    batch: list[RawFile] = []
     held = 0
-    for part, size in zip(parts, sizes, strict=True):
-        if group and held + size > bound:
-            yield group
-            group, held = [], 0
-        group.append(part)
+    for size, part in parts:
+        if batch and held + size > BATCH_BYTES:
+            yield tuple(batch)
+            batch, held = [], 0
+        batch += part
         held += size
-    if group:
-        yield group
+    if batch:
+        yield tuple(batch)

@@ -227,6 +227,23 @@ def test_batches_change_nothing_and_hold_whole_partitions(
     assert again.found.judgement.files.equals(whole.found.judgement.files)
 
 
+def test_a_batch_is_bounded_by_what_files_hold_however_well_they_are_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = dataset(landing="sales/{partition}.parquet")
+    (tmp_path / "landing" / "sales").mkdir(parents=True)
+    for day in DAYS:
+        rows = pl.DataFrame({"day": [day], "id": [1], "price": [5.0]}).sample(
+            5_000, with_replacement=True
+        )
+        file = tmp_path / "landing" / "sales" / f"{day}.parquet"
+        rows.with_columns(pl.col("day").str.to_date()).write_parquet(file)
+        assert file.stat().st_size < 5_000
+    monkeypatch.setattr(intake, "BATCH_BYTES", 10_000 * 5 * intake.BYTES_A_VALUE)
+    batches = list(Intake(Storage(tmp_path), spec).batches(set(DAYS)))
+    assert [len(batch.raw) for batch in batches] == [2] * 14
+
+
 def test_a_delta_table_is_a_dataset_and_its_new_version_is_new_data(tmp_path: Path) -> None:
     spec = dataset(landing=None, delta="other/sales", rows={"min": 0})
     uri = str(tmp_path / "other" / "sales")
