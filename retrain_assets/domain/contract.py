@@ -18,6 +18,7 @@ from retrain_assets.domain.verdicts import (
     FAULTY,
     MAX_CHARACTERS,
     REFUSED,
+    SLICE,
     explained,
     flagged,
     outliers,
@@ -159,14 +160,15 @@ def _counted(
     files: Sequence[RawRows], refusals: Mapping[Slice, str], judged: pl.DataFrame
 ) -> pl.DataFrame:
     """What became of the rows of each file, before any is refused whole."""
-    grouped = judged.group_by(PARTITION, "_file").agg(
-        (~pl.col(REFUSED)).sum().alias("accepted"), pl.col(REFUSED, FAULTY).sum()
-    )
-    counts = {(key, path): counted for key, path, *counted in grouped.iter_rows()}
+    sums = (pl.len() - pl.col(REFUSED).sum()).alias("accepted"), pl.col(REFUSED, FAULTY).sum()
+    grouped = judged.select(SLICE, REFUSED, FAULTY).group_by(SLICE).agg(*sums)
+    counts = {number: counted for number, *counted in grouped.iter_rows()}
+    readable = [file.slice for file in files if file.slice not in refusals]
+    place = {key: number for number, key in enumerate(readable)}
     rows = []
     for file in files:
         read = 0 if file.slice in refusals else file.rows.height
-        accepted, refused, faulty = counts.get(file.slice, (0, 0, 0))
+        accepted, refused, faulty = counts.get(place.get(file.slice), (0, 0, 0))
         if read != accepted + refused:
             raise AccountingError(
                 f"{file.path}: {read} rows read, {accepted} accepted, {refused} quarantined"

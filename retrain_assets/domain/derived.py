@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from retrain_assets.domain.rules import BROKEN, LINE, STORED, failed
+from retrain_assets.domain.rules import BROKEN, LINE, STORED, given
 from retrain_assets.domain.values import fits, parsed, wide
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _FORBIDDEN = re.compile(
     r"\b(select|from|table|now|current_(?:date|time|timestamp)|local(?:time|timestamp))\b",
     re.IGNORECASE,
 )
-_VALUE, _FAILED = "_value", "_failed"
+_VALUE, _GIVEN = "_value", "_given"
 
 
 def derive(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
@@ -36,21 +36,21 @@ def derive(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
         if column.expression is not None:
             value = pl.when(pl.col(BROKEN).is_null()).then(pl.sql_expr(column.expression))
             found = _evaluated(rows.select(visible), value.cast(wide(column), strict=False))
-            raw, is_failed = found[_VALUE].alias(f"_raw_{name}"), found[_FAILED].alias(failed(name))
-            rows = rows.with_columns(raw, is_failed).with_columns(
-                parsed(name, column, spec).alias(name)
-            )
+            rows = rows.with_columns(
+                found[_VALUE].alias(f"_raw_{name}"), found[_GIVEN].alias(given(name))
+            ).with_columns(parsed(name, column, spec).alias(name))
             visible.append(name)
     return rows
 
 
 def _evaluated(rows: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
-    """The value of each row, or that it fails, found by halves; polars raises for all or none."""
+    """The value of each row; null though given where it fails, which is found by halves."""
     try:
-        return rows.with_columns(value.alias(_VALUE)).select(_VALUE, pl.lit(False).alias(_FAILED))
+        found = rows.select(value.alias(_VALUE), LINE)
+        return found.select(_VALUE, pl.col(_VALUE).is_not_null().alias(_GIVEN))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         if rows.height <= 1:
-            return rows.select(pl.lit(None).alias(_VALUE), pl.lit(True).alias(_FAILED))
+            return rows.select(pl.lit(None).alias(_VALUE), (pl.col(LINE) > 0).alias(_GIVEN))
     half = rows.height // 2
     parts = _evaluated(rows[:half], value), _evaluated(rows[half:], value)
     return pl.concat(parts, how="vertical_relaxed")

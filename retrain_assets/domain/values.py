@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from retrain_assets.domain.rules import STORED, is_text, missing, raw
+from retrain_assets.domain.rules import STORED, given, is_text, raw
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,11 +38,17 @@ def wide(column: ColumnSpec) -> Type:
     return pl.Int128 if column.type == "int" else STORED[column.type]
 
 
+def is_given(name: str, spec: DatasetSpec) -> pl.Expr:
+    """Whether a file gives a value, be it one that cannot be read."""
+    absent = raw(name).is_null()
+    return ~(absent | raw(name).is_in(spec.read.nulls) if spec.format == "csv" else absent)
+
+
 def parsed(name: str, column: ColumnSpec, spec: DatasetSpec) -> pl.Expr:
     """A raw column as its type; null where it cannot be read as that."""
     value = raw(name)
     if is_text(name, spec):
-        is_value = ~missing(name, spec) & (value.str.len_bytes() <= _MAX_BYTES)
+        is_value = pl.col(given(name)) & (value.str.len_bytes() <= _MAX_BYTES)
         value = _from_text(pl.when(is_value).then(value), name, spec)
     if column.type == "int":
         return value.cast(pl.Int64, strict=False)
@@ -50,7 +56,7 @@ def parsed(name: str, column: ColumnSpec, spec: DatasetSpec) -> pl.Expr:
         return pl.when(value.is_finite()).then(value)
     if column.type in ("category", "text"):
         suspect = value.is_in(sorted(NULL_WORDS.difference(column.allowed or ())))
-        if not is_text(name, spec):
+        if not is_text(name, spec) and column.allowed is None:
             suspect |= value.str.contains("\0", literal=True) | (value.str.len_bytes() > _MAX_BYTES)
         return pl.when(~suspect).then(value)
     if column.type in ("date", "datetime"):

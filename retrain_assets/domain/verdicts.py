@@ -22,13 +22,14 @@ from retrain_assets.domain.rules import (
     Breach,
     Type,
     far_out,
+    given,
     is_text,
     mark_outliers,
     raw,
     shared_keys,
     unparsable,
 )
-from retrain_assets.domain.values import misfit, parsed, wide
+from retrain_assets.domain.values import is_given, misfit, parsed, wide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ OUTLIERS_SCHEMA: dict[str, Type] = {
     "rows": pl.Int64,
     "outlying": pl.Int64,
 }
-REFUSED, FAULTY = "_refused", "_faulty"
+SLICE, REFUSED, FAULTY = "_slice", "_refused", "_faulty"
 MAX_CHARACTERS = 200
 _WIDE = {pl.UInt64, pl.Int128, pl.UInt128}
 Flags = dict[str, tuple[str, Breach]]  # by flag: the rule, and how it is broken
@@ -79,28 +80,32 @@ def unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
 
 def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     """The rows of readable files as they stand, in `_raw_x`, and as their types, in `x`."""
+    gathered = _gathered(files, spec)
+    is_there = {given(name): is_given(name, spec) for name in spec.file_columns}
     parse = {name: parsed(name, column, spec) for name, column in spec.file_columns.items()}
-    return derive(_gathered(files, spec).with_columns(**parse), spec)
+    return derive(gathered.with_columns(**is_there).with_columns(**parse), spec)
 
 
 def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     """The rows of all readable files, in columns of one type each whatever parquet wrote."""
-    names, slices = [*spec.file_columns, LINE, BROKEN], [file.slice for file in files]
-    parts = [file.rows[names] for file in files]
+    names, parts = [LINE, BROKEN, *spec.file_columns], [file.rows for file in files]
     is_wide = not _WIDE.isdisjoint(kind for part in parts for kind in part.dtypes)
     schema: dict[str, Type] = {LINE: pl.Int64, BROKEN: pl.String}
     for name, column in spec.file_columns.items():
         typed_kind = wide(column) if is_wide else STORED[column.type]
         schema[name] = pl.String if is_text(name, spec) else typed_kind
-    none = pl.DataFrame(schema={name: schema[name] for name in names})
-    alike = [part if part.dtypes == none.dtypes else part.cast(none.schema) for part in parts]
+    none = pl.DataFrame(schema=schema)
+    chosen = (part[names] for part in parts)
+    alike = [part if part.dtypes == none.dtypes else part.cast(none.schema) for part in chosen]
     # In one piece, since every expression that follows is paid for by the piece.
     rows = pl.concat([none, *alike], rechunk=True)
-    origin = {PARTITION: pl.String, "_file": pl.String}
-    at = np.repeat(np.arange(len(parts)), np.array([part.height for part in parts], dtype=int))
-    return rows.rename({name: f"_raw_{name}" for name in spec.file_columns}).hstack(
-        pl.DataFrame(slices, origin, orient="row")[at]
+    origin = pl.DataFrame(
+        [(number, *file.slice) for number, file in enumerate(files)],
+        {SLICE: pl.UInt32, PARTITION: pl.String, "_file": pl.String},
+        orient="row",
     )
+    at = np.repeat(np.arange(len(parts)), np.array([part.height for part in parts], dtype=int))
+    return rows.rename({name: f"_raw_{name}" for name in spec.file_columns}).hstack(origin[at])
 
 
 def flagged(files: Sequence[RawRows], spec: DatasetSpec) -> tuple[pl.DataFrame, Flags]:
@@ -111,7 +116,7 @@ def flagged(files: Sequence[RawRows], spec: DatasetSpec) -> tuple[pl.DataFrame, 
     found = [(rule, breach) for rule, breaches in RULES.items() for breach in breaches(spec)]
     flags = {f"_breach_{number}": named for number, named in enumerate(found)}
     faults = [flag for flag, (rule, _) in flags.items() if rule != "repeat"]
-    unread = [pl.col(BROKEN).is_not_null(), *(unparsable(name, spec) for name in spec.columns)]
+    unread = [pl.col(BROKEN).is_not_null(), *(unparsable(name) for name in spec.columns)]
     read = typed(files, spec).with_columns((~pl.any_horizontal(unread)).alias(WHOLE))
     breaches = {flag: breach.fails.fill_null(False) for flag, (_, breach) in flags.items()}
     rows = (
