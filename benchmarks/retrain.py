@@ -95,9 +95,9 @@ def land(work: Path, scale: int) -> None:
 
     def repeated(day: pl.DataFrame) -> pl.DataFrame:
         number = pl.col("flight")
-        return pl.concat(
-            [day.with_columns(number + copy * FLIGHT_NUMBERS) for copy in range(scale)]
-        )
+        copies = [day.with_columns(number + copy * FLIGHT_NUMBERS) for copy in range(scale)]
+        # Copies one after the other would take next to nothing on disk.
+        return pl.concat(copies).sample(fraction=1, shuffle=True, seed=0)
 
     flights = Flights.load()
     scaled = replace(flights, flights={key: repeated(d) for key, d in flights.flights.items()})
