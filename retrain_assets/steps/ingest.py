@@ -15,9 +15,10 @@ import polars as pl
 
 from retrain_assets.domain.contract import UNPLACED, judge, merged, refuse_partitions
 from retrain_assets.domain.rules import dataset_schema
+from retrain_assets.domain.suite import figures
 from retrain_assets.domain.volume import atypical
 from retrain_assets.steps.intake import FILES, Intake
-from retrain_assets.stores.expectations import MAX_AUDITED_ROWS, ROWS, Audit, audit, stratified
+from retrain_assets.stores.expectations import MAX_AUDITED_ROWS, Audit, audit, stratified
 from retrain_assets.stores.spill import Spill
 from retrain_assets.stores.tables import PARTITION
 
@@ -208,7 +209,7 @@ def _judged(intake: Intake, asked: set[str], spill: Spill) -> Judged:
         spill.add(accepted)
         share = MAX_AUDITED_ROWS * batch.share / max(accepted.height, 1)
         samples.append(stratified(accepted, share))
-        counts.append(accepted.group_by(PARTITION, maintain_order=True).len(ROWS))
+        counts.append(figures(accepted, spec))
         parts.append(replace(judgement, accepted=accepted.clear()))
         stamps |= {raw.slice: raw.file.stamp for raw in batch.raw}
         extra |= {raw.path: raw.extra for raw in batch.raw if raw.extra}

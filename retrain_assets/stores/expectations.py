@@ -1,7 +1,8 @@
 """The audit of accepted rows by Great Expectations, from the same contract that judged them.
 
 A second opinion by another engine before anything is published: what the contract let through
-by a defect is caught here. Not here: refusing single rows, and what follows from a finding.
+by a defect is caught here. Not here: what is asked, refusing single rows, and what follows from a
+finding.
 """
 
 from __future__ import annotations
@@ -14,10 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from retrain_assets.domain.rules import PARTITION, dataset_schema, partition_of
+from retrain_assets.domain.rules import PARTITION
+from retrain_assets.domain.suite import (
+    ROWS,
+    Asked,
+    accepted_suite,
+    partition_suite,
+    schema_suite,
+    with_own_partition,
+)
+from retrain_assets.domain.verdicts import MASK, personal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from great_expectations.core.batch_definition import BatchDefinition
     from great_expectations.core.expectation_validation_result import ExpectationValidationResult
@@ -26,9 +36,8 @@ if TYPE_CHECKING:
     from retrain_assets.specs.dataset import DatasetSpec
 
 MAX_AUDITED_ROWS = 50_000
-ROWS = "_rows"
-_ROW_PARTITION = "_partition_of_row"
-_MAX_CHARACTERS = 200
+_GOLDEN = 0.6180339887498949
+_MAX_CHARACTERS, _MAX_EXAMPLE = 200, 40
 _COMPLETE = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
 
 
@@ -37,23 +46,31 @@ class Finding:
     """What one expectation found.
 
     Args:
-        expectation: Its own name, such as `expect_column_values_to_not_be_null`.
-        column: What it is about; None where it is about the whole.
+        asked: The expectation.
         partitions: Those that fail; all of them where the failure cannot be attributed.
         passed: Whether it holds.
-        observed: What was found instead; empty where it holds.
+        observed: What was found instead, without what is personal; empty where it holds.
     """
 
-    expectation: str
-    column: str | None
+    asked: Asked
     partitions: tuple[str, ...]
     passed: bool
     observed: str
 
     @property
+    def expectation(self) -> str:
+        """Its own name, such as `expect_column_values_to_not_be_null`."""
+        return self.asked.title
+
+    @property
+    def column(self) -> str | None:
+        """What it is about; None where it is about the whole."""
+        return self.asked.column
+
+    @property
     def is_volume(self) -> bool:
         """Whether it is about the number of rows of a partition."""
-        return self.column == ROWS
+        return self.asked.rule == "volume"
 
 
 @dataclass(frozen=True)
@@ -80,24 +97,15 @@ class Audit:
         return {partition: "; ".join(found) for partition, found in sorted(reasons.items())}
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """An expectation to be made: its name, its arguments, and the column it is reported on."""
-
-    name: str
-    kwargs: Mapping[str, Any]
-    column: str | None = None
-
-
 def audit(sample: pl.DataFrame, counts: pl.DataFrame, spec: DatasetSpec) -> Audit:
     """Hold accepted rows against the contract once more, and against the spec's expectations.
 
-    Where the schema fails nothing else is asked. Row rules see the sample; the number of rows of a
-    partition is counted on all.
+    Where the schema fails nothing else is asked. What is asked of rows sees the sample; what is
+    asked of a partition (its rows, and aggregates of numbers) is computed from all its rows.
 
     Args:
         sample: Accepted rows as in `dataset_schema`, or a `stratified` sample of them.
-        counts: Accepted rows of each partition, in `_rows`.
+        counts: The `figures` of all accepted rows.
         spec: The dataset.
 
     Raises:
@@ -105,79 +113,65 @@ def audit(sample: pl.DataFrame, counts: pl.DataFrame, spec: DatasetSpec) -> Audi
     """
     if sample.is_empty():
         return Audit((), 0, 0)
-    rows, total = sample, int(counts[ROWS].sum())
-    columns = pl.DataFrame(schema=[f"{name}: {kind}" for name, kind in rows.schema.items()])
-    schema = _findings(columns, [_schema_expectation(spec)], counts[PARTITION])
+    hidden, total = personal(spec), int(counts[ROWS].sum())
+    columns = pl.DataFrame(schema=[f"{name}: {kind}" for name, kind in sample.schema.items()])
+    schema = _findings(columns, schema_suite(spec), counts[PARTITION], hidden)
     if not all(finding.passed for finding in schema):
         return Audit(schema, 0, total)
-    volume = _findings(counts, [_volume_expectation(spec)], counts[PARTITION])
-    if spec.partition.column is not None:
-        key = partition_of(spec.partition, spec.partition.column)
-        rows = rows.with_columns(key.alias(_ROW_PARTITION))
-    given = [_Asked(e.type, e.kwargs, e.kwargs.get("column")) for e in spec.expectations]
-    by_row = _findings(rows, [*_row_expectations(spec), *given], rows[PARTITION])
-    return Audit((*schema, *volume, *by_row), rows.height, total)
-
-
-def _schema_expectation(spec: DatasetSpec) -> _Asked:
-    """Names and types at once, as column names of an empty frame."""
-    expected = [f"{name}: {kind}" for name, kind in pl.Schema(dataset_schema(spec)).items()]
-    kwargs = {"column_set": expected, "exact_match": True}
-    return _Asked("expect_table_columns_to_match_set", kwargs)
-
-
-def _volume_expectation(spec: DatasetSpec) -> _Asked:
-    """On one row a partition, so that its cost does not grow with the rows."""
-    kwargs = {"column": ROWS, "min_value": spec.rows.min, "max_value": spec.rows.max}
-    return _Asked("expect_column_values_to_be_between", kwargs, ROWS)
-
-
-def _row_expectations(spec: DatasetSpec) -> Iterator[_Asked]:
-    for name, column in spec.columns.items():
-        on: dict[str, Any] = {"column": name}
-        if column.required or name in spec.key:
-            yield _Asked("expect_column_values_to_not_be_null", on, name)
-        if column.min is not None or column.max is not None:
-            bounds = {"min_value": column.min, "max_value": column.max}
-            yield _Asked("expect_column_values_to_be_between", on | bounds, name)
-        if column.allowed is not None:
-            values = {"value_set": column.allowed}
-            yield _Asked("expect_column_values_to_be_in_set", on | values, name)
-    key = {"column_list": [PARTITION, *spec.key]}
-    yield _Asked("expect_compound_columns_to_be_unique", key, ", ".join(spec.key))
-    if spec.partition.column is not None:
-        pair = {"column_A": PARTITION, "column_B": _ROW_PARTITION}
-        yield _Asked("expect_column_pair_values_to_be_equal", pair, spec.partition.column)
+    by_partition = _findings(counts, partition_suite(spec), counts[PARTITION], hidden)
+    rows = with_own_partition(sample, spec)
+    by_row = _findings(rows, accepted_suite(spec), rows[PARTITION], hidden)
+    return Audit((*schema, *by_partition, *by_row), rows.height, total)
 
 
 def stratified(rows: pl.DataFrame, share: float) -> pl.DataFrame:
-    """The same share of each partition at random, with a fixed seed; all rows from 1 on."""
-    if share >= 1:
-        return rows
-    place = pl.int_range(pl.len()).shuffle(seed=0).over(PARTITION)
-    return rows.filter(place < (pl.len().over(PARTITION) * share).ceil())
+    """The same share of each partition, and at least its first row; all rows from 1 on.
 
-
-def _findings(rows: pl.DataFrame, asked: Sequence[_Asked], keys: pl.Series) -> tuple[Finding, ...]:
-    """Validate one frame, in one pass whatever the number of expectations.
-
-    Args:
-        rows: What is validated.
-        asked: The suite.
-        keys: The partition of each row, or of all rows that the frame stands for.
+    A row is in by its place in its partition alone: of n, that of a fractional part of n times the
+    golden ratio below the share. These spread evenly and along with no period of the data.
     """
+    place = pl.int_range(pl.len()).over(PARTITION)
+    return rows if share >= 1 else rows.filter(place * _GOLDEN % 1 < share)
+
+
+def validated(
+    rows: pl.DataFrame, asked: Sequence[Asked]
+) -> tuple[ExpectationValidationResult, ...]:
+    """What Great Expectations says of one frame, in one pass, in the order of what is asked."""
+    import pandas as pd
+    import pyarrow as pa
     from great_expectations import ExpectationSuite
 
     # Results come in another order, those that raised first: `meta` tells them apart.
     made = [_expectation(one, meta={"order": order}) for order, one in enumerate(asked)]
-    batch = _batches().get_batch({"dataframe": rows.to_pandas()})
+    # By default a null makes floats of whole numbers, and of large ones others.
+    frame = rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    batch = _batches().get_batch({"dataframe": frame})
     suite = ExpectationSuite(name="audit", expectations=made)
     results = batch.validate(suite, result_format=_COMPLETE).results
     ordered = {result.expectation_config.meta["order"]: result for result in results}
-    return tuple(_finding(one, ordered[order], keys) for order, one in enumerate(asked))
+    return tuple(ordered[order] for order in range(len(asked)))
 
 
-def _expectation(asked: _Asked, meta: Mapping[str, Any]) -> Expectation:
+def _findings(
+    rows: pl.DataFrame, suite: Iterable[Asked], keys: pl.Series, hidden: set[str]
+) -> tuple[Finding, ...]:
+    """Validate one frame; the cost grows neither with expectations nor with partitions by much.
+
+    Args:
+        rows: What is validated.
+        suite: What is asked.
+        keys: The partition of each row, or of all rows that the frame stands for.
+        hidden: Columns whose values may not be shown.
+    """
+    asked = tuple(suite)
+    return tuple(
+        _finding(one, result, keys, is_hidden=one.mentions(hidden))
+        for one, result in zip(asked, validated(rows, asked), strict=True)
+    )
+
+
+def _expectation(asked: Asked, meta: Mapping[str, Any]) -> Expectation:
     from great_expectations.expectations.registry import (
         get_expectation_impl,
         list_registered_expectation_implementations,
@@ -191,7 +185,7 @@ def _expectation(asked: _Asked, meta: Mapping[str, Any]) -> Expectation:
         return get_expectation_impl(asked.name)(**asked.kwargs, meta=meta)
     except ValueError as error:
         why = " ".join(str(error).split())
-        raise ValueError(f"expectation {asked.name} with {dict(asked.kwargs)}: {why}") from error
+        raise ValueError(f"expectation {asked.title} with {dict(asked.kwargs)}: {why}") from error
 
 
 @cache
@@ -213,17 +207,20 @@ def _batches() -> BatchDefinition[Any]:
     return source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
 
 
-def _finding(asked: _Asked, result: ExpectationValidationResult, keys: pl.Series) -> Finding:
+def _finding(
+    asked: Asked, result: ExpectationValidationResult, keys: pl.Series, *, is_hidden: bool
+) -> Finding:
     problem = _exception(result.exception_info)
     if result.success and problem is None:
-        return Finding(asked.name, asked.column, (), passed=True, observed="")
+        return Finding(asked, (), passed=True, observed="")
     unexpected = result.result.get("unexpected_index_list") if problem is None else None
     everywhere = keys.unique().sort().to_list()
     failing = _failing(unexpected, keys, asked.kwargs.get("mostly", 1)) or everywhere
-    observed = _observed(result.result) if problem is None else f"it raised: {problem}"
-    return Finding(
-        asked.name, asked.column, tuple(failing), passed=False, observed=observed[:_MAX_CHARACTERS]
-    )
+    if problem is None:
+        observed = _observed(result.result, is_hidden=is_hidden)
+    else:
+        observed = f"it raised: {MASK if is_hidden else problem}"
+    return Finding(asked, tuple(failing), passed=False, observed=observed[:_MAX_CHARACTERS])
 
 
 def _exception(info: Mapping[str, Any]) -> str | None:
@@ -244,8 +241,13 @@ def _failing(unexpected: list[int] | None, keys: pl.Series, mostly: float) -> li
     return above[PARTITION].sort().to_list()
 
 
-def _observed(result: Mapping[str, Any]) -> str:
-    if "unexpected_count" in result:
-        examples = ", ".join(str(value) for value in result["partial_unexpected_list"][:3])
-        return f"{result['unexpected_count']} of {result['element_count']} rows, such as {examples}"
-    return str(result.get("details") or result.get("observed_value"))
+def _observed(result: Mapping[str, Any], *, is_hidden: bool) -> str:
+    if "unexpected_count" not in result:
+        return MASK if is_hidden else str(result.get("details") or result.get("observed_value"))
+    found = [MASK] if is_hidden else map(_example, result["partial_unexpected_list"][:3])
+    counts = f"{result['unexpected_count']} of {result['element_count']}"
+    return f"{counts}, such as {', '.join(found)}"
+
+
+def _example(value: object) -> str:
+    return (repr(value) if isinstance(value, str) else str(value))[:_MAX_EXAMPLE]
