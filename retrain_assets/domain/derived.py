@@ -67,7 +67,10 @@ def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
     known = {*spec.file_columns, *before} - {name}
     rows = pl.LazyFrame(schema={LINE: pl.Int64, **{k: STORED[spec.columns[k].type] for k in known}})
     try:
-        derived = rows.with_columns(pl.sql_expr(expression).alias(_VALUE))
+        value = pl.sql_expr(expression)
+        if "strict_cast" in str(value):
+            return "fails for all rows where one cannot be cast: write TRY_CAST, which gives null"
+        derived = rows.with_columns(value.alias(_VALUE))
         kind = derived.collect_schema()[_VALUE]
         # polars moves a filter below what it knows to be computed row by row, and only that.
         by_row = not derived.filter(pl.col(LINE) > 0).explain().startswith("FILTER")
