@@ -125,7 +125,7 @@ def prepared(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
     clear = {_clear(name): ~unparsable(name) & pl.col(BROKEN).is_null() for name in spec.columns}
     same, key = [PARTITION, WHOLE, *spec.columns], [PARTITION, WHOLE, *spec.key]
     copies = pl.int_range(1, pl.len() + 1).over(same)
-    versions = pl.struct(spec.columns).n_unique().over(key)
+    versions = pl.struct(*spec.columns).n_unique().over(key)
     counted = with_own_partition(rows, spec).with_columns(
         **clear, **{_COPIES: copies, _SINGLE: pl.col(WHOLE) & (versions == 1)}
     )
