@@ -61,6 +61,7 @@ def _read(content: bytes, spec: DatasetSpec) -> Content:
     names = {found[at]: name for name, at in positions.items()}
     if (why := misfit({name: schema[there] for there, name in names.items()}, spec)) is not None:
         raise RefusedFileError(why)
+    _check_size(_BYTES_A_VALUE * int(footer[3]) * len(names), spec.read.max_bytes)
     _check_size(_unpacked(content, footer, names), spec.read.max_bytes)
     coded = [there for there in names if schema[there] in (pl.Categorical, pl.Enum)]
     plain = [there for there in names if there not in coded]
@@ -95,7 +96,7 @@ def _footer(content: bytes) -> dict[int, Any]:
 
 
 def _unpacked(content: bytes, footer: dict[int, Any], names: Collection[str]) -> int:
-    """How many bytes the values of some flat columns take at least.
+    """How many bytes the pages of some flat columns take.
 
     Raises:
         ValueError: The pages of a column hold more or fewer values than its footer has rows.
@@ -112,7 +113,7 @@ def _unpacked(content: bytes, footer: dict[int, Any], names: Collection[str]) ->
             size += sum(unpacked for _, unpacked in pages)
     if sum(group[3] for group in groups) != footer[3]:
         raise ValueError("its footer contradicts itself on how many rows there are")
-    return max(size, _BYTES_A_VALUE * int(footer[3]) * len(names))
+    return size
 
 
 def _pages(content: bytes, column: dict[int, Any]) -> Iterator[tuple[int, int]]:
