@@ -446,7 +446,7 @@ def test_b6_a_flipped_bit_is_seen_where_pages_have_checksums(tmp_path: Path) -> 
     assert "the checksum of a page is wrong" in (landing.read(landing.files()[0]).refusal or "")
 
 
-@pytest.mark.parametrize("value", [3, 5, 2**40])
+@pytest.mark.parametrize("value", [3, 5, 2**20])
 def test_b6_a_footer_that_lies_of_its_rows_is_refused(tmp_path: Path, value: int) -> None:
     lying, sound = io.BytesIO(), arrow(store_schema=False)
     begin = -8 - int.from_bytes(sound[-8:-4], "little")

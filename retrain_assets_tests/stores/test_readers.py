@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import suppress
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +18,9 @@ from retrain_assets.domain.rules import BROKEN, LINE
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores import readers
 from retrain_assets.stores.landing import Landing, RawFile
+from retrain_assets.stores.raw_columns import RefusedFileError
+from retrain_assets.stores.readers import READERS
+from retrain_assets.stores.thrift import Compact, ThriftError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,6 +138,105 @@ def test_columns_are_renamed_and_extra_ones_reported(tmp_path: Path) -> None:
     assert file.extra == ("_line", "more")
     again = read(tmp_path, b"identifier,id,day,note\n1,7,,x\n", read=rename)
     assert again.refusal == "it has two columns 'id': keep one"
+
+
+TEXT = "id,day,note\n1,,\xe9\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content"),
+    [
+        ("utf-8", TEXT.encode()),
+        ("utf-8", TEXT.encode("utf-8-sig")),
+        ("utf-16", TEXT.encode("utf-16")),
+        ("utf-16", b"\xfe\xff" + TEXT.encode("utf-16-be")),
+        ("latin-1", TEXT.encode("latin-1")),
+        ("cp1252", TEXT.encode("cp1252")),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_text_is_read_in_the_encoding_of_the_yaml(
+    tmp_path: Path, encoding: str, content: bytes, ending: str
+) -> None:
+    if ending == "jsonl":
+        line = '{"id":1,"day":"","note":"\xe9"}\n'
+        content = content[: -len(TEXT.encode(encoding))] + line.encode(encoding)
+    assert rows(read(tmp_path, content, ending, read={"encoding": encoding}))[0][:3] == (
+        "1",
+        "",
+        "\xe9",
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content", "reason"),
+    [
+        ("utf-8", TEXT.encode("utf-16"), "it is utf-16, not utf-8"),
+        ("utf-8", TEXT.encode("latin-1"), "not utf-8 (byte 0xe9 at offset 15)"),
+        ("utf-8", TEXT.encode("utf-16-le"), "not utf-8"),
+        ("utf-16", TEXT.encode(), "it is utf-8, not utf-16"),
+        ("utf-16", TEXT.encode("utf-8-sig"), "it is utf-8, not utf-16"),
+        ("utf-16", TEXT.encode("utf-16")[:-1], "not utf-16"),
+        ("latin-1", TEXT.encode(), "it is utf-8, not latin-1"),
+        ("latin-1", TEXT.replace("\xe9", "\u2019").encode("cp1252"), "it is cp1252, not latin-1"),
+        ("latin-1", TEXT.encode("utf-16"), "it is utf-16, not latin-1"),
+        ("cp1252", TEXT.encode(), "it is utf-8, not cp1252"),
+        ("cp1252", TEXT.encode("latin-1").replace(b"\xe9", b"\x81"), "not cp1252 (byte 0x81"),
+    ],
+)
+def test_another_encoding_than_the_one_said_is_refused_where_it_can_be_told(
+    tmp_path: Path, encoding: str, content: bytes, reason: str
+) -> None:
+    refusal = read(tmp_path, content, read={"encoding": encoding}).refusal or ""
+    assert reason in refusal
+    assert "read.encoding" in refusal
+
+
+def test_a_file_without_a_header_has_the_columns_of_the_yaml(tmp_path: Path) -> None:
+    given = {"header": ["note", "key", "day", ""], "rename": {"key": "id"}}
+    plain, quoted = b"x,1,2013-01-31,\ny,2,,\n", b'x,1,2013-01-31,\n"y",2,,\n'
+    for content in (plain, quoted):
+        file = read(tmp_path, content, read=given)
+        assert rows(file) == [("1", DAY, "x", 1, None), ("2", "", "y", 2, None)]
+        assert file.extra == ("",)
+
+
+@pytest.mark.parametrize("header", [b"note,id,day\n", b'"note","id","day"\r\n'])
+def test_a_header_line_that_the_yaml_denies_refuses_the_file(tmp_path: Path, header: bytes) -> None:
+    file = read(tmp_path, header + b"x,1,\n", read={"header": ["note", "id", "day"]})
+    assert "it has a header line, so read.header must not give one" in (file.refusal or "")
+
+
+def test_rows_of_another_width_than_the_given_header_are_none(tmp_path: Path) -> None:
+    file = read(tmp_path, b"x,1\n", read={"header": ["note", "id", "day"]})
+    assert rows(file) == [(None, None, None, 1, "x,1")]
+
+
+def test_a_column_without_a_name_can_be_named(tmp_path: Path) -> None:
+    file = read(tmp_path, b",day,note\n7,,x\n", read={"rename": {"": "id"}})
+    assert rows(file) == [("7", "", "x", 2, None)]
+
+
+def test_names_that_stand_twice_matter_only_where_they_are_read(tmp_path: Path) -> None:
+    file = read(tmp_path, b"id,more,day,more,note\n1,a,,b,x\n")
+    assert rows(file) == [("1", "", "x", 2, None)]
+    assert file.extra == ("more", "more")
+    lines = b'{"id":1,"a":1,"a":2,"note":null,"day":null}\n{"id":2,"id":2}\n'
+    assert [line for *_, line in rows(read(tmp_path, lines, "jsonl"))] == [None, '{"id":2,"id":2}']
+
+
+def test_what_may_be_personal_is_not_shown_of_a_file_without_header(tmp_path: Path) -> None:
+    columns = {"id": {"type": "int"}, "day": {"type": "date"}}
+    columns |= {"note": {"type": "text", "personal": True}}
+    refusal = read(tmp_path, b"1,2013-01-31,Jane\n", columns=columns).refusal
+    assert refusal == "it lacks id, day, note; it has 3"
+
+
+def test_a_derived_column_is_not_looked_for_and_one_of_its_name_is_extra(tmp_path: Path) -> None:
+    columns = {"id": {"type": "int"}, "day": {"type": "date"}, "note": {"type": "text"}}
+    columns["line"] = {"type": "int", "expression": "_line"}
+    assert read(tmp_path, b"id,day,note\n1,,x\n", columns=columns).refusal is None
+    assert read(tmp_path, b"id,day,note,line\n1,,x,9\n", columns=columns).extra == ("line",)
 
 
 CELLS = st.text(st.sampled_from("a0; \u2028\x0b#'"), max_size=4)
@@ -258,6 +364,57 @@ def test_a_parquet_that_makes_polars_panic_is_refused(
     content = parquet(tmp_path / "frame", FRAME)
     monkeypatch.setattr(pl, "read_parquet", panic)
     assert "range end out of bounds" in (read(tmp_path, content, "parquet").refusal or "")
+
+
+WRITERS: list[dict[str, Any]] = [
+    {"compression": "zstd", "data_page_version": "2.0", "row_group_size": 7},
+    {"compression": "snappy", "use_dictionary": False, "write_page_checksum": True},
+    {"compression": "brotli", "data_page_size": 64, "write_page_index": True},
+    {"data_page_version": "2.0", "write_page_checksum": True, "store_schema": False},
+]
+
+
+@pytest.mark.parametrize("options", WRITERS, ids=str)
+def test_parquet_of_other_writers_is_read_alike(tmp_path: Path, options: dict[str, Any]) -> None:
+    frame = pl.DataFrame(
+        {"id": range(100), "note": ["a", None, "bb", "ccc"] * 25, "day": [date(2013, 1, 31)] * 100}
+    )
+    coded = frame.with_columns(pl.col("note").cast(pl.Categorical))
+    for written in (frame, coded, frame.clear()):
+        content = io.BytesIO()
+        pq.write_table(written.to_arrow(), content, **options)
+        file = read(tmp_path, content.getvalue(), "parquet")
+        assert file.refusal is None
+        assert file.rows.select("id", "note", "day").equals(frame.head(written.height))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_damage_never_ends_in_anything_but_a_refusal(data: st.DataObject) -> None:
+    content = io.BytesIO()
+    frame = FRAME.with_columns(pl.col("note").cast(pl.Categorical), day=pl.lit(date(2013, 1, 31)))
+    pq.write_table(frame.to_arrow(), content, write_page_checksum=True)
+    damaged = bytearray(content.getvalue())
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(RefusedFileError):
+        READERS["parquet"](bytes(damaged), spec("{partition}.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        (b"\x1c" * 10**5, "nested without end"),
+        (b"\x15\xff", "cut short"),
+        (b"\x15" + b"\xff" * 20, "number without end"),
+        (b"\x18\x7fabc", "cut short"),
+        (b"\x1e\x00", "unknown type 14"),
+        (b"\x19\xfc\xff\xff\xff\xff\x0f", "cut short"),
+    ],
+)
+def test_a_header_that_cannot_be_told_ends_at_once(header: bytes, why: str) -> None:
+    with pytest.raises(ThriftError, match=why):
+        Compact(memoryview(header)).struct()
 
 
 def test_a_parquet_without_a_column_is_refused(tmp_path: Path) -> None:
