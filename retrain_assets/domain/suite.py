@@ -73,6 +73,11 @@ class Asked:
         """The name that people know it by."""
         return self.given or self.name
 
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """Its arguments as people gave them."""
+        return {**self.kwargs, "column": self.column} if self.given else self.kwargs
+
     def mentions(self, names: set[str]) -> bool:
         """Whether any of these columns is part of it, in whatever argument."""
         text = json.dumps([self.column, self.kwargs], default=str)

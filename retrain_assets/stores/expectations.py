@@ -29,6 +29,7 @@ from retrain_assets.domain.verdicts import MASK, personal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from great_expectations import ExpectationSuite
     from great_expectations.core.batch_definition import BatchDefinition
     from great_expectations.core.expectation_validation_result import ExpectationValidationResult
     from great_expectations.expectations.expectation import Expectation
@@ -122,6 +123,19 @@ def audit(sample: pl.DataFrame, counts: pl.DataFrame, spec: DatasetSpec) -> Audi
     rows = with_own_partition(sample, spec)
     by_row = _findings(rows, accepted_suite(spec), rows[PARTITION], hidden)
     return Audit((*schema, *by_partition, *by_row), rows.height, total)
+
+
+def suite_of(spec: DatasetSpec) -> ExpectationSuite:
+    """All that a run is asked, as Great Expectations has it; `meta` names rule and column."""
+    from great_expectations import ExpectationSuite
+
+    suites = (schema_suite(spec), partition_suite(spec), accepted_suite(spec))
+    made = [
+        _expectation(one, meta={"rule": one.rule, "column": one.column, "asked_as": one.title})
+        for suite in suites
+        for one in suite
+    ]
+    return ExpectationSuite(name=spec.name, expectations=made)
 
 
 def stratified(rows: pl.DataFrame, share: float) -> pl.DataFrame:
