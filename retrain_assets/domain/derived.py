@@ -35,7 +35,7 @@ def derive(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
     for name, column in spec.columns.items():
         if column.expression is not None:
             value = pl.when(pl.col(BROKEN).is_null()).then(pl.sql_expr(column.expression))
-            found = _evaluated(rows.select(visible), value.cast(wide(column), strict=False))
+            found = _evaluated(rows.select(visible), value.cast(wide(column)))
             rows = rows.with_columns(
                 found[_VALUE].alias(f"_raw_{name}"), found[_GIVEN].alias(given(name))
             ).with_columns(parsed(name, column, spec).alias(name))

@@ -95,7 +95,9 @@ def test_what_is_only_flagged_is_accepted_and_counted_by_partition() -> None:
     assert merged(alone, flagged).outliers.equals(judgement.outliers)
 
 
-@pytest.mark.parametrize(("values", "far"), [(["5"] * 9, 0), (["5"] * 9 + ["6"], 1)])
+@pytest.mark.parametrize(
+    ("values", "far"), [(["5"] * 9, 0), (["5"] * 9 + ["6"], 1), (["5"] * 6 + ["6"] * 4, 0)]
+)
 def test_where_most_values_are_equal_their_mean_deviation_stands_in(
     values: list[str | None], far: int
 ) -> None:
