@@ -49,6 +49,7 @@ def _one_line(command: Callable[..., None]) -> Callable[..., None]:
 def main() -> None:
     """Keep tabular models fresh."""
     root = project_root(Path.cwd())
+    click.get_current_context().obj = Path.cwd()
     os.environ.setdefault("DAGSTER_HOME", str(root))
     # Relative paths of dagster.yaml follow the current directory.
     os.chdir(root)
@@ -162,6 +163,32 @@ def backfill(name: str, first: str, last: str, *, as_json: bool) -> None:
         _print_json(found)
     else:
         click.echo(f"{name}: {count} partitions, {first} to {last}, in run {run_id}")
+
+
+@main.command()
+@click.argument("dataset")
+@click.option("--partition", help="List the refused rows of this one.")
+@click.option("--reason", help="Only what this rule refused.")
+@click.option("--csv", "csv_file", help="A new file to write all of it to, for who delivers.")
+@as_json
+@click.pass_obj
+@_one_line
+def quarantine(
+    folder: Path, dataset: str, csv_file: str | None, *, as_json: bool, **by: Any
+) -> None:
+    """What was refused and why: counted, or row by row with --partition."""
+    from retrain_assets.steps import quarantine as step
+
+    found = step.refused(storage_from(os.environ, Path.cwd()), _dataset(dataset), **by)
+    shown = found if by["partition"] else step.counted(found)
+    records = found.select("partition", "file", "line").n_unique()
+    if csv_file is not None:
+        step.write_csv(found, folder / csv_file)
+    if as_json:
+        _print_json({"dataset": dataset, **by, "refused": records, "shown": shown.to_dicts()})
+    else:
+        said = f"{dataset}: {records:,} rows or files refused"
+        click.echo("\n".join([said, *step.as_lines(shown)]))
 
 
 @main.group()

@@ -63,6 +63,13 @@ def test_a_model_that_was_never_trained_has_a_status_and_an_empty_history(elsewh
             ("rollback", "flight_delay", "--reason", "complaints"),
             "no earlier version to roll back to",
         ),
+        (("quarantine", "nope"), "no dataset named 'nope'; there are flights, planes, weather"),
+        (
+            ("quarantine", "flights", "--partition", "2013-1-5"),
+            "'2013-1-5' is no partition of flights: write it as 2013-01-01",
+        ),
+        (("quarantine", "flights", "--reason", "ranges"), "no rule is named 'ranges': did you"),
+        (("quarantine", "flights", "--csv", "no/such.csv"), "No such file or directory"),
     ],
 )
 def test_a_mistake_is_one_line_and_an_exit_code(
@@ -98,3 +105,26 @@ def test_a_backfill_ingests_a_range_in_one_run(elsewhere: Path) -> None:
     assert (found["name"], found["partitions"]) == ("weather", 2)
     assert found["run_id"]
     assert not (elsewhere / "data" / "dagster").exists()
+
+
+def test_what_was_refused_is_counted_listed_and_written_where_the_command_was_given(
+    elsewhere: Path,
+) -> None:
+    landed = elsewhere / "data" / "landing" / "weather" / "2013-06-02.csv"
+    landed.parent.mkdir(parents=True, exist_ok=True)
+    landed.write_text("=<html>\n", encoding="utf-8")
+    retrain(elsewhere, "backfill", "weather", "--from", "2013-06-02", "--to", "2013-06-02")
+    day = ("weather", "--partition", "2013-06-02")
+    listed = retrain(elsewhere, "quarantine", *day, "--csv", "refused.csv")
+    assert listed.stdout.splitlines()[0] == "weather: 1 rows or files refused"
+    assert "weather/2013-06-02.csv" in listed.stdout
+    assert "2013-06-02,weather/2013-06-02.csv" in (elsewhere / "refused.csv").read_text("utf-8")
+    again = retrain(elsewhere, "quarantine", *day, "--csv", "refused.csv")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "refused.csv: File exists" in again.stderr
+    counted = json.loads(
+        retrain(elsewhere, "quarantine", "weather", "--reason", "file", "--json").stdout
+    )
+    assert (counted["dataset"], counted["reason"]) == ("weather", "file")
+    here = [row for row in counted["shown"] if row["partition"] == "2013-06-02"]
+    assert [(row["reason"], row["records"]) for row in here] == [("file", 1)]
