@@ -47,7 +47,10 @@ class ColumnSpec(Spec):
     min: float | None = Field(None, description="Smallest value, inclusive.")
     max: float | None = Field(None, description="Largest value, inclusive.")
     pattern: str | None = Field(
-        None, max_length=500, description="Regular expression that a text must match in full."
+        None,
+        max_length=500,
+        description="Regular expression that a text must match in full, of literals, sets, groups, "
+        "counts and `\\d \\w \\s` (which are ASCII), so that all engines read it alike.",
     )
     outliers: OutlierSpec | None = Field(None, description="Which numbers lie far out.")
     personal: bool = Field(
@@ -151,7 +154,10 @@ class ExpectationSpec(Spec):
 
     type: str = Field(
         pattern=r"^expect_[a-z0-9_]+$",
-        description="Such as `expect_column_mean_to_be_between`.",
+        description="Such as `expect_column_mean_to_be_between`. Of a number, with `column` and "
+        "bounds alone: mean, median, min, max, sum, stdev, unique value count and proportion of "
+        "unique values are held by each partition. All else is asked of the run's accepted rows, "
+        "or of a sample of some 50,000.",
     )
     kwargs: dict[str, Any] = Field({}, description="The expectation's own arguments.")
 
