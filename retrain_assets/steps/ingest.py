@@ -21,6 +21,7 @@ from retrain_assets.steps.intake import FILES, Intake
 from retrain_assets.stores.expectations import MAX_AUDITED_ROWS, Audit, audit, stratified
 from retrain_assets.stores.spill import Spill
 from retrain_assets.stores.tables import PARTITION
+from retrain_assets.stores.validation_docs import keep
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -187,6 +188,7 @@ def ingest(
         for part, (rows, replaced) in zip(PARTS, content, strict=True):
             if replaced:
                 tables.replace(f"{spec.name}/{part}", rows, replaced, commit, base=base[part])
+    keep(found.audit, spec, storage.root / "reports" / "expectations" / spec.name, run_id)
     return Ingestion(
         requested=requested,
         published=published,

@@ -56,7 +56,8 @@ def keep(outcome: Audit, spec: DatasetSpec, folder: Path, run_id: str) -> Path:
     results = folder / "results"
     results.mkdir(parents=True, exist_ok=True)
     record = _record(outcome, spec, run_id)
-    _write(folder / "suite.json", _json(suite_of(spec).to_json_dict()), run_id)
+    if outcome.findings:
+        _write(folder / "suite.json", _json(suite_of(spec).to_json_dict()), run_id)
     _write(results / f"{run_id}.json", _json(record), run_id)
     page = folder / f"{run_id}.html"
     _write(page, _run_page(record), run_id)

@@ -14,9 +14,11 @@ from great_expectations import ExpectationSuite
 from retrain_assets.domain.rules import PARTITION, dataset_schema
 from retrain_assets.domain.suite import figures
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.steps.ingest import ingest
 from retrain_assets.stores import validation_docs
-from retrain_assets.stores.expectations import audit
+from retrain_assets.stores.expectations import Audit, audit
 from retrain_assets.stores.validation_docs import keep
+from retrain_assets_tests.world import World, key
 
 SCRIPT, CANARY = "<script>document.title='run'</script>", "canary-7391"
 MOST = "expect_column_most_common_value_to_be_in_set"
@@ -142,3 +144,18 @@ def test_a_run_that_is_written_again_replaces_its_own(tmp_path: Path) -> None:
     kept(tmp_path)
     (result,) = (tmp_path / "results").iterdir()
     assert json.loads(result.read_text(encoding="utf-8"))["passed"]
+
+
+def test_an_ingest_keeps_what_was_found_below_the_reports(world: World) -> None:
+    world.land(0)
+    ingest(world.storage, world.dataset, [key(0)], "first")
+    folder = world.root / "reports" / "expectations" / "customers"
+    assert {path.name for path in folder.iterdir()} == {
+        *("suite.json", "results", "first.html", "index.html"),
+    }
+
+
+def test_where_nothing_was_accepted_nothing_was_asked_and_the_run_is_listed(tmp_path: Path) -> None:
+    page = keep(Audit((), 0, 0), SPEC, tmp_path, "empty")
+    assert "0 of 0 accepted rows" in page.read_text(encoding="utf-8")
+    assert not (tmp_path / "suite.json").exists()
