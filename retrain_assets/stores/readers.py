@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -19,7 +19,7 @@ from retrain_assets.domain.rules import BROKEN, LINE
 from retrain_assets.stores.raw_columns import RefusedFileError, columns_of, numbered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from retrain_assets.specs.dataset import DatasetSpec, Encoding
     from retrain_assets.stores.raw_columns import Content
@@ -118,43 +118,56 @@ def _read_jsonl(content: bytes, spec: DatasetSpec) -> Content:
     text = _text(content, spec.read.encoding)
     if re.match(r"\s*\[", text):
         raise RefusedFileError("it begins as a JSON array: write one object a line, no brackets")
-    objects = [
-        (number, _json_object(line, spec), line.rstrip("\r"))
-        for number, line in enumerate(text.split("\n"), start=1)
-        if line.strip()
-    ]
-    names = dict.fromkeys(name for _, found, _ in objects for name in found or ())
-    extra = columns_of(list(names), spec)[1] if names else ()
-    records: Iterator[_Record] = (
-        (number, None if found is None else [found.get(name) for name in spec.file_columns], line)
-        for number, found, line in objects
-    )
-    return _table(records, {name: at for at, name in enumerate(spec.file_columns)}, text), extra
+    names: dict[str, None] = {}
+    records = _json_records(text, spec, names)
+    rows = _table(records, {name: at for at, name in enumerate(spec.file_columns)}, text)
+    return rows, columns_of(list(names), spec)[1] if names else ()
 
 
-def _json_object(line: str, spec: DatasetSpec) -> dict[str, str | None] | None:
-    """The object on a line, its contract's values as text; None where there is no such object."""
-    columns = spec.file_columns
+def _json_records(text: str, spec: DatasetSpec, names: dict[str, None]) -> Iterator[_Record]:
+    """The lines that are not blank; `names` gathers the keys of all objects."""
+    read, columns = _json_reader(spec), list(spec.file_columns)
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            found = read(line)
+            names.update(dict.fromkeys(found or ()))
+            fields = None if found is None else [found.get(name) for name in columns]
+            yield number, fields, line.rstrip("\r")
+
+
+def _json_reader(spec: DatasetSpec) -> Callable[[str], dict[str, str | None] | None]:
+    """What gives the object on a line, its columns' values as text; None where there is none."""
+    columns, rename = spec.file_columns, spec.read.rename
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        named = {spec.read.rename.get(name, name): value for name, value in pairs}
+        named = {rename.get(name, name): value for name, value in pairs}
         if len(named) < len(pairs):
-            names = [spec.read.rename.get(name, name) for name, _ in pairs]
+            names = [rename.get(name, name) for name, _ in pairs]
             if any(names.count(name) > 1 for name in columns):
                 raise ValueError("a column stands twice")
         return named
 
-    if len(line) > _MAX_LINE:
-        return None
-    try:
-        found = json.loads(
-            line, object_pairs_hook=once, parse_int=str, parse_float=str, parse_constant=str
-        )
-        if not isinstance(found, dict):
+    # Made once, since making it takes longer than most lines do.
+    decoder = json.JSONDecoder(
+        object_pairs_hook=once, parse_int=str, parse_float=str, parse_constant=str
+    )
+
+    def read(line: str) -> dict[str, str | None] | None:
+        if len(line) > _MAX_LINE:
             return None
-        return {name: _scalar(found[name]) if name in columns else None for name in found}
-    except (ValueError, RecursionError):
-        return None
+        try:
+            found = decoder.decode(line)
+            if not isinstance(found, dict):
+                return None
+            is_escaped = "\\u" in line
+            for name in columns:
+                if name in found and (is_escaped or not isinstance(found[name], str)):
+                    found[name] = _scalar(found[name])
+        except (ValueError, RecursionError):
+            return None
+        return found
+
+    return read
 
 
 def _scalar(value: object) -> str | None:
@@ -223,14 +236,17 @@ def _is_utf8(content: bytes) -> bool:
 
 def _table(records: Iterable[_Record], positions: dict[str, int], text: str) -> pl.DataFrame:
     """Records as a frame; a file that ends in the middle of one is refused."""
-    listed = list(records)
-    if listed and listed[-1][1] is None and not text.endswith(("\n", "\r")):
-        raise RefusedFileError(f"it ends in the middle of line {listed[-1][0]}: deliver it again")
-    values: dict[str, list[int] | list[str | None]] = {
-        name: [None if fields is None else fields[at] for _, fields, _ in listed]
-        for name, at in positions.items()
-    }
-    values[LINE] = [line for line, _, _ in listed]
-    values[BROKEN] = [line if fields is None else None for _, fields, line in listed]
-    schema = dict.fromkeys(positions, pl.String) | {LINE: pl.Int64, BROKEN: pl.String}
-    return pl.DataFrame(values, schema)
+    schema = {LINE: pl.Int64, BROKEN: pl.String, **dict.fromkeys(positions, pl.String)}
+    values: dict[str, list[Any]] = {name: [] for name in schema}
+    columns = [(values[name].append, at) for name, at in positions.items()]
+    # Not row by row: millions of small lists keep Python's garbage collector busy.
+    for number, fields, line in records:
+        values[LINE].append(number)
+        values[BROKEN].append(line if fields is None else None)
+        for append, at in columns:
+            append(None if fields is None else fields[at])
+    if values[BROKEN] and values[BROKEN][-1] is not None and not text.endswith(("\n", "\r")):
+        raise RefusedFileError(
+            f"it ends in the middle of line {values[LINE][-1]}: deliver it again"
+        )
+    return pl.DataFrame(values, schema).select(*positions, LINE, BROKEN)
