@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from retrain_assets.stores.storage import Storage
 
 FILES = {**FILES_SCHEMA, "stamp": pl.String()}
-BATCH_BYTES, BYTES_A_VALUE = 128 * 2**20, 16
+BATCH_BYTES, BYTES_A_VALUE = 32 * 2**20, 16
 
 
 @dataclass(frozen=True)
