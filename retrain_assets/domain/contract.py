@@ -70,6 +70,7 @@ class RawRows:
         rows: The contract's columns, as text or as parquet typed them; `_line`, counted from 1;
             and `_broken`, the text of a line that is no row, whose columns are null.
         refusal: Why the file is refused whole; then its rows are not looked at.
+        excess: Why it is refused whole though its rows can be read; then some are shown.
     """
 
     path: str
@@ -77,6 +78,7 @@ class RawRows:
     sha256: str
     rows: pl.DataFrame
     refusal: str | None = None
+    excess: str | None = None
 
     @property
     def slice(self) -> Slice:
@@ -132,6 +134,7 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
         files=_counted(files, refusals, rows),
         outliers=outliers(rows, flags, spec),
     )
+    refusals |= {file.slice: file.excess for file in readable if file.excess}
     return _refuse(judgement, refusals | _too_bad(judgement.files, refusals, spec))
 
 

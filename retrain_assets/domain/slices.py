@@ -34,7 +34,7 @@ def slices(file: RawT, spec: DatasetSpec) -> list[RawT]:
         One slice a partition and, last, the rows that cannot be placed: their value is no date,
         or one outside the dataset's partitions. That slice is there even without rows, and keeps
         the digest of the file: it stands for the file having been read. Where too many rows
-        cannot be placed, it stands alone and refuses the file.
+        cannot be placed, it stands alone and refuses the file by its `excess`.
     """
     unplaced = replace(file, partition=f"{UNPLACED}{file.path}")
     if file.refusal is not None or unreadable(file, spec) is not None:
@@ -45,8 +45,7 @@ def slices(file: RawT, spec: DatasetSpec) -> list[RawT]:
     )
     rest = parts.pop((None,), file.rows.clear())
     if (why := excess(file.rows.height, rest.height, spec)) is not None:
-        lost = f"; line {rest[LINE][0]} is the first of no partition" if rest.height else ""
-        return [replace(unplaced, refusal=why + lost)]
+        return [replace(unplaced, rows=rest, excess=why)]
     found = [
         replace(file, partition=str(key), rows=rows, sha256=_digest(rows))
         for (key,), rows in parts.items()
