@@ -1,7 +1,8 @@
 """Features of a row: the same code for training, batch and a single row.
 
 Lookups are joined as they were known when predicting, then the model's own SQL or function sees
-only columns that are known by then. Not here: reading tables, encoding for an estimator.
+only columns that are known by then, and the partitions before. Not here: reading tables, encoding
+for an estimator.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from retrain_assets.domain.queries import QueryError, in_order
 from retrain_assets.domain.rules import dataset_schema
 from retrain_assets.specs.base import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    from retrain_assets.domain.rules import Type
     from retrain_assets.specs.dataset import DatasetSpec
     from retrain_assets.specs.features import LookupSpec
     from retrain_assets.specs.model import ModelSpec
 
-PARTITION, KEY, WEIGHT = "_landing_partition", "_key", "_weight"
-_ORDER, _KNOWN_AT = "_order", "_known_at"
+PARTITION, KEY, WEIGHT, BLOCK = "_landing_partition", "_key", "_weight", "_block"
+_ORDER, _AT = "_order", "_at"
+_STAMP = pl.Datetime("us", "UTC")  # a date is its midnight, so that a lag of hours counts
 
 
 class FeatureError(ValueError):
@@ -74,23 +78,32 @@ def _join_as_of(
     rows: pl.DataFrame, lookup: pl.DataFrame, name: str, spec: LookupSpec
 ) -> pl.DataFrame:
     time, lag = spec.as_of or "", duration(spec.lag)
-    right = _prefixed(lookup, name, spec.on).with_columns(
-        (pl.col(f"{name}_{time}") + lag).alias(_KNOWN_AT)
+    right = (
+        _prefixed(lookup, name, spec.on)
+        .with_columns((pl.col(f"{name}_{time}").cast(_STAMP) + lag).alias(_AT))
+        .drop_nulls([*spec.on, _AT])
+        .sort(_AT)
     )
+    if (twice := right.filter(pl.struct(*spec.on, _AT).is_duplicated())).height:
+        found = twice.select(*spec.on, f"{name}_{time}").row(0)
+        raise FeatureError(
+            f"lookup {name}: {twice.height} rows share {', '.join(spec.on)} and {time} with "
+            f"another, such as {found}: which is meant cannot be told, so make them its key"
+        )
     joined = (
         rows.with_row_index(_ORDER)
-        .sort(time)
+        .with_columns(pl.col(time).cast(_STAMP).alias(_AT))
+        .sort(_AT)
         .join_asof(
-            right.drop_nulls(_KNOWN_AT).sort(_KNOWN_AT),
-            left_on=time,
-            right_on=_KNOWN_AT,
+            right,
+            on=_AT,
             by=spec.on,
             strategy="backward",
             tolerance=duration(spec.tolerance) - lag if spec.tolerance else None,
             check_sortedness=False,
         )
     )
-    return joined.sort(_ORDER).drop(_ORDER, _KNOWN_AT, strict=False)
+    return joined.sort(_ORDER).drop(_ORDER, _AT)
 
 
 def row_features(
@@ -98,6 +111,7 @@ def row_features(
     lookups: Mapping[str, pl.DataFrame],
     spec: ModelSpec,
     dataset: DatasetSpec,
+    history: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """The features alone, row by row in the order given.
 
@@ -106,23 +120,13 @@ def row_features(
         lookups: Rows of each lookup.
         spec: The model.
         dataset: The dataset's contract.
+        history: Where the model has `features.history`, what `History.before` gives for the
+            partition of the rows, which is one then.
 
     Raises:
         FeatureError: The SQL or function fails, drops rows, or gives a type no model can use.
     """
-    later = [name for name, column in dataset.columns.items() if column.known == "later"]
-    known = rows.drop(later, strict=False)
-    joined = join_lookups(known, lookups, spec.lookups)
-    try:
-        features = _apply(joined, spec)
-    except pl.exceptions.PolarsError as error:
-        raise FeatureError(f"model {spec.name}: features: {error}") from error
-    if features.height != rows.height:
-        raise FeatureError(
-            f"model {spec.name}: features has {features.height} rows for {rows.height}: "
-            "give one row of features a row"
-        )
-    return features.select(_stored(name, dtype, spec) for name, dtype in features.schema.items())
+    return _made(_joined(rows, lookups, spec, dataset), history, spec)
 
 
 def build_features(
@@ -130,18 +134,34 @@ def build_features(
     lookups: Mapping[str, pl.DataFrame],
     spec: ModelSpec,
     dataset: DatasetSpec,
+    past: Callable[[str], pl.DataFrame] | None = None,
 ) -> pl.DataFrame:
     """Features, target and row identity of labelled rows, as the features table stores them.
 
+    Args:
+        rows: Rows of the dataset.
+        lookups: Rows of each lookup.
+        spec: The model.
+        dataset: The dataset's contract.
+        past: Where the model has `features.history`, `History.before`: features are made
+            partition by partition then.
+
     Returns:
         `_landing_partition`, `_key` (the dataset's key joined by `|`), the features, the target
-        (null where it is not known) and, where the model has weights, `_weight`; sorted by
-        partition and key, so that the same rows give the same model.
+        (null where it is not known) and, where the model has them, `_weight` and `_block`; sorted
+        by partition and key, so that the same rows give the same model.
 
     Raises:
-        FeatureError: As `row_features`, or target and features share a name.
+        FeatureError: As `row_features`, target and features share a name, or features of a row
+            depend on the rows that are made with it.
     """
-    features = row_features(rows, lookups, spec, dataset)
+    rows = rows.sort(PARTITION, maintain_order=True)
+    made: list[pl.DataFrame] = []
+    for part, history in _parts(_joined(rows, lookups, spec, dataset), past):
+        made.append(_made(part, history, spec))
+        if len(made) == 1:
+            _refuse_dependent(made[0], part, history, spec)
+    features = pl.concat(made)
     if spec.target.column in features.columns:
         raise FeatureError(
             f"model {spec.name}: the target {spec.target.column} is among its own features"
@@ -153,6 +173,9 @@ def build_features(
     frames = [identity, features, _target(rows, spec)]
     if spec.weight is not None:
         frames.append(rows.select(pl.sql_expr(spec.weight).cast(pl.Float64).alias(WEIGHT)))
+    if spec.blocks is not None:
+        name = pl.sql_expr(spec.blocks).cast(pl.String).fill_null("")
+        frames.append(rows.select(pl.concat_str(PARTITION, name, separator="|").alias(BLOCK)))
     return pl.concat(frames, how="horizontal").sort(PARTITION, KEY)
 
 
@@ -164,15 +187,76 @@ def feature_names(
     A table cannot tell, since it keeps the columns of earlier specs.
     """
     rows = pl.DataFrame(schema=dataset_schema(dataset))
-    joined = {name: pl.DataFrame(schema=dataset_schema(found)) for name, found in lookups.items()}
-    return tuple(row_features(rows, joined, spec, dataset).columns)
+    joined = {name: pl.DataFrame(schema=known_schema(found)) for name, found in lookups.items()}
+    history = rows if spec.features.history else None
+    return tuple(row_features(rows, joined, spec, dataset, history).columns)
 
 
-def _apply(rows: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:
+def known_schema(dataset: DatasetSpec) -> dict[str, Type]:
+    """The columns that a dataset shows as a lookup: not those that are `known: later`."""
+    return {
+        name: stored
+        for name, stored in dataset_schema(dataset).items()
+        if name == PARTITION or dataset.columns[name].known == "before"
+    }
+
+
+def _joined(
+    rows: pl.DataFrame,
+    lookups: Mapping[str, pl.DataFrame],
+    spec: ModelSpec,
+    dataset: DatasetSpec,
+) -> pl.DataFrame:
+    later = [name for name, column in dataset.columns.items() if column.known == "later"]
+    return join_lookups(rows.drop(later, strict=False), lookups, spec.lookups)
+
+
+def _parts(
+    rows: pl.DataFrame, past: Callable[[str], pl.DataFrame] | None
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]:
+    """Rows that are made together, and what they look back on."""
+    if past is None or rows.is_empty():
+        yield rows, None if past is None else past("")
+        return
+    for part in rows.partition_by(PARTITION, maintain_order=True):
+        yield part, past(part[PARTITION][0])
+
+
+def _made(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> pl.DataFrame:
+    try:
+        features = _apply(rows, history, spec)
+    except (pl.exceptions.PolarsError, QueryError) as error:
+        raise FeatureError(f"model {spec.name}: features: {error}") from error
+    if features.height != rows.height:
+        raise FeatureError(
+            f"model {spec.name}: features has {features.height} rows for {rows.height}: "
+            "give one row of features a row"
+        )
+    return features.select(_stored(name, dtype, spec) for name, dtype in features.schema.items())
+
+
+def _refuse_dependent(
+    features: pl.DataFrame, rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec
+) -> None:
+    """Make some rows alone: what depends on the others would not be the same when serving."""
+    for place in {0, rows.height // 2, rows.height - 1} if rows.height > 1 else ():
+        alone, together = _made(rows[place], history, spec), features[place]
+        for name in together.columns:
+            if not alone[name].equals(together[name], null_equal=True):
+                raise FeatureError(
+                    f"model {spec.name}: feature {name} of a row is {alone[name][0]!r} alone and "
+                    f"{together[name][0]!r} among {rows.height} rows: make it from the row, its "
+                    "lookups and `history`, and keep the rows in order"
+                )
+
+
+def _apply(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> pl.DataFrame:
     if spec.features.sql is not None:
-        return pl.SQLContext(rows=rows).execute(spec.features.sql, eager=True)
+        return in_order(spec.features.sql, rows, {} if history is None else {"history": history})
     module, _, function = (spec.features.python or "").partition(":")
-    result = getattr(import_module(module), function)(rows)
+    result = getattr(import_module(module), function)(
+        rows, *(() if history is None else (history,))
+    )
     if not isinstance(result, pl.DataFrame):
         found = type(result).__name__
         raise FeatureError(f"model {spec.name}: {spec.features.python} returned {found}, no frame")

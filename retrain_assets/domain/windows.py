@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from retrain_assets.specs.model import WindowsSpec
+    from retrain_assets.specs.model import ExcludedSpec, WindowsSpec
 
 
 class TooFewPartitionsError(ValueError):
@@ -22,7 +22,12 @@ class TooFewPartitionsError(ValueError):
 
 @dataclass(frozen=True)
 class Arrivals:
-    """What has landed of one time-partitioned lookup."""
+    """How far one lookup has landed.
+
+    Args:
+        partitions: Those of the predicted dataset for which all of the lookup is there.
+        lateness: Newer partitions of the predicted dataset after which it is not waited for.
+    """
 
     partitions: frozenset[str]
     lateness: int
@@ -47,7 +52,7 @@ def complete_partitions(landed: Sequence[str], lookups: Mapping[str, Arrivals]) 
 
     Args:
         landed: Keys of the dataset that is predicted, in order.
-        lookups: What has landed of each time-partitioned lookup.
+        lookups: How far each lookup that is waited for has landed.
     """
 
     def ready(position: int, arrivals: Arrivals) -> bool:
@@ -63,7 +68,7 @@ def complete_partitions(landed: Sequence[str], lookups: Mapping[str, Arrivals]) 
 
 def mature_partitions(complete: Sequence[str], delay: int) -> tuple[str, ...]:
     """The partitions whose labels are final: all but the newest `delay`."""
-    return tuple(complete[: len(complete) - delay])
+    return tuple(complete[: max(0, len(complete) - delay)])
 
 
 def split(mature: Sequence[str], spec: WindowsSpec, as_of: str | None = None) -> Windows:
@@ -94,6 +99,18 @@ def split(mature: Sequence[str], spec: WindowsSpec, as_of: str | None = None) ->
 def outside(partitions: Sequence[str], first: str, last: str) -> tuple[str, ...]:
     """The partitions that are not in the training range `first` to `last`."""
     return tuple(key for key in partitions if not first <= key <= last)
+
+
+def before(partitions: Sequence[str], key: str, length: int) -> tuple[str, ...]:
+    """The newest `length` partitions strictly before one, whether that has landed or not."""
+    end = bisect_left(partitions, key)
+    return tuple(partitions[max(0, end - length) : end])
+
+
+def left_out(excluded: Sequence[ExcludedSpec], first: str, last: str) -> str:
+    """The known-bad partitions that a window spans, with reasons; empty where it spans none."""
+    spanned = (bad for bad in excluded if bad.first <= last and bad.last >= first)
+    return "; ".join(f"without {bad.first} to {bad.last}: {bad.reason}" for bad in spanned)
 
 
 def ending_at(partitions: Sequence[str], last: str, length: int) -> tuple[str, ...]:

@@ -5,20 +5,23 @@ Not here: how any of them is computed.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
 from retrain_assets.domain.features import PARTITION
+from retrain_assets.domain.reach import Reach
 from retrain_assets.orchestration import checks
-from retrain_assets.orchestration.partitions import partitions_definition, requested_partitions
+from retrain_assets.orchestration.partitions import (
+    looking_back,
+    partitions_definition,
+    requested_partitions,
+)
 from retrain_assets.orchestration.resources import StorageResource
-from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
-from retrain_assets.steps.build import Built, window_features
+from retrain_assets.steps.build import Built, BuiltFeatures
 from retrain_assets.steps.build import features as build_features
 from retrain_assets.steps.build import profile as build_profile
 from retrain_assets.steps.monitor import monitor
@@ -70,8 +73,11 @@ def monitor_assets(model: Model) -> list[dg.AssetsDefinition]:
 
 def _features(model: Model) -> dg.AssetsDefinition:
     checked = {
-        "features_match_training": "Columns are those of training, and none is empty or constant.",
+        "features_match_training": "Columns, nulls, ranges and categories are those that "
+        "production was trained on, and no column is empty or constant.",
         "target_balance_within_range": "The share of positives is within `target.positive_share`.",
+        "outlier_share_within_range": "No more rows than `outliers.max_share` lie far out of what "
+        "production was trained on.",
     }
 
     @dg.asset(
@@ -89,19 +95,15 @@ def _features(model: Model) -> dg.AssetsDefinition:
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         state = model.state(storage.open())
         built = build_features(state, requested_partitions(context), context.run_id)
+        found = {
+            "features_match_training": (built.unlike, ""),
+            "target_balance_within_range": (_unbalanced(model, built.summary), ""),
+            "outlier_share_within_range": _outlying(model, built.summary),
+        }
         yield _materialized(built)
-        yield checks.result(
-            "features_match_training",
-            model.key("features"),
-            _empty_columns(state, window_features(state, built.partitions[-1])),
-            severity=checks.WARN,
-        )
-        yield checks.result(
-            "target_balance_within_range",
-            model.key("features"),
-            _unbalanced(model, built.rows),
-            severity=checks.WARN,
-        )
+        for name, (cases, said) in found.items():
+            key = model.key("features")
+            yield checks.result(name, key, cases, severity=checks.WARN, said=said)
 
     return features
 
@@ -175,22 +177,20 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
 
 
 def _dataset_deps(model: Model) -> list[dg.AssetDep]:
-    deps = [dg.AssetDep(dg.AssetKey([model.dataset.name, "dataset"]))]
+    own = model.dataset.partition
+    mapping = looking_back(own, own, model.spec.features.history)
+    deps = [dg.AssetDep(dg.AssetKey([model.dataset.name, "dataset"]), partition_mapping=mapping)]
     for name, dataset in model.lookups.items():
-        mapping = None
-        if dataset.partition.by != "none":
-            reach = duration(model.spec.lookups[name].tolerance or "1d") // timedelta(days=1) + 1
-            mapping = dg.TimeWindowPartitionMapping(
-                start_offset=-reach, allow_nonexistent_upstream_partitions=True
-            )
+        reach = Reach(model.spec.lookups[name], model.dataset, dataset)
+        mapping = looking_back(own, dataset.partition, reach.periods_back)
         deps.append(dg.AssetDep(dg.AssetKey([name, "dataset"]), partition_mapping=mapping))
     return deps
 
 
-def _materialized(built: Built, **extra: Any) -> dg.MaterializeResult[None]:
+def _materialized(built: Built | BuiltFeatures, **extra: Any) -> dg.MaterializeResult[None]:
     return dg.MaterializeResult(
         metadata={
-            "rows_in_run": built.rows.height,
+            "rows_in_run": built.count,
             "partitions": len(built.partitions),
             "first": built.partitions[0],
             "last": built.partitions[-1],
@@ -200,24 +200,25 @@ def _materialized(built: Built, **extra: Any) -> dg.MaterializeResult[None]:
     )
 
 
-def _empty_columns(state: ModelState, rows: pl.DataFrame) -> list[dict[str, object]]:
-    """Features that hold one value or none throughout the newest window."""
-    names = state.feature_names
-    distinct = rows.select(pl.col(names).drop_nulls().n_unique()).row(0)
-    return [
-        {"column": name, "distinct_values": count}
-        for name, count in zip(names, distinct, strict=True)
-        if count < 2 and rows.height > 1  # noqa: PLR2004 none or one
-    ]
-
-
-def _unbalanced(model: Model, rows: pl.DataFrame) -> list[dict[str, object]]:
+def _unbalanced(model: Model, summary: pl.DataFrame) -> list[dict[str, object]]:
     if model.spec.target.kind != "binary":
         return []
     low, high = model.spec.target.positive_share
-    shares = rows.group_by(PARTITION).agg(pl.col(model.spec.target.column).mean().alias("share"))
-    bad = shares.filter(~pl.col("share").is_between(low, high)).sort(PARTITION)
-    return bad.rename({PARTITION: "partition"}).to_dicts()
+    return _where(summary, "target", ~pl.col("share").is_between(low, high))
+
+
+def _outlying(model: Model, summary: pl.DataFrame) -> tuple[list[dict[str, object]], str]:
+    """Partitions with too many outliers, and what is said of the others."""
+    if model.spec.outliers is None:
+        return [], "the model has no `outliers`: none are looked for"
+    judged = summary["outliers"].count()
+    said = f"{judged} of {summary.height} partitions came when a model was in production"
+    return _where(summary, "outliers", pl.col("share") > model.spec.outliers.max_share), said
+
+
+def _where(summary: pl.DataFrame, share: str, wrong: pl.Expr) -> list[dict[str, object]]:
+    shares = summary.select(pl.col(PARTITION).alias("partition"), pl.col(share).alias("share"))
+    return shares.filter(wrong).to_dicts()
 
 
 def _alerts(rows: pl.DataFrame, role: str) -> list[dict[str, object]]:

@@ -37,6 +37,29 @@ def partitions_definition(spec: PartitionSpec) -> dg.PartitionsDefinition[str] |
     )
 
 
+def looking_back(
+    own: PartitionSpec, other: PartitionSpec, periods: int | None
+) -> dg.PartitionMapping | None:
+    """Which partitions of another dataset those of an asset are made from, as Dagster shows it.
+
+    Dagster maps periods of time where both begin in one time zone; to anything else, each partition
+    is shown as made from all.
+
+    Args:
+        own: Partitions of the asset.
+        other: Those of the dataset it is made from.
+        periods: How many of its own periods further back it looks; None means to the beginning.
+    """
+    if other.by == "none" or (own == other and periods == 0):
+        return None
+    timed = own.period and other.period and own.timezone == other.timezone
+    if not timed or periods is None:
+        return dg.AllPartitionMapping()
+    return dg.TimeWindowPartitionMapping(
+        start_offset=-periods, allow_nonexistent_upstream_partitions=True
+    )
+
+
 def requested_partitions(context: dg.AssetExecutionContext) -> tuple[str, ...]:
     """The keys a run is for, in order; the one constant key of an unpartitioned asset."""
     return tuple(context.partition_keys) if context.has_partition_key_range else (ALL,)

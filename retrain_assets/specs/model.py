@@ -228,7 +228,8 @@ class ModelSpec(NamedSpec):
     @property
     def features_recipe(self) -> str:
         """Digest of what determines the features table, apart from the data and the code."""
-        return self._digest("dataset", "lookups", "features", "target", "weight", "blocks")
+        parts = ("dataset", "lookups", "features", "target", "weight", "blocks", "outliers")
+        return self._digest(*parts)
 
     @property
     def recipe(self) -> str:

@@ -1,20 +1,27 @@
 """Features and their profile for a range of partitions, each table replaced in one commit.
 
-Not here: predicting and watching.
+Rows are made in batches of partitions and set aside on disk, so that memory does not grow with the
+range. Not here: making features of rows, predicting and watching.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from retrain_assets.domain.features import KEY, PARTITION, build_features
-from retrain_assets.domain.profile import build_profile
+from retrain_assets.domain.features import KEY, PARTITION
+from retrain_assets.domain.outliers import OUTLIER
+from retrain_assets.domain.profile import build_profile, merge
+from retrain_assets.domain.resemblance import idle, unlike
 from retrain_assets.domain.windows import ending_at
-from retrain_assets.specs.base import duration
+from retrain_assets.steps.outliers import Marker
+from retrain_assets.steps.rows import Rows
 from retrain_assets.steps.state import SOURCE
+from retrain_assets.stores.spill import Spill
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +41,34 @@ class Built:
     rows: pl.DataFrame
     version: int
 
+    @property
+    def count(self) -> int:
+        """How many rows were stored."""
+        return self.rows.height
+
+
+@dataclass(frozen=True)
+class BuiltFeatures:
+    """What was stored of features, which may be too many rows to keep.
+
+    Args:
+        partitions: Those that were built.
+        summary: A row a partition: `rows`, mean of the target where that is a number, and share of
+            outliers, null where none are looked for.
+        unlike: Where rows are unlike those that production was trained on.
+        version: What the commit made.
+    """
+
+    partitions: tuple[str, ...]
+    summary: pl.DataFrame
+    unlike: list[dict[str, object]]
+    version: int
+
+    @property
+    def count(self) -> int:
+        """How many rows were stored."""
+        return int(self.summary["rows"].sum())
+
 
 def ready(
     state: ModelState, partitions: Sequence[str], sources: Mapping[str, str]
@@ -52,32 +87,40 @@ def ready(
     return found
 
 
-def features(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
+def features(state: ModelState, partitions: Sequence[str], run_id: str) -> BuiltFeatures:
     """Build the features of a range."""
+    name = state.table("features")
+    base = state.tables.version(name)
     # Taken before any row is read: what changes meanwhile has another digest and is built again.
     sources = state.sources()
     keys = ready(state, partitions, sources)
-    rows = state.tables.read(f"{state.dataset.name}/dataset", keys)
-    lookups = {name: _lookup(state, name, rows) for name in state.lookups}
-    table = build_features(rows, lookups, state.spec, state.dataset).with_columns(
-        pl.col(PARTITION).replace_strict(sources, return_dtype=pl.String).alias(SOURCE)
-    )
-    version = state.tables.replace(
-        state.table("features"), table, keys, commit_metadata(run_id, keys)
-    )
-    return Built(keys, table, version)
+    window = ending_at(tuple(sources), keys[-1], state.spec.windows.current)
+    maker, look = Rows(state), _Look(state, window)
+    marker = Marker(maker, look.ledger, state.spec.outliers) if state.spec.outliers else None
+    with Spill() as spill:
+        for batch in maker.batches(keys):
+            made = maker.features(batch)
+            table = marker.marked(made) if marker else made
+            look.at(table)
+            digests = pl.col(PARTITION).replace_strict(sources, return_dtype=pl.String)
+            spill.add(table.with_columns(digests.alias(SOURCE)))
+        commit = commit_metadata(run_id, keys)
+        version = state.tables.replace(name, spill.frame(), keys, commit, base=base)
+    return BuiltFeatures(keys, pl.concat(look.summaries), look.found(keys), version)
 
 
 def profile(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
     """Summarise features and target, a row per partition and column."""
-    keys = ready(state, partitions, state.sources())
-    table = stored_features(state, keys)
-    made_from = table.select(PARTITION, SOURCE).unique()
-    rows = build_profile(table).join(made_from, on=PARTITION, maintain_order="left")
-    version = state.tables.replace(
-        state.table("profile"), rows, keys, commit_metadata(run_id, keys)
-    )
-    return Built(keys, rows, version)
+    name = state.table("profile")
+    base, keys = state.tables.version(name), ready(state, partitions, state.sources())
+    parts = []
+    for batch in Rows(state).batches(keys):
+        table = stored_features(state, batch)
+        made_from = table.select(PARTITION, SOURCE).unique()
+        parts.append(build_profile(table).join(made_from, on=PARTITION, maintain_order="left"))
+    rows = pl.concat(parts)
+    commit = commit_metadata(run_id, keys)
+    return Built(keys, rows, state.tables.replace(name, rows, keys, commit, base=base))
 
 
 def commit_metadata(run_id: str, keys: Sequence[str]) -> dict[str, str]:
@@ -90,18 +133,37 @@ def stored_features(state: ModelState, keys: Sequence[str]) -> pl.DataFrame:
     return state.tables.read(state.table("features"), keys).sort(PARTITION, KEY)
 
 
-def _lookup(state: ModelState, name: str, rows: pl.DataFrame) -> pl.DataFrame:
-    """A lookup's rows; of one joined by time, only those that the rows can see."""
-    lookup, table = state.spec.lookups[name], state.tables.scan(f"{name}/dataset")
-    if lookup.as_of is not None:
-        table = table.filter(pl.col(lookup.as_of) <= rows[lookup.as_of].max())
-        if lookup.tolerance is not None and rows.height:
-            oldest = rows[lookup.as_of].min() - duration(lookup.tolerance)  # type: ignore[operator]
-            table = table.filter(pl.col(lookup.as_of) >= oldest)
-    return table.collect()
+class _Look:
+    """What is seen of rows as they are built, one batch at a time."""
 
+    def __init__(self, state: ModelState, window: Sequence[str]) -> None:
+        self.state, self.window, self.ledger = state, window, state.ledger.read()
+        self.trained = cache(state.trained_profile)
+        self.summaries: list[pl.DataFrame] = []
+        self.profiles: list[pl.DataFrame] = []
+        self.unlike: list[dict[str, object]] = []
 
-def window_features(state: ModelState, last: str) -> pl.DataFrame:
-    """Features of the current window that ends at a partition."""
-    window = ending_at(tuple(state.sources()), last, state.spec.windows.current)
-    return stored_features(state, window)
+    def at(self, table: pl.DataFrame) -> None:
+        """Look at a batch of whole partitions."""
+        names, target = self.state.feature_names, self.state.spec.target.column
+        outliers = pl.col(OUTLIER) if OUTLIER in table.columns else pl.lit(None, pl.Boolean)
+        self.summaries.append(
+            table.group_by(PARTITION, maintain_order=True).agg(
+                pl.len().alias("rows"),
+                pl.col(target).cast(pl.Float64, strict=False).mean().alias("target"),
+                outliers.mean().alias("outliers"),
+            )
+        )
+        newest = table.filter(pl.col(PARTITION).is_in(self.window))
+        self.profiles.append(build_profile(newest.select(PARTITION, *names)))
+        keys = table[PARTITION].unique(maintain_order=True)
+        for production, served in groupby(keys, key=self.ledger.production_at):
+            trained = self.trained(production.data_range) if production else {}
+            part = table.filter(pl.col(PARTITION).is_in(list(served)))
+            self.unlike += unlike(part, names, trained)
+
+    def found(self, built: Sequence[str]) -> list[dict[str, object]]:
+        """All that is unlike training, and features that tell nothing in the newest window."""
+        earlier = self.state.profiles([key for key in self.window if key not in built])
+        rows = pl.concat([earlier, *self.profiles], how="diagonal")
+        return [*idle(self.state.feature_names, merge(rows)), *self.unlike]

@@ -235,7 +235,7 @@ def _checked(
         raise DecisionError(
             f"model {state.spec.name}: the refit's {metric} on its own rows is {worse:.1%} worse "
             f"than that of version {candidate.version}, which had not seen them: look at the data "
-            f"of {rows.blocks[0]} to {rows.blocks[-1]}, then run again"
+            f"of {rows.partitions[0]} to {rows.partitions[-1]}, then run again"
         )
     return {**metrics, "distance_to_gated": float(abs(output - gated).mean())}
 

@@ -14,7 +14,7 @@ import polars as pl
 from retrain_assets.domain.gate import Decision, Verdict, compare, compare_slices, decide
 from retrain_assets.domain.performance import onto_classes
 from retrain_assets.domain.profile import build_profile
-from retrain_assets.domain.windows import ending_at, outside
+from retrain_assets.domain.windows import ending_at, left_out, outside
 from retrain_assets.steps.train import (
     CANDIDATE,
     PREDICTION_COLUMN,
@@ -111,9 +111,12 @@ def evaluate(
     comparable = rival is not None and not lacking(state, rival)
     if production is not None and comparable:
         holdout = outside(holdout, *production.data_range)
-    enough = len(holdout) >= state.spec.gate.min_blocks
-    judged = _judge(state, registry, candidate, rival, holdout) if enough else None
-    decision = judged.decision if judged else _too_few(state, holdout)
+    rows = sample(state, holdout)
+    blocks = rows.blocks.n_unique()
+    enough = blocks >= state.spec.gate.min_blocks
+    judged = _judge(state, registry, candidate, rival, rows) if enough else None
+    decision = judged.decision if judged else _too_few(state, blocks)
+    spanned = left_out(state.spec.exclude, candidate.tags["train_from"], as_of)
     evaluation = Evaluation(
         candidate=candidate.version,
         production=production.version if production else None,
@@ -121,7 +124,7 @@ def evaluate(
         holdout_from=holdout[0] if holdout else None,
         holdout_to=holdout[-1] if holdout else None,
         verdict=decision.verdict,
-        reason=decision.reason,
+        reason="; ".join(filter(None, (decision.reason, spanned))),
         more_blocks=decision.more_blocks,
         metrics=dict(candidate.metrics),
         evidence=judged.evidence if judged else {},
@@ -152,15 +155,15 @@ def _judge(
     registry: ModelRegistry,
     candidate: ModelVersion,
     rival: Pipeline | None,
-    holdout: tuple[str, ...],
+    rows: Sample,
 ) -> _Judged:
     from retrain_assets.domain.estimator import predict, trivial_prediction
 
-    rows, gate, kind = sample(state, holdout), state.spec.gate, state.spec.target.kind
+    gate, kind = state.spec.gate, state.spec.target.kind
     pipeline = registry.load(candidate.version, candidate.sha256)
     ours = predict(pipeline, kind, rows.features)
     _store_expected_output(state, candidate, as_column(pipeline, ours))
-    trained, count = sample(state, _trained_on(state, candidate)), len(rows.target)
+    trained, count = sample(state, _trained_on(state, candidate), fitting=True), len(rows.target)
     trivial = trivial_prediction(kind, trained.target, trained.weight, count, gate.metric)
     own = classes_of(pipeline)
     against_trivial = _compare(state, rows, _Output(ours, own), _Output(trivial, own))
@@ -216,20 +219,20 @@ def _evidence(comparison: Comparison) -> dict[str, Any]:
     return {"comparison": asdict(comparison)}
 
 
-def _too_few(state: ModelState, holdout: tuple[str, ...]) -> Decision:
-    needed = state.spec.gate.min_blocks
+def _too_few(state: ModelState, blocks: int) -> Decision:
+    needed, unit = state.spec.gate.min_blocks, "blocks" if state.spec.blocks else "partitions"
     return Decision(
         Verdict.HOLD,
-        f"{len(holdout)} holdout partitions that neither model was trained on, "
+        f"{blocks} holdout {unit} that neither model was trained on, "
         f"gate.min_blocks asks for {needed}",
         None,
-        needed - len(holdout),
+        needed - blocks,
     )
 
 
 def _trained_on(state: ModelState, version: ModelVersion) -> list[str]:
-    first, last = version.tags["train_from"], version.tags["train_to"]
-    return [key for key in state.mature() if first <= key <= last]
+    tags = version.tags
+    return list(state.trained_on(state.mature(), (tags["train_from"], tags["train_to"])))
 
 
 def _store_expected_output(state: ModelState, candidate: ModelVersion, output: pl.Series) -> None:

@@ -17,10 +17,10 @@ from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
 from retrain_assets.domain.windows import ending_at
 from retrain_assets.steps.build import Built, commit_metadata, ready
 from retrain_assets.steps.predict import PERFORMANCE_SCHEMA
-from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE
+from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE, landed_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from retrain_assets.domain.profile import ColumnProfile
     from retrain_assets.steps.state import ModelState
@@ -31,11 +31,13 @@ Found = tuple[tuple[str, ...], watch.Observation]
 
 def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
     """Compare each partition's window with production's training window, from summaries alone."""
-    keys, watcher = ready(state, partitions, state.sources()), _Watcher(state)
+    sources = state.sources()
+    keys, watcher = ready(state, partitions, sources), _Watcher(state, sources)
     rows = pl.DataFrame(
         [
-            {PARTITION: key, SOURCE: watcher.made_from(key), **found}
+            {PARTITION: key, SOURCE: made_from, **found}
             for key in keys
+            if (made_from := watcher.made_from(key)) is not None
             for found in watcher.observations(key)
         ],
         schema=MONITORING_SCHEMA,
@@ -49,8 +51,9 @@ def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
 class _Watcher:
     """Summaries of all partitions a range of windows needs, read once."""
 
-    def __init__(self, state: ModelState) -> None:
-        self.state, self.history = state, state.ledger.read()
+    def __init__(self, state: ModelState, sources: Mapping[str, str]) -> None:
+        self.state, self.sources, self.history = state, sources, state.ledger.read()
+        self.landed = landed_rows(state.tables, state.dataset.name)
         self.profiles = self._by_partition("profile")
         self.outputs = self._by_partition("prediction_profile")
         self.known = tuple(self.profiles)
@@ -58,9 +61,15 @@ class _Watcher:
         self.expected_output = cache(self._expected_output)
         self.metric_values = cache(self._metric_values)
 
-    def made_from(self, key: str) -> str:
-        """What the profile of a partition was built from, whatever has landed since."""
-        return str(self.profiles[key][SOURCE][0])
+    def made_from(self, key: str) -> str | None:
+        """What the profile of a partition was built from, whatever has landed since.
+
+        Without rows there is no profile, and whatever has landed comes to the same. None where rows
+        have landed since: they are built first.
+        """
+        if key in self.profiles:
+            return str(self.profiles[key][SOURCE][0])
+        return None if self.landed.get(key) else self.sources[key]
 
     def observations(self, key: str) -> Iterator[dict[str, object]]:
         """All observations of the window that ends at a partition."""
@@ -75,8 +84,8 @@ class _Watcher:
             }
 
     def _windows(self, key: str, production: LedgerRow | None) -> Iterator[Found]:
-        rows = self.profiles[key]["rows"].max()
-        yield (key,), watch.Observation(watch.VOLUME, "rows", "", float(rows or 0))  # type: ignore[arg-type]
+        rows = self.profiles[key]["rows"][0] if key in self.profiles else 0
+        yield (key,), watch.Observation(watch.VOLUME, "rows", "", float(rows))
         if production is None:
             return
         yield from self._drift(key, production)
@@ -84,7 +93,7 @@ class _Watcher:
         yield from self._realised(key, production)
 
     def _drift(self, key: str, production: LedgerRow) -> Iterator[Found]:
-        spec, window = self.state.spec, ending_at(self.known, key, self.state.spec.windows.current)
+        spec, window = self.state.spec, self._window(self.known, key)
         current = merge(pl.concat([self.profiles[partition] for partition in window]))
         reference = dict(self.reference(production.data_range))
         target = spec.target.column
@@ -120,16 +129,21 @@ class _Watcher:
         self, known: Sequence[str], key: str, production: LedgerRow
     ) -> tuple[str, ...] | None:
         served = [partition for partition in known if partition > production.seen_through]
-        window = ending_at(served, key, self.state.spec.windows.current)
+        window = self._window(served, key)
         return window if len(window) == self.state.spec.windows.current else None
+
+    def _window(self, known: Sequence[str], key: str) -> tuple[str, ...]:
+        """The window that ends at a partition, which may be known to be bad while no other is."""
+        kept = [found for found in known if found == key or not self.state.is_excluded(found)]
+        return ending_at(kept, key, self.state.spec.windows.current)
 
     def _by_partition(self, table: str) -> dict[str, pl.DataFrame]:
         rows = self.state.tables.scan(self.state.table(table), PROFILE_SCHEMA).collect()
         return {str(key): part for (key,), part in sorted(rows.group_by(PARTITION))}
 
     def _reference(self, data_range: tuple[str, str]) -> dict[str, ColumnProfile]:
-        first, last = data_range
-        return merge(pl.concat([p for key, p in self.profiles.items() if first <= key <= last]))
+        trained = self.state.trained_on(self.known, data_range)
+        return merge(pl.concat([self.profiles[key] for key in trained]))
 
     def _expected_output(self, candidate: int) -> dict[str, ColumnProfile]:
         return merge(self.state.tables.read(self.state.table("reference"), [str(candidate)]))

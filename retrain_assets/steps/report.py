@@ -47,11 +47,8 @@ def stale(state: ModelState) -> list[str]:
     now, sources = state.ledger.read().production, state.sources()
     if now is None:
         return []
-    first, last = now.data_range
-    built = state.built()
-    return [
-        key for key, digest in sources.items() if first <= key <= last and built.get(key) != digest
-    ]
+    built, trained = state.built(), state.trained_on(tuple(sources), now.data_range)
+    return [key for key in trained if built.get(key) != sources[key]]
 
 
 def history(state: ModelState) -> list[dict[str, object]]:

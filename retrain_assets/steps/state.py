@@ -6,34 +6,43 @@ here: writing, and deciding.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from retrain_assets.domain.contract import UNPLACED
 from retrain_assets.domain.features import feature_names
+from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
+from retrain_assets.domain.reach import Reach
 from retrain_assets.domain.triggers import Production, Situation
-from retrain_assets.domain.windows import Arrivals, complete_partitions, mature_partitions
-from retrain_assets.specs.base import duration
+from retrain_assets.domain.windows import (
+    Arrivals,
+    before,
+    complete_partitions,
+    mature_partitions,
+)
 from retrain_assets.stores.ledger import Ledger
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import timedelta
+    from collections.abc import Collection, Mapping, Sequence
 
+    from retrain_assets.domain.profile import ColumnProfile
     from retrain_assets.specs.dataset import DatasetSpec
-    from retrain_assets.specs.features import LookupSpec
     from retrain_assets.specs.model import ModelSpec
     from retrain_assets.stores.ledger import LedgerRow
     from retrain_assets.stores.tables import Tables
 
 SOURCE = "_source"  # digest of what a partition was built from
-FILES_SEEN = {PARTITION: pl.String(), "sha256": pl.String(), "refusal": pl.String()}
+FILES_SEEN = {
+    PARTITION: pl.String(),
+    "sha256": pl.String(),
+    "accepted": pl.Int64(),
+    "refusal": pl.String(),
+}
 MONITORING_SCHEMA: dict[str, pl.DataType] = {
     PARTITION: pl.String(),
     "role": pl.String(),
@@ -52,11 +61,19 @@ MONITORING_SCHEMA: dict[str, pl.DataType] = {
 
 def landed(tables: Tables, dataset: str) -> dict[str, str]:
     """Digest of the accepted files of each partition of a dataset, in the order of partitions."""
+    digests = _accepted(tables, dataset, pl.col("sha256").sort().str.join("+"))
+    return {key: _digest(found) for key, found in digests.items()}
+
+
+def landed_rows(tables: Tables, dataset: str) -> dict[str, int]:
+    """Accepted rows of each partition of a dataset, in the order of partitions."""
+    return _accepted(tables, dataset, pl.col("accepted").sum())
+
+
+def _accepted(tables: Tables, dataset: str, figure: pl.Expr) -> dict[str, Any]:
     placed = ~pl.col(PARTITION).str.starts_with(UNPLACED)
     files = tables.scan(f"{dataset}/files", FILES_SEEN).filter(pl.col("refusal").is_null(), placed)
-    contents = files.group_by(PARTITION).agg(pl.col("sha256").sort().str.join("+"))
-    ordered = contents.sort(PARTITION).collect()
-    return {key: _digest(digests) for key, digests in ordered.iter_rows()}
+    return dict(files.group_by(PARTITION).agg(figure).sort(PARTITION).collect().iter_rows())
 
 
 @dataclass(frozen=True)
@@ -85,6 +102,14 @@ class ModelState:
         """The features of the spec as it is now."""
         return feature_names(self.spec, self.dataset, self.lookups)
 
+    @cached_property
+    def reaches(self) -> dict[str, Reach]:
+        """Which partitions of each lookup a partition sees."""
+        return {
+            name: Reach(lookup, self.dataset, self.lookups[name])
+            for name, lookup in self.spec.lookups.items()
+        }
+
     def table(self, name: str) -> str:
         """The full name of one of the model's tables."""
         return f"{self.spec.name}/{name}"
@@ -93,16 +118,25 @@ class ModelState:
         """Complete partitions in order, each with a digest of all that its features depend on."""
         main = landed(self.tables, self.dataset.name)
         joined = {name: landed(self.tables, name) for name in self.spec.lookups}
-        arrivals = {
-            name: Arrivals(frozenset(joined[name]), lookup.lateness)
-            for name, lookup in self.spec.lookups.items()
-            if lookup.as_of is not None
-        }
-        if any(not joined[name] for name in joined):
+        if not all(joined.values()):
             return {}
-        made = self.spec.features_recipe
+        arrivals = {
+            name: self._arrivals(name, tuple(main), joined[name])
+            for name, reach in self.reaches.items()
+            if reach.is_bounded
+        }
+        made, past = self.spec.features_recipe, self._past(main)
+        keys = {name: tuple(found) for name, found in joined.items()}
         return {
-            key: _digest(made, main[key], *(self._seen(name, joined[name], key) for name in joined))
+            key: _digest(
+                made,
+                main[key],
+                *past.get(key, ()),
+                *(
+                    _digest(*(joined[name][seen] for seen in reach.seen(key, keys[name])))
+                    for name, reach in self.reaches.items()
+                ),
+            )
             for key in complete_partitions(tuple(main), arrivals)
         }
 
@@ -113,13 +147,35 @@ class ModelState:
         return dict(seen.sort(PARTITION).collect().iter_rows())
 
     def mature(self) -> tuple[str, ...]:
-        """Partitions that are built, complete and have final labels, in order."""
+        """Partitions that are built, complete, not excluded and have final labels, in order."""
         built = self.built()
         return tuple(
             key
             for key in mature_partitions(tuple(self.sources()), self.spec.labels.delay)
-            if key in built
+            if key in built and not self.is_excluded(key)
         )
+
+    def is_excluded(self, key: str) -> bool:
+        """Whether a partition is known to be bad."""
+        return any(bad.first <= key <= bad.last for bad in self.spec.exclude)
+
+    def trained_on(self, keys: Sequence[str], data_range: tuple[str, str]) -> tuple[str, ...]:
+        """Those of some partitions that a model trained on a range was trained on."""
+        first, last = data_range
+        return tuple(key for key in keys if first <= key <= last and not self.is_excluded(key))
+
+    def profiles(self, keys: Collection[str]) -> pl.DataFrame:
+        """Stored summaries of some partitions, but for columns that have changed in kind."""
+        rows = self.tables.read(self.table("profile"), keys, PROFILE_SCHEMA)
+        return rows.filter(pl.col("kind").n_unique().over("column") == 1)
+
+    def trained_profile(self, data_range: tuple[str, str]) -> dict[str, ColumnProfile]:
+        """Summaries of the features that a model was trained on, by name."""
+        rows = self.tables.scan(self.table("profile"), PROFILE_SCHEMA)
+        there = rows.select(pl.col(PARTITION).unique()).collect()[PARTITION].to_list()
+        keys = self.trained_on(there, data_range)
+        found = merge(self.profiles(keys))
+        return {name: column for name, column in found.items() if name != self.spec.target.column}
 
     def situation(self) -> Situation:
         """What the triggering policy decides on."""
@@ -129,6 +185,8 @@ class ModelState:
         monitoring = self.tables.scan(self.table("monitoring"), MONITORING_SCHEMA)
         if production is not None:
             monitoring = monitoring.filter(pl.col(PARTITION) > production.as_of)
+        monitored = monitoring.collect()
+        bad = [key for key in monitored[PARTITION].unique() if self.is_excluded(key)]
         windows = self.spec.windows
         return Situation(
             mature=self.mature(),
@@ -137,28 +195,29 @@ class ModelState:
             production=production,
             decided=history.decided.as_of if history.decided else None,
             decided_recipe=history.decided.recipe if history.decided else None,
-            monitoring=monitoring.collect(),
+            monitoring=monitored.filter(~pl.col(PARTITION).is_in(bad)),
         )
 
-    def _seen(self, name: str, digests: Mapping[str, str], key: str) -> str:
-        """Digest of the lookup's partitions that rows of `key` can see."""
-        lookup = self.spec.lookups[name]
-        period = self.lookups[name].partition.period
-        if lookup.as_of is None or period is None:
-            return _digest(*digests.values())
-        earlier = [partition for partition in digests if partition <= key]
-        return _digest(*(digests[p] for p in earlier[-_reach(lookup, period.shortest) :]))
+    def _arrivals(self, name: str, main: Sequence[str], there: Collection[str]) -> Arrivals:
+        reach = self.reaches[name]
+        whole = (key for key in main if all(part in there for part in reach.awaited(key)))
+        return Arrivals(frozenset(whole), self.spec.lookups[name].lateness)
+
+    def _past(self, main: Mapping[str, str]) -> dict[str, list[str]]:
+        """What each partition looks back on: digests, and whether the labels are shown."""
+        length, keys = self.spec.features.history, tuple(main)
+        if length == 0:
+            return {}
+        windows = {key: before(keys, key, length) for key in keys}
+        delay = self.spec.labels.delay
+        return {
+            key: [f"{main[k]}:{k in mature_partitions(window, delay)}" for k in window]
+            for key, window in windows.items()
+        }
 
 
 def _production(row: LedgerRow) -> Production:
     return Production(row.version, row.as_of, row.data_range[1], row.recipe)
-
-
-def _reach(lookup: LookupSpec, period: timedelta) -> int:
-    """How many partitions of a lookup the rows of one partition can see; 0 means all."""
-    if lookup.tolerance is None:
-        return 0
-    return 1 + math.ceil(duration(lookup.tolerance) / period)
 
 
 def _digest(*parts: str) -> str:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 import retrain_assets
-from retrain_assets.domain.features import KEY, PARTITION, WEIGHT
-from retrain_assets.domain.windows import Windows, split
+from retrain_assets.domain.features import BLOCK, KEY, PARTITION, WEIGHT
+from retrain_assets.domain.outliers import OUTLIER
+from retrain_assets.domain.windows import Windows, left_out, split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,12 +60,14 @@ class Sample:
     Args:
         features: One column a feature.
         target: Labels, never null.
-        blocks: The partition of each row.
+        partitions: The partition of each row.
+        blocks: The block of each row: what is resampled when models are compared.
         weight: Row weights, where the model has them.
     """
 
     features: pl.DataFrame
     target: pl.Series
+    partitions: pl.Series
     blocks: pl.Series
     weight: pl.Series | None
 
@@ -181,7 +184,12 @@ def register(
         prediction=predict(trained.pipeline, state.spec.target.kind, trained.example),
         params=trained.params,
         metrics=metrics,
-        tags={**tags, "train_from": first, "train_to": last},
+        tags={
+            **tags,
+            "train_from": first,
+            "train_to": last,
+            "excluded": left_out(state.spec.exclude, first, last),
+        },
         texts=texts,
         figures=figures,
     )
@@ -191,23 +199,31 @@ def fitted(state: ModelState, partitions: Sequence[str]) -> Trained:
     """Fit the model's recipe on some partitions."""
     from retrain_assets.domain.estimator import fit
 
-    rows = sample(state, partitions)
-    result = fit(state.spec, rows.features, rows.target, rows.blocks, rows.weight)
+    rows = sample(state, partitions, fitting=True)
+    result = fit(state.spec, rows.features, rows.target, rows.partitions, rows.weight)
     example = rows.features.head(EXAMPLE_ROWS)
     return Trained(result.pipeline, result.params, tuple(partitions), example, result.search)
 
 
-def sample(state: ModelState, partitions: Sequence[str]) -> Sample:
+def sample(state: ModelState, partitions: Sequence[str], *, fitting: bool = False) -> Sample:
     """Labelled rows of some partitions, sorted by partition and key.
 
     The order is fixed since estimators that subsample give another model for another order.
+
+    Args:
+        state: The model.
+        partitions: Keys.
+        fitting: Whether outliers are left out, where the spec keeps them from training.
     """
-    table = state.tables.read(state.table("features"), partitions)
+    table, outliers = state.tables.read(state.table("features"), partitions), state.spec.outliers
     labelled = table.drop_nulls(state.spec.target.column).sort(PARTITION, KEY)
+    if fitting and outliers is not None and outliers.action == "quarantine":
+        labelled = labelled.filter(~pl.col(OUTLIER).fill_null(value=False))
     return Sample(
         features=labelled.select(state.feature_names),
         target=labelled[state.spec.target.column],
-        blocks=labelled[PARTITION],
+        partitions=labelled[PARTITION],
+        blocks=labelled[BLOCK if state.spec.blocks else PARTITION],
         weight=labelled[WEIGHT] if state.spec.weight else None,
     )
 
@@ -239,7 +255,7 @@ def holdout_metrics(
     from retrain_assets.specs.model import METRICS_BY_KIND
 
     return {
-        metric: mean_over_blocks(metric, rows.target.to_numpy(), output, rows.blocks, classes)
+        metric: mean_over_blocks(metric, rows.target.to_numpy(), output, rows.partitions, classes)
         for metric in METRICS_BY_KIND[state.spec.target.kind]
     }
 

@@ -1,0 +1,54 @@
+"""Rows of features that lie far out of what production was trained on, marked as they are built.
+
+A partition is held against the version in production when it arrived, so that marks do not change
+when another is promoted. Not here: the forest, and what is done about such rows.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from retrain_assets.domain.features import PARTITION
+from retrain_assets.domain.outliers import MAX_ROWS, OUTLIER, fit_detector
+
+if TYPE_CHECKING:
+    from retrain_assets.domain.outliers import Detector
+    from retrain_assets.specs.model import OutliersSpec
+    from retrain_assets.steps.rows import Rows
+    from retrain_assets.stores.ledger import History, LedgerRow
+
+
+class Marker:
+    """Marks rows, with one forest for each training window, fitted when it is first needed."""
+
+    def __init__(self, rows: Rows, ledger: History, spec: OutliersSpec) -> None:
+        self.rows, self.ledger, self.spec = rows, ledger, spec
+        self._detector = cache(self._fitted)
+
+    def marked(self, table: pl.DataFrame) -> pl.DataFrame:
+        """Sorted rows of features with `_outlier`: null where nothing was in production yet."""
+        keys = table[PARTITION].unique(maintain_order=True)
+        parts = [table.clear().with_columns(pl.lit(None, pl.Boolean).alias(OUTLIER))]
+        for production, served in groupby(keys, key=self.ledger.production_at):
+            part = table.filter(pl.col(PARTITION).is_in(list(served)))
+            parts.append(part.with_columns(self._far_out(part, production)))
+        return pl.concat(parts)
+
+    def _far_out(self, part: pl.DataFrame, production: LedgerRow | None) -> pl.Series:
+        detector = self._detector(production.data_range) if production else None
+        if detector is None:
+            return pl.Series(OUTLIER, [None] * part.height, pl.Boolean)
+        return detector.far_out(part.select(self.rows.state.feature_names))
+
+    def _fitted(self, data_range: tuple[str, str]) -> Detector | None:
+        """None where nothing is left of the training window."""
+        state = self.rows.state
+        keys = state.trained_on(tuple(self.rows.counts), data_range)
+        if not sum(self.rows.counts[key] for key in keys):
+            return None
+        sampled = self.rows.sample(keys, MAX_ROWS).select(state.feature_names)
+        return fit_detector(sampled, self.spec.rate, state.spec.seed)
