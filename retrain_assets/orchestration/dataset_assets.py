@@ -16,8 +16,8 @@ from retrain_assets.steps.ingest import CHECKED_RULES, Ingestion, ingest
 DESCRIPTIONS = {
     "schema_matches": "Every value is of its column's type and every row of its file's partition.",
     "required_values_present": "No row was refused for a missing value.",
-    "values_within_range": "No row was refused for a value out of range.",
-    "categories_allowed": "No row was refused for a value that is not allowed.",
+    "values_within_range": "No row was refused for a value out of range or far out.",
+    "categories_allowed": "No row was refused for a value that is not allowed, or of another pattern.",
     "keys_unique": "No row was refused for a key that is there twice.",
     "volume_within_range": "Every partition has as many rows as `rows` allows and is typical.",
     "outlier_share_within_range": "No column has more outliers than `outliers` allows.",

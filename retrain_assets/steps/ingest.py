@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 CHECKED_RULES: dict[str, tuple[str, ...]] = {
     "schema_matches": ("parse", "type", "partition", "file"),
     "required_values_present": ("required",),
-    "values_within_range": ("range",),
-    "categories_allowed": ("allowed",),
+    "values_within_range": ("range", "outlier"),
+    "categories_allowed": ("allowed", "pattern"),
     "keys_unique": ("key", "repeat"),
 }
 

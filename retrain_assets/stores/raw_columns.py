@@ -29,6 +29,8 @@ class RefusedFileError(ValueError):
 def columns_of(found: Sequence[str], spec: DatasetSpec) -> tuple[dict[str, int], tuple[str, ...]]:
     """Where the contract's columns stand in a file, after renaming, and what other names it has.
 
+    A small file of a stream may lack what no message has to have: producers leave out nulls.
+
     Raises:
         RefusedFileError: A column is there twice or not at all.
     """
@@ -36,7 +38,8 @@ def columns_of(found: Sequence[str], spec: DatasetSpec) -> tuple[dict[str, int],
     twice = [name for name in spec.file_columns if names.count(name) > 1]
     if twice:
         raise RefusedFileError(f"it has two columns {shown(', '.join(twice))}: keep one")
-    missing = [name for name in spec.file_columns if name not in names]
+    absent = [name for name in spec.file_columns if name not in names]
+    missing = [name for name in absent if not _may_be_left_out(name, names, spec)]
     if missing:
         lacking = ", ".join(_with_hint(name, names) for name in missing)
         # Of a file without a header, these are the values of its first row.
@@ -44,7 +47,7 @@ def columns_of(found: Sequence[str], spec: DatasetSpec) -> tuple[dict[str, int],
         there = f"its columns are {shown(', '.join(found))}" if is_open else f"it has {len(found)}"
         raise RefusedFileError(f"it lacks {lacking}; {there}")
     extra = tuple(name for name in names if name not in spec.file_columns)
-    return {name: names.index(name) for name in spec.file_columns}, extra
+    return {name: names.index(name) for name in spec.file_columns if name in names}, extra
 
 
 def numbered(rows: pl.DataFrame, first: int) -> pl.DataFrame:
@@ -58,7 +61,18 @@ def shown(text: str) -> str:
     return repr(text[:_MAX_CHARACTERS])
 
 
-def _with_hint(name: str, found: Sequence[str]) -> str:
+def _may_be_left_out(name: str, found: Sequence[str], spec: DatasetSpec) -> bool:
+    needed = spec.columns[name].required or name in (*spec.key, spec.partition.column)
+    renamed = _near(name, [other for other in found if other not in spec.file_columns])
+    return spec.is_split and spec.format == "jsonl" and not needed and renamed is None
+
+
+def _near(name: str, found: Sequence[str]) -> str | None:
     alike = {other.strip().casefold(): other for other in found}
     near = get_close_matches(name.casefold(), alike, n=1)
-    return f"{name} (is {shown(alike[near[0]])} meant?)" if near else name
+    return alike[near[0]] if near else None
+
+
+def _with_hint(name: str, found: Sequence[str]) -> str:
+    near = _near(name, found)
+    return name if near is None else f"{name} (is {shown(near)} meant?)"

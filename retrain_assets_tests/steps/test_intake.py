@@ -361,3 +361,26 @@ def published(root: Path) -> list[tuple[Any, ...]]:
     schema = {"_landing_partition": pl.String, "id": pl.Int64, "price": pl.Float64}
     rows = Storage(root).tables.scan("sales/dataset", schema).select(*schema).collect()
     return sorted(rows.iter_rows())
+
+
+STREAM: dict[str, Any] = {
+    "landing": "sales/*.jsonl",
+    "columns": {**SALES["columns"], "coupon": {"type": "text"}},
+    "rows": {"min": 1},
+}
+
+
+def test_a_small_file_of_a_stream_may_lack_what_producers_leave_out(tmp_path: Path) -> None:
+    folder = tmp_path / "landing" / "sales"
+    folder.mkdir(parents=True)
+    (folder / "t-0-000-001.jsonl").write_text(
+        '{"day": "2013-01-01", "id": 1, "price": 5}\n{"day": "2013-01-02", "id": 2}\n'
+    )
+    (folder / "t-0-002-002.jsonl").write_text('{"day": "2013-01-02", "id": 3, "cupon": "x"}\n')
+    (folder / "t-0-003-003.jsonl").write_text('"not a message"\n')
+    done = run(tmp_path, dataset(**STREAM))
+    assert table(tmp_path) == {"2013-01-01": [1], "2013-01-02": [2]}
+    assert done.published == ("2013-01-01", "2013-01-02")
+    refused = sorted(done.refused.values())
+    assert "lacks coupon (is 'cupon' meant?)" in refused[0]
+    assert "t-0-003-003.jsonl: all of its 1 rows were refused" in refused[1]
