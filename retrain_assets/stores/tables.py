@@ -7,33 +7,37 @@ be stored all the same. Not here: what the rows mean, and any decision on them.
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 import polars as pl
-import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from retrain_assets.stores.table_files import (
+    CONFIGURATION,
+    FAILURES,
+    LAYOUT,
+    broken_file,
+    merge_small_files,
+    streamed,
+)
+from retrain_assets.stores.table_log import (
+    commits_after,
+    log_damage,
+    replaced_in,
+    replacement,
+    torn_commit,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
 PARTITION = "_landing_partition"
-REPLACED = "replaced"  # in a commit: the partitions it replaced, as JSON
-ATTEMPTS, MAX_SMALL_FILES = 5, 64
+ATTEMPTS = 10
 NOW: Final = -1
-# Versions that models were trained on stay readable: nothing expires, and nothing is vacuumed.
-_CONFIGURATION: dict[str, str | None] = {
-    "delta.logRetentionDuration": "interval 36500 days",
-    "delta.deletedFileRetentionDuration": "interval 36500 days",
-    "delta.enableExpiredLogCleanup": "false",
-    "delta.checkpointInterval": "10",
-}
-_SMALL_BYTES, _STREAMED_ROWS = 32 * 2**20, 100_000
-_DAMAGE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, DeltaError)
+_TOKEN = "token"  # noqa: S105 in a commit: which call made it
 
 
 class StorageError(RuntimeError):
@@ -60,8 +64,7 @@ class Tables:
 
     def version(self, table: str) -> int | None:
         """The newest version of a table; None where it was never written."""
-        opened = self._open(table)
-        return None if opened is None else opened.version()
+        return _version(self._open(table))
 
     def scan(
         self,
@@ -69,7 +72,7 @@ class Tables:
         schema: Mapping[str, pl.DataType | type[pl.DataType]] | None = None,
         version: int | None = None,
     ) -> pl.LazyFrame:
-        """Read a table lazily.
+        """Read a table lazily; `collect` what is made of it.
 
         Args:
             table: `<group>/<table>`.
@@ -86,6 +89,23 @@ class Tables:
             return pl.LazyFrame(schema=dict(schema))
         return pl.scan_delta(opened)
 
+    def collect(self, rows: pl.LazyFrame, table: str, version: int | None = None) -> pl.DataFrame:
+        """What was made of a scan.
+
+        Args:
+            rows: A scan of the table, and whatever was done to it.
+            table: The table that is named where it cannot be read.
+            version: The version that was scanned.
+
+        Raises:
+            StorageError: A data file is damaged; the message names it and the partitions it holds.
+        """
+        try:
+            return rows.collect()
+        except FAILURES as error:
+            broken = broken_file(self._open(table, version), PARTITION)
+            raise StorageError(f"table {table}: {broken or _short(error)}") from error
+
     def read(
         self,
         table: str,
@@ -95,12 +115,7 @@ class Tables:
     ) -> pl.DataFrame:
         """The rows of some partitions; a damaged data file is an error, never fewer rows."""
         wanted = pl.col(PARTITION).is_in(list(partitions))
-        lazy = self.scan(table, schema, version).filter(wanted)
-        try:
-            return lazy.collect()
-        # A damaged page makes polars panic, which is no Exception.
-        except _DAMAGE as error:
-            raise StorageError(f"table {table}: {self._damage(table, version) or error}") from error
+        return self.collect(self.scan(table, schema, version).filter(wanted), table, version)
 
     def replace(
         self,
@@ -133,33 +148,28 @@ class Tables:
             StaleTableError: Another run replaced the same partitions since `base`.
             StorageError: The table cannot be written.
         """
-        replaced = sorted(set(partitions))
-        foreign = set(rows.lazy().select(pl.col(key).unique()).collect()[key]) - set(replaced)
-        if foreign:
-            raise StorageError(f"table {table}: rows of {sorted(foreign)} not among {replaced}")
-        said = {**commit, REPLACED: json.dumps(replaced)}
-        since = self.version(table) if base == NOW else base
-        failure: BaseException | None = None
+        keys = sorted(set(partitions))
+        present = self.collect(rows.lazy().select(pl.col(key).unique()), table)[key]
+        if foreign := set(present) - set(keys):
+            some = ", ".join(sorted(map(repr, foreign))[:3])
+            raise StorageError(
+                f"table {table}: {len(foreign)} partitions of the rows, such as {some}, are not "
+                f"among the {len(keys)} to replace"
+            )
+        opened = self._open(table)
+        since = _version(opened) if base == NOW else base
+        said, predicate = {**commit, **replacement(keys)}, _among(key, keys)
         for _ in range(ATTEMPTS):
-            existing = self._open(table)
-            self._refuse_stale(table, existing, since, replaced)
-            try:
-                self._write(table, existing, rows, said, _among(key, replaced))
-            except _DAMAGE as error:
-                failure = error
-                if (version := self._landed(table, said, since)) is not None:
-                    return version
-                if existing is not None and not isinstance(error, CommitFailedError):
-                    break
-                continue
-            version = DeltaTable(self.uri(table)).version()
-            self._compact(table)
-            return version
-        span = f"{replaced[0]} to {replaced[-1]}"
+            _refuse_stale(table, opened, since, keys)
+            version = self._commit(table, opened, rows, said, predicate)
+            if version is not None:
+                merge_small_files(opened)
+                return version
+            opened = self._open(table)
         raise StorageError(
-            f"table {table}: {span} could not be written at version {self.version(table)}: make "
-            f"room, or run it again when no other run writes ({failure})"
-        ) from failure
+            f"table {table}: {keys[0]} to {keys[-1]} could not be written: another run was first "
+            f"each of {ATTEMPTS} times, last with version {_version(opened)}: run it again"
+        )
 
     def append(
         self, table: str, rows: pl.DataFrame, commit: Mapping[str, str], expected: int | None
@@ -177,138 +187,85 @@ class Tables:
 
         Raises:
             StaleTableError: The table has moved on.
+            StorageError: The table cannot be written.
         """
-        # A stale append would silently rebase onto the newer version; no retries make it fail.
-        properties = CommitProperties(custom_metadata=dict(commit), max_commit_retries=0)
-        target = self._open(table, expected) if expected is not None else None
-        try:
-            if target is None:
-                write_deltalake(
-                    self.uri(table),
-                    rows,
-                    mode="error",
-                    configuration=_CONFIGURATION,
-                    commit_properties=properties,
-                )
-            else:
-                write_deltalake(target, rows, mode="append", commit_properties=properties)
-        except Exception as error:
-            if self.version(table) != expected:
-                moved = f"table {table} is no longer at version {expected}"
-                raise StaleTableError(moved) from error
-            raise
-        return DeltaTable(self.uri(table)).version()
+        opened = None if expected is None else self._open(table, expected)
+        version = self._commit(table, opened, rows, commit, None)
+        if version is None:
+            raise StaleTableError(f"table {table} is no longer at version {expected}")
+        return version
 
     def _open(self, table: str, version: int | None = None) -> DeltaTable | None:
+        uri = self.uri(table)
         try:
-            opened = DeltaTable(self.uri(table), version=version)
+            opened = DeltaTable(uri, version=version)
         except TableNotFoundError:
             return None
         except DeltaError as error:
-            newest = max((Path(self.uri(table)) / "_delta_log").glob("*.json"), default="its log")
-            why = str(error).partition("\n")[0]
             raise StorageError(
-                f"table {table}: {newest} or a checkpoint cannot be read: {why}; docs/storage.md "
-                "says the repair"
+                f"table {table}: {log_damage(uri, version) or _short(error)}"
             ) from error
-        last = Path(self.uri(table)) / "_delta_log" / f"{opened.version():020}.json"
-        # An empty commit would pass as one that changed nothing, and hide that rows are missing.
-        if last.exists() and last.stat().st_size == 0:
-            raise StorageError(f"table {table}: {last} is empty; docs/storage.md says the repair")
+        if torn := torn_commit(uri, opened.version()):
+            raise StorageError(f"table {table}: {torn}")
         return opened
 
-    def _write(
+    def _commit(
         self,
         table: str,
-        existing: DeltaTable | None,
+        opened: DeltaTable | None,
         rows: pl.DataFrame | pl.LazyFrame,
-        said: dict[str, str],
-        predicate: str,
-    ) -> None:
-        properties = CommitProperties(custom_metadata=said)
-        data = rows if isinstance(rows, pl.DataFrame) else _streamed(rows)
-        if existing is None:
-            write_deltalake(
-                self.uri(table),
-                data,
-                mode="error",
-                configuration=_CONFIGURATION,
-                commit_properties=properties,
+        commit: Mapping[str, str],
+        predicate: str | None,
+    ) -> int | None:
+        """Commit on exactly the version that was opened.
+
+        Returns:
+            The version made, or None where another writer made it first.
+        """
+        before, token = _version(opened), uuid4().hex
+        how: dict[str, Any] = {"mode": "append"}
+        if opened is None:
+            how = {"mode": "error", "configuration": CONFIGURATION}
+        elif predicate is not None:
+            how = {"mode": "overwrite", "schema_mode": "merge", "predicate": predicate}
+        # With retries, two first commits both land, and so does a stale append.
+        how["commit_properties"] = CommitProperties({**commit, _TOKEN: token}, max_commit_retries=0)
+        try:
+            write_deltalake(opened or self.uri(table), streamed(rows), **how, **LAYOUT)
+        except FAILURES as error:
+            now = self._open(table)
+            for made in commits_after(now, before):
+                if made.get(_TOKEN) == token:
+                    return int(made["version"])
+            if _version(now) != before:
+                return None
+            wrong = broken_file(now, PARTITION) or _short(error)
+            raise StorageError(
+                f"table {table} could not be written and stays at version {before}: {wrong}"
+            ) from error
+        return 0 if before is None else before + 1
+
+
+def _version(opened: DeltaTable | None) -> int | None:
+    return None if opened is None else opened.version()
+
+
+def _refuse_stale(
+    table: str, opened: DeltaTable | None, since: int | None, partitions: list[str]
+) -> None:
+    for commit in commits_after(opened, since):
+        if same := replaced_in(commit, partitions):
+            raise StaleTableError(
+                f"table {table}: {len(same)} partitions, such as {', '.join(same[:3])}, were "
+                f"replaced by run {commit.get('run_id', 'unknown')} in version {commit['version']} "
+                f"after version {since} was read: run it again"
             )
-            return
-        write_deltalake(
-            existing,
-            data,
-            mode="overwrite",
-            schema_mode="merge",
-            predicate=predicate,
-            commit_properties=properties,
-        )
-
-    def _refuse_stale(
-        self, table: str, existing: DeltaTable | None, since: int | None, replaced: Sequence[str]
-    ) -> None:
-        for commit in _commits_after(existing, since):
-            touched = json.loads(commit[REPLACED]) if REPLACED in commit else replaced
-            if same := sorted(set(touched).intersection(replaced)):
-                raise StaleTableError(
-                    f"table {table}: {', '.join(same[:3])} of {len(same)} partitions were replaced "
-                    f"by run {commit.get('run_id')} in version {commit['version']} after version "
-                    f"{since} was read: run it again"
-                )
-
-    def _landed(self, table: str, said: Mapping[str, str], since: int | None) -> int | None:
-        """The version of our own commit, where an error came back though it landed."""
-        own = (
-            int(commit["version"])
-            for commit in _commits_after(self._open(table), since)
-            if said.items() <= commit.items()
-        )
-        return next(own, None)
-
-    def _compact(self, table: str) -> None:
-        """Merge small files once they are many; a lost race is left to the next commit."""
-        opened = DeltaTable(self.uri(table))
-        sizes = opened.get_add_actions(flatten=True)["size_bytes"]
-        if sum(size < _SMALL_BYTES for size in sizes.to_pylist()) > MAX_SMALL_FILES:
-            with suppress(DeltaError):
-                opened.optimize.compact(target_size=4 * _SMALL_BYTES)
-
-    def _damage(self, table: str, version: int | None) -> str | None:
-        """The first data file that cannot be read, and the partitions it holds."""
-        opened = self._open(table, version)
-        actions = (
-            [] if opened is None else pl.DataFrame(opened.get_add_actions(flatten=True)).to_dicts()
-        )
-        for action in actions:
-            file = f"{self.uri(table)}/{action['path']}"
-            try:
-                pl.read_parquet(file)
-            except _DAMAGE as error:
-                held = f"{action.get(f'min.{PARTITION}')} to {action.get(f'max.{PARTITION}')}"
-                return f"data file {file} with partitions {held} cannot be read: {str(error)[:200]}"
-        return None
-
-
-def _commits_after(opened: DeltaTable | None, since: int | None) -> list[dict[str, Any]]:
-    """What is recorded of the commits after a version; merging small files is none."""
-    first = 0 if since is None else since + 1
-    if opened is None or (number := opened.version() - first + 1) <= 0:
-        return []
-    return [commit for commit in opened.history(number) if commit["operation"] != "OPTIMIZE"]
-
-
-def _streamed(rows: pl.LazyFrame) -> pa.RecordBatchReader:
-    """Rows as a stream of batches, so that they are never in memory together."""
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for part in rows.collect_batches(chunk_size=_STREAMED_ROWS, maintain_order=True):
-            yield from part.to_arrow().to_batches()
-
-    schema = pl.DataFrame(schema=rows.collect_schema()).to_arrow().schema
-    return pa.RecordBatchReader.from_batches(schema, batches())
 
 
 def _among(key: str, values: Iterable[str]) -> str:
     quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
     return f"{key} IN ({quoted})"
+
+
+def _short(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:300]

@@ -1,0 +1,89 @@
+"""The data files of a Delta table: how they are laid out, streamed, merged and found broken.
+
+No file is ever removed, so every version stays readable. Not here: what is committed and when.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import polars as pl
+import polars.selectors as cs
+import pyarrow as pa
+from deltalake import WriterProperties
+from deltalake.exceptions import DeltaError
+
+from retrain_assets.stores.table_log import REPAIR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from deltalake import DeltaTable
+
+# Versions that models were trained on stay readable: nothing expires, and nothing is vacuumed.
+# Without statistics of all columns, a partition column after the 32nd would prune no file.
+CONFIGURATION: Final = {
+    "delta.logRetentionDuration": "interval 36500 days",
+    "delta.deletedFileRetentionDuration": "interval 36500 days",
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.checkpointInterval": "10",
+    "delta.dataSkippingNumIndexedCols": "-1",
+}
+_FILE_BYTES = 16 * 2**20
+# Replacing a partition rewrites the files it is in; small groups of rows bound memory.
+LAYOUT: Final[dict[str, Any]] = {
+    "target_file_size": _FILE_BYTES,
+    "writer_properties": WriterProperties(max_row_group_size=65_536),
+}
+_BATCH_ROWS = 25_000
+# A file below the size is small; neighbours of merged files never are, which keeps merging rare.
+_SMALL_BYTES, MAX_SMALL_FILES = _FILE_BYTES // 4, 64
+# A damaged page makes polars panic, which is no Exception.
+FAILURES = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, DeltaError)
+
+
+def streamed(rows: pl.DataFrame | pl.LazyFrame) -> pa.RecordBatchReader:
+    """Rows as a stream of batches, so that they are never in memory together.
+
+    Categories become text, as Delta has no other type for them.
+    """
+    lazy = rows.lazy().with_columns(cs.by_dtype(pl.Categorical, pl.Enum).cast(pl.String))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for part in lazy.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True):
+            yield from part.to_arrow().to_batches()
+
+    schema = pl.DataFrame(schema=lazy.collect_schema()).to_arrow().schema
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def merge_small_files(opened: DeltaTable | None) -> None:
+    """Merge small files once they are many; a race lost to another commit is left to the next.
+
+    Args:
+        opened: The table after a commit; None where the commit made it.
+    """
+    if opened is None:
+        return
+    sizes = opened.get_add_actions(flatten=True)["size_bytes"].to_pylist()
+    if sum(size < _SMALL_BYTES for size in sizes) > MAX_SMALL_FILES:
+        with suppress(*FAILURES):
+            opened.optimize.compact(
+                target_size=_FILE_BYTES, writer_properties=LAYOUT["writer_properties"]
+            )
+
+
+def broken_file(opened: DeltaTable | None, key: str) -> str | None:
+    """The first data file that cannot be read, and which values of `key` are in it."""
+    if opened is None:
+        return None
+    for file in pl.DataFrame(opened.get_add_actions(flatten=True)).iter_rows(named=True):
+        path = f"{opened.table_uri.removeprefix('file://').rstrip('/')}/{file['path']}"
+        try:
+            pl.read_parquet(path)
+        except FAILURES as error:
+            held = f"{file.get(f'min.{key}')} to {file.get(f'max.{key}')}"
+            reason = str(error).partition("\n")[0][:200]
+            return f"data file {path} of partitions {held} cannot be read ({reason}); {REPAIR}"
+    return None
