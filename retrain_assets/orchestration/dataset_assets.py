@@ -17,7 +17,7 @@ DESCRIPTIONS = {
     "schema_matches": "Every value is of its column's type and every row of its file's partition.",
     "required_values_present": "No row was refused for a missing value.",
     "values_within_range": "No row was refused for a value out of range or far out.",
-    "categories_allowed": "No row was refused for a value that is not allowed, or of another pattern.",
+    "categories_allowed": "No row was refused for a value or pattern that is not allowed.",
     "keys_unique": "No row was refused for a key that is there twice.",
     "volume_within_range": "Every partition has as many rows as `rows` allows and is typical.",
     "outlier_share_within_range": "No column has more outliers than `outliers` allows.",
@@ -89,9 +89,10 @@ def _materializations(
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Record the partitions that were published, and no others."""
     counts = {dataset: done.accepted_rows, quarantine: done.quarantined_rows}
-    shared: dict[str, int | dg.TableMetadataValue] = {
+    shared: dict[str, int | dg.TableMetadataValue | dg.PathMetadataValue] = {
         "delta_version": done.version or 0,
         "files": done.files,
+        "expectations": dg.MetadataValue.path(done.page),
     }
     if done.refused:
         refused = [{"partition": key, "reason": why} for key, why in done.refused.items()]

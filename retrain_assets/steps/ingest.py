@@ -25,6 +25,7 @@ from retrain_assets.stores.validation_docs import keep
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from pathlib import Path
 
     from retrain_assets.domain.contract import Judgement
     from retrain_assets.specs.dataset import DatasetSpec
@@ -76,6 +77,7 @@ class Ingestion:
         atypical: Partitions with an unusual number of rows.
         shared_keys: Keys that several partitions have, counted by these.
         version: Version of the dataset after the commit; None where nothing was ever published.
+        page: What Great Expectations was asked and found, to be opened in a browser.
     """
 
     requested: tuple[str, ...]
@@ -84,6 +86,7 @@ class Ingestion:
     atypical: list[dict[str, object]]
     shared_keys: list[dict[str, object]]
     version: int | None
+    page: Path
 
     @property
     def refused(self) -> dict[str, str]:
@@ -188,8 +191,9 @@ def ingest(
         for part, (rows, replaced) in zip(PARTS, content, strict=True):
             if replaced:
                 tables.replace(f"{spec.name}/{part}", rows, replaced, commit, base=base[part])
-    keep(found.audit, spec, storage.root / "reports" / "expectations" / spec.name, run_id)
+    folder = storage.root / "reports" / "expectations" / spec.name
     return Ingestion(
+        page=keep(found.audit, spec, folder, run_id),
         requested=requested,
         published=published,
         found=found,
