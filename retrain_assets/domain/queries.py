@@ -43,7 +43,7 @@ def in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame]) -
     context = pl.SQLContext({"rows": rows.with_row_index(ROW), **others}, eager=True)
     try:
         found = context.execute(_with_place(sql))
-    except (pl.exceptions.ColumnNotFoundError, pl.exceptions.SQLInterfaceError) as error:
+    except pl.exceptions.PolarsError as error:
         why = str(error).partition("\n")[0]
         if ROW not in why:
             raise

@@ -9,15 +9,17 @@ from hypothesis import strategies as st
 from retrain_assets.domain.windows import (
     Arrivals,
     TooFewPartitionsError,
+    before,
     complete_partitions,
     elapsed,
     ending_at,
+    left_out,
     mature_partitions,
     outside,
     split,
     widened,
 )
-from retrain_assets.specs.model import WindowsSpec
+from retrain_assets.specs.model import ExcludedSpec, WindowsSpec
 
 DAYS = tuple(f"2013-01-{day:02}" for day in range(1, 31))
 
@@ -36,6 +38,7 @@ def test_partitions_within_the_label_delay_are_not_mature() -> None:
     assert mature_partitions(DAYS, 3) == DAYS[:27]
     assert mature_partitions(DAYS, 0) == DAYS
     assert mature_partitions(DAYS[:2], 2) == ()
+    assert mature_partitions(DAYS[:5], 7) == ()
 
 
 def test_windows_end_at_the_as_of() -> None:
@@ -76,3 +79,20 @@ def test_a_corrected_partition_reaches_every_window_that_holds_it() -> None:
     assert widened(DAYS, ["2013-01-10"], 7) == DAYS[9:16]
     assert widened(DAYS, [DAYS[-1]], 7) == DAYS[-1:]
     assert widened(DAYS, [], 7) == ()
+
+
+def test_what_is_before_a_partition_leaves_it_out_whether_it_has_landed_or_not() -> None:
+    assert before(("01", "02", "05"), "05", 2) == ("01", "02")
+    assert before(("01", "02", "05"), "04", 9) == ("01", "02")
+    assert before(("01", "02", "05"), "01", 2) == ()
+    assert before(("01", "02", "05"), "09", 2) == ("02", "05")
+
+
+def test_excluded_partitions_are_told_where_a_window_spans_them() -> None:
+    bad = [
+        ExcludedSpec(first=DAYS[3], last=DAYS[4], reason="outage"),
+        ExcludedSpec(first=DAYS[9], last=DAYS[9], reason="strike"),
+    ]
+    assert left_out(bad, DAYS[0], DAYS[2]) == ""
+    assert left_out(bad, DAYS[4], DAYS[8]) == "without 2013-01-04 to 2013-01-05: outage"
+    assert left_out(bad, DAYS[0], DAYS[29]).endswith("; without 2013-01-10 to 2013-01-10: strike")
