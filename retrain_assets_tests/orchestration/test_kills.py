@@ -39,7 +39,8 @@ def content(world: World) -> Content:
 def recorded(root: Path) -> dg.DagsterInstance:
     """An instance whose runs are kept on disk."""
     (root / "dagster").mkdir(exist_ok=True)
-    return dg.DagsterInstance.local_temp(str(root / "dagster"))
+    quiet = {"telemetry": {"enabled": False}}
+    return dg.DagsterInstance.local_temp(str(root / "dagster"), overrides=quiet)
 
 
 @pytest.fixture
@@ -114,3 +115,34 @@ def test_an_ingest_that_is_killed_is_repaired_by_the_next(
     run_job(lasting.root, "customers_ingest", 0, 3)
     assert content(lasting) == unharmed
     assert lasting.instance.get_materialized_partitions(DATASET) == {key(n) for n in range(4)}
+
+
+def features(world: World) -> list[tuple[object, ...]]:
+    columns = ["_landing_partition", "_key", "x", "_source"]
+    return sorted(world.storage.tables.scan("churn/features").select(columns).collect().rows())
+
+
+MONITOR_POINTS = {
+    Point("retrain_assets.steps.rows:build_features"): "old",
+    Point(REPLACE, 1): "old",
+    Point(REPLACE, 1, after=True): "new",
+    Point("retrain_assets.steps.monitor:_Watcher.observations"): "new",
+}
+
+
+@pytest.mark.parametrize("point", MONITOR_POINTS, ids=str)
+def test_features_that_are_killed_keep_their_earlier_content_and_are_built_again(
+    lasting: World, point: Point
+) -> None:
+    run_job(lasting.root, "churn_monitor", 0, 0)
+    before = features(lasting)
+    deliver(lasting)
+    run_job(lasting.root, "customers_ingest", 0, 3)
+    kill_at(point, run_job, lasting.root, "churn_monitor", 0, 3)
+    assert (features(lasting) == before) is (MONITOR_POINTS[point] == "old")
+    assert [done.job for done in lasting.settle()] == ["churn_monitor"]
+    repaired = features(lasting)
+    run_job(lasting.root, "churn_monitor", 0, 3)
+    assert features(lasting) == repaired
+    assert {row[0] for row in repaired} == {key(n) for n in range(4)}
+    assert lasting.settle() == []
