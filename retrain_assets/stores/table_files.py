@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 import polars.selectors as cs
-import pyarrow as pa
 from deltalake import WriterProperties
 from deltalake.exceptions import DeltaError
 
-from retrain_assets.stores.table_log import REPAIR
+from retrain_assets.stores.table_log import REPAIR, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pyarrow as pa
     from deltalake import DeltaTable
 
 # Versions that models were trained on stay readable: nothing expires, and nothing is vacuumed.
@@ -48,6 +48,8 @@ def streamed(rows: pl.DataFrame | pl.LazyFrame) -> pa.RecordBatchReader:
 
     Categories become text, as Delta has no other type for them.
     """
+    import pyarrow as pa
+
     lazy = rows.lazy().with_columns(cs.by_dtype(pl.Categorical, pl.Enum).cast(pl.String))
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -84,6 +86,5 @@ def broken_file(opened: DeltaTable | None, key: str) -> str | None:
             pl.read_parquet(path)
         except FAILURES as error:
             held = f"{file.get(f'min.{key}')} to {file.get(f'max.{key}')}"
-            reason = str(error).partition("\n")[0][:200]
-            return f"data file {path} of partitions {held} cannot be read ({reason}); {REPAIR}"
+            return f"data file {path} of partitions {held} is unreadable: {short(error)}; {REPAIR}"
     return None

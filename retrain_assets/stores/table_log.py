@@ -9,6 +9,7 @@ damage.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,17 +76,23 @@ def log_damage(uri: str, version: int | None) -> str | None:
     return wrong or next(filter(None, map(_unreadable, reversed(checkpoints))), None)
 
 
+def short(error: BaseException) -> str:
+    """What an error says in one line, without colours and the trace that Rust appends."""
+    said = re.sub(r"\x1b\[\d+m↳?", " ", str(error).partition("\n   0:")[0])
+    return " ".join(said.split())[:300]
+
+
 def _log(uri: str) -> Path:
     return Path(uri) / "_delta_log"
 
 
 def _recent(uri: str, newest: int) -> Iterator[Path]:
-    """Commits, newest first, down to the one that a checkpoint was made of."""
+    """Commits, newest first, down to the last that no checkpoint holds."""
     for number in range(newest, -1, -1):
         commit = _log(uri) / f"{number:020}.json"
-        yield commit
         if commit.with_suffix(".checkpoint.parquet").exists():
             return
+        yield commit
 
 
 def _tear(commit: Path) -> str | None:

@@ -28,6 +28,7 @@ from retrain_assets.stores.table_log import (
     log_damage,
     replaced_in,
     replacement,
+    short,
     torn_commit,
 )
 
@@ -104,7 +105,7 @@ class Tables:
             return rows.collect()
         except FAILURES as error:
             broken = broken_file(self._open(table, version), PARTITION)
-            raise StorageError(f"table {table}: {broken or _short(error)}") from error
+            raise StorageError(f"table {table}: {broken or short(error)}") from error
 
     def read(
         self,
@@ -203,7 +204,7 @@ class Tables:
             return None
         except DeltaError as error:
             raise StorageError(
-                f"table {table}: {log_damage(uri, version) or _short(error)}"
+                f"table {table}: {log_damage(uri, version) or short(error)}"
             ) from error
         if torn := torn_commit(uri, opened.version()):
             raise StorageError(f"table {table}: {torn}")
@@ -239,7 +240,7 @@ class Tables:
                     return int(made["version"])
             if _version(now) != before:
                 return None
-            wrong = broken_file(now, PARTITION) or _short(error)
+            wrong = broken_file(now, PARTITION) or short(error)
             raise StorageError(
                 f"table {table} could not be written and stays at version {before}: {wrong}"
             ) from error
@@ -265,7 +266,3 @@ def _refuse_stale(
 def _among(key: str, values: Iterable[str]) -> str:
     quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
     return f"{key} IN ({quoted})"
-
-
-def _short(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:300]
