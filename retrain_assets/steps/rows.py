@@ -89,8 +89,10 @@ class Rows:
         table = self.state.tables.scan(f"{name}/dataset").select(*known_schema(reach.other))
         if spec.as_of is not None:
             times = rows[spec.as_of].drop_nulls()
+            if times.is_empty():
+                return table.limit(0).collect()
             table = table.filter(pl.col(spec.as_of) <= times.max())
-            if spec.tolerance is not None and len(times):
+            if spec.tolerance is not None:
                 oldest = times.min() - duration(spec.tolerance)  # type: ignore[operator]
                 table = table.filter(pl.col(spec.as_of) >= oldest)
         elif reach.is_bounded:

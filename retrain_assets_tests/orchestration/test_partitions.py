@@ -15,6 +15,7 @@ from retrain_assets.domain.rules import partition_of
 from retrain_assets.orchestration.partitions import (
     checked_range,
     covering,
+    looking_back,
     partitions_definition,
     range_tags,
 )
@@ -129,3 +130,58 @@ def test_a_range_that_is_none_is_refused(first: str, last: str, said: str) -> No
 
 def test_a_range_is_counted() -> None:
     assert checked_range(DAYS, "2013-01-01", "2013-01-31") == 31
+
+
+def spec(by: str, timezone: str = "UTC", **more: Any) -> PartitionSpec:
+    starts = {"hour": "2013-01-01T00", "day": "2013-01-01", "month": "2013-01"}
+    given = {"column": "c", "start": starts.get(by), "timezone": timezone} | more
+    return PartitionSpec.model_validate({"by": by} | (given if by != "none" else {}))
+
+
+SHOPS = spec("value", values=["a", "b"], start=None)
+EASTERN = "America/New_York"
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "periods", "key", "expected"),
+    [
+        (spec("day"), spec("day"), 2, "2013-01-05", ["2013-01-03", "2013-01-04", "2013-01-05"]),
+        (spec("month"), spec("day"), 0, "2013-02", [f"2013-02-{day:02}" for day in range(1, 29)]),
+        (spec("day"), spec("month"), 1, "2013-02-01", ["2013-01", "2013-02"]),
+        (spec("day", EASTERN), spec("hour"), 1, "2013-01-01", "all"),
+        (spec("day"), spec("day"), None, "2013-01-05", "all"),
+        (spec("day"), SHOPS, 0, "2013-01-05", "all"),
+        (SHOPS, spec("day"), None, "a", "all"),
+        (SHOPS, SHOPS, 1, "b", "all"),
+        (SHOPS, SHOPS, 0, "b", ["b"]),
+        (spec("day"), spec("none"), None, "2013-01-05", None),
+    ],
+)
+def test_the_partitions_an_asset_is_made_from_are_known_to_dagster(
+    own: PartitionSpec, other: PartitionSpec, periods: int | None, key: str, expected: Any
+) -> None:
+    above, below = partitions_definition(other), partitions_definition(own)
+
+    @dg.asset(partitions_def=above)
+    def upstream() -> None: ...
+
+    dep = dg.AssetDep(upstream, partition_mapping=looking_back(own, other, periods))
+
+    @dg.asset(partitions_def=below, deps=[dep])
+    def downstream() -> None: ...
+
+    graph = dg.Definitions(assets=[upstream, downstream]).resolve_asset_graph()
+    assert below is not None
+    if expected is None:
+        assert not graph.get(upstream.key).is_partitioned
+        return
+    assert above is not None
+    mapping = graph.get_partition_mapping(downstream.key, upstream.key)
+    now = datetime(2013, 3, 1, tzinfo=UTC)
+    found = mapping.get_upstream_mapped_partitions_result_for_partitions(
+        below.subset_with_partition_keys([key]), below, above, now
+    )
+    every = above.get_partition_keys(current_time=now)
+    assert sorted(found.partitions_subset.get_partition_keys()) == (
+        sorted(every) if expected == "all" else expected
+    )

@@ -1,0 +1,74 @@
+"""What the checks of `<m>/features` say, and the rows they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from retrain_assets.orchestration.partitions import range_tags
+from retrain_assets_tests.steps.test_build import in_production, landed
+from retrain_assets_tests.world import World, key, new_world
+
+Found = dict[str, dg.AssetCheckEvaluation]
+
+
+def checked(world: World, first: int, last: int) -> Found:
+    done = world.definitions.resolve_job_def("churn_monitor").execute_in_process(
+        instance=world.instance,
+        tags=range_tags(key(first), key(last)),
+        asset_selection=[dg.AssetKey(["churn", "features"])],
+    )
+    return {found.check_name: found for found in done.get_asset_check_evaluations()}
+
+
+def cases(found: dg.AssetCheckEvaluation) -> list[Any]:
+    where = found.metadata["where"]
+    assert isinstance(where, dg.TableMetadataValue)
+    return [record.data for record in where.records]
+
+
+def test_a_model_without_outliers_says_so(world: World) -> None:
+    landed(world, 0, 1)
+    found = checked(world, 0, 1)["outlier_share_within_range"]
+    assert found.passed
+    assert found.description == "the model has no `outliers`: none are looked for"
+
+
+def test_outliers_beyond_the_bound_are_named_by_partition(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    world = new_world(tmp_path, instance, outliers={"rate": 0.01, "max_share": 0.5})
+    landed(world, *range(6))
+    before = checked(world, 0, 5)["outlier_share_within_range"]
+    assert before.passed
+    assert before.description == "0 of 6 partitions came when a model was in production"
+    in_production(world, 0, 5, 5)
+    landed(world, 6)
+    landed(world, 7, shift=6.0)
+    after = checked(world, 5, 7)["outlier_share_within_range"]
+    assert (after.passed, after.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert after.description == "2 of 3 partitions came when a model was in production"
+    (case,) = cases(after)
+    assert (case["partition"], case["share"]) == (key(7), 1.0)
+
+
+def test_rows_unlike_training_and_an_odd_balance_are_named(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    target = {"column": "gone", "expression": '"left"', "kind": "binary"}
+    world = new_world(tmp_path, instance, target=target | {"positive_share": [0.3, 0.7]})
+    landed(world, 0, 1, 2)
+    done = world.definitions.resolve_job_def("churn_monitor").execute_in_process(
+        instance=world.instance, tags=range_tags(key(0), key(2))
+    )
+    assert all(found.passed for found in done.get_asset_check_evaluations())
+    in_production(world, 0, 2, 2)
+    landed(world, 3, shift=9.0)
+    found = checked(world, 3, 3)
+    (unlike,) = cases(found["features_match_training"])
+    assert (unlike["partition"], unlike["column"]) == (key(3), "x")
+    (odd,) = cases(found["target_balance_within_range"])
+    assert odd["share"] == pytest.approx(1.0, abs=0.05)
