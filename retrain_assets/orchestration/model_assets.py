@@ -232,5 +232,6 @@ def _heatmap(model: Model, state: ModelState) -> dg.MarkdownMetadataValue:
     from retrain_assets.reports.plots import drift_heatmap, markdown
 
     trigger = model.spec.triggers.data_drift
-    rows = state.tables.scan(state.table("monitoring")).collect()
+    table = state.table("monitoring")
+    rows = state.tables.collect(state.tables.scan(table), table)
     return dg.MetadataValue.md(markdown(drift_heatmap(rows, trigger.measure if trigger else "psi")))

@@ -273,13 +273,14 @@ def _shared_keys(
     if spec.partition.column in spec.key or spec.partition.by == "none" or not published:
         return []
     columns = [PARTITION, *spec.key]
-    stored = tables.scan(f"{spec.name}/dataset", dataset_schema(spec)).select(columns)
+    table = f"{spec.name}/dataset"
+    stored = tables.scan(table, dataset_schema(spec)).select(columns)
     both = pl.concat(
         [stored.filter(~pl.col(PARTITION).is_in(published)), accepted.lazy().select(columns)]
     )
     partitions = both.group_by(spec.key).agg(pl.col(PARTITION).unique().sort())
     shared = partitions.filter(pl.col(PARTITION).list.len() > 1)
     listed = shared.select(pl.col(PARTITION).list.join(", ").alias("partitions"))
-    counted = listed.group_by("partitions").len("keys").sort("partitions").collect()
+    counted = tables.collect(listed.group_by("partitions").len("keys").sort("partitions"), table)
     touched = set(published)
     return [row for row in counted.to_dicts() if touched & set(row["partitions"].split(", "))]

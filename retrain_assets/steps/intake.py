@@ -64,7 +64,8 @@ class Intake:
     @cached_property
     def recorded(self) -> pl.DataFrame:
         """What became of each file, a row a file and partition."""
-        return self.storage.tables.scan(f"{self.spec.name}/files", FILES).collect()
+        tables, table = self.storage.tables, f"{self.spec.name}/files"
+        return tables.collect(tables.scan(table, FILES), table)
 
     @cached_property
     def unread(self) -> list[LandingFile]:

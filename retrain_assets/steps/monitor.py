@@ -137,8 +137,9 @@ class _Watcher:
         kept = [found for found in known if found == key or not self.state.is_excluded(found)]
         return ending_at(kept, key, self.state.spec.windows.current)
 
-    def _by_partition(self, table: str) -> dict[str, pl.DataFrame]:
-        rows = self.state.tables.scan(self.state.table(table), PROFILE_SCHEMA).collect()
+    def _by_partition(self, name: str) -> dict[str, pl.DataFrame]:
+        tables, table = self.state.tables, self.state.table(name)
+        rows = tables.collect(tables.scan(table, PROFILE_SCHEMA), table)
         return {str(key): part for (key,), part in sorted(rows.group_by(PARTITION))}
 
     def _reference(self, data_range: tuple[str, str]) -> dict[str, ColumnProfile]:
@@ -149,11 +150,11 @@ class _Watcher:
         return merge(self.state.tables.read(self.state.table("reference"), [str(candidate)]))
 
     def _metric_values(self, version: int, metric: str) -> dict[str, tuple[float, int]]:
-        table = self.state.tables.scan(self.state.table("performance"), PERFORMANCE_SCHEMA)
-        chosen = table.filter(
+        tables, table = self.state.tables, self.state.table("performance")
+        chosen = tables.scan(table, PERFORMANCE_SCHEMA).filter(
             pl.col("model_version") == version,
             pl.col("metric") == metric,
             pl.col("value").is_not_null(),
         )
-        rows = chosen.sort(PARTITION).collect()
+        rows = tables.collect(chosen.sort(PARTITION), table)
         return {row[PARTITION]: (row["value"], row["rows"]) for row in rows.iter_rows(named=True)}

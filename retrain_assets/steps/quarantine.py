@@ -53,7 +53,8 @@ def refused(
     ):
         example = (spec.partition.values or [spec.partition.start or "all"])[0]
         raise ValueError(f"{partition!r} is no partition of {spec.name}: write it as {example}")
-    rows = storage.tables.scan(f"{spec.name}/quarantine", QUARANTINE_SCHEMA)
+    table = f"{spec.name}/quarantine"
+    rows = storage.tables.scan(table, QUARANTINE_SCHEMA)
     if partition is not None:
         rows = rows.filter(pl.col(PARTITION) == partition)
     reasons = rows.explode("_reasons").unnest("_reasons")
@@ -62,7 +63,8 @@ def refused(
     named = {PARTITION: "partition", "_file": "file", LINE: "line", "rule": "reason"}
     columns = ["partition", "file", "line", "column", "value", "reason"]
     found = reasons.rename(named).select(columns)
-    return found.sort("partition", "file", "line", maintain_order=True).collect()
+    ordered = found.sort("partition", "file", "line", maintain_order=True)
+    return storage.tables.collect(ordered, table)
 
 
 def counted(found: pl.DataFrame) -> pl.DataFrame:

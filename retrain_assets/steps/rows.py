@@ -86,7 +86,8 @@ class Rows:
             keys: Their partitions.
         """
         spec, reach = self.state.spec.lookups[name], self.state.reaches[name]
-        table = self.state.tables.scan(f"{name}/dataset").select(*known_schema(reach.other))
+        tables, stored = self.state.tables, f"{name}/dataset"
+        table = tables.scan(stored).select(*known_schema(reach.other))
         if spec.as_of is not None:
             times = rows[spec.as_of].drop_nulls()
             if times.is_empty():
@@ -99,7 +100,7 @@ class Rows:
             there = tuple(landed_rows(self.state.tables, name))
             seen = {part for key in keys for part in reach.seen(key, there)}
             table = table.filter(pl.col(PARTITION).is_in(list(seen)))
-        return table.collect()
+        return tables.collect(table, stored)
 
     def _dataset(self, keys: Collection[str]) -> pl.DataFrame:
         dataset = self.state.dataset

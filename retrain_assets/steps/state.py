@@ -72,8 +72,10 @@ def landed_rows(tables: Tables, dataset: str) -> dict[str, int]:
 
 def _accepted(tables: Tables, dataset: str, figure: pl.Expr) -> dict[str, Any]:
     placed = ~pl.col(PARTITION).str.starts_with(UNPLACED)
-    files = tables.scan(f"{dataset}/files", FILES_SEEN).filter(pl.col("refusal").is_null(), placed)
-    return dict(files.group_by(PARTITION).agg(figure).sort(PARTITION).collect().iter_rows())
+    table = f"{dataset}/files"
+    files = tables.scan(table, FILES_SEEN).filter(pl.col("refusal").is_null(), placed)
+    figures = files.group_by(PARTITION).agg(figure).sort(PARTITION)
+    return dict(tables.collect(figures, table).iter_rows())
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class ModelState:
         """Partitions that were monitored, each with the digest of what they were built from."""
         table = self.table("monitoring")
         seen = self.tables.scan(table, MONITORING_SCHEMA).select(PARTITION, SOURCE).unique()
-        return dict(seen.sort(PARTITION).collect().iter_rows())
+        return dict(self.tables.collect(seen.sort(PARTITION), table).iter_rows())
 
     def mature(self) -> tuple[str, ...]:
         """Partitions that are built, complete, not excluded and have final labels, in order."""
@@ -171,8 +173,9 @@ class ModelState:
 
     def trained_profile(self, data_range: tuple[str, str]) -> dict[str, ColumnProfile]:
         """Summaries of the features that a model was trained on, by name."""
-        rows = self.tables.scan(self.table("profile"), PROFILE_SCHEMA)
-        there = rows.select(pl.col(PARTITION).unique()).collect()[PARTITION].to_list()
+        table = self.table("profile")
+        rows = self.tables.scan(table, PROFILE_SCHEMA).select(pl.col(PARTITION).unique())
+        there = self.tables.collect(rows, table)[PARTITION].to_list()
         keys = self.trained_on(there, data_range)
         found = merge(self.profiles(keys))
         return {name: column for name, column in found.items() if name != self.spec.target.column}
@@ -182,10 +185,11 @@ class ModelState:
         history = self.ledger.read()
         row = history.production
         production = _production(row) if row else None
-        monitoring = self.tables.scan(self.table("monitoring"), MONITORING_SCHEMA)
+        table = self.table("monitoring")
+        monitoring = self.tables.scan(table, MONITORING_SCHEMA)
         if production is not None:
             monitoring = monitoring.filter(pl.col(PARTITION) > production.as_of)
-        monitored = monitoring.collect()
+        monitored = self.tables.collect(monitoring, table)
         bad = [key for key in monitored[PARTITION].unique() if self.is_excluded(key)]
         windows = self.spec.windows
         return Situation(

@@ -129,7 +129,8 @@ class Ledger:
         version = self.tables.version(self.table)
         if version is None:
             return History((), None)
-        rows = self.tables.scan(self.table, version=version).sort("number").collect()
+        scanned = self.tables.scan(self.table, version=version).sort("number")
+        rows = self.tables.collect(scanned, self.table, version)
         return History(tuple(_row(record) for record in rows.iter_rows(named=True)), version)
 
     def append(self, row: LedgerRow, decided_on: History) -> History:
