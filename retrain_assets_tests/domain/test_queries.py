@@ -25,7 +25,8 @@ MEANS = "(SELECT k, AVG(v) AS m FROM history GROUP BY k)"
         "SELECT r.id, AVG(h.v) AS m FROM rows AS r LEFT JOIN history AS h USING (k)\nGROUP BY r.id",
         "WITH j AS (SELECT id, m, _row FROM rows LEFT JOIN MEANS AS h USING (k)) SELECT id FROM j",
         "SELECT id, k /* SELECT ( */ FROM rows ORDER BY k -- SELECT (",
-        "SELECT id, 'SELECT (' AS \"group by\" FROM rows ORDER BY k",
+        "SELECT id, 'group by' AS \"group by\" FROM rows ORDER BY k",
+        "-- SELECT (\nSELECT id, 'it''s (' AS x FROM rows ORDER BY k",
     ],
 )
 def test_rows_keep_their_order(sql: str) -> None:
