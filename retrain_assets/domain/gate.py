@@ -201,7 +201,7 @@ def decide(
     """
     judged = against_production or against_trivial
     if judged.blocks < spec.min_blocks:
-        said = f"{judged.blocks} holdout partitions, gate.min_blocks asks for {spec.min_blocks}"
+        said = f"{judged.blocks} holdout blocks, gate.min_blocks asks for {spec.min_blocks}"
         return Decision(Verdict.HOLD, said, judged, spec.min_blocks - judged.blocks)
     if not math.isfinite(judged.gain + against_trivial.gain):
         said = f"{spec.metric} is undefined on these {judged.rows:,} holdout rows"
@@ -239,7 +239,7 @@ def _figures(found: Comparison, rival: str) -> str:
     return (
         f"{found.metric} {found.candidate:.4g} against {found.production:.4g} of {rival}, "
         f"gain {found.gain:.3g} ({found.confidence:.0%} interval {found.low:.3g} to "
-        f"{found.high:.3g}) on {found.blocks} partitions, {found.rows:,} rows"
+        f"{found.high:.3g}) on {found.blocks} blocks, {found.rows:,} rows"
     )
 
 

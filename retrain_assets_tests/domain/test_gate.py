@@ -66,7 +66,7 @@ def slice_result(*, regresses: bool) -> SliceResult:
         (None, USEFUL, "PROMOTE", "better than the trivial predictor: log_loss 0.4"),
         (None, comparison(0.2, 0.3), "HOLD", "cannot tell yet.* trivial"),
         (None, comparison(-0.2, 0.1), "REJECT", "worse than the trivial predictor"),
-        (comparison(0.02, 0.01, blocks=4), USEFUL, "HOLD", "4 holdout partitions, .* asks for 5"),
+        (comparison(0.02, 0.01, blocks=4), USEFUL, "HOLD", "4 holdout blocks, .* asks for 5"),
         (comparison(math.nan, 0), USEFUL, "HOLD", "undefined on these 8,211 holdout rows"),
         (None, comparison(math.nan, 0), "HOLD", "undefined on these 8,211 holdout rows"),
         (comparison(0.02, math.inf), USEFUL, "HOLD", "cannot tell: "),
@@ -85,7 +85,7 @@ def test_the_verdict_follows_from_the_intervals(
 def test_the_reason_gives_the_figures() -> None:
     assert decide(GATE, comparison(0.02, 0.01), USEFUL).reason == (
         "better than production: log_loss 0.4 against 0.42 of production, gain 0.02 "
-        "(90% interval 0.01 to 0.03) on 14 partitions, 8,211 rows"
+        "(90% interval 0.01 to 0.03) on 14 blocks, 8,211 rows"
     )
 
 

@@ -67,7 +67,7 @@ def promoted(world: World) -> LedgerRow:
 def test_one_month_of_days_is_holdout_enough(months: World) -> None:
     row = promoted(months)
     assert (row.action, row.as_of) == ("promote", "2020-04")
-    assert "on 30 partitions, 1,200 rows" in row.reason
+    assert "on 30 blocks, 1,200 rows" in row.reason
     evidence = months.storage.tables.scan("churn/evaluation").collect()["evidence"].item()
     assert f'"2020-04|{key(91)}"' in evidence
 

@@ -254,14 +254,14 @@ def column(**changes: Any) -> dict[str, Any]:
             "features.sql",
             "left is `known: later`, so no feature can see it",
         ),
-        ({"features": {"sql": "DROP TABLE rows"}}, {}, "features.sql", "gives no features: write"),
+        ({"features": {"sql": "DROP TABLE rows"}}, {}, "features.sql", "write SELECT … FROM rows"),
         (
             {},
             {"partition": {"by": "none"}, "landing": "customers.csv"},
             "dataset",
             "customers has no partitions, which windows are counted in",
         ),
-        ({"features": {"sql": "SELEC x"}}, {}, "features.sql", "is not valid: sql parser error"),
+        ({"features": {"sql": "SELEC x"}}, {}, "features.sql", "is not valid: write SELECT"),
         ({"features": {"sql": "SELECT x FROM row"}}, {}, "features.sql", "'row' was not found"),
         ({"features": {"sql": "SELECT day FROM rows"}}, {}, "features.sql", "is of type Date"),
         (
