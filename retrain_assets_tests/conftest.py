@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, settings
 from retrain_assets_tests.projects import Project, new_project
 from retrain_assets_tests.world import World, new_world
 
-# The same examples each time, however busy the machine; `--hypothesis-profile=default` looks for new ones.
+# The same examples each time, however busy the machine is; `--hypothesis-profile=default` looks
+# for new ones.
 settings.register_profile(
     "fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
