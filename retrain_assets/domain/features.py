@@ -226,7 +226,8 @@ def _made(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> 
     try:
         features = _apply(rows, history, spec)
     except (pl.exceptions.PolarsError, QueryError) as error:
-        raise FeatureError(f"model {spec.name}: features: {error}") from error
+        why = str(error).partition("\n")[0]
+        raise FeatureError(f"model {spec.name}: features: {why}") from error
     if features.height != rows.height:
         raise FeatureError(
             f"model {spec.name}: features has {features.height} rows for {rows.height}: "
