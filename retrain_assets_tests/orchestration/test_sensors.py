@@ -17,6 +17,7 @@ import pytest
 from retrain_assets.orchestration.resources import SlackNotifications
 from retrain_assets.orchestration.sensors import (
     ALERT_TAG,
+    MAX_FILES,
     REQUEST_TAG,
     policy_schedule,
     request,
@@ -83,6 +84,24 @@ def test_a_file_of_many_partitions_is_asked_for_by_the_keys_of_its_rows(world: W
     dataset_key = dg.AssetKey(["customers", "dataset"])
     assert split.instance.get_materialized_partitions(dataset_key) == {key(n) for n in (3, 4, 7)}
     assert tick(split, "customers_new_data") == "3 files have landed, all were read"
+
+
+def test_five_thousand_files_are_taken_in_by_runs_of_bounded_size(world: World) -> None:
+    many = replace(world, dataset=dataset(landing="customers/{partition}-*.csv"))
+    folder = many.root / "landing" / "customers"
+    folder.mkdir(parents=True)
+    for number in range(5000):
+        day = key(number // 50)
+        row = f"{day},{number},0.5,basic,0"
+        (folder / f"{day}-{number}.csv").write_text(f"day,id,x,plan,left\n{row}\n")
+    job, runs = many.definitions.resolve_job_def("customers_ingest"), 0
+    while not isinstance(asked := tick(many, "customers_new_data"), str):
+        (request_made,) = asked  # type: ignore[misc]
+        job.execute_in_process(instance=many.instance, tags=request_made.tags)
+        runs += 1
+    assert runs == 5000 // MAX_FILES
+    ids = many.storage.tables.scan("customers/dataset").collect()["id"].sort().to_list()
+    assert ids == list(range(5000))
 
 
 def dataset(**changes: Any) -> DatasetSpec:
