@@ -12,6 +12,7 @@ import polars as pl
 
 from retrain_assets.domain.features import PARTITION
 from retrain_assets.domain.reach import Reach
+from retrain_assets.domain.resemblance import FOREIGN, NULLS
 from retrain_assets.orchestration import checks
 from retrain_assets.orchestration.partitions import (
     looking_back,
@@ -73,8 +74,9 @@ def monitor_assets(model: Model) -> list[dg.AssetsDefinition]:
 
 def _features(model: Model) -> dg.AssetsDefinition:
     checked = {
-        "features_match_training": "Columns, nulls, ranges and categories are those that "
-        "production was trained on, and no column is empty or constant.",
+        "features_match_training": "Columns are those production was trained on, shares of nulls "
+        f"within {NULLS:g} of training, at most {FOREIGN:.0%} of values beyond its ranges and "
+        "categories; no column is empty or constant.",
         "target_balance_within_range": "The share of positives is within `target.positive_share`.",
         "outlier_share_within_range": "No more rows than `outliers.max_share` lie far out of what "
         "production was trained on.",

@@ -220,10 +220,10 @@ def _evidence(comparison: Comparison) -> dict[str, Any]:
 
 
 def _too_few(state: ModelState, blocks: int) -> Decision:
-    needed, unit = state.spec.gate.min_blocks, "blocks" if state.spec.blocks else "partitions"
+    needed = state.spec.gate.min_blocks
     return Decision(
         Verdict.HOLD,
-        f"{blocks} holdout {unit} that neither model was trained on, "
+        f"{blocks} holdout blocks that neither model was trained on, "
         f"gate.min_blocks asks for {needed}",
         None,
         needed - blocks,

@@ -271,8 +271,8 @@ def test_the_holdout_holds_no_partition_that_either_model_was_trained_on(
     assert holdouts == [(key(16), key(18)), (key(16), key(20))]
     few, enough = ledger(world)[1:]
     assert few.action == "hold"
-    assert few.reason.startswith("3 holdout partitions that neither model was trained on")
-    assert "5 partitions" in enough.reason
+    assert few.reason.startswith("3 holdout blocks that neither model was trained on")
+    assert "on 5 blocks" in enough.reason
 
 
 def test_a_correction_that_lands_while_a_run_is_under_way_is_built_afterwards(
