@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,13 +77,15 @@ def die_before(root: str, rows: Content) -> None:
 
 
 def die_within(root: str, rows: Content) -> None:
-    """Once some batches are written, each in a file of its own."""
+    """Once the first rows are written, of batches and files that hold one row each."""
     table_files._BATCH_ROWS = 1
     module.LAYOUT["target_file_size"] = 1
-    real, calls = pl.DataFrame.to_arrow, iter(range(100))
+    real, calls, before = pl.DataFrame.to_arrow, iter(range(100)), data_files(Tables(root))
 
     def to_arrow(self: pl.DataFrame, **named: Any) -> Any:
         if next(calls) == 3:
+            while data_files(Tables(root)) <= before:
+                time.sleep(0.001)
             die()
         return real(self, **named)
 
