@@ -111,7 +111,7 @@ def _joined(column: str, dataset: DatasetSpec, lookup: DatasetSpec) -> Iterator[
     here, there = (side.columns[column] for side in sides)
     if STORED[here.type] != STORED[there.type]:
         yield f"{column} is {here.type} in {dataset.name} but {there.type} in {lookup.name}"
-    if here.known == "later":
+    if "later" in (here.known, there.known):
         yield f"{column} is `known: later`, so it cannot be joined on when predicting"
 
 

@@ -58,7 +58,9 @@ class FeaturesSpec(Spec):
     """Features of one row after the joins, as SQL or as a Python function."""
 
     sql: str | None = Field(
-        None, description="`SELECT … FROM rows`; lookup columns are `<lookup>_<column>`."
+        None,
+        description="`SELECT … FROM rows`; lookup columns are `<lookup>_<column>`. A subquery that "
+        "joins or groups must select `_row`, which `rows` has.",
     )
     python: str | None = Field(
         None,
@@ -69,8 +71,8 @@ class FeaturesSpec(Spec):
         0,
         ge=0,
         description="Partitions before a row's own that it may look back on: table `history` in "
-        "SQL, second argument of a function. Columns `known: later` are null where the label "
-        "was not final yet.",
+        "SQL, second argument of a function. Columns `known: later` are null in the newest "
+        "`labels.delay` of them, whose labels were not final yet.",
     )
 
     @model_validator(mode="after")

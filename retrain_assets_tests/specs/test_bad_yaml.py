@@ -396,6 +396,11 @@ def test_what_does_not_fit_the_rest_is_refused_by_field(
         ({"on": ["tariff"]}, {}, ".on.0: customers has no column 'tariff'"),
         ({"on": ["plan"]}, {"plan": {"type": "int"}}, ".on.0: plan is category in customers but"),
         ({"on": ["left"]}, {}, ".on.0: left is `known: later`, so it cannot be joined on"),
+        (
+            {"on": ["plan"]},
+            {"plan": {"type": "category", "known": "later"}},
+            ".on.0: plan is `known: later`, so it cannot be joined on",
+        ),
         ({"on": ["plan"], "as_of": "when"}, {}, ".as_of: customers has no column 'when'"),
     ],
 )
