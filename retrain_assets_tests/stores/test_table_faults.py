@@ -163,6 +163,11 @@ class Appending:
         return tables.append(TABLE, frame({"09": [9]}), {}, self.expected)
 
 
+def replace_often(root: str, key: str) -> None:
+    for value in range(6):
+        replace(Tables(root), {key: [value]}, f"{key}-{value}")
+
+
 def killed(work: Callable[..., None], *given: object) -> None:
     process = _CONTEXT.Process(target=work, args=given)
     process.start()
@@ -259,6 +264,19 @@ def test_of_two_appends_to_one_version_one_lands(tmp_path: Path, *, exists: bool
     assert content(tables)["09"] == [9]
 
 
+def test_processes_that_write_at_once_lose_nothing(tables: Tables) -> None:
+    writers = [
+        _CONTEXT.Process(target=replace_often, args=(tables.root, key)) for key in ("02", "03")
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(_SECONDS)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert content(tables) == {"01": [1], "02": [5], "03": [5]}
+    assert tables.version(TABLE) == 12
+
+
 def test_losing_every_race_ends_with_table_and_version(
     tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +328,21 @@ def test_the_like_commit_of_another_is_not_taken_for_ones_own(
     with pytest.raises(StaleTableError, match="version 1"):
         replace(tables, {"02": [8]})
     assert content(tables)["02"] == [7]
+
+
+def test_what_no_other_run_caused_is_not_tried_again(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def refused(*_: object, **__: object) -> None:
+        calls.append(1)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(module, "write_deltalake", refused)
+    with pytest.raises(StorageError, match=r"stays at version 0: no space left"):
+        replace(tables, NEW)
+    assert len(calls) == 1
 
 
 # A full disk (F15).
@@ -447,6 +480,10 @@ def garbage(path: Path) -> None:
     path.write_bytes(b"<html>" * 100)
 
 
+def garbage_between_marks(path: Path) -> None:
+    path.write_bytes(b"PAR1" + b"\xff" * (path.stat().st_size - 8) + b"PAR1")
+
+
 def panic(path: Path) -> None:
     """Set the first byte that makes polars panic."""
     sound = path.read_bytes()
@@ -469,7 +506,7 @@ def damaged(tables: Tables, damage: Callable[[Path], None]) -> Path:
     return first
 
 
-DAMAGES = [Path.unlink, empty, cut, garbage, panic]
+DAMAGES = [Path.unlink, empty, cut, garbage, garbage_between_marks, panic]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
