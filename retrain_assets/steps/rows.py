@@ -86,6 +86,7 @@ class Rows:
             keys: Their partitions.
         """
         spec, reach = self.state.spec.lookups[name], self.state.reaches[name]
+        self.state.tables.verify(f"{name}/dataset")
         tables, stored = self.state.tables, f"{name}/dataset"
         table = tables.scan(stored).select(*known_schema(reach.other))
         if spec.as_of is not None:

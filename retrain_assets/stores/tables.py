@@ -24,6 +24,7 @@ from retrain_assets.stores.table_files import (
     streamed,
 )
 from retrain_assets.stores.table_log import (
+    REPAIR,
     commits_after,
     log_damage,
     replaced_in,
@@ -31,9 +32,10 @@ from retrain_assets.stores.table_log import (
     short,
     torn_commit,
 )
+from retrain_assets.stores.table_seals import broken_seal, seal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 PARTITION = "_landing_partition"
 ATTEMPTS = 10
@@ -114,9 +116,22 @@ class Tables:
         schema: Mapping[str, pl.DataType | type[pl.DataType]] | None = None,
         version: int | None = None,
     ) -> pl.DataFrame:
-        """The rows of some partitions; a damaged data file is an error, never fewer rows."""
-        wanted = pl.col(PARTITION).is_in(list(partitions))
+        """The rows of some partitions; a damaged data file is an error, never other rows."""
+        keys = list(partitions)
+        self.verify(table, keys, version)
+        wanted = pl.col(PARTITION).is_in(keys)
         return self.collect(self.scan(table, schema, version).filter(wanted), table, version)
+
+    def verify(
+        self, table: str, partitions: Sequence[str] | None = None, version: int | None = None
+    ) -> None:
+        """Hold the data files of some partitions, or of all, against their digests.
+
+        Raises:
+            StorageError: A file is not what was written; the message names it and its partitions.
+        """
+        if wrong := broken_seal(self._open(table, version), PARTITION, partitions):
+            raise StorageError(f"table {table}: {wrong}; {REPAIR}")
 
     def replace(
         self,
@@ -165,6 +180,7 @@ class Tables:
             version = self._commit(table, opened, rows, said, predicate)
             if version is not None:
                 merge_small_files(opened)
+                seal(DeltaTable(self.uri(table)))
                 return version
             opened = self._open(table)
         raise StorageError(
