@@ -149,12 +149,15 @@ class ModelState:
         return dict(self.tables.collect(seen.sort(PARTITION), table).iter_rows())
 
     def mature(self) -> tuple[str, ...]:
-        """Partitions that are built, complete, not excluded and have final labels, in order."""
-        built = self.built()
+        """Partitions that are complete, not excluded and have final labels, in order.
+
+        One that was built from something else than what is there now waits until it is built again.
+        """
+        built, sources = self.built(), self.sources()
         return tuple(
             key
-            for key in mature_partitions(tuple(self.sources()), self.spec.labels.delay)
-            if key in built and not self.is_excluded(key)
+            for key in mature_partitions(tuple(sources), self.spec.labels.delay)
+            if built.get(key) == sources[key] and not self.is_excluded(key)
         )
 
     def is_excluded(self, key: str) -> bool:

@@ -290,3 +290,13 @@ def test_a_correction_that_lands_while_a_run_is_under_way_is_built_afterwards(
     rebuilt = world.storage.tables.scan("churn/features").collect()
     assert rebuilt.filter(_landing_partition=key(1))["x"].mean() > 2  # type: ignore[operator]
     assert world.settle() == []
+
+
+def test_nothing_is_decided_on_features_that_are_to_be_built_again(world: World) -> None:
+    world.land(*range(FIRST))
+    world.settle()
+    changed = new_world(world.root, world.instance, features={"sql": "SELECT x FROM rows"})
+    assert world.state.mature() != ()
+    assert changed.state.mature() == ()
+    assert [done.job for done in changed.settle()][:2] == ["churn_monitor", "churn_retrain"]
+    assert len(changed.state.mature()) == FIRST
