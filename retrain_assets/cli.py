@@ -147,11 +147,12 @@ def backfill(name: str, first: str, last: str, *, as_json: bool) -> None:
     from retrain_assets.orchestration.checks import failures
     from retrain_assets.orchestration.partitions import checked_range, range_tags
 
-    jobs = dict.fromkeys(datasets(), "ingest") | dict.fromkeys(models(), "monitor")
+    known_datasets, known_models = datasets(), models()
+    jobs = dict.fromkeys(known_datasets, "ingest") | dict.fromkeys(known_models, "monitor")
     if name not in jobs:
         known = ", ".join(sorted(jobs))
         raise LookupError(f"no dataset or model named {name!r}; there are {known}")
-    spec = datasets().get(name) or models()[name].dataset
+    spec = known_datasets.get(name) or known_models[name].dataset
     count = checked_range(spec.partition, first, last)
     run_id = _execute(f"{name}_{jobs[name]}", tags=range_tags(first, last))
     found = {"name": name, "from": first, "to": last, "partitions": count, "run_id": run_id}

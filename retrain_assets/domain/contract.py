@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -104,7 +105,7 @@ class Judgement:
     files: pl.DataFrame
     outliers: pl.DataFrame
 
-    @property
+    @cached_property
     def refused_partitions(self) -> dict[str, str]:
         """Partitions with a refused file, each with the file and the reason."""
         refused = self.files.filter(pl.col("refusal").is_not_null())

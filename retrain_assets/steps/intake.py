@@ -95,7 +95,10 @@ class Intake:
         return {key for raw in read for key in partition_keys(raw, spec).drop_nulls()}
 
     def batches(self, asked: set[str]) -> Iterator[Batch]:
-        """Read what holds the partitions asked for and has changed or, where nothing has, all."""
+        """Read what holds the partitions asked for, all of their files.
+
+        Of those that unread files hold, only partitions whose rows have changed.
+        """
         return self._slices(asked) if self.spec.is_split else self._whole_files(asked)
 
     def _whole_files(self, asked: set[str]) -> Iterator[Batch]:
@@ -114,9 +117,10 @@ class Intake:
         """Slices of unread files, and of those that hold the same partitions."""
         fresh = self._cut(self.unread)
         changed = {one.partition for one in fresh if self._has_changed(one)} & asked
-        wanted = changed if fresh else asked
-        held = self.recorded.filter(pl.col(PARTITION).is_in(list(wanted)))["file"].unique()
-        others = [file for file in self.files if file.path in held and file not in self.unread]
+        wanted = asked if asked.isdisjoint(one.partition for one in fresh) else changed
+        held = set(self.recorded.filter(pl.col(PARTITION).is_in(list(wanted)))["file"])
+        held -= {file.path for file in self.unread}
+        others = [file for file in self.files if file.path in held]
         found = [*fresh, *self._cut(others)]
         chosen = [one for one in found if one.partition in wanted]
         # A file of which not all was asked for stays unread.

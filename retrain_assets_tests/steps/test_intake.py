@@ -180,6 +180,16 @@ def test_what_is_asked_for_by_hand_is_taken_in_again(tmp_path: Path) -> None:
     assert table(tmp_path) == before
 
 
+def test_what_is_asked_for_by_hand_does_not_depend_on_files_of_other_partitions(
+    tmp_path: Path,
+) -> None:
+    deliver(tmp_path, "a.csv", "2013-01-01,1,5", "2013-01-02,2,5")
+    run(tmp_path, dataset())
+    deliver(tmp_path, "b.csv", "2013-01-07,3,5")
+    assert run(tmp_path, dataset(), ["2013-01-02"]).published == ("2013-01-02",)
+    assert [file.path for file in Intake(Storage(tmp_path), dataset()).unread] == ["sales/b.csv"]
+
+
 @pytest.mark.parametrize("gone", ["deleted", "shortened"])
 def test_rows_whose_file_holds_them_no_more_are_not_dropped(tmp_path: Path, gone: str) -> None:
     old = deliver(tmp_path, "a.csv", "2013-01-01,1,5", "2013-01-02,2,5")

@@ -10,41 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing import Landing, RawFile
+from retrain_assets.stores.landing import Landing
+from retrain_assets_tests.sales import DAY, deliver, read, spec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-DAY = "2013-01-31"
-
-
-def spec(pattern: str = "sales/{partition}.csv", **changes: Any) -> DatasetSpec:
-    attributes = {
-        "name": "sales",
-        "landing": pattern,
-        "partition": {"by": "day", "column": "day", "start": "2013-01-01", "end": "2013-12-31"},
-        "columns": {"id": {"type": "int"}, "day": {"type": "date"}, "note": {"type": "text"}},
-        "key": ["id"],
-    }
-    return DatasetSpec.model_validate(attributes | changes)
-
-
-def deliver(root: Path, path: str, content: bytes = b"x") -> Path:
-    file = root / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
-    return file
-
 
 def keys(root: Path, pattern: str, **changes: Any) -> list[tuple[str, str]]:
     return [(file.partition, file.path) for file in Landing(root, spec(pattern, **changes)).files()]
-
-
-def read(root: Path, content: bytes, ending: str = "csv", **changes: Any) -> RawFile:
-    deliver(root, f"sales/{DAY}.{ending}", content)
-    source = Landing(root, spec(f"sales/{{partition}}.{ending}", **changes))
-    return source.read(source.files()[0])
 
 
 def test_files_are_sorted_by_partition_and_path(tmp_path: Path) -> None:

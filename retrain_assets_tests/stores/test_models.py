@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+import pickle  # to make the bomb that must never go off
 from pathlib import Path
 from typing import Any
 

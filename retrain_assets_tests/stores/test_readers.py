@@ -15,41 +15,15 @@ from hypothesis import strategies as st
 
 from retrain_assets.domain.contract import judge
 from retrain_assets.domain.rules import BROKEN, LINE
-from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores import readers
-from retrain_assets.stores.landing import Landing, RawFile
+from retrain_assets.stores.landing import RawFile
 from retrain_assets.stores.raw_columns import RefusedFileError
 from retrain_assets.stores.readers import READERS
 from retrain_assets.stores.thrift import Compact, ThriftError
+from retrain_assets_tests.sales import DAY, read, spec
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-DAY = "2013-01-31"
-
-
-def spec(pattern: str = "sales/{partition}.csv", **changes: Any) -> DatasetSpec:
-    attributes = {
-        "name": "sales",
-        "landing": pattern,
-        "partition": {"by": "day", "column": "day", "start": "2013-01-01", "end": "2013-12-31"},
-        "columns": {"id": {"type": "int"}, "day": {"type": "date"}, "note": {"type": "text"}},
-        "key": ["id"],
-    }
-    return DatasetSpec.model_validate(attributes | changes)
-
-
-def deliver(root: Path, path: str, content: bytes = b"x") -> Path:
-    file = root / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
-    return file
-
-
-def read(root: Path, content: bytes, ending: str = "csv", **changes: Any) -> RawFile:
-    deliver(root, f"sales/{DAY}.{ending}", content)
-    source = Landing(root, spec(f"sales/{{partition}}.{ending}", **changes))
-    return source.read(source.files()[0])
 
 
 def rows(file: RawFile) -> list[tuple[object, ...]]:
