@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from retrain_assets.specs.base import SpecError
 from retrain_assets.stores.storage import project_root, storage_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    import dagster as dg
 
     from retrain_assets.orchestration.model_assets import Model
     from retrain_assets.specs.dataset import DatasetSpec
@@ -40,6 +39,11 @@ def _one_line(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
         except (ValueError, RuntimeError, LookupError) as error:
             raise click.ClickException(" ".join(str(error).split())) from error
+        except Exception as error:
+            # Dagster wraps a mistake in the YAML in a drawing of the whole project.
+            if isinstance(error.__cause__, SpecError):
+                raise click.ClickException(str(error.__cause__)) from error
+            raise
 
     return wrapped
 
@@ -144,6 +148,8 @@ def backfill(name: str, first: str, last: str, *, as_json: bool) -> None:
 
     A check that fails is an error, though the sound partitions beside it are published.
     """
+    import dagster as dg
+
     from retrain_assets.orchestration.checks import failures
     from retrain_assets.orchestration.partitions import checked_range, range_tags
 
@@ -156,7 +162,7 @@ def backfill(name: str, first: str, last: str, *, as_json: bool) -> None:
     count = checked_range(spec.partition, first, last)
     run_id = _execute(f"{name}_{jobs[name]}", tags=range_tags(first, last))
     found = {"name": name, "from": first, "to": last, "partitions": count, "run_id": run_id}
-    with _instance() as instance:
+    with dg.DagsterInstance.get() as instance:
         bad = list(failures(instance, run_id))
     if bad:
         raise ValueError(f"run {run_id}: {len(bad)} checks failed, first {bad[0]}")
@@ -287,10 +293,12 @@ def _execute(
     run_config: dict[str, Any] | None = None,
 ) -> str:
     """Execute a job in this process, recorded where the UI shows it."""
+    import dagster as dg
+
     from retrain_assets.definitions import build_defs
     from retrain_assets.orchestration.ticks import InProcessDaemon
 
-    with _instance() as instance, _progress(job):
+    with dg.DagsterInstance.get() as instance, _progress(job):
         daemon = InProcessDaemon(build_defs(), instance)
         return daemon.execute(job, tags or {}, run_config or {})
 
@@ -302,14 +310,6 @@ def _progress(job: str) -> Iterator[None]:
     console = Console(stderr=True)
     with console.status(f"{job} …"):
         yield
-
-
-@contextmanager
-def _instance() -> Iterator[dg.DagsterInstance]:
-    import dagster as dg
-
-    with dg.DagsterInstance.get() as instance:
-        yield instance
 
 
 if __name__ == "__main__":

@@ -6,9 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from retrain_assets import definitions
+from retrain_assets.cli import main
+from retrain_assets_tests.projects import new_project
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +134,18 @@ def test_what_was_refused_is_counted_listed_and_written_where_the_command_was_gi
     assert (counted["dataset"], counted["reason"]) == ("weather", "file")
     here = [row for row in counted["shown"] if row["partition"] == "2013-06-02"]
     assert [(row["reason"], row["records"]) for row in here] == [("file", 1)]
+
+
+def test_a_mistake_in_the_yaml_is_told_by_line_and_field_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = new_project(tmp_path, monkeypatch)
+    project.write("type: retrain_assets.RetrainedModel\nattributes: {nam: x}\n")
+    theirs = partial(definitions.component_tree, project.package)
+    monkeypatch.setattr(definitions, "component_tree", theirs)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["status", "flight_delay"])
+    assert done.exit_code == 1
+    lines = done.output.removeprefix("Error: ").splitlines()
+    assert lines[-1] == "mine/defs.yaml: line 2: attributes.nam: unknown field: did you mean name?"
+    assert all(line.startswith("mine/defs.yaml: line 2: ") for line in lines)

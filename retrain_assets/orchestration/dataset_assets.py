@@ -115,7 +115,8 @@ def _check_results(
 ) -> Iterator[dg.AssetCheckResult]:
     bound = f"{spec.quarantine.max_fraction:.0%}"
     for name, rules in CHECKED_RULES.items():
-        refused = done.refusals_by_partition(rules)
+        cases = done.refusals_by_partition(rules)
+        refused = sorted(cases, key=lambda case: case["partition"] not in done.refused)
         shared = done.shared_keys if name == "keys_unique" else []
         above = any(record["partition"] in done.refused for record in refused)
         yield checks.result(

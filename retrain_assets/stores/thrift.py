@@ -77,11 +77,12 @@ class Compact:
         return bytes(self.data[self.at - size : self.at])
 
     def _varint(self) -> int:
-        found = 0
+        data, begin, found = self.data, self.at, 0
         for place in range(_LONGEST_VARINT):
-            byte = self._byte()
+            byte = data[begin + place]
             found |= (byte & 127) << 7 * place
             if byte < 128:  # noqa: PLR2004 the highest bit says that more follows
+                self.at = begin + place + 1
                 return found
         raise ThriftError("a header has a number without end")
 
