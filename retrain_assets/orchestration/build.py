@@ -13,10 +13,10 @@ from retrain_assets.orchestration.dataset_assets import dataset_assets, landing_
 from retrain_assets.orchestration.decision_assets import decision_assets
 from retrain_assets.orchestration.jobs import ingest_job, monitor_job, retrain_job, rollback_job
 from retrain_assets.orchestration.model_assets import monitor_assets
+from retrain_assets.orchestration.new_data import new_data_sensor
 from retrain_assets.orchestration.resources import RESOURCES
 from retrain_assets.orchestration.sensors import (
     data_ready_sensor,
-    new_data_sensor,
     policy_schedule,
     retrain_wanted_sensor,
 )

@@ -20,7 +20,7 @@ from retrain_assets.steps.decide import decide_candidate
 from retrain_assets.steps.evaluate import Evaluation, evaluate
 from retrain_assets.steps.train import PRODUCTION, plan, train
 
-AS_OF_TAG, CAUSES_TAG = "retrain/as_of", "retrain/causes"
+AS_OF_TAG, CAUSES_TAG, BECAUSE_TAG = "retrain/as_of", "retrain/causes", "retrain/because"
 
 
 def decision_assets(model: Model) -> list[dg.AssetsDefinition]:

@@ -13,6 +13,7 @@ from retrain_assets.orchestration.resources import SlackNotifications, StorageRe
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.decide import roll_back
 
+DATASET_TAG, MODEL_TAG = "retrain/dataset", "retrain/model"
 MONITORED = ("features", "profile", "predictions", "monitoring")
 DECIDED = ("candidate_model", "evaluation", "production_model")
 
@@ -23,6 +24,7 @@ def ingest_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
         f"{spec.name}_ingest",
         selection=dg.AssetSelection.assets([spec.name, "dataset"], [spec.name, "quarantine"]),
         description=f"Take in what has landed of {spec.name}.",
+        tags={DATASET_TAG: spec.name},
     )
 
 
@@ -32,6 +34,7 @@ def monitor_job(model: Model) -> UnresolvedAssetJobDefinition:
         f"{model.spec.name}_monitor",
         selection=dg.AssetSelection.assets(*(model.key(name) for name in MONITORED)),
         description="Build features, summarise, predict and watch.",
+        tags={MODEL_TAG: model.spec.name},
     )
 
 
@@ -41,6 +44,7 @@ def retrain_job(model: Model) -> UnresolvedAssetJobDefinition:
         f"{model.spec.name}_retrain",
         selection=dg.AssetSelection.assets(*(model.key(name) for name in DECIDED)),
         description="Train a candidate, compare it with production, promote it if it is better.",
+        tags={MODEL_TAG: model.spec.name},
     )
 
 
@@ -71,7 +75,11 @@ def rollback_job(model: Model) -> dg.JobDefinition:
         said = f"{model.spec.name}: rolled back to version {row.version}. {row.reason}"
         slack.notifier(context.log).tell(model.spec.notify.slack, said)
 
-    @dg.job(name=f"{model.spec.name}_rollback", description="Put an earlier version back.")
+    @dg.job(
+        name=f"{model.spec.name}_rollback",
+        description="Put an earlier version back.",
+        tags={MODEL_TAG: model.spec.name},
+    )
     def _job() -> None:
         _roll_back()
 

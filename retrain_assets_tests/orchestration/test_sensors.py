@@ -14,15 +14,10 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from retrain_assets.orchestration.new_data import MAX_FILES
+from retrain_assets.orchestration.requests import HOPELESS_TAG, REQUEST_TAG, Wish, requests
 from retrain_assets.orchestration.resources import SlackNotifications
-from retrain_assets.orchestration.sensors import (
-    ALERT_TAG,
-    MAX_FILES,
-    REQUEST_TAG,
-    policy_schedule,
-    request,
-    run_failed_sensor,
-)
+from retrain_assets.orchestration.sensors import ALERT_TAG, policy_schedule, run_failed_sensor
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets_tests.world import DATASET, World, customers, key, new_world
 
@@ -118,27 +113,31 @@ def test_a_repeated_tick_asks_for_the_same_run(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "outcome"),
+    ("status", "tags", "outcome"),
     [
-        (dg.DagsterRunStatus.STARTING, "is at it"),
-        (dg.DagsterRunStatus.STARTED, "is at it"),
-        (dg.DagsterRunStatus.FAILURE, ":1"),
-        (dg.DagsterRunStatus.SUCCESS, ":1"),
+        (dg.DagsterRunStatus.CANCELING, {}, "is at it"),
+        (dg.DagsterRunStatus.STARTING, {}, "is at it"),
+        (dg.DagsterRunStatus.STARTED, {}, "is at it"),
+        (dg.DagsterRunStatus.FAILURE, {}, ":1"),
+        (dg.DagsterRunStatus.SUCCESS, {}, ":1"),
+        (dg.DagsterRunStatus.FAILURE, {HOPELESS_TAG: "no disk"}, "start the job by hand"),
     ],
 )
 def test_a_run_under_way_is_not_doubled_and_a_failed_one_is_asked_for_again(
-    status: dg.DagsterRunStatus, outcome: str, instance: dg.DagsterInstance
+    status: dg.DagsterRunStatus, tags: dict[str, str], outcome: str, instance: dg.DagsterInstance
 ) -> None:
-    context = dg.build_sensor_context(instance=instance)
-    asked = request(context, ["a file"], {})
-    assert isinstance(asked, dg.RunRequest)
+    def said(about: str) -> str:
+        asked = requests(dg.build_sensor_context(instance), "some", [Wish([about], {})])
+        if isinstance(asked, dg.SkipReason):
+            return str(asked.skip_message)
+        return str(asked[0].run_key)
+
+    assert said("a file").endswith(":0")
     job = dg.job(name="some")(lambda: None)
-    instance.create_run_for_job(job, tags={REQUEST_TAG: asked.tags[REQUEST_TAG]}, status=status)
-    again = request(context, ["a file"], {})
-    said = again.skip_message if isinstance(again, dg.SkipReason) else again.run_key
-    assert said is not None
-    assert said.endswith(outcome)
-    assert isinstance(request(context, ["another file"], {}), dg.RunRequest)
+    tags = {**tags, REQUEST_TAG: Wish(["a file"], {}).digest}
+    instance.create_run_for_job(job, tags=tags, status=status)
+    assert said("a file").endswith(outcome)
+    assert said("another file").endswith("is at it" if outcome == "is at it" else ":0")
 
 
 def test_nothing_is_monitored_before_it_has_landed(world: World) -> None:
@@ -175,7 +174,6 @@ def test_the_schedule_only_wakes_the_policy(tmp_path: Path, persistent: dg.Dagst
     (asked,) = woken().run_requests
     assert asked.tags["retrain/as_of"] == key(15)
     assert asked.tags["retrain/causes"] == "no_production"
-    assert asked.tags[ALERT_TAG] == "#ml"
     assert asked.run_key == tick(world, "churn_retrain_wanted")[0].run_key  # type: ignore[index,union-attr]
 
 

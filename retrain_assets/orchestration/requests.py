@@ -1,0 +1,75 @@
+"""Asking Dagster for runs: once for one thing, again after a failure, never beside one under way.
+
+A request is named by a digest of what it is about and the attempt, since Dagster never repeats a
+run key: a failed run can be asked for again, and a repeated tick asks for the same. Not here: what
+there is to ask for.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+REQUEST_TAG = "retrain/request"
+HOPELESS_TAG = "retrain/hopeless"  # on a failed run: it would fail again as things are
+MAX_ATTEMPTS = 3
+WATCHING: dict[str, Any] = {
+    "minimum_interval_seconds": 30,
+    "default_status": dg.DefaultSensorStatus.RUNNING,
+}
+Tick = dg.SensorEvaluationContext | dg.ScheduleEvaluationContext
+Evaluated = list[dg.RunRequest] | dg.SkipReason
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A run that is wanted.
+
+    Args:
+        about: What it is about: file stamps, partition contents, or as-of and causes.
+        tags: Tags of the run.
+    """
+
+    about: Sequence[str]
+    tags: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Names the request."""
+        return sha256(json.dumps(sorted(self.about)).encode()).hexdigest()[:16]
+
+
+def requests(context: Tick, job: str, wishes: Sequence[Wish]) -> Evaluated:
+    """Ask for runs of a job, unless one is under way; for none that failed too often.
+
+    Args:
+        context: Of the tick.
+        job: Name of the job.
+        wishes: Runs that are wanted, of one range each.
+    """
+    under_way = dg.RunsFilter(job_name=job, statuses=NOT_FINISHED_STATUSES)
+    for run in context.instance.get_runs(filters=under_way, limit=1):
+        return dg.SkipReason(f"run {run.run_id} is at it")
+    asked = [_asked(context.instance, wish) for wish in wishes]
+    wanted = [one for one in asked if isinstance(one, dg.RunRequest)]
+    return wanted or dg.SkipReason("; ".join(one for one in asked if isinstance(one, str)))
+
+
+def _asked(instance: dg.DagsterInstance, wish: Wish) -> dg.RunRequest | str:
+    """The request, or why it is not made again."""
+    runs = instance.get_runs(filters=dg.RunsFilter(tags={REQUEST_TAG: wish.digest}))
+    if len(runs) >= MAX_ATTEMPTS or (runs and HOPELESS_TAG in runs[0].tags):
+        return (
+            f"{len(runs)} runs did not settle it, the last is {runs[0].run_id}: see why, mend it, "
+            "and start the job by hand"
+        )
+    key = f"{wish.digest}:{len(runs)}"
+    return dg.RunRequest(run_key=key, tags={**wish.tags, REQUEST_TAG: wish.digest})
