@@ -124,16 +124,21 @@ def elapsed(partitions: Sequence[str], since: str) -> int:
     return len(partitions) - bisect_right(partitions, since)
 
 
-def widened(partitions: Sequence[str], changed: Sequence[str], length: int) -> tuple[str, ...]:
-    """The contiguous range from the first changed partition through all whose window holds one.
+def widened(
+    partitions: Sequence[str], changed: Sequence[str], length: int
+) -> tuple[tuple[str, str], ...]:
+    """Ranges of all partitions whose window holds a changed one, as first and last keys.
 
     Args:
         partitions: All keys in order.
         changed: Keys whose content is new.
         length: Partitions a window spans.
     """
-    if not changed:
-        return ()
-    first = bisect_left(partitions, min(changed))
-    last = bisect_left(partitions, max(changed))
-    return tuple(partitions[first : last + length])
+    ranges: list[tuple[int, int]] = []
+    for place in sorted(bisect_left(partitions, key) for key in changed):
+        end = min(place + length, len(partitions))
+        if ranges and place <= ranges[-1][1]:
+            ranges[-1] = (ranges[-1][0], end)
+        else:
+            ranges.append((place, end))
+    return tuple((partitions[start], partitions[end - 1]) for start, end in ranges)

@@ -19,8 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 REQUEST_TAG = "retrain/request"
-HOPELESS_TAG = "retrain/hopeless"  # on a failed run: it would fail again as things are
 MAX_ATTEMPTS = 3
+MAX_RUNS = 4  # asked for in one tick
+# Errors by which the same work fails again as long as nothing is changed; others, such as a disk,
+# a database or a server that does not answer, may be over at the next attempt.
+LASTING = {
+    *("ValueError", "TypeError", "LookupError", "KeyError", "AttributeError", "ImportError"),
+    *("SpecError", "NothingLandedError", "NotReadyError", "TooFewPartitionsError"),
+    *("ModelFileError", "NoCandidateError"),
+}
 WATCHING: dict[str, Any] = {
     "minimum_interval_seconds": 30,
     "default_status": dg.DefaultSensorStatus.RUNNING,
@@ -58,18 +65,29 @@ def requests(context: Tick, job: str, wishes: Sequence[Wish]) -> Evaluated:
     under_way = dg.RunsFilter(job_name=job, statuses=NOT_FINISHED_STATUSES)
     for run in context.instance.get_runs(filters=under_way, limit=1):
         return dg.SkipReason(f"run {run.run_id} is at it")
-    asked = [_asked(context.instance, wish) for wish in wishes]
+    asked = [_asked(context.instance, job, wish) for wish in wishes]
     wanted = [one for one in asked if isinstance(one, dg.RunRequest)]
-    return wanted or dg.SkipReason("; ".join(one for one in asked if isinstance(one, str)))
+    return wanted[:MAX_RUNS] or dg.SkipReason("; ".join(map(str, asked)))
 
 
-def _asked(instance: dg.DagsterInstance, wish: Wish) -> dg.RunRequest | str:
+def _asked(instance: dg.DagsterInstance, job: str, wish: Wish) -> dg.RunRequest | str:
     """The request, or why it is not made again."""
-    runs = instance.get_runs(filters=dg.RunsFilter(tags={REQUEST_TAG: wish.digest}))
-    if len(runs) >= MAX_ATTEMPTS or (runs and HOPELESS_TAG in runs[0].tags):
-        return (
-            f"{len(runs)} runs did not settle it, the last is {runs[0].run_id}: see why, mend it, "
-            "and start the job by hand"
-        )
+    runs = instance.get_runs(filters=dg.RunsFilter(job_name=job, tags={REQUEST_TAG: wish.digest}))
+    lasting = _lasting(instance, runs[0]) if runs else None
+    if lasting or len(runs) >= MAX_ATTEMPTS:
+        why = f" with {lasting}, as another would" if lasting else f" after {len(runs) - 1} others"
+        return f"run {runs[0].run_id} failed{why}: see why, mend it, and start the job by hand"
     key = f"{wish.digest}:{len(runs)}"
     return dg.RunRequest(run_key=key, tags={**wish.tags, REQUEST_TAG: wish.digest})
+
+
+def _lasting(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
+    """The error of a failed run, if the same work would meet it again."""
+    if run.status is not dg.DagsterRunStatus.FAILURE:
+        return None
+    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        error = entry.get_dagster_event().step_failure_data.error
+        name = (error.cause or error).cls_name if error else None
+        if name in LASTING:
+            return name
+    return None

@@ -29,7 +29,11 @@ MAX_REASON = 500  # of a tag
 
 
 def data_ready_sensor(model: Model, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
-    """`<m>_data_ready`: partitions whose datasets changed since monitoring, as one range."""
+    """`<m>_data_ready`: partitions whose datasets changed since monitoring.
+
+    Each range holds all whose window looks at a changed one; far apart, they are ranges of their
+    own, so that a correction of an old day does not build all days since again.
+    """
 
     @dg.sensor(
         name=f"{model.spec.name}_data_ready",
@@ -43,10 +47,14 @@ def data_ready_sensor(model: Model, job: UnresolvedAssetJobDefinition) -> dg.Sen
         changed = [key for key, source in sources.items() if built.get(key) != source]
         if not changed:
             return dg.SkipReason(f"all {len(sources)} complete partitions are monitored")
-        keys = widened(tuple(sources), changed, model.spec.windows.current)
-        contents = [f"{key}:{sources[key]}" for key in changed]
-        wish = Wish(contents, range_tags(keys[0], keys[-1]))
-        return requests(context, job.name, [wish])
+        wishes = [
+            Wish(
+                [f"{key}:{sources[key]}" for key in changed if first <= key <= last],
+                range_tags(first, last),
+            )
+            for first, last in widened(tuple(sources), changed, model.spec.windows.current)
+        ]
+        return requests(context, job.name, wishes)
 
     return _sensor
 

@@ -76,9 +76,12 @@ def test_a_window_skips_missing_partitions() -> None:
 
 
 def test_a_corrected_partition_reaches_every_window_that_holds_it() -> None:
-    assert widened(DAYS, ["2013-01-10"], 7) == DAYS[9:16]
-    assert widened(DAYS, [DAYS[-1]], 7) == DAYS[-1:]
+    assert widened(DAYS, ["2013-01-10"], 7) == ((DAYS[9], DAYS[15]),)
+    assert widened(DAYS, [DAYS[-1]], 7) == ((DAYS[-1], DAYS[-1]),)
     assert widened(DAYS, [], 7) == ()
+    # Ranges that touch are one, what lies between others is left alone.
+    assert widened(DAYS, [DAYS[7], DAYS[0], DAYS[5]], 3) == ((DAYS[0], DAYS[2]), (DAYS[5], DAYS[9]))
+    assert widened(DAYS, [DAYS[0], DAYS[3]], 3) == ((DAYS[0], DAYS[5]),)
 
 
 def test_what_is_before_a_partition_leaves_it_out_whether_it_has_landed_or_not() -> None:

@@ -15,10 +15,12 @@ import polars as pl
 import pytest
 
 from retrain_assets.orchestration.new_data import MAX_FILES
-from retrain_assets.orchestration.requests import HOPELESS_TAG, REQUEST_TAG, Wish, requests
+from retrain_assets.orchestration.requests import REQUEST_TAG, Wish, requests
 from retrain_assets.orchestration.resources import SlackNotifications
 from retrain_assets.orchestration.sensors import ALERT_TAG, policy_schedule, run_failed_sensor
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.steps.ingest import NothingLandedError
+from retrain_assets.stores.tables import StaleTableError
 from retrain_assets_tests.world import DATASET, World, customers, key, new_world
 
 
@@ -112,32 +114,63 @@ def test_a_repeated_tick_asks_for_the_same_run(world: World) -> None:
     assert other[0].run_key != first[0].run_key  # type: ignore[index,union-attr]
 
 
+def asked(instance: dg.DagsterInstance, about: str) -> str:
+    """The run key of a request of a job named `some`, or why there is none."""
+    outcome = requests(dg.build_sensor_context(instance), "some", [Wish([about], {})])
+    if isinstance(outcome, dg.SkipReason):
+        return str(outcome.skip_message)
+    return str(outcome[0].run_key)
+
+
 @pytest.mark.parametrize(
-    ("status", "tags", "outcome"),
+    ("status", "outcome"),
     [
-        (dg.DagsterRunStatus.CANCELING, {}, "is at it"),
-        (dg.DagsterRunStatus.STARTING, {}, "is at it"),
-        (dg.DagsterRunStatus.STARTED, {}, "is at it"),
-        (dg.DagsterRunStatus.FAILURE, {}, ":1"),
-        (dg.DagsterRunStatus.SUCCESS, {}, ":1"),
-        (dg.DagsterRunStatus.FAILURE, {HOPELESS_TAG: "no disk"}, "start the job by hand"),
+        (dg.DagsterRunStatus.STARTING, "is at it"),
+        (dg.DagsterRunStatus.STARTED, "is at it"),
+        (dg.DagsterRunStatus.CANCELING, "is at it"),
+        (dg.DagsterRunStatus.FAILURE, ":1"),
+        (dg.DagsterRunStatus.SUCCESS, ":1"),
     ],
 )
 def test_a_run_under_way_is_not_doubled_and_a_failed_one_is_asked_for_again(
-    status: dg.DagsterRunStatus, tags: dict[str, str], outcome: str, instance: dg.DagsterInstance
+    status: dg.DagsterRunStatus, outcome: str, instance: dg.DagsterInstance
 ) -> None:
-    def said(about: str) -> str:
-        asked = requests(dg.build_sensor_context(instance), "some", [Wish([about], {})])
-        if isinstance(asked, dg.SkipReason):
-            return str(asked.skip_message)
-        return str(asked[0].run_key)
-
-    assert said("a file").endswith(":0")
+    assert asked(instance, "a file").endswith(":0")
     job = dg.job(name="some")(lambda: None)
-    tags = {**tags, REQUEST_TAG: Wish(["a file"], {}).digest}
+    tags = {REQUEST_TAG: Wish(["a file"], {}).digest}
     instance.create_run_for_job(job, tags=tags, status=status)
-    assert said("a file").endswith(outcome)
-    assert said("another file").endswith("is at it" if outcome == "is at it" else ":0")
+    assert asked(instance, "a file").endswith(outcome)
+    assert asked(instance, "another file").endswith("is at it" if outcome == "is at it" else ":0")
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts", "said"),
+    [
+        (ValueError("no labels"), 1, "failed with ValueError, as another would"),
+        (NothingLandedError("gone"), 1, "failed with NothingLandedError, as another would"),
+        (OSError("no space left"), 3, "failed after 2 others"),
+        (StaleTableError("moved on"), 3, "failed after 2 others"),
+    ],
+)
+def test_what_cannot_succeed_is_not_repeated(
+    error: Exception, attempts: int, said: str, instance: dg.DagsterInstance
+) -> None:
+    @dg.op
+    def breaks() -> None:
+        raise error
+
+    @dg.job(name="some")
+    def job() -> None:
+        breaks()
+
+    made = 0
+    while (outcome := asked(instance, "a file")).endswith(f":{made}"):
+        tags = {REQUEST_TAG: Wish(["a file"], {}).digest}
+        job.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+        made += 1
+    assert made == attempts
+    assert said in outcome
+    assert outcome.endswith("mend it, and start the job by hand")
 
 
 def test_nothing_is_monitored_before_it_has_landed(world: World) -> None:
