@@ -128,7 +128,7 @@ def rollback(model: str, to: int | None, reason: str, by: str, *, as_json: bool)
 
     state = _model(model).state(storage_from(os.environ, Path.cwd()))
     config = {"reason": reason, "by": by} | ({} if to is None else {"to": to})
-    ops = {f"{model}_roll_back": {"config": config}}
+    ops = {f"{model}_rollback_op": {"config": config}}
     _execute(f"{model}_rollback", run_config={"ops": ops})
     row = report.history(state)[-1]
     if as_json:

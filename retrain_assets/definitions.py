@@ -37,6 +37,7 @@ def build_defs(
         return merged
     return dg.Definitions(
         assets=merged.assets,
+        asset_checks=merged.asset_checks,
         schedules=merged.schedules,
         sensors=merged.sensors,
         jobs=merged.jobs,

@@ -104,6 +104,7 @@ class World:
         )
         return dg.Definitions(
             assets=merged.assets,
+            asset_checks=merged.asset_checks,
             jobs=merged.jobs,
             sensors=merged.sensors,
             schedules=merged.schedules,

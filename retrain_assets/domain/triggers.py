@@ -37,6 +37,21 @@ class Production:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """A person wants no retraining asked for.
+
+    Args:
+        until: First partition as of which it may be asked for again.
+        reason: Why.
+        by: Who wants it.
+    """
+
+    until: str
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True)
 class Situation:
     """Everything a decision depends on.
 
@@ -48,6 +63,7 @@ class Situation:
         decided: As-of of the newest decision of the gate; None before the first.
         decided_recipe: Digest of what was trained for it.
         monitoring: Rows of the monitoring table.
+        paused: What holds back any retraining, if anything does.
     """
 
     mature: tuple[str, ...]
@@ -57,6 +73,7 @@ class Situation:
     decided: str | None
     decided_recipe: str | None
     monitoring: pl.DataFrame
+    paused: Pause | None = None
 
 
 @dataclass(frozen=True)
@@ -92,8 +109,8 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
         situation: What is known.
 
     Returns:
-        The request; `wanted` is false with a reason when no cause fired, history is too short, or
-        the last decision is more recent than `triggers.cooldown` partitions.
+        The request; `wanted` is false with a reason when no cause fired, history is too short, a
+        person paused it, or the last decision is more recent than `triggers.cooldown` partitions.
     """
     if len(situation.mature) < situation.needed:
         short = f"{len(situation.mature)} of {situation.needed} partitions needed have landed"
@@ -108,12 +125,19 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
     if not fired:
         return Request(wanted=False, reason="no cause has fired", as_of=as_of, causes=causes)
     reason = "; ".join(cause.reason for cause in fired)
+    if situation.paused is not None and as_of < situation.paused.until:
+        reason = f"{_said(situation.paused)}: {reason}"
+        return Request(wanted=False, reason=reason, as_of=as_of, causes=causes)
     waiting = _cooling_down(spec, situation) or _nothing_new(spec, situation)
     # What a person has just changed is tried at once, and then waits like everything else.
     untried = situation.decided_recipe != situation.recipe
     if waiting and not (untried and any(cause.cause == "spec_change" for cause in fired)):
         return Request(wanted=False, reason=f"{waiting}: {reason}", as_of=as_of, causes=causes)
     return Request(wanted=True, reason=reason, as_of=as_of, causes=causes)
+
+
+def _said(pause: Pause) -> str:
+    return f"paused until {pause.until} by {pause.by} ({pause.reason})"
 
 
 def _cooling_down(spec: ModelSpec, situation: Situation) -> str | None:

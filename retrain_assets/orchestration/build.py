@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from retrain_assets.orchestration.dataset_assets import dataset_assets, landing_asset
-from retrain_assets.orchestration.decision_assets import decision_assets
-from retrain_assets.orchestration.jobs import ingest_job, monitor_job, retrain_job, rollback_job
+from retrain_assets.orchestration.decision_assets import currency_check, decision_assets
+from retrain_assets.orchestration.jobs import ingest_job, monitor_job, retrain_job
 from retrain_assets.orchestration.model_assets import monitor_assets
 from retrain_assets.orchestration.new_data import new_data_sensor
+from retrain_assets.orchestration.operations import operation_jobs
 from retrain_assets.orchestration.resources import RESOURCES
 from retrain_assets.orchestration.sensors import (
     data_ready_sensor,
@@ -43,7 +44,8 @@ def model_definitions(model: Model) -> dg.Definitions:
     schedule = policy_schedule(model, retrain)
     return dg.Definitions(
         assets=[*monitor_assets(model), *decision_assets(model)],
-        jobs=[monitor, retrain, rollback_job(model)],
+        asset_checks=[currency_check(model)],
+        jobs=[monitor, retrain, *operation_jobs(model)],
         sensors=[data_ready_sensor(model, monitor), retrain_wanted_sensor(model, retrain)],
         schedules=[schedule] if schedule else [],
         resources=RESOURCES,

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from retrain_assets.orchestration import checks
+from retrain_assets.orchestration.jobs import CURRENCY
 from retrain_assets.orchestration.model_assets import Model
 from retrain_assets.orchestration.resources import (
     SlackNotifications,
@@ -18,6 +19,7 @@ from retrain_assets.orchestration.resources import (
 )
 from retrain_assets.steps.decide import decide_candidate
 from retrain_assets.steps.evaluate import Evaluation, evaluate
+from retrain_assets.steps.report import stale, staleness
 from retrain_assets.steps.train import PRODUCTION, plan, train
 
 AS_OF_TAG, CAUSES_TAG, BECAUSE_TAG = "retrain/as_of", "retrain/causes", "retrain/because"
@@ -63,7 +65,7 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
         state, registry = model.state(opened), opened.registry(model.spec.name)
         tags = context.run.tags
         causes = tuple(filter(None, tags.get(CAUSES_TAG, "request").split(",")))
-        planned = plan(state, tags.get(AS_OF_TAG), causes)
+        planned = plan(state, tags.get(AS_OF_TAG), causes, tags.get(BECAUSE_TAG, ""))
         version = registry.find({"candidate_id": planned.identity, "role": "gated"})
         if version is None:
             with mlflow_run(context, opened, model.spec.name) as run_id:
@@ -186,6 +188,23 @@ def _production(model: Model) -> dg.AssetsDefinition:
         )
 
     return production_model
+
+
+def currency_check(model: Model) -> dg.AssetChecksDefinition:
+    """Whether production was trained on the data as they are now; looked at by `<m>_monitor`."""
+
+    @dg.asset_check(
+        asset=model.key("production_model"),
+        name=CURRENCY,
+        description="No partition that production was trained on was corrected since.",
+    )
+    def check(storage: StorageResource) -> dg.AssetCheckResult:
+        state = model.state(storage.open())
+        corrected = [{"partition": key} for key in stale(state)]
+        key, said = model.key("production_model"), staleness(state)
+        return checks.result(CURRENCY, key, corrected, severity=checks.WARN, said=said)
+
+    return check
 
 
 def _evaluation_metadata(found: Evaluation) -> dict[str, Any]:

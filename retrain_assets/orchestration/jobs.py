@@ -1,4 +1,4 @@
-"""Jobs by name, for sensors, backfills and the UI: ingest, monitor, retrain, roll back.
+"""Jobs by name, for sensors, backfills and the UI: ingest, monitor, retrain.
 
 Not here: what the assets and steps do.
 """
@@ -9,12 +9,11 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 )
 
 from retrain_assets.orchestration.model_assets import Model
-from retrain_assets.orchestration.resources import SlackNotifications, StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps.decide import roll_back
 
 DATASET_TAG, MODEL_TAG = "retrain/dataset", "retrain/model"
 MONITORED = ("features", "profile", "predictions", "monitoring")
+CURRENCY = "trained_on_current_data"
 DECIDED = ("candidate_model", "evaluation", "production_model")
 
 
@@ -32,7 +31,8 @@ def monitor_job(model: Model) -> UnresolvedAssetJobDefinition:
     """`<m>_monitor`: features to monitoring, one run over a range."""
     return dg.define_asset_job(
         f"{model.spec.name}_monitor",
-        selection=dg.AssetSelection.assets(*(model.key(name) for name in MONITORED)),
+        selection=dg.AssetSelection.assets(*(model.key(name) for name in MONITORED))
+        | dg.AssetSelection.checks(dg.AssetCheckKey(model.key("production_model"), CURRENCY)),
         description="Build features, summarise, predict and watch.",
         tags={MODEL_TAG: model.spec.name},
     )
@@ -46,41 +46,3 @@ def retrain_job(model: Model) -> UnresolvedAssetJobDefinition:
         description="Train a candidate, compare it with production, promote it if it is better.",
         tags={MODEL_TAG: model.spec.name},
     )
-
-
-def rollback_job(model: Model) -> dg.JobDefinition:
-    """`<m>_rollback`: an earlier version back into production."""
-
-    class Rollback(dg.Config):
-        reason: str
-        to: int | None = None
-        by: str = "a person"
-
-    @dg.op(name=f"{model.spec.name}_roll_back")
-    def _roll_back(
-        context: dg.OpExecutionContext,
-        config: Rollback,
-        storage: StorageResource,
-        slack: SlackNotifications,
-    ) -> None:
-        opened = storage.open()
-        state, registry = model.state(opened), opened.registry(model.spec.name)
-        row = roll_back(state, registry, config.to, config.reason, config.by)
-        context.log_event(
-            dg.AssetMaterialization(
-                model.key("production_model"),
-                metadata={"action": row.action, "version": row.version, "reason": row.reason},
-            )
-        )
-        said = f"{model.spec.name}: rolled back to version {row.version}. {row.reason}"
-        slack.notifier(context.log).tell(model.spec.notify.slack, said)
-
-    @dg.job(
-        name=f"{model.spec.name}_rollback",
-        description="Put an earlier version back.",
-        tags={MODEL_TAG: model.spec.name},
-    )
-    def _job() -> None:
-        _roll_back()
-
-    return _job

@@ -7,6 +7,7 @@ the verdict, and telling people.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from retrain_assets.steps.train import (
     register,
     sample,
 )
-from retrain_assets.stores.ledger import LedgerRow, reversible
+from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.tables import StaleTableError
 
 if TYPE_CHECKING:
@@ -98,56 +99,6 @@ def decide_candidate(
     raise DecisionError(f"model {state.spec.name}: the ledger moved on {ATTEMPTS} times: run again")
 
 
-def roll_back(
-    state: ModelState, registry: ModelRegistry, to: int | None, reason: str, by: str
-) -> LedgerRow:
-    """Put an earlier version back into production.
-
-    Args:
-        state: The model.
-        registry: Its versions.
-        to: The version; the one before the present by default.
-        reason: Why, for the ledger.
-        by: Who asks.
-
-    Raises:
-        DecisionError: There is no such version to go back to; the message lists those there are.
-    """
-    history = state.ledger.read()
-    served = reversible(history.rows)
-    if history.production is None or (len(served) < 2 and to is None):  # noqa: PLR2004 now and before
-        raise DecisionError(f"model {state.spec.name}: no earlier version to roll back to")
-    now = history.production
-    target = to if to is not None else next(v for v in served if v != now.version)
-    if target == now.version or target not in served:
-        others = ", ".join(str(version) for version in served if version != now.version)
-        raise DecisionError(
-            f"model {state.spec.name}: cannot roll back to version {target}: "
-            f"version {now.version} is in production, earlier ones are {others or 'none'}"
-        )
-    then = next(row for row in reversed(history.rows) if row.version == target)
-    registry.load(then.version, then.sha256)
-    partitions = state.mature()
-    row = LedgerRow(
-        time=datetime.now(UTC),
-        as_of=partitions[-1] if partitions else now.as_of,
-        seen_through=_seen_through(state),
-        action="rollback",
-        version=then.version,
-        candidate=then.candidate,
-        previous=now.version,
-        reason=reason,
-        causes=("request",),
-        data_range=then.data_range,
-        metrics=then.metrics,
-        by=by,
-        sha256=then.sha256,
-        recipe=then.recipe,
-    )
-    reconcile(registry, state.ledger.append(row, history))
-    return row
-
-
 def reconcile(registry: ModelRegistry, history: History) -> bool:
     """Set the alias `production` to what the ledger says.
 
@@ -171,7 +122,7 @@ def _row(
     return LedgerRow(
         time=datetime.now(UTC),
         as_of=evaluation.as_of,
-        seen_through=_seen_through(state),
+        seen_through=seen_through(state),
         action=ACTIONS[evaluation.verdict],  # type: ignore[arg-type]
         version=version.version,
         candidate=evaluation.candidate,
@@ -183,6 +134,12 @@ def _row(
         by=by,
         sha256=version.sha256,
         recipe=version.tags["spec_digest"],
+        because=version.tags["because"],
+        datasets={
+            name: int(version.tags[f"{name}_version"])
+            for name in (state.dataset.name, *state.spec.lookups)
+        },
+        trained_on=json.loads(version.tags["trained_on"]),
     )
 
 
@@ -240,5 +197,6 @@ def _checked(
     return {**metrics, "distance_to_gated": float(abs(output - gated).mean())}
 
 
-def _seen_through(state: ModelState) -> str:
+def seen_through(state: ModelState) -> str:
+    """The last partition that was monitored; what is decided now serves those after it."""
     return max(state.built())

@@ -9,15 +9,19 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from retrain_assets.domain.triggers import decide
+from retrain_assets.domain.windows import split
+from retrain_assets.steps.state import data_digest, landed_rows
 
 if TYPE_CHECKING:
     from retrain_assets.steps.state import ModelState
+
+SHOWN = 10
 
 
 def status(state: ModelState) -> dict[str, Any]:
     """The model now: production, the last decision, what is stale, and what each trigger says.
 
-    `stale` lists partitions that production was trained on and whose datasets changed since.
+    `stale` lists partitions that production was trained on and that were corrected since.
     """
     history = state.ledger.read()
     now = history.production
@@ -36,19 +40,61 @@ def status(state: ModelState) -> dict[str, Any]:
         "staging": None,
         "last_decision": last.for_people() if last else None,
         "stale": stale(state),
+        "staleness": staleness(state),
         "wanted": wish.wanted,
         "reason": wish.reason,
         "triggers": [asdict(cause) for cause in wish.causes],
     }
 
 
+def plan(state: ModelState, last_seconds: float | None) -> dict[str, Any]:
+    """What would happen now: whether a cause fires, on which windows, at what cost.
+
+    Args:
+        state: The model.
+        last_seconds: How long the newest retraining took, if there was one.
+    """
+    wish, mature, spec = decide(state.spec, state.situation()), state.mature(), state.spec
+    enough = len(mature) >= spec.windows.train + spec.windows.holdout
+    windows = asdict(split(mature, spec.windows)) if enough else {}
+    rows = landed_rows(state.tables, state.dataset.name)
+    search = spec.estimator.search
+    return {
+        "model": spec.name,
+        "wanted": wish.wanted,
+        "reason": wish.reason,
+        "as_of": wish.as_of,
+        "triggers": [asdict(cause) for cause in wish.causes],
+        "windows": {name: [keys[0], keys[-1]] for name, keys in windows.items() if name != "as_of"},
+        "cost": {
+            "train_rows": sum(rows.get(key, 0) for key in windows.get("train", ())),
+            "holdout_rows": sum(rows.get(key, 0) for key in windows.get("holdout", ())),
+            "fits": 1 + (search.budget * search.folds if search else 0) + spec.refit,
+            "last_seconds": last_seconds,
+        },
+    }
+
+
 def stale(state: ModelState) -> list[str]:
-    """Partitions in production's training range that are not what they were built from."""
+    """Partitions in production's training range whose data are not those it was trained on."""
     now, sources = state.ledger.read().production, state.sources()
-    if now is None:
+    if now is None or not now.trained_on:
         return []
-    built, trained = state.built(), state.trained_on(tuple(sources), now.data_range)
-    return [key for key in trained if built.get(key) != sources[key]]
+    trained = state.trained_on(tuple(sources), now.data_range)
+    return [key for key in trained if now.trained_on.get(key) != data_digest(sources[key])]
+
+
+def staleness(state: ModelState) -> str:
+    """What production was trained on and what has become of it, in a sentence."""
+    now, corrected = state.ledger.read().production, stale(state)
+    if now is None:
+        return "nothing is in production"
+    datasets = ", ".join(f"{name} v{version}" for name, version in now.datasets.items())
+    said = f"version {now.version} was trained on {datasets or 'data of no known version'}"
+    if not corrected:
+        return f"{said}; none of its partitions was corrected since"
+    listed = ", ".join(corrected[:SHOWN]) + (", …" if len(corrected) > SHOWN else "")
+    return f"{said}; {len(corrected)} of its partitions were corrected since: {listed}"
 
 
 def history(state: ModelState) -> list[dict[str, object]]:

@@ -25,6 +25,7 @@ from retrain_assets.domain.windows import (
     mature_partitions,
 )
 from retrain_assets.stores.ledger import Ledger
+from retrain_assets.stores.pauses import Pauses
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
@@ -99,6 +100,11 @@ class ModelState:
         """The model's decisions."""
         return Ledger(self.tables, self.spec.name)
 
+    @property
+    def pauses(self) -> Pauses:
+        """What holds back its retraining."""
+        return Pauses(self.tables, self.spec.name)
+
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
         """The features of the spec as it is now."""
@@ -117,7 +123,10 @@ class ModelState:
         return f"{self.spec.name}/{name}"
 
     def sources(self) -> dict[str, str]:
-        """Complete partitions in order, each with a digest of all that its features depend on."""
+        """Complete partitions in order, each with a digest of all that its features depend on.
+
+        Of two parts with a point between: the spec of the features, and the data.
+        """
         main = landed(self.tables, self.dataset.name)
         joined = {name: landed(self.tables, name) for name in self.spec.lookups}
         if not all(joined.values()):
@@ -130,8 +139,8 @@ class ModelState:
         made, past = self.spec.features_recipe, self._past(main)
         keys = {name: tuple(found) for name, found in joined.items()}
         return {
-            key: _digest(
-                made,
+            key: f"{made}."
+            + _digest(
                 main[key],
                 *past.get(key, ()),
                 *(
@@ -203,6 +212,7 @@ class ModelState:
             decided=history.decided.as_of if history.decided else None,
             decided_recipe=history.decided.recipe if history.decided else None,
             monitoring=monitored.filter(~pl.col(PARTITION).is_in(bad)),
+            paused=self.pauses.read(),
         )
 
     def _arrivals(self, name: str, main: Sequence[str], there: Collection[str]) -> Arrivals:
@@ -221,6 +231,11 @@ class ModelState:
             key: [f"{main[k]}:{k in mature_partitions(window, delay)}" for k in window]
             for key, window in windows.items()
         }
+
+
+def data_digest(source: str) -> str:
+    """The part of a partition's digest that is of its data."""
+    return source.rpartition(".")[2]
 
 
 def _production(row: LedgerRow) -> Production:

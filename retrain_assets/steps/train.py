@@ -21,6 +21,7 @@ import retrain_assets
 from retrain_assets.domain.features import BLOCK, KEY, PARTITION, WEIGHT
 from retrain_assets.domain.outliers import OUTLIER
 from retrain_assets.domain.windows import Windows, left_out, split
+from retrain_assets.steps.state import SOURCE, data_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,6 +64,7 @@ class Sample:
         partitions: The partition of each row.
         blocks: The block of each row: what is resampled when models are compared.
         weight: Row weights, where the model has them.
+        data: Digest of the data of each partition.
     """
 
     features: pl.DataFrame
@@ -70,6 +72,7 @@ class Sample:
     partitions: pl.Series
     blocks: pl.Series
     weight: pl.Series | None
+    data: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Trained:
         pipeline: From rows of features to predictions.
         params: Of the estimator.
         partitions: That it was fitted on.
+        data: Digest of the data of each.
         example: A few rows it is tried on whenever it is loaded.
         tried: Settings a search tried, with their losses; None without a search.
     """
@@ -87,17 +91,19 @@ class Trained:
     pipeline: Pipeline
     params: Mapping[str, object]
     partitions: tuple[str, ...]
+    data: dict[str, str]
     example: pl.DataFrame
     tried: pl.DataFrame | None
 
 
-def plan(state: ModelState, as_of: str | None, causes: Sequence[str]) -> Plan:
+def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: str = "") -> Plan:
     """Choose windows and name the candidate.
 
     Args:
         state: The model.
         as_of: Last partition to use; the newest mature one by default.
         causes: What asked for it.
+        because: Why, in words.
 
     Raises:
         TooFewPartitionsError: There is not enough mature history.
@@ -120,6 +126,7 @@ def plan(state: ModelState, as_of: str | None, causes: Sequence[str]) -> Plan:
         "threads": str(state.spec.estimator.threads),
         "as_of": windows.as_of,
         "causes": ", ".join(causes),
+        "because": because,
     }
     stable = {key: tags[key] for key in ("spec_digest", "code_digest", "lock_digest", "as_of")}
     return Plan(windows, tuple(causes), _digest({**used, **stable}), tags)
@@ -188,6 +195,7 @@ def register(
             **tags,
             "train_from": first,
             "train_to": last,
+            "trained_on": json.dumps(trained.data),
             "excluded": left_out(state.spec.exclude, first, last),
         },
         texts=texts,
@@ -202,7 +210,8 @@ def fitted(state: ModelState, partitions: Sequence[str]) -> Trained:
     rows = sample(state, partitions, fitting=True)
     result = fit(state.spec, rows.features, rows.target, rows.partitions, rows.weight)
     example = rows.features.head(EXAMPLE_ROWS)
-    return Trained(result.pipeline, result.params, tuple(partitions), example, result.search)
+    keys = tuple(partitions)
+    return Trained(result.pipeline, result.params, keys, rows.data, example, result.search)
 
 
 def sample(state: ModelState, partitions: Sequence[str], *, fitting: bool = False) -> Sample:
@@ -219,12 +228,14 @@ def sample(state: ModelState, partitions: Sequence[str], *, fitting: bool = Fals
     labelled = table.drop_nulls(state.spec.target.column).sort(PARTITION, KEY)
     if fitting and outliers is not None and outliers.action == "quarantine":
         labelled = labelled.filter(~pl.col(OUTLIER).fill_null(value=False))
+    built = labelled.select(PARTITION, SOURCE).unique().sort(PARTITION)
     return Sample(
         features=labelled.select(state.feature_names),
         target=labelled[state.spec.target.column],
         partitions=labelled[PARTITION],
         blocks=labelled[BLOCK if state.spec.blocks else PARTITION],
         weight=labelled[WEIGHT] if state.spec.weight else None,
+        data={key: data_digest(source) for key, source in built.iter_rows()},
     )
 
 

@@ -7,13 +7,13 @@ making a decision, and moving the alias.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from retrain_assets.stores.tables import Tables
@@ -38,7 +38,12 @@ SCHEMA: dict[str, pl.DataType] = {
     "by": pl.String(),
     "sha256": pl.String(),
     "recipe": pl.String(),
+    "because": pl.String(),
+    "datasets": pl.String(),
+    "trained_on": pl.String(),
 }
+# Values that no column type holds, kept as JSON.
+AS_JSON = ("causes", "metrics", "datasets", "trained_on")
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,9 @@ class LedgerRow:
         by: Who or what decided.
         sha256: Digest of the model file of `version`.
         recipe: Digest of the spec that `version` was trained with.
+        because: Why it was asked for, in words.
+        datasets: Version of each dataset's table that `version` was trained on.
+        trained_on: Digest of the data of each partition that `version` was trained on.
     """
 
     time: datetime
@@ -76,12 +84,16 @@ class LedgerRow:
     by: str
     sha256: str
     recipe: str
+    because: str = ""
+    datasets: Mapping[str, int] = field(default_factory=dict)
+    trained_on: Mapping[str, str] = field(default_factory=dict)
 
     def for_people(self) -> dict[str, object]:
         """The row as `retrain history --json` prints it."""
         shown = asdict(self)
         shown.update(time=self.time.isoformat(), data_range=list(self.data_range))
         shown["causes"] = list(self.causes)
+        del shown["trained_on"]  # for programs, a line a partition
         return shown
 
 
@@ -141,8 +153,7 @@ class Ledger:
         """
         record = asdict(row) | {
             "number": len(decided_on.rows),
-            "causes": json.dumps(row.causes),
-            "metrics": json.dumps(row.metrics, sort_keys=True),
+            **{name: json.dumps(getattr(row, name), sort_keys=True) for name in AS_JSON},
             "data_from": row.data_range[0],
             "data_to": row.data_range[1],
         }
@@ -156,8 +167,10 @@ class Ledger:
 def _row(record: dict[str, object]) -> LedgerRow:
     apart = ("number", "data_from", "data_to")
     fields = {name: value for name, value in record.items() if name not in apart}
+    # A ledger that was begun before a column was known has nothing there.
+    fields |= {name: json.loads(str(record.get(name) or "{}")) for name in AS_JSON}
     fields["causes"] = tuple(json.loads(str(record["causes"])))
-    fields["metrics"] = json.loads(str(record["metrics"]))
+    fields["because"] = record.get("because") or ""
     fields["data_range"] = (record["data_from"], record["data_to"])
     return LedgerRow(**fields)  # type: ignore[arg-type]
 

@@ -240,7 +240,7 @@ class Tables:
             The version made, or None where another writer made it first.
         """
         before, token = _version(opened), uuid4().hex
-        how: dict[str, Any] = {"mode": "append"}
+        how: dict[str, Any] = {"mode": "append", "schema_mode": "merge"}
         if opened is None:
             how = {"mode": "error", "configuration": CONFIGURATION}
         elif predicate is not None:

@@ -14,9 +14,10 @@ from polars.testing import assert_frame_equal
 from retrain_assets.orchestration.partitions import range_tags
 from retrain_assets.steps import report
 from retrain_assets.steps.build import features, profile
-from retrain_assets.steps.decide import DecisionError, reconcile, roll_back
+from retrain_assets.steps.decide import DecisionError, reconcile
 from retrain_assets.steps.ingest import ingest
 from retrain_assets.steps.monitor import monitor
+from retrain_assets.steps.operate import roll_back
 from retrain_assets.steps.predict import predictions
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.models import ModelRegistry
@@ -173,7 +174,7 @@ def test_a_candidate_made_again_is_the_same_version(settled: World) -> None:
 def test_rolling_back_and_an_alias_moved_by_hand(turned: World) -> None:
     first, second = (row for row in ledger(turned) if row.action == "promote")
     job = turned.definitions.resolve_job_def("churn_rollback")
-    config = {"ops": {"churn_roll_back": {"config": {"reason": "complaints", "by": "on call"}}}}
+    config = {"ops": {"churn_rollback_op": {"config": {"reason": "complaints", "by": "on call"}}}}
     assert job.execute_in_process(instance=turned.instance, run_config=config).success
     row = ledger(turned)[-1]
     assert (row.action, row.version, row.previous) == ("rollback", first.version, second.version)

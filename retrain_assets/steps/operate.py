@@ -1,0 +1,90 @@
+"""What a person decides: to roll back, to hold retraining back, to let it go on.
+
+Not here: what the gate decides, and telling people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from retrain_assets.domain.triggers import Pause
+from retrain_assets.steps.decide import DecisionError, reconcile, seen_through
+from retrain_assets.stores.ledger import reversible
+
+if TYPE_CHECKING:
+    from retrain_assets.steps.state import ModelState
+    from retrain_assets.stores.ledger import LedgerRow
+    from retrain_assets.stores.models import ModelRegistry
+
+
+def roll_back(
+    state: ModelState, registry: ModelRegistry, to: int | None, reason: str, by: str
+) -> LedgerRow:
+    """Put an earlier version back into production.
+
+    Args:
+        state: The model.
+        registry: Its versions.
+        to: The version; the one before the present by default.
+        reason: Why, for the ledger.
+        by: Who asks.
+
+    Raises:
+        DecisionError: There is no such version to go back to; the message lists those there are.
+    """
+    history = state.ledger.read()
+    served = reversible(history.rows)
+    if history.production is None or (len(served) < 2 and to is None):  # noqa: PLR2004 now and before
+        raise DecisionError(f"model {state.spec.name}: no earlier version to roll back to")
+    now = history.production
+    target = to if to is not None else next(v for v in served if v != now.version)
+    if target == now.version or target not in served:
+        others = ", ".join(str(version) for version in served if version != now.version)
+        raise DecisionError(
+            f"model {state.spec.name}: cannot roll back to version {target}: "
+            f"version {now.version} is in production, earlier ones are {others or 'none'}"
+        )
+    then = next(row for row in reversed(history.rows) if row.version == target)
+    registry.load(then.version, then.sha256)
+    partitions = state.mature()
+    row = replace(
+        then,
+        time=datetime.now(UTC),
+        as_of=partitions[-1] if partitions else now.as_of,
+        seen_through=seen_through(state),
+        action="rollback",
+        previous=now.version,
+        reason=reason,
+        causes=("request",),
+        because="",
+        by=by,
+    )
+    reconcile(registry, state.ledger.append(row, history))
+    return row
+
+
+def pause(state: ModelState, until: str, reason: str, by: str) -> Pause:
+    """Let no retraining be asked for as of any partition before one.
+
+    Raises:
+        ValueError: `until` is no partition of the dataset.
+    """
+    if not state.dataset.partition.is_key(until):
+        raise ValueError(f"until: {until!r} is no partition of {state.dataset.name}")
+    made = Pause(until, reason, by)
+    state.pauses.write(made, {"action": "pause", **asdict(made)})
+    return made
+
+
+def resume(state: ModelState, reason: str, by: str) -> Pause | None:
+    """End the pause that stands.
+
+    Returns:
+        The pause that stood; None where there was none.
+    """
+    stood = state.pauses.read()
+    if stood is not None:
+        state.pauses.write(None, {"action": "resume", "reason": reason, "by": by})
+    return stood

@@ -1,0 +1,108 @@
+"""What a person decides is done by a job of the UI, recorded there, and heeded by the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from retrain_assets.domain.triggers import Pause, decide
+from retrain_assets.orchestration.decision_assets import CURRENCY
+from retrain_assets.steps.report import plan, stale, staleness, status
+from retrain_assets_tests.world import World, key, new_world
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world with a first model in production."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        world = new_world(tmp_path_factory.mktemp("served"), instance)
+        world.land(*range(16))
+        world.settle()
+        yield world
+
+
+def start(world: World, operation: str, **config: Any) -> dict[str, Any]:
+    """Start a job as the UI does; what it left on the production model."""
+    job = world.definitions.resolve_job_def(f"churn_{operation}")
+    config = {"ops": {f"churn_{operation}_op": {"config": config}}}
+    done = job.execute_in_process(instance=world.instance, run_config=config)
+    (seen,) = done.filter_events(lambda event: event.event_type_value == "ASSET_OBSERVATION")
+    found = seen.asset_observation_data.asset_observation.metadata
+    return {name: value.value for name, value in found.items()}
+
+
+def test_a_pause_holds_retraining_back_until_its_partition_is_there(world: World) -> None:
+    seen = start(world, "pause", until=key(17), reason="audit", by="the team")
+    assert (seen["operation"], seen["until"]) == ("pause", key(17))
+    world.land(*range(16))
+    assert [done.job for done in world.settle()] == ["customers_ingest", "churn_monitor"]
+    wish = decide(world.spec, world.state.situation())
+    assert not wish.wanted
+    assert wish.reason == (
+        f"paused until {key(17)} by the team (audit): no model is in production yet"
+    )
+    world.land(16, 17)
+    assert "churn_retrain" in [done.job for done in world.settle()]
+
+
+def test_a_pause_is_ended_by_a_person(world: World) -> None:
+    start(world, "pause", until=key(60), reason="audit", by="the team")
+    assert world.state.pauses.read() == Pause(key(60), "audit", "the team")
+    assert start(world, "resume", reason="done")["ended"] == f"the pause until {key(60)}"
+    assert world.state.pauses.read() is None
+    assert start(world, "resume", reason="again")["ended"] == "there was no pause"
+
+
+def test_a_pause_until_what_is_no_partition_is_refused(world: World) -> None:
+    with pytest.raises(ValueError, match="'2020-02-30' is no partition of customers"):
+        start(world, "pause", until="2020-02-30", reason="audit")
+    assert world.state.pauses.read() is None
+
+
+def test_a_plan_shows_windows_and_cost_and_changes_nothing(served: World) -> None:
+    before = served.storage.tables.version("churn/ledger")
+    seen = start(served, "plan")
+    assert (seen["wanted"], seen["reason"]) == (False, "no cause has fired")
+    assert (seen["train"], seen["holdout"]) == (f"{key(0)} to {key(9)}", f"{key(10)} to {key(15)}")
+    assert (seen["train_rows"], seen["holdout_rows"], seen["fits"]) == (1200, 720, 2)
+    assert seen["last_seconds"] > 0
+    assert served.storage.tables.version("churn/ledger") == before
+
+
+def test_a_plan_without_enough_history_has_no_windows(world: World) -> None:
+    found = plan(world.state, None)
+    assert found["windows"] == {}
+    assert found["cost"] == {"train_rows": 0, "holdout_rows": 0, "fits": 2, "last_seconds": None}
+
+
+def test_production_is_stale_once_a_day_it_was_trained_on_is_corrected(world: World) -> None:
+    world.land(*range(16))
+    world.settle()
+    row = world.state.ledger.read().rows[-1]
+    assert row.because == "no model is in production yet"
+    assert row.datasets == {"customers": 0}
+    assert list(row.trained_on) == [key(day) for day in range(6, 16)]
+    assert stale(world.state) == []
+    assert staleness(world.state).endswith("none of its partitions was corrected since")
+
+    world.land(2, 7, 9, shift=0.5)
+    ran = world.settle()
+    assert stale(world.state) == status(world.state)["stale"] == [key(7), key(9)]
+    assert staleness(world.state) == (
+        "version 2 was trained on customers v0; "
+        f"2 of its partitions were corrected since: {key(7)}, {key(9)}"
+    )
+    monitored = [done.run_id for done in ran if done.job == "churn_monitor"]
+    found = [
+        entry.get_dagster_event().asset_check_evaluation_data
+        for run_id in monitored
+        for entry in world.instance.all_logs(
+            run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        )
+    ]
+    last = [check for check in found if check.check_name == CURRENCY][-1]
+    assert not last.passed
+    assert last.description == staleness(world.state)
