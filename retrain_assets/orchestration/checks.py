@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from retrain_assets.orchestration.when_red import WHEN_RED
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 MAX_ROWS_SHOWN = 100
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
+
+
+def spec(key: dg.AssetKey, name: str, text: str, *, blocking: bool = False) -> dg.AssetCheckSpec:
+    """A check of an asset, which says what to do when it fails."""
+    described = f"{text} When red: {WHEN_RED[name]}"
+    return dg.AssetCheckSpec(name, asset=key, description=described, blocking=blocking)
 
 
 def table(records: Sequence[Mapping[str, object]]) -> dg.TableMetadataValue:

@@ -3,11 +3,14 @@
 Not here: what a sound row is, and the order in which tables are committed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from retrain_assets.orchestration import checks
+from retrain_assets.orchestration.metadata import DATASET_TAG, ROWS, about, add_series, series
 from retrain_assets.orchestration.partitions import partitions_definition, requested_partitions
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
@@ -31,6 +34,8 @@ def landing_asset(spec: DatasetSpec) -> dg.AssetSpec:
     return dg.AssetSpec(
         dg.AssetKey([spec.name, "landing"]),
         group_name=spec.name,
+        owners=spec.owners,
+        tags={DATASET_TAG: spec.name},
         kinds={"deltalake" if spec.delta else spec.format},
         description=f"The Delta table `{spec.delta}`, which others write."
         if spec.delta
@@ -41,7 +46,13 @@ def landing_asset(spec: DatasetSpec) -> dg.AssetSpec:
 def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
     """`<d>/dataset` and `<d>/quarantine`, made together, with their checks."""
     dataset, quarantine = (dg.AssetKey([spec.name, part]) for part in ("dataset", "quarantine"))
-    common = {"deps": [landing_asset(spec)], "group_name": spec.name, "skippable": True}
+    common: dict[str, Any] = {
+        "deps": [landing_asset(spec)],
+        "group_name": spec.name,
+        "owners": spec.owners,
+        "tags": {DATASET_TAG: spec.name},
+        "skippable": True,
+    }
 
     @dg.multi_asset(
         name=f"{spec.name}__ingest",
@@ -50,31 +61,30 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
                 dataset,
                 description="Rows that keep the contract; a partition is replaced whole.",
                 kinds={"deltalake", "polars"},
-                **common,  # type: ignore[arg-type]
+                **common,
             ),
             dg.AssetSpec(
                 quarantine,
                 description="Rows and files that were refused, each with every reason.",
                 kinds={"deltalake"},
-                **common,  # type: ignore[arg-type]
+                **common,
             ),
         ],
-        check_specs=[
-            dg.AssetCheckSpec(name, asset=dataset, description=text)
-            for name, text in DESCRIPTIONS.items()
-        ],
+        check_specs=[checks.spec(dataset, name, text) for name, text in DESCRIPTIONS.items()],
         partitions_def=partitions_definition(spec.partition),
         backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=f"{spec.name}_ingest",
     )
     def _ingest(
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        asked = requested_partitions(context)
-        done = ingest(storage.open(), spec, asked, context.run_id)
+        opened, asked = storage.open(), requested_partitions(context)
+        done = ingest(opened, spec, asked, context.run_id)
         context.log_event(
             dg.AssetMaterialization([spec.name, "landing"], metadata={"files_read": done.files})
         )
-        yield from _materializations(context, asked, done, dataset, quarantine)
+        tables = {key: about(opened.tables, "/".join(key.path)) for key in (dataset, quarantine)}
+        yield from _materializations(context, asked, done, tables)
         yield from _check_results(spec, done, dataset)
 
     return _ingest
@@ -84,13 +94,10 @@ def _materializations(
     context: dg.AssetExecutionContext,
     asked: tuple[str, ...],
     done: Ingestion,
-    dataset: dg.AssetKey,
-    quarantine: dg.AssetKey,
+    tables: Mapping[dg.AssetKey, dict[str, Any]],
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Record the partitions that were published, and no others."""
-    counts = {dataset: done.accepted_rows, quarantine: done.quarantined_rows}
-    shared: dict[str, int | dg.TableMetadataValue | dg.PathMetadataValue] = {
-        "delta_version": done.version or 0,
+    shared: dict[str, Any] = {
         "files": done.files,
         "expectations": dg.MetadataValue.path(done.page),
     }
@@ -100,14 +107,18 @@ def _materializations(
     if done.found.extra:
         extra = [{"file": path, "columns": ", ".join(x)} for path, x in done.found.extra.items()]
         shared["columns_ignored"] = checks.table(extra)
-    for key, rows in counts.items():
-        metadata = {**shared, "rows_in_run": rows}
-        published = done.requested if key == quarantine else done.published
+    for key, table in tables.items():
+        own = "accepted" if key.path[-1] == "dataset" else "quarantined"
+        published = done.published if own == "accepted" else done.requested
+        rows = done.rows_by_partition(published).with_columns(pl.col(own).alias(ROWS))
+        metadata = {**table, **shared}
         if set(published) == set(asked):
+            add_series(context, key, rows)
             yield dg.MaterializeResult(asset_key=key, metadata=metadata)
             continue
-        for partition in published:
-            context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+        for partition, numbers in series(rows).items():
+            found = {**metadata, **numbers}
+            context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=found))
 
 
 def _check_results(

@@ -11,12 +11,14 @@ import dagster as dg
 
 from retrain_assets.orchestration import checks
 from retrain_assets.orchestration.jobs import CURRENCY
+from retrain_assets.orchestration.metadata import drawn, mlflow_link
 from retrain_assets.orchestration.model_assets import Model
 from retrain_assets.orchestration.resources import (
     SlackNotifications,
     StorageResource,
     mlflow_run,
 )
+from retrain_assets.orchestration.when_red import WHEN_RED
 from retrain_assets.steps.decide import decide_candidate
 from retrain_assets.steps.evaluate import Evaluation, evaluate
 from retrain_assets.steps.report import stale, staleness
@@ -35,7 +37,7 @@ def _common(model: Model, name: str, description: str, *kinds: str) -> dict[str,
         "key": model.key(name),
         "group_name": model.spec.name,
         "pool": f"{model.spec.name}_retrain",
-        "owners": model.spec.owners,
+        **model.labels,
         "description": description,
         "kinds": set(kinds),
     }
@@ -50,11 +52,11 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
         ),
         deps=[model.key("features")],
         check_specs=[
-            dg.AssetCheckSpec(
+            checks.spec(
+                key,
                 "loads_and_predicts",
-                asset=key,
+                "A clean process loads the version and repeats its predictions.",
                 blocking=True,
-                description="A clean process loads the version and repeats its predictions.",
             )
         ],
     )
@@ -77,8 +79,8 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
                 "causes": ", ".join(causes),
                 "train_from": version.tags["train_from"],
                 "train_to": version.tags["train_to"],
-                "mlflow_run_id": version.run_id,
-                **{f"holdout_{name}": value for name, value in version.metrics.items()},
+                "mlflow": mlflow_link(opened.mlflow_uri, version.run_id),
+                **{f"holdout_{name}": drawn(value) for name, value in version.metrics.items()},
             }
         )
         tried = registry.check_in_clean_process(version, model.spec.target.kind)
@@ -97,9 +99,7 @@ def _evaluation(model: Model) -> dg.AssetsDefinition:
     @dg.asset(
         **_common(model, "evaluation", "Candidate and production on the same holdout.", "polars"),
         deps=[model.key("candidate_model"), model.key("features")],
-        check_specs=[
-            dg.AssetCheckSpec(name, asset=key, description=text) for name, text in checked.items()
-        ],
+        check_specs=[checks.spec(key, name, text) for name, text in checked.items()],
     )
     def evaluation(
         context: dg.AssetExecutionContext, storage: StorageResource
@@ -141,10 +141,10 @@ def _production(model: Model) -> dg.AssetsDefinition:
         ),
         deps=[model.key("evaluation")],
         check_specs=[
-            dg.AssetCheckSpec(
+            checks.spec(
+                key,
                 "alias_matches_ledger",
-                asset=key,
-                description="MLflow's alias `production` names the version the ledger names.",
+                "MLflow's alias `production` names the version the ledger names.",
             )
         ],
     )
@@ -174,7 +174,7 @@ def _production(model: Model) -> dg.AssetsDefinition:
                 "as_of": row.as_of,
                 "data_from": row.data_range[0],
                 "data_to": row.data_range[1],
-                **{f"gated_{name}": value for name, value in row.metrics.items()},
+                **{f"gated_{name}": drawn(value) for name, value in row.metrics.items()},
             }
         )
         now = state.ledger.read().production
@@ -196,7 +196,8 @@ def currency_check(model: Model) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=model.key("production_model"),
         name=CURRENCY,
-        description="No partition that production was trained on was corrected since.",
+        description="No partition that production was trained on was corrected since. "
+        f"When red: {WHEN_RED[CURRENCY]}",
     )
     def check(storage: StorageResource) -> dg.AssetCheckResult:
         state = model.state(storage.open())
@@ -217,7 +218,7 @@ def _evaluation_metadata(found: Evaluation) -> dict[str, Any]:
         "candidate": found.candidate,
         "production": found.production or 0,
         "holdout": f"{found.holdout_from} to {found.holdout_to}",
-        **{f"candidate_{name}": value for name, value in found.metrics.items()},
+        **{f"candidate_{name}": drawn(value) for name, value in found.metrics.items()},
     }
     if comparison is not None:
         metadata["gain"] = comparison["gain"]

@@ -8,10 +8,11 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )
 
+from retrain_assets.orchestration.metadata import DATASET_TAG, MODEL_TAG
 from retrain_assets.orchestration.model_assets import Model
 from retrain_assets.specs.dataset import DatasetSpec
 
-DATASET_TAG, MODEL_TAG = "retrain/dataset", "retrain/model"
+WORK = {"retrain/work": "yes"}  # dagster.yaml keeps a run free of these
 MONITORED = ("features", "profile", "predictions", "monitoring")
 CURRENCY = "trained_on_current_data"
 DECIDED = ("candidate_model", "evaluation", "production_model")
@@ -23,7 +24,7 @@ def ingest_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
         f"{spec.name}_ingest",
         selection=dg.AssetSelection.assets([spec.name, "dataset"], [spec.name, "quarantine"]),
         description=f"Take in what has landed of {spec.name}.",
-        tags={DATASET_TAG: spec.name},
+        tags={DATASET_TAG: spec.name, **WORK},
     )
 
 
@@ -34,7 +35,7 @@ def monitor_job(model: Model) -> UnresolvedAssetJobDefinition:
         selection=dg.AssetSelection.assets(*(model.key(name) for name in MONITORED))
         | dg.AssetSelection.checks(dg.AssetCheckKey(model.key("production_model"), CURRENCY)),
         description="Build features, summarise, predict and watch.",
-        tags={MODEL_TAG: model.spec.name},
+        tags={MODEL_TAG: model.spec.name, **WORK},
     )
 
 
@@ -44,5 +45,5 @@ def retrain_job(model: Model) -> UnresolvedAssetJobDefinition:
         f"{model.spec.name}_retrain",
         selection=dg.AssetSelection.assets(*(model.key(name) for name in DECIDED)),
         description="Train a candidate, compare it with production, promote it if it is better.",
-        tags={MODEL_TAG: model.spec.name},
+        tags={MODEL_TAG: model.spec.name, **WORK},
     )

@@ -11,9 +11,11 @@ import dagster as dg
 import polars as pl
 
 from retrain_assets.domain.features import PARTITION
+from retrain_assets.domain.monitoring import PERFORMANCE, VOLUME
 from retrain_assets.domain.reach import Reach
 from retrain_assets.domain.resemblance import FOREIGN, NULLS
 from retrain_assets.orchestration import checks
+from retrain_assets.orchestration.metadata import MODEL_TAG, ROWS, about, add_series
 from retrain_assets.orchestration.partitions import (
     looking_back,
     partitions_definition,
@@ -54,6 +56,14 @@ class Model:
         """The key of one of the model's assets."""
         return dg.AssetKey([self.spec.name, name])
 
+    @property
+    def labels(self) -> dict[str, Any]:
+        """By what the model's assets are found in the UI."""
+        return {
+            "owners": self.spec.owners,
+            "tags": {MODEL_TAG: self.spec.name, "retrain/kind": self.spec.target.kind},
+        }
+
     def partitioned(self, name: str, description: str, kinds: set[str]) -> dict[str, Any]:
         """What all partitioned assets of the model share."""
         return {
@@ -61,7 +71,8 @@ class Model:
             "group_name": self.spec.name,
             "partitions_def": partitions_definition(self.dataset.partition),
             "backfill_policy": dg.BackfillPolicy.single_run(),
-            "owners": self.spec.owners,
+            "pool": f"{self.spec.name}_monitor",
+            **self.labels,
             "description": description,
             "kinds": kinds,
         }
@@ -88,8 +99,7 @@ def _features(model: Model) -> dg.AssetsDefinition:
         ),
         deps=_dataset_deps(model),
         check_specs=[
-            dg.AssetCheckSpec(name, asset=model.key("features"), description=text)
-            for name, text in checked.items()
+            checks.spec(model.key("features"), name, text) for name, text in checked.items()
         ],
     )
     def features(
@@ -102,7 +112,8 @@ def _features(model: Model) -> dg.AssetsDefinition:
             "target_balance_within_range": (_unbalanced(model, built.summary), ""),
             "outlier_share_within_range": _outlying(model, built.summary),
         }
-        yield _materialized(built)
+        add_series(context, model.key("features"), built.summary.rename({"rows": ROWS}))
+        yield _materialized(state, "features", built)
         for name, (cases, said) in found.items():
             key = model.key("features")
             yield checks.result(name, key, cases, severity=checks.WARN, said=said)
@@ -121,7 +132,8 @@ def _profile(model: Model) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> dg.MaterializeResult[None]:
         state = model.state(storage.open())
-        return _materialized(build_profile(state, requested_partitions(context), context.run_id))
+        built = build_profile(state, requested_partitions(context), context.run_id)
+        return _materialized(state, "profile", built)
 
     return profile
 
@@ -138,14 +150,14 @@ def _predictions(model: Model) -> dg.AssetsDefinition:
     def predictions(
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> dg.MaterializeResult[None]:
-        opened = storage.open()
-        built = predict_partitions(
-            model.state(opened),
-            opened.registry(model.spec.name),
-            requested_partitions(context),
-            context.run_id,
+        opened, asked = storage.open(), requested_partitions(context)
+        state, registry = model.state(opened), opened.registry(model.spec.name)
+        built = predict_partitions(state, registry, asked, context.run_id)
+        rows = built.rows.group_by(PARTITION).agg(
+            pl.len().alias(ROWS), pl.col("model_version").first()
         )
-        return _materialized(built)
+        add_series(context, model.key("predictions"), rows)
+        return _materialized(state, "predictions", built)
 
     return predictions
 
@@ -157,8 +169,7 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
         ),
         deps=[model.key("profile"), model.key("predictions")],
         check_specs=[
-            dg.AssetCheckSpec(name, asset=model.key("monitoring"), description=text)
-            for name, (_, text) in ALERTS.items()
+            checks.spec(model.key("monitoring"), name, text) for name, (_, text) in ALERTS.items()
         ],
     )
     def monitoring(
@@ -167,7 +178,9 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
         state = model.state(storage.open())
         built = monitor(state, requested_partitions(context), context.run_id)
         watched = built.rows["model_version"].is_not_null().any()
-        yield _materialized(built, **({"drift": _heatmap(model, state)} if watched else {}))
+        add_series(context, model.key("monitoring"), _watched(built.rows))
+        drawn = {"drift": _heatmap(model, state)} if watched else {}
+        yield _materialized(state, "monitoring", built, **drawn)
         for name, (role, _) in ALERTS.items():
             alerts = _alerts(built.rows, role)
             said = f"{len(alerts)} alerts in {len(built.partitions)} partitions"
@@ -189,16 +202,40 @@ def _dataset_deps(model: Model) -> list[dg.AssetDep]:
     return deps
 
 
-def _materialized(built: Built | BuiltFeatures, **extra: Any) -> dg.MaterializeResult[None]:
+def _materialized(
+    state: ModelState, name: str, built: Built | BuiltFeatures, **extra: Any
+) -> dg.MaterializeResult[None]:
     return dg.MaterializeResult(
         metadata={
+            **about(state.tables, state.table(name)),
             "rows_in_run": built.count,
             "partitions": len(built.partitions),
             "first": built.partitions[0],
             "last": built.partitions[-1],
-            "delta_version": built.version,
             **extra,
         }
+    )
+
+
+def _watched(rows: pl.DataFrame) -> pl.DataFrame:
+    """What is drawn of monitoring: the worst statistic of each role, as a share of its threshold.
+
+    Performance and volume are drawn in their own units.
+    """
+    own = pl.col("role").is_in([PERFORMANCE, VOLUME])
+    held = rows.filter(own | pl.col("threshold").is_not_null())
+    shown = held.select(
+        PARTITION,
+        pl.when(own).then("measure").otherwise(pl.col("role") + "_drift").alias("name"),
+        pl.when(own)
+        .then("statistic")
+        .otherwise(pl.col("statistic") / pl.col("threshold"))
+        .alias("value"),
+    )
+    return (
+        shown.group_by(PARTITION, "name")
+        .agg(pl.max("value"))
+        .pivot("name", index=PARTITION, values="value")
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from retrain_assets.orchestration import checks
-from retrain_assets.orchestration.jobs import MODEL_TAG
+from retrain_assets.orchestration.metadata import MODEL_TAG
 from retrain_assets.orchestration.model_assets import Model
 from retrain_assets.orchestration.resources import SlackNotifications, StorageResource
 from retrain_assets.steps import operate, report

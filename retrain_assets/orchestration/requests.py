@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from retrain_assets.orchestration.in_process import has_died
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -63,8 +65,10 @@ def requests(context: Tick, job: str, wishes: Sequence[Wish]) -> Evaluated:
         wishes: Runs that are wanted, of one range each.
     """
     under_way = dg.RunsFilter(job_name=job, statuses=NOT_FINISHED_STATUSES)
-    for run in context.instance.get_runs(filters=under_way, limit=1):
-        return dg.SkipReason(f"run {run.run_id} is at it")
+    for run in context.instance.get_runs(filters=under_way):
+        if not has_died(run):
+            return dg.SkipReason(f"run {run.run_id} is at it")
+        context.instance.report_run_failed(run, "The process that executed it has died.")
     asked = [_asked(context.instance, job, wish) for wish in wishes]
     wanted = [one for one in asked if isinstance(one, dg.RunRequest)]
     return wanted[:MAX_RUNS] or dg.SkipReason("; ".join(map(str, asked)))

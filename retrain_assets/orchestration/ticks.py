@@ -22,6 +22,8 @@ from dagster._core.remote_origin import (
 from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
+from retrain_assets.orchestration.in_process import own_process
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -94,7 +96,7 @@ class InProcessDaemon:
         run = self.instance.create_run_for_job(
             job,
             run_config={**QUIET, **config},
-            tags=tags,
+            tags={**tags, **own_process()},
             remote_job_origin=RemoteJobOrigin(self.origin, job.name),
         )
         result = execute_run(InMemoryJob(job), run, self.instance)

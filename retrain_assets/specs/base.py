@@ -76,6 +76,7 @@ class NamedSpec(Spec):
         description="Group and first part of the asset keys: lower-case letters, digits and "
         "underscores, starting with a letter."
     )
+    owners: list[Owner] = Field([], description="Owners shown in Dagster.")
 
 
 class SpecError(ValueError):

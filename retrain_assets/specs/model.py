@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from retrain_assets.specs.base import Address, Name, NamedSpec, Owner, Spec
+from retrain_assets.specs.base import Address, Name, NamedSpec, Spec
 from retrain_assets.specs.features import (
     PYTHON_REFERENCE,
     FeaturesSpec,
@@ -222,7 +222,6 @@ class ModelSpec(NamedSpec):
         description="Cron that wakes the policy; null for sensors only.",
     )
     notify: NotifySpec = Field(NotifySpec(), description="Who is told of decisions.")
-    owners: list[Owner] = Field([], description="Owners shown in Dagster.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random.")
 
     @property

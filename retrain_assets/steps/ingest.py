@@ -93,15 +93,13 @@ class Ingestion:
         """Why the others were not published, by partition; and files that have none."""
         return self.found.judgement.refused_partitions
 
-    @property
-    def accepted_rows(self) -> int:
-        """Rows published."""
-        return int(self.found.judgement.files["accepted"].sum())
-
-    @property
-    def quarantined_rows(self) -> int:
-        """Rows and whole files refused."""
-        return self.found.judgement.quarantined.height
+    def rows_by_partition(self, partitions: Collection[str]) -> pl.DataFrame:
+        """Rows `accepted`, and rows and whole files `quarantined`, of each of some partitions."""
+        judged = self.found.judgement
+        accepted = judged.files.group_by(PARTITION).agg(pl.sum("accepted"))
+        refused = judged.quarantined.group_by(PARTITION).agg(pl.len().alias("quarantined"))
+        counted = accepted.join(refused, on=PARTITION, how="left").fill_null(0).sort(PARTITION)
+        return counted.filter(pl.col(PARTITION).is_in(list(partitions)))
 
     @property
     def files(self) -> int:

@@ -69,6 +69,13 @@ class Tables:
         """The newest version of a table; None where it was never written."""
         return _version(self._open(table))
 
+    def size(self, table: str) -> tuple[int, pl.Schema]:
+        """Rows and columns of a table as it is now, from its log; none where it is not there."""
+        opened = self._open(table)
+        if opened is None:
+            return 0, pl.Schema()
+        return opened.count(), pl.scan_delta(opened).collect_schema()
+
     def scan(
         self,
         table: str,

@@ -57,7 +57,7 @@ def run_job(root: Path, job: str, first: int, last: int) -> None:
     with recorded(root) as instance:
         world = new_world(root, instance)
         tags = range_tags(key(first), key(last))
-        world.definitions.resolve_job_def(job).execute_in_process(instance=instance, tags=tags)
+        world.daemon.execute(job, tags, {})
 
 
 def deliver(world: World) -> None:

@@ -1,0 +1,67 @@
+"""What a run leaves on its assets for people: rows, columns, numbers that the UI draws over time.
+
+Not here: the numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import polars as pl
+
+from retrain_assets.specs.partition import ALL
+from retrain_assets.stores.tables import PARTITION
+
+if TYPE_CHECKING:
+    from retrain_assets.stores.tables import Tables
+
+DATASET_TAG, MODEL_TAG = "retrain/dataset", "retrain/model"  # of assets and of runs
+DIGITS = 4  # of a number that is drawn
+ROWS = "dagster/partition_row_count"
+
+
+def about(tables: Tables, table: str) -> dict[str, Any]:
+    """A table as it is now: name, place, version, rows and columns."""
+    rows, schema = tables.size(table)
+    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in schema.items()]
+    return {
+        "dagster/table_name": table,
+        "dagster/uri": tables.uri(table),
+        "dagster/row_count": rows,
+        "dagster/column_schema": dg.TableSchema(columns),
+        "delta_version": tables.version(table) or 0,
+    }
+
+
+def series(numbers: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """Numbers of each partition, by its key, rounded to be drawn.
+
+    Args:
+        numbers: A row a partition: its key and columns of numbers; nulls are left out.
+    """
+    rows = {row.pop(PARTITION): row for row in numbers.iter_rows(named=True)}
+    return {
+        key: {name: drawn(value) for name, value in row.items() if value is not None}
+        for key, row in rows.items()
+    }
+
+
+def add_series(context: dg.AssetExecutionContext, key: dg.AssetKey, numbers: pl.DataFrame) -> None:
+    """Leave numbers on each partition of the asset that a run materializes."""
+    for partition, found in series(numbers).items():
+        context.add_asset_metadata(found, key, None if partition == ALL else partition)
+
+
+def drawn(value: float) -> float:
+    """A number as it is shown; whole ones as they are."""
+    return value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")
+
+
+def mlflow_link(tracking_uri: str, run_id: str) -> dg.MetadataValue[Any]:
+    """Where a run is seen in MLflow: a link to its server, else how to open the database."""
+    if tracking_uri.startswith(("http://", "https://")):
+        return dg.MetadataValue.url(f"{tracking_uri.rstrip('/')}/#/runs/{run_id}")
+    return dg.MetadataValue.md(
+        f"run `{run_id}`, after `mlflow ui --backend-store-uri {tracking_uri}`"
+    )
