@@ -1,4 +1,4 @@
-"""Jobs that a person starts, from the UI or the command line: roll back, pause, resume, plan.
+"""Jobs that a person starts, from the UI or the command line: approve, roll back, pause and so on.
 
 None of them is in a pool, so that none waits for a training. Not here: what they do.
 """
@@ -31,6 +31,12 @@ class Resume(dg.Config):
     by: str = "a person"
 
 
+class Approve(Resume):
+    """Which version; it must be the one that waits."""
+
+    version: int
+
+
 class Pause(Resume):
     """Until which partition no retraining is asked for."""
 
@@ -58,8 +64,9 @@ Shown = dict[str, Any]
 
 
 def operation_jobs(model: Model) -> list[dg.JobDefinition]:
-    """`<m>_rollback`, `<m>_pause`, `<m>_resume`, `<m>_plan`."""
+    """`<m>_approve`, `<m>_rollback`, `<m>_pause`, `<m>_resume`, `<m>_plan`."""
     return [
+        _job(model, "approve", "Put the version that waits into production.", Approve, _approve),
         _job(model, "rollback", "Put an earlier version back.", Rollback, _roll_back),
         _job(model, "pause", "Ask for no retraining before a partition.", Pause, _pause),
         _job(model, "resume", "End a pause.", Resume, _resume),
@@ -87,7 +94,7 @@ def _job(
         registry = opened.registry(model.spec.name)
         shown = act(Operated(context, config, model.state(opened), registry, slack))
         key, metadata = model.key("production_model"), {"operation": name, **shown}
-        made = dg.AssetMaterialization if name == "rollback" else dg.AssetObservation
+        made = dg.AssetMaterialization if "action" in shown else dg.AssetObservation
         context.log_event(made(key, metadata=metadata))
 
     @dg.job(
@@ -99,6 +106,12 @@ def _job(
         operation()
 
     return job
+
+
+def _approve(on: Operated) -> Shown:
+    config = on.config
+    row = operate.approve(on.state, on.registry, config.version, config.reason, config.by)
+    return {"action": row.action, "version": row.version, "reason": row.reason}
 
 
 def _roll_back(on: Operated) -> Shown:

@@ -215,6 +215,9 @@ class ModelSpec(NamedSpec):
     labels: LabelsSpec = Field(LabelsSpec(), description="When labels are final.")
     triggers: TriggersSpec = Field(TriggersSpec(), description="When to retrain.")
     gate: GateSpec = Field(description="When to promote.")
+    approval: Literal["auto", "manual"] = Field(
+        "auto", description="`manual` lets what passed the gate wait for `retrain approve`."
+    )
     refit: bool = Field(True, description="Fit the promoted recipe again through the as-of.")
     schedule: str | None = Field(
         "0 6 * * 1",

@@ -16,6 +16,7 @@ from retrain_assets.domain.gate import Verdict
 from retrain_assets.steps.evaluate import candidate_version, evaluate, stored
 from retrain_assets.steps.train import (
     PRODUCTION,
+    STAGING,
     classes_of,
     fitted,
     holdout_metrics,
@@ -100,16 +101,17 @@ def decide_candidate(
 
 
 def reconcile(registry: ModelRegistry, history: History) -> bool:
-    """Set the alias `production` to what the ledger says.
+    """Set the aliases `production` and `staging` to what the ledger says.
 
     Returns:
-        Whether it had to be changed.
+        Whether one had to be changed.
     """
-    row = history.production
-    if row is None or registry.alias(PRODUCTION) == row.version:
-        return False
-    registry.set_alias(PRODUCTION, row.version)
-    return True
+    said = {PRODUCTION: history.production, STAGING: history.staged}
+    wanted = {alias: row.version if row else None for alias, row in said.items()}
+    wrong = [alias for alias, version in wanted.items() if registry.alias(alias) != version]
+    for alias in wrong:
+        registry.set_alias(alias, wanted[alias])
+    return bool(wrong)
 
 
 def _row(
@@ -119,11 +121,14 @@ def _row(
     history: History,
     by: str,
 ) -> LedgerRow:
+    action = ACTIONS[evaluation.verdict]
+    if action == "promote" and state.spec.approval == "manual":
+        action = "stage"
     return LedgerRow(
         time=datetime.now(UTC),
         as_of=evaluation.as_of,
         seen_through=seen_through(state),
-        action=ACTIONS[evaluation.verdict],  # type: ignore[arg-type]
+        action=action,  # type: ignore[arg-type]
         version=version.version,
         candidate=evaluation.candidate,
         previous=history.production.version if history.production else None,

@@ -1,4 +1,4 @@
-"""What a person decides: to roll back, to hold retraining back, to let it go on.
+"""What a person decides: to approve, to roll back, to hold retraining back, to let it go on.
 
 Not here: what the gate decides, and telling people.
 """
@@ -15,8 +15,33 @@ from retrain_assets.stores.ledger import reversible
 
 if TYPE_CHECKING:
     from retrain_assets.steps.state import ModelState
-    from retrain_assets.stores.ledger import LedgerRow
+    from retrain_assets.stores.ledger import Action, History, LedgerRow
     from retrain_assets.stores.models import ModelRegistry
+
+
+def approve(
+    state: ModelState, registry: ModelRegistry, version: int, reason: str, by: str
+) -> LedgerRow:
+    """Put the version that waits for approval into production.
+
+    Args:
+        state: The model.
+        registry: Its versions.
+        version: The version.
+        reason: Why, for the ledger.
+        by: Who approves.
+
+    Raises:
+        DecisionError: Another version waits, or none.
+    """
+    history = state.ledger.read()
+    staged = history.staged
+    if staged is None or staged.version != version:
+        waits = f"version {staged.version} does" if staged else "none does"
+        raise DecisionError(
+            f"model {state.spec.name}: version {version} does not wait for approval: {waits}"
+        )
+    return _serve(state, registry, history, staged, action="approve", reason=reason, by=by)
 
 
 def roll_back(
@@ -47,22 +72,7 @@ def roll_back(
             f"version {now.version} is in production, earlier ones are {others or 'none'}"
         )
     then = next(row for row in reversed(history.rows) if row.version == target)
-    registry.load(then.version, then.sha256)
-    partitions = state.mature()
-    row = replace(
-        then,
-        time=datetime.now(UTC),
-        as_of=partitions[-1] if partitions else now.as_of,
-        seen_through=seen_through(state),
-        action="rollback",
-        previous=now.version,
-        reason=reason,
-        causes=("request",),
-        because="",
-        by=by,
-    )
-    reconcile(registry, state.ledger.append(row, history))
-    return row
+    return _serve(state, registry, history, then, action="rollback", reason=reason, by=by)
 
 
 def pause(state: ModelState, until: str, reason: str, by: str) -> Pause:
@@ -88,3 +98,32 @@ def resume(state: ModelState, reason: str, by: str) -> Pause | None:
     if stood is not None:
         state.pauses.write(None, {"action": "resume", "reason": reason, "by": by})
     return stood
+
+
+def _serve(
+    state: ModelState,
+    registry: ModelRegistry,
+    history: History,
+    then: LedgerRow,
+    *,
+    action: Action,
+    reason: str,
+    by: str,
+) -> LedgerRow:
+    """Put the version of an earlier row into production, once it has been loaded."""
+    registry.load(then.version, then.sha256)
+    partitions, now = state.mature(), history.production
+    row = replace(
+        then,
+        time=datetime.now(UTC),
+        as_of=partitions[-1] if partitions else then.as_of,
+        seen_through=seen_through(state),
+        action=action,
+        previous=now.version if now else None,
+        reason=reason,
+        causes=("request",),
+        because="",
+        by=by,
+    )
+    reconcile(registry, state.ledger.append(row, history))
+    return row

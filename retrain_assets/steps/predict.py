@@ -14,6 +14,7 @@ from retrain_assets.domain.features import KEY, PARTITION
 from retrain_assets.domain.performance import block_values
 from retrain_assets.domain.profile import build_profile
 from retrain_assets.steps.build import Built, commit_metadata, ready, stored_features
+from retrain_assets.steps.decide import reconcile
 from retrain_assets.steps.train import PREDICTION_COLUMN, as_column, classes_of, lacking
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ def predictions(
     Rows inside that version's training range are marked `in_sample` and enter no measure.
     """
     keys = ready(state, partitions, state.sources())
+    history = state.ledger.read()
+    if history.rows:
+        reconcile(registry, history)  # what was killed behind its ledger row is made up for
     scored, performance = _score(state, registry, stored_features(state, keys))
     fresh = scored.filter(~pl.col("in_sample")).select(PARTITION, PREDICTION_COLUMN)
     tables, commit = state.tables, commit_metadata(run_id, keys)

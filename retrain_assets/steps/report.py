@@ -37,7 +37,7 @@ def status(state: ModelState) -> dict[str, Any]:
             "metrics": now.metrics,
         },
         "candidate": last.candidate if last else None,
-        "staging": None,
+        "staging": history.staged.version if history.staged else None,
         "last_decision": last.for_people() if last else None,
         "stale": stale(state),
         "staleness": staleness(state),

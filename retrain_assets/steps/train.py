@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from retrain_assets.stores.models import ModelRegistry, ModelVersion
 
 EXAMPLE_ROWS = 5
-CANDIDATE, PRODUCTION = "candidate", "production"
+CANDIDATE, STAGING, PRODUCTION = "candidate", "staging", "production"
 PREDICTION_COLUMN = "prediction"
 
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from retrain_assets.stores.tables import Tables
 
-Action = Literal["promote", "hold", "reject", "rollback", "approve", "adopt"]
+Action = Literal["promote", "hold", "reject", "stage", "rollback", "approve", "adopt"]
 IN_PRODUCTION: tuple[Action, ...] = ("promote", "rollback", "approve", "adopt")
-GATED: tuple[Action, ...] = ("promote", "hold", "reject")
+GATED: tuple[Action, ...] = ("promote", "hold", "reject", "stage")
 SCHEMA: dict[str, pl.DataType] = {
     "number": pl.Int64(),
     "time": pl.Datetime("us", "UTC"),
@@ -113,6 +113,13 @@ class History:
         """The row whose version was in production when a partition arrived."""
         earlier = (row for row in self.rows if row.seen_through < partition)
         return next((row for row in reversed(tuple(earlier)) if row.action in IN_PRODUCTION), None)
+
+    @property
+    def staged(self) -> LedgerRow | None:
+        """The row that put a version up for approval, unless production has changed since."""
+        newest = (row for row in reversed(self.rows) if row.action in (*IN_PRODUCTION, "stage"))
+        row = next(newest, None)
+        return row if row and row.action == "stage" else None
 
     @property
     def decided(self) -> LedgerRow | None:

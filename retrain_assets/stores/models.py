@@ -188,12 +188,15 @@ class ModelRegistry:
                 raise
             return None
 
-    def set_alias(self, name: str, number: int) -> None:
-        """Let an alias name a version.
+    def set_alias(self, name: str, number: int | None) -> None:
+        """Let an alias name a version, or none.
 
         Raises:
             RegistryError: There is none of that number.
         """
+        if number is None:
+            self.client.delete_registered_model_alias(self.name, name)
+            return
         found = self.version(number)
         self.client.set_registered_model_alias(self.name, name, str(found.version))
 

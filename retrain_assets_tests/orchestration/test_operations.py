@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -10,6 +11,7 @@ import pytest
 
 from retrain_assets.domain.triggers import Pause, decide
 from retrain_assets.orchestration.decision_assets import CURRENCY
+from retrain_assets.steps.decide import DecisionError
 from retrain_assets.steps.report import plan, stale, staleness, status
 from retrain_assets_tests.world import World, key, new_world
 
@@ -29,8 +31,11 @@ def start(world: World, operation: str, **config: Any) -> dict[str, Any]:
     job = world.definitions.resolve_job_def(f"churn_{operation}")
     config = {"ops": {f"churn_{operation}_op": {"config": config}}}
     done = job.execute_in_process(instance=world.instance, run_config=config)
-    (seen,) = done.filter_events(lambda event: event.event_type_value == "ASSET_OBSERVATION")
-    found = seen.asset_observation_data.asset_observation.metadata
+    kinds = {"ASSET_OBSERVATION", "ASSET_MATERIALIZATION"}
+    (seen,) = done.filter_events(lambda event: event.event_type_value in kinds)
+    made = seen.event_specific_data
+    found = getattr(made, "asset_observation", None) or made.materialization
+    found = found.metadata
     return {name: value.value for name, value in found.items()}
 
 
@@ -106,3 +111,35 @@ def test_production_is_stale_once_a_day_it_was_trained_on_is_corrected(world: Wo
     last = [check for check in found if check.check_name == CURRENCY][-1]
     assert not last.passed
     assert last.description == staleness(world.state)
+
+
+def test_what_passed_the_gate_waits_for_approval_where_the_yaml_says_so(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    world = new_world(tmp_path, instance, approval="manual")
+    world.land(*range(16))
+    world.settle()
+    registry, now = world.storage.registry("churn"), status(world.state)
+    (row,) = world.state.ledger.read().rows
+    assert (row.action, now["staging"], now["production"]) == ("stage", row.version, None)
+    assert (registry.alias("staging"), registry.alias("production")) == (row.version, None)
+    assert world.settle() == []
+
+    with pytest.raises(DecisionError, match=f"version 1 does not wait .* version {row.version} do"):
+        start(world, "approve", version=1, reason="looks good")
+    start(world, "approve", version=row.version, reason="looks good", by="the board")
+    approved = world.state.ledger.read().rows[-1]
+    assert (approved.action, approved.by, approved.version) == ("approve", "the board", row.version)
+    assert (approved.metrics, approved.trained_on) == (row.metrics, row.trained_on)
+    assert (registry.alias("staging"), registry.alias("production")) == (None, row.version)
+    with pytest.raises(DecisionError, match="does not wait for approval: none does"):
+        start(world, "approve", version=row.version, reason="again")
+
+    world.land(16)
+    registry.set_alias("production", 1)
+    world.settle()
+    assert registry.alias("production") == row.version, "what monitors sets the alias again"
+    served = world.storage.tables.scan("churn/predictions").collect()
+    assert served.filter(_landing_partition=key(16))["model_version"].unique().to_list() == [
+        row.version
+    ]
