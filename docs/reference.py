@@ -1,10 +1,14 @@
-"""Writes docs/reference.md from the specs: `python docs/reference.py`."""
+"""Writes what is said in the code already: `python docs/reference.py`.
+
+docs/reference.md is made from the specs, and the checks of docs/operations.md from the definitions.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from retrain_assets.orchestration.when_red import WHEN_RED
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 
@@ -12,6 +16,8 @@ HEAD = """# Reference: every field of the YAML
 
 Made from the specs by `python docs/reference.py`; what is not listed is refused.
 """
+
+START, END = "<!-- checks -->", "<!-- end of checks -->"
 
 
 def reference() -> str:
@@ -23,6 +29,14 @@ def reference() -> str:
         for title, part in schema["$defs"].items():
             parts += [f"### {title}\n", part["description"] + "\n", table(part)]
     return "\n".join(parts)
+
+
+def operations(page: str) -> str:
+    """The page on operations, with the checks as they are now."""
+    before, rest = page.split(START)
+    rows = [f"| `{name}` | {text} |" for name, text in sorted(WHEN_RED.items())]
+    table = "\n".join(["| check | what to do |", "|---|---|", *rows])
+    return f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}"
 
 
 def table(schema: dict[str, Any]) -> str:
@@ -65,4 +79,7 @@ def kind(field: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("reference.md").write_text(reference(), encoding="utf-8")
+    here = Path(__file__)
+    here.with_name("reference.md").write_text(reference(), encoding="utf-8")
+    page = here.with_name("operations.md")
+    page.write_text(operations(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -9,6 +9,8 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from retrain_assets.cli import main
+from retrain_assets.definitions import build_defs
+from retrain_assets.orchestration.when_red import WHEN_RED
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.specs.reading import load_strictly
@@ -16,7 +18,7 @@ from retrain_assets.specs.reading import load_strictly
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_reference_is_made_from_the_specs() -> None:
+def test_the_reference_is_made_from_the_specs_and_the_checks() -> None:
     location = ROOT / "docs" / "reference.py"
     spec = importlib.util.spec_from_file_location("reference", location)
     assert spec is not None
@@ -25,6 +27,15 @@ def test_the_reference_is_made_from_the_specs() -> None:
     spec.loader.exec_module(module)
     written = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     assert written == module.reference(), "run python docs/reference.py"
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert page == module.operations(page), "run python docs/reference.py"
+
+
+def test_every_check_says_what_to_do_when_it_fails() -> None:
+    graph = build_defs().get_repository_def().asset_graph
+    specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
+    assert {spec.name for spec in specs} == set(WHEN_RED)
+    assert all(f"When red: {WHEN_RED[spec.name]}" in (spec.description or "") for spec in specs)
 
 
 def test_the_readme_lists_every_command_and_no_other() -> None:
