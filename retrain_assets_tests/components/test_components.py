@@ -84,6 +84,7 @@ def test_a_run_keeps_the_spec_it_started_with(
     loaded = project.load_plainly()
     definitions = dg.Definitions(
         assets=loaded.assets,
+        asset_checks=loaded.asset_checks,
         jobs=loaded.jobs,
         resources={**(loaded.resources or {}), "storage": StorageResource(root=str(storage))},
         executor=dg.in_process_executor,
