@@ -10,6 +10,8 @@ events there are, and how any other event is stored.
 from __future__ import annotations
 
 import os
+from fcntl import LOCK_EX, flock
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
@@ -90,9 +92,14 @@ class BatchingSqliteStorage(DagsterSqliteStorage):
     """
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__(base_dir, inst_data)
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", BATCH_SIZE)
-        self._event_log_storage = BatchingEventLog(self._event_log_storage._base_dir)  # noqa: SLF001
+        folder = Path(base_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Daemon and web server that set a new folder up at once leave it broken for good.
+        with (folder / ".setup").open("w") as alone:
+            flock(alone, LOCK_EX)
+            super().__init__(base_dir, inst_data)
+            self._event_log_storage = BatchingEventLog(self._event_log_storage._base_dir)  # noqa: SLF001
 
     @classmethod
     def from_config_value(  # type: ignore[override]
