@@ -70,12 +70,18 @@ class Project:
 
 
 def new_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    project = write_project(root)
+    monkeypatch.syspath_prepend(str(root / "src"))
+    return project
+
+
+def write_project(root: Path, definitions: str = DEFINITIONS) -> Project:
+    """A project whose `src` is not on the import path yet."""
     project = Project(root, f"theirs_{next(_NUMBERS)}")
     project.package.joinpath("defs").mkdir(parents=True)
     (root / "dg.toml").write_text(SETTINGS.format(name=project.name), encoding="utf-8")
     (project.package / "__init__.py").touch()
-    (project.package / "definitions.py").write_text(DEFINITIONS, encoding="utf-8")
-    monkeypatch.syspath_prepend(str(root / "src"))
+    (project.package / "definitions.py").write_text(definitions, encoding="utf-8")
     return project
 
 

@@ -19,6 +19,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable as Checks
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable as Events
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData, serialize_value
 
@@ -100,6 +101,9 @@ class BatchingSqliteStorage(DagsterSqliteStorage):
             flock(alone, LOCK_EX)
             super().__init__(base_dir, inst_data)
             self._event_log_storage = BatchingEventLog(self._event_log_storage._base_dir)  # noqa: SLF001
+        # Of its three databases Dagster gives only the events more than 5 seconds of patience.
+        for storage in (self._run_storage, self._schedule_storage):
+            storage._conn_string += f"?timeout={SQLITE_BUSY_TIMEOUT_SECONDS}"  # noqa: SLF001
 
     @classmethod
     def from_config_value(  # type: ignore[override]
