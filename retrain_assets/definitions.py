@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster_shared.utils.config import discover_config_file, load_toml_as_dict
 
+from retrain_assets.components.landed_dataset import LandedDataset
+from retrain_assets.components.retrained_model import RetrainedModel
 from retrain_assets.components.spec_component import check_head
 from retrain_assets.orchestration.sensors import run_failed_sensor
 from retrain_assets.specs.reading import load_strictly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from retrain_assets.orchestration.model_assets import Model
+    from retrain_assets.specs.dataset import DatasetSpec
 
 HERE = Path(__file__).parent
 
@@ -64,6 +71,45 @@ def component_tree(project: Path = HERE) -> dg.ComponentTree:
         for document in load_strictly(path):
             check_head(document)
     return tree
+
+
+def models(project: Path = HERE) -> dict[str, Model]:
+    """The models of a project, by name."""
+    tree = component_tree(project)
+    return {found.spec.name: found.model(tree) for found in tree.get_all_components(RetrainedModel)}
+
+
+def datasets(project: Path = HERE) -> dict[str, DatasetSpec]:
+    """The datasets of a project, by name."""
+    found = component_tree(project).get_all_components(LandedDataset)
+    return {dataset.spec.name: dataset.spec for dataset in found}
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the definitions of a project are.
+
+    Args:
+        folder: A path within the project.
+        module: What Dagster loads.
+        name: As the UI shows it.
+    """
+
+    folder: Path = HERE
+    module: str = "retrain_assets.definitions"
+    name: str = "retrain_assets"
+
+
+def location_at(start: Path) -> Location:
+    """The Dagster project at or above a folder; this one where there is none."""
+    config = discover_config_file(start)
+    if config is None:
+        return Location()
+    settings = load_toml_as_dict(config)
+    settings = settings if config.stem == "dg" else settings["tool"]["dg"]
+    project = settings.get("project", {})
+    module = project.get("code_location_target_module", f"{project.get('root_module')}.definitions")
+    return Location(config.parent, module, project.get("code_location_name", config.parent.name))
 
 
 @dg.definitions

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from retrain_assets import definitions
 from retrain_assets.cli import main
-from retrain_assets_tests.projects import new_project
+from retrain_assets_tests.projects import document, new_project, yaml_of
+from retrain_assets_tests.world import DATASET
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +144,105 @@ def test_a_mistake_in_the_yaml_is_told_by_line_and_field_alone(
 ) -> None:
     project = new_project(tmp_path, monkeypatch)
     project.write("type: retrain_assets.RetrainedModel\nattributes: {nam: x}\n")
-    theirs = partial(definitions.component_tree, project.package)
-    monkeypatch.setattr(definitions, "component_tree", theirs)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(project.package)
     done = CliRunner().invoke(main, ["status", "flight_delay"])
     assert done.exit_code == 1
     lines = done.output.removeprefix("Error: ").splitlines()
     assert lines[-1] == "mine/defs.yaml: line 2: attributes.nam: unknown field: did you mean name?"
     assert all(line.startswith("mine/defs.yaml: line 2: ") for line in lines)
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder is somebody else's project: days that end, and days without an end."""
+    project = new_project(tmp_path, monkeypatch)
+    days = {"by": "day", "column": "day", "start": "1970-01-01"}
+    endless = document("LandedDataset", DATASET | {"name": "endless", "partition": days})
+    project.write(yaml_of({}, {}, endless))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("RETRAIN_STORAGE", str(tmp_path / "data"))
+    shutil.copy(ROOT / "dagster.yaml", tmp_path)
+    monkeypatch.chdir(project.package)
+    return tmp_path
+
+
+DAYS = "is no partition: they run from 2020-01-01 to 2020-04-30"
+HOSTILE = ("../../etc", "a'; DROP", "d' OR '1'='1", "2020-01-05\n2020-01-06", "")
+KNOWN = {
+    "backfill": "there are churn, customers, endless",
+    "status": "there are churn",
+    "history": "there are churn",
+    "quarantine": "there are customers, endless",
+}
+
+
+def backfill(first: str, last: str, name: str = "customers") -> tuple[str, ...]:
+    return "backfill", name, "--from", first, "--to", last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        *((backfill(bad, "2020-02-01"), f"{bad!r} {DAYS}") for bad in HOSTILE),
+        *((backfill("2020-01-01", bad, "churn"), f"{bad!r} {DAYS}") for bad in HOSTILE),
+        (backfill("2020-02-30", "2020-03-01"), f"'2020-02-30' {DAYS}"),
+        (backfill("2020-1-5", "2020-03-01"), f"'2020-1-5' {DAYS}"),
+        (backfill("2019-12-31", "2020-03-01"), f"'2019-12-31' {DAYS}"),
+        (backfill("2020-03-01", "2020-05-01"), f"'2020-05-01' {DAYS}"),
+        (backfill("2020-01-01", "２０２０-01-05"), f"'２０２０-01-05' {DAYS}"),  # noqa: RUF001
+        (backfill("1970-01-01", "2999-01-01", "endless"), "'2999-01-01' is no partition"),
+        (backfill("2020-03-02", "2020-03-01"), "ends at 2020-03-01, before it starts"),
+        (backfill("1970-01-01", "2020-01-01", "endless"), "are 18,263 partitions of endless: if"),
+        (backfill("2020-01-01", "2020-01-02"), "nothing for 2020-01-01 to 2020-01-02"),
+        *(((name, bad), KNOWN[name]) for name in ("status", "history") for bad in HOSTILE),
+        *((backfill("a", "b", bad), KNOWN["backfill"]) for bad in HOSTILE),
+        *((("quarantine", bad), KNOWN["quarantine"]) for bad in HOSTILE),
+        *((("quarantine", "customers", "--partition", bad), repr(bad)) for bad in HOSTILE[:4]),
+        (("rollback", "churn", "--to", "1; DROP", "--reason", "r"), "not a valid integer"),
+        (("rollback", "churn", "--to", "7", "--reason", "r"), "no earlier version to roll back to"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_names_nothing_is_refused_in_one_line_before_anything_is_touched(
+    theirs: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code in (1, 2)
+    assert isinstance(done.exception, SystemExit)
+    assert done.stdout == ""
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert done.stderr.rstrip().endswith(line)
+    assert said in line
+    assert {path.name for path in theirs.glob("*")} <= {"src", "dg.toml", "dagster.yaml", "data"}
+    assert list(theirs.glob("data/*")) in ([], [theirs / "data" / "dagster"])
+
+
+def test_many_partitions_are_asked_about_on_a_terminal(theirs: Path) -> None:
+    arguments = backfill("1970-01-01", "1973-01-01", "endless")
+    asked = "1970-01-01 to 1973-01-01 are 1,097 partitions of endless. Go on? [y/N]: "
+    for answer, said in {"n": "Aborted!", "y": "nothing for 1970-01-01 to 1973-01-01"}.items():
+        code, shown = on_terminal(theirs, answer, *arguments)
+        assert code == 1
+        assert asked in shown
+        assert said in shown.splitlines()[-1]
+    done = CliRunner().invoke(main, [*arguments, "--yes"])
+    assert "nothing for 1970-01-01 to 1973-01-01" in done.stderr
+
+
+def on_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]:
+    """What a command shows at a terminal at which a person answers."""
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "retrain_assets.cli", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{folder / 'src'}:{ROOT}", "COLUMNS": "200"},
+        stdin=its,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        os.write(ours, f"{answer}\n".encode())
+        shown, _ = process.communicate(timeout=120)
+    os.close(ours)
+    os.close(its)
+    return process.returncode, shown

@@ -43,8 +43,7 @@ def run_demo(storage: Storage, home: Path, *, fresh: bool) -> dict[str, Any]:
     """
     import dagster as dg
 
-    from retrain_assets.cli import models
-    from retrain_assets.definitions import build_defs
+    from retrain_assets.definitions import build_defs, models
     from retrain_assets.orchestration.resources import StorageResource
     from retrain_assets.orchestration.ticks import InProcessDaemon
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 MAX_ROUNDS = 20
 # Progress is shown by the caller; every event is in the instance all the same.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-# What workspace.yaml says, so that the UI links a run to its job.
-MODULE, LOCATION = "retrain_assets.definitions", "retrain_assets"
 
 
 class UnsettledError(RuntimeError):
@@ -53,13 +51,21 @@ class InProcessDaemon:
     Args:
         definitions: What `dagster dev` would load.
         instance: Where runs are recorded.
+        module: Where the UI finds the definitions, as workspace.yaml says.
+        location: What it calls them.
     """
 
-    def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+    def __init__(
+        self,
+        definitions: dg.Definitions,
+        instance: dg.DagsterInstance,
+        module: str = "retrain_assets.definitions",
+        location: str = "retrain_assets",
+    ) -> None:
         self.repository, self.instance = definitions.get_repository_def(), instance
-        target = LoadableTargetOrigin(executable_path=sys.executable, module_name=MODULE)
+        target = LoadableTargetOrigin(executable_path=sys.executable, module_name=module)
         self.origin = RemoteRepositoryOrigin(
-            ManagedGrpcPythonEnvCodeLocationOrigin(target, LOCATION), self.repository.name
+            ManagedGrpcPythonEnvCodeLocationOrigin(target, location), self.repository.name
         )
         self.sensors = sorted(
             (

@@ -73,12 +73,19 @@ def project_root(start: Path) -> Path:
         start: The current directory.
 
     Returns:
-        The nearest folder at or above `start` with a workspace.yaml, else the folder this package
-        was installed from in editable mode, else `start`.
+        The nearest folder at or above `start` that holds a workspace or project of Dagster, else
+        the folder this package was installed from in editable mode, else `start`.
     """
     installed = Path(__file__).resolve().parents[2]
     candidates = [start, *start.parents, installed]
-    return next((path for path in candidates if (path / "workspace.yaml").exists()), start)
+    return next((path for path in candidates if _is_project(path)), start)
+
+
+def _is_project(folder: Path) -> bool:
+    if any((folder / name).exists() for name in ("workspace.yaml", "dg.toml")):
+        return True
+    settings = folder / "pyproject.toml"
+    return settings.exists() and "[tool.dg" in settings.read_text(encoding="utf-8")
 
 
 def storage_from(environment: Mapping[str, str], start: Path) -> Storage:

@@ -1,6 +1,6 @@
 """Somebody else's project in a folder of its own, and Dagster's real processes on it.
 
-Nothing of it is made up but its impatience, and that a run can be held before it commits to a table.
+Nothing of it is made up but its impatience, and that a run can be held before it commits.
 """
 
 from __future__ import annotations
@@ -125,16 +125,16 @@ class Deployment:
         finally:
             hold.unlink()
 
-    def runs(self, job: str, *statuses: dg.DagsterRunStatus) -> list[dg.DagsterRun]:
+    def runs(self, job: str, *statuses: dg.DagsterRunStatus, **tags: str) -> list[dg.DagsterRun]:
         """Runs of a job, oldest first."""
-        chosen = dg.RunsFilter(job_name=job, statuses=list(statuses))
+        chosen = dg.RunsFilter(job_name=job, statuses=list(statuses), tags=tags)
         return list(reversed(self.instance.get_runs(filters=chosen)))
 
     def succeeded(self, job: str, **tags: str) -> dg.DagsterRun:
         """The newest run of a job that has succeeded, once there is one."""
-        done = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS], tags=tags)
+        done = dg.DagsterRunStatus.SUCCESS
         what = f"{job} with {tags} that has succeeded; see {self.home}"
-        return wait_for(lambda: self.instance.get_runs(done), RUN_SECONDS, what)[0]
+        return wait_for(lambda: self.runs(job, done, **tags), RUN_SECONDS, what)[-1]
 
     def materialized(self, *path: str) -> set[str]:
         """Partitions of an asset, as Dagster knows them."""

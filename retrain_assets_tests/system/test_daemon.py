@@ -78,10 +78,15 @@ def test_a_run_whose_worker_is_killed_is_asked_for_again_and_completed(
         live.land(*KILLED)
         os.kill(worker(), signal.SIGKILL)
         (failed,) = wait_for(lambda: live.runs("customers_ingest", FAILURE), 30, "failed run")
+        request = {REQUEST_TAG: failed.tags[REQUEST_TAG]}
         assert_frame_equal(live.rows("customers/dataset"), before)
         assert live.materialized("customers", "dataset") == made
-    again = live.succeeded("customers_ingest", **{REQUEST_TAG: failed.tags[REQUEST_TAG]})
+    again = live.succeeded("customers_ingest", **request)
     assert again.tags.items() >= range_tags(key(16), key(19)).items()
+    assert [run.run_id for run in live.runs("customers_ingest", **request)] == [
+        failed.run_id,
+        again.run_id,
+    ]
     assert live.materialized("customers", "dataset") == made | {key(n) for n in KILLED}
 
     undisturbed = Storage(tmp_path)
@@ -121,6 +126,4 @@ def test_a_run_outlives_the_daemon_that_asked_for_it(live: Deployment) -> None:
     live.start_daemon()
     new = {key(number) for number in UNWATCHED}
     wait_for(lambda: live.materialized("churn", "monitoring") >= new, 60, "monitoring")
-    assert [found.run_id for found in live.instance.get_runs(dg.RunsFilter(tags=request))] == [
-        run.run_id
-    ]
+    assert [found.run_id for found in live.runs("customers_ingest", **request)] == [run.run_id]

@@ -1,0 +1,14 @@
+"""`retrain`: what the UI has no button for.
+
+Results go to standard output (as JSON with `--json`), progress and errors to standard error; the
+exit code is 0, or not 0 and one line says why. Not here: doing any of it.
+"""
+
+from __future__ import annotations
+
+from retrain_assets.cli import acting, landing, looking
+from retrain_assets.cli.root import main
+
+__all__ = ["main"]
+for command in (*acting.COMMANDS, *looking.COMMANDS, landing.land):
+    main.add_command(command)
