@@ -246,3 +246,39 @@ def on_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]:
     os.close(ours)
     os.close(its)
     return process.returncode, shown
+
+
+def test_a_pause_shows_in_the_plan_until_it_is_ended(elsewhere: Path) -> None:
+    why = ("--reason", "audit", "--by", "the team")
+    said = retrain(elsewhere, "pause", "flight_delay", "--until", "2013-02-30", *why)
+    assert said.returncode == 1
+    assert "'2013-02-30' is no partition of flights" in said.stderr.splitlines()[-1]
+    made = retrain(elsewhere, "pause", "flight_delay", "--until", "2013-06-01", *why, "--json")
+    assert json.loads(made.stdout)["until"] == "2013-06-01"
+    planned = json.loads(retrain(elsewhere, "plan", "flight_delay", "--json").stdout)
+    assert (planned["wanted"], planned["windows"], planned["cost"]["fits"]) == (False, {}, 2)
+    ended = retrain(elsewhere, "resume", "flight_delay", "--reason", "done").stdout
+    assert ended == "flight_delay: the pause until 2013-06-01 is over\n"
+    again = retrain(elsewhere, "resume", "flight_delay", "--reason", "done").stdout
+    assert again == "flight_delay: there was no pause\n"
+
+
+def test_nothing_waits_for_approval_where_nothing_was_decided(elsewhere: Path) -> None:
+    said = retrain(elsewhere, "approve", "flight_delay", "1", "--by", "me", "--reason", "good")
+    assert said.returncode == 1
+    assert said.stderr.splitlines()[-1].endswith("version 1 does not wait for approval: none does")
+
+
+def test_a_backup_is_brought_back_with_dagsters_state(elsewhere: Path, tmp_path: Path) -> None:
+    assert retrain(elsewhere, "status", "flight_delay").returncode == 0
+    made = json.loads(retrain(elsewhere, "backup", str(tmp_path / "copy"), "--json").stdout)
+    assert made["files"] > 0
+    refused = retrain(elsewhere, "restore", str(tmp_path / "copy"))
+    assert refused.returncode == 1
+    assert "is not empty, it holds" in refused.stderr
+    other = tmp_path / "other"
+    other.mkdir()
+    done = retrain(other, "restore", str(tmp_path / "copy"), "--json")
+    assert json.loads(done.stdout)["tables"] > 0, done.stderr
+    history = retrain(other, "history", "flight_delay", "--json")
+    assert json.loads(history.stdout) == []

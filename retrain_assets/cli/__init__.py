@@ -6,9 +6,10 @@ exit code is 0, or not 0 and one line says why. Not here: doing any of it.
 
 from __future__ import annotations
 
-from retrain_assets.cli import acting, landing, looking
+from retrain_assets.cli import acting, deciding, keeping, landing, looking
 from retrain_assets.cli.root import main
 
 __all__ = ["main"]
-for command in (*acting.COMMANDS, *looking.COMMANDS, landing.land):
+_ALL = (acting, looking, deciding, keeping)
+for command in (*(found for part in _ALL for found in part.COMMANDS), landing.land):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""Commands that make something happen: demo, backfill, rollback.
+"""Commands that let data through the loop: demo, backfill.
 
 Not here: what is done.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from retrain_assets.cli.project import datasets, execute, model_named, models
+from retrain_assets.cli.project import datasets, execute, models
 from retrain_assets.cli.root import as_json, one_line, print_decisions, print_json, storage
 
 MANY = 1000  # partitions of a range that may be meant otherwise
@@ -31,28 +31,6 @@ def demo(*, fresh: bool, as_json: bool) -> None:
         return
     print_decisions(result["decisions"])
     click.echo("\nSee all of it in the Dagster UI: make dev, then http://127.0.0.1:3000")
-
-
-@click.command()
-@click.argument("model")
-@click.option("--to", type=int, help="The version; the one before the present by default.")
-@click.option("--reason", required=True, help="Why, for the ledger.")
-@click.option("--by", default="command line", help="Who asks, for the ledger.")
-@as_json
-@one_line
-def rollback(model: str, to: int | None, reason: str, by: str, *, as_json: bool) -> None:
-    """Put an earlier version back into production."""
-    from retrain_assets.steps import report
-
-    state = model_named(model).state(storage())
-    config = {"reason": reason, "by": by} | ({} if to is None else {"to": to})
-    ops = {f"{model}_rollback_op": {"config": config}}
-    execute(f"{model}_rollback", run_config={"ops": ops})
-    row = report.history(state)[-1]
-    if as_json:
-        print_json(row)
-    else:
-        click.echo(f"{model}: version {row['version']} is in production again")
 
 
 @click.command()
@@ -104,4 +82,4 @@ def _ask(said: str) -> None:
     click.confirm(f"{said}. Go on?", abort=True, err=True)
 
 
-COMMANDS = (demo, rollback, backfill)
+COMMANDS = (demo, backfill)

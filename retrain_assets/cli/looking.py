@@ -1,4 +1,4 @@
-"""Commands that change nothing: status, history, quarantine.
+"""Commands that change nothing: status, plan, history, quarantine.
 
 Not here: what they show.
 """
@@ -35,9 +35,39 @@ def status(model: str, *, as_json: bool) -> None:
         if now
         else f"{model}: nothing in production"
     )
-    for cause in found["triggers"]:
-        click.echo(f"  {'!' if cause['fired'] else ' '} {cause['cause']}: {cause['reason']}")
-    click.echo(f"retrain now: {'yes' if found['wanted'] else 'no'}, {found['reason']}")
+    if found["staging"]:
+        click.echo(f"version {found['staging']} waits for `retrain approve`")
+    if found["stale"]:
+        click.echo(found["staleness"])
+    _print_triggers(found)
+
+
+@click.command()
+@click.argument("model")
+@as_json
+@one_line
+def plan(model: str, *, as_json: bool) -> None:
+    """What would happen now: whether a cause fires, on which windows, at what cost."""
+    import dagster as dg
+
+    from retrain_assets.orchestration.operations import last_seconds
+    from retrain_assets.steps import report
+
+    state = model_named(model).state(storage())
+    with dg.DagsterInstance.get() as instance:
+        found = report.plan(state, last_seconds(instance, model))
+    if as_json:
+        print_json(found)
+        return
+    _print_triggers(found)
+    for name, (first, last) in found["windows"].items():
+        click.echo(f"  {name}: {first} to {last}")
+    cost = found["cost"]
+    took = cost["last_seconds"]
+    click.echo(
+        f"  cost: {cost['fits']} fits on {cost['train_rows']:,} rows, judged on "
+        f"{cost['holdout_rows']:,}" + (f"; the last one took {took:g} s" if took else "")
+    )
 
 
 @click.command()
@@ -53,6 +83,12 @@ def history(model: str, *, as_json: bool) -> None:
         print_json(rows)
     else:
         print_decisions([{"model": model, **row} for row in rows])
+
+
+def _print_triggers(found: dict[str, Any]) -> None:
+    for cause in found["triggers"]:
+        click.echo(f"  {'!' if cause['fired'] else ' '} {cause['cause']}: {cause['reason']}")
+    click.echo(f"retrain now: {'yes' if found['wanted'] else 'no'}, {found['reason']}")
 
 
 @click.command()
@@ -81,4 +117,4 @@ def quarantine(
         click.echo("\n".join([said, *step.as_lines(shown)]))
 
 
-COMMANDS = (status, history, quarantine)
+COMMANDS = (status, plan, history, quarantine)

@@ -39,7 +39,7 @@ def back_up(parts: Mapping[str, Path], target: Path, tell: Callable[[str], None]
     """Copy folders into a new one.
 
     Args:
-        parts: Folders by name; `storage` is the storage root.
+        parts: Folders by name; `storage` is the storage root. One that is not there is left out.
         target: Where the copy goes; not there yet, or empty.
         tell: Is told what is being copied.
 
@@ -53,6 +53,7 @@ def back_up(parts: Mapping[str, Path], target: Path, tell: Callable[[str], None]
         if target.resolve().is_relative_to(folder.resolve()):
             raise BackupError(f"{target} lies in {folder}, which it would copy: name another")
     _refuse_content(target)
+    parts = {name: folder for name, folder in parts.items() if folder.is_dir()}
     copied = 0
     for name, folder in parts.items():
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]

@@ -1,0 +1,96 @@
+"""Commands by which a person decides: approve, rollback, pause, resume.
+
+Each is a run of the job of the same name, which the UI has too. Not here: what is done.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from retrain_assets.cli.project import execute, model_named
+from retrain_assets.cli.root import as_json, one_line, print_json, storage
+
+reason = click.option("--reason", required=True, help="Why, for the record.")
+by = click.option("--by", default="command line", help="Who asks, for the record.")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("version", type=int)
+@click.option("--by", required=True, help="Who approves, for the ledger.")
+@reason
+@as_json
+@one_line
+def approve(model: str, version: int, *, as_json: bool, **why: str) -> None:
+    """Put the version that waits for approval into production."""
+    row = _decided(model, "approve", version=version, **why)
+    _tell(row, f"{model}: version {row['version']} is in production", as_json=as_json)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--to", type=int, help="The version; the one before the present by default.")
+@reason
+@by
+@as_json
+@one_line
+def rollback(model: str, to: int | None, *, as_json: bool, **why: str) -> None:
+    """Put an earlier version back into production."""
+    row = _decided(model, "rollback", **why, **({} if to is None else {"to": to}))
+    _tell(row, f"{model}: version {row['version']} is in production again", as_json=as_json)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--until", required=True, help="First partition as of which it may be asked again.")
+@reason
+@by
+@as_json
+@one_line
+def pause(model: str, *, as_json: bool, **config: str) -> None:
+    """Let no retraining be asked for as of any partition before one."""
+    _operate(model, "pause", config)
+    found = {"model": model, **config}
+    _tell(found, f"{model}: no retraining before {config['until']}", as_json=as_json)
+
+
+@click.command()
+@click.argument("model")
+@reason
+@by
+@as_json
+@one_line
+def resume(model: str, *, as_json: bool, **config: str) -> None:
+    """End a pause."""
+    stood = model_named(model).state(storage()).pauses.read()
+    _operate(model, "resume", config)
+    found = {"model": model, "until": stood and stood.until, **config}
+    ended = f"the pause until {stood.until} is over" if stood else "there was no pause"
+    _tell(found, f"{model}: {ended}", as_json=as_json)
+
+
+def _decided(model: str, operation: str, **config: Any) -> dict[str, Any]:
+    """The ledger's row of what a person decided."""
+    from retrain_assets.steps import report
+
+    state = model_named(model).state(storage())
+    _operate(model, operation, config)
+    return report.history(state)[-1]
+
+
+def _operate(model: str, operation: str, config: dict[str, Any]) -> None:
+    model_named(model)
+    ops = {f"{model}_{operation}_op": {"config": config}}
+    execute(f"{model}_{operation}", run_config={"ops": ops})
+
+
+def _tell(found: dict[str, Any], said: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(said)
+
+
+COMMANDS = (approve, rollback, pause, resume)
