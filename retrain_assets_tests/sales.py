@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing import Landing, RawFile
+from retrain_assets.stores.landing import RawFile
+from retrain_assets.stores.local_files import LocalFiles
 
 DAY = "2013-01-31"
 
@@ -31,5 +32,5 @@ def deliver(root: Path, path: str, content: bytes = b"x") -> Path:
 
 def read(root: Path, content: bytes, ending: str = "csv", **changes: Any) -> RawFile:
     deliver(root, f"sales/{DAY}.{ending}", content)
-    source = Landing(root, spec(f"sales/{{partition}}.{ending}", **changes))
+    source = LocalFiles(root, spec(f"sales/{{partition}}.{ending}", **changes))
     return source.read(source.files()[0])

@@ -18,7 +18,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from retrain_assets.orchestration.in_process import has_died
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 REQUEST_TAG = "retrain/request"
 MAX_ATTEMPTS = 3
@@ -56,22 +56,31 @@ class Wish:
         return sha256(json.dumps(sorted(self.about)).encode()).hexdigest()[:16]
 
 
-def requests(context: Tick, job: str, wishes: Sequence[Wish]) -> Evaluated:
+def requests(context: Tick, job: str, wishes: Iterable[Wish]) -> Evaluated:
     """Ask for runs of a job, unless one is under way; for none that failed too often.
 
     Args:
         context: Of the tick.
         job: Name of the job.
-        wishes: Runs that are wanted, of one range each.
+        wishes: Runs that are wanted, of one range each; the first `MAX_RUNS` are asked for that
+            did not fail too often.
     """
     under_way = dg.RunsFilter(job_name=job, statuses=NOT_FINISHED_STATUSES)
     for run in context.instance.get_runs(filters=under_way):
         if not has_died(run):
             return dg.SkipReason(f"run {run.run_id} is at it")
         context.instance.report_run_failed(run, "The process that executed it has died.")
-    asked = [_asked(context.instance, job, wish) for wish in wishes]
-    wanted = [one for one in asked if isinstance(one, dg.RunRequest)]
-    return wanted[:MAX_RUNS] or dg.SkipReason("; ".join(map(str, asked)))
+    wanted: list[dg.RunRequest] = []
+    settled: list[str] = []
+    for wish in wishes:
+        asked = _asked(context.instance, job, wish)
+        if isinstance(asked, str):
+            settled.append(asked)
+        else:
+            wanted.append(asked)
+        if len(wanted) == MAX_RUNS:
+            break
+    return wanted or dg.SkipReason("; ".join(settled[:MAX_RUNS]))
 
 
 def _asked(instance: dg.DagsterInstance, job: str, wish: Wish) -> dg.RunRequest | str:

@@ -5,6 +5,7 @@ Not here: reading files, checking rows, Dagster.
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -16,7 +17,9 @@ from retrain_assets.specs.partition import PartitionSpec
 ColumnType = Literal["int", "float", "bool", "category", "text", "date", "datetime"]
 Format = Literal["csv", "jsonl", "parquet", "delta"]
 _LONGEST_NAME = 255
-_SCHEMES = ("s3", "gs", "abfs", "abfss", "az", "file")
+_OBJECT_STORES = ("s3", "gs", "az", "abfs", "abfss")
+_SCHEMES = (*_OBJECT_STORES, "file")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
 Encoding = Literal["utf-8", "utf-16", "latin-1", "cp1252"]
 
 
@@ -167,7 +170,8 @@ class DatasetSpec(NamedSpec):
 
     landing: str | None = Field(
         None,
-        description="Path of the files below `landing/`, such as `flights/{partition}.parquet`; "
+        description="Path of the files below `landing/`, such as `flights/{partition}.parquet`, or "
+        "in an object store (s3, gs, az, abfs), such as `s3://bucket/flights/{partition}.parquet`; "
         "`*` matches within one name. Without `{partition}`, a file may hold rows of many "
         "partitions. The ending says the format: csv, jsonl, parquet.",
     )
@@ -185,11 +189,22 @@ class DatasetSpec(NamedSpec):
     expectations: list[ExpectationSpec] = Field([], description="Further expectations.")
 
     @property
+    def bucket(self) -> str | None:
+        """The object store that files land in, as `s3://bucket`; None below the landing folder."""
+        scheme, separator, rest = (self.landing or "").partition("://")
+        return f"{scheme}://{rest.partition('/')[0]}" if separator else None
+
+    @property
+    def pattern(self) -> PurePosixPath:
+        """How files are named, below the landing folder or in the bucket."""
+        return PurePosixPath((self.landing or "")[len(self.bucket or "") :].lstrip("/"))
+
+    @property
     def format(self) -> Format:
         """What is read: the ending of `landing`, or a Delta table."""
         if self.landing is None:
             return "delta"
-        return PurePosixPath(self.landing).suffix.removeprefix(".")  # type: ignore[return-value]
+        return self.pattern.suffix.removeprefix(".")  # type: ignore[return-value]
 
     @property
     def is_typed(self) -> bool:
@@ -211,7 +226,14 @@ class DatasetSpec(NamedSpec):
     def _landing_stays_below_its_root(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        path = PurePosixPath(value)
+        scheme, separator, rest = value.partition("://")
+        bucket, _, below = rest.partition("/")
+        if separator and scheme not in _OBJECT_STORES:
+            near = ", ".join(_OBJECT_STORES)
+            raise ValueError(f"files cannot land in {scheme!r}: use a path or {near}")
+        if separator and _BUCKET.fullmatch(bucket) is None:
+            raise ValueError(f"{bucket!r} is no bucket: write {scheme}://bucket/path")
+        path = PurePosixPath(below if separator else value)
         if path.is_absolute() or ".." in path.parts or "\x00" in value:
             raise ValueError(f"{value!r} leaves the landing folder: give a path below it")
         if path.suffix not in (".csv", ".jsonl", ".parquet"):

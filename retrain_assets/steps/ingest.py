@@ -78,6 +78,7 @@ class Ingestion:
         shared_keys: Keys that several partitions have, counted by these.
         version: Version of the dataset after the commit; None where nothing was ever published.
         page: What Great Expectations was asked and found, to be opened in a browser.
+        ignored: Names beside the files that are none of the dataset's, and why.
     """
 
     requested: tuple[str, ...]
@@ -87,6 +88,7 @@ class Ingestion:
     shared_keys: list[dict[str, object]]
     version: int | None
     page: Path
+    ignored: list[dict[str, str | int]]
 
     @property
     def refused(self) -> dict[str, str]:
@@ -150,7 +152,11 @@ class Ingestion:
 
 
 def ingest(
-    storage: Storage, spec: DatasetSpec, partitions: Sequence[str], run_id: str
+    storage: Storage,
+    spec: DatasetSpec,
+    partitions: Sequence[str],
+    run_id: str,
+    now_ns: int | None = None,
 ) -> Ingestion:
     """Take in whatever has landed of some partitions.
 
@@ -161,20 +167,24 @@ def ingest(
         spec: The dataset.
         partitions: Keys; those without a file are left as they are.
         run_id: Written on every commit.
+        now_ns: The time, in nanoseconds since 1970, by which a new file may still be written and is
+            left for later; by default none is.
 
     Raises:
         NothingLandedError: None of the partitions has a file.
     """
-    tables, intake = storage.tables, Intake(storage, spec)
+    tables, intake = storage.tables, Intake(storage, spec, min(partitions), now_ns)
     base = {part: tables.version(f"{spec.name}/{part}") for part in PARTS}
     with Spill() as spill:
         found = _judged(intake, set(partitions), spill)
         judgement = found.judgement
         keys = tuple(judgement.files[PARTITION].unique().sort())
         if not keys:
-            where = spec.delta or f"{spec.landing} below {storage.landing}"
+            below = "" if spec.bucket else f" below {storage.landing}"
+            waits = f"; {intake.waiting} files may still be written" if intake.waiting else ""
             raise NothingLandedError(
-                f"dataset {spec.name}: nothing for {partitions[0]} to {partitions[-1]} in {where}"
+                f"dataset {spec.name}: nothing for {partitions[0]} to {partitions[-1]} in "
+                f"{spec.delta or f'{spec.landing}{below}'}{waits}{intake.ignored}"
             )
         requested = tuple(key for key in keys if not key.startswith(UNPLACED))
         published = tuple(key for key in requested if key not in judgement.refused_partitions)
@@ -198,6 +208,7 @@ def ingest(
         atypical=_atypical(intake, judgement, published),
         shared_keys=shared_keys,
         version=tables.version(f"{spec.name}/dataset"),
+        ignored=intake.ignored.records(),
     )
 
 

@@ -6,21 +6,22 @@ depend on what else is read at once. Not here: judging and committing.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
 from retrain_assets.domain.contract import FILES_SCHEMA, UNPLACED
 from retrain_assets.domain.slices import partition_keys, slices
 from retrain_assets.specs.base import duration
-from retrain_assets.stores.landing import LandingFile, refused
+from retrain_assets.stores.landing import Ignored, LandingFile, refused
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from datetime import timedelta
 
     from retrain_assets.specs.dataset import DatasetSpec
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 FILES = {**FILES_SCHEMA, "stamp": pl.String()}
 BATCH_BYTES, BYTES_A_VALUE = 32 * 2**20, 16
+MAX_FILES = 500  # of one range, or of those looked into that hold many partitions
+LOOK_BACK = 60  # partitions with files that each listing looks at
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,26 @@ class Intake:
     Args:
         storage: Where files and tables are.
         spec: The dataset.
+        since: First partition that is looked at, where file names hold partitions; all by default.
+        now_ns: The time, in nanoseconds since 1970; by default nothing may still be written.
+        ignored: Names that are no files of the dataset, once `files` were listed.
     """
 
     storage: Storage
     spec: DatasetSpec
+    since: str | None = None
+    now_ns: int | None = None
+    ignored: Ignored = field(default_factory=Ignored)
+
+    @cached_property
+    def _listed(self) -> list[LandingFile]:
+        return self.storage.source(self.spec).files(self.since, self.ignored)
 
     @cached_property
     def files(self) -> list[LandingFile]:
-        """All that has landed."""
-        return self.storage.source(self.spec).files()
+        """All that has landed; a new file that may still be written has not."""
+        known = set(self._known["file"])
+        return [file for file in self._listed if file.path in known or self._is_settled(file)]
 
     @cached_property
     def recorded(self) -> pl.DataFrame:
@@ -68,18 +83,82 @@ class Intake:
         return tables.collect(tables.scan(table, FILES), table)
 
     @cached_property
-    def unread(self) -> list[LandingFile]:
-        """Files that were never read as they are now."""
-        rows = self.recorded
+    def _known(self) -> pl.DataFrame:
+        """Partition, path and stamp of what was read, of the partitions that are looked at."""
+        tables, table = self.storage.tables, f"{self.spec.name}/files"
+        rows = tables.scan(table, FILES).select(PARTITION, "file", "stamp")
         if self.spec.is_split:
             rows = rows.filter(pl.col(PARTITION).str.starts_with(UNPLACED))
-        read = set(rows.select("file", "stamp").iter_rows())
-        return [file for file in self.files if (file.path, file.stamp) not in read]
+        elif self.since:
+            rows = rows.filter(pl.col(PARTITION) >= self.since)
+        return tables.collect(rows, table)
 
-    def settled(self, now_ns: int) -> list[LandingFile]:
+    @cached_property
+    def unread(self) -> list[LandingFile]:
+        """Files that were never read as they are now."""
+        read = set(self._known.select("file", "stamp").iter_rows())
+        return [file for file in self._listed if (file.path, file.stamp) not in read]
+
+    @cached_property
+    def settled(self) -> list[LandingFile]:
         """Unread files that have not changed for `read.settle`."""
+        return [file for file in self.unread if self._is_settled(file)]
+
+    @property
+    def waiting(self) -> int:
+        """How many unread files may still be written."""
+        return len(self.unread) - len(self.settled)
+
+    @property
+    def next_since(self) -> str | None:
+        """What the next listing may start from; None where it has to look at everything.
+
+        Nothing unread is before it, and `LOOK_BACK` partitions are not.
+        """
+        spec, landed = self.spec, self._landed
+        if spec.is_split or spec.partition.period is None or not landed:
+            return None
+        return min([landed[-LOOK_BACK:][0], *(file.partition or "" for file in self.unread)])
+
+    def ranges(
+        self, apart: Collection[tuple[str, str]] = ()
+    ) -> Iterator[tuple[Sequence[str], list[LandingFile]]]:
+        """What to read next, where file names hold partitions.
+
+        Args:
+            apart: First and last partition of ranges that keep to themselves: those that failed.
+
+        Yields:
+            Landed partitions that follow each other, are all to be read, and have at most
+            `MAX_FILES` files (or are a single one), in order; and which of their files are new.
+        """
+        new, held = defaultdict(list), Counter(file.partition for file in self.files)
+        for file in self._fresh:
+            new[file.partition].append(file)
+        wanted = {key for key, files in new.items() if all(map(self._is_settled, files))}
+
+        def group(key: str) -> tuple[bool, tuple[str, str] | None]:
+            return key in wanted, next((pair for pair in apart if pair[0] <= key <= pair[1]), None)
+
+        for (is_wanted, _), stretch in groupby(self._landed, group):
+            if is_wanted:
+                for keys in _batched(((held[key], [key]) for key in stretch), MAX_FILES):
+                    yield keys, [file for key in keys for file in new[key]]
+
+    @cached_property
+    def _fresh(self) -> list[LandingFile]:
+        """Unread files that are read now if their partitions are asked for."""
+        there = set(self.files)
+        return [file for file in self.unread if file in there]
+
+    @cached_property
+    def _landed(self) -> list[str]:
+        """Partitions with a file, there or recorded, of those that are looked at."""
+        return sorted({*(file.partition or "" for file in self.files), *self._known[PARTITION]})
+
+    def _is_settled(self, file: LandingFile) -> bool:
         settle: timedelta = duration(self.spec.read.settle)
-        return [file for file in self.unread if file.is_settled(settle, now_ns)]
+        return self.now_ns is None or file.is_settled(settle, self.now_ns)
 
     def keys(self, files: Iterable[LandingFile]) -> set[str]:
         """The partitions that files hold; of one that cannot be read, none."""
@@ -110,16 +189,18 @@ class Intake:
         total = sum(file.size_bytes for files in by_partition.values() for file in files)
         # Read as they are asked for: bytes on disk do not tell what a file holds.
         read = ([source.read(file) for file in files] for files in by_partition.values())
-        for raw in _batched((max(_unpacked(part), _packed(part)), part) for part in read):
+        sized = ((max(_unpacked(part), _packed(part)), part) for part in read)
+        for raw in _batched(sized, BATCH_BYTES):
             yield Batch((*raw, *self._gone(raw)), _packed(raw) / total if total else 1.0)
 
     def _slices(self, asked: set[str]) -> Iterator[Batch]:
         """Slices of unread files, and of those that hold the same partitions."""
-        fresh = self._cut(self.unread)
+        looked_into = self._fresh[:MAX_FILES]
+        fresh = self._cut(looked_into)
         changed = {one.partition for one in fresh if self._has_changed(one)} & asked
         wanted = asked if asked.isdisjoint(one.partition for one in fresh) else changed
         held = set(self.recorded.filter(pl.col(PARTITION).is_in(list(wanted)))["file"])
-        held -= {file.path for file in self.unread}
+        held -= {file.path for file in looked_into}
         others = [file for file in self.files if file.path in held]
         found = [*fresh, *self._cut(others)]
         chosen = [one for one in found if one.partition in wanted]
@@ -130,7 +211,8 @@ class Intake:
         for one in [*chosen, *self._gone(chosen), *marks]:
             by_partition[one.partition].append(one)
         total = sum(one.rows.height for part in by_partition.values() for one in part)
-        for raw in _batched((_unpacked(part), part) for part in by_partition.values()):
+        sized = ((_unpacked(part), part) for part in by_partition.values())
+        for raw in _batched(sized, BATCH_BYTES):
             yield Batch(raw, sum(one.rows.height for one in raw) / (total or 1))
 
     def _cut(self, files: Iterable[LandingFile]) -> list[RawFile]:
@@ -173,12 +255,14 @@ def _unpacked(raw: Iterable[RawFile]) -> int:
     return sum(one.rows.height * one.rows.width * BYTES_A_VALUE for one in raw)
 
 
-def _batched(parts: Iterable[tuple[int, Sequence[RawFile]]]) -> Iterator[tuple[RawFile, ...]]:
+def _batched(
+    parts: Iterable[tuple[int, Sequence[_Part]]], most: int
+) -> Iterator[tuple[_Part, ...]]:
     """Whole partitions, each with its size, together as long as they stay within the bound."""
-    batch: list[RawFile] = []
+    batch: list[_Part] = []
     held = 0
     for size, part in parts:
-        if batch and held + size > BATCH_BYTES:
+        if batch and held + size > most:
             yield tuple(batch)
             batch, held = [], 0
         batch += part

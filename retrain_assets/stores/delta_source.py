@@ -40,7 +40,7 @@ class DeltaSource:
         path = self.spec.delta or ""
         return path if "://" in path else str(self.root / path)
 
-    def files(self) -> list[LandingFile]:
+    def files(self, *_: object) -> list[LandingFile]:
         """The newest version of the table, as one file; nothing where there is no table yet."""
         try:
             version = DeltaTable(self.uri, without_files=True).version()
@@ -49,7 +49,7 @@ class DeltaSource:
         key = None if self.spec.is_split else "all"
         return [LandingFile(self.spec.delta or "", key, 0, f"v{version}")]
 
-    def read(self, file: LandingFile) -> RawFile:
+    def read(self, file: LandingFile, /) -> RawFile:
         """The rows of the version that was seen, numbered in the order in which they are read."""
         version = int(file.stamp.removeprefix("v"))
         try:

@@ -1,18 +1,17 @@
-"""Landing files: which have landed, and their rows as they stand.
+"""Landing files: how they are named, which names are passed over and why, their rows as they stand.
 
 A file is only ever read, once, whole. What makes it unreadable refuses it here with the reason;
-a line that is no row is kept as text for the contract to refuse. Not here: whether a value is
-sound, and what becomes of a row.
+a line that is no row is kept as text for the contract to refuse. Not here: where files are listed
+and read from (`local_files.py`, `object_files.py`), whether a value is sound, and what becomes of a
+row.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import stat
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 import polars as pl
@@ -24,13 +23,22 @@ from retrain_assets.stores.raw_columns import RefusedFileError
 from retrain_assets.stores.readers import READERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from datetime import timedelta
 
     from retrain_assets.specs.dataset import DatasetSpec
 
+ATTEMPTS = 3  # at reading a file that changes meanwhile
+CHANGING = "it changed whenever it was read: it is read again when it settles"
 _UNFINISHED = (".tmp", ".part")
-_ATTEMPTS = 3
+_EXAMPLES, _NAME_CHARACTERS = 3, 80
+
+
+class LandingError(RuntimeError):
+    """Landing files cannot be listed or read now; the message says where and what would do."""
+
+
+class PassedOverError(ValueError):
+    """A name is none of the dataset's files; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,8 @@ class LandingFile:
     """A file that has landed.
 
     Args:
-        path: Below the landing root, with forward slashes; or where a Delta table is.
+        path: Below the landing folder or in the bucket, with forward slashes; or where a Delta
+            table is.
         partition: Key in its name; `all` where the dataset has no partitions; None where its rows
             are to say which partitions they are of.
         size_bytes: Its length when it was seen.
@@ -70,123 +79,148 @@ class RawFile(RawRows):
     extra: tuple[str, ...] = ()
 
 
+@dataclass
+class Ignored:
+    """What a listing passed over: a count and a few names for each reason."""
+
+    found: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+
+    def add(self, path: str, why: object) -> None:
+        """One more name."""
+        count, names = self.found.get(str(why), (0, []))
+        named = repr(path if len(path) <= _NAME_CHARACTERS else f"…{path[-_NAME_CHARACTERS:]}")
+        self.found[str(why)] = count + 1, [*names, named][:_EXAMPLES]
+
+    def records(self) -> list[dict[str, str | int]]:
+        """A row a reason, with the names escaped and shortened."""
+        return [
+            {"reason": why, "names": count, "such as": ", ".join(names)}
+            for why, (count, names) in sorted(self.found.items())
+        ]
+
+    def __str__(self) -> str:
+        said = [f"{row['names']} {row['reason']} ({row['such as']})" for row in self.records()]
+        return f"; ignored: {', '.join(said)}" if said else ""
+
+
 class Source(Protocol):
     """Where a dataset's rows come from."""
 
-    def files(self) -> list[LandingFile]:
-        """All that has landed, by partition and path."""
+    def files(
+        self, since: str | None = None, ignored: Ignored | None = None, /
+    ) -> list[LandingFile]:
+        """What has landed, by partition and path.
 
-    def read(self, file: LandingFile) -> RawFile:
-        """The rows of one file; what cannot be read is refused and not raised."""
+        Args:
+            since: The first partition that is looked for; where rows say which partitions they
+                are of, it is not heeded.
+            ignored: Takes what is passed over among the names that were looked at.
+
+        Raises:
+            LandingError: It cannot be listed now.
+        """
+
+    def read(self, file: LandingFile, /) -> RawFile:
+        """The rows of one file; what cannot be read as rows is refused and not raised.
+
+        Raises:
+            LandingError: Nothing can be read from there now.
+        """
 
 
 @dataclass(frozen=True)
-class Landing:
-    """The landing files of one dataset.
+class Names:
+    """How the landing files of a dataset are named.
 
     Args:
-        root: The landing folder; it need not be there yet.
         spec: The dataset.
     """
 
-    root: Path
     spec: DatasetSpec
 
-    def files(self) -> list[LandingFile]:
-        """All finished files that the pattern names, by partition and path.
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """The pattern of each folder, and of the file."""
+        return self.spec.pattern.parts
 
-        Left out are hidden and unfinished names (`.x`, `x.tmp`, `x.part`), what is no regular file
-        or lies outside the root, and names whose `{partition}` is no key of the dataset.
+    @cached_property
+    def _form(self) -> re.Pattern[str]:
+        return re.compile(as_regex(str(self.spec.pattern), "(?P<key>[^/]+)", "(?P=key)"))
+
+    def least(self, part: str, since: str | None) -> str:
+        """What the names of a part do not come before, where a partition is the first looked for.
+
+        Keys of times are as long as each other, so names are in the order of their keys.
         """
-        matching = self._matching(PurePosixPath(self.spec.landing or "").parts, "")
-        found = [file for path, status in matching if (file := self._file(path, status))]
-        return sorted(found, key=lambda file: (file.partition or "", file.path))
+        before, placeholder, _ = part.partition("{partition}")
+        return before + since if placeholder and since and "*" not in before else ""
 
-    def read(self, file: LandingFile) -> RawFile:
-        """Read a file whole.
+    def partition(self, path: str) -> str | None:
+        """The partition of a file by its path; None where its rows are to say.
 
-        One that has gone, is too large, or keeps changing while it is read, is refused.
+        Raises:
+            PassedOverError: It is none of the dataset's files.
         """
-        path, limit = self.root / file.path, self.spec.read.max_bytes
-        for _ in range(_ATTEMPTS):
-            try:
-                with path.open("rb") as opened:
-                    status = os.fstat(opened.fileno())
-                    if status.st_size > limit:
-                        why = f"it has {status.st_size:,} bytes; read.max_bytes is {limit:,}"
-                        return refused(file, why)
-                    content = opened.read()
-                unchanged = _stamp(path.stat()) == _stamp(status)
-            except OSError as error:
-                return refused(file, f"it cannot be read ({error.strerror}): deliver it again")
-            if unchanged:
-                return self._parsed(replace(file, stamp=_stamp(status)), content)
-        return refused(file, "it changed whenever it was read: it is read again when it settles")
-
-    def _matching(self, parts: Sequence[str], below: str) -> Iterator[tuple[str, os.stat_result]]:
-        """The regular files under folder `below` that match the rest of the pattern."""
-        name, rest = re.compile(_as_regex(parts[0], ".+")), parts[1:]
-        try:
-            entries = os.scandir(self.root / below)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        with entries:
-            for entry in entries:
-                if name.fullmatch(entry.name) is None or not self._is_offered(entry):
-                    continue
-                path = f"{below}/{entry.name}" if below else entry.name
-                if rest:
-                    yield from self._matching(rest, path)
-                elif (status := _regular(entry)) is not None:
-                    yield path, status
-
-    def _is_offered(self, entry: os.DirEntry[str]) -> bool:
-        if entry.name.startswith(".") or entry.name.endswith(_UNFINISHED):
-            return False
-        root = self.root.resolve() if entry.is_symlink() else None
-        return root is None or Path(entry.path).resolve().is_relative_to(root)
-
-    def _file(self, path: str, status: os.stat_result) -> LandingFile | None:
-        """A file as seen; None where its name holds no key of the dataset."""
-        pattern = str(PurePosixPath(self.spec.landing or ""))
-        named = re.fullmatch(_as_regex(pattern, "(?P<key>[^/]+)", "(?P=key)"), path)
+        check_finished(path)
+        named = self._form.fullmatch(path)
         if named is None:
+            raise PassedOverError(f"not named {self.spec.pattern}")
+        if self.spec.is_split:
             return None
-        key = None if self.spec.is_split else named.groupdict().get("key", ALL)
-        if key is not None and not self.spec.partition.is_key(key):
-            return None
-        return LandingFile(path, key, status.st_size, _stamp(status), status.st_mtime_ns)
+        key = named.groupdict().get("key", ALL)
+        spec = self.spec.partition
+        if not spec.is_key(key):
+            outside = spec.period is not None and spec.period.begins(key) is not None
+            raise PassedOverError(
+                f"before {spec.start} or after {spec.end}" if outside else "of no partition"
+            )
+        return key
 
-    def _parsed(self, file: LandingFile, content: bytes) -> RawFile:
-        try:
-            rows, extra = READERS[self.spec.format](content, self.spec)
-        except RefusedFileError as error:
-            return replace(refused(file, str(error)), sha256=sha256(content).hexdigest())
-        digest = sha256(content).hexdigest()
-        return RawFile(file.path, file.partition or "", digest, rows, file=file, extra=extra)
+    def pass_over(self, path: str, why: PassedOverError, ignored: Ignored | None) -> None:
+        """Note a name; not where all datasets may deliver and it may be another's."""
+        if ignored is not None and (len(self.parts) > 1 or self._form.fullmatch(path)):
+            ignored.add(path, why)
 
 
-def refused(file: LandingFile, why: str) -> RawFile:
+def check_finished(path: str) -> None:
+    """Refuse hidden names and those of files that are still being written.
+
+    Raises:
+        PassedOverError: It, or a folder that it is in, is one.
+    """
+    for name in path.split("/"):
+        if name.startswith("."):
+            raise PassedOverError("hidden")
+        if name.endswith(_UNFINISHED):
+            raise PassedOverError("unfinished")
+
+
+def parsed(file: LandingFile, content: bytes, spec: DatasetSpec) -> RawFile:
+    """The rows of what was read."""
+    digest = sha256(content).hexdigest()
+    try:
+        rows, extra = READERS[spec.format](content, spec)
+    except RefusedFileError as error:
+        return refused(file, str(error), digest)
+    return RawFile(file.path, file.partition or "", digest, rows, file=file, extra=extra)
+
+
+def refused(file: LandingFile, why: str, digest: str = "") -> RawFile:
     """A file that could not be read."""
     rows = pl.DataFrame(schema={LINE: pl.Int64, BROKEN: pl.String})
-    return RawFile(file.path, file.partition or "", "", rows, why, file=file)
+    return RawFile(file.path, file.partition or "", digest, rows, why, file=file)
 
 
-def _stamp(status: os.stat_result) -> str:
-    return f"{status.st_size:x}-{status.st_mtime_ns:x}"
+def too_large(size_bytes: int, spec: DatasetSpec) -> str | None:
+    """Why a file is not read at all, if it has too many bytes."""
+    limit = spec.read.max_bytes
+    if size_bytes <= limit:
+        return None
+    return f"it has {size_bytes:,} bytes; read.max_bytes is {limit:,}"
 
 
-def _as_regex(pattern: str, key: str, repeated: str | None = None) -> str:
+def as_regex(pattern: str, key: str, repeated: str | None = None) -> str:
     """A landing pattern as a regular expression, its first `{partition}` as `key`."""
     escaped = re.escape(pattern).replace(r"\*", "[^/]*")
     placeholder = re.escape("{partition}")
     return escaped.replace(placeholder, key, 1).replace(placeholder, repeated or key)
-
-
-def _regular(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """The status of a regular file; None for anything else, and for one that has just gone."""
-    try:
-        status = entry.stat()
-    except FileNotFoundError:
-        return None
-    return status if stat.S_ISREG(status.st_mode) else None

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain_assets.stores.delta_source import DeltaSource
-from retrain_assets.stores.landing import Landing
 from retrain_assets.stores.ledger import Ledger
+from retrain_assets.stores.local_files import LocalFiles
 from retrain_assets.stores.tables import Tables
 
 if TYPE_CHECKING:
@@ -48,7 +48,11 @@ class Storage:
         """Where the rows of a dataset come from."""
         if spec.delta is not None:
             return DeltaSource(self.root, spec)
-        return Landing(self.landing, spec)
+        if spec.bucket is not None:
+            from retrain_assets.stores.object_files import ObjectFiles
+
+            return ObjectFiles(spec)
+        return LocalFiles(self.landing, spec)
 
     def registry(self, model: str) -> ModelRegistry:
         """The MLflow registry of one model."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from retrain_assets.stores.landing import Landing
+from retrain_assets.stores.local_files import LocalFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,12 +97,12 @@ class TopicFiles:
                 "and no dot in front"
             )
         inside = self.folder.resolve().is_relative_to(self.root.resolve())
-        if "*" in str(self._pattern.parent) or not inside:
+        if "*" in str(self._pattern.parent) or not inside or spec.bucket:
             raise ValueError(f"{spec.landing}: its folder must be a single one below {self.root}")
 
     @property
     def _pattern(self) -> PurePosixPath:
-        return PurePosixPath(self.spec.landing or "")
+        return self.spec.pattern
 
     @property
     def folder(self) -> Path:
@@ -138,7 +138,7 @@ class TopicFiles:
         """
         pattern = rf"{re.escape(self.topic)}-(0|[1-9]\d*)-(\d{{20}})-(\d{{20}})\.jsonl"
         found: dict[int, tuple[int, str]] = {}
-        for file in Landing(self.root, self.spec).files():
+        for file in LocalFiles(self.root, self.spec).files():
             match = re.fullmatch(pattern, PurePosixPath(file.path).name, re.ASCII)
             if match is None:
                 continue

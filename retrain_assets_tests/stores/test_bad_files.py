@@ -24,7 +24,7 @@ import pytest
 from retrain_assets.domain.contract import judge
 from retrain_assets.domain.rules import LINE
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing import Landing
+from retrain_assets.stores.local_files import LocalFiles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -382,7 +382,7 @@ def test_a_bad_file_has_its_verdict(tmp_path: Path, case: Case) -> None:
     path = tmp_path / "sales" / f"{DAY}.{case.ending}"
     path.parent.mkdir()
     path.write_bytes(case.content)
-    landing = Landing(tmp_path, spec(case.ending, **case.changes))
+    landing = LocalFiles(tmp_path, spec(case.ending, **case.changes))
     [file] = landing.files()
     raw = landing.read(file)
     judgement = judge([raw], landing.spec)
@@ -415,7 +415,7 @@ def test_b15_of_rows_with_one_key_that_differ_none_is_accepted(tmp_path: Path, m
     path = tmp_path / "sales" / f"{DAY}.{made.__name__}"
     path.parent.mkdir()
     path.write_bytes(made(found=rows(row(id=101, note="y"))))
-    landing = Landing(tmp_path, spec(made.__name__))
+    landing = LocalFiles(tmp_path, spec(made.__name__))
     judgement = judge([landing.read(file) for file in landing.files()], landing.spec)
     first = 2 if made is csv else 1
     assert judgement.quarantined[LINE].to_list() == [first, first + 4]
@@ -432,7 +432,7 @@ def test_b18_text_that_means_harm_elsewhere_is_stored_as_it_is(
     path = tmp_path / "sales" / f"{DAY}.{made.__name__}"
     path.parent.mkdir()
     path.write_bytes(made(found=rows(row(note=written))))
-    landing = Landing(tmp_path, spec(made.__name__))
+    landing = LocalFiles(tmp_path, spec(made.__name__))
     judgement = judge([landing.read(file) for file in landing.files()], landing.spec)
     assert judgement.accepted["note"].to_list()[-1] == text
 
@@ -442,7 +442,7 @@ def test_b6_a_flipped_bit_is_seen_where_pages_have_checksums(tmp_path: Path) -> 
     path = tmp_path / "sales" / f"{DAY}.parquet"
     path.parent.mkdir()
     path.write_bytes(flipped(sound, (103).to_bytes(8, "little")))
-    landing = Landing(tmp_path, spec("parquet"))
+    landing = LocalFiles(tmp_path, spec("parquet"))
     assert "the checksum of a page is wrong" in (landing.read(landing.files()[0]).refusal or "")
 
 
@@ -458,7 +458,7 @@ def test_b6_a_footer_that_lies_of_its_rows_is_refused(tmp_path: Path, value: int
     path = tmp_path / "sales" / f"{DAY}.parquet"
     path.parent.mkdir()
     path.write_bytes(lying.getvalue())
-    landing = Landing(tmp_path, spec("parquet"))
+    landing = LocalFiles(tmp_path, spec("parquet"))
     assert "do not hold the rows of the footer" in (landing.read(landing.files()[0]).refusal or "")
 
 
@@ -470,14 +470,14 @@ CHILD = """
 import sys
 from pathlib import Path
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing import Landing
+from retrain_assets.stores.local_files import LocalFiles
 root, spec = Path(sys.argv[1]), DatasetSpec.model_validate_json(sys.argv[2])
 def peak():
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 import polars; polars.DataFrame({"a": [1]}).write_parquet(root / "warm")
 polars.read_parquet(root / "warm")
-landing = Landing(root, spec)
+landing = LocalFiles(root, spec)
 before = peak()
 raw = landing.read(landing.files()[0])
 print(peak() - before, raw.refusal)
@@ -508,7 +508,7 @@ def test_b17_one_text_repeated_a_million_times_is_refused_without_being_written_
     path = tmp_path / "sales" / f"{DAY}.parquet"
     path.parent.mkdir()
     pq.write_table(table, path, compression="zstd")
-    landing = Landing(tmp_path, spec("parquet"))
+    landing = LocalFiles(tmp_path, spec("parquet"))
     begin = datetime.now(UTC)
     refusal = landing.read(landing.files()[0]).refusal or ""
     assert "it unpacks to 52,428,850,000 bytes" in refusal
@@ -524,4 +524,4 @@ def test_b23_what_is_no_finished_regular_file_is_never_opened(tmp_path: Path) ->
     (folder / "2013-01-03.csv").symlink_to(tmp_path / "secret.csv")
     for ending in ("csv.tmp", "csv.part", "csv~"):
         (folder / f"2013-01-04.{ending}").write_bytes(csv())
-    assert Landing(root, spec("csv")).files() == []
+    assert LocalFiles(root, spec("csv")).files() == []

@@ -30,7 +30,7 @@ from retrain_assets import cli
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.land import Bounds, Landed, land, told_to_stop
 from retrain_assets.stores.kafka import OffsetsGoneError, Read, Topic
-from retrain_assets.stores.landing import Landing
+from retrain_assets.stores.local_files import LocalFiles
 from retrain_assets.stores.topic_files import TopicFiles, file_name
 from retrain_assets_tests.stores.test_topic_files import dataset
 
@@ -112,7 +112,7 @@ class Writer:
         )
 
     def names(self) -> list[str]:
-        landed = Landing(self.root, dataset()).files()
+        landed = LocalFiles(self.root, dataset()).files()
         return [Path(file.path).name for file in landed]
 
     def lines(self) -> list[bytes]:
@@ -245,7 +245,7 @@ def test_files_stay_below_what_the_reader_takes(
     cluster.send(cluster.topic("sized"), sent := [b"x" * n for n in (49, 49, 1, 300)])
     files = TopicFiles(tmp_path, spec, "sized")
     land(files, cluster.address, {}, Bounds(once=True), Event(), print)
-    texts = [(tmp_path / file.path).read_bytes() for file in Landing(tmp_path, spec).files()]
+    texts = [(tmp_path / file.path).read_bytes() for file in LocalFiles(tmp_path, spec).files()]
     assert [len(text) for text in texts] == [100, 2, 301]
     assert b"".join(texts).splitlines() == sent
 

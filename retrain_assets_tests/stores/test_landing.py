@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from retrain_assets.stores.landing import Landing
+from retrain_assets.stores.local_files import LocalFiles
 from retrain_assets_tests.sales import DAY, deliver, read, spec
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def keys(root: Path, pattern: str, **changes: Any) -> list[tuple[str, str]]:
-    return [(file.partition, file.path) for file in Landing(root, spec(pattern, **changes)).files()]
+    files = LocalFiles(root, spec(pattern, **changes)).files()
+    return [(file.partition, file.path) for file in files]
 
 
 def test_files_are_sorted_by_partition_and_path(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_nothing_has_landed_where_there_is_no_folder(tmp_path: Path) -> None:
 
 def test_the_stamp_changes_with_size_or_time_alone(tmp_path: Path) -> None:
     file = deliver(tmp_path, f"sales/{DAY}.csv", b"ab")
-    source = Landing(tmp_path, spec())
+    source = LocalFiles(tmp_path, spec())
 
     def stamp(content: bytes, modified_ns: int) -> str:
         file.write_bytes(content)
@@ -117,7 +118,7 @@ def test_a_file_is_digested_as_it_was_read_and_left_as_it_is(tmp_path: Path) -> 
 
 def test_a_file_that_has_gone_is_named(tmp_path: Path) -> None:
     file = deliver(tmp_path, f"sales/{DAY}.csv")
-    source = Landing(tmp_path, spec())
+    source = LocalFiles(tmp_path, spec())
     listed = source.files()[0]
     file.unlink()
     raw = source.read(listed)
@@ -129,7 +130,7 @@ def test_a_file_replaced_while_it_is_read_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = deliver(tmp_path, f"sales/{DAY}.csv", b"id,day,note\n1,2013-01-31,old\n")
-    source, times = Landing(tmp_path, spec()), iter([2, 3])
+    source, times = LocalFiles(tmp_path, spec()), iter([2, 3])
     fstat = os.fstat
 
     def replaced_meanwhile(descriptor: int) -> os.stat_result:
@@ -150,7 +151,7 @@ def test_a_file_replaced_while_it_is_read_is_read_again(
 def test_a_file_is_settled_once_it_has_rested(tmp_path: Path) -> None:
     file, second = deliver(tmp_path, f"sales/{DAY}.csv"), 10**9
     os.utime(file, ns=(100 * second, 100 * second))
-    seen = Landing(tmp_path, spec()).files()[0]
+    seen = LocalFiles(tmp_path, spec()).files()[0]
     rest = timedelta(seconds=5)
     settled = {now: seen.is_settled(rest, now * second) for now in (40, 100, 104, 105, 10**6)}
     assert settled == {40: True, 100: False, 104: False, 105: True, 10**6: True}
@@ -164,7 +165,7 @@ def test_a_file_above_the_bound_is_refused_unread(tmp_path: Path) -> None:
 def test_a_listing_opens_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(1, 29):
         deliver(tmp_path, f"sales/2013-01-{number:02}.csv")
-    source = Landing(tmp_path, spec())
+    source = LocalFiles(tmp_path, spec())
     monkeypatch.setattr(io, "open", lambda *_, **__: pytest.fail("a file was opened"))
     assert len(source.files()) == 28
     with pytest.raises(pytest.fail.Exception):

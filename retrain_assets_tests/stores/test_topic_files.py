@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing import Landing
+from retrain_assets.stores.local_files import LocalFiles
 from retrain_assets.stores.topic_files import TopicFiles, file_name, line_of
 
 
@@ -91,7 +91,7 @@ def test_every_message_is_a_row_or_a_broken_line_for_the_reader(tmp_path: Path) 
     values = [None, b"", b"\xff", b"a\0b", b"[\n" * 90_000, b'{"id": 1, "day": "2013-01-01"}', b"7"]
     lines = b"".join(map(line_of, values))
     landed(tmp_path, "t", len(values) - 1, lines)
-    landing = Landing(tmp_path, dataset())
+    landing = LocalFiles(tmp_path, dataset())
     (file,) = landing.files()
     found = landing.read(file)
     assert found.refusal is None
@@ -193,7 +193,7 @@ def test_only_one_writes_a_topic_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match=r"t is being landed in .* by another process"):
             files.locked().__enter__()
     with files.locked():
-        assert Landing(tmp_path, dataset()).files() == []
+        assert LocalFiles(tmp_path, dataset()).files() == []
 
 
 def test_a_lock_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
