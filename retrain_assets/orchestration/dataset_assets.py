@@ -3,6 +3,83 @@
 Not here: what a sound row is, and the order in which tables are committed.
 """
 
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from retrain_assets.orchestration import checks
+from retrain_assets.orchestration.metadata import DATASET_TAG, ROWS, about, add_series, series
+from retrain_assets.orchestration.partitions import partitions_definition, requested_partitions
+from retrain_assets.orchestration.resources import StorageResource
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.steps.ingest import CHECKED_RULES, Ingestion, ingest
+
+DESCRIPTIONS = {
+    "schema_matches": "Every value is of its column's type and every row of its file's partition.",
+    "required_values_present": "No row was refused for a missing value.",
+    "values_within_range": "No row was refused for a value out of range or far out.",
+    "categories_allowed": "No row was refused for a value or pattern that is not allowed.",
+    "keys_unique": "No row was refused for a key that is there twice.",
+    "volume_within_range": "Every partition has as many rows as `rows` allows and is typical.",
+    "outlier_share_within_range": "No column has more outliers than `outliers` allows.",
+    "accepted_rows_pass_great_expectations": "What is published passes the expectation suite.",
+    "every_row_accounted_for": "Rows read = rows accepted + rows quarantined, in each file.",
+}
+
+
+def landing_asset(spec: DatasetSpec) -> dg.AssetSpec:
+    """The external asset that stands for the delivered files."""
+    return dg.AssetSpec(
+        dg.AssetKey([spec.name, "landing"]),
+        group_name=spec.name,
+        owners=spec.owners,
+        tags={DATASET_TAG: spec.name},
+        kinds={"deltalake" if spec.delta else spec.format},
+        description=f"The Delta table `{spec.delta}`, which others write."
+        if spec.delta
+        else f"Files delivered as `{spec.bucket or 'landing'}/{spec.pattern}`; never changed or "
+        "deleted.",
+    )
+
+
+def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """`<d>/dataset` and `<d>/quarantine`, made together, with their checks."""
+    dataset, quarantine = (dg.AssetKey([spec.name, part]) for part in ("dataset", "quarantine"))
+    common: dict[str, Any] = {
+        "deps": [landing_asset(spec)],
+        "group_name": spec.name,
+        "owners": spec.owners,
+        "tags": {DATASET_TAG: spec.name},
+        "skippable": True,
+    }
+
+    @dg.multi_asset(
+        name=f"{spec.name}__ingest",
+        specs=[
+            dg.AssetSpec(
+                dataset,
+                description="Rows that keep the contract; a partition is replaced whole.",
+                kinds={"deltalake", "polars"},
+                **common,
+            ),
+            dg.AssetSpec(
+                quarantine,
+                description="Rows and files that were refused, each with every reason.",
+                kinds={"deltalake"},
+                **common,
+            ),
+        ],
+        check_specs=[checks.spec(dataset, name, text) for name, text in DESCRIPTIONS.items()],
+        partitions_def=partitions_definition(spec.partition),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=f"{spec.name}_ingest",
+    )
+    def _ingest(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         opened, asked = storage.open(), requested_partitions(context)
         done = ingest(opened, spec, asked, context.run_id, time.time_ns())
         read: dict[str, Any] = {"files_read": done.files}

@@ -52,10 +52,10 @@ def new_data_sensor(spec: DatasetSpec, job: UnresolvedAssetJobDefinition) -> dg.
             return dg.SkipReason(f"{error}; it is tried again at the next tick")
         context.update_cursor(json.dumps([spec.landing, intake.next_since, listed_at]))
         if not wishes:
-            where = f" from {since} on" if since else ""
-            waits = f"; {intake.waiting} may still be written" if intake.waiting else ""
-            said = f"{len(intake.files)} files have landed{where}, all were read{waits}"
-            return dg.SkipReason(f"{said}{intake.ignored}")
+            landed = f"{len(intake.files)} files have landed" + (
+                f" from {since} on" if since else ""
+            )
+            return dg.SkipReason(f"{landed}, all were read{intake.ignored}")
         if intake.ignored.found:
             context.log.info("runs are asked for%s", intake.ignored)
         return requests(context, job.name, wishes)

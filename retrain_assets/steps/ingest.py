@@ -78,7 +78,7 @@ class Ingestion:
         shared_keys: Keys that several partitions have, counted by these.
         version: Version of the dataset after the commit; None where nothing was ever published.
         page: What Great Expectations was asked and found, to be opened in a browser.
-        ignored: Names beside the files that are none of the dataset's, and why.
+        ignored: Names that were passed over, and why.
     """
 
     requested: tuple[str, ...]
@@ -181,10 +181,9 @@ def ingest(
         keys = tuple(judgement.files[PARTITION].unique().sort())
         if not keys:
             below = "" if spec.bucket else f" below {storage.landing}"
-            waits = f"; {intake.waiting} files may still be written" if intake.waiting else ""
             raise NothingLandedError(
                 f"dataset {spec.name}: nothing for {partitions[0]} to {partitions[-1]} in "
-                f"{spec.delta or f'{spec.landing}{below}'}{waits}{intake.ignored}"
+                f"{spec.delta or f'{spec.landing}{below}'}{intake.ignored}"
             )
         requested = tuple(key for key in keys if not key.startswith(UNPLACED))
         published = tuple(key for key in requested if key not in judgement.refused_partitions)

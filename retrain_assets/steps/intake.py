@@ -7,7 +7,7 @@ depend on what else is read at once. Not here: judging and committing.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -57,24 +57,32 @@ class Intake:
         spec: The dataset.
         since: First partition that is looked at, where file names hold partitions; all by default.
         now_ns: The time, in nanoseconds since 1970; by default nothing may still be written.
-        ignored: Names that are no files of the dataset, once `files` were listed.
     """
 
     storage: Storage
     spec: DatasetSpec
     since: str | None = None
     now_ns: int | None = None
-    ignored: Ignored = field(default_factory=Ignored)
 
     @cached_property
-    def _listed(self) -> list[LandingFile]:
-        return self.storage.source(self.spec).files(self.since, self.ignored)
+    def _listed(self) -> tuple[list[LandingFile], Ignored]:
+        ignored = Ignored()
+        return self.storage.source(self.spec).files(self.since, ignored), ignored
 
     @cached_property
     def files(self) -> list[LandingFile]:
         """All that has landed; a new file that may still be written has not."""
         known = set(self._known["file"])
-        return [file for file in self._listed if file.path in known or self._is_settled(file)]
+        return [file for file in self._listed[0] if file.path in known or self._is_settled(file)]
+
+    @cached_property
+    def ignored(self) -> Ignored:
+        """Names that are no files of the dataset, and unread files that may still be written."""
+        _, ignored = self._listed
+        for file in self.unread:
+            if not self._is_settled(file):
+                ignored.add(file.path, "may still be written")
+        return ignored
 
     @cached_property
     def recorded(self) -> pl.DataFrame:
@@ -97,17 +105,12 @@ class Intake:
     def unread(self) -> list[LandingFile]:
         """Files that were never read as they are now."""
         read = set(self._known.select("file", "stamp").iter_rows())
-        return [file for file in self._listed if (file.path, file.stamp) not in read]
+        return [file for file in self._listed[0] if (file.path, file.stamp) not in read]
 
     @cached_property
     def settled(self) -> list[LandingFile]:
         """Unread files that have not changed for `read.settle`."""
         return [file for file in self.unread if self._is_settled(file)]
-
-    @property
-    def waiting(self) -> int:
-        """How many unread files may still be written."""
-        return len(self.unread) - len(self.settled)
 
     @property
     def next_since(self) -> str | None:

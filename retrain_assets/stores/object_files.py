@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # A sensor's tick has 60 seconds, and one request may take 30 before it counts as failed.
 _LIST_SECONDS, _READ_SECONDS, _RETRIES = 10, 120, 4
-_SAID = re.compile(r"<Code>(\w{1,60})</Code>|status code: (\d{3})|HTTP error: ([a-z ]{1,60})")
+_SAID = [r"<Code>(\w{1,60})</Code>", r"status code: (\d{3})", r"HTTP error: ([a-z ]{1,60})"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,6 @@ def _file(meta: ObjectMeta, key: str | None) -> LandingFile:
 
 def _reason(error: Exception) -> str:
     """What the store said, in its own word for it and without its text, which may hold secrets."""
-    found = _SAID.search(str(error))
-    said = next(filter(None, found.groups())).strip() if found else type(error).__name__
+    found = (match[1] for form in _SAID if (match := re.search(form, str(error))))
+    said = next(found, type(error).__name__)
     return f"{said}; see to the store, its address and the credentials in the environment"

@@ -56,6 +56,15 @@ def partition(**changes: Any) -> dict[str, Any]:
         ({"landing": "/etc/{partition}.csv"}, "leaves the landing folder"),
         ({"landing": "a\x00b.csv"}, "leaves the landing folder"),
         ({"landing": "d/{partition}.xlsx"}, "xlsx' must end in"),
+        (
+            {"landing": "ftp://host/{partition}.csv"},
+            "cannot land in 'ftp': use a path or s3, gs, az",
+        ),
+        ({"landing": "file:///etc/{partition}.csv"}, "cannot land in 'file'"),
+        ({"landing": "s3://me:pw@bucket/{partition}.csv"}, "no bucket: write s3://bucket/path"),
+        ({"landing": "s3:///{partition}.csv"}, "'' is no bucket"),
+        ({"landing": "s3://bucket/../{partition}.csv"}, "leaves the landing folder"),
+        ({"landing": "gs://bucket"}, "must end in"),
         ({"landing": "d/{day}.csv"}, "placeholder that is not {partition}"),
         ({"landing": "d/{.csv"}, "placeholder"),
         ({"landing": None}, "either `landing` or `delta`"),
@@ -202,3 +211,19 @@ def test_every_shipped_document_is_sound_and_every_field_described() -> None:
         for part in (schema, *schema["$defs"].values()):
             undescribed = [n for n, f in part["properties"].items() if "description" not in f]
             assert undescribed == [], part["title"]
+
+
+@pytest.mark.parametrize(
+    ("landing", "bucket", "pattern"),
+    [
+        ("d/{partition}.csv", None, "d/{partition}.csv"),
+        ("./None//{partition}.csv", None, "None/{partition}.csv"),
+        ("s3://bucket/a/b-{partition}.csv", "s3://bucket", "a/b-{partition}.csv"),
+        ("abfss://box@us.net/{partition}.csv", "abfss://box@us.net", "{partition}.csv"),
+    ],
+)
+def test_a_landing_place_is_a_bucket_or_none_and_a_pattern_below(
+    landing: str, bucket: str | None, pattern: str
+) -> None:
+    found = DatasetSpec.model_validate(DATASET | {"landing": landing})
+    assert (found.bucket, str(found.pattern), found.format) == (bucket, pattern, "csv")

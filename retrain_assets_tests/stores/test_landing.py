@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from retrain_assets.stores.landing import Ignored
 from retrain_assets.stores.local_files import LocalFiles
 from retrain_assets_tests.sales import DAY, deliver, read, spec
 
@@ -170,3 +171,27 @@ def test_a_listing_opens_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(source.files()) == 28
     with pytest.raises(pytest.fail.Exception):
         source.read(source.files()[0])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["sales/{partition}.csv", "sales/{partition}/of-{partition}.csv", "*/x-{partition}-*.csv"],
+)
+def test_from_a_partition_on_the_same_files_are_found(tmp_path: Path, pattern: str) -> None:
+    for number in range(1, 29):
+        day = f"2013-01-{number:02}"
+        deliver(tmp_path, pattern.replace("{partition}", day).replace("*", "y"))
+    source = LocalFiles(tmp_path, spec(pattern))
+    everything = source.files()
+    assert len(everything) == 28
+    for since in ("2012-01-01", "2013-01-09", "2013-01-28", "2013-02-01"):
+        wanted = [file for file in everything if (file.partition or "") >= since]
+        assert source.files(since) == wanted
+
+
+def test_in_a_folder_of_many_datasets_the_names_of_others_are_not_told(tmp_path: Path) -> None:
+    for name in ("2013-01-31.csv", "2013-02-30.csv", "planes.parquet", "archive/2013-01-01.csv"):
+        deliver(tmp_path, name)
+    ignored = Ignored()
+    assert len(LocalFiles(tmp_path, spec("{partition}.csv")).files(None, ignored)) == 1
+    assert ignored.found == {"of no partition": (1, ["'2013-02-30.csv'"])}

@@ -106,6 +106,7 @@ def test_every_message_is_a_row_or_a_broken_line_for_the_reader(tmp_path: Path) 
         (dataset("events/*.csv"), "such as events/*.jsonl"),
         (dataset(partition={"by": "none"}), "a topic needs UTF-8 JSONL"),
         (dataset(read={"encoding": "latin-1"}), "a topic needs UTF-8 JSONL"),
+        (dataset("s3://bucket/events/*.jsonl"), "its folder must be a single one below"),
         (dataset("*/events-*.jsonl"), "its folder must be a single one below"),
     ],
 )

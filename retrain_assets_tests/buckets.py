@@ -1,0 +1,119 @@
+"""Object stores to land in: moto's S3 over HTTP on loopback, and one that answers as it is told."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import boto3
+import pytest
+from moto.s3.models import s3_backends
+from moto.server import ThreadedMotoServer
+
+KEY_ID, SECRET = "AKIACANARYCANARYCANA", "canary/secret+key"
+ACCOUNT = "123456789012"
+
+
+@dataclass
+class Bucket:
+    """A bucket of an S3 that is there, until it is stopped."""
+
+    name: str
+    url: str
+    server: ThreadedMotoServer
+
+    @property
+    def client(self) -> Any:
+        return boto3.client("s3", endpoint_url=self.url, region_name="us-east-1")
+
+    def put(self, path: str, content: bytes = b"x") -> None:
+        self.client.put_object(Bucket=self.name, Key=path, Body=content)
+
+    def put_many(self, paths: Iterator[str]) -> None:
+        """Put objects without a request for each."""
+        for path in paths:
+            s3_backends[ACCOUNT]["aws"].put_object(self.name, path, b"x")
+
+
+@contextmanager
+def bucket(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An S3 with one bucket, which the environment names."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    point_at(f"http://{host}:{port}", monkeypatch)
+    made = Bucket(name, f"http://{host}:{port}", server)
+    s3_backends[ACCOUNT]["aws"].reset()
+    made.client.create_bucket(Bucket=name)
+    try:
+        yield made
+    finally:
+        server.stop()
+
+
+def point_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the clients of all object stores talk to one address."""
+    settings = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_TIMEOUT": "500ms",
+        "GOOGLE_BASE_URL": url,
+        "GOOGLE_SKIP_SIGNATURE": "true",
+        "AZURE_STORAGE_ENDPOINT": url,
+        "AZURE_STORAGE_ACCOUNT_NAME": "account",
+        "AZURE_STORAGE_ACCOUNT_KEY": "Y2FuYXJ5",
+    }
+    allowed = dict.fromkeys(("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP"), "true")
+    for name, value in {**settings, **allowed}.items():
+        monkeypatch.setenv(name, value)
+
+
+@dataclass
+class Answers:
+    """A store that gives prepared answers, and what it was asked."""
+
+    answer: Callable[[BaseHTTPRequestHandler], None]
+    asked: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def answering(
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[BaseHTTPRequestHandler], None]
+) -> Iterator[Answers]:
+    """A server of one's own in place of the stores."""
+    answers = Answers(answer)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answers.asked.append(self.path)
+            answer(self)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        point_at(f"http://127.0.0.1:{server.server_port}", monkeypatch)
+        yield answers
+        server.shutdown()
+
+
+def send(
+    handler: BaseHTTPRequestHandler, status: int, body: bytes, length: int = 0, **headers: str
+) -> None:
+    """Answer a request, with a body that may be shorter than it says."""
+    handler.send_response(status)
+    handler.send_header("Content-Length", str(length or len(body)))
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(body)
