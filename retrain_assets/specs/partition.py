@@ -43,10 +43,14 @@ class Period:
     longest: timedelta
     cron: str
 
+    @property
+    def form(self) -> str:
+        """How a key is written, as a regular expression."""
+        return re.sub(r"[0-9]", "[0-9]", self.example)
+
     def begins(self, key: str) -> datetime | None:
         """The naive local time at which the partition begins; None where it is no such key."""
-        pattern = re.sub(r"[0-9]", "[0-9]", self.example)
-        if re.fullmatch(pattern, key) is None:
+        if re.fullmatch(self.form, key) is None:
             return None
         try:
             begin = datetime.strptime(key, self.key_format)  # noqa: DTZ007 local by definition

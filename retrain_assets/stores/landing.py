@@ -145,7 +145,9 @@ class Names:
 
     @cached_property
     def _form(self) -> re.Pattern[str]:
-        return re.compile(as_regex(str(self.spec.pattern), "(?P<key>[^/]+)", "(?P=key)"))
+        period = self.spec.partition.period
+        key = period.form if period else "[^/]+"
+        return re.compile(as_regex(str(self.spec.pattern), f"(?P<key>{key})", "(?P=key)"))
 
     def least(self, part: str, since: str | None) -> str:
         """What the names of a part do not come before, where a partition is the first looked for.
@@ -162,13 +164,14 @@ class Names:
             PassedOverError: It is none of the dataset's files.
         """
         check_finished(path)
-        named = self._form.fullmatch(path)
+        named, spec = self._form.fullmatch(path), self.spec.partition
         if named is None:
-            raise PassedOverError(f"not named {self.spec.pattern}")
+            example = spec.period.example if spec.period else "{partition}"
+            like = str(self.spec.pattern).replace("{partition}", example)
+            raise PassedOverError(f"not named like {like}")
         if self.spec.is_split:
             return None
         key = named.groupdict().get("key", ALL)
-        spec = self.spec.partition
         if not spec.is_key(key):
             outside = spec.period is not None and spec.period.begins(key) is not None
             raise PassedOverError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from retrain_assets.orchestration.partitions import RANGE_END, RANGE_START, rang
 from retrain_assets.orchestration.requests import MAX_ATTEMPTS, MAX_RUNS, REQUEST_TAG
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps import intake
-from retrain_assets.steps.intake import Intake
+from retrain_assets.stores.local_files import LocalFiles
 from retrain_assets_tests.buckets import KEY_ID, SECRET, Bucket, bucket
 from retrain_assets_tests.world import DATASET, World, customers, key
 
@@ -310,14 +312,17 @@ def test_a_tick_says_what_it_passed_over_and_why(world: World) -> None:
         "1 unfinished ('customers/a.tmp')",
         "1 hidden ('customers/.hidden.csv')",
         "1 before 2020-01-01 or after 2020-04-30 ('customers/2021-01-01.csv')",
-        "2 of no partition (",
-        r"'customers/<script>\n.csv'",
+        "1 of no partition ('customers/2020-13-01.csv')",
         f"1 no regular file ('customers/{key(1)}.csv')",
         f"1 outside the landing folder ('customers/{key(2)}.csv')",
-        "9 not named customers/{partition}.csv ('…",
+        "10 not named like customers/2013-01-31.csv (",
     ):
         assert part in said
     assert len(said) < 900
+    names = {f"customers/{path.name}"[-80:] for path in folder.iterdir()}
+    shown = said.partition("customers/2013-01-31.csv (")[2].partition(")")[0].split(", ")
+    assert len(shown) == 3
+    assert {ast.literal_eval(one).removeprefix("…") for one in shown} <= names
 
 
 def test_a_run_leaves_what_was_passed_over_on_the_landing_asset(world: World) -> None:
@@ -334,7 +339,7 @@ def test_a_run_leaves_what_was_passed_over_on_the_landing_asset(world: World) ->
     assert isinstance(table, dg.TableMetadataValue)
     assert [record.data for record in table.records] == [
         {
-            "reason": "not named customers/{partition}.csv",
+            "reason": "not named like customers/2013-01-31.csv",
             "names": 1,
             "such as": "'customers/2020-01-07.CSV'",
         },
@@ -425,15 +430,11 @@ def test_the_bound_on_files_of_many_partitions_is_held_by_the_run_as_well(
         monkeypatch.setattr(module, "MAX_FILES", 2)
     split = changed(world, landing="customers/*.csv")
     world.land(*range(5))
-    read: list[int] = []
-    batches = Intake.batches
-
-    def counted(found: Intake, asked: set[str]) -> Any:
-        for batch in batches(found, asked):
-            read.append(len({raw.path for raw in batch.raw}))
-            yield batch
-
-    monkeypatch.setattr(Intake, "batches", counted)
+    reads: list[str] = []
+    read = LocalFiles.read
+    monkeypatch.setattr(
+        LocalFiles, "read", lambda found, file: reads.append(file.path) or read(found, file)
+    )
     assert Sensor(split).run() == 3
-    assert read == [2, 2, 1]
+    assert Counter(reads) == {f"customers/{key(day)}.csv": 2 for day in range(5)}  # tick and run
     assert rows(split) == 5 * 120

@@ -175,7 +175,12 @@ def test_a_listing_opens_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     "pattern",
-    ["sales/{partition}.csv", "sales/{partition}/of-{partition}.csv", "*/x-{partition}-*.csv"],
+    [
+        "sales/{partition}.csv",
+        "sales/{partition}/of-{partition}.csv",
+        "*/x-{partition}-*.csv",
+        "sales/*-{partition}.csv",
+    ],
 )
 def test_from_a_partition_on_the_same_files_are_found(tmp_path: Path, pattern: str) -> None:
     for number in range(1, 29):
@@ -187,6 +192,18 @@ def test_from_a_partition_on_the_same_files_are_found(tmp_path: Path, pattern: s
     for since in ("2012-01-01", "2013-01-09", "2013-01-28", "2013-02-01"):
         wanted = [file for file in everything if (file.partition or "") >= since]
         assert source.files(since) == wanted
+
+
+def test_from_a_partition_on_no_folder_of_an_earlier_one_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 29):
+        deliver(tmp_path, f"sales/2013-01-{number:02}/part-1.csv")
+    listed: list[str] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path.name) or listdir(path))
+    assert len(LocalFiles(tmp_path, spec("sales/{partition}/*.csv")).files("2013-01-27")) == 2
+    assert sorted(listed) == ["2013-01-27", "2013-01-28", "sales"]
 
 
 def test_in_a_folder_of_many_datasets_the_names_of_others_are_not_told(tmp_path: Path) -> None:
