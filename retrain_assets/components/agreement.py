@@ -13,6 +13,7 @@ import polars as pl
 from dagster._utils.schedules import is_valid_cron_string
 
 from retrain_assets.components.references import mistaken_class, mistaken_function
+from retrain_assets.domain.calibration import supported_rate
 from retrain_assets.domain.features import FeatureError, feature_names
 from retrain_assets.domain.mistakes import column_mistakes
 from retrain_assets.domain.rules import STORED, dataset_schema
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from retrain_assets.specs.dataset import DatasetSpec
     from retrain_assets.specs.model import ModelSpec
+    from retrain_assets.specs.partition import PartitionSpec
     from retrain_assets.specs.reading import Loc
 
 Disagreement = tuple["Loc", str]
@@ -68,12 +70,36 @@ def _of_python(spec: ModelSpec) -> Iterator[Disagreement]:
             yield loc, why
 
 
+def _of_rates(spec: ModelSpec, partition: PartitionSpec) -> Iterator[Disagreement]:
+    """Rates of false alarms that cannot be kept."""
+    windows = spec.windows
+    for name in ("data_drift", "target_drift", "prediction_drift"):
+        trigger, loc = getattr(spec.triggers, name), ("triggers", name, "false_alarms_per_year")
+        if trigger is None or trigger.false_alarms_per_year is None:
+            continue
+        if name == "prediction_drift":
+            yield loc, "is not offered for predictions: give a threshold"
+        elif partition.period is None:
+            yield loc, "counts by the year, which partitions by value have not: give a threshold"
+        else:
+            a_year = partition.period.per_year
+            least = supported_rate(windows.train, windows.current) * a_year
+            if not least <= trigger.false_alarms_per_year < a_year:
+                why = (
+                    f"{trigger.false_alarms_per_year:g} is not told from chance: windows.train "
+                    f"{windows.train} and windows.current {windows.current} support {least:.2g} "
+                    f"to {a_year:g}"
+                )
+                yield loc, why
+
+
 def _of_partitions(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Disagreement]:
     partition, definition = dataset.partition, partitions_definition(dataset.partition)
     if definition is None:
         why = "has no partitions, which windows are counted in: partition it by a date column"
         yield ("dataset",), f"{dataset.name} {why}"
         return
+    yield from _of_rates(spec, partition)
     for number, excluded in enumerate(spec.exclude):
         for end, key in (("first", excluded.first), ("last", excluded.last)):
             if not partition.is_key(key):

@@ -9,12 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from retrain_assets.domain.calibration import calibrate
 from retrain_assets.domain.drift import MEASURES, compare
 from retrain_assets.domain.performance import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from retrain_assets.domain.calibration import Column
     from retrain_assets.domain.profile import ColumnProfile
     from retrain_assets.specs.model import DriftTrigger, ModelSpec, PerformanceTrigger
 
@@ -25,6 +29,7 @@ FEATURE, PREDICTION, TARGET, PERFORMANCE, VOLUME = (
     "performance",
     "volume",
 )
+P_VALUE = "p_value"  # of all columns together
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Observation:
         column: The column, or the metric's target.
         statistic: Its value; None where it is undefined.
         threshold: The bound it was held against; None where it is only recorded.
-        baseline: What it was at promotion, for performance.
+        baseline: What performance was at promotion; of a calibrated statistic, the share of
+            windows as far out; of a p-value, its standard error.
         alert: Whether the bound was reached.
     """
 
@@ -65,6 +71,27 @@ def drift(
             yield Observation(
                 role, found.measure, found.column, found.statistic, threshold, alert=reached
             )
+
+
+def calibrated(
+    role: str, columns: Sequence[Column], current: Sequence[int], rate: float, seed: Sequence[int]
+) -> Iterator[Observation]:
+    """Statistics held against thresholds that keep a rate of false alarms; the p-value first.
+
+    Args:
+        role: What they are about.
+        columns: Counts of all blocks, of the reference and of the window.
+        current: Places of the window's blocks.
+        rate: Probability of a false alarm that is allowed.
+        seed: Of the draws.
+    """
+    found = calibrate(columns, current, rate, np.random.default_rng(seed))
+    yield Observation(role, P_VALUE, "", found.p_value, rate, found.error, alert=found.alarm)
+    for (column, measure), statistic in found.statistics.items():
+        threshold = found.thresholds.get((column, measure))
+        reached = found.alarm and threshold is not None and statistic >= threshold
+        share = found.beyond[column, measure]
+        yield Observation(role, measure, column, statistic, threshold, share, alert=reached)
 
 
 def realised(

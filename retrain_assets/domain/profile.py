@@ -17,6 +17,7 @@ import json
 import struct
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -195,7 +196,7 @@ def _merge_column(name: str, part: pl.DataFrame) -> ColumnProfile:
 def _merge_sketches(sketches: Iterable[bytes]) -> kll_floats_sketch:
     from datasketches import kll_floats_sketch
 
-    samples = [_deserialise(sketch) for sketch in sketches]
+    samples = [weighted_values(sketch) for sketch in sketches]
     values, weights = (np.concatenate(arrays) for arrays in zip(*samples, strict=True))
     order = np.argsort(values)
     return kll_floats_sketch.deserialize(_serialise(values[order], weights[order]))
@@ -228,7 +229,8 @@ def _serialise(values: NDArray[np.float32], weights: NDArray[np.int64]) -> bytes
     return preamble + first.astype("<u4").tobytes() + content.astype("<f4").tobytes()
 
 
-def _deserialise(sketch: bytes) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+@lru_cache(maxsize=4096)  # stored blocks are looked at again for every window they are in
+def weighted_values(sketch: bytes) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The values of a sketch and the rows each stands for: none, where it is only an extreme."""
     if sketch == _EMPTY:
         return np.empty(0, np.float32), np.empty(0, np.int64)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from retrain_assets.domain.monitoring import P_VALUE
 from retrain_assets.domain.windows import elapsed
 
 if TYPE_CHECKING:
@@ -208,7 +209,10 @@ def _newest(situation: Situation, role: str) -> pl.DataFrame:
 def _drifted(role: str, trigger: DriftTrigger | None, situation: Situation) -> Verdict:
     if trigger is None:
         return False, "not watched"
-    rows = _newest(situation, role).filter(pl.col("measure") == trigger.measure)
+    newest = _newest(situation, role)
+    if trigger.false_alarms_per_year is not None:
+        return _calibrated(newest, trigger.false_alarms_per_year)
+    rows = newest.filter(pl.col("measure") == trigger.measure)
     if rows.is_empty():
         return False, "nothing monitored since production was promoted"
     alerts = rows.filter("alert").sort("statistic", descending=True)
@@ -220,6 +224,24 @@ def _drifted(role: str, trigger: DriftTrigger | None, situation: Situation) -> V
     said = f"{trigger.measure} at or above {trigger.threshold:g} on {alerts.height} of "
     said += f"{rows.height} {role} columns" + (f" ({worst})" if worst else "")
     return alerts.height > 0 and share > trigger.share, said
+
+
+def _calibrated(newest: pl.DataFrame, a_year: float) -> Verdict:
+    """What the p-value of all columns says, and which column lies farthest beyond its threshold."""
+    whole = newest.filter(pl.col("measure") == P_VALUE)
+    if whole.is_empty():
+        return False, "no whole window since what production was trained on"
+    p_value, allowed, fired = whole.select("statistic", "threshold", "alert").row(0)
+    farthest = newest.filter(pl.col("measure") != P_VALUE).sort(
+        pl.col("statistic") / pl.col("threshold"), descending=True
+    )
+    column, measure, statistic, threshold = farthest.select(
+        "column", "measure", "statistic", "threshold"
+    ).row(0)
+    return fired, (
+        f"p {p_value:.2g} against {allowed:.2g} ({a_year:g} false alarms a year), farthest "
+        f"{column}: {measure} {statistic:.3g}, threshold {threshold:.3g}"
+    )
 
 
 def _performance(spec: ModelSpec, situation: Situation) -> Verdict:

@@ -11,7 +11,7 @@ import dagster as dg
 import polars as pl
 
 from retrain_assets.domain.features import PARTITION
-from retrain_assets.domain.monitoring import PERFORMANCE, VOLUME
+from retrain_assets.domain.monitoring import P_VALUE, PERFORMANCE, VOLUME
 from retrain_assets.domain.reach import Reach
 from retrain_assets.domain.resemblance import FOREIGN, NULLS
 from retrain_assets.orchestration import checks
@@ -223,7 +223,7 @@ def _watched(rows: pl.DataFrame) -> pl.DataFrame:
     Performance and volume are drawn in their own units.
     """
     own = pl.col("role").is_in([PERFORMANCE, VOLUME])
-    held = rows.filter(own | pl.col("threshold").is_not_null())
+    held = rows.filter(own | pl.col("threshold").is_not_null(), pl.col("measure") != P_VALUE)
     shown = held.select(
         PARTITION,
         pl.when(own).then("measure").otherwise(pl.col("role") + "_drift").alias("name"),

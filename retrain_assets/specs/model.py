@@ -104,15 +104,27 @@ class LabelsSpec(Spec):
 class DriftTrigger(Spec):
     """Ask for retraining when a distribution has moved."""
 
-    measure: DriftMeasure = Field("psi", description="The statistic compared.")
-    threshold: float = Field(gt=0, description="Alert at or above this.")
+    measure: DriftMeasure = Field("psi", description="The statistic held against `threshold`.")
+    threshold: float | None = Field(None, gt=0, description="Alert at or above this.")
+    false_alarms_per_year: float | None = Field(
+        None,
+        gt=0,
+        description="Instead of a threshold: alert where windows drawn from reference and present "
+        "together are as far out so rarely. The measure is then `ks` of numbers, "
+        "`jensen_shannon` of categories, and `null_share`.",
+    )
     share: float = Field(
         0.0, ge=0, le=1, description="Fire when more than this share of the columns alerts."
     )
 
     @model_validator(mode="after")
     def _can_be_reached(self) -> DriftTrigger:
-        if self.measure != "psi" and self.threshold > 1:
+        if (self.threshold is None) == (self.false_alarms_per_year is None):
+            raise ValueError("give either `threshold` or `false_alarms_per_year`")
+        if self.threshold is None:
+            if self.share or "measure" in self.model_fields_set:
+                raise ValueError("`measure` and `share` go with `threshold` only")
+        elif self.measure != "psi" and self.threshold > 1:
             raise ValueError(f"threshold {self.threshold:g} is never met: {self.measure} ends at 1")
         return self
 

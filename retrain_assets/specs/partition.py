@@ -34,6 +34,7 @@ class Period:
         shortest: Least time it lasts.
         longest: Most time it lasts, daylight saving apart.
         cron: When it begins.
+        per_year: How many there are in a year.
     """
 
     key_format: str
@@ -42,6 +43,7 @@ class Period:
     shortest: timedelta
     longest: timedelta
     cron: str
+    per_year: float
 
     @property
     def form(self) -> str:
@@ -67,11 +69,11 @@ class Period:
 
 _DAY = timedelta(days=1)
 PERIODS: dict[str, Period] = {
-    "hour": Period("%Y-%m-%dT%H", "2013-01-31T07", "1h", _DAY / 24, _DAY / 24, "0 * * * *"),
-    "day": Period("%Y-%m-%d", "2013-01-31", "1d", _DAY, _DAY, "0 0 * * *"),
-    "week": Period("%Y-%m-%d", "2013-01-28", "1w", 7 * _DAY, 7 * _DAY, "0 0 * * 1"),
-    "month": Period("%Y-%m", "2013-01", "1mo", 28 * _DAY, 31 * _DAY, "0 0 1 * *"),
-    "year": Period("%Y", "2013", "1y", 365 * _DAY, 366 * _DAY, "0 0 1 1 *"),
+    "hour": Period("%Y-%m-%dT%H", "2013-01-31T07", "1h", _DAY / 24, _DAY / 24, "0 * * * *", 8766),
+    "day": Period("%Y-%m-%d", "2013-01-31", "1d", _DAY, _DAY, "0 0 * * *", 365.25),
+    "week": Period("%Y-%m-%d", "2013-01-28", "1w", 7 * _DAY, 7 * _DAY, "0 0 * * 1", 52.18),
+    "month": Period("%Y-%m", "2013-01", "1mo", 28 * _DAY, 31 * _DAY, "0 0 1 * *", 12),
+    "year": Period("%Y", "2013", "1y", 365 * _DAY, 366 * _DAY, "0 0 1 1 *", 1),
 }
 
 

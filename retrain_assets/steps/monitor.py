@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from retrain_assets.domain import monitoring as watch
+from retrain_assets.domain.calibration import pool
 from retrain_assets.domain.features import PARTITION
 from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
 from retrain_assets.domain.windows import ending_at
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from retrain_assets.domain.profile import ColumnProfile
+    from retrain_assets.specs.model import DriftTrigger
     from retrain_assets.steps.state import ModelState
     from retrain_assets.stores.ledger import LedgerRow
 
@@ -98,10 +100,39 @@ class _Watcher:
         reference = dict(self.reference(production.data_range))
         target = spec.target.column
         targets = {target: reference.pop(target)}, {target: current.pop(target)}
-        for found in watch.drift(watch.FEATURE, spec.triggers.data_drift, reference, current):
-            yield window, found
-        for found in watch.drift(watch.TARGET, spec.triggers.target_drift, *targets):
-            yield window, found
+        triggers = spec.triggers
+        for role, trigger, sides in (
+            (watch.FEATURE, triggers.data_drift, (reference, current)),
+            (watch.TARGET, triggers.target_drift, targets),
+        ):
+            calibrated = list(self._calibrated(role, trigger, tuple(sides[1]), window, production))
+            yield from ((window, found) for found in calibrated)
+            told = {(found.measure, found.column) for found in calibrated}
+            for found in watch.drift(role, trigger, *sides):
+                if (found.measure, found.column) not in told:
+                    yield window, found
+
+    def _calibrated(
+        self,
+        role: str,
+        trigger: DriftTrigger | None,
+        columns: Sequence[str],
+        window: Sequence[str],
+        production: LedgerRow,
+    ) -> Iterator[watch.Observation]:
+        """Held against a rate of false alarms, once nothing of the window was trained on."""
+        period = self.state.dataset.partition.period
+        rate = trigger.false_alarms_per_year if trigger else None
+        trained = self.state.trained_on(self.known, production.data_range)
+        if not rate or period is None or set(trained) & set(window):
+            return
+        keys = [*trained, *window]
+        rows = pl.concat([self.profiles[key] for key in keys])
+        pooled = pool(rows.filter(pl.col("column").is_in(columns)), keys)
+        places = range(len(trained), len(keys))
+        # The same window is judged alike whenever it is judged.
+        seed = [self.state.spec.seed, *window[-1].encode()]
+        yield from watch.calibrated(role, pooled, places, rate / period.per_year, seed)
 
     def _output(self, key: str, production: LedgerRow) -> Iterator[Found]:
         """Drift of the output, once a whole window was predicted by this version."""

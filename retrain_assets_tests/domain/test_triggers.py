@@ -101,6 +101,19 @@ def test_drift_of_few_columns_is_no_cause_when_a_share_is_asked() -> None:
     assert not decide(model(data_drift={**DRIFT, "share": 0.5}), seen).wanted
 
 
+def test_drift_at_a_rate_is_told_by_its_p_value_and_the_column_farthest_out() -> None:
+    rare = model(data_drift={"false_alarms_per_year": 2})
+    assert not decide(rare, situation()).wanted
+    calm = monitored(("feature", "p_value", "", 0.2, 0.005), ("feature", "ks", "x", 0.9, 0.3))
+    rows = calm.with_columns(alert=pl.lit(value=False))
+    assert decide(rare, situation(monitoring=rows)).fired == ()
+    request = decide(rare, situation(monitoring=rows.with_columns(alert=pl.lit(value=True))))
+    assert request.fired == ("data_drift",)
+    assert request.reason == (
+        "p 0.2 against 0.005 (2 false alarms a year), farthest x: ks 0.9, threshold 0.3"
+    )
+
+
 def test_performance_below_its_limit_is_a_cause() -> None:
     watched = model(performance={"metric": "log_loss", "max_drop": 0.1})
     bad = situation(monitoring=monitored(("performance", "log_loss", "y", 0.7, 0.55)))

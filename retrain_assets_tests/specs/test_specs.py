@@ -146,6 +146,15 @@ def test_a_mistaken_dataset_is_refused_by_field(change: dict[str, Any], named: s
         ({"triggers": {"data_drift": {"threshold": -1}}}, "threshold"),
         ({"triggers": {"data_drift": {"threshold": 1, "share": 1.01}}}, "share"),
         ({"triggers": {"data_drift": {"measure": "ks", "threshold": 1.1}}}, "ks ends at 1"),
+        ({"triggers": {"data_drift": {}}}, "either `threshold` or `false_alarms_per_year`"),
+        (
+            {"triggers": {"data_drift": {"threshold": 1, "false_alarms_per_year": 2}}},
+            "either `threshold` or `false_alarms_per_year`",
+        ),
+        (
+            {"triggers": {"data_drift": {"measure": "ks", "false_alarms_per_year": 2}}},
+            "go with `threshold` only",
+        ),
         ({"triggers": {"performance": {"metric": "log_loss"}}}, "max_drop"),
         ({"triggers": {"performance": {"metric": "log_loss", "max_drop": 1.5}}}, "max_drop"),
         ({"triggers": {"performance": {"metric": "mae", "max_drop": 0.1}}}, "mae"),
