@@ -12,7 +12,6 @@ from dagster_shared.utils.config import discover_config_file, load_toml_as_dict
 from retrain_assets.components.landed_dataset import LandedDataset
 from retrain_assets.components.retrained_model import RetrainedModel
 from retrain_assets.components.spec_component import check_head
-from retrain_assets.orchestration.sensors import run_failed_sensor
 from retrain_assets.specs.reading import load_strictly
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def build_defs(
     """
     component_tree(project)
     found = dg.load_from_defs_folder(path_within_project=project)
-    shared = dg.Definitions(sensors=[run_failed_sensor()], executor=dg.in_process_executor)
+    shared = dg.Definitions(executor=dg.in_process_executor)
     merged = dg.Definitions.merge(found, shared)
     if not resource_overrides:
         return merged

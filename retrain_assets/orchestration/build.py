@@ -12,6 +12,7 @@ import dagster as dg
 from retrain_assets.orchestration.dataset_assets import dataset_assets, landing_asset
 from retrain_assets.orchestration.decision_assets import currency_check, decision_assets
 from retrain_assets.orchestration.jobs import ingest_job, monitor_job, retrain_job
+from retrain_assets.orchestration.messages import messages_sensors, of_dataset, of_model
 from retrain_assets.orchestration.model_assets import monitor_assets
 from retrain_assets.orchestration.new_data import new_data_sensor
 from retrain_assets.orchestration.operations import operation_jobs
@@ -33,7 +34,7 @@ def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
     return dg.Definitions(
         assets=[landing_asset(spec), dataset_assets(spec)],
         jobs=[job],
-        sensors=[new_data_sensor(spec, job)],
+        sensors=[new_data_sensor(spec, job), *messages_sensors(of_dataset(spec))],
         resources=RESOURCES,
     )
 
@@ -46,7 +47,11 @@ def model_definitions(model: Model) -> dg.Definitions:
         assets=[*monitor_assets(model), *decision_assets(model)],
         asset_checks=[currency_check(model)],
         jobs=[monitor, retrain, *operation_jobs(model)],
-        sensors=[data_ready_sensor(model, monitor), retrain_wanted_sensor(model, retrain)],
+        sensors=[
+            data_ready_sensor(model, monitor),
+            retrain_wanted_sensor(model, retrain),
+            *messages_sensors(of_model(model)),
+        ],
         schedules=[schedule] if schedule else [],
         resources=RESOURCES,
     )

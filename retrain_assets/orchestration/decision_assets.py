@@ -11,10 +11,17 @@ import dagster as dg
 
 from retrain_assets.orchestration import checks
 from retrain_assets.orchestration.jobs import CURRENCY
-from retrain_assets.orchestration.metadata import drawn, mlflow_link
+from retrain_assets.orchestration.messages import tell_at_once
+from retrain_assets.orchestration.metadata import (
+    AS_OF_TAG,
+    BECAUSE_TAG,
+    CAUSES_TAG,
+    drawn,
+    mlflow_link,
+)
 from retrain_assets.orchestration.model_assets import Model
 from retrain_assets.orchestration.resources import (
-    SlackNotifications,
+    Channels,
     StorageResource,
     mlflow_run,
 )
@@ -23,8 +30,6 @@ from retrain_assets.steps.decide import decide_candidate
 from retrain_assets.steps.evaluate import Evaluation, evaluate
 from retrain_assets.steps.report import stale, staleness
 from retrain_assets.steps.train import PRODUCTION, plan, train
-
-AS_OF_TAG, CAUSES_TAG, BECAUSE_TAG = "retrain/as_of", "retrain/causes", "retrain/because"
 
 
 def decision_assets(model: Model) -> list[dg.AssetsDefinition]:
@@ -149,21 +154,18 @@ def _production(model: Model) -> dg.AssetsDefinition:
         ],
     )
     def production_model(
-        context: dg.AssetExecutionContext, storage: StorageResource, slack: SlackNotifications
+        context: dg.AssetExecutionContext, storage: StorageResource, channels: Channels
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         opened = storage.open()
         state, registry = model.state(opened), opened.registry(model.spec.name)
         with ExitStack() as stack:
-            outcome = decide_candidate(
+            row = decide_candidate(
                 state,
                 registry,
                 context.run_id,
                 lambda: stack.enter_context(mlflow_run(context, opened, model.spec.name)),
             )
-        row = outcome.row
-        if outcome.fresh:
-            said = f"{model.spec.name}: {row.action} version {row.version}. {row.reason}"
-            slack.notifier(context.log).tell(model.spec.notify.slack, said)
+        tell_at_once(model, opened, channels, context)
         yield dg.MaterializeResult(
             metadata={
                 "action": row.action,

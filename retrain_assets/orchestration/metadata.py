@@ -16,6 +16,7 @@ from retrain_assets.stores.tables import PARTITION
 if TYPE_CHECKING:
     from retrain_assets.stores.tables import Tables
 
+AS_OF_TAG, CAUSES_TAG, BECAUSE_TAG = "retrain/as_of", "retrain/causes", "retrain/because"
 DATASET_TAG, MODEL_TAG = "retrain/dataset", "retrain/model"  # of assets and of runs
 DIGITS = 4  # of a number that is drawn
 ROWS = "dagster/partition_row_count"

@@ -10,9 +10,10 @@ from typing import Any
 import dagster as dg
 
 from retrain_assets.orchestration import checks
+from retrain_assets.orchestration.messages import tell_at_once
 from retrain_assets.orchestration.metadata import MODEL_TAG
 from retrain_assets.orchestration.model_assets import Model
-from retrain_assets.orchestration.resources import SlackNotifications, StorageResource
+from retrain_assets.orchestration.resources import Channels, StorageResource
 from retrain_assets.steps import operate, report
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.models import ModelRegistry
@@ -57,7 +58,6 @@ class Operated:
     config: Any
     state: ModelState
     registry: ModelRegistry
-    slack: SlackNotifications
 
 
 Shown = dict[str, Any]
@@ -88,14 +88,15 @@ def _job(
         context: dg.OpExecutionContext,
         config: config_class,  # type: ignore[valid-type]
         storage: StorageResource,
-        slack: SlackNotifications,
+        channels: Channels,
     ) -> None:
         opened = storage.open()
         registry = opened.registry(model.spec.name)
-        shown = act(Operated(context, config, model.state(opened), registry, slack))
+        shown = act(Operated(context, config, model.state(opened), registry))
         key, metadata = model.key("production_model"), {"operation": name, **shown}
         made = dg.AssetMaterialization if "action" in shown else dg.AssetObservation
         context.log_event(made(key, metadata=metadata))
+        tell_at_once(model, opened, channels, context)
 
     @dg.job(
         name=f"{model.spec.name}_{name}",
@@ -116,8 +117,6 @@ def _approve(on: Operated) -> Shown:
 
 def _roll_back(on: Operated) -> Shown:
     row = operate.roll_back(on.state, on.registry, on.config.to, on.config.reason, on.config.by)
-    said = f"{on.state.spec.name}: rolled back to version {row.version}. {row.reason}"
-    on.slack.notifier(on.context.log).tell(on.state.spec.notify.slack, said)
     return {"action": row.action, "version": row.version, "reason": row.reason}
 
 

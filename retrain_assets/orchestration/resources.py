@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from logging import Logger, getLogger
+from logging import getLogger
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from retrain_assets.stores.notify import Notifier
+from retrain_assets.specs.notify import Channel, NotifySpec
+from retrain_assets.stores.channels import senders
 from retrain_assets.stores.storage import Storage, storage_from
+from retrain_assets.stores.webhook import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from slack_sdk import WebClient
+
+_SILENT = getLogger(f"{__name__}.slack")
+_SILENT.disabled = True
 
 
 class StorageResource(dg.ConfigurableResource[Storage]):
@@ -38,35 +45,44 @@ class StorageResource(dg.ConfigurableResource[Storage]):
         return storage_from(os.environ | given, Path.cwd())
 
 
-class SlackNotifications(dg.ConfigurableResource[Notifier]):
-    """Slack by way of dagster-slack; without a token, messages are logged only.
+class Channels(dg.ConfigurableResource[Any]):
+    """Slack (by way of dagster-slack), e-mail and webhooks.
 
-    The token is no setting, which would be stored with the configuration of a run: it is read from
-    `SLACK_BOT_TOKEN` and from nowhere else.
+    What is left empty is read from the environment: `SMTP_HOST` and so on. Credentials are no
+    settings, which would be stored with the configuration of a run: they are read from there only.
     """
 
-    base_url: str = ""
+    slack_url: str = ""
+    smtp_host: str = ""
+    smtp_port: str = ""
+    smtp_sender: str = ""
+    smtp_tls: str = ""
 
-    def notifier(self, log: Logger) -> Notifier:
-        """Who tells people, for one run."""
-        token = os.environ.get("SLACK_BOT_TOKEN", "")
-        if not token:
-            return Notifier(None, log)
-        return Notifier(lambda: self._client(token), log)
+    def senders(self, notify: NotifySpec) -> tuple[dict[Channel, Any], list[str]]:
+        """The channels of a spec that can be used, and why the others cannot."""
+        return senders(notify, self.environment, self._slack)
 
-    def _client(self, token: str) -> Any:
+    @property
+    def environment(self) -> dict[str, str]:
+        """Settings and credentials by the names that the environment has for them."""
+        mail = ("smtp_host", "smtp_port", "smtp_sender", "smtp_tls")
+        given = {name.upper(): value for name in mail if (value := getattr(self, name))}
+        return os.environ | given
+
+    def _slack(self, token: str) -> WebClient:
         from dagster_slack import SlackResource
 
         client = SlackResource(token=token).get_client()
-        if self.base_url:
-            client.base_url = self.base_url if self.base_url.endswith("/") else f"{self.base_url}/"
-        client.timeout = 10
+        if self.slack_url:
+            client.base_url = f"{self.slack_url.rstrip('/')}/"
+        client.timeout = TIMEOUT_SECONDS
+        client._logger = _SILENT  # noqa: SLF001 it would log what it is answered, whatever that is
         return client
 
 
 STORAGE = StorageResource()
-SLACK = SlackNotifications()
-RESOURCES: dict[str, object] = {"storage": STORAGE, "slack": SLACK}
+CHANNELS = Channels()
+RESOURCES: dict[str, object] = {"storage": STORAGE, "channels": CHANNELS}
 
 
 @contextmanager

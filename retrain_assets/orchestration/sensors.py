@@ -12,10 +12,10 @@ import dagster as dg
 
 from retrain_assets.domain.triggers import decide
 from retrain_assets.domain.windows import widened
-from retrain_assets.orchestration.decision_assets import AS_OF_TAG, BECAUSE_TAG, CAUSES_TAG
+from retrain_assets.orchestration.metadata import AS_OF_TAG, BECAUSE_TAG, CAUSES_TAG
 from retrain_assets.orchestration.partitions import range_tags
 from retrain_assets.orchestration.requests import WATCHING, Evaluated, Tick, Wish, requests
-from retrain_assets.orchestration.resources import SlackNotifications, StorageResource
+from retrain_assets.orchestration.resources import StorageResource
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from retrain_assets.orchestration.model_assets import Model
 
-ALERT_TAG = "retrain/notify"
 MAX_REASON = 500  # of a tag
 
 
@@ -93,22 +92,6 @@ def policy_schedule(
         return _wanted(model, job.name, context, storage)
 
     return _schedule
-
-
-def run_failed_sensor() -> dg.SensorDefinition:
-    """`run_failed`: tells people which run failed and where, once for all components."""
-
-    @dg.run_failure_sensor(
-        name="run_failed",
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells people of a failed run.",
-    )
-    def run_failed(context: dg.RunFailureSensorContext, slack: SlackNotifications) -> None:
-        run, channel = context.dagster_run, context.dagster_run.tags.get(ALERT_TAG)
-        said = f"{run.job_name} failed in run {run.run_id}: {context.failure_event.message}"
-        slack.notifier(context.log).tell(channel, said)
-
-    return run_failed
 
 
 def _wanted(model: Model, job: str, context: Tick, storage: StorageResource) -> Evaluated:

@@ -102,7 +102,7 @@ class InProcessDaemon:
         run = self.instance.create_run_for_job(
             job,
             run_config={**QUIET, **config},
-            tags={**tags, **own_process()},
+            tags={**job.tags, **tags, **own_process()},
             remote_job_origin=RemoteJobOrigin(self.origin, job.name),
         )
         result = execute_run(InMemoryJob(job), run, self.instance)

@@ -11,7 +11,7 @@ from datetime import timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -102,3 +102,11 @@ def duration(text: str) -> timedelta:
     if match is None:
         raise ValueError(f"{text!r} is not a duration: write 90m, 3h or 2d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _checked(text: str) -> str:
+    duration(text)
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_checked)]

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from retrain_assets.specs.base import NamedSpec, Spec, duration, hint
+from retrain_assets.specs.base import Duration, NamedSpec, Spec, hint
+from retrain_assets.specs.notify import NotifySpec
 from retrain_assets.specs.partition import PartitionSpec
 
 ColumnType = Literal["int", "float", "bool", "category", "text", "date", "datetime"]
@@ -105,15 +106,9 @@ class ReadSpec(Spec):
     max_bytes: int = Field(
         2**30, ge=1, description="A larger file, or a parquet that unpacks to more, is refused."
     )
-    settle: str = Field(
+    settle: Duration = Field(
         "5s", description="A file that changed more recently may still be written: it is not read."
     )
-
-    @field_validator("settle")
-    @classmethod
-    def _is_a_duration(cls, value: str) -> str:
-        duration(value)
-        return value
 
     @model_validator(mode="after")
     def _marks_differ(self) -> ReadSpec:
@@ -187,6 +182,10 @@ class DatasetSpec(NamedSpec):
     quarantine: QuarantineSpec = Field(QuarantineSpec(), description="Bound on refused rows.")
     rows: RowsSpec = Field(RowsSpec(), description="Bound on the rows of a partition.")
     expectations: list[ExpectationSpec] = Field([], description="Further expectations.")
+    expected: Duration | None = Field(
+        None, description="So long after its end a partition has landed; else people are told."
+    )
+    notify: NotifySpec = Field(NotifySpec(), description="Who is told of refused and late data.")
 
     @property
     def bucket(self) -> str | None:
@@ -275,6 +274,8 @@ class DatasetSpec(NamedSpec):
         timed = [name for name in dated if self.columns[name].type not in ("date", "datetime")]
         if timed:
             raise ValueError(f"read.date_format: {timed[0]!r} is neither date nor datetime")
+        if self.expected is not None and self.partition.period is None:
+            raise ValueError(f"expected: partitions by {self.partition.by} have no end")
         if self.partition.by == "none" and "{partition}" in (self.landing or ""):
             raise ValueError("landing: there is no {partition} where partitions are by none")
         if not self.file_columns:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from retrain_assets.specs.base import Name, Spec, duration
+from retrain_assets.specs.base import Duration, Name, Spec, duration
 
 Kind = Literal["binary", "multiclass", "regression"]
 PYTHON_REFERENCE = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
@@ -32,18 +32,13 @@ class LookupSpec(Spec):
     as_of: str | None = Field(
         None, description="Time column of both: the newest earlier row of the lookup is taken."
     )
-    lag: str = Field("0s", description="How long after its time a lookup row becomes known.")
-    tolerance: str | None = Field(None, description="Older lookup rows than this are not used.")
+    lag: Duration = Field("0s", description="How long after its time a lookup row becomes known.")
+    tolerance: Duration | None = Field(
+        None, description="Older lookup rows than this are not used."
+    )
     lateness: int = Field(
         1, ge=0, description="Newer partitions of the dataset after which it is not waited for."
     )
-
-    @field_validator("lag", "tolerance")
-    @classmethod
-    def _is_a_duration(cls, value: str | None) -> str | None:
-        if value is not None:
-            duration(value)
-        return value
 
     @model_validator(mode="after")
     def _time_options_need_as_of(self) -> LookupSpec:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from retrain_assets.specs.base import Address, Name, NamedSpec, Spec
+from retrain_assets.specs.base import Name, NamedSpec, Spec
 from retrain_assets.specs.features import (
     PYTHON_REFERENCE,
     FeaturesSpec,
@@ -18,6 +18,7 @@ from retrain_assets.specs.features import (
     LookupSpec,
     TargetSpec,
 )
+from retrain_assets.specs.notify import NotifySpec
 
 DriftMeasure = Literal["psi", "ks", "jensen_shannon", "null_share", "unseen_share"]
 Metric = Literal[
@@ -198,13 +199,6 @@ class ExcludedSpec(Spec):
         if self.last < self.first:
             raise ValueError(f"last {self.last!r} is before first {self.first!r}")
         return self
-
-
-class NotifySpec(Spec):
-    """Who is told."""
-
-    slack: str | None = Field(None, pattern=r"^[#@]?[\w.-]+$", description="Channel.")
-    email: list[Address] = Field([], description="Addresses.")
 
 
 class ModelSpec(NamedSpec):

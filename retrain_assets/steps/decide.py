@@ -8,7 +8,6 @@ the verdict, and telling people.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -46,22 +45,9 @@ class DecisionError(RuntimeError):
     """A decision cannot be carried out; the message says why and what would do."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What was decided, and whether this call decided it.
-
-    Args:
-        row: The decision.
-        fresh: False when it stood in the ledger already.
-    """
-
-    row: LedgerRow
-    fresh: bool
-
-
 def decide_candidate(
     state: ModelState, registry: ModelRegistry, run_id: str, mlflow_run: Callable[[], str]
-) -> Outcome:
+) -> LedgerRow:
     """Carry out the verdict on the candidate, once.
 
     It is the stored verdict, or one reached anew where production is no longer what the candidate
@@ -82,7 +68,7 @@ def decide_candidate(
         made = history.decision_on(candidate.version)
         if made is not None:
             reconcile(registry, history)
-            return Outcome(made, fresh=False)
+            return made
         production = history.production.version if history.production else None
         evaluation = stored(state, candidate.version, production) or evaluate(
             state, registry, history, run_id
@@ -96,7 +82,7 @@ def decide_candidate(
         except StaleTableError:
             continue
         reconcile(registry, history)
-        return Outcome(row, fresh=True)
+        return row
     raise DecisionError(f"model {state.spec.name}: the ledger moved on {ATTEMPTS} times: run again")
 
 
