@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 
     from dagster import EventLogEntry
 
-BATCH_SIZE = "1000"
+# What Dagster takes from the environment alone, and all processes are to have.
+SETTINGS = {
+    "DAGSTER_EVENT_BATCH_SIZE": "1000",
+    # A backfill waits for a code server that is being restarted, where it would otherwise fail.
+    "DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR": "1",
+}
 
 
 class BatchingEventLog(SqliteEventLogStorage):
@@ -93,7 +98,8 @@ class BatchingSqliteStorage(DagsterSqliteStorage):
     """
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", BATCH_SIZE)
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
         folder = Path(base_dir)
         folder.mkdir(parents=True, exist_ok=True)
         # Daemon and web server that set a new folder up at once leave it broken for good.
