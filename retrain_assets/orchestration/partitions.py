@@ -62,7 +62,8 @@ def looking_back(
 
 def requested_partitions(context: dg.AssetExecutionContext) -> tuple[str, ...]:
     """The keys a run is for, in order; the one constant key of an unpartitioned asset."""
-    return tuple(context.partition_keys) if context.has_partition_key_range else (ALL,)
+    is_partitioned = context.has_partition_key or context.has_partition_key_range
+    return tuple(context.partition_keys) if is_partitioned else (ALL,)
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:

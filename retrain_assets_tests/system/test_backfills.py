@@ -42,6 +42,16 @@ mutation Launch($params: LaunchBackfillParams!) {
 }
 """
 
+LAUNCH_RUNS = """
+mutation Launch($params: [ExecutionParams!]!) {
+  launchMultipleRuns(executionParamsList: $params) {
+    ... on LaunchMultipleRunsResult {
+      launchMultipleRunsResult { __typename ... on LaunchRunSuccess { run { runId } } }
+    }
+  }
+}
+"""
+
 
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
@@ -193,36 +203,50 @@ def test_one_run_a_partition_newest_first_ends_with_equal_tables_though_its_serv
     with in_process(forgotten) as world:
         for job in JOBS:
             tags = range_tags(earlier[0], earlier[-1])
-            found = world.definitions.resolve_job_def(job)
-            assert found.execute_in_process(instance=world.instance, tags=tags).success
-    for job in JOBS:
-        with forgotten.held("customers/dataset") as worker:
-            runs = one_by_one(forgotten, job, newest[::-1])
-            if job == "customers_ingest":
-                worker()
-                restart_code_server(forgotten, forgotten.processes.kill_alone)
-        for run in runs:
-            wait_for(lambda run=run: ended_well(forgotten, run), 90, f"end of run {run}")
+            world.daemon.execute(job, tags, {})
+    with forgotten.held("customers/dataset") as worker:
+        runs = one_by_one(forgotten, "customers_ingest", newest)
+        worker()
+        restart_code_server(forgotten, forgotten.processes.kill_alone)
+    end_well(forgotten, runs)
+    end_well(forgotten, launched(forgotten, address, "churn_monitor", newest[::-1]))
     for name in TABLES:
         assert_frame_equal(forgotten.rows(name), history[name])
 
 
 def one_by_one(deployment: Deployment, job: str, keys: list[str]) -> list[str]:
     """The runs that `dagster job backfill` asks for, each of one partition."""
-    before = {run.run_id for run in deployment.runs(job)}
-    what = ("--job", job, "--partitions", ",".join(keys), "--noprompt")
+    what = ("--job", job, "--from", keys[0], "--to", keys[-1], "--noprompt")
     done = command(deployment, "dagster", "job", "backfill", "-w", "workspace.yaml", *what)
     assert done.returncode == 0, done.stderr
-    runs = [run for run in deployment.runs(job) if run.run_id not in before]
+    runs = deployment.runs(job)[-len(keys) :]
     assert [run.tags["dagster/partition"] for run in runs] == keys
     return [run.run_id for run in runs]
 
 
-def ended_well(deployment: Deployment, run_id: str) -> bool:
-    run = deployment.instance.get_run_by_id(run_id)
-    assert run is not None
-    assert run.status is not dg.DagsterRunStatus.FAILURE
-    return run.status is dg.DagsterRunStatus.SUCCESS
+def launched(deployment: Deployment, address: str, job: str, keys: list[str]) -> list[str]:
+    """The runs of one partition each that the UI launches at once."""
+    selector = {"repositoryLocationName": "theirs", "repositoryName": "__repository__"}
+    params = [
+        {
+            "selector": {**selector, "jobName": job},
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": key}]},
+        }
+        for key in keys
+    ]
+    answer = graphql(address, LAUNCH_RUNS, params=params)["launchMultipleRuns"]
+    return [found["run"]["runId"] for found in answer["launchMultipleRunsResult"]]
+
+
+def end_well(deployment: Deployment, run_ids: list[str]) -> None:
+    """Wait for runs; none of them may fail."""
+
+    def ended() -> bool:
+        runs = deployment.instance.get_runs(dg.RunsFilter(run_ids=run_ids))
+        assert dg.DagsterRunStatus.FAILURE not in [run.status for run in runs]
+        return {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
+
+    wait_for(ended, 90, f"end of {run_ids}")
 
 
 def restart_code_server(deployment: Deployment, end: Callable[[str], None]) -> None:
