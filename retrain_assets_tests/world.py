@@ -17,7 +17,7 @@ import polars as pl
 
 from retrain_assets.orchestration.build import dataset_definitions, model_definitions
 from retrain_assets.orchestration.model_assets import Model
-from retrain_assets.orchestration.resources import StorageResource
+from retrain_assets.orchestration.resources import Channels, StorageResource
 from retrain_assets.orchestration.ticks import Executed, InProcessDaemon
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
@@ -84,6 +84,7 @@ class World:
     instance: dg.DagsterInstance
     dataset: DatasetSpec
     spec: ModelSpec
+    slack_url: str = ""
 
     @property
     def storage(self) -> Storage:
@@ -108,7 +109,10 @@ class World:
             jobs=merged.jobs,
             sensors=merged.sensors,
             schedules=merged.schedules,
-            resources={**(merged.resources or {}), "storage": StorageResource(root=str(self.root))},
+            resources={
+                "storage": StorageResource(root=str(self.root)),
+                "channels": Channels(slack_url=self.slack_url),
+            },
             executor=dg.in_process_executor,
         )
 

@@ -35,6 +35,7 @@ NEWEST = 30  # runs of a kind that are looked at; fewer begin or fail between tw
 FROM_THE_UI = "__ASSET_JOB"  # what Dagster calls a run of assets that were selected there
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
 Source = Callable[[], Iterator[Event]]
+_now = partial(datetime.now, UTC)
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,19 @@ class Subject:
         name: The model or dataset.
         tag: Of runs that are about it.
         notify: Who is told.
-        records: What its records tell, from a storage and Dagster's instance.
+        records: What its records tell, from a storage and Dagster's instance, at a time.
     """
 
     name: str
     tag: str
     notify: NotifySpec
-    records: Callable[[Storage, dg.DagsterInstance], Sequence[Source]]
+    records: Callable[[Storage, dg.DagsterInstance, datetime], Sequence[Source]]
 
 
 def of_model(model: Model) -> Subject:
     """A model: its decisions, what was corrected since it was trained, what was asked for."""
 
-    def records(storage: Storage, instance: dg.DagsterInstance) -> Sequence[Source]:
+    def records(storage: Storage, instance: dg.DagsterInstance, _: datetime) -> Sequence[Source]:
         state = model.state(storage)
         return (
             partial(messages.decisions, state),
@@ -71,10 +72,10 @@ def of_model(model: Model) -> Subject:
 def of_dataset(spec: DatasetSpec) -> Subject:
     """A dataset: files that are refused, and a partition that has not landed."""
 
-    def records(storage: Storage, _: dg.DagsterInstance) -> Sequence[Source]:
+    def records(storage: Storage, _: dg.DagsterInstance, now: datetime) -> Sequence[Source]:
         return (
             partial(messages.refusals, storage.tables, spec),
-            partial(messages.overdue, storage.tables, spec, _expected(spec)),
+            partial(messages.overdue, storage.tables, spec, _expected(spec, now)),
         )
 
     return Subject(spec.name, DATASET_TAG, spec.notify, records)
@@ -109,11 +110,20 @@ def tell_at_once(model: Model, storage: Storage, channels: Channels, context: Co
 
 
 def tell(
-    subject: Subject, storage: Storage, channels: Channels, instance: dg.DagsterInstance
+    subject: Subject,
+    storage: Storage,
+    channels: Channels,
+    instance: dg.DagsterInstance,
+    clock: Callable[[], datetime] = _now,
 ) -> str:
-    """Send what is due.
+    """Send what is due; records that cannot be read keep nobody from being told of the others.
 
-    Records that cannot be read keep nobody from being told of the others.
+    Args:
+        subject: What people are told about.
+        storage: Where its records are, and its outbox.
+        channels: How they are told.
+        instance: Where runs are recorded.
+        clock: The time.
 
     Returns:
         What came of it, for people.
@@ -122,7 +132,7 @@ def tell(
     if not senders:
         return "; ".join(problems)
     outbox = Outbox(storage.tables, subject.name)
-    sources = [*subject.records(storage, instance)]
+    sources = [*subject.records(storage, instance, clock())]
     if any(subject.notify.tells(channel, "run_failed") for channel in senders):
         known = {notice.id: notice for notice in outbox.read()}
         sources.append(partial(_failed, instance, subject, known))
@@ -132,16 +142,16 @@ def tell(
             events += source()
         except Exception as error:  # noqa: BLE001 see above
             problems.append(f"{type(error).__name__}: {error}")
-    done = messages.deliver(outbox, subject.notify, senders, events, partial(datetime.now, UTC))
+    done = messages.deliver(outbox, subject.notify, senders, events, clock)
     return "; ".join([done, *problems])
 
 
-def _expected(spec: DatasetSpec) -> str | None:
-    """The newest partition that should have landed by now."""
+def _expected(spec: DatasetSpec, now: datetime) -> str | None:
+    """The newest partition that should have landed by a time."""
     definition = partitions_definition(spec.partition)
     if definition is None or spec.expected is None:
         return None
-    with dg.partition_loading_context(datetime.now(UTC) - duration(spec.expected)):
+    with dg.partition_loading_context(now - duration(spec.expected)):
         return definition.get_last_partition_key()
 
 

@@ -15,8 +15,7 @@ import polars as pl
 import pytest
 
 from retrain_assets.orchestration.requests import REQUEST_TAG, Wish, requests
-from retrain_assets.orchestration.resources import SlackNotifications
-from retrain_assets.orchestration.sensors import ALERT_TAG, policy_schedule, run_failed_sensor
+from retrain_assets.orchestration.sensors import policy_schedule
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.ingest import NothingLandedError
 from retrain_assets.steps.intake import MAX_FILES
@@ -208,35 +207,3 @@ def test_the_schedule_only_wakes_the_policy(tmp_path: Path, persistent: dg.Dagst
     assert asked.tags["retrain/as_of"] == key(15)
     assert asked.tags["retrain/causes"] == "no_production"
     assert asked.run_key == tick(world, "churn_retrain_wanted")[0].run_key  # type: ignore[index,union-attr]
-
-
-def test_a_failed_run_is_told_to_its_channel(
-    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @dg.op
-    def breaks() -> None:
-        raise ValueError("the disk is full")
-
-    @dg.job(name="churn_retrain")
-    def job() -> None:
-        breaks()
-
-    failed = job.execute_in_process(
-        instance=instance, raise_on_error=False, tags={ALERT_TAG: "#ml"}
-    )
-    told: list[tuple[str | None, str]] = []
-    monkeypatch.setattr(
-        "retrain_assets.stores.notify.Notifier.tell",
-        lambda _, channel, text: told.append((channel, text)),
-    )
-    context = dg.build_run_status_sensor_context(
-        "run_failed",
-        dagster_instance=instance,
-        dagster_run=failed.dagster_run,
-        dagster_event=failed.get_run_failure_event(),
-        resources={"slack": SlackNotifications()},
-    ).for_run_failure()
-    run_failed_sensor()(context)
-    ((channel, text),) = told
-    assert channel == "#ml"
-    assert text.startswith(f"churn_retrain failed in run {failed.run_id}")

@@ -27,6 +27,7 @@ from click.testing import CliRunner
 from confluent_kafka import Producer, cimpl
 
 from retrain_assets import cli
+from retrain_assets.cli import project
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.land import Bounds, Landed, land, told_to_stop
 from retrain_assets.stores.kafka import OffsetsGoneError, Read, Topic
@@ -485,7 +486,7 @@ def test_a_secret_is_masked_where_the_library_says_it() -> None:
 
 
 def events(monkeypatch: pytest.MonkeyPatch, root: Path, spec: DatasetSpec) -> None:
-    monkeypatch.setattr(cli, "datasets", lambda: {"events": spec})
+    monkeypatch.setattr(project, "datasets", lambda: {"events": spec})
     monkeypatch.setenv("RETRAIN_STORAGE", str(root))
     monkeypatch.setenv("DAGSTER_HOME", str(root))
 
