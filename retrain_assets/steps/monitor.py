@@ -15,7 +15,7 @@ from retrain_assets.domain import monitoring as watch
 from retrain_assets.domain.calibration import pool
 from retrain_assets.domain.features import PARTITION
 from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
-from retrain_assets.domain.windows import ending_at
+from retrain_assets.domain.windows import ending_at, widened
 from retrain_assets.steps.build import Built, commit_metadata, ready
 from retrain_assets.steps.predict import PERFORMANCE_SCHEMA
 from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE, landed_rows
@@ -32,9 +32,16 @@ Found = tuple[tuple[str, ...], watch.Observation]
 
 
 def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
-    """Compare each partition's window with production's training window, from summaries alone."""
+    """Compare each partition's window with production's training window, from summaries alone.
+
+    Later partitions whose window holds one of these are compared anew if they were before, so that
+    runs of single partitions come to the same in whatever order.
+    """
     sources = state.sources()
-    keys, watcher = ready(state, partitions, sources), _Watcher(state, sources)
+    asked, watcher = ready(state, partitions, sources), _Watcher(state, sources)
+    ranges = widened(tuple(sources), asked, state.spec.windows.current)
+    watched = {key for key in state.built() for first, last in ranges if first <= key <= last}
+    keys = sorted(watched.union(asked))
     rows = pl.DataFrame(
         [
             {PARTITION: key, SOURCE: made_from, **found}
@@ -47,7 +54,7 @@ def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
     version = state.tables.replace(
         state.table("monitoring"), rows, keys, commit_metadata(run_id, keys)
     )
-    return Built(keys, rows, version)
+    return Built(asked, rows.filter(pl.col(PARTITION).is_in(asked)), version)
 
 
 class _Watcher:

@@ -217,6 +217,29 @@ def test_a_corrected_day_is_rebuilt_with_the_windows_that_hold_it(
         assert features.height == 8 * 120
 
 
+def test_runs_of_one_partition_each_newest_first_come_to_what_a_range_comes_to(
+    settled: World, tmp_path: Path
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        shutil.copytree(settled.root, tmp_path / "copy")
+        world = new_world(tmp_path / "copy", instance)
+        new = range(FIRST, FIRST + 3)
+        world.land(*new)
+        for job in ("customers_ingest", "churn_monitor"):
+            for number in reversed(new):
+                found = world.definitions.resolve_job_def(job)
+                assert found.execute_in_process(
+                    instance=instance, partition_key=key(number)
+                ).success
+        monitoring = world.storage.tables.scan("churn/monitoring").sort(pl.all()).collect()
+        assert world.settle() == []
+        tags = range_tags(key(new[0]), key(new[-1]))
+        world.daemon.execute("churn_monitor", tags, {})
+        again = world.storage.tables.scan("churn/monitoring").sort(pl.all()).collect()
+        assert_frame_equal(monitoring, again)
+        assert again.filter(pl.col("window_from") == key(new[0]), measure="log_loss").height > 0
+
+
 def test_drift_without_harm_is_seen_by_its_check(tmp_path: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         world = new_world(tmp_path, instance)
