@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from retrain_assets.cli.project import datasets, execute, models
 from retrain_assets.cli.root import as_json, one_line, print_decisions, print_json, storage
+
+if TYPE_CHECKING:
+    from retrain_assets.specs.dataset import DatasetSpec
 
 MANY = 1000  # partitions of a range that may be meant otherwise
 
@@ -59,6 +64,8 @@ def backfill(name: str, first: str, last: str, *, yes: bool, as_json: bool) -> N
     count = checked_range(spec.partition, first, last)
     if count > MANY and not yes:
         _ask(f"{first} to {last} are {count:,} partitions of {name}")
+    if name in known_datasets:
+        _let_settle(spec, first, last)
     run_id = execute(f"{name}_{jobs[name]}", tags=range_tags(first, last))
     found = {"name": name, "from": first, "to": last, "partitions": count, "run_id": run_id}
     with dg.DagsterInstance.get() as instance:
@@ -69,6 +76,20 @@ def backfill(name: str, first: str, last: str, *, yes: bool, as_json: bool) -> N
         print_json(found)
     else:
         click.echo(f"{name}: {count} partitions, {first} to {last}, in run {run_id}")
+
+
+def _let_settle(spec: DatasetSpec, first: str, last: str) -> None:
+    """Wait as long as a file that has just been written asks for, once."""
+    from retrain_assets.specs.base import duration
+    from retrain_assets.steps.intake import Intake
+
+    intake = Intake(storage(), spec, first, time.time_ns())
+    settled = set(intake.settled)
+    new = [file for file in intake.unread if file not in settled]
+    new = [file for file in new if first <= (file.partition or first) <= last]
+    if new:
+        click.echo(f"{new[0].path} may still be written: {spec.read.settle} of waiting", err=True)
+        time.sleep(duration(spec.read.settle).total_seconds())
 
 
 def _ask(said: str) -> None:
