@@ -5,6 +5,7 @@ Not here: fitting, judging, deciding.
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -29,7 +30,7 @@ from retrain_assets.orchestration.when_red import WHEN_RED
 from retrain_assets.steps.decide import decide_candidate
 from retrain_assets.steps.evaluate import Evaluation, evaluate
 from retrain_assets.steps.report import stale, staleness
-from retrain_assets.steps.train import PRODUCTION, plan, train
+from retrain_assets.steps.train import PRODUCTION, candidate, plan
 
 
 def decision_assets(model: Model) -> list[dg.AssetsDefinition]:
@@ -73,10 +74,9 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
         tags = context.run.tags
         causes = tuple(filter(None, tags.get(CAUSES_TAG, "request").split(",")))
         planned = plan(state, tags.get(AS_OF_TAG), causes, tags.get(BECAUSE_TAG, ""))
-        version = registry.find({"candidate_id": planned.identity, "role": "gated"})
-        if version is None:
-            with mlflow_run(context, opened, model.spec.name) as run_id:
-                version = train(state, registry, planned, run_id)
+        with ExitStack() as stack:
+            start = partial(mlflow_run, context, opened, model.spec.name)
+            version = candidate(state, registry, planned, lambda: stack.enter_context(start()))
         yield dg.MaterializeResult(
             metadata={
                 "version": version.version,
@@ -159,11 +159,9 @@ def _production(model: Model) -> dg.AssetsDefinition:
         opened = storage.open()
         state, registry = model.state(opened), opened.registry(model.spec.name)
         with ExitStack() as stack:
+            start = partial(mlflow_run, context, opened, model.spec.name)
             row = decide_candidate(
-                state,
-                registry,
-                context.run_id,
-                lambda: stack.enter_context(mlflow_run(context, opened, model.spec.name)),
+                state, registry, context.run_id, lambda: stack.enter_context(start())
             )
         tell_at_once(model, opened, channels, context)
         yield dg.MaterializeResult(

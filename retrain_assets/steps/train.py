@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import distributions
@@ -24,9 +24,10 @@ from retrain_assets.domain.windows import Windows, left_out, split
 from retrain_assets.steps.state import SOURCE, data_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
+    from matplotlib.figure import Figure
     from sklearn.pipeline import Pipeline
 
     from retrain_assets.steps.state import ModelState
@@ -132,20 +133,24 @@ def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: s
     return Plan(windows, tuple(causes), _digest({**used, **stable}), tags)
 
 
-def train(
-    state: ModelState,
-    registry: ModelRegistry,
-    planned: Plan,
-    run_id: str,
+def candidate(
+    state: ModelState, registry: ModelRegistry, planned: Plan, mlflow_run: Callable[[], str]
 ) -> ModelVersion:
-    """Fit on the training window and register the version as `candidate`.
+    """The version that was planned, as `candidate`: what an earlier run registered, or a new fit.
 
     Args:
         state: The model.
-        registry: Where the version goes.
+        registry: Where the version is, or goes.
         planned: What to train.
-        run_id: The MLflow run it is logged to.
+        mlflow_run: Starts the MLflow run that a new fit is logged to.
     """
+    found = registry.find({"candidate_id": planned.identity, "role": "gated"})
+    version = found or _train(state, registry, planned, mlflow_run())
+    registry.set_alias(CANDIDATE, version.version)
+    return version
+
+
+def _train(state: ModelState, registry: ModelRegistry, planned: Plan, run_id: str) -> ModelVersion:
     from retrain_assets.domain.estimator import predict
     from retrain_assets.reports.plots import holdout_figure
 
@@ -153,8 +158,8 @@ def train(
     trained, holdout = fitted(state, windows.train), sample(state, windows.holdout)
     output = predict(trained.pipeline, kind, holdout.features)
     classes = classes_of(trained.pipeline)
-    picture = holdout_figure(kind, holdout.target.to_numpy(), output, classes)
-    version = register(
+    picture = partial(holdout_figure, kind, holdout.target.to_numpy(), output, classes)
+    return register(
         state,
         registry,
         run_id,
@@ -163,8 +168,6 @@ def train(
         metrics=holdout_metrics(state, holdout, output, classes),
         figures={"holdout.png": picture},
     )
-    registry.set_alias(CANDIDATE, version.version)
-    return version
 
 
 def register(
@@ -175,7 +178,7 @@ def register(
     *,
     tags: Mapping[str, str],
     metrics: Mapping[str, float],
-    figures: Mapping[str, Any],
+    figures: Mapping[str, Callable[[], Figure]],
 ) -> ModelVersion:
     """Log a fitted pipeline to its MLflow run and register it as a version."""
     from retrain_assets.domain.estimator import predict

@@ -17,7 +17,7 @@ from retrain_assets.stores.model_check import EXAMPLE_FILE, write_example
 from retrain_assets.stores.model_file import TRUSTED_TYPES, ModelFileError, untrusted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ def log_run(
     params: Mapping[str, object],
     metrics: Mapping[str, float],
     texts: Mapping[str, str],
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, Callable[[], Figure]],
 ) -> None:
     """Log everything but the model, in two calls.
 
@@ -43,7 +43,7 @@ def log_run(
         params: Of the estimator.
         metrics: On the holdout.
         texts: Text files, by name.
-        figures: Pictures, by name.
+        figures: What draws each picture, by name.
     """
     from mlflow.entities import Metric, Param
 
@@ -56,8 +56,8 @@ def log_run(
     with TemporaryDirectory() as folder:
         for name, text in texts.items():
             (Path(folder) / name).write_text(text, encoding="utf-8")
-        for name, figure in figures.items():
-            figure.savefig(Path(folder) / name)
+        for name, draw in figures.items():
+            draw().savefig(Path(folder) / name)
         client.log_artifacts(run_id, folder)
 
 

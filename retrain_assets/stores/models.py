@@ -28,7 +28,7 @@ from retrain_assets.stores.model_file import (
 from retrain_assets.stores.model_log import log_pipeline, log_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
     import polars as pl
@@ -126,7 +126,7 @@ class ModelRegistry:
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
         texts: Mapping[str, str],
-        figures: Mapping[str, Figure],
+        figures: Mapping[str, Callable[[], Figure]],
     ) -> ModelVersion:
         """Log a fitted pipeline to its run and register it as a version.
 
@@ -139,7 +139,7 @@ class ModelRegistry:
             metrics: On the holdout.
             tags: To find the version by.
             texts: Text files, by name.
-            figures: Pictures, by name.
+            figures: What draws each picture, by name.
 
         Raises:
             ModelFileError: The pipeline holds types that are not trusted when it is loaded.

@@ -146,3 +146,29 @@ def test_features_that_are_killed_keep_their_earlier_content_and_are_built_again
     assert features(lasting) == repaired
     assert {row[0] for row in repaired} == {key(n) for n in range(4)}
     assert lasting.settle() == []
+
+
+def retrain(root: Path) -> None:
+    with recorded(root) as instance:
+        new_world(root, instance).daemon.execute("churn_retrain", {}, {})
+
+
+def test_a_version_that_was_registered_by_a_run_that_died_is_the_one_that_is_judged(
+    lasting: World,
+) -> None:
+    lasting.land(*range(1, 24))
+    run_job(lasting.root, "customers_ingest", 0, 23)
+    run_job(lasting.root, "churn_monitor", 0, 16)
+    retrain(lasting.root)
+    run_job(lasting.root, "churn_monitor", 17, 23)
+    kill_at(
+        Point("retrain_assets.stores.models:ModelRegistry.log_version", after=True),
+        retrain,
+        lasting.root,
+    )
+    registry = lasting.storage.registry("churn")
+    (orphan,) = [found for found in registry.versions() if found.tags["as_of"] == key(23)]
+    assert registry.alias("candidate") != orphan.version
+    retrain(lasting.root)
+    assert lasting.state.ledger.read().rows[-1].candidate == orphan.version
+    assert [found.tags["role"] for found in registry.versions()].count("gated") == 2

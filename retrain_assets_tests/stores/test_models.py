@@ -83,7 +83,7 @@ class Registered:
             metrics={"log_loss": 0.1 + 0.2, "roc_auc": 0.5},
             tags=tags,
             texts={"spec.json": "{}"},
-            figures={"holdout.png": Figure()},
+            figures={"holdout.png": Figure},
         )
 
     def folder(self, version: ModelVersion) -> Path:
