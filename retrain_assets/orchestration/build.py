@@ -11,11 +11,12 @@ import dagster as dg
 
 from retrain_assets.orchestration.dataset_assets import dataset_assets, landing_asset
 from retrain_assets.orchestration.decision_assets import currency_check, decision_assets
-from retrain_assets.orchestration.jobs import ingest_job, monitor_job, retrain_job
+from retrain_assets.orchestration.jobs import ingest_job, monitor_job, replay_job, retrain_job
 from retrain_assets.orchestration.messages import messages_sensors, of_dataset, of_model
 from retrain_assets.orchestration.model_assets import monitor_assets
 from retrain_assets.orchestration.new_data import new_data_sensor
 from retrain_assets.orchestration.operations import operation_jobs
+from retrain_assets.orchestration.replay_asset import replay_asset
 from retrain_assets.orchestration.resources import RESOURCES
 from retrain_assets.orchestration.sensors import (
     data_ready_sensor,
@@ -44,9 +45,9 @@ def model_definitions(model: Model) -> dg.Definitions:
     monitor, retrain = monitor_job(model), retrain_job(model)
     schedule = policy_schedule(model, retrain)
     return dg.Definitions(
-        assets=[*monitor_assets(model), *decision_assets(model)],
+        assets=[*monitor_assets(model), *decision_assets(model), replay_asset(model)],
         asset_checks=[currency_check(model)],
-        jobs=[monitor, retrain, *operation_jobs(model)],
+        jobs=[monitor, retrain, replay_job(model), *operation_jobs(model)],
         sensors=[
             data_ready_sensor(model, monitor),
             retrain_wanted_sensor(model, retrain),

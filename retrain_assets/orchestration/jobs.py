@@ -1,4 +1,4 @@
-"""Jobs by name, for sensors, backfills and the UI: ingest, monitor, retrain.
+"""Jobs by name, for sensors, backfills and the UI: ingest, monitor, retrain, replay.
 
 Not here: what the assets and steps do.
 """
@@ -35,6 +35,16 @@ def monitor_job(model: Model) -> UnresolvedAssetJobDefinition:
         selection=dg.AssetSelection.assets(*(model.key(name) for name in MONITORED))
         | dg.AssetSelection.checks(dg.AssetCheckKey(model.key("production_model"), CURRENCY)),
         description="Build features, summarise, predict and watch.",
+        tags={MODEL_TAG: model.spec.name, **WORK},
+    )
+
+
+def replay_job(model: Model) -> UnresolvedAssetJobDefinition:
+    """`<m>_replay`: other policies over stored history."""
+    return dg.define_asset_job(
+        f"{model.spec.name}_replay",
+        selection=dg.AssetSelection.assets(model.key("replay")),
+        description="Play other policies over stored history, and change nothing.",
         tags={MODEL_TAG: model.spec.name, **WORK},
     )
 

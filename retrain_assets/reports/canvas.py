@@ -118,9 +118,9 @@ def tidy_cells(axes: Axes, names: Sequence[str]) -> None:
     axes.tick_params(which="both", labelsize=8, length=0)
 
 
-def label_some(axes: Axes, names: Sequence[str]) -> None:
+def label_some(axes: Axes, names: Sequence[str], most: int = MOST_LABELS) -> None:
     """Name a few places of the x axis, evenly spaced and the last among them."""
-    step = -(-len(names) // MOST_LABELS)
+    step = -(-len(names) // most)
     places = range(len(names) - 1, -1, -step)
     labels = [literal(names[place]) for place in places]
     slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from retrain_assets.domain.profile import ColumnProfile
     from retrain_assets.specs.dataset import DatasetSpec
     from retrain_assets.specs.model import ModelSpec
+    from retrain_assets.steps.train import Trained
     from retrain_assets.stores.ledger import LedgerRow
     from retrain_assets.stores.tables import Tables
 
@@ -88,12 +89,14 @@ class ModelState:
         dataset: The dataset whose rows are predicted.
         lookups: The datasets joined to it, by name.
         tables: Where their tables are.
+        fits: Fits by recipe and partitions, where they are kept to be shared.
     """
 
     spec: ModelSpec
     dataset: DatasetSpec
     lookups: Mapping[str, DatasetSpec]
     tables: Tables
+    fits: dict[tuple[str, ...], Trained] | None = None
 
     @property
     def ledger(self) -> Ledger:

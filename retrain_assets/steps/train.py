@@ -207,14 +207,16 @@ def register(
 
 
 def fitted(state: ModelState, partitions: Sequence[str]) -> Trained:
-    """Fit the model's recipe on some partitions."""
+    """Fit the model's recipe on some partitions, unless that fit is kept."""
     from retrain_assets.domain.estimator import fit
 
-    rows = sample(state, partitions, fitting=True)
-    result = fit(state.spec, rows.features, rows.target, rows.partitions, rows.weight)
-    example = rows.features.head(EXAMPLE_ROWS)
-    keys = tuple(partitions)
-    return Trained(result.pipeline, result.params, keys, rows.data, example, result.search)
+    keys, kept = tuple(partitions), {} if state.fits is None else state.fits
+    if (name := (state.spec.recipe, *keys)) not in kept:
+        rows = sample(state, keys, fitting=True)
+        made = fit(state.spec, rows.features, rows.target, rows.partitions, rows.weight)
+        example = rows.features.head(EXAMPLE_ROWS)
+        kept[name] = Trained(made.pipeline, made.params, keys, rows.data, example, made.search)
+    return kept[name]
 
 
 def sample(state: ModelState, partitions: Sequence[str], *, fitting: bool = False) -> Sample:

@@ -1,0 +1,144 @@
+"""A replay decides what the live system decided, and leaves no trace."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner
+
+from retrain_assets.cli import main, replaying
+from retrain_assets.domain.replay import Outcome
+from retrain_assets.reports.canvas import png
+from retrain_assets.reports.replay import replay_figure
+from retrain_assets.specs.model import TriggersSpec
+from retrain_assets.specs.policy import PolicySpec, usual_policies
+from retrain_assets.steps.replay import replayed
+from retrain_assets_tests.world import World, key, new_world
+
+TURN, LAST = 22, 40
+NOW, NEVER = PolicySpec(name="now"), PolicySpec(name="never", triggers=TriggersSpec())
+WEEKLY = PolicySpec(name="weekly", every=7)
+
+
+def silent(_name: str, _done: int, _total: int) -> None:
+    """Told of progress."""
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world whose days have landed one by one, and whose law has turned."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        world = new_world(tmp_path_factory.mktemp("lived"), instance)
+        world.land(*range(15))
+        world.settle()
+        for number in range(15, LAST):
+            world.land(number, slope=2.0 if number < TURN else -2.0)
+            world.settle()
+        yield world
+
+
+@pytest.fixture(scope="module")
+def outcome(lived: World) -> Outcome:
+    return replayed(lived.state, [NOW, NEVER, WEEKLY], silent)
+
+
+def content(root: Path) -> dict[str, str]:
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {str(path): sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_replay_of_the_policy_as_it_is_decides_what_was_decided(
+    lived: World, outcome: Outcome
+) -> None:
+    rows = lived.state.ledger.read().rows
+    assert [row.action for row in rows].count("promote") >= 2
+    assert list(outcome.played[0].decided) == [(row.as_of, row.action) for row in rows]
+    live = lived.storage.tables.scan("churn/performance").sort("_landing_partition").collect()
+    values = dict(live.select("_landing_partition", "value").iter_rows())
+    assert outcome.played[0].values == pytest.approx(values)
+    versions = lived.storage.registry("churn").versions()
+    assert outcome.played[0].fits == len(versions)
+
+
+def test_what_is_stored_stays_as_it_is(lived: World) -> None:
+    before = content(lived.root)
+    replayed(lived.state, [NOW], silent)
+    assert content(lived.root) == before
+
+
+def test_a_calendar_fits_through_the_newest_partition_whatever_was_seen(outcome: Outcome) -> None:
+    weekly = outcome.played[2]
+    assert weekly.decided == tuple((key(n), "promote") for n in (15, 22, 29, 36))
+    assert outcome.shared == [key(n) for n in range(16, LAST)]
+    now, never, calendar = outcome.standings
+    assert never.gain < -0.1
+    assert (never.fits, calendar.fits) == (2, 4)
+    assert now.gain == 0
+
+
+def test_labels_that_come_later_train_later(lived: World, tmp_path: Path) -> None:
+    late = new_world(lived.root, lived.instance, labels={"delay": 2})
+    found = replayed(late.state, [NOW, WEEKLY], silent)
+    assert found.played[1].decided[0] == (key(15), "promote")
+    assert min(found.played[1].values) == key(18)
+    assert found.played[0].decided[0] == (key(15), "promote")
+    assert min(found.played[0].values) == key(18)
+
+
+def test_too_short_a_history_is_told(lived: World) -> None:
+    with pytest.raises(ValueError, match=r"10 partitions are stored, windows\.train"):
+        replayed(lived.state, [NOW], silent, last=key(9))
+
+
+def test_the_usual_policies_are_near_the_model_and_its_rivals(lived: World) -> None:
+    names = [policy.name for policy in usual_policies(lived.spec)]
+    assert names[0] == "as it is"
+    assert {"never", "every 7", "new_partitions: 14", "max_drop: 0.1"} < set(names)
+    assert len(set(names)) == len(names)
+    assert all(
+        policy.of(lived.spec).gate == lived.spec.gate for policy in usual_policies(lived.spec)
+    )
+
+
+def test_the_picture_is_the_same_each_time(outcome: Outcome) -> None:
+    picture = png(replay_figure(outcome))
+    assert picture == png(replay_figure(outcome))
+    assert len(picture) > 10_000
+
+
+def test_the_command_prints_a_table_and_yaml_and_takes_policies_from_a_file(
+    lived: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replaying, "model_named", lambda _: lived.model)
+    monkeypatch.setenv("RETRAIN_STORAGE", str(lived.root))
+    file = tmp_path / "policies.yaml"
+    file.write_text("name: none\ntriggers: {}\n---\nname: weekly\nevery: 7\n", encoding="utf-8")
+    command = ["replay", "churn", "--policies", str(file), "--picture", str(tmp_path / "a.png")]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[1].startswith("policy ")
+    assert [line.split("  ")[0] for line in lines[2:5]] == ["as it is", "none", "weekly"]
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    shown = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
+    assert [one["name"] for one in shown["policies"]] == ["as it is", "none", "weekly"]
+    assert shown["proposed"] == {}
+    file.write_text("name: x\ntrigers: {}\n", encoding="utf-8")
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 1
+    assert "line 2" in done.stderr
+    assert "trigers" in done.stderr
+
+
+def test_the_asset_shows_table_and_picture(lived: World) -> None:
+    job = lived.definitions.resolve_job_def("churn_replay")
+    done = job.execute_in_process(instance=lived.instance)
+    (event,) = done.get_asset_materialization_events()
+    metadata = event.materialization.metadata
+    assert "policies" in metadata
+    assert str(metadata["cost_and_benefit"].value).startswith("![figure](data:image/png")
