@@ -281,16 +281,17 @@ def definitions(model: Model, datasets: Sequence[DatasetSpec], root: Path) -> dg
     import dagster as dg
 
     from retrain_assets.orchestration.build import dataset_definitions, model_definitions
-    from retrain_assets.orchestration.resources import SLACK, StorageResource
+    from retrain_assets.orchestration.resources import CHANNELS, StorageResource
 
     parts = [*map(dataset_definitions, datasets), model_definitions(model)]
     merged = dg.Definitions.merge(*parts)
     return dg.Definitions(
         assets=merged.assets,
+        asset_checks=merged.asset_checks,
         jobs=merged.jobs,
         sensors=merged.sensors,
         schedules=merged.schedules,
-        resources={"storage": StorageResource(root=str(root)), "slack": SLACK},
+        resources={"storage": StorageResource(root=str(root)), "channels": CHANNELS},
         executor=dg.in_process_executor,
     )
 

@@ -70,6 +70,10 @@ def requests(context: Tick, job: str, wishes: Iterable[Wish]) -> Evaluated:
         if not has_died(run):
             return dg.SkipReason(f"run {run.run_id} is at it")
         context.instance.report_run_failed(run, "The process that executed it has died.")
+    failed = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.FAILURE])
+    for run in context.instance.get_runs(filters=failed, limit=1):
+        if run.is_complete_and_waiting_to_retry:  # Dagster does so where a worker died
+            return dg.SkipReason(f"run {run.run_id} is about to be tried again")
     wanted: list[dg.RunRequest] = []
     settled: list[str] = []
     for wish in wishes:

@@ -214,7 +214,8 @@ def fitted(state: ModelState, partitions: Sequence[str]) -> Trained:
     if (name := (state.spec.recipe, *keys)) not in kept:
         rows = sample(state, keys, fitting=True)
         made = fit(state.spec, rows.features, rows.target, rows.partitions, rows.weight)
-        example = rows.features.head(EXAMPLE_ROWS)
+        # A copy: a slice would keep all rows in memory.
+        example = rows.features.filter(pl.int_range(pl.len()) < EXAMPLE_ROWS)
         kept[name] = Trained(made.pipeline, made.params, keys, rows.data, example, made.search)
     return kept[name]
 

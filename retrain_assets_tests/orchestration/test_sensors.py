@@ -142,6 +142,17 @@ def test_a_run_under_way_is_not_doubled_and_a_failed_one_is_asked_for_again(
     assert asked(instance, "another file").endswith("is at it" if outcome == "is at it" else ":0")
 
 
+def test_a_run_that_dagster_is_about_to_try_again_is_not_asked_for_beside_that(
+    instance: dg.DagsterInstance,
+) -> None:
+    job = dg.job(name="some")(lambda: None)
+    tags = {REQUEST_TAG: Wish(["a file"], {}).digest, "dagster/will_retry": "true"}
+    died = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.FAILURE)
+    assert asked(instance, "a file") == f"run {died.run_id} is about to be tried again"
+    instance.add_run_tags(died.run_id, {"dagster/auto_retry_run_id": "another"})
+    assert asked(instance, "a file").endswith(":1")
+
+
 @pytest.mark.parametrize(
     ("error", "attempts", "said"),
     [
