@@ -18,12 +18,14 @@ FORBIDDEN = {
     "specs": {"dagster", "mlflow", "deltalake", "polars", "os", "time", "sklearn"},
     "stores": {"dagster", "dagster_slack", "dagster_mlflow"},
     "steps": {"dagster", "dagster_slack", "dagster_mlflow"},
+    "serving": {"dagster", "dagster_slack", "dagster_mlflow"},
 }
 UPWARD = {
-    "specs": {"domain", "stores", "steps", "orchestration", "components"},
-    "domain": {"stores", "steps", "orchestration", "components", "reports"},
-    "stores": {"steps", "orchestration", "components"},
-    "steps": {"orchestration", "components"},
+    "specs": {"domain", "stores", "steps", "orchestration", "components", "serving"},
+    "domain": {"stores", "steps", "orchestration", "components", "reports", "serving"},
+    "stores": {"steps", "orchestration", "components", "serving"},
+    "steps": {"orchestration", "components", "serving"},
+    "serving": {"orchestration", "components"},
     "orchestration": {"components"},
 }
 

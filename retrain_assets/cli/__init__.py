@@ -6,10 +6,10 @@ exit code is 0, or not 0 and one line says why. Not here: doing any of it.
 
 from __future__ import annotations
 
-from retrain_assets.cli import acting, deciding, keeping, landing, looking, replaying
+from retrain_assets.cli import acting, deciding, keeping, landing, looking, replaying, serving
 from retrain_assets.cli.root import main
 
 __all__ = ["main"]
-_ALL = (acting, looking, deciding, replaying, keeping)
+_ALL = (acting, looking, deciding, replaying, keeping, serving)
 for command in (*(found for part in _ALL for found in part.COMMANDS), landing.land):
     main.add_command(command)

@@ -272,16 +272,23 @@ def _target(rows: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:
 
 
 def _stored(name: str, dtype: pl.DataType, spec: ModelSpec) -> pl.Expr:
-    """One storage type a kind, so that a batch of another width never changes the schema."""
-    column = pl.col(name)
+    return pl.col(name).cast(stored_type(name, dtype, spec))
+
+
+def stored_type(name: str, dtype: pl.DataType, spec: ModelSpec) -> Type:
+    """One storage type a kind, so that a batch of another width never changes the schema.
+
+    Raises:
+        FeatureError: It is a type that no model can use.
+    """
     if dtype.is_integer():
-        return column.cast(pl.Int64)
+        return pl.Int64
     if dtype.is_float() or dtype.is_decimal():
-        return column.cast(pl.Float64)
+        return pl.Float64
     if dtype == pl.Boolean:
-        return column
+        return pl.Boolean
     if dtype in (pl.String, pl.Categorical, pl.Enum):
-        return column.cast(pl.String)
+        return pl.String
     raise FeatureError(
         f"model {spec.name}: feature {name} is of type {dtype}: make it a number, text or boolean"
     )

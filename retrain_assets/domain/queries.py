@@ -22,6 +22,12 @@ _WORD = re.compile(
 )
 _MOVES_ROWS = re.compile(r"\b(join|group|order|distinct|union|except|intersect)\b", re.IGNORECASE)
 
+_PLAIN = re.compile(r"\s*select\b(?!\s+distinct\b)(.*)\bfrom\s+rows\s*", re.IGNORECASE | re.DOTALL)
+_PIECE = re.compile(
+    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | [][(),]""",
+    re.DOTALL | re.VERBOSE,
+)
+
 
 class QueryError(ValueError):
     """A query loses track of rows; the message says where and what would do."""
@@ -56,6 +62,20 @@ def in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame]) -
     if found[_PLACE].n_unique() < found.height:
         raise QueryError("a row is given more than once: join on what names one row")
     return found.sort(_PLACE).drop(_PLACE, ROW, strict=False)
+
+
+def select_list(sql: str) -> list[str] | None:
+    """The expressions of `SELECT …, … FROM rows`; None of any other query."""
+    plain = _PLAIN.fullmatch(sql)
+    if plain is None:
+        return None
+    depth, start, items, listed = 0, 0, [], plain[1]
+    for piece in _PIECE.finditer(listed):
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(piece[0], 0)
+        if depth == 0 and piece[0] == ",":
+            items.append(listed[start : piece.start()])
+            start = piece.end()
+    return [*items, listed[start:]]
 
 
 def _with_place(sql: str) -> str:

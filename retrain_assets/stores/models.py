@@ -147,7 +147,7 @@ class ModelRegistry:
         self.prepare()
         log_run(self.client, run_id, params, metrics, texts, figures)
         uri, model_id = log_pipeline(run_id, pipeline, example, prediction)
-        own = {DIGEST_TAG: digest(self._file(uri, MODEL_FILE)), METRICS_TAG: json.dumps(metrics)}
+        own = {DIGEST_TAG: digest(self.file(uri, MODEL_FILE)), METRICS_TAG: json.dumps(metrics)}
         created = self.client.create_model_version(
             self.name, uri, run_id, tags={**tags, **own}, model_id=model_id
         )
@@ -213,18 +213,22 @@ class ModelRegistry:
         """
         found = self.version(number)
         title = f"model {self.name} version {number}"
-        return load_model(self._file(found.uri, MODEL_FILE), sha256, title)
+        return load_model(self.file(found.uri, MODEL_FILE), sha256, title)
 
     def check_in_clean_process(self, found: ModelVersion, kind: Kind) -> CheckResult:
         """Whether a version loads and repeats its predictions in a new process."""
         with TemporaryDirectory() as folder:
             model, example = Path(folder) / MODEL_FILE, Path(folder) / EXAMPLE_FILE
-            model.write_bytes(self._file(found.uri, MODEL_FILE))
-            example.write_bytes(self._file(found.uri, f"extra_files/{EXAMPLE_FILE}"))
+            model.write_bytes(self.file(found.uri, MODEL_FILE))
+            example.write_bytes(self.file(found.uri, f"extra_files/{EXAMPLE_FILE}"))
             return check_file(model, found.sha256, example, kind)
 
-    def _file(self, uri: str, name: str) -> bytes:
-        """A file of a version, read once: what is verified is what is used."""
+    def file(self, uri: str, name: str) -> bytes:
+        """A file of a version, read once: what is verified is what is used.
+
+        Raises:
+            ModelFileError: It cannot be read.
+        """
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 

@@ -8,6 +8,7 @@ be stored all the same. Not here: what the rows mean, and any decision on them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
@@ -75,6 +76,14 @@ class Tables:
         if opened is None:
             return 0, pl.Schema()
         return opened.count(), pl.scan_delta(opened).collect_schema()
+
+    def changed(self, table: str) -> tuple[int, datetime] | None:
+        """The newest version of a table and when it was committed; None where there is none."""
+        opened = self._open(table)
+        if opened is None:
+            return None
+        millis = opened.history(1)[0]["timestamp"]
+        return opened.version(), datetime.fromtimestamp(millis / 1000, UTC)
 
     def scan(
         self,

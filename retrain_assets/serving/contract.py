@@ -1,0 +1,239 @@
+"""What a request may hold: raw rows of a dataset as they land, by its contract.
+
+The types are pydantic's, so that what is checked and what OpenAPI shows are one thing. What landing
+would quarantine is refused; a text outside `allowed` is not, since a model takes it for one that it
+has never seen, and says so. Not here: features, and the transport.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+from typing_extensions import TypedDict
+
+from retrain_assets.domain.patterns import full_match
+
+if TYPE_CHECKING:
+    from retrain_assets.specs.dataset import ColumnSpec, DatasetSpec
+
+Row = dict[str, Any]
+_INT64 = 2**63
+_NOT_JSON = "json_invalid"
+_SHOWN = 20
+_TYPED_DICT: Any = TypedDict  # made of names that are known when the service starts
+
+
+class RequestError(Exception):
+    """A request that cannot be answered.
+
+    Args:
+        status: Of HTTP.
+        code: What it is, for programs.
+        message: What was wrong and what would do.
+        faults: Where in the rows, as `{"row", "column", "message"}`.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, faults: list[dict[str, Any]] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+        self.faults = faults or []
+
+    def body(self) -> dict[str, Any]:
+        """The error as it is answered."""
+        found: dict[str, Any] = {"code": self.code, "message": self.message}
+        return {"error": found | ({"rows": self.faults} if self.faults else {})}
+
+
+def _typed(name: str, fields: dict[str, Any]) -> Any:
+    """A dict with just these keys."""
+    made = _TYPED_DICT(name, fields)
+    made.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    return made
+
+
+def _several(row: Any) -> Any:
+    return Annotated[list[row], FailFast()]  # the first row that is wrong tells enough
+
+
+class Contract:
+    """Rows of a dataset in a request: every column that is known before the prediction.
+
+    Args:
+        dataset: Whose rows are predicted.
+        most: How many rows a request may hold.
+    """
+
+    def __init__(self, dataset: DatasetSpec, most: int) -> None:
+        zone = ZoneInfo(dataset.partition.timezone)
+        self.columns = {
+            name: column
+            for name, column in dataset.file_columns.items()
+            if column.known == "before"
+        }
+        must = {*dataset.key, dataset.partition.column}
+        row = _typed(
+            "Row",
+            {
+                name: _type(column, zone, required=column.required or name in must)
+                for name, column in self.columns.items()
+            },
+        )
+        self.most = most
+        self._rows: TypeAdapter[list[Row]] = TypeAdapter(_several(row))
+        self._body: TypeAdapter[dict[str, list[Row]]] = TypeAdapter(
+            _typed("Body", {"rows": _several(row)})
+        )
+
+    def schema(self) -> dict[str, Any]:
+        """One row as JSON schema."""
+        found: dict[str, Any] = self._rows.json_schema()["$defs"]["Row"]
+        return found
+
+    def read(self, content: bytes) -> list[Row]:
+        """The rows of `{"rows": [{…}, …]}`.
+
+        Raises:
+            RequestError: It is not JSON, a key is given twice, or a row breaks the contract.
+        """
+        try:
+            rows = self._body.validate_json(content)["rows"]
+        except ValidationError as error:
+            raise refusal(error, 1) from None
+        unique_keys(content)
+        return self._counted(rows)
+
+    def check(self, rows: list[Row]) -> list[Row]:
+        """Rows that came in another format.
+
+        Raises:
+            RequestError: A row breaks the contract.
+        """
+        try:
+            return self._counted(self._rows.validate_json(_as_json(rows)))
+        except ValidationError as error:
+            raise refusal(error, 0) from None
+
+    def _counted(self, rows: list[Row]) -> list[Row]:
+        count_rows(len(rows), self.most)
+        return rows
+
+
+def count_rows(count: int, most: int) -> None:
+    """Refuse no rows and too many.
+
+    Raises:
+        RequestError: 422 or 413.
+    """
+    if count == 0:
+        raise RequestError(422, "no_rows", "there are no rows: give at least one")
+    if count > most:
+        raise RequestError(413, "too_many_rows", f"{count} rows: at most {most} go in a request")
+
+
+def refusal(error: ValidationError, depth: int) -> RequestError:
+    """What to answer to a body that pydantic refused; values are not repeated.
+
+    Args:
+        error: What it said.
+        depth: At which place of a location the number of the row stands.
+    """
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    if found[0]["type"] == _NOT_JSON:
+        return RequestError(400, "not_json", found[0]["msg"])
+    faults = []
+    for fault in found[:_SHOWN]:
+        row, *column = fault["loc"][depth:] or (None,)
+        where = {"row": row, "column": ".".join(map(str, column)) or None}
+        if not isinstance(row, int):
+            where = {"row": None, "column": ".".join(map(str, fault["loc"])) or None}
+        faults.append({**where, "message": fault["msg"]})
+    first = faults[0]
+    place = "" if first["row"] is None else f"row {first['row']} (counted from 0): "
+    message = f"{place}{first['column'] or 'body'}: {first['message']}"
+    return RequestError(422, "invalid_rows", message, faults)
+
+
+def unique_keys(content: bytes) -> Any:
+    """JSON in which no object has a key twice: which value is meant could not be told.
+
+    Raises:
+        RequestError: It has one, or is not JSON.
+    """
+    try:
+        return json.loads(content, object_pairs_hook=_object)
+    except RequestError:
+        raise
+    except (ValueError, RecursionError) as error:
+        said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RequestError(400, "not_json", f"the body is not JSON: {said}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise RequestError(400, "key_twice", "an object has a key twice: give each once")
+    return found
+
+
+def _as_json(rows: list[Row]) -> str:
+    return json.dumps(rows, default=_text)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, date):
+        return value.isoformat()
+    raise RequestError(422, "invalid_rows", f"a value is of type {type(value).__name__}")
+
+
+def _type(column: ColumnSpec, zone: ZoneInfo, *, required: bool) -> Any:
+    bounds: dict[str, Any] = {"ge": column.min, "le": column.max}
+    kinds: dict[str, Any] = {
+        "int": Annotated[int, Field(**_whole(bounds))],
+        "float": Annotated[float, Field(allow_inf_nan=False, **bounds)],
+        "bool": bool,
+        "date": Annotated[date, Field(strict=False), BeforeValidator(_iso)],
+        "datetime": Annotated[
+            datetime,
+            Field(strict=False),
+            BeforeValidator(_iso),
+            AfterValidator(lambda at: _utc(at, zone)),
+        ],
+    }
+    # Anchors that OpenAPI's regular expressions know too.
+    pattern = column.pattern and f"^{full_match(column.pattern, '$').removeprefix(chr(92) + 'A')}"
+    kind = kinds.get(column.type, Annotated[str, Field(pattern=pattern)])
+    return kind if required else kind | None
+
+
+def _whole(bounds: dict[str, Any]) -> dict[str, Any]:
+    low, high = bounds["ge"], bounds["le"]
+    return {"ge": -_INT64 if low is None else low, "le": _INT64 - 1 if high is None else high}
+
+
+def _iso(value: object) -> object:
+    """A time is written as ISO 8601 and not as seconds, which pydantic would take too."""
+    if not isinstance(value, str) or "-" not in value[1:]:
+        raise ValueError("Input should be ISO 8601, such as 2013-01-31 or 2013-01-31T12:00:00Z")
+    return value
+
+
+def _utc(at: datetime, zone: ZoneInfo) -> datetime:
+    """A time without offset is local to the dataset's time zone, as in its files."""
+    try:
+        return (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("Input should be a year from 1 to 9999") from error

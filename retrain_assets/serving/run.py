@@ -1,0 +1,121 @@
+"""`retrain serve`: the service in this process, until it is told to stop.
+
+Not here: what it answers.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from retrain_assets.serving.app import Service, build_app
+from retrain_assets.serving.follow import Followed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from socket import socket
+
+    from retrain_assets.steps.state import ModelState
+    from retrain_assets.stores.storage import Storage
+
+FOLLOW_SECONDS = 2.0
+DRAIN_SECONDS = 30
+# MLflow's client otherwise tries for minutes while a verified copy lies here.
+SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+
+
+def serve(
+    storage: Storage,
+    states: Mapping[str, ModelState],
+    host: str,
+    port: int,
+    keys: tuple[str, ...],
+    tell: Callable[[str], None],
+) -> None:
+    """Serve every model until SIGTERM or SIGINT; requests in flight are answered.
+
+    Args:
+        storage: Where everything is.
+        states: The models, by name.
+        host: To listen on.
+        port: To listen on; 0 for any that is free.
+        keys: Any of which is asked for.
+        tell: Takes a line for whoever runs the service.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    service = new_service(storage, states, keys, tell)
+    with following(service):
+        config = uvicorn.Config(
+            build_app(service),
+            host=host,
+            port=port,
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # uvicorn raises what stopped it once more, before anything here is put in order.
+            signal.signal(number, lambda *_: None)
+        _Server(config, tell).run()
+
+
+def new_service(
+    storage: Storage,
+    states: Mapping[str, ModelState],
+    keys: tuple[str, ...],
+    tell: Callable[[str], None],
+) -> Service:
+    """A service of some models that nobody follows yet."""
+    folder = storage.root / "serving"
+
+    def clock() -> datetime:
+        return datetime.now(UTC)
+
+    followed = {
+        name: Followed(state, storage, folder / "models", clock, tell)
+        for name, state in states.items()
+    }
+    return Service(followed, clock, keys=keys)
+
+
+@contextmanager
+def following(service: Service, every_seconds: float = FOLLOW_SECONDS) -> Iterator[None]:
+    """Let models follow ledger and lookups, on a thread of its own."""
+    stop = threading.Event()
+
+    def follow() -> None:
+        while not stop.is_set():
+            for model in service.models.values():
+                model.refresh()
+            stop.wait(every_seconds)
+
+    thread = threading.Thread(target=follow, name="follow", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(every_seconds)
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens once it does."""
+
+    def __init__(self, config: uvicorn.Config, tell: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._tell = tell
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Start to listen."""
+        await super().startup(sockets)
+        for server in self.servers:
+            for opened in server.sockets:
+                host, port = opened.getsockname()[:2]
+                self._tell(f"listening on http://{host}:{port}")

@@ -1,0 +1,189 @@
+"""Rows in, predictions out: one version, one state of the lookups, and what arrives together.
+
+Requests that arrive while the loop is busy are scored in one go; nobody waits for others. Not here:
+reading requests and writing answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from retrain_assets.domain.features import FeatureError
+from retrain_assets.serving.contract import RequestError
+from retrain_assets.serving.rows import QUICK_ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from retrain_assets.serving.contract import Row
+    from retrain_assets.serving.follow import Followed, Serving
+    from retrain_assets.serving.version import Version
+
+    Asked = tuple[list[Row], asyncio.Future["Scored"]]
+
+INLINE_ROWS = 64  # what takes longer than handing it to a thread
+TOGETHER_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Predictions of some rows.
+
+    Args:
+        version: That predicted all of them.
+        features: Of each row, in the order of `version.columns`.
+        output: As `predict` of the domain gives it.
+        shadow: The candidate beside it, and its output.
+    """
+
+    version: Version
+    features: list[tuple[Any, ...]]
+    output: np.ndarray
+    shadow: tuple[Version, np.ndarray] | None = None
+
+    def part(self, first: int, last: int) -> Scored:
+        """Some of the rows."""
+        shadow = self.shadow and (self.shadow[0], self.shadow[1][first:last])
+        return Scored(self.version, self.features[first:last], self.output[first:last], shadow)
+
+    def unseen(self) -> list[list[str]]:
+        """Of each row, the features whose category was not there in training."""
+        known = self.version.categories
+        return [
+            [
+                name
+                for place, name, seen in known
+                if row[place] is not None and row[place] not in seen
+            ]
+            for row in self.features
+        ]
+
+
+def score(model: Followed, rows: Sequence[Row]) -> Scored:
+    """Predict raw rows.
+
+    Raises:
+        RequestError: The model does not answer now, or features of a row cannot be made.
+    """
+    serving = answering(model)
+    maker, version = serving.maker, serving.version
+    try:
+        quick = maker.quick if len(rows) <= QUICK_ROWS else None
+        if quick is not None:
+            names, made = quick.names, quick.values(rows)
+        else:
+            frame = maker.features(rows)
+            names, made = tuple(frame.columns), frame.rows()
+    except FeatureError as error:
+        raise RequestError(422, "features", str(error)) from error
+    shadow = None
+    if serving.shadow is not None:
+        shadow = serving.shadow, _predicted(serving.shadow, model, names, made)
+    return Scored(
+        version, _chosen(names, version, made), _predicted(version, model, names, made), shadow
+    )
+
+
+def score_features(model: Followed, frame: pl.DataFrame) -> Scored:
+    """Predict rows of features, as a client of `mlflow models serve` sends them."""
+    version = answering(model).version
+    chosen = frame.select(version.columns)
+    return Scored(version, chosen.rows(), version.predict(model.state, chosen))
+
+
+def answering(model: Followed) -> Serving:
+    """What answers for a model.
+
+    Raises:
+        RequestError: Nothing does yet.
+    """
+    if model.serving is None:
+        why = "; ".join(model.trouble.values()) or "it is being loaded"
+        raise RequestError(503, "not_ready", f"model {model.name} does not answer yet: {why}")
+    return model.serving
+
+
+def _chosen(
+    names: tuple[str, ...], version: Version, made: list[tuple[Any, ...]]
+) -> list[tuple[Any, ...]]:
+    if list(names) == version.columns:
+        return made
+    places = [names.index(name) for name in version.columns]
+    return [tuple(row[place] for place in places) for row in made]
+
+
+def _predicted(
+    version: Version, model: Followed, names: tuple[str, ...], made: list[tuple[Any, ...]]
+) -> np.ndarray:
+    chosen = _chosen(names, version, made)
+    if version.quick is not None:
+        return version.quick.predict(chosen)
+    return version.predict(model.state, pl.DataFrame(chosen, schema=version.schema, orient="row"))
+
+
+class Batcher:
+    """Scores together what arrives together.
+
+    Args:
+        model: Whose rows.
+    """
+
+    def __init__(self, model: Followed) -> None:
+        self._model = model
+        self._waiting: list[Asked] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def score(self, rows: list[Row]) -> Scored:
+        """Predict the rows of one request.
+
+        Raises:
+            RequestError: As `score`, of these rows alone.
+        """
+        if len(rows) > INLINE_ROWS:
+            return await asyncio.to_thread(score, self._model, rows)
+        answer: asyncio.Future[Scored] = asyncio.get_running_loop().create_future()
+        self._waiting.append((rows, answer))
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        return await answer
+
+    async def _run(self) -> None:
+        while self._waiting:
+            counts = accumulate(len(rows) for rows, _ in self._waiting)
+            fitting = max(1, sum(count <= TOGETHER_ROWS for count in counts))
+            taken, self._waiting = self._waiting[:fitting], self._waiting[fitting:]
+            serving = self._model.serving
+            if serving and serving.maker.quick and serving.version.quick:
+                found = self._scored(taken)
+            else:
+                found = await asyncio.to_thread(self._scored, taken)
+            _give(taken, found)
+        self._task = None
+
+    def _scored(self, taken: list[Asked]) -> list[Scored | Exception]:
+        """What became of each request; where they fail together, each alone."""
+        try:
+            whole = score(self._model, [row for rows, _ in taken for row in rows])
+        except Exception as error:  # noqa: BLE001 it is the answer
+            if len(taken) == 1:
+                return [error]
+            return [found for one in taken for found in self._scored([one])]
+        ends = list(accumulate((len(rows) for rows, _ in taken), initial=0))
+        return [whole.part(first, last) for first, last in pairwise(ends)]
+
+
+def _give(taken: list[Asked], found: list[Scored | Exception]) -> None:
+    for (_, answer), result in zip(taken, found, strict=True):
+        if answer.done():
+            continue  # who asked has gone
+        if isinstance(result, Exception):
+            answer.set_exception(result)
+        else:
+            answer.set_result(result)
