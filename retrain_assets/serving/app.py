@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from datetime import datetime
 
+    from retrain_assets.serving.contract import Row
     from retrain_assets.serving.follow import Followed
+    from retrain_assets.serving.log import PredictionLog
     from retrain_assets.serving.score import Scored
 
     Answer = Callable[["Endpoint", Request], Awaitable[Response]]
@@ -39,12 +41,24 @@ class Endpoint:
         contract: What its rows may hold.
         batcher: Scores together what arrives together.
         clock: Says the time.
+        log: Keeps what is answered.
     """
 
     model: Followed
     contract: Contract
     batcher: Batcher
     clock: Callable[[], datetime]
+    log: PredictionLog
+
+    def keep(self, rows: list[Row], scored: Scored) -> str:
+        """Log what is about to be answered.
+
+        Returns:
+            The id of the request.
+        """
+        request = uuid4().hex
+        self.log.write(self.model.name, request, self.clock(), rows, scored)
+        return request
 
 
 @dataclass(frozen=True)
@@ -54,12 +68,14 @@ class Service:
     Args:
         models: By name.
         clock: Says the time.
+        log: Keeps what is answered.
         limits: Bounds on requests.
         keys: Any of which is asked for; none means that none is.
     """
 
     models: Mapping[str, Followed]
     clock: Callable[[], datetime]
+    log: PredictionLog
     limits: Limits = field(default_factory=Limits)
     keys: tuple[str, ...] = ()
 
@@ -69,9 +85,14 @@ def build_app(service: Service) -> Guard:
     api = FastAPI(title="retrain_assets", version="1", redoc_url=None, docs_url=None)
     api.add_exception_handler(RequestError, _refused)
     api.add_exception_handler(HTTPException, _refused)
+    api.add_exception_handler(Exception, _refused)
     endpoints = {
         name: Endpoint(
-            model, Contract(model.state.dataset, service.limits.rows), Batcher(model), service.clock
+            model,
+            Contract(model.state.dataset, service.limits.rows),
+            Batcher(model),
+            service.clock,
+            service.log,
         )
         for name, model in service.models.items()
     }
@@ -109,8 +130,9 @@ def _add(api: FastAPI, endpoint: Endpoint, path: str, answered: Answer) -> None:
 async def predict(endpoint: Endpoint, request: Request) -> Response:
     """Predict raw rows as they land."""
     wants(request, JSON)
-    scored = await endpoint.batcher.score(endpoint.contract.read(request.scope[BODY]))
-    name, request_id = endpoint.model.name, uuid4().hex
+    rows = endpoint.contract.read(request.scope[BODY])
+    scored = await endpoint.batcher.score(rows)
+    name, request_id = endpoint.model.name, endpoint.keep(rows, scored)
     return answer(
         {
             "model": name,
@@ -194,5 +216,6 @@ async def _refused(_: Request, error: Exception) -> Response:
     if isinstance(error, RequestError):
         return answer(error.body(), error.status)
     status = getattr(error, "status_code", 500)
-    code = {404: "not_found", 405: "wrong_method"}.get(status, "http")
-    return answer(RequestError(status, code, str(getattr(error, "detail", error))).body(), status)
+    code = {404: "not_found", 405: "wrong_method"}.get(status, "failed")
+    said = getattr(error, "detail", "this was not foreseen: the service's own output tells more")
+    return answer(RequestError(status, code, str(said)).body(), status)

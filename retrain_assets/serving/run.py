@@ -16,6 +16,8 @@ import uvicorn
 
 from retrain_assets.serving.app import Service, build_app
 from retrain_assets.serving.follow import Followed
+from retrain_assets.serving.guard import Limits
+from retrain_assets.serving.log import PredictionLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from retrain_assets.steps.state import ModelState
     from retrain_assets.stores.storage import Storage
 
-FOLLOW_SECONDS = 2.0
+FOLLOW_SECONDS, FLUSH_SECONDS = 2.0, 5.0
 DRAIN_SECONDS = 30
 # MLflow's client otherwise tries for minutes while a verified copy lies here.
 SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -51,7 +53,7 @@ def serve(
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     service = new_service(storage, states, keys, tell)
-    with following(service):
+    with following(service, tell):
         config = uvicorn.Config(
             build_app(service),
             host=host,
@@ -82,27 +84,54 @@ def new_service(
         name: Followed(state, storage, folder / "models", clock, tell)
         for name, state in states.items()
     }
-    return Service(followed, clock, keys=keys)
+    limits = Limits()
+    log = PredictionLog(folder / "log", states, limits.backlog_bytes)
+    return Service(followed, clock, log, limits, keys)
 
 
 @contextmanager
-def following(service: Service, every_seconds: float = FOLLOW_SECONDS) -> Iterator[None]:
-    """Let models follow ledger and lookups, on a thread of its own."""
+def following(
+    service: Service,
+    tell: Callable[[str], None],
+    follow_seconds: float = FOLLOW_SECONDS,
+    flush_seconds: float = FLUSH_SECONDS,
+) -> Iterator[None]:
+    """Let models follow ledger and lookups, and the log its tables, each on its own thread."""
     stop = threading.Event()
 
     def follow() -> None:
         while not stop.is_set():
             for model in service.models.values():
                 model.refresh()
-            stop.wait(every_seconds)
+            stop.wait(follow_seconds)
 
-    thread = threading.Thread(target=follow, name="follow", daemon=True)
-    thread.start()
+    def flush() -> None:
+        trouble = ""
+        while not stop.wait(flush_seconds):
+            said, trouble = trouble, _flushed(service.log)
+            if trouble not in ("", said):
+                tell(trouble)
+
+    threads = [threading.Thread(target=target, daemon=True) for target in (follow, flush)]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join(every_seconds)
+        for thread in threads:
+            thread.join(DRAIN_SECONDS)
+        if said := _flushed(service.log):
+            tell(said)
+
+
+def _flushed(log: PredictionLog) -> str:
+    """What keeps the log from its tables; nothing where it was stored."""
+    try:
+        log.flush()
+    except Exception as error:  # noqa: BLE001 it waits in its files, and is tried again
+        return f"the prediction log waits in {log.backlog_bytes:,} bytes of files: {error}"
+    return ""
 
 
 class _Server(uvicorn.Server):

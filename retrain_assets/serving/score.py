@@ -7,7 +7,7 @@ reading requests and writing answers.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -40,17 +40,17 @@ class Scored:
         version: That predicted all of them.
         features: Of each row, in the order of `version.columns`.
         output: As `predict` of the domain gives it.
-        shadow: The candidate beside it, and its output.
+        shadow: What the candidate beside it predicted.
     """
 
     version: Version
     features: list[tuple[Any, ...]]
     output: np.ndarray
-    shadow: tuple[Version, np.ndarray] | None = None
+    shadow: Scored | None = None
 
     def part(self, first: int, last: int) -> Scored:
         """Some of the rows."""
-        shadow = self.shadow and (self.shadow[0], self.shadow[1][first:last])
+        shadow = self.shadow and self.shadow.part(first, last)
         return Scored(self.version, self.features[first:last], self.output[first:last], shadow)
 
     def unseen(self) -> list[list[str]]:
@@ -73,7 +73,7 @@ def score(model: Followed, rows: Sequence[Row]) -> Scored:
         RequestError: The model does not answer now, or features of a row cannot be made.
     """
     serving = answering(model)
-    maker, version = serving.maker, serving.version
+    maker = serving.maker
     try:
         quick = maker.quick if len(rows) <= QUICK_ROWS else None
         if quick is not None:
@@ -83,12 +83,9 @@ def score(model: Followed, rows: Sequence[Row]) -> Scored:
             names, made = tuple(frame.columns), frame.rows()
     except FeatureError as error:
         raise RequestError(422, "features", str(error)) from error
-    shadow = None
-    if serving.shadow is not None:
-        shadow = serving.shadow, _predicted(serving.shadow, model, names, made)
-    return Scored(
-        version, _chosen(names, version, made), _predicted(version, model, names, made), shadow
-    )
+    candidate = serving.shadow
+    shadow = None if candidate is None else _scored(candidate, model, names, made)
+    return replace(_scored(serving.version, model, names, made), shadow=shadow)
 
 
 def score_features(model: Followed, frame: pl.DataFrame) -> Scored:
@@ -119,13 +116,14 @@ def _chosen(
     return [tuple(row[place] for place in places) for row in made]
 
 
-def _predicted(
+def _scored(
     version: Version, model: Followed, names: tuple[str, ...], made: list[tuple[Any, ...]]
-) -> np.ndarray:
+) -> Scored:
     chosen = _chosen(names, version, made)
     if version.quick is not None:
-        return version.quick.predict(chosen)
-    return version.predict(model.state, pl.DataFrame(chosen, schema=version.schema, orient="row"))
+        return Scored(version, chosen, version.quick.predict(chosen))
+    frame = pl.DataFrame(chosen, schema=version.schema, orient="row")
+    return Scored(version, chosen, version.predict(model.state, frame))
 
 
 class Batcher:

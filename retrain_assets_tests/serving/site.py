@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from retrain_assets.domain.rules import dataset_schema
 from retrain_assets.orchestration.model_assets import Model
 from retrain_assets.serving.app import Service, build_app
 from retrain_assets.serving.guard import Limits
+from retrain_assets.serving.log import PredictionLog
 from retrain_assets.serving.run import new_service
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
@@ -202,7 +203,9 @@ class Site:
     def service(self, told: Callable[[str], None] = lambda _: None, **changes: Any) -> Service:
         """The service, whose models have looked once."""
         made = new_service(self.storage, {"churn": self.state}, (), told)
-        made = Service(**{**{f: getattr(made, f) for f in made.__dataclass_fields__}, **changes})
+        backlog = changes.pop("backlog_bytes", made.limits.backlog_bytes)
+        log = PredictionLog(self.root / "serving" / "log", {"churn": self.state}, backlog)
+        made = replace(made, log=log, **changes)
         for model in made.models.values():
             model.refresh()
         return made
@@ -258,6 +261,4 @@ def limits(**changes: Any) -> Limits:
 
 
 def _as(row: LedgerRow, action: Action) -> LedgerRow:
-    from dataclasses import replace
-
     return replace(row, action=action, time=datetime.now(UTC))

@@ -80,7 +80,7 @@ def test_a_promotion_and_a_rollback_under_load_are_seen_in_the_answers_with_no_e
     changing: Site, asking: Any
 ) -> None:
     service, answers = changing.service(), []
-    with listening(service) as client, following(service, 0.05):
+    with listening(service) as client, following(service, print, 0.05):
         asking(client, answers)
         wait_until(lambda: len(answers) > 20)
         first = changing.state.ledger.read().production

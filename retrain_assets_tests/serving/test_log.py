@@ -1,0 +1,161 @@
+"""Every answer is in the prediction log once, whatever happens to process and storage."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from retrain_assets.serving.run import following
+from retrain_assets.stores.tables import Tables
+from retrain_assets_tests.killing import Point, kill_at
+from retrain_assets_tests.serving.site import ROW, Site, listening, new_site, post
+
+TABLE = "churn/prediction_log"
+
+
+@pytest.fixture
+def changing(tmp_path: Path) -> Site:
+    return new_site(tmp_path)
+
+
+def logged(site: Site) -> pl.DataFrame:
+    found = site.storage.tables.scan(TABLE).collect()
+    return found.sort("_time", "_id", "_role")
+
+
+def files(site: Site) -> list[Path]:
+    return sorted((site.root / "serving" / "log").rglob("*.jsonl"))
+
+
+def test_what_was_answered_is_logged_with_features_version_and_key(changing: Site) -> None:
+    service = changing.service()
+    with listening(service) as client, following(service, print):
+        answered = [post(client).json(), post(client, ROW, ROW | {"id": 2, "x": -1.5}).json()]
+    expected = [row for one in answered for row in one["predictions"]]
+    found = logged(changing)
+    assert found["_id"].to_list() == [row["id"] for row in expected]
+    assert found["_prediction"].to_list() == [row["prediction"] for row in expected]
+    assert found["_key"].to_list() == ["2020-01-20|1", "2020-01-20|1", "2020-01-20|2"]
+    assert set(found["_landing_partition"]) == {"2020-01-20"}
+    assert set(found["_version"]) == {1}
+    assert found["x"].to_list() == [0.5, 0.5, -1.5]
+    assert found["side"].to_list() == ["up, or not", "up, or not", "down"]
+    assert files(changing) == []
+
+
+def test_a_held_candidate_predicts_in_the_shadow_and_answers_nobody(changing: Site) -> None:
+    changing.decide(*range(2, 14), action="hold")
+    service = changing.service()
+    with listening(service) as client, following(service, print):
+        answered = post(client).json()
+    live, shadow = logged(changing).partition_by("_role", maintain_order=True)
+    assert (live["_version"].to_list(), shadow["_version"].to_list()) == ([1], [2])
+    assert live["_prediction"].to_list() == [answered["predictions"][0]["prediction"]]
+    assert live["_id"].to_list() == shadow["_id"].to_list()
+    assert live["_prediction"].to_list() != shadow["_prediction"].to_list()
+
+
+def answer_and_store(root: str, count: int) -> None:
+    """In a process that will be killed: answer requests, then store the log."""
+    site = Site(Path(root))
+    service = site.service()
+    with listening(service) as client:
+        for number in range(count):
+            post(client, ROW | {"id": number})
+        service.log.flush()
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        Point("retrain_assets.stores.tables:Tables.replace"),
+        Point("retrain_assets.stores.tables:Tables.replace", after=True),
+        Point("retrain_assets.serving.log:PredictionLog.flush"),
+        Point("retrain_assets.serving.log:PredictionLog.write", 3, after=True),
+    ],
+    ids=str,
+)
+def test_what_a_killed_process_had_answered_is_stored_once(changing: Site, point: Point) -> None:
+    kill_at(point, answer_and_store, str(changing.root), 5)
+    wanted = 3 if "write" in point.function else 5
+    assert changing.service().log.flush() == 1
+    assert logged(changing)["_key"].to_list() == [f"2020-01-20|{n}" for n in range(wanted)]
+    assert changing.service().log.flush() == 0
+
+
+def test_a_line_that_was_cut_off_is_left_out(changing: Site) -> None:
+    service = changing.service()
+    with listening(service) as client:
+        post(client)
+        post(client)
+    (path,) = files(changing)
+    os.truncate(path, path.stat().st_size - 10)
+    service.log.flush()
+    assert logged(changing).height == 1
+
+
+def test_a_file_that_another_process_writes_is_left_alone(changing: Site) -> None:
+    service = changing.service()
+    with listening(service) as client:
+        post(client)
+        assert changing.service().log.flush() == 0
+        assert service.log.flush() == 1
+
+
+def test_while_storage_is_away_predictions_wait_on_disk_up_to_a_bound(
+    changing: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    service = changing.service(backlog_bytes=3_000)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OSError("storage is away")
+
+    with monkeypatch.context() as without:
+        without.setattr(Tables, "replace", away)
+        with listening(service) as client, following(service, told.append, flush_seconds=0.05):
+            answers = [post(client) for _ in range(30)]
+    codes = [answered.status_code for answered in answers]
+    assert codes == sorted(codes)
+    assert set(codes) == {200, 503}
+    assert answers[-1].json()["error"]["code"] == "backlog"
+    assert len([line for line in told if "storage is away" in line]) <= 30
+    service.log.flush()
+    assert logged(changing).height == codes.count(200)
+    with listening(service) as client:
+        assert post(client).status_code == 200
+
+
+def test_what_cannot_be_written_down_is_not_answered(
+    changing: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = changing.service()
+    with listening(service) as client:
+        assert post(client).status_code == 200
+        with monkeypatch.context() as full:
+            full.setattr("os.write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+            refused = post(client)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "log")
+        assert post(client).status_code == 200
+    service.log.flush()
+    assert logged(changing).height == 2
+
+
+def test_a_class_of_several_is_logged_with_its_probabilities(tmp_path: Path) -> None:
+    target = {"column": "gone", "expression": "plan", "kind": "multiclass"}
+    site = new_site(
+        tmp_path,
+        target=target,
+        features={"sql": "SELECT x, plans_price AS price FROM rows"},
+        triggers={},
+        gate={"metric": "log_loss", "min_blocks": 4},
+    )
+    service = site.service()
+    with listening(service) as client, following(service, print):
+        (found,) = post(client).json()["predictions"]
+    assert found["prediction"] == max(found["probabilities"], key=found["probabilities"].get)
+    assert logged(site)["_prediction"].to_list() == [list(found["probabilities"].values())]
