@@ -12,7 +12,6 @@ import fcntl
 import os
 import threading
 from dataclasses import dataclass
-from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -26,8 +25,10 @@ from retrain_assets.serving.contract import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
 
+    from retrain_assets.domain.rules import Type
     from retrain_assets.serving.contract import Row
     from retrain_assets.serving.score import Scored
     from retrain_assets.serving.version import Version
@@ -37,16 +38,7 @@ if TYPE_CHECKING:
 TABLE, SEGMENT = "prediction_log", "_segment"
 SEGMENT_BYTES = 32 * 2**20
 LIVE, SHADOW = "production", "shadow"
-SCHEMA: dict[str, pl.DataType] = {
-    PARTITION: pl.String(),
-    KEY: pl.String(),
-    SEGMENT: pl.String(),
-    "_id": pl.String(),
-    "_time": pl.Datetime("us", "UTC"),
-    "_role": pl.String(),
-    "_version": pl.Int64(),
-    "_prediction": pl.Float64(),
-}
+_TIMES = ("date", "datetime")
 
 
 @dataclass
@@ -92,16 +84,13 @@ class PredictionLog:
             said = "predictions wait for storage up to the bound: try again when it is back"
             raise RequestError(503, "backlog", said)
         named = _named(self._states[model].dataset)
-        keys: list[Any] = [[row.get(name) for name in named] for row in rows]
+        count = len(scored.features)
+        keys = {f"_key_{n}": [row.get(n) for row in rows] or [None] * count for n in named}
         for role, part in ((LIVE, scored), (SHADOW, scored.shadow)):
             if part is not None:
-                record = {
-                    "id": request,
-                    "time": at,
-                    "keys": keys or [None] * len(part.features),
-                    "features": part.features,
-                    "output": part.output.tolist(),
-                }
+                columns = zip(part.version.columns, zip(*part.features, strict=True), strict=True)
+                record = {"_id": request, "_time": at, "_prediction": part.output.tolist()}
+                record |= keys | dict(columns)
                 self._append(model, part.version, role, record)
 
     def flush(self) -> int:
@@ -145,7 +134,7 @@ class PredictionLog:
             "role": role,
             "named": _named(self._states[model].dataset),
             "features": [[name, name in texts] for name in version.columns],
-            "classes": version.classes if len(version.classes or ()) > 2 else None,  # noqa: PLR2004
+            "several": self._states[model].spec.target.kind == "multiclass",
         }
         _write(segment, to_json(head) + b"\n")
         return segment
@@ -222,48 +211,52 @@ def _bounded(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 def _frame(path: Path, dataset: DatasetSpec) -> pl.DataFrame:
     """The predictions of a file; what follows the last end of a line was not answered."""
-    lines = path.read_bytes().split(b"\n")[:-1]
+    first, _, rest = path.read_bytes().partition(b"\n")
+    lines = rest[: rest.rfind(b"\n") + 1]
     if not lines:
         return pl.DataFrame()
-    head, *records = map(from_json, lines)
-    flat = [
-        (f"{found['id']}-{place}", found["time"], output, key, row)
-        for found in records
-        for place, (output, key, row) in enumerate(
-            zip(found["output"], found["keys"], found["features"], strict=True)
-        )
-    ]
-    ids, times, outputs, keys, rows = zip(*flat, strict=True) if flat else ((),) * 5
-    kind = pl.Float64() if head["classes"] is None else pl.List(pl.Float64)
-    made = {
-        "_id": pl.Series(ids, dtype=pl.String),
-        "_time": pl.Series(map(datetime.fromisoformat, times), dtype=SCHEMA["_time"]),
-        "_prediction": pl.Series(outputs, dtype=kind),
-    }
-    for place, (name, is_text) in enumerate(head["features"]):
-        values = [row[place] for row in rows]
-        made[name] = pl.Series(values, dtype=pl.String if is_text else pl.Float64)
-    constant = {SEGMENT: path.stem, "_role": head["role"], "_version": head["version"]}
-    shared = [pl.lit(value).alias(name) for name, value in constant.items()]
-    return pl.DataFrame(made).select(*_placed(head["named"], keys, dataset), *shared, "*")
+    head = from_json(first)
+    kinds = {name: dataset.columns[name].type for name in head["named"]}
+    keys = {f"_key_{n}": _listed(pl.String if k in _TIMES else STORED[k]) for n, k in kinds.items()}
+    features = {n: _listed(pl.String if is_text else pl.Float64) for n, is_text in head["features"]}
+    output = pl.List(pl.Float64) if head["several"] else pl.Float64()
+    schema = {"_id": pl.String(), "_time": pl.String(), "_prediction": pl.List(output)}
+    found = pl.read_ndjson(lines, schema=schema | keys | features)
+    place = pl.int_ranges(pl.col("_prediction").list.len())
+    rows = found.with_columns(place.alias("_place")).explode(
+        "_prediction", "_place", *keys, *features, empty_as_null=False
+    )
+    typed = [_read(pl.col(f"_key_{name}"), kind).alias(name) for name, kind in kinds.items()]
+    return rows.select(
+        *_placed(rows.select(typed), dataset),
+        pl.lit(path.stem).alias(SEGMENT),
+        pl.concat_str("_id", pl.lit("-"), "_place").alias("_id"),
+        _read(pl.col("_time"), "datetime"),
+        pl.lit(head["role"]).alias("_role"),
+        pl.lit(head["version"], pl.Int64).alias("_version"),
+        "_prediction",
+        *features,
+    )
 
 
-def _placed(named: list[str], keys: Sequence[list[Any]], dataset: DatasetSpec) -> list[pl.Series]:
+def _listed(kind: Type) -> pl.DataType:
+    return pl.List(kind)
+
+
+def _read(text: pl.Expr, kind: str) -> pl.Expr:
+    if kind == "date":
+        return text.str.to_date("%Y-%m-%d")
+    return (
+        text.str.to_datetime("%+", time_unit="us", time_zone="UTC") if kind == "datetime" else text
+    )
+
+
+def _placed(keys: pl.DataFrame, dataset: DatasetSpec) -> list[pl.Series]:
     """Partition and key of each row, as the features table has them."""
-    typed = {}
-    for place, name in enumerate(named):
-        kind = dataset.columns[name].type
-        read: Any = {"date": date.fromisoformat, "datetime": datetime.fromisoformat}.get(kind)
-        values = [key[place] if key else None for key in keys]
-        read_all = [None if v is None else read(v) for v in values] if read else values
-        typed[name] = pl.Series(read_all, dtype=STORED[kind])
     whole = [pl.col(name).cast(pl.String) for name in dataset.key]
     partition = partition_of(dataset.partition, dataset.partition.column or "")
-    return (
-        pl.DataFrame(typed)
-        .select(
-            partition.fill_null(UNPLACED).alias(PARTITION),
-            pl.concat_str(whole, separator="|").alias(KEY),
-        )
-        .get_columns()
+    placed = keys.select(
+        partition.fill_null(UNPLACED).alias(PARTITION),
+        pl.concat_str(whole, separator="|").alias(KEY),
     )
+    return placed.get_columns()
