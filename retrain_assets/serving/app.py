@@ -1,64 +1,67 @@
-"""The application: which paths there are, and what each answers.
+"""The application: which paths there are, and what OpenAPI says of them.
 
-Everything it works with is given to it. Not here: limits and keys (`guard`), other clients' formats
-(`formats`), and following the ledger.
+Everything it works with is given to it. Not here: what a path answers (`answers`), limits and keys
+(`guard`), other clients' formats (`formats`), and following the ledger.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from fastapi import FastAPI, Request, Response
-from pydantic_core import to_json
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 
+from retrain_assets.serving import formats
+from retrain_assets.serving.answers import (
+    JSON,
+    Endpoint,
+    answer,
+    described,
+    described_to_clients,
+    infer,
+    invoke,
+    predict,
+    ready_to_answer,
+)
 from retrain_assets.serving.contract import Contract, RequestError
-from retrain_assets.serving.guard import BODY, Guard, Limits
+from retrain_assets.serving.guard import Guard, Limits
 from retrain_assets.serving.score import Batcher
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from datetime import datetime
 
-    from retrain_assets.serving.contract import Row
     from retrain_assets.serving.follow import Followed
     from retrain_assets.serving.log import PredictionLog
-    from retrain_assets.serving.score import Scored
 
-    Answer = Callable[["Endpoint", Request], Awaitable[Response]]
-
-JSON = "application/json"
+    Answer = Callable[[Endpoint, Request], Awaitable[Response]]
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """What the paths of one model share.
+class Fault(BaseModel):
+    """What is wrong in one row."""
 
-    Args:
-        model: The model.
-        contract: What its rows may hold.
-        batcher: Scores together what arrives together.
-        clock: Says the time.
-        log: Keeps what is answered.
-    """
+    row: int | None
+    column: str | None
+    message: str
 
-    model: Followed
-    contract: Contract
-    batcher: Batcher
-    clock: Callable[[], datetime]
-    log: PredictionLog
 
-    def keep(self, rows: list[Row], scored: Scored) -> str:
-        """Log what is about to be answered.
+class Failure(BaseModel):
+    """What was wrong, and what would do."""
 
-        Returns:
-            The id of the request.
-        """
-        request = uuid4().hex
-        self.log.write(self.model.name, request, self.clock(), rows, scored)
-        return request
+    code: str
+    message: str
+    rows: list[Fault] = []
+
+
+class Refusal(BaseModel):
+    """The body of every answer that is no success."""
+
+    error: Failure
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,14 @@ def build_app(service: Service) -> Guard:
         """What is served."""
         return {"models": [described(found) for found in endpoints.values()]}
 
-    for endpoint in endpoints.values():
-        _add(api, endpoint, f"/models/{endpoint.model.name}/predict", predict)
+    for name, endpoint in endpoints.items():
+        _add(api, endpoint, f"/models/{name}/predict", predict)
+        _add(api, endpoint, f"/models/{name}/invocations", invoke)
+        _add(api, endpoint, f"/v2/models/{name}/infer", infer)
+    if len(endpoints) == 1:
+        _add(api, next(iter(endpoints.values())), "/invocations", invoke)
+    _add_probes(api, endpoints)
+    api.openapi = partial(_openapi, api, endpoints)  # type: ignore[method-assign]
     return Guard(api, service.limits, service.keys)
 
 
@@ -124,92 +133,51 @@ def _add(api: FastAPI, endpoint: Endpoint, path: str, answered: Answer) -> None:
     async def call(request: Request) -> Response:
         return await answered(endpoint, request)
 
-    api.add_api_route(path, call, methods=["POST"])
-
-
-async def predict(endpoint: Endpoint, request: Request) -> Response:
-    """Predict raw rows as they land."""
-    wants(request, JSON)
-    rows = endpoint.contract.read(request.scope[BODY])
-    scored = await endpoint.batcher.score(rows)
-    name, request_id = endpoint.model.name, endpoint.keep(rows, scored)
-    return answer(
-        {
-            "model": name,
-            "version": scored.version.number,
-            "predictions": [
-                {"id": f"{request_id}-{place}", **found}
-                for place, found in enumerate(predictions(scored))
-            ],
-        }
+    errors = {number: {"model": Refusal} for number in (400, 401, 408, 413, 415, 422, 503, 504)}
+    name = f"{answered.__name__}_{path.strip('/').replace('/', '_')}"
+    api.add_api_route(
+        path,
+        call,
+        methods=["POST"],
+        summary=(answered.__doc__ or "").partition("\n")[0],
+        operation_id=name,
+        responses=errors,  # type: ignore[arg-type]
+        openapi_extra={"requestBody": {"required": True, "content": BODIES[answered](endpoint)}},
     )
 
 
-def predictions(scored: Scored) -> list[dict[str, Any]]:
-    """The prediction of each row, and which of its categories were not there in training."""
-    classes, output = scored.version.classes, scored.output.tolist()
-    if scored.output.ndim == 1:
-        found: list[dict[str, Any]] = [{"prediction": value} for value in output]
-    else:
-        found = [
-            {
-                "prediction": classes[row.index(max(row))],
-                "probabilities": dict(zip(classes, row, strict=True)),
-            }
-            for row in output
-            if classes is not None
-        ]
-    for row, unseen in zip(found, scored.unseen(), strict=True):
-        if unseen:
-            row["unseen"] = unseen
-    return found
+def _add_probes(api: FastAPI, endpoints: Mapping[str, Endpoint]) -> None:
+    """What clients of the Open Inference Protocol ask before they send rows."""
+
+    @api.get("/v2")
+    async def server() -> dict[str, Any]:
+        """The server."""
+        return {"name": api.title, "version": api.version, "extensions": []}
+
+    @api.get("/v2/health/live")
+    async def live() -> dict[str, bool]:
+        """The process answers."""
+        return {"live": True}
+
+    @api.get("/v2/health/ready", responses={503: {"description": "A model does not answer yet."}})
+    async def ready() -> Response:
+        """Every model answers."""
+        every = all(found.model.ready for found in endpoints.values())
+        return answer({"ready": every}, 200 if every else 503)
+
+    for name, endpoint in endpoints.items():
+        _tell(api, f"/v2/models/{name}", endpoint, described_to_clients)
+        _tell(api, f"/v2/models/{name}/ready", endpoint, ready_to_answer)
 
 
-def described(endpoint: Endpoint) -> dict[str, Any]:
-    """A model as it is now: version, how it predicts, and the age of its lookups."""
-    model, now = endpoint.model, endpoint.clock()
-    serving, found = model.serving, {"model": model.name, "ready": model.ready}
-    found["trouble"] = list(model.trouble.values())
-    if serving is not None:
-        version = serving.version
-        found |= {
-            "version": version.number,
-            "since": version.row.time,
-            "trained_on": version.row.data_range,
-            "source": version.source,
-            "prediction": version.how,
-            "shadow": serving.shadow and serving.shadow.number,
-            "lookups": {
-                name: {
-                    "version": held.version,
-                    "rows": held.rows.height,
-                    "age_seconds": (now - held.changed).total_seconds(),
-                }
-                for name, held in serving.maker.held.items()
-            },
-        }
-    return found
+def _tell(
+    api: FastAPI, path: str, endpoint: Endpoint, found: Callable[[Endpoint], dict[str, Any]]
+) -> None:
+    async def call() -> Response:
+        return answer(found(endpoint))
 
-
-def wants(request: Request, *kinds: str) -> str:
-    """The content type of a request, which must be among some.
-
-    Raises:
-        RequestError: 415.
-    """
-    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given not in kinds:
-        raise RequestError(
-            415,
-            "content_type",
-            f"Content-Type is {given or 'missing'!r}: send {' or '.join(kinds)}",
-        )
-    return given
-
-
-def answer(value: object, status: int = 200) -> Response:
-    """A JSON answer."""
-    return Response(to_json(value), status, media_type=JSON)
+    name = f"{found.__name__}_{endpoint.model.name}"
+    api.add_api_route(path, call, operation_id=name, responses={503: {"model": Refusal}})
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -219,3 +187,48 @@ async def _refused(_: Request, error: Exception) -> Response:
     code = {404: "not_found", 405: "wrong_method"}.get(status, "failed")
     said = getattr(error, "detail", "this was not foreseen: the service's own output tells more")
     return answer(RequestError(status, code, str(said)).body(), status)
+
+
+def _raw_bodies(endpoint: Endpoint) -> dict[str, Any]:
+    rows = {"type": "array", "minItems": 1, "items": endpoint.contract.schema()}
+    body: dict[str, Any] = {"type": "object", "required": ["rows"], "properties": {"rows": rows}}
+    body["additionalProperties"] = False
+    return {
+        JSON: {"schema": body},
+        formats.ARROW: {"schema": {"type": "string", "format": "binary"}},
+    }
+
+
+def _of_kind(kind: type[BaseModel]) -> Callable[[Endpoint], dict[str, Any]]:
+    return lambda _: {JSON: {"schema": _inlined(kind.model_json_schema())}}
+
+
+def _inlined(schema: Any, known: dict[str, Any] | None = None) -> Any:
+    """A schema without references, which would point outside an OpenAPI document."""
+    if isinstance(schema, list):
+        return [_inlined(found, known) for found in schema]
+    if not isinstance(schema, dict):
+        return schema
+    known = schema.pop("$defs", known)
+    if "$ref" in schema:
+        return _inlined((known or {})[schema["$ref"].rpartition("/")[2]], known)
+    return {key: _inlined(value, known) for key, value in schema.items()}
+
+
+BODIES: dict[Answer, Callable[[Endpoint], dict[str, Any]]] = {
+    predict: _raw_bodies,
+    invoke: _of_kind(formats.Invocation),
+    infer: _of_kind(formats.Inference),
+}
+
+
+def _openapi(api: FastAPI, endpoints: Mapping[str, Endpoint]) -> dict[str, Any]:
+    """The document, with a stored row of each model that answers as its example."""
+    found = get_openapi(title=api.title, version=api.version, routes=api.routes)
+    for name, endpoint in endpoints.items():
+        serving = endpoint.model.serving
+        if serving is not None:
+            content = found["paths"][f"/models/{name}/predict"]["post"]["requestBody"]["content"]
+            example = {"rows": serving.maker.stored_rows(1)}
+            content[JSON]["example"] = from_json(to_json(example))
+    return found

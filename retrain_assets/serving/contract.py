@@ -78,17 +78,16 @@ class Contract:
     """
 
     def __init__(self, dataset: DatasetSpec, most: int) -> None:
-        zone = ZoneInfo(dataset.partition.timezone)
+        self.dataset, zone = dataset, ZoneInfo(dataset.partition.timezone)
         self.columns = {
             name: column
             for name, column in dataset.file_columns.items()
             if column.known == "before"
         }
-        must = {*dataset.key, dataset.partition.column}
         row = _typed(
             "Row",
             {
-                name: _type(column, zone, required=column.required or name in must)
+                name: _type(column, zone, required=self.is_required(name))
                 for name, column in self.columns.items()
             },
         )
@@ -97,6 +96,11 @@ class Contract:
         self._body: TypeAdapter[dict[str, list[Row]]] = TypeAdapter(
             _typed("Body", {"rows": _several(row)})
         )
+
+    def is_required(self, name: str) -> bool:
+        """Whether a column must have a value."""
+        must = {*self.dataset.key, self.dataset.partition.column}
+        return self.columns[name].required or name in must
 
     def schema(self) -> dict[str, Any]:
         """One row as JSON schema."""

@@ -108,12 +108,12 @@ class RowMaker:
         self.quick = quick if quick.names == tuple(wanted.columns) else None
         return None
 
-    def stored_rows(self) -> list[Row]:
+    def stored_rows(self, most: int = TRIED) -> list[Row]:
         """Raw rows of the newest stored partition, as a request would hold them."""
         maker = Rows(self.state)
         newest = list(maker.counts)[-1:]
         rows = maker._dataset(newest)  # noqa: SLF001 the same rows that features are made of
-        return rows.select(*self._schema).sample(min(TRIED, rows.height), seed=0).to_dicts()
+        return rows.select(*self._schema).sample(min(most, rows.height), seed=0).to_dicts()
 
     def _made(self, rows: pl.DataFrame, history: pl.DataFrame | None) -> pl.DataFrame:
         lookups = {name: held.rows for name, held in self.held.items()}

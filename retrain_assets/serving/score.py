@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from retrain_assets.serving.contract import Row
     from retrain_assets.serving.follow import Followed, Serving
     from retrain_assets.serving.version import Version
+    from retrain_assets.steps.state import ModelState
 
     Asked = tuple[list[Row], asyncio.Future["Scored"]]
 
@@ -88,11 +89,9 @@ def score(model: Followed, rows: Sequence[Row]) -> Scored:
     return replace(_scored(serving.version, model, names, made), shadow=shadow)
 
 
-def score_features(model: Followed, frame: pl.DataFrame) -> Scored:
+def score_features(version: Version, state: ModelState, frame: pl.DataFrame) -> Scored:
     """Predict rows of features, as a client of `mlflow models serve` sends them."""
-    version = answering(model).version
-    chosen = frame.select(version.columns)
-    return Scored(version, chosen.rows(), version.predict(model.state, chosen))
+    return Scored(version, frame.rows(), version.predict(state, frame))
 
 
 def answering(model: Followed) -> Serving:

@@ -1,0 +1,229 @@
+"""Clients of other servers need a new address only; OpenAPI tells the truth."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import httpx
+import polars as pl
+import pytest
+import schemathesis
+from hypothesis import Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from retrain_assets.serving.formats import ARROW
+from retrain_assets_tests.serving.site import Site, post
+from retrain_assets_tests.serving.test_predict import JSON, as_json, raw_rows
+
+
+@pytest.fixture(scope="module")
+def rows(site: Site) -> pl.DataFrame:
+    return raw_rows(site, 15).head(20)
+
+
+@pytest.fixture(scope="module")
+def answered(client: httpx.Client, rows: pl.DataFrame) -> list[float]:
+    return [row["prediction"] for row in post(client, *as_json(rows)).json()["predictions"]]
+
+
+def features(site: Site, rows: pl.DataFrame) -> pl.DataFrame:
+    serving = site.service().models["churn"].serving
+    assert serving is not None
+    return serving.maker.features(rows.to_dicts())
+
+
+def invoked(client: httpx.Client, body: Any, path: str = "/invocations") -> httpx.Response:
+    return client.post(path, content=json.dumps(body), headers=JSON)
+
+
+@pytest.mark.parametrize("path", ["/invocations", "/models/churn/invocations"])
+@pytest.mark.parametrize("form", ["split", "records", "inputs", "instances"])
+def test_mlflows_forms_give_what_its_own_model_gives(
+    site: Site, client: httpx.Client, rows: pl.DataFrame, form: str, path: str
+) -> None:
+    made = features(site, rows)
+    bodies = {
+        "split": {
+            "dataframe_split": {"columns": made.columns, "data": [list(r) for r in made.rows()]}
+        },
+        "records": {"dataframe_records": made.to_dicts()},
+        "inputs": {"inputs": made.to_dict(as_series=False)},
+        "instances": {"instances": made.to_dicts()},
+    }
+    found = invoked(client, bodies[form], path)
+    assert found.status_code == 200, found.text
+    row = site.state.ledger.read().production
+    assert row is not None
+    pipeline = site.storage.registry("churn").load(row.version, row.sha256)
+    assert found.json()["predictions"] == pipeline.predict(made).tolist()
+    assert found.headers["x-model-version"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 422),
+        ({"dataframe_records": []}, 422),
+        ({"dataframe_records": [{"x": 1.0}]}, 422),
+        ({"inputs": {"x": [1.0]}}, 422),
+        ({"dataframe_split": {"columns": ["x"], "data": [["1"]]}}, 422),
+        ({"dataframe_records": [{"x": 1}], "inputs": {"x": [1]}}, 422),
+        ([1], 422),
+    ],
+)
+def test_what_is_none_of_mlflows_forms_is_refused(
+    client: httpx.Client, body: Any, status: int
+) -> None:
+    assert invoked(client, body).status_code == status
+
+
+def tensors(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    kinds = {"id": "INT64", "x": "FP64"}
+    found = as_json(rows)
+    return [
+        {
+            "name": name,
+            "shape": [rows.height],
+            "datatype": kinds.get(name, "BYTES"),
+            "data": [row[name] for row in found],
+        }
+        for name in rows.columns
+    ]
+
+
+def test_the_open_inference_protocol_is_spoken(
+    client: httpx.Client, rows: pl.DataFrame, answered: list[float]
+) -> None:
+    assert client.get("/v2").json()["name"] == "retrain_assets"
+    assert client.get("/v2/health/live").json() == {"live": True}
+    assert client.get("/v2/health/ready").json() == {"ready": True}
+    assert client.get("/v2/models/churn/ready").json() == {"name": "churn", "ready": True}
+    known = client.get("/v2/models/churn").json()
+    assert known["versions"] == ["1"]
+    assert {column["name"]: column["datatype"] for column in known["inputs"]} == {
+        "day": "BYTES", "at": "BYTES", "id": "INT64", "x": "FP64", "plan": "BYTES",
+    }  # fmt: skip
+    body = {"id": "mine", "inputs": tensors(rows), "outputs": [{"name": "prediction"}]}
+    found = invoked(client, body, "/v2/models/churn/infer").json()
+    assert (found["model_name"], found["model_version"], found["id"]) == ("churn", "1", "mine")
+    prediction, ids = found["outputs"]
+    assert prediction == {
+        "name": "prediction", "shape": [20], "datatype": "FP64", "data": answered,
+    }  # fmt: skip
+    assert len(set(ids["data"])) == 20
+
+
+@pytest.mark.parametrize("change", ["short", "twice", "unknown", "type", "none"])
+def test_tensors_that_are_no_rows_are_refused(
+    client: httpx.Client, rows: pl.DataFrame, change: str
+) -> None:
+    inputs = tensors(rows)
+    if change == "short":
+        inputs[0]["data"] = inputs[0]["data"][1:]
+    elif change == "twice":
+        inputs.append(inputs[0])
+    elif change == "unknown":
+        inputs[0]["name"] = "days"
+    elif change == "type":
+        inputs[0]["data"] = [1] * 20
+    else:
+        inputs = []
+    assert invoked(client, {"inputs": inputs}, "/v2/models/churn/infer").status_code == 422
+
+
+def arrow(client: httpx.Client, content: bytes) -> httpx.Response:
+    return client.post("/models/churn/predict", content=content, headers={"content-type": ARROW})
+
+
+def stream(rows: pl.DataFrame, **options: Any) -> bytes:
+    return rows.write_ipc_stream(None, **options).getvalue()
+
+
+def test_arrow_gives_what_json_gives(
+    client: httpx.Client, rows: pl.DataFrame, answered: list[float]
+) -> None:
+    plan = pl.col("plan").cast(pl.Categorical)
+    for sent in (rows, rows.with_columns(plan, pl.col("at").dt.replace_time_zone(None))):
+        found = arrow(client, stream(sent))
+        assert found.status_code == 200, found.text
+        assert found.headers["x-model-version"] == "1"
+        frame = pl.read_ipc_stream(io.BytesIO(found.content))
+        assert frame["prediction"].to_list() == answered
+        assert frame["id"].n_unique() == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "column"),
+    [
+        ({"x": pl.lit(101.0)}, "x"),
+        ({"x": pl.lit(float("nan"))}, "x"),
+        ({"x": pl.lit("1")}, "x"),
+        ({"id": pl.lit(1.5)}, "id"),
+        ({"id": pl.lit(value=True)}, "id"),
+        ({"id": pl.lit(2**63, pl.UInt64)}, "id"),
+        ({"plan": pl.lit(None, pl.String)}, "plan"),
+        ({"plan": pl.lit(None)}, "plan"),
+        ({"day": pl.lit("2020-01-01")}, "day"),
+        ({"more": pl.lit(1)}, "more"),
+    ],
+)
+def test_arrow_is_held_against_the_contract_too(
+    client: httpx.Client, rows: pl.DataFrame, change: dict[str, pl.Expr], column: str
+) -> None:
+    refused = arrow(client, stream(rows.with_columns(**change)))
+    assert refused.status_code == 422
+    assert column in refused.json()["error"]["message"]
+
+
+def test_what_is_no_arrow_or_is_packed_is_refused(client: httpx.Client, rows: pl.DataFrame) -> None:
+    sound = stream(rows)
+    for broken in (b"", b"{}", sound[:100], sound[: len(sound) // 2], b"\xff" * 64):
+        assert arrow(client, broken).status_code in (400, 422)
+    packed = stream(rows, compression="zstd")
+    assert arrow(client, packed).status_code == 415
+    for place in range(0, len(sound), 7):
+        harmed = bytearray(sound)
+        harmed[place] ^= 0xFF
+        assert arrow(client, bytes(harmed)).status_code in (200, 400, 415, 422)
+
+
+def test_openapi_shows_the_columns_of_the_model_with_a_stored_row(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    content = document["paths"]["/models/churn/predict"]["post"]["requestBody"]["content"]
+    shown = content["application/json"]
+    row = shown["schema"]["properties"]["rows"]["items"]
+    assert row["required"] == ["day", "at", "id", "x", "plan"]
+    bounds = row["properties"]["x"]["anyOf"][0]
+    assert (bounds["minimum"], bounds["maximum"]) == (-100.0, 100.0)
+    assert client.post(
+        "/models/churn/predict", content=json.dumps(shown["example"]), headers=JSON
+    ).is_success
+
+
+@pytest.fixture(scope="module")
+def document(client: httpx.Client) -> Any:
+    return schemathesis.openapi.from_url(f"{client.base_url}/openapi.json")
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_the_service_keeps_to_its_openapi_whatever_is_sent(
+    document: Any, mode: GenerationMode
+) -> None:
+    tried: set[str] = set()
+    for found in document.get_all_operations():
+        operation = found.ok()
+        if mode is GenerationMode.NEGATIVE and operation.method != "post":
+            continue  # nothing is sent
+
+        @settings(max_examples=25, phases=[Phase.generate], database=None, deadline=None)
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def holds(case: Any) -> None:
+            # Not all that JSON schema allows is a row: a date has a year that there was.
+            case.call_and_validate(excluded_checks=[positive_data_acceptance])
+            tried.add(case.path)
+
+        holds()
+    assert "/models/churn/predict" in tried
