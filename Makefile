@@ -21,8 +21,9 @@ test: .venv/installed
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-system: .venv/installed
-	command -v chromium > /dev/null || { apt-get update --quiet --quiet && \
-	  apt-get install --quiet --quiet --yes --no-install-recommends chromium; }
+	command -v chromium > /dev/null && command -v prometheus > /dev/null || { \
+	  apt-get update --quiet --quiet && \
+	  apt-get install --quiet --quiet --yes --no-install-recommends chromium prometheus; }
 	$(BIN)/pytest -m system
 
 check: .venv/installed

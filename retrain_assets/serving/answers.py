@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from retrain_assets.serving.contract import Contract, Row
     from retrain_assets.serving.follow import Followed
     from retrain_assets.serving.log import PredictionLog
+    from retrain_assets.serving.metrics import Metrics
     from retrain_assets.serving.score import Batcher, Scored
 
 JSON = "application/json"
@@ -40,6 +41,7 @@ class Endpoint:
         batcher: Scores together what arrives together.
         clock: Says the time.
         log: Keeps what is answered.
+        metrics: Counts it.
     """
 
     model: Followed
@@ -47,6 +49,7 @@ class Endpoint:
     batcher: Batcher
     clock: Callable[[], datetime]
     log: PredictionLog
+    metrics: Metrics
 
     def keep(self, rows: list[Row], scored: Scored) -> str:
         """Log what is about to be answered.
@@ -56,6 +59,7 @@ class Endpoint:
         """
         request = uuid4().hex
         self.log.write(self.model.name, request, self.clock(), rows, scored)
+        self.metrics.predicted(self.model.name, scored.version.number, len(scored.features))
         return request
 
 

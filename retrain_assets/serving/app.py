@@ -30,6 +30,7 @@ from retrain_assets.serving.answers import (
 )
 from retrain_assets.serving.contract import Contract, RequestError
 from retrain_assets.serving.guard import Guard, Limits
+from retrain_assets.serving.metrics import CONTENT_TYPE
 from retrain_assets.serving.score import Batcher
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from retrain_assets.serving.follow import Followed
+    from retrain_assets.serving.live import Live
     from retrain_assets.serving.log import PredictionLog
+    from retrain_assets.serving.metrics import Metrics
 
     Answer = Callable[[Endpoint, Request], Awaitable[Response]]
 
@@ -72,6 +75,8 @@ class Service:
         models: By name.
         clock: Says the time.
         log: Keeps what is answered.
+        metrics: Counts requests, and tells of models.
+        lives: Watch the live streams, by model.
         limits: Bounds on requests.
         keys: Any of which is asked for; none means that none is.
     """
@@ -79,6 +84,8 @@ class Service:
     models: Mapping[str, Followed]
     clock: Callable[[], datetime]
     log: PredictionLog
+    metrics: Metrics
+    lives: Mapping[str, Live]
     limits: Limits = field(default_factory=Limits)
     keys: tuple[str, ...] = ()
 
@@ -96,6 +103,7 @@ def build_app(service: Service) -> Guard:
             Batcher(model),
             service.clock,
             service.log,
+            service.metrics,
         )
         for name, model in service.models.items()
     }
@@ -113,6 +121,11 @@ def build_app(service: Service) -> Guard:
             {"ready": all(found.values()), "models": found}, 200 if all(found.values()) else 503
         )
 
+    @api.get("/metrics")
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
     @api.get("/models")
     async def models() -> dict[str, Any]:
         """What is served."""
@@ -126,7 +139,8 @@ def build_app(service: Service) -> Guard:
         _add(api, next(iter(endpoints.values())), "/invocations", invoke)
     _add_probes(api, endpoints)
     api.openapi = partial(_openapi, api, endpoints)  # type: ignore[method-assign]
-    return Guard(api, service.limits, service.keys)
+    service.metrics.paths = frozenset(api.openapi()["paths"])
+    return Guard(api, service.limits, service.keys, service.metrics.answered)
 
 
 def _add(api: FastAPI, endpoint: Endpoint, path: str, answered: Answer) -> None:

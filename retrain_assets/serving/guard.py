@@ -10,6 +10,7 @@ import asyncio
 import hmac
 from dataclasses import dataclass
 from hashlib import sha256
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
@@ -56,11 +57,17 @@ class Guard:
         app: What answers; it finds the body in the scope.
         limits: The bounds.
         keys: Any of which is asked for; none means that none is.
-        refused: Told of the status of each refusal.
+        answered: Told the path, the status and the seconds of each answer.
     """
 
-    def __init__(self, app: App, limits: Limits, keys: tuple[str, ...]) -> None:
-        self._app, self._limits, self._under_way = app, limits, 0
+    def __init__(
+        self,
+        app: App,
+        limits: Limits,
+        keys: tuple[str, ...],
+        answered: Callable[[str, int, float], None],
+    ) -> None:
+        self._app, self._limits, self._under_way, self._answered = app, limits, 0, answered
         self._keys = [sha256(key.encode()).digest() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,21 +75,22 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
+        status, since = 0, perf_counter()
 
         async def sending(message: MutableMapping[str, Any]) -> None:
-            nonlocal started
-            started = True
+            nonlocal status
+            status = message.get("status", status)
             await send(message)
 
         self._under_way += 1
         try:
             await self._guarded(scope, receive, sending)
         except RequestError as error:
-            if not started:
-                await _refuse(error, send)
+            if not status:
+                await _refuse(error, sending)
         finally:
             self._under_way -= 1
+            self._answered(scope["path"], status, perf_counter() - since)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])

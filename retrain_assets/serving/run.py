@@ -17,7 +17,9 @@ import uvicorn
 from retrain_assets.serving.app import Service, build_app
 from retrain_assets.serving.follow import Followed
 from retrain_assets.serving.guard import Limits
+from retrain_assets.serving.live import Live
 from retrain_assets.serving.log import PredictionLog
+from retrain_assets.serving.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -86,7 +88,9 @@ def new_service(
     }
     limits = Limits()
     log = PredictionLog(folder / "log", states, limits.backlog_bytes)
-    return Service(followed, clock, log, limits, keys)
+    lives = {name: Live(model, clock, tell) for name, model in followed.items()}
+    metrics = Metrics(followed, lives, log, clock)
+    return Service(followed, clock, log, metrics, lives, limits, keys)
 
 
 @contextmanager
@@ -108,7 +112,7 @@ def following(
     def flush() -> None:
         trouble = ""
         while not stop.wait(flush_seconds):
-            said, trouble = trouble, _flushed(service.log)
+            said, trouble = trouble, _flushed(service)
             if trouble not in ("", said):
                 tell(trouble)
 
@@ -121,16 +125,21 @@ def following(
         stop.set()
         for thread in threads:
             thread.join(DRAIN_SECONDS)
-        if said := _flushed(service.log):
+        if said := _flushed(service):
             tell(said)
 
 
-def _flushed(log: PredictionLog) -> str:
-    """What keeps the log from its tables; nothing where it was stored."""
+def _flushed(service: Service) -> str:
+    """Store the log and look at it; what keeps that from being done, if anything."""
     try:
-        log.flush()
+        service.log.flush()
     except Exception as error:  # noqa: BLE001 it waits in its files, and is tried again
-        return f"the prediction log waits in {log.backlog_bytes:,} bytes of files: {error}"
+        return f"the prediction log waits in its files: {error}"
+    try:
+        for live in service.lives.values():
+            live.look()
+    except Exception as error:  # noqa: BLE001 watching never breaks answering
+        return f"the live stream cannot be watched: {error}"
     return ""
 
 

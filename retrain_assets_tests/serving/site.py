@@ -27,6 +27,7 @@ from retrain_assets.orchestration.model_assets import Model
 from retrain_assets.serving.app import Service, build_app
 from retrain_assets.serving.guard import Limits
 from retrain_assets.serving.log import PredictionLog
+from retrain_assets.serving.metrics import Metrics
 from retrain_assets.serving.run import new_service
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
@@ -205,7 +206,8 @@ class Site:
         made = new_service(self.storage, {"churn": self.state}, (), told)
         backlog = changes.pop("backlog_bytes", made.limits.backlog_bytes)
         log = PredictionLog(self.root / "serving" / "log", {"churn": self.state}, backlog)
-        made = replace(made, log=log, **changes)
+        metrics = Metrics(made.models, made.lives, log, made.clock)
+        made = replace(made, log=log, metrics=metrics, **changes)
         for model in made.models.values():
             model.refresh()
         return made

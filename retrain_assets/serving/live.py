@@ -1,0 +1,122 @@
+"""The live stream of a model, watched by the functions that watch its partitions.
+
+The newest logged predictions of the version that answers are profiled and compared with what it was
+trained on, and with its labels as soon as these have landed and features were built of them. Not
+here: the measures, and what is done about them.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from retrain_assets.domain import monitoring as watch
+from retrain_assets.domain.features import KEY, PARTITION
+from retrain_assets.domain.performance import block_values
+from retrain_assets.domain.profile import PROFILE_SCHEMA, build_profile, merge
+from retrain_assets.serving.log import LIVE, TABLE
+from retrain_assets.steps.train import PREDICTION_COLUMN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from retrain_assets.serving.follow import Followed
+    from retrain_assets.serving.version import Version
+
+ROWS, SPAN = 20_000, timedelta(days=1)  # at most, of the newest predictions: one block
+FEWEST, EVERY = 100, timedelta(seconds=30)
+
+
+class Live:
+    """What is seen of the live stream.
+
+    Args:
+        model: The model.
+        clock: Says the time.
+        tell: Takes a line for whoever runs the service.
+    """
+
+    def __init__(
+        self, model: Followed, clock: Callable[[], datetime], tell: Callable[[str], None]
+    ) -> None:
+        self._model, self._clock, self._tell = model, clock, tell
+        self._seen: int | None = None
+        self._looked = datetime.min.replace(tzinfo=UTC)
+        self.observations: list[watch.Observation] = []
+        self._alerts: set[tuple[str, str, str]] = set()
+
+    def look(self) -> None:
+        """Look at the newest predictions, if there are new ones."""
+        tables, name = self._model.state.tables, self._model.state.table(TABLE)
+        now, serving = self._clock(), self._model.serving
+        if serving is None or now - self._looked < EVERY:
+            return
+        self._looked, version = now, tables.version(name)
+        if version in (None, self._seen):
+            return
+        since, number = now - SPAN, serving.version.number
+        wanted = (pl.col("_time") > since) & (pl.col("_role") == LIVE)
+        wanted &= pl.col("_version") == number
+        newest = tables.scan(name).filter(wanted).sort("_time", descending=True).head(ROWS)
+        rows = tables.collect(newest, name)
+        if rows.height >= FEWEST:
+            self.observations = list(self._observed(rows, serving.version))
+            self._tell_alerts()
+        self._seen = version
+
+    def _observed(self, rows: pl.DataFrame, version: Version) -> Iterator[watch.Observation]:
+        state, block = self._model.state, pl.lit("live").alias(PARTITION)
+        yield watch.Observation(watch.VOLUME, "rows", "", float(rows.height))
+        reference = state.trained_profile(version.row.data_range)
+        current = merge(build_profile(rows.select(block, *version.columns)))
+        yield from watch.drift(watch.FEATURE, state.spec.triggers.data_drift, reference, current)
+        if version.row.candidate is not None and state.spec.target.kind != "multiclass":
+            candidate, table = str(version.row.candidate), state.table("reference")
+            stored = state.tables.read(table, [candidate], PROFILE_SCHEMA)
+            output = rows.select(block, pl.col("_prediction").alias(PREDICTION_COLUMN))
+            trigger = state.spec.triggers.prediction_drift
+            yield from watch.drift(
+                watch.PREDICTION, trigger, merge(stored), merge(build_profile(output))
+            )
+        yield from self._realised(rows, version)
+
+    def _realised(self, rows: pl.DataFrame, version: Version) -> Iterator[watch.Observation]:
+        """Performance on the rows whose label has landed, joined by the dataset's key."""
+        state, target = self._model.state, self._model.state.spec.target
+        trigger = state.spec.triggers.performance
+        baseline = version.row.metrics.get(trigger.metric) if trigger else None
+        if trigger is None or baseline is None:
+            return
+        days = rows[PARTITION].unique().to_list()
+        stored = state.tables.read(state.table("features"), days)
+        labels = stored.select(PARTITION, KEY, target.column).drop_nulls()
+        joined = rows.join(labels.rename({target.column: "_label"}), on=[PARTITION, KEY])
+        if joined.is_empty():
+            return
+        output = joined["_prediction"]
+        if target.kind == "multiclass":
+            output = output.list.to_array(len(version.classes or ()))
+        values = block_values(
+            trigger.metric,
+            joined["_label"].to_numpy(),
+            output.to_numpy(),
+            joined[PARTITION],
+            version.classes,
+        ).drop_nulls("value")
+        pairs = list(values.select("value", "rows").iter_rows())
+        found = watch.realised(state.spec, pairs, baseline)
+        if found is not None:
+            yield found
+
+    def _tell_alerts(self) -> None:
+        """Tell each measure once when it crosses its bound."""
+        beyond = {(o.role, o.measure, o.column): o for o in self.observations if o.alert}
+        for key in beyond.keys() - self._alerts:
+            found = beyond[key]
+            self._tell(
+                f"{self._model.name}: live {found.role} {found.column}: {found.measure} is "
+                f"{found.statistic:.3g}, its bound {found.threshold:.3g}"
+            )
+        self._alerts = set(beyond)
