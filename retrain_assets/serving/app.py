@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from retrain_assets.serving.metrics import Metrics
 
     Answer = Callable[[Endpoint, Request], Awaitable[Response]]
+
+
+REFUSALS = (400, 401, 408, 413, 415, 422, 503, 504)
 
 
 class Fault(BaseModel):
@@ -121,7 +125,7 @@ def build_app(service: Service) -> Guard:
             {"ready": all(found.values()), "models": found}, 200 if all(found.values()) else 503
         )
 
-    @api.get("/metrics")
+    @api.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Figures for Prometheus."""
         return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
@@ -147,7 +151,9 @@ def _add(api: FastAPI, endpoint: Endpoint, path: str, answered: Answer) -> None:
     async def call(request: Request) -> Response:
         return await answered(endpoint, request)
 
-    errors = {number: {"model": Refusal} for number in (400, 401, 408, 413, 415, 422, 503, 504)}
+    told: dict[int | str, dict[str, Any]] = {number: {"model": Refusal} for number in REFUSALS}
+    if answered is predict:
+        told[200] = {"content": {formats.ARROW: {"schema": {"type": "string"}}}}
     name = f"{answered.__name__}_{path.strip('/').replace('/', '_')}"
     api.add_api_route(
         path,
@@ -155,7 +161,7 @@ def _add(api: FastAPI, endpoint: Endpoint, path: str, answered: Answer) -> None:
         methods=["POST"],
         summary=(answered.__doc__ or "").partition("\n")[0],
         operation_id=name,
-        responses=errors,  # type: ignore[arg-type]
+        responses=told,
         openapi_extra={"requestBody": {"required": True, "content": BODIES[answered](endpoint)}},
     )
 

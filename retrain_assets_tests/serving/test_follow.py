@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -202,16 +203,11 @@ def test_the_command_serves_a_project_and_drains_on_sigterm(
         ]
     )
     project.write(text)
-    code = (
-        "import sys, retrain_assets.definitions as d; from functools import partial; "
-        "from pathlib import Path; "
-        "d.component_tree = partial(d.component_tree, Path(sys.argv[1])); "
-        "from retrain_assets.cli import main; main(sys.argv[2:])"
-    )
-    src = f"{project.root / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    source = f"{project.root / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(project.package), "serve", "--port", "0", "--json"],
-        env=os.environ | {"RETRAIN_STORAGE": str(site.root), "PYTHONPATH": src},
+        [sys.executable, "-m", "retrain_assets.cli", "serve", "--port", "0", "--json"],
+        cwd=project.root,
+        env=os.environ | {"RETRAIN_STORAGE": str(site.root), "PYTHONPATH": source},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -222,14 +218,11 @@ def test_the_command_serves_a_project_and_drains_on_sigterm(
             assert client.get("/health").status_code == 200
             wait_until(lambda: client.get("/ready").status_code == 200)
             assert version_of(post(client)) == 1
-            body = f'{{"rows": [{yaml.safe_dump(ROW)!r}]}}'.encode()
 
             def slowly() -> Iterator[bytes]:
-                import json
-
                 yield json.dumps({"rows": [ROW]}).encode()
                 process.send_signal(signal.SIGTERM)
-                yield b" " * len(body)
+                yield b" " * 100
 
             answered = client.post(
                 "/models/churn/predict",
