@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from retrain_assets.stores.models import ModelRegistry, ModelVersion
 
 ATTEMPTS = 3
-REFIT_TOLERANCE = 0.02
+# A regularised fit need not be the best on its own rows: 5 % were seen of a logistic regression.
+REFIT_TOLERANCE = 0.1
 ACTIONS = {Verdict.PROMOTE: "promote", Verdict.HOLD: "hold", Verdict.REJECT: "reject"}
 
 

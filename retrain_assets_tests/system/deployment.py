@@ -27,11 +27,26 @@ ROOT = Path(__file__).parents[2]
 RUN_SECONDS = 90
 TICKING = '{"minimum_interval_seconds": 1}'
 STOPPED = '{"default_status": dg.DefaultSensorStatus.STOPPED}'
-# Backfills are otherwise looked at twice a minute.
+# Backfills are otherwise looked at twice a minute. It kills itself at the point of a tick that the
+# file `die_at` names, where Dagster's own tests of its recovery do.
 DAEMON = """
-from dagster._daemon import controller
+import os
+import signal
+from pathlib import Path
+
+from dagster._daemon import controller, sensor
 from dagster._daemon.cli import main
 controller.DEFAULT_DAEMON_INTERVAL_SECONDS = 2
+DIE_AT = Path("die_at")
+
+
+def die(_, point):
+    if DIE_AT.exists() and DIE_AT.read_text() == point:
+        DIE_AT.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+sensor.check_for_debug_crash = die
 main()
 """
 DEFINITIONS = """
@@ -90,6 +105,12 @@ class Deployment:
     def start_daemon(self) -> None:
         command = ("-c", DAEMON, "run", "--workspace", "workspace.yaml")
         self.processes.start("daemon", "python", *command)
+
+    def dies_at(self, point: str) -> None:
+        """Return once the daemon has died there, in the next tick that comes to it."""
+        daemon = self.processes.running["daemon"]
+        wait_for(lambda: daemon.poll() is not None, RUN_SECONDS, f"death at {point}")
+        self.processes.kill("daemon")
 
     def start_code_server(self, port: int) -> None:
         module = f"{self.project.name}.definitions"

@@ -26,6 +26,7 @@ from retrain_assets_tests.world import DATASET, customers, key, new_world
 pytestmark = pytest.mark.system
 FIRST = range(16)  # days the first model needs
 KILLED, TURNED, UNWATCHED = range(16, 20), range(20, 36), range(36, 38)
+POINTS = ("TICK_CREATED", "RUN_IDS_RESERVED", "RUN_CREATED", "RUN_LAUNCHED")
 FAILURE, STARTED, SUCCESS = (
     *(dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS),
 )
@@ -127,3 +128,19 @@ def test_a_run_outlives_the_daemon_that_asked_for_it(live: Deployment) -> None:
     new = {key(number) for number in UNWATCHED}
     wait_for(lambda: live.materialized("churn", "monitoring") >= new, 60, "monitoring")
     assert [found.run_id for found in live.runs("customers_ingest", **request)] == [run.run_id]
+
+
+@pytest.mark.parametrize(("number", "point"), enumerate(POINTS, UNWATCHED[-1] + 1), ids=str)
+def test_a_daemon_that_dies_within_a_tick_asks_once_for_what_it_was_about_to_ask(
+    live: Deployment, number: int, point: str
+) -> None:
+    (live.home / "die_at").write_text(point, encoding="utf-8")
+    live.land(number, slope=-2.0)
+    live.dies_at(point)
+    live.start_daemon()
+    wait_for(lambda: key(number) in live.materialized("churn", "monitoring"), 90, "monitoring")
+    runs = [run for job in ("customers_ingest", "churn_monitor") for run in live.runs(job, SUCCESS)]
+    asked = [run.tags[REQUEST_TAG] for run in runs]
+    assert len(asked) == len(set(asked))
+    found = live.rows("customers/dataset").filter(pl.col("_landing_partition") == key(number))
+    assert found.height == customers(number).height
