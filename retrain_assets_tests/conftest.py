@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.storage.defs_state import base
 from hypothesis import HealthCheck, settings
 
 from retrain_assets_tests.projects import Project, new_project
@@ -18,6 +19,15 @@ settings.register_profile(
     "fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("fixed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let no test see what Dagster's instance of an earlier one left behind in the process.
+
+    Where work was interrupted, its context ends when its frames are collected, and only then.
+    """
+    base._current_storage.set(None)
 
 
 @pytest.fixture

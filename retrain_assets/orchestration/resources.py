@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from logging import getLogger
+from logging import CRITICAL, Logger, getLogger
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from slack_sdk import WebClient
 
-_SILENT = getLogger(f"{__name__}.slack")
-_SILENT.disabled = True
+# Known to no configuration of logging, which would switch on again what was disabled.
+_SILENT = Logger("slack", CRITICAL + 1)
 
 
 class StorageResource(dg.ConfigurableResource[Storage]):

@@ -1,0 +1,129 @@
+"""What policies are worth over the flights of 2013, and what playing them costs.
+
+    python benchmarks/policies.py [--keep FOLDER]
+
+Values are chosen on January to July and reported on August to December, which they have not seen.
+All is played by `retrain replay`'s own functions. Not here: false alarms and detection
+(`decisions.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from statistics import mean
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retrain_assets.domain.replay import Outcome
+    from retrain_assets.steps.state import ModelState
+
+CHOSEN_THROUGH, REPORTED_FROM = "2013-07-31", "2013-08-01"
+MODEL, RUN = "flight_delay", "benchmark"
+
+
+def main() -> None:
+    """Play, choose, report."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--keep", type=Path, help="Storage root that is made or used again.")
+    options = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        root = options.keep or Path(folder)
+        report(*played(prepared(root)))
+
+
+def prepared(root: Path) -> ModelState:
+    """The year, landed, built and watched."""
+    from retrain_assets.definitions import datasets, models
+    from retrain_assets.demo.flights import Flights
+    from retrain_assets.steps.build import features, profile
+    from retrain_assets.steps.ingest import ingest
+    from retrain_assets.steps.monitor import monitor
+    from retrain_assets.steps.predict import predictions
+    from retrain_assets.stores.storage import Storage
+
+    storage, model, specs = Storage(root), models()[MODEL], datasets()
+    state = model.state(storage)
+    flights = Flights.load()
+    if not (root / "landing").exists():
+        flights.drop(storage.landing, flights.days)
+        flights.drop_planes(storage.landing)
+        for name in (model.spec.dataset, *model.spec.lookups):
+            keys = ["all"] if specs[name].partition.by == "none" else flights.days
+            ingest(storage, specs[name], keys, RUN)
+        for step in (features, profile):
+            step(state, flights.days, RUN)
+        predictions(state, storage.registry(MODEL), flights.days, RUN)
+        monitor(state, flights.days, RUN)
+    return state
+
+
+def policies() -> list[dict[str, Any]]:
+    """The shipped policy, what it is held against, and a grid of triggers, gates and holdouts."""
+    rivals = [{"name": "never", "triggers": {}}]
+    rivals += [{"name": f"every {days}", "every": days} for days in (1, 7, 14, 28)]
+    grid = [
+        {
+            "name": f"after {days}, gate {confidence}, holdout {holdout}",
+            "triggers": {
+                "new_partitions": days,
+                "cooldown": 7,
+                "performance": {"metric": "log_loss", "max_drop": 0.05},
+            },
+            "gate": {"metric": "log_loss", "confidence": confidence, "min_blocks": 5},
+            "windows": {"train": 60, "holdout": holdout, "current": 7},
+        }
+        for days in (7, 14, 28)
+        for confidence in (0.55, 0.8)
+        for holdout in (7, 14)
+    ]
+    return [{"name": "as it is"}, *rivals, *grid]
+
+
+def played(state: ModelState) -> tuple[Outcome, float, float]:
+    """All policies over the year; CPU seconds of it, and of its fits alone."""
+    from retrain_assets.specs.policy import PolicySpec
+    from retrain_assets.steps import decide, replay, train
+
+    fit, spent = train.fitted, [0.0]
+
+    def timed(*given: Any, **named: Any) -> Any:
+        before = time.process_time()
+        made = fit(*given, **named)
+        spent[0] += time.process_time() - before
+        return made
+
+    for module in (train, decide, replay):
+        module.fitted = timed  # type: ignore[attr-defined]
+    begun = time.process_time()
+    tried = [PolicySpec.model_validate(policy) for policy in policies()]
+    outcome = replay.replayed(state, tried, lambda *_: None)
+    return outcome, time.process_time() - begun, spent[0]
+
+
+def report(outcome: Outcome, seconds: float, fitting: float) -> None:
+    """Choose on the first months, print the means of the rest."""
+    means = {
+        each.name: (
+            mean(value for key, value in each.values.items() if key <= CHOSEN_THROUGH),
+            mean(value for key, value in each.values.items() if key >= REPORTED_FROM),
+        )
+        for each in outcome.played
+    }
+    fits = {each.name: each.fits for each in outcome.played}
+    gated = [each.name for each in outcome.played if each.gated]
+    best = min(gated, key=lambda name: means[name][0])
+    print(f"{'policy':<32} {'fits':>5} {'to July':>9} {'from August':>12}")
+    for name, (chosen, reported) in means.items():
+        mark = " <- chosen" if name == best else ""
+        print(f"{name:<32} {fits[name]:>5} {chosen:>9.4f} {reported:>12.4f}{mark}")
+    never, daily = means["never"][1], means["every 1"][1]
+    share = (never - means[best][1]) / (never - daily)
+    print(f"{best}: {share:.0%} of what every day gains over never, from August on")
+    print(f"{seconds:.0f} CPU seconds, {fitting:.0f} of them fits: {seconds / fitting:.1f} times")
+
+
+if __name__ == "__main__":
+    main()
