@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from slack_sdk import WebClient
 
 # Known to no configuration of logging, which would switch on again what was disabled.
-_SILENT = Logger("slack", CRITICAL + 1)
+_SILENT = Logger("slack", CRITICAL + 1)  # noqa: LOG001 see above
 
 
 class StorageResource(dg.ConfigurableResource[Storage]):
