@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
+import click
 import dagster as dg
 import pytest
 import yaml
 
+from retrain_assets.cli.root import one_line
+from retrain_assets.orchestration import event_log
 from retrain_assets.orchestration.event_log import BatchingEventLog
 from retrain_assets.orchestration.partitions import range_tags
 
 DAYS = dg.DailyPartitionsDefinition("2020-01-01", end_date="2020-03-01")
+LOCKED = {"runs", "schedules", "index"}
+LONGER_THAN_DAGSTER_WAITS = 6.0
 SPECS = [dg.AssetSpec("a"), dg.AssetSpec("b", deps=["a"])]
 
 
@@ -94,3 +102,60 @@ def test_a_range_is_stored_as_dagsters_own_storage_stores_it(
     }
     assert len(found[0]["partitions"][0]) == 60
     assert max(batches) >= 60
+
+
+def recorded(folder: Path) -> dg.DagsterInstance:
+    """An instance as dagster.yaml has it, set up already."""
+    storage = {
+        "module": "retrain_assets.orchestration.event_log",
+        "class": "BatchingSqliteStorage",
+        "config": {"base_dir": str(folder / "base")},
+    }
+    settings = {"telemetry": {"enabled": False}, "storage": {"custom": storage}}
+    (folder / "dagster.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return dg.DagsterInstance.from_config(str(folder))
+
+
+@contextmanager
+def locked(folder: Path, seconds: float) -> Iterator[Timer]:
+    """All of Dagster's databases are being written by somebody else for a while."""
+    files = [path for path in (folder / "base").rglob("*.db") if path.stem in LOCKED]
+    assert {path.stem for path in files} == LOCKED
+    held = [sqlite3.connect(path, check_same_thread=False, isolation_level=None) for path in files]
+    for connection in held:
+        connection.execute("BEGIN EXCLUSIVE")
+    letting_go = Timer(seconds, lambda: [connection.execute("COMMIT") for connection in held])
+    letting_go.start()
+    try:
+        yield letting_go
+    finally:
+        letting_go.cancel()
+        letting_go.join()
+        for connection in held:
+            connection.close()
+
+
+def write(instance: dg.DagsterInstance) -> None:
+    instance.create_run_for_job(dg.job(name="some")(lambda: None))
+    instance.report_runless_asset_event(dg.AssetMaterialization("a"))
+    instance.schedule_storage.purge_ticks("some", "some", 0.0)  # type: ignore[union-attr]
+
+
+def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
+    with recorded(tmp_path) as instance:
+        write(instance)
+        with locked(tmp_path, LONGER_THAN_DAGSTER_WAITS) as letting_go:
+            write(instance)
+            assert letting_go.finished.is_set()
+        assert instance.get_runs_count() == 2
+
+
+def test_a_database_that_stays_locked_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "SQLITE_BUSY_TIMEOUT_SECONDS", 0.2)
+    with recorded(tmp_path) as instance:
+        write(instance)
+        with locked(tmp_path, 60), pytest.raises(click.ClickException) as refused:
+            one_line(write)(instance)
+    assert refused.value.message == "Dagster's database: database is locked"
