@@ -1,14 +1,19 @@
-"""The command that serves. Not here: what it runs, which is imported when it is given."""
+"""Commands that predict: serve, score. Not here: what they run, imported when it is given."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from retrain_assets.cli.project import models
-from retrain_assets.cli.root import one_line, storage
+from retrain_assets.cli.project import model_named, models
+from retrain_assets.cli.root import as_json, one_line, print_json, storage
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @click.command()
@@ -32,4 +37,42 @@ def serve(host: str, port: int, *, as_json: bool) -> None:
     run(root, states, host, port, keys, tell)
 
 
-COMMANDS = (serve,)
+@click.command()
+@click.argument("model")
+@click.option("--from", "first", required=True, help="First partition.")
+@click.option("--to", "last", required=True, help="Last partition.")
+@click.option("--version", type=int, help="By default the one in production.")
+@click.option("--out", required=True, help="A new parquet file.")
+@as_json
+@click.pass_obj
+@one_line
+def score(
+    folder: Path, model: str, first: str, last: str, version: int | None, out: str, *, as_json: bool
+) -> None:
+    """Predict stored features of a range with any version, into a parquet file."""
+    from retrain_assets.orchestration.partitions import checked_range
+    from retrain_assets.steps.predict import scores
+    from retrain_assets.steps.state import landed
+    from retrain_assets.stores.spill import Spill
+
+    found, root, file, rows = model_named(model), storage(), folder / out, 0
+    checked_range(found.dataset.partition, first, last)
+    if file.exists() or not file.parent.is_dir():
+        raise ValueError(f"cannot write {file}: name a new file in a folder that is there")
+    keys = [key for key in landed(root.tables, found.dataset.name) if first <= key <= last]
+    parts = scores(found.state(root), root.registry(model), keys, version)
+    with Spill() as spill, click.progressbar(length=len(keys), file=sys.stderr) as bar:
+        for batch, made in parts:
+            spill.add(made)
+            rows += made.height
+            bar.update(len(batch))
+        if rows == 0:
+            raise LookupError(f"{model} has no features from {first} to {last}: backfill them")
+        spill.frame().lazy().sink_parquet(file)
+    if as_json:
+        print_json({"model": model, "from": first, "to": last, "rows": rows, "out": out})
+    else:
+        click.echo(f"{model}: {rows:,} rows of {len(keys)} partitions in {out}")
+
+
+COMMANDS = (serve, score)

@@ -15,16 +15,19 @@ from retrain_assets.domain.performance import block_values
 from retrain_assets.domain.profile import build_profile
 from retrain_assets.steps.build import Built, commit_metadata, ready, stored_features
 from retrain_assets.steps.decide import reconcile
+from retrain_assets.steps.rows import Rows
 from retrain_assets.steps.train import PREDICTION_COLUMN, as_column, classes_of, lacking
+from retrain_assets.stores.model_file import ModelFileError
+from retrain_assets.stores.spill import Spill
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from sklearn.pipeline import Pipeline
 
     from retrain_assets.steps.state import ModelState
-    from retrain_assets.stores.ledger import LedgerRow
+    from retrain_assets.stores.ledger import History, LedgerRow
     from retrain_assets.stores.models import ModelRegistry
 
 PERFORMANCE_SCHEMA: dict[str, pl.DataType] = {
@@ -41,26 +44,70 @@ def predictions(
 ) -> Built:
     """Predict each partition with the version that was in production when it arrived.
 
-    Rows inside that version's training range are marked `in_sample` and enter no measure.
+    Rows inside that version's training range are marked `in_sample` and enter no measure. Memory is
+    that of a batch of partitions.
     """
     keys = ready(state, partitions, state.sources())
     history = state.ledger.read()
     if history.rows:
         reconcile(registry, history)  # what was killed behind its ledger row is made up for
-    scored, performance = _score(state, registry, stored_features(state, keys))
-    fresh = scored.filter(~pl.col("in_sample")).select(PARTITION, PREDICTION_COLUMN)
+    pipelines: dict[int, Pipeline] = {}
+    seen, profiles, performance = [], [], []
     tables, commit = state.tables, commit_metadata(run_id, keys)
-    tables.replace(state.table("prediction_profile"), build_profile(fresh), keys, commit)
-    tables.replace(state.table("performance"), performance, keys, commit)
-    version = tables.replace(state.table("predictions"), scored, keys, commit)
-    return Built(keys, scored, version)
+    with Spill() as spill:
+        for batch in Rows(state).batches(keys):
+            table = stored_features(state, batch)
+            scored, measured = _score(state, registry, history, pipelines, table)
+            fresh = scored.filter(~pl.col("in_sample")).select(PARTITION, PREDICTION_COLUMN)
+            spill.add(scored)
+            seen.append(scored.select(PARTITION, "model_version"))
+            profiles.append(build_profile(fresh))
+            performance.append(measured)
+        tables.replace(state.table("prediction_profile"), pl.concat(profiles), keys, commit)
+        tables.replace(state.table("performance"), pl.concat(performance), keys, commit)
+        version = tables.replace(state.table("predictions"), spill.frame(), keys, commit)
+    return Built(keys, pl.concat(seen), version)
+
+
+def scores(
+    state: ModelState, registry: ModelRegistry, partitions: Sequence[str], version: int | None
+) -> Iterator[tuple[list[str], pl.DataFrame]]:
+    """What one version predicts for stored partitions, some of them at a time; nothing is stored.
+
+    Args:
+        state: The model.
+        registry: Its versions.
+        partitions: Those without stored features give no rows.
+        version: Any that was ever decided on; None for the one in production.
+
+    Raises:
+        LookupError: There is no such version.
+        ModelFileError: It was trained on features that the spec no longer makes.
+    """
+    history = state.ledger.read()
+    decided = {row.version: row for row in history.rows}
+    row = history.production if version is None else decided.get(version)
+    if row is None:
+        known = ", ".join(map(str, sorted(decided))) or "none yet"
+        wanted = "nothing in production" if version is None else f"no version {version}"
+        raise LookupError(f"model {state.spec.name} has {wanted}: decided on are {known}")
+    pipeline = registry.load(row.version, row.sha256)
+    if missing := lacking(state, pipeline):
+        said = f"version {row.version} needs {', '.join(missing)}, which the spec no longer makes"
+        raise ModelFileError(said)
+    for keys in Rows(state).batches(partitions):
+        yield keys, _predict(state, pipeline, stored_features(state, keys), row)[0]
 
 
 def _score(
-    state: ModelState, registry: ModelRegistry, table: pl.DataFrame
+    state: ModelState,
+    registry: ModelRegistry,
+    history: History,
+    pipelines: dict[int, Pipeline],
+    table: pl.DataFrame,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Predictions of all rows that can be predicted, and the followed metric of each partition."""
-    history, serving, rows = state.ledger.read(), defaultdict(list), {}
+    serving, rows = defaultdict(list), {}
     for key in table[PARTITION].unique(maintain_order=True):
         row = history.production_at(key)
         if row is not None:
@@ -69,7 +116,9 @@ def _score(
     scored, performance = [_no_predictions(state)], [pl.DataFrame(schema=PERFORMANCE_SCHEMA)]
     for version, keys in serving.items():
         part = table.filter(pl.col(PARTITION).is_in(keys))
-        pipeline = registry.load(version, rows[version].sha256)
+        if version not in pipelines:
+            pipelines[version] = registry.load(version, rows[version].sha256)
+        pipeline = pipelines[version]
         if lacking(state, pipeline):
             continue  # the spec has changed, its candidate is still to come
         found, output = _predict(state, pipeline, part, rows[version])
