@@ -92,6 +92,8 @@ class Contract:
             },
         )
         self.most = most
+        unquoted = ("int", "float", "bool")
+        self._quoted = [name for name, found in self.columns.items() if found.type not in unquoted]
         self._rows: TypeAdapter[list[Row]] = TypeAdapter(_several(row))
         self._body: TypeAdapter[dict[str, list[Row]]] = TypeAdapter(
             _typed("Body", {"rows": _several(row)})
@@ -118,8 +120,9 @@ class Contract:
         except ValidationError as error:
             raise refusal(error, 1) from None
         count_rows(len(rows), self.most)
-        texts = sum(isinstance(value, str | date) for row in rows for value in row.values())
-        if b"\\" in content or content.count(b'"') != 2 * (1 + len(rows) * len(rows[0]) + texts):
+        quoted = len(rows) * (len(self.columns) + len(self._quoted))
+        quoted -= sum([row[name] for row in rows].count(None) for name in self._quoted)
+        if b"\\" in content or content.count(b'"') != 2 * (1 + quoted):
             unique_keys(content)  # there are more texts than keys and values, or none can be told
         return rows
 

@@ -184,7 +184,7 @@ def test_what_is_no_arrow_or_is_packed_is_refused(client: httpx.Client, rows: pl
         assert arrow(client, broken).status_code in (400, 422)
     packed = stream(rows, compression="zstd")
     assert arrow(client, packed).status_code == 415
-    for place in range(0, len(sound), 7):
+    for place in range(0, len(sound), 29):
         harmed = bytearray(sound)
         harmed[place] ^= 0xFF
         assert arrow(client, bytes(harmed)).status_code in (200, 400, 415, 422)
