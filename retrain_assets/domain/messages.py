@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from retrain_assets.specs.notify import Channel, EventKind, NotifySpec
 
 # They may come in great number; all others are decisions, which wait for nothing.
-DIGESTED: tuple[EventKind, ...] = ("data_refused", "late_data", "run_failed")
+DIGESTED: tuple[EventKind, ...] = ("data_refused", "late_data", "run_failed", "serving")
 LEASE_SECONDS = 120.0  # a claim on what is being sent; longer than sending may take
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 30.0, 3600.0
 MAX_AT_ONCE = 10  # webhooks of one tick

@@ -56,13 +56,14 @@ class Subject:
 
 
 def of_model(model: Model) -> Subject:
-    """A model: its decisions, what was corrected since it was trained, what was asked for."""
+    """A model: decisions, corrections, what was asked for, troubles of serving."""
 
     def records(storage: Storage, instance: dg.DagsterInstance, _: datetime) -> Sequence[Source]:
         state = model.state(storage)
         return (
             partial(messages.decisions, state),
             partial(messages.corrections, state),
+            partial(messages.troubles, state),
             partial(_asked, instance, model.spec.name),
         )
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from retrain_assets.domain.features import known_schema
 from retrain_assets.serving.rows import Held, RowMaker
 from retrain_assets.serving.version import Loader, RefusedError, Version
+from retrain_assets.specs.base import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from pathlib import Path
 
+    from retrain_assets.specs.dataset import DatasetSpec
     from retrain_assets.steps.state import ModelState
     from retrain_assets.stores.ledger import LedgerRow
     from retrain_assets.stores.storage import Storage
@@ -67,7 +69,7 @@ class Followed:
         self._loader = Loader(state, lambda: storage.registry(self.name), folder)
         self._clock, self._tell = clock, tell
         self._refused: dict[str, tuple[LedgerRow, datetime, RefusedError]] = {}
-        self._held: dict[str, Held] = {}
+        self.held: dict[str, Held] = {}
 
     @property
     def ready(self) -> bool:
@@ -134,17 +136,17 @@ class Followed:
             found = self.state.tables.changed(table)
             if found is None:
                 raise LookupError(f"lookup {name} was never ingested")
-            if name in self._held and self._held[name].version == found[0]:
+            if name in self.held and self.held[name].version == found[0]:
                 continue
             self.state.tables.verify(table, None, found[0])
             scanned = self.state.tables.scan(table, version=found[0]).select(*known_schema(spec))
             rows = self.state.tables.collect(scanned, table, found[0])
-            self._held[name], changed = Held(*found, rows), True
+            self.held, changed = self.held | {name: Held(*found, rows, _bound(spec))}, True
         if changed and self.serving is not None:
             self.serving = replace(self.serving, maker=self._maker())
 
     def _maker(self) -> RowMaker:
-        maker = RowMaker(self.state, dict(self._held))
+        maker = RowMaker(self.state, dict(self.held))
         why = maker.prepare(maker.stored_rows())
         if why is not None:
             self._tell(f"{self.name}: features are made by polars for each request: {why}")
@@ -156,6 +158,14 @@ class Followed:
             self.failures += 1
             self.trouble[what] = message
             self._tell(message)
+
+
+def _bound(spec: DatasetSpec) -> timedelta | None:
+    """The age at which another partition of a dataset should have landed."""
+    period = spec.partition.period
+    if spec.expected is None or period is None:
+        return None
+    return period.longest + duration(spec.expected)
 
 
 def _name(row: LedgerRow | None) -> tuple[int, str] | None:

@@ -97,7 +97,7 @@ class Metrics:
                 if gauge in found:
                     family.add_metric([name], found[gauge])
             yield family
-        yield self._lookup_ages()
+        yield from self._lookup_ages()
         yield from self._live()
 
     def _state(self, model: Followed) -> dict[str, float]:
@@ -108,15 +108,18 @@ class Metrics:
             found |= {"version": float(row.version), "version_age_seconds": age}
         return found
 
-    def _lookup_ages(self) -> Metric:
-        said = "Time since the table of a lookup last changed."
-        family = GaugeMetricFamily("retrain_lookup_age_seconds", said, labels=["model", "lookup"])
+    def _lookup_ages(self) -> Iterator[Metric]:
+        said, labels = "Time since the table of a lookup last changed.", ["model", "lookup"]
+        ages = GaugeMetricFamily("retrain_lookup_age_seconds", said, labels=labels)
+        said = "Age at which more of a lookup should have landed."
+        bounds = GaugeMetricFamily("retrain_lookup_bound_seconds", said, labels=labels)
         for name, model in self._models.items():
-            if model.serving is not None:
-                for lookup, held in model.serving.maker.held.items():
-                    age = (self._clock() - held.changed).total_seconds()
-                    family.add_metric([name, lookup], age)
-        return family
+            for lookup, held in model.held.items():
+                age = (self._clock() - held.changed).total_seconds()
+                ages.add_metric([name, lookup], age)
+                if held.bound is not None:
+                    bounds.add_metric([name, lookup], held.bound.total_seconds())
+        yield from (ages, bounds)
 
     def _live(self) -> Iterator[Metric]:
         labels = ["model", "role", "measure", "column"]

@@ -24,7 +24,7 @@ from retrain_assets.steps.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from retrain_assets.serving.contract import Row
     from retrain_assets.steps.state import ModelState
@@ -41,11 +41,13 @@ class Held:
         version: Of its table.
         changed: When that version was committed.
         rows: What features can see of it.
+        bound: How old it may become; None where nothing is known of it.
     """
 
     version: int
     changed: datetime
     rows: pl.DataFrame
+    bound: timedelta | None = None
 
 
 class RowMaker:

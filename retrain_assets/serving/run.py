@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from retrain_assets.serving.app import Service, build_app
+from retrain_assets.serving.events import Events
 from retrain_assets.serving.follow import Followed
 from retrain_assets.serving.guard import Limits
 from retrain_assets.serving.live import Live
@@ -109,10 +110,12 @@ def following(
                 model.refresh()
             stop.wait(follow_seconds)
 
+    events = Events(service.models, service.lives, service.clock)
+
     def flush() -> None:
         trouble = ""
         while not stop.wait(flush_seconds):
-            said, trouble = trouble, _flushed(service)
+            said, trouble = trouble, _flushed(service, events)
             if trouble not in ("", said):
                 tell(trouble)
 
@@ -125,22 +128,25 @@ def following(
         stop.set()
         for thread in threads:
             thread.join(DRAIN_SECONDS)
-        if said := _flushed(service):
+        if said := _flushed(service, events):
             tell(said)
 
 
-def _flushed(service: Service) -> str:
-    """Store the log and look at it; what keeps that from being done, if anything."""
-    try:
-        service.log.flush()
-    except Exception as error:  # noqa: BLE001 it waits in its files, and is tried again
-        return f"the prediction log waits in its files: {error}"
-    try:
-        for live in service.lives.values():
-            live.look()
-    except Exception as error:  # noqa: BLE001 watching never breaks answering
-        return f"the live stream cannot be watched: {error}"
-    return ""
+def _flushed(service: Service, events: Events) -> str:
+    """Store the log, look at it, leave what is to be told; what of it cannot be done, if any."""
+    steps: dict[str, list[Callable[[], object]]] = {
+        "the prediction log waits in its files": [service.log.flush],
+        "the live stream cannot be watched": [live.look for live in service.lives.values()],
+        "nobody can be told": [events.leave],
+    }
+    failed = []
+    for what, several in steps.items():
+        try:
+            for step in several:
+                step()
+        except Exception as error:  # noqa: BLE001 none of them breaks answering; each is tried again
+            failed.append(f"{what}: {error}")
+    return "; ".join(failed)
 
 
 class _Server(uvicorn.Server):

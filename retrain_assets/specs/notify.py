@@ -23,6 +23,7 @@ EventKind = Literal[
     "data_refused",
     "late_data",
     "run_failed",
+    "serving",
 ]
 Channel = Literal["slack", "email", "webhook"]
 

@@ -48,6 +48,7 @@ _SAID: dict[Action, tuple[EventKind, str]] = {
     "adopt": ("promoted", "version {version} is in production, adopted by {by}"),
 }
 _TOLD = ("action", "version", "previous", "as_of", "reason", "because", "by", "sha256", "metrics")
+_TROUBLES = {"cause": pl.String(), "time": pl.Datetime("us", "UTC"), "text": pl.String()}
 _FILES = {
     **dict.fromkeys((PARTITION, "file", "sha256", "refusal"), pl.String()),
     "rows_read": pl.Int64(),
@@ -84,6 +85,36 @@ def corrections(state: ModelState) -> Iterator[Event]:
             text=f"{state.spec.name}: {staleness(state)}",
             cause=f"version {row.version}",
             fields=json.dumps({"version": row.version, "partitions": keys}),
+        )
+
+
+def leave(state: ModelState, troubles: Mapping[str, str], now: datetime) -> None:
+    """Leave what `retrain serve` found wrong, to be told; the newest of each cause stays.
+
+    Args:
+        state: The model.
+        troubles: A sentence for each cause.
+        now: The time.
+    """
+    rows = [(cause, now, text) for cause, text in troubles.items()]
+    table = pl.DataFrame(rows, schema=_TROUBLES, orient="row")
+    state.tables.replace(state.table("serving"), table, troubles, {"run_id": "serve"}, key="cause")
+
+
+def troubles(state: ModelState) -> Iterator[Event]:
+    """What `retrain serve` left."""
+    table = state.table("serving")
+    rows = state.tables.collect(state.tables.scan(table, _TROUBLES), table)
+    for row in rows.iter_rows(named=True):
+        cause, time = row["cause"], row["time"]
+        yield Event(
+            id=f"serving:{_digest(cause, time.isoformat())}",
+            kind="serving",
+            subject=state.spec.name,
+            text=row["text"],
+            cause=cause,
+            fields=json.dumps({"about": cause}),
+            time=time,
         )
 
 

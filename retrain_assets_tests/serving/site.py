@@ -147,7 +147,9 @@ class Site:
     def store(self, spec: DatasetSpec, rows: pl.DataFrame) -> None:
         """Rows of a dataset."""
         if "_landing_partition" not in rows.columns:
-            rows = rows.with_columns(_landing_partition=pl.lit("all"))
+            day = pl.col(spec.partition.column or "").cast(pl.Date).cast(pl.String)
+            key = pl.lit("all") if spec.partition.by == "none" else day
+            rows = rows.with_columns(_landing_partition=key)
         schema = dataset_schema(spec)
         stored = rows.select(pl.col(name).cast(kind) for name, kind in schema.items())
         keys = stored["_landing_partition"].unique().to_list()

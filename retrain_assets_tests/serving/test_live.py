@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
 import httpx
 import numpy as np
 import pytest
 
 from retrain_assets.domain.performance import evaluate
+from retrain_assets.orchestration.messages import of_model, tell
+from retrain_assets.orchestration.resources import Channels
 from retrain_assets.serving.app import Service
+from retrain_assets.serving.events import Events
 from retrain_assets.steps.build import stored_features
-from retrain_assets_tests.serving.site import ROW, Site, listening, new_site, post
+from retrain_assets_tests.receivers import web
+from retrain_assets_tests.serving.site import ROW, USAGE, Site, listening, new_site, post
+from retrain_assets_tests.serving.test_follow import model_file
 from retrain_assets_tests.serving.test_predict import as_json, raw_rows
 from retrain_assets_tests.world import key
 
@@ -70,8 +77,8 @@ def test_the_figures_tell_of_requests_versions_lookups_and_what_was_refused(
         post(client, ROW, ROW)
         post(client, ROW | {"x": "1"})
         client.get("/nope")
-        changing.root.joinpath("artifacts").rename(changing.root / "gone")
         changing.decide(*range(2, 14))
+        model_file(changing, 2).unlink()
         service.models["churn"].refresh()
         text = client.get("/metrics").text
     for line in (
@@ -81,8 +88,51 @@ def test_the_figures_tell_of_requests_versions_lookups_and_what_was_refused(
         'retrain_request_seconds_count{path="/models/churn/predict"} 2.0',
         'retrain_rows_total{model="churn",version="1"} 2.0',
         'retrain_ready{model="churn"} 1.0',
+        'retrain_reload_failures{model="churn"} 1.0',
     ):
         assert line in text
-    for name in ("version_age_seconds", "lookup_age_seconds", "reload_failures"):
-        assert f'retrain_{name}{{lookup="plans"' in text or f"retrain_{name}{{model" in text
+    assert 'retrain_version_age_seconds{model="churn"}' in text
+    assert 'retrain_lookup_age_seconds{lookup="plans",model="churn"}' in text
     assert re.search(r"retrain_log_backlog_bytes [1-9]", text)
+
+
+def test_what_the_service_sees_go_wrong_is_told_to_people_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance
+) -> None:
+    """Live performance beyond its bound, a version that is refused, a lookup that is stale."""
+    monkeypatch.setenv("SLACK_BOT_TOKEN", "xoxb-canary")
+    partition = {"by": "day", "column": "at", "start": "2020-01-01"}
+    for name, value in {"partition": partition, "expected": "6h"}.items():
+        monkeypatch.setitem(USAGE, name, value)
+    site = new_site(tmp_path, notify={"slack": "#ml"})
+    service, now = site.service(), datetime.now(UTC)
+
+    def told(later: timedelta = timedelta(0)) -> list[str]:
+        Events(service.models, service.lives, lambda: now + later).leave()
+        with web() as slack:
+            channels, subject = Channels(slack_url=slack.url()), of_model(site.model)
+            clock = lambda: now + timedelta(days=1, hours=len(told_so_far))  # noqa: E731
+            tell(subject, site.storage, channels, instance, clock)
+            found = [line for sent in slack.posted for line in sent.form["text"].split("\n")]
+        told_so_far.extend(found)
+        return found
+
+    told_so_far: list[str] = []
+    told()
+    with listening(service) as client:
+        rows = as_json(raw_rows(site, 15))
+        post(client, *(row | {"x": -row["x"] * 20} for row in rows))  # confident, and wrong
+        seen(service, client)
+        site.decide(*range(2, 14))
+        model_file(site, 2).unlink()
+        service.models["churn"].refresh()
+        text = client.get("/metrics").text
+    assert f'retrain_lookup_bound_seconds{{lookup="usage",model="churn"}} {30 * 3600.0}' in text
+    assert 'lookup_bound_seconds{lookup="plans"' not in text
+    found = told()
+    assert any(line.startswith("churn: live log_loss is ") for line in found)
+    assert any("churn: model churn version 2 is not served" in line for line in found)
+    assert not any("stale" in line for line in found)
+    (stale,) = told(later=timedelta(hours=31))
+    assert stale.startswith("churn: lookup usage is stale since ")
+    assert told(later=timedelta(hours=31)) == []
