@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8000, show_default=True, help="0 takes any that is free.")
+@click.option(
+    "--port",
+    default=8000,
+    type=click.IntRange(0, 65535),
+    show_default=True,
+    help="0 takes any that is free.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print each message as a line of JSON.")
 @one_line
 def serve(host: str, port: int, *, as_json: bool) -> None:

@@ -117,13 +117,15 @@ def build_app(service: Service) -> Guard:
         """The process answers."""
         return {"status": "ok"}
 
-    @api.get("/ready", responses={503: {"description": "A model does not answer yet."}})
     async def ready() -> Response:
         """Every model answers."""
         found = {name: model.ready for name, model in service.models.items()}
-        return answer(
-            {"ready": all(found.values()), "models": found}, 200 if all(found.values()) else 503
-        )
+        every = all(found.values())
+        return answer({"ready": every, "models": found}, 200 if every else 503)
+
+    for path in ("/ready", "/v2/health/ready"):
+        told: dict[int | str, dict[str, Any]] = {503: {"description": "A model does not answer."}}
+        api.add_api_route(path, ready, responses=told, operation_id=path.replace("/", "_"))
 
     @api.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
@@ -178,12 +180,6 @@ def _add_probes(api: FastAPI, endpoints: Mapping[str, Endpoint]) -> None:
     async def live() -> dict[str, bool]:
         """The process answers."""
         return {"live": True}
-
-    @api.get("/v2/health/ready", responses={503: {"description": "A model does not answer yet."}})
-    async def ready() -> Response:
-        """Every model answers."""
-        every = all(found.model.ready for found in endpoints.values())
-        return answer({"ready": every}, 200 if every else 503)
 
     for name, endpoint in endpoints.items():
         _tell(api, f"/v2/models/{name}", endpoint, described_to_clients)

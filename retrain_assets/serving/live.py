@@ -61,9 +61,9 @@ class Live:
         wanted &= pl.col("_version") == number
         newest = tables.scan(name).filter(wanted).sort("_time", descending=True).head(ROWS)
         rows = tables.collect(newest, name)
-        if rows.height >= FEWEST:
-            self.observations = list(self._observed(rows, serving.version))
-            self._tell_alerts()
+        seen = self._observed(rows, serving.version) if rows.height >= FEWEST else ()
+        self.observations = list(seen)
+        self._tell_alerts()
         self._seen = version
 
     def _observed(self, rows: pl.DataFrame, version: Version) -> Iterator[watch.Observation]:

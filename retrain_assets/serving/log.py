@@ -24,7 +24,7 @@ from retrain_assets.domain.rules import STORED, partition_of
 from retrain_assets.serving.contract import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from retrain_assets.steps.state import ModelState
 
 TABLE, SEGMENT = "prediction_log", "_segment"
-SEGMENT_BYTES = 32 * 2**20
+SEGMENT_BYTES, TOGETHER = 16 * 2**20, 4  # of a file, files of a commit
 LIVE, SHADOW = "production", "shadow"
 _TIMES = ("date", "datetime")
 
@@ -143,7 +143,9 @@ class PredictionLog:
         """Store the files that nobody writes to, some of each model in one commit."""
         count = 0
         for name, state in self._states.items():
-            for paths in _bounded(sorted((self._folder / name).glob("*.jsonl"))):
+            every = sorted((self._folder / name).glob("*.jsonl"))
+            for at in range(0, len(every), TOGETHER):
+                paths = every[at : at + TOGETHER]
                 held = [(path, opened) for path in paths if (opened := _locked(path)) is not None]
                 try:
                     parts = [_frame(path, state.dataset) for path, _ in held]
@@ -193,20 +195,6 @@ def _locked(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
-
-
-def _bounded(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Files together, up to a bound on their bytes."""
-    batch: list[Path] = []
-    held = 0
-    for path in paths:
-        batch.append(path)
-        held += path.stat().st_size if path.exists() else 0
-        if held > SEGMENT_BYTES:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
 
 
 def _frame(path: Path, dataset: DatasetSpec) -> pl.DataFrame:

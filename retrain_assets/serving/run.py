@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -24,7 +25,6 @@ from retrain_assets.serving.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from socket import socket
 
     from retrain_assets.steps.state import ModelState
     from retrain_assets.stores.storage import Storage
@@ -52,15 +52,22 @@ def serve(
         port: To listen on; 0 for any that is free.
         keys: Any of which is asked for.
         tell: Takes a line for whoever runs the service.
+
+    Raises:
+        ValueError: It cannot listen there.
     """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        bound = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ValueError(f"cannot listen on {host}:{port}: {error.strerror}; see --port") from error
+    tell(f"listening on http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}")
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     service = new_service(storage, states, keys, tell)
     with following(service, tell):
         config = uvicorn.Config(
             build_app(service),
-            host=host,
-            port=port,
             access_log=False,
             log_level="warning",
             timeout_graceful_shutdown=DRAIN_SECONDS,
@@ -68,7 +75,7 @@ def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             # uvicorn raises what stopped it once more, before anything here is put in order.
             signal.signal(number, lambda *_: None)
-        _Server(config, tell).run()
+        uvicorn.Server(config).run([bound])
 
 
 def new_service(
@@ -147,19 +154,3 @@ def _flushed(service: Service, events: Events) -> str:
         except Exception as error:  # noqa: BLE001 none of them breaks answering; each is tried again
             failed.append(f"{what}: {error}")
     return "; ".join(failed)
-
-
-class _Server(uvicorn.Server):
-    """Says where it listens once it does."""
-
-    def __init__(self, config: uvicorn.Config, tell: Callable[[str], None]) -> None:
-        super().__init__(config)
-        self._tell = tell
-
-    async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Start to listen."""
-        await super().startup(sockets)
-        for server in self.servers:
-            for opened in server.sockets:
-                host, port = opened.getsockname()[:2]
-                self._tell(f"listening on http://{host}:{port}")
