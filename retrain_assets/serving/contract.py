@@ -21,6 +21,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
+from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from retrain_assets.domain.patterns import full_match
@@ -133,13 +134,11 @@ class Contract:
             RequestError: A row breaks the contract.
         """
         try:
-            return self._counted(self._rows.validate_json(_as_json(rows)))
+            found = self._rows.validate_json(to_json(rows))
         except ValidationError as error:
             raise refusal(error, 0) from None
-
-    def _counted(self, rows: list[Row]) -> list[Row]:
-        count_rows(len(rows), self.most)
-        return rows
+        count_rows(len(found), self.most)
+        return found
 
 
 def count_rows(count: int, most: int) -> None:
@@ -197,16 +196,6 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
     if len(found) < len(pairs):
         raise RequestError(400, "key_twice", "an object has a key twice: give each once")
     return found
-
-
-def _as_json(rows: list[Row]) -> str:
-    return json.dumps(rows, default=_text)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, date):
-        return value.isoformat()
-    raise RequestError(422, "invalid_rows", f"a value is of type {type(value).__name__}")
 
 
 def _type(column: ColumnSpec, zone: ZoneInfo, *, required: bool) -> Any:

@@ -23,11 +23,19 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-GAUGES = {
-    "ready": "Whether the model answers.",
-    "version": "The version that answers.",
-    "version_age_seconds": "Time since the version was put into production.",
-    "reload_failures": "Changes of version or lookups that were refused since the start.",
+_MODEL = ("model",)
+_LOOKUP, _LIVE = (*_MODEL, "lookup"), (*_MODEL, "role", "measure", "column")
+GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "log_backlog_bytes": ("Predictions that wait for storage.", ()),
+    "ready": ("Whether the model answers.", _MODEL),
+    "version": ("The version that answers.", _MODEL),
+    "version_age_seconds": ("Time since the version was put into production.", _MODEL),
+    "reload_failures": ("Versions or lookups that were refused since the start.", _MODEL),
+    "lookup_age_seconds": ("Time since the table of a lookup last changed.", _LOOKUP),
+    "lookup_bound_seconds": ("Age at which more of a lookup should have landed.", _LOOKUP),
+    "live": ("A measure of the live stream.", _LIVE),
+    "live_threshold": ("What it is held against.", _LIVE),
+    "live_alert": ("Whether it is beyond.", _LIVE),
 }
 
 
@@ -88,51 +96,33 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """The state of models now."""
-        backlog = "Predictions that wait for storage."
-        yield GaugeMetricFamily("retrain_log_backlog_bytes", backlog, value=self._log.backlog_bytes)
-        states = {name: self._state(model) for name, model in self._models.items()}
-        for gauge, said in GAUGES.items():
-            family = GaugeMetricFamily(f"retrain_{gauge}", said, labels=["model"])
-            for name, found in states.items():
-                if gauge in found:
-                    family.add_metric([name], found[gauge])
-            yield family
-        yield from self._lookup_ages()
-        yield from self._live()
+        families = {
+            name: GaugeMetricFamily(f"retrain_{name}", said, labels=labels)
+            for name, (said, labels) in GAUGES.items()
+        }
+        families["log_backlog_bytes"].add_metric([], self._log.backlog_bytes)
+        for model in self._models:
+            for name, further, value in self._samples(model):
+                families[name].add_metric([model, *further], value)
+        yield from families.values()
 
-    def _state(self, model: Followed) -> dict[str, float]:
-        found = {"ready": float(model.ready), "reload_failures": float(model.failures)}
+    def _samples(self, name: str) -> Iterator[tuple[str, list[str], float]]:
+        """Figures of a model: which, of which lookup or measure, and how much."""
+        model, now = self._models[name], self._clock()
+        yield "ready", [], float(model.ready)
+        yield "reload_failures", [], model.failures
         if model.serving is not None:
             row = model.serving.version.row
-            age = (self._clock() - row.time).total_seconds()
-            found |= {"version": float(row.version), "version_age_seconds": age}
-        return found
-
-    def _lookup_ages(self) -> Iterator[Metric]:
-        said, labels = "Time since the table of a lookup last changed.", ["model", "lookup"]
-        ages = GaugeMetricFamily("retrain_lookup_age_seconds", said, labels=labels)
-        said = "Age at which more of a lookup should have landed."
-        bounds = GaugeMetricFamily("retrain_lookup_bound_seconds", said, labels=labels)
-        for name, model in self._models.items():
-            for lookup, held in model.held.items():
-                age = (self._clock() - held.changed).total_seconds()
-                ages.add_metric([name, lookup], age)
-                if held.bound is not None:
-                    bounds.add_metric([name, lookup], held.bound.total_seconds())
-        yield from (ages, bounds)
-
-    def _live(self) -> Iterator[Metric]:
-        labels = ["model", "role", "measure", "column"]
-        families = [
-            GaugeMetricFamily("retrain_live", "A measure of the live stream.", labels=labels),
-            GaugeMetricFamily("retrain_live_threshold", "What it is held against.", labels=labels),
-            GaugeMetricFamily("retrain_live_alert", "Whether it is beyond.", labels=labels),
-        ]
-        for name, live in self._lives.items():
-            for found in live.observations:
-                values = (found.statistic, found.threshold, float(found.alert))
-                watched = found.threshold is not None
-                for family, value in zip(families, values, strict=True):
-                    if value is not None and (watched or family is families[0]):
-                        family.add_metric([name, found.role, found.measure, found.column], value)
-        yield from families
+            yield "version", [], row.version
+            yield "version_age_seconds", [], (now - row.time).total_seconds()
+        for lookup, held in model.held.items():
+            yield "lookup_age_seconds", [lookup], (now - held.changed).total_seconds()
+            if held.bound is not None:
+                yield "lookup_bound_seconds", [lookup], held.bound.total_seconds()
+        for found in self._lives[name].observations:
+            of = [found.role, found.measure, found.column]
+            if found.statistic is not None:
+                yield "live", of, found.statistic
+            if found.threshold is not None:
+                yield "live_threshold", of, found.threshold
+                yield "live_alert", of, float(found.alert)
