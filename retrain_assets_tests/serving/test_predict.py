@@ -12,6 +12,7 @@ import pytest
 
 from retrain_assets.domain.estimator import predict
 from retrain_assets.serving.guard import Limits
+from retrain_assets.serving.run import serve
 from retrain_assets.steps.build import stored_features
 from retrain_assets_tests.serving.site import (
     ROW,
@@ -238,6 +239,21 @@ def test_a_body_that_does_not_come_times_out(site: Site) -> None:
             )
             assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
         assert post(client).status_code == 200
+
+
+def test_an_answer_that_is_not_found_in_time_is_given_up(site: Site) -> None:
+    with listening(site.service(limits=Limits(seconds=0.0))) as client:
+        refused = post(client)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (504, "too_slow")
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(site: Site) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"cannot listen on 127\.0\.0\.1:{port}: Address alr"):
+            serve(site.storage, {}, "127.0.0.1", port, (), print)
 
 
 def test_keys_are_asked_for_everywhere_but_at_the_probes(site: Site) -> None:
