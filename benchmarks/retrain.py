@@ -168,6 +168,17 @@ def compare_busy(options: argparse.Namespace) -> None:
     report_two("one fit", ("alone", "beside two busy loops"), found)
 
 
+def compare_reproduced(options: argparse.Namespace) -> None:
+    """Each version of one retraining, built again in a process of its own."""
+    with TemporaryDirectory(prefix="retrain-benchmark-") as folder:
+        land(Path(folder), options.scale)
+        cpu_seconds([*CHILD, "retrain", folder])
+        seconds, found = cpu_seconds([*CHILD, "reproduce", folder])
+    print(f"\nreproduce, {options.scale}x the flights: {seconds:.1f} CPU seconds for all versions")
+    for number, differences in found.items():
+        print(f"  version {number}: {'; '.join(differences) or 'identical bit for bit'}")
+
+
 def fit_beside_loops(folder: str) -> float:
     """CPU seconds of a fit while two processes do nothing but spin."""
     loops = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(2)]
@@ -261,6 +272,18 @@ def fit_once(root: Path) -> float:
     return sum(os.times()[:4]) - before
 
 
+def reproduce_all(root: Path) -> dict[int, list[str]]:
+    """What differs of each version that is built again."""
+    from retrain_assets.steps.reproduce import reproduce
+    from retrain_assets.stores.storage import Storage
+
+    model, _ = specs_of(root)
+    storage = Storage(root)
+    state, registry = model.state(storage), storage.registry(model.spec.name)
+    numbers = sorted(found.version for found in registry.versions())
+    return {number: list(reproduce(state, registry, number).differences) for number in numbers}
+
+
 def specs_of(root: Path) -> tuple[Model, list[DatasetSpec]]:
     """The model and the datasets of the YAML that the files landed with."""
     from retrain_assets.orchestration.model_assets import Model
@@ -307,11 +330,16 @@ def dagster_home(root: Path) -> Path:
     return home
 
 
-CHILDREN: dict[str, Callable[[Path], object]] = {"retrain": run_orchestrated, "fit": fit_once}
+CHILDREN: dict[str, Callable[[Path], object]] = {
+    "retrain": run_orchestrated,
+    "fit": fit_once,
+    "reproduce": reproduce_all,
+}
 SECTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
     "retrain": compare_retrain,
     "load": compare_load,
     "busy": compare_busy,
+    "reproduce": compare_reproduced,
 }
 
 

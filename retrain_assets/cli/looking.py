@@ -1,4 +1,4 @@
-"""Commands that change nothing: status, plan, history, quarantine.
+"""Commands that change nothing: status, plan, history, reproduce, lineage, quarantine.
 
 Not here: what they show.
 """
@@ -72,17 +72,27 @@ def plan(model: str, *, as_json: bool) -> None:
 
 @click.command()
 @click.argument("model")
+@click.option("--verify", is_flag=True, help="Fail where a row was changed or is missing.")
+@click.option("--csv", "csv_file", help="A new file to write all of it to.")
 @as_json
+@click.pass_obj
 @one_line
-def history(model: str, *, as_json: bool) -> None:
+def history(folder: Path, model: str, csv_file: str | None, *, verify: bool, as_json: bool) -> None:
     """Every decision on a model, oldest first."""
+    from retrain_assets.steps import quarantine as step
     from retrain_assets.steps import report
 
-    rows = report.history(model_named(model).state(storage()))
+    opened, found = storage(), model_named(model)
+    state = found.state(opened)
+    said = report.verify(state, opened.registry(model)) if verify else ""
+    rows = report.history(state)
+    if csv_file is not None:
+        step.write_csv(report.as_table(rows), folder / csv_file)
     if as_json:
         print_json(rows)
     else:
         print_decisions([{"model": model, **row} for row in rows])
+        click.echo(said, nl=bool(said))
 
 
 def _print_triggers(found: dict[str, Any]) -> None:
@@ -117,4 +127,48 @@ def quarantine(
         click.echo("\n".join([said, *step.as_lines(shown)]))
 
 
-COMMANDS = (status, plan, history, quarantine)
+@click.command()
+@click.argument("model")
+@click.argument("version", type=int)
+@as_json
+@one_line
+def reproduce(model: str, version: int, *, as_json: bool) -> None:
+    """Build a version again from what was recorded on it, and compare bit for bit."""
+    from dataclasses import asdict
+
+    from retrain_assets.steps.reproduce import reproduce as step
+
+    opened = storage()
+    found = step(model_named(model).state(opened), opened.registry(model), version)
+    if as_json:
+        print_json({"model": model, "version": version, **asdict(found)})
+    else:
+        same = "identical bit for bit" if found.identical else "not identical"
+        click.echo("\n".join([f"{model} version {version}: {same}", *found.differences]))
+    if not found.identical:
+        click.get_current_context().exit(1)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--partition", required=True, help="Of the prediction.")
+@click.option("--key", required=True, help="The values of the dataset's key, joined by |.")
+@as_json
+@one_line
+def lineage(model: str, partition: str, key: str, *, as_json: bool) -> None:
+    """All that one prediction came from: files, model, code, decision and label."""
+    from retrain_assets.steps.lineage import lineage as step
+
+    opened = storage()
+    state = model_named(model).state(opened)
+    found = step(state, opened.registry(model), partition, key)
+    if as_json:
+        print_json(found)
+        return
+    for part, values in found.items():
+        click.echo(part)
+        for name, value in values.items():
+            click.echo(f"  {name}: {value!s}")
+
+
+COMMANDS = (status, plan, history, reproduce, lineage, quarantine)

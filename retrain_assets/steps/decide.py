@@ -88,16 +88,21 @@ def decide_candidate(
 
 
 def reconcile(registry: ModelRegistry, history: History) -> bool:
-    """Set the aliases `production` and `staging` to what the ledger says.
+    """Set the aliases `production` and `staging` to what the ledger says, and keep its head.
+
+    A head that the ledger does not have stays: it is the evidence that the ledger was changed.
 
     Returns:
-        Whether one had to be changed.
+        Whether an alias had to be changed.
     """
     said = {PRODUCTION: history.production, STAGING: history.staged}
     wanted = {alias: row.version if row else None for alias, row in said.items()}
     wrong = [alias for alias, version in wanted.items() if registry.alias(alias) != version]
     for alias in wrong:
         registry.set_alias(alias, wanted[alias])
+    kept = registry.ledger_head
+    if kept != history.head and not history.misfit and (not kept or history.has(kept)):
+        registry.ledger_head = history.head
     return bool(wrong)
 
 
@@ -152,9 +157,10 @@ def _refit(
         return existing
     mature, windows = state.mature(), state.spec.windows
     through = [key for key in mature if key <= candidate.tags["as_of"]][-windows.train :]
-    trained, rows = fitted(state, through), sample(state, through[-windows.holdout :])
+    made = state.tables.version(state.table("features"))
+    trained, rows = fitted(state, through, made), sample(state, through[-windows.holdout :])
     metrics = _checked(state, registry, candidate, trained.pipeline, rows)
-    tags = {**candidate.tags, **tags}
+    tags = {**candidate.tags, **tags, "features_version": str(made)}
     return register(state, registry, mlflow_run(), trained, tags=tags, metrics=metrics, figures={})
 
 

@@ -47,7 +47,10 @@ _SAID: dict[Action, tuple[EventKind, str]] = {
     "approve": ("promoted", "version {version} is in production, approved by {by}"),
     "adopt": ("promoted", "version {version} is in production, adopted by {by}"),
 }
-_TOLD = ("action", "version", "previous", "as_of", "reason", "because", "by", "sha256", "metrics")
+_TOLD = (
+    *("action", "version", "previous", "as_of", "reason", "because", "by", "sha256", "metrics"),
+    "ledger_sha256",
+)
 _TROUBLES = {"cause": pl.String(), "time": pl.Datetime("us", "UTC"), "text": pl.String()}
 _FILES = {
     **dict.fromkeys((PARTITION, "file", "sha256", "refusal"), pl.String()),
@@ -57,12 +60,12 @@ _FILES = {
 
 def decisions(state: ModelState) -> Iterator[Event]:
     """What the newest rows of the ledger tell."""
-    rows, model = state.ledger.read().rows, state.spec.name
-    for number, row in list(enumerate(rows))[-NEWEST:]:
+    history, model = state.ledger.read(), state.spec.name
+    for number, row in list(enumerate(history.rows))[-NEWEST:]:
         kind, said = _SAID[row.action]
         text = said.format(version=row.version, model=model, by=row.by)
         why = f". Asked for: {row.because}" if row.because else ""
-        shown = row.for_people()
+        shown = row.for_people() | {"ledger_sha256": history.digests[number]}
         yield Event(
             id=f"ledger:{number}",
             kind=kind,

@@ -110,8 +110,18 @@ def _serve(
     reason: str,
     by: str,
 ) -> LedgerRow:
-    """Put the version of an earlier row into production, once it has been loaded."""
-    registry.load(then.version, then.sha256)
+    """Put the version of an earlier row into production, once it has answered elsewhere.
+
+    Raises:
+        DecisionError: A clean process cannot load it, or it predicts something else than it did.
+    """
+    found = replace(registry.version(then.version), sha256=then.sha256)
+    tried = registry.check_in_clean_process(found, state.spec.target.kind)
+    if not tried.passed:
+        raise DecisionError(
+            f"model {state.spec.name}: version {then.version} does not answer, production stays: "
+            f"{tried.detail}"
+        )
     partitions, now = state.mature(), history.production
     row = replace(
         then,

@@ -5,15 +5,22 @@ Not here: printing them.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+import polars as pl
 
 from retrain_assets.domain.triggers import decide
 from retrain_assets.domain.windows import split
 from retrain_assets.steps.state import data_digest, landed_rows
+from retrain_assets.stores.ledger import LedgerError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from retrain_assets.steps.state import ModelState
+    from retrain_assets.stores.models import ModelRegistry
 
 SHOWN = 10
 
@@ -97,6 +104,41 @@ def staleness(state: ModelState) -> str:
     return f"{said}; {len(corrected)} of its partitions were corrected since: {listed}"
 
 
+def verify(state: ModelState, registry: ModelRegistry) -> str:
+    """Hold the ledger against itself and against the head that the registry keeps.
+
+    Returns:
+        What was found, where all fits.
+
+    Raises:
+        LedgerError: A row was changed or is missing; the message names the first.
+    """
+    history, kept, name = state.ledger.read(), registry.ledger_head, state.spec.name
+    missing = f"row {kept.partition(' ')[0]} was changed, or is missing with those after it"
+    wrong = history.misfit or (missing if kept and not history.has(kept) else "")
+    if wrong:
+        raise LedgerError(
+            f"model {name}: the ledger does not fit: {wrong}; the registry keeps head "
+            f"{kept or '(none)'}, the ledger's is {history.head or '(none)'}: look at the history "
+            f"of table {state.ledger.table} and restore the version before the change"
+        )
+    if not kept and history.rows:
+        raise LedgerError(f"model {name}: the registry keeps no head of the ledger to compare with")
+    return f"{len(history.rows)} rows fit; the registry keeps head {kept or '(none)'}"
+
+
 def history(state: ModelState) -> list[dict[str, object]]:
     """Every decision, oldest first."""
     return [row.for_people() for row in state.ledger.read().rows]
+
+
+def as_table(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
+    """Decisions as a table of text, what is nested as JSON."""
+    flat = [
+        {
+            name: json.dumps(value) if isinstance(value, list | dict) else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
+    return pl.DataFrame(flat, infer_schema_length=None)

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from hashlib import sha256
-from importlib import import_module
-from importlib.metadata import distributions
-from pathlib import Path
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-import retrain_assets
 from retrain_assets.domain.features import BLOCK, KEY, PARTITION, WEIGHT
 from retrain_assets.domain.outliers import OUTLIER
 from retrain_assets.domain.windows import Windows, left_out, split
+from retrain_assets.steps.digests import code_digest, digest_of, installed, lock_digest
 from retrain_assets.steps.state import SOURCE, data_digest
+from retrain_assets.stores.checkout import checkout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 EXAMPLE_ROWS = 5
 CANDIDATE, STAGING, PRODUCTION = "candidate", "staging", "production"
 PREDICTION_COLUMN = "prediction"
+SPEC_FILE, PACKAGES_FILE = "spec.json", "packages.json"
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,16 @@ class Sample:
     weight: pl.Series | None
     data: dict[str, str]
 
+    @property
+    def sha256(self) -> str:
+        """Digest of the rows themselves, in their order."""
+        weights = [] if self.weight is None else [self.weight]
+        rows = [*self.features.get_columns(), self.target, self.partitions, *weights]
+        numbered = [column.alias(str(number)) for number, column in enumerate(rows)]
+        stored = BytesIO()
+        pl.DataFrame(numbered).rechunk().write_ipc(stored, compat_level=pl.CompatLevel.oldest())
+        return sha256(stored.getbuffer()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -87,6 +97,7 @@ class Trained:
         data: Digest of the data of each.
         example: A few rows it is tried on whenever it is loaded.
         tried: Settings a search tried, with their losses; None without a search.
+        rows_sha256: Digest of the rows it was fitted on.
     """
 
     pipeline: Pipeline
@@ -95,6 +106,7 @@ class Trained:
     data: dict[str, str]
     example: pl.DataFrame
     tried: pl.DataFrame | None
+    rows_sha256: str = ""
 
 
 def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: str = "") -> Plan:
@@ -128,9 +140,10 @@ def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: s
         "as_of": windows.as_of,
         "causes": ", ".join(causes),
         "because": because,
+        "checkout": checkout(),
     }
     stable = {key: tags[key] for key in ("spec_digest", "code_digest", "lock_digest", "as_of")}
-    return Plan(windows, tuple(causes), _digest({**used, **stable}), tags)
+    return Plan(windows, tuple(causes), digest_of({**used, **stable}), tags)
 
 
 def candidate(
@@ -155,7 +168,8 @@ def _train(state: ModelState, registry: ModelRegistry, planned: Plan, run_id: st
     from retrain_assets.reports.plots import holdout_figure
 
     kind, windows = state.spec.target.kind, planned.windows
-    trained, holdout = fitted(state, windows.train), sample(state, windows.holdout)
+    made = int(planned.tags["features_version"])
+    trained, holdout = fitted(state, windows.train, made), sample(state, windows.holdout)
     output = predict(trained.pipeline, kind, holdout.features)
     classes = classes_of(trained.pipeline)
     picture = partial(holdout_figure, kind, holdout.target.to_numpy(), output, classes)
@@ -184,7 +198,10 @@ def register(
     from retrain_assets.domain.estimator import predict
 
     first, last = trained.partitions[0], trained.partitions[-1]
-    texts = {"spec.json": state.spec.model_dump_json(by_alias=True, indent=2)}
+    texts = {
+        SPEC_FILE: state.spec.model_dump_json(by_alias=True, indent=2),
+        PACKAGES_FILE: json.dumps(installed(), indent=2),
+    }
     if trained.tried is not None:
         texts["search.csv"] = trained.tried.write_csv()
     return registry.log_version(
@@ -199,6 +216,7 @@ def register(
             "train_from": first,
             "train_to": last,
             "trained_on": json.dumps(trained.data),
+            "rows_sha256": trained.rows_sha256,
             "excluded": left_out(state.spec.exclude, first, last),
         },
         texts=texts,
@@ -206,21 +224,34 @@ def register(
     )
 
 
-def fitted(state: ModelState, partitions: Sequence[str]) -> Trained:
-    """Fit the model's recipe on some partitions, unless that fit is kept."""
+def fitted(state: ModelState, partitions: Sequence[str], version: int | None = None) -> Trained:
+    """Fit the model's recipe on some partitions, unless that fit is kept.
+
+    Args:
+        state: The model.
+        partitions: Keys.
+        version: Of the features table; the newest by default.
+    """
     from retrain_assets.domain.estimator import fit
 
     keys, kept = tuple(partitions), {} if state.fits is None else state.fits
     if (name := (state.spec.recipe, *keys)) not in kept:
-        rows = sample(state, keys, fitting=True)
+        rows = sample(state, keys, fitting=True, version=version)
         made = fit(state.spec, rows.features, rows.target, rows.partitions, rows.weight)
         # A copy: a slice would keep all rows in memory.
         example = rows.features.filter(pl.int_range(pl.len()) < EXAMPLE_ROWS)
-        kept[name] = Trained(made.pipeline, made.params, keys, rows.data, example, made.search)
+        found = made.pipeline, made.params, keys, rows.data, example, made.search
+        kept[name] = Trained(*found, rows.sha256)
     return kept[name]
 
 
-def sample(state: ModelState, partitions: Sequence[str], *, fitting: bool = False) -> Sample:
+def sample(
+    state: ModelState,
+    partitions: Sequence[str],
+    *,
+    fitting: bool = False,
+    version: int | None = None,
+) -> Sample:
     """Labelled rows of some partitions, sorted by partition and key.
 
     The order is fixed since estimators that subsample give another model for another order.
@@ -229,8 +260,10 @@ def sample(state: ModelState, partitions: Sequence[str], *, fitting: bool = Fals
         state: The model.
         partitions: Keys.
         fitting: Whether outliers are left out, where the spec keeps them from training.
+        version: Of the features table; the newest by default.
     """
-    table, outliers = state.tables.read(state.table("features"), partitions), state.spec.outliers
+    table = state.tables.read(state.table("features"), partitions, version=version)
+    outliers = state.spec.outliers
     labelled = table.drop_nulls(state.spec.target.column).sort(PARTITION, KEY)
     if fitting and outliers is not None and outliers.action == "quarantine":
         labelled = labelled.filter(~pl.col(OUTLIER).fill_null(value=False))
@@ -275,23 +308,3 @@ def holdout_metrics(
         metric: mean_over_blocks(metric, rows.target.to_numpy(), output, rows.partitions, classes)
         for metric in METRICS_BY_KIND[state.spec.target.kind]
     }
-
-
-def code_digest(state: ModelState) -> str:
-    """Digest of the code that makes features and models: the platform's and the model's own."""
-    own = filter(None, (state.spec.features.python, state.spec.estimator.python))
-    modules = [import_module(reference.partition(":")[0]) for reference in own]
-    files = sorted((Path(retrain_assets.__file__).parent / "domain").glob("*.py"))
-    files += [Path(module.__file__) for module in modules if module.__file__]
-    return _digest({path.name: path.read_text(encoding="utf-8") for path in files})
-
-
-@cache
-def lock_digest() -> str:
-    """Digest of the versions of all installed packages."""
-    installed = {found.metadata["Name"]: found.version for found in distributions()}
-    return _digest(installed)
-
-
-def _digest(parts: Mapping[str, str]) -> str:
-    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

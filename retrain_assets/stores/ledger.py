@@ -1,20 +1,23 @@
 """The ledger: every decision on a model, append-only, each made on the version that was read.
 
-The ledger decides which version is in production; the registry's alias only follows it. Not here:
-making a decision, and moving the alias.
+The ledger decides which version is in production; the registry's alias only follows it. Each row
+carries the digest of the one before, so that a row that is rewritten or lost no longer fits; the
+digest of the newest, the head, is kept elsewhere too. Not here: making a decision, moving the
+alias, and keeping the head.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from retrain_assets.stores.tables import Tables
 
@@ -41,9 +44,14 @@ SCHEMA: dict[str, pl.DataType] = {
     "because": pl.String(),
     "datasets": pl.String(),
     "trained_on": pl.String(),
+    "previous_sha256": pl.String(),
 }
 # Values that no column type holds, kept as JSON.
 AS_JSON = ("causes", "metrics", "datasets", "trained_on")
+
+
+class LedgerError(RuntimeError):
+    """The ledger is not what was written; the message names the first row that does not fit."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +107,29 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class History:
-    """The ledger as it was read: its rows, oldest first, and the table version they stand at."""
+    """The ledger as it was read.
+
+    Args:
+        rows: Oldest first.
+        version: The table version they stand at; None where nothing was decided yet.
+        digests: Of each row with all before it.
+        misfit: What is wrong with the first row that does not fit; empty where all fit.
+    """
 
     rows: tuple[LedgerRow, ...]
     version: int | None
+    digests: tuple[str, ...] = ()
+    misfit: str = ""
+
+    @property
+    def head(self) -> str:
+        """Number and digest of the newest row; empty where there is none."""
+        return f"{len(self.digests) - 1} {self.digests[-1]}" if self.digests else ""
+
+    def has(self, head: str) -> bool:
+        """Whether the ledger once ended at a head that was kept, and has only grown since."""
+        number, _, digest = head.partition(" ")
+        return dict(enumerate(self.digests)).get(int(number)) == digest
 
     @property
     def production(self) -> LedgerRow | None:
@@ -149,8 +176,9 @@ class Ledger:
         if version is None:
             return History((), None)
         scanned = self.tables.scan(self.table, version=version).sort("number")
-        rows = self.tables.collect(scanned, self.table, version)
-        return History(tuple(_row(record) for record in rows.iter_rows(named=True)), version)
+        records = self.tables.collect(scanned, self.table, version).to_dicts()
+        digests, misfit = _chained(records)
+        return History(tuple(map(_row, records)), version, digests, misfit)
 
     def append(self, row: LedgerRow, decided_on: History) -> History:
         """Record a decision made on the ledger as it was read.
@@ -163,16 +191,49 @@ class Ledger:
             **{name: json.dumps(getattr(row, name), sort_keys=True) for name in AS_JSON},
             "data_from": row.data_range[0],
             "data_to": row.data_range[1],
+            "previous_sha256": decided_on.digests[-1] if decided_on.digests else "",
         }
         del record["data_range"]
         frame = pl.DataFrame([record], schema=SCHEMA)
         commit = {"action": row.action, "version": str(row.version)}
         version = self.tables.append(self.table, frame, commit, decided_on.version)
-        return History((*decided_on.rows, row), version)
+        (stored,) = frame.to_dicts()
+        digests = (*decided_on.digests, _digest(stored, stored["previous_sha256"]))
+        return History((*decided_on.rows, row), version, digests, decided_on.misfit)
+
+
+def _chained(records: Sequence[dict[str, object]]) -> tuple[tuple[str, ...], str]:
+    """Digests of stored rows, and what is wrong with the first that does not fit.
+
+    A ledger that was begun before rows were chained is sealed by its first row that is.
+    """
+    digests, before, misfit, chained = [], "", "", False
+    for number, record in enumerate(records):
+        if record["number"] != number:
+            misfit = misfit or f"row {number} is missing: row {record['number']} stands there"
+        held = record.get("previous_sha256")
+        if (held is None and chained) or (held is not None and held != before):
+            where = f"row {number - 1} or one before it" if number else "row 0"
+            misfit = misfit or f"{where} is not what row {number} was written after"
+        chained = chained or held is not None
+        before = _digest(record, before)
+        digests.append(before)
+    return tuple(digests), misfit
+
+
+def _digest(record: Mapping[str, object], before: str) -> str:
+    # Nulls are left out, so that a column added later changes no digest.
+    told = {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in record.items()
+        if value is not None
+    }
+    told["previous_sha256"] = before
+    return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _row(record: dict[str, object]) -> LedgerRow:
-    apart = ("number", "data_from", "data_to")
+    apart = ("number", "data_from", "data_to", "previous_sha256")
     fields = {name: value for name, value in record.items() if name not in apart}
     # A ledger that was begun before a column was known has nothing there.
     fields |= {name: json.loads(str(record.get(name) or "{}")) for name in AS_JSON}

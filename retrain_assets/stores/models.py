@@ -21,6 +21,7 @@ from retrain_assets.stores.model_check import EXAMPLE_FILE, check_file
 from retrain_assets.stores.model_file import (
     MODEL_FILE,
     ModelFileError,
+    content_digest,
     digest,
     load_model,
     prepare_threads,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from retrain_assets.specs.features import Kind
     from retrain_assets.stores.model_check import CheckResult
 
-DIGEST_TAG, METRICS_TAG = "sha256", "metrics"
+DIGEST_TAG, METRICS_TAG, HEAD_TAG = "sha256", "metrics", "ledger_head"
 
 
 class RegistryError(RuntimeError):
@@ -200,6 +201,19 @@ class ModelRegistry:
         found = self.version(number)
         self.client.set_registered_model_alias(self.name, name, str(found.version))
 
+    @property
+    def ledger_head(self) -> str:
+        """The newest row of the ledger that was told; empty where none was.
+
+        Kept here, since who can write the ledger's table need not be able to write the registry.
+        """
+        found = self.client.search_registered_models(f"name='{self.name}'")
+        return str(found[0].tags.get(HEAD_TAG, "")) if found else ""
+
+    @ledger_head.setter
+    def ledger_head(self, head: str) -> None:
+        self.client.set_registered_model_tag(self.name, HEAD_TAG, head)
+
     def load(self, number: int, sha256: str) -> Pipeline:
         """The pipeline of a version.
 
@@ -214,6 +228,27 @@ class ModelRegistry:
         found = self.version(number)
         title = f"model {self.name} version {number}"
         return load_model(self.file(found.uri, MODEL_FILE), sha256, title)
+
+    def content(self, found: ModelVersion) -> str:
+        """What names the fitted objects of a version, in whichever process they were stored."""
+        return content_digest(self.file(found.uri, MODEL_FILE))
+
+    def text(self, found: ModelVersion, name: str) -> str:
+        """A text file of the run a version was logged to; empty where it has none."""
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        with TemporaryDirectory() as folder:
+            try:
+                path = download_artifacts(
+                    run_id=found.run_id,
+                    artifact_path=name,
+                    dst_path=folder,
+                    tracking_uri=self.tracking_uri,
+                )
+            except (MlflowException, OSError):
+                return ""
+            return Path(path).read_text(encoding="utf-8")
 
     def check_in_clean_process(self, found: ModelVersion, kind: Kind) -> CheckResult:
         """Whether a version loads and repeats its predictions in a new process."""

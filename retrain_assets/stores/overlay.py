@@ -40,6 +40,8 @@ class Overlay(Tables):
         """How often a table was written here; that of the table below where it was not."""
         if table in self.written:
             return self._versions[table]
+        if table in self.kept:
+            return 0
         return super().version(table) if self._is_below(table) else None
 
     def scan(
@@ -108,6 +110,8 @@ class MemoryRegistry(ModelRegistry):
         name: Of the model.
         shared: Versions and pipelines, by number.
     """
+
+    ledger_head = ""
 
     def __init__(self, name: str, shared: dict[int, tuple[ModelVersion, Pipeline]]) -> None:
         super().__init__("", "", name)

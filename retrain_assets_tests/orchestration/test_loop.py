@@ -16,10 +16,11 @@ from retrain_assets.steps import report
 from retrain_assets.steps.build import features, profile
 from retrain_assets.steps.decide import DecisionError, reconcile
 from retrain_assets.steps.ingest import ingest
+from retrain_assets.steps.lineage import lineage
 from retrain_assets.steps.monitor import monitor
 from retrain_assets.steps.operate import roll_back
 from retrain_assets.steps.predict import predictions
-from retrain_assets.stores.ledger import LedgerRow
+from retrain_assets.stores.ledger import LedgerRow, reversible
 from retrain_assets.stores.models import ModelRegistry
 from retrain_assets_tests.world import World, key, new_world
 
@@ -188,6 +189,58 @@ def test_rolling_back_and_an_alias_moved_by_hand(turned: World) -> None:
 
     with pytest.raises(DecisionError, match=f"earlier ones are {second.version}"):
         roll_back(turned.state, registry(turned), 99, "typo", "on call")
+
+
+def test_what_was_rolled_back_is_not_promoted_again_on_the_same_data(
+    turned: World, tmp_path: Path
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        shutil.copytree(turned.root, tmp_path / "copy")
+        world = new_world(tmp_path / "copy", instance)
+        (promoted,) = (row for row in ledger(world)[1:] if row.action == "promote")
+        if ledger(world)[-1].action != "rollback":
+            roll_back(world.state, registry(world), None, "complaints", "on call")
+        rows = ledger(world)
+        job = world.definitions.resolve_job_def("churn_retrain")
+        assert job.execute_in_process(
+            instance=instance, tags={"retrain/as_of": promoted.as_of}
+        ).success
+        assert ledger(world) == rows
+        assert registry(world).alias("production") == rows[0].version
+
+
+def test_a_version_that_does_not_answer_in_a_clean_process_is_not_rolled_back_to(
+    turned: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ledger(turned)
+    now = turned.state.ledger.read().production
+    other = next(version for version in reversible(rows) if now and version != now.version)
+    read = ModelRegistry.file
+
+    def flipped(self: ModelRegistry, uri: str, name: str) -> bytes:
+        return read(self, uri, name) + (b"x" if name == "model.skops" else b"")
+
+    monkeypatch.setattr(ModelRegistry, "file", flipped)
+    with pytest.raises(DecisionError, match=f"version {other} does not answer.*sha256"):
+        roll_back(turned.state, registry(turned), other, "complaints", "on call")
+    assert ledger(turned) == rows
+
+
+def test_a_prediction_leads_to_its_files_model_code_and_decision(turned: World) -> None:
+    served = turned.storage.tables.scan("churn/predictions").collect()
+    row = served.filter(_landing_partition=key(FIRST)).row(0, named=True)
+    found = lineage(turned.state, registry(turned), key(FIRST), row["_key"])
+    first = ledger(turned)[0]
+    assert found["prediction"] == row
+    assert row["label"] in (0, 1)
+    assert list(found["files"]) == [f"customers/{key(FIRST)}.csv"]
+    assert (found["model"]["version"], found["model"]["sha256"]) == (first.version, first.sha256)
+    assert found["model"]["spec_digest"] == first.recipe
+    assert found["datasets"] == dict(first.datasets)
+    assert (found["ledger"]["number"], found["ledger"]["reason"]) == (0, first.reason)
+    assert found["ledger"]["sha256"] == turned.state.ledger.read().digests[0]
+    with pytest.raises(LookupError, match=r"no prediction 'x' in partition .* such as '2020-"):
+        lineage(turned.state, registry(turned), key(FIRST), "x")
 
 
 def test_a_file_that_could_not_be_ingested_is_asked_for_again_and_then_left(world: World) -> None:

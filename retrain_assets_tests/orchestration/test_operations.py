@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from retrain_assets.domain.triggers import Pause, decide
 from retrain_assets.orchestration.decision_assets import CURRENCY
 from retrain_assets.steps.decide import DecisionError
-from retrain_assets.steps.report import plan, stale, staleness, status
+from retrain_assets.steps.report import plan, stale, staleness, status, verify
+from retrain_assets.stores.ledger import LedgerError
 from retrain_assets_tests.world import World, key, new_world
 
 
@@ -143,3 +145,20 @@ def test_what_passed_the_gate_waits_for_approval_where_the_yaml_says_so(
     assert served.filter(_landing_partition=key(16))["model_version"].unique().to_list() == [
         row.version
     ]
+
+
+def test_a_ledger_that_somebody_rewrote_is_found_out_by_the_head_the_registry_keeps(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    world = new_world(tmp_path, instance)
+    world.land(*range(16))
+    world.settle()
+    registry, uri = world.storage.registry("churn"), world.storage.tables.uri("churn/ledger")
+    assert registry.ledger_head == world.state.ledger.read().head
+    assert verify(world.state, registry).startswith("1 rows fit; the registry keeps head 0 ")
+    forged = pl.read_delta(uri).with_columns(by=pl.lit("nobody"))
+    forged.write_delta(uri, mode="overwrite")
+    world.land(16)
+    world.settle()  # what monitors tells no new head of such a ledger
+    with pytest.raises(LedgerError, match="row 0 was changed, or is missing with those after it"):
+        verify(world.state, registry)

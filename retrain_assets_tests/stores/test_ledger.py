@@ -6,9 +6,11 @@ import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 
+import polars as pl
 import pytest
+from deltalake import write_deltalake
 
-from retrain_assets.stores.ledger import History, Ledger, LedgerRow, reversible
+from retrain_assets.stores.ledger import SCHEMA, History, Ledger, LedgerRow, reversible
 from retrain_assets.stores.tables import StaleTableError, Tables
 
 
@@ -107,3 +109,72 @@ def test_a_row_for_people_is_json_like() -> None:
     shown = row("promote", 1, "2013-02-01").for_people()
     assert shown["data_range"] == ["2013-01-01", "2013-02-01"]
     assert shown["time"] == "2013-03-01T00:00:00+00:00"
+
+
+def rewritten(ledger: Ledger, rows: pl.DataFrame) -> History:
+    """The ledger once somebody who can write its table has put other rows there."""
+    uri = ledger.tables.uri(ledger.table)
+    write_deltalake(uri, rows, mode="overwrite", schema_mode="overwrite")
+    return ledger.read()
+
+
+def three(ledger: Ledger) -> tuple[History, pl.DataFrame]:
+    history = filled(ledger, *(row("promote", n, f"2013-02-0{n}") for n in (1, 2, 3)))
+    return history, ledger.tables.scan(ledger.table).collect().sort("number")
+
+
+def test_a_ledger_only_appended_to_fits_and_has_every_head_it_had(ledger: Ledger) -> None:
+    heads = [ledger.append(row("hold", n, "2013-02-01"), ledger.read()).head for n in (1, 2, 3)]
+    history = ledger.read()
+    assert history.misfit == ""
+    assert history.head == heads[-1]
+    assert [history.has(head) for head in heads] == [True, True, True]
+    assert len(set(history.digests)) == 3
+
+
+@pytest.mark.parametrize("column", ["reason", "version", "metrics", "time", "by"])
+def test_a_row_that_was_rewritten_no_longer_fits(ledger: Ledger, column: str) -> None:
+    _, rows = three(ledger)
+    other = {"reason": "x", "version": 9, "metrics": "{}", "by": "x"}
+    other["time"] = datetime(2014, 1, 1, tzinfo=UTC)
+    changed = pl.when(pl.col("number") == 1).then(pl.lit(other[column])).otherwise(column)
+    found = rewritten(ledger, rows.with_columns(changed.cast(SCHEMA[column]).alias(column)))
+    assert found.misfit == "row 1 or one before it is not what row 2 was written after"
+
+
+def test_the_newest_row_rewritten_or_dropped_leaves_a_head_that_is_not_there(
+    ledger: Ledger,
+) -> None:
+    before, rows = three(ledger)
+    dropped = rewritten(ledger, rows.head(2))
+    assert (dropped.misfit, dropped.has(before.head)) == ("", False)
+    last = pl.when(pl.col("number") == 2).then(pl.lit("x")).otherwise("reason").alias("reason")
+    changed = rewritten(ledger, rows.with_columns(last))
+    assert (changed.misfit, changed.has(before.head)) == ("", False)
+    assert rewritten(ledger, rows).has(before.head)
+
+
+def test_a_row_missing_in_the_middle_is_named(ledger: Ledger) -> None:
+    _, rows = three(ledger)
+    found = rewritten(ledger, rows.filter(pl.col("number") != 1))
+    assert found.misfit == "row 1 is missing: row 2 stands there"
+
+
+def test_a_chain_that_was_cut_off_does_not_fit(ledger: Ledger) -> None:
+    _, rows = three(ledger)
+    cut = pl.when(pl.col("number") < 2).then("previous_sha256").alias("previous_sha256")
+    found = rewritten(ledger, rows.with_columns(cut))
+    assert found.misfit == "row 1 or one before it is not what row 2 was written after"
+
+
+def test_a_ledger_begun_before_rows_were_chained_is_sealed_by_the_first_that_is(
+    ledger: Ledger,
+) -> None:
+    _, rows = three(ledger)
+    older = rewritten(ledger, rows.drop("previous_sha256"))
+    assert (older.misfit, len(older.rows)) == ("", 3)
+    grown = ledger.append(row("promote", 4, "2013-02-04"), older)
+    assert (ledger.read().misfit, ledger.read().head) == ("", grown.head)
+    now = ledger.tables.scan(ledger.table).collect().sort("number")
+    first = pl.when(pl.col("number") == 0).then(pl.lit("x")).otherwise("by").alias("by")
+    assert rewritten(ledger, now.with_columns(first)).misfit.startswith("row 2 or one before it")
