@@ -63,6 +63,7 @@ def of_model(model: Model) -> Subject:
         return (
             partial(messages.decisions, state),
             partial(messages.corrections, state),
+            partial(messages.worse_than_before, state),
             partial(messages.troubles, state),
             partial(_asked, instance, model.spec.name),
         )

@@ -30,6 +30,7 @@ from retrain_assets.steps.build import profile as build_profile
 from retrain_assets.steps.monitor import monitor
 from retrain_assets.steps.predict import predictions as predict_partitions
 from retrain_assets.steps.state import ModelState
+from retrain_assets.steps.watch import act, watch
 from retrain_assets.stores.storage import Storage
 
 ALERTS = {
@@ -38,6 +39,7 @@ ALERTS = {
     "no_target_drift": ("target", "The target of the window is distributed as in training."),
     "performance_holds": ("performance", "The realised metric is within `triggers.performance`."),
 }
+NOT_WORSE = "not_worse_than_before"
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,15 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
         ),
         deps=[model.key("profile"), model.key("predictions")],
         check_specs=[
-            checks.spec(model.key("monitoring"), name, text) for name, (_, text) in ALERTS.items()
+            *(
+                checks.spec(model.key("monitoring"), name, text)
+                for name, (_, text) in ALERTS.items()
+            ),
+            checks.spec(
+                model.key("monitoring"),
+                NOT_WORSE,
+                "Production is not shown to be worse than the version before it since it came.",
+            ),
         ],
     )
     def monitoring(
@@ -187,8 +197,22 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
             yield checks.result(
                 name, model.key("monitoring"), alerts, severity=checks.WARN, said=said
             )
+        yield _watch(model, state, storage.open(), context)
 
     return monitoring
+
+
+def _watch(
+    model: Model, state: ModelState, opened: Storage, context: dg.AssetExecutionContext
+) -> dg.AssetCheckResult:
+    """Hold production against the version before it; go back to that where the YAML says so."""
+    registry = opened.registry(model.spec.name)
+    found = watch(state, registry, context.run_id)
+    row = act(state, registry, found)
+    said = found.said if found else "there is no version before it to compare with, or `watch: off`"
+    said += f": rolled back to version {row.version}" if row else ""
+    passed, key = not (found and found.is_worse), model.key("monitoring")
+    return checks.result(NOT_WORSE, key, [], severity=checks.WARN, said=said, passed=passed)
 
 
 def _dataset_deps(model: Model) -> list[dg.AssetDep]:

@@ -4,6 +4,8 @@ Not here: what is checked.
 """
 
 WHEN_RED: dict[str, str] = {
+    "not_worse_than_before": "With `watch: auto` the version before is in production again. Else: "
+    "`retrain rollback`, unless what came since was out of the ordinary.",
     "schema_matches": "Look at the file and row in the table. A file that was cut off or has other "
     "columns is delivered again; a new column or type is a change of the YAML.",
     "required_values_present": "Ask whoever delivers why the values are missing. The refused rows "

@@ -224,6 +224,11 @@ class ModelSpec(NamedSpec):
     approval: Literal["auto", "manual"] = Field(
         "auto", description="`manual` lets what passed the gate wait for `retrain approve`."
     )
+    watch: Literal["auto", "notify", "off"] = Field(
+        "notify",
+        description="When the version before production is shown to be better on what came since: "
+        "`auto` rolls back to it, `notify` tells people.",
+    )
     refit: bool = Field(True, description="Fit the promoted recipe again through the as-of.")
     schedule: str | None = Field(
         "0 6 * * 1",

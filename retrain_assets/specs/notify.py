@@ -19,6 +19,7 @@ EventKind = Literal[
     "held",
     "refused",
     "rolled_back",
+    "worse_than_before",
     "waiting_for_approval",
     "data_refused",
     "late_data",

@@ -18,6 +18,7 @@ import polars as pl
 from retrain_assets.domain.contract import NEIGHBOUR_REFUSED, UNPLACED
 from retrain_assets.domain.messages import Event, NotTakenError, claimed, due, projected, settled
 from retrain_assets.steps.report import stale, staleness
+from retrain_assets.steps.watch import seen
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
@@ -118,6 +119,21 @@ def troubles(state: ModelState) -> Iterator[Event]:
             cause=cause,
             fields=json.dumps({"about": cause}),
             time=time,
+        )
+
+
+def worse_than_before(state: ModelState) -> Iterator[Event]:
+    """Whether production is shown to be worse than the version before it."""
+    found = seen(state)
+    if found is not None and found.is_worse:
+        name = state.spec.name
+        yield Event(
+            id=f"watch:{found.production}",
+            kind="worse_than_before",
+            subject=name,
+            text=f"{name}: {found.said}: retrain rollback {name} --reason WHY",
+            cause=f"version {found.production}",
+            fields=json.dumps({"version": found.production, "before": found.before}),
         )
 
 
