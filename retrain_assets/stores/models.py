@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from retrain_assets.stores.mlflow_database import make_database
 from retrain_assets.stores.model_check import EXAMPLE_FILE, check_file
 from retrain_assets.stores.model_file import (
     MODEL_FILE,
@@ -93,6 +94,7 @@ class ModelRegistry:
 
         if "://" not in self.artifact_root:
             Path(self.artifact_root).mkdir(parents=True, exist_ok=True)
+        make_database(self.tracking_uri)
         return MlflowClient(self.tracking_uri, self.tracking_uri)
 
     def prepare(self) -> None:

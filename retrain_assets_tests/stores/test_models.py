@@ -26,6 +26,7 @@ from retrain_assets.stores.model_check import (
 )
 from retrain_assets.stores.model_file import ModelFileError, digest, load_model
 from retrain_assets.stores.models import ModelRegistry, ModelVersion, RegistryError
+from retrain_assets_tests.killing import Point, kill_at
 
 ROWS = 300
 ESTIMATORS = [
@@ -338,3 +339,17 @@ def test_a_registry_prepares_the_process_before_it_loads_anything(
     ModelRegistry("sqlite:///never.db", "never", "churn")
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     assert not Path("never").exists()
+
+
+def prepare(root: Path) -> None:
+    ModelRegistry(f"sqlite:///{root}/mlflow.db", f"{root}/artifacts", "churn").prepare()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["half made", "made"])
+def test_a_database_that_was_being_made_by_a_process_that_died_is_made_anew(
+    tmp_path: Path, *, after: bool
+) -> None:
+    kill_at(Point("mlflow.store.db.utils:_upgrade_db", after=after), prepare, tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()
+    prepare(tmp_path)
+    prepare(tmp_path)
