@@ -73,6 +73,9 @@ def _of_python(spec: ModelSpec) -> Iterator[Disagreement]:
 def _of_rates(spec: ModelSpec, partition: PartitionSpec) -> Iterator[Disagreement]:
     """Rates of false alarms that cannot be kept."""
     windows = spec.windows
+    if partition.period is None and spec.gate.false_promotions_per_year is not None:
+        why = "counts by the year, which partitions by value have not: give `confidence`"
+        yield ("gate", "false_promotions_per_year"), why
     for name in ("data_drift", "target_drift", "prediction_drift"):
         trigger, loc = getattr(spec.triggers, name), ("triggers", name, "false_alarms_per_year")
         if trigger is None or trigger.false_alarms_per_year is None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.performance import METRICS, evaluate
+from retrain_assets.domain.measures import judged_by
+from retrain_assets.domain.performance import evaluate
 from retrain_assets.domain.pipeline import LAST, TrainingError, build_pipeline
 from retrain_assets.domain.search import search, time_folds
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
     from retrain_assets.specs.features import Kind
-    from retrain_assets.specs.model import EstimatorSpec, Metric, ModelSpec, SearchSpec
+    from retrain_assets.specs.gate import GateSpec
+    from retrain_assets.specs.model import EstimatorSpec, ModelSpec, SearchSpec
 
 PLAIN = (str, int, float, bool, type(None))
 
@@ -134,7 +136,7 @@ def predict(pipeline: Pipeline, kind: Kind, features: pl.DataFrame) -> np.ndarra
 
 
 def trivial_prediction(
-    kind: Kind, target: pl.Series, weight: pl.Series | None, n: int, metric: Metric | None = None
+    kind: Kind, target: pl.Series, weight: pl.Series | None, n: int, gate: GateSpec | None = None
 ) -> np.ndarray:
     """What one would predict knowing nothing but the training target.
 
@@ -143,7 +145,8 @@ def trivial_prediction(
         target: Labels of the training rows.
         weight: Their weights.
         n: How many rows to predict.
-        metric: By which it is judged: the best constant is the median for `mae`, else the mean.
+        gate: By which it is judged: the best constant is the median for `mae`, the quantile for
+            `pinball`, else the mean.
 
     Returns:
         Share of positives or the constant, of shape (n,); class shares of shape (n, classes), in
@@ -155,9 +158,9 @@ def trivial_prediction(
         _, codes = np.unique(labels, return_inverse=True)
         shares = np.bincount(codes, weights) / weights.sum()
         return np.tile(shares, (n, 1))
-    if metric == "mae":
+    if gate is not None and gate.metric in {"mae", "pinball"}:
         order = np.argsort(labels, kind="stable")
-        middle = np.searchsorted(weights[order].cumsum(), weights.sum() / 2)
+        middle = np.searchsorted(weights[order].cumsum(), weights.sum() * (gate.quantile or 0.5))
         return np.full(n, float(labels[order][middle]))
     return np.full(n, np.average(labels, weights=weights))
 
@@ -165,10 +168,10 @@ def trivial_prediction(
 def _search(
     spec: ModelSpec, wanted: SearchSpec, rows: _Rows, blocks: pl.Series
 ) -> tuple[dict[str, Any], pl.DataFrame]:
-    metric = spec.gate.metric
+    metric = judged_by(spec.gate)
     folds = time_folds(blocks, wanted.folds, spec.labels.delay)
     parts = [(rows.where(fold.train), rows.where(fold.validation)) for fold in folds]
-    sign = -1 if METRICS[metric].greater_is_better else 1
+    sign = -1 if metric.greater_is_better else 1
 
     def loss(params: dict[str, Any]) -> float:
         estimator = _with(spec.estimator, params)

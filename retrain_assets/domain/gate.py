@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from retrain_assets.domain.jackknife import Estimate, estimate
-from retrain_assets.domain.performance import comparable, loss_increase
+from retrain_assets.domain.performance import comparable, defined, loss_increase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy as np
 
-    from retrain_assets.specs.model import GateSpec, Metric
+    from retrain_assets.domain.performance import MetricDef
+    from retrain_assets.specs.gate import GateMetric, GateSpec, Metric
 
 SLICE_ROWS = 200
 OTHER, MISSING = "other", "(missing)"
@@ -47,7 +48,7 @@ class Comparison(Estimate):
         confidence: Of the interval.
     """
 
-    metric: Metric
+    metric: GateMetric
     low: float
     high: float
     confidence: float
@@ -103,7 +104,7 @@ class Decision:
 
 
 def compare(
-    metric: Metric,
+    metric: Metric | MetricDef,
     target: np.ndarray,
     candidate: np.ndarray,
     production: np.ndarray,
@@ -130,12 +131,14 @@ def compare(
     _, theirs = comparable(target, production, classes)
     found = estimate(metric, labels, ours, theirs, blocks)
     low, high = found.interval(confidence)
-    return Comparison(**vars(found), metric=metric, low=low, high=high, confidence=confidence)
+    return Comparison(
+        **vars(found), metric=defined(metric).name, low=low, high=high, confidence=confidence
+    )
 
 
 def compare_slices(  # noqa: PLR0917 all of the same rows
     spec: GateSpec,
-    metric: Metric,
+    metric: Metric | MetricDef,
     slices: pl.DataFrame,
     target: np.ndarray,
     candidate: np.ndarray,
@@ -186,7 +189,8 @@ def decide(
     2. REJECT: shown to be worse than the trivial predictor: that interval is below zero.
     3. REJECT: shown to be worse than production.
     4. REJECT: a slice regresses.
-    5. PROMOTE: shown to be better by more than `min_gain`: the interval is above it.
+    5. PROMOTE: shown to be better by more than `min_gain`, or with `not_worse` not to be worse by
+       more than `margin`: the interval is above that.
     6. HOLD: cannot tell, or too little to gain.
 
     Before the first promotion, the trivial predictor stands in for production.
@@ -217,16 +221,18 @@ def _against(
 ) -> Decision:
     figures = _figures(found, rival)
     regressing = [slice_ for slice_ in slices if slice_.regresses]
-    if found.high < 0:
+    if found.high < min(0, spec.bound):
         return Decision(Verdict.REJECT, f"worse than {rival}: {figures}", found, None)
     if regressing:
         where = ", ".join(f"{s.column} {s.value} ({s.loss:.0%} worse)" for s in regressing)
         return Decision(Verdict.REJECT, f"worse than {rival} for {where}; {figures}", found, None)
-    if found.low > spec.min_gain:
-        return Decision(Verdict.PROMOTE, f"better than {rival}: {figures}", found, None)
+    if found.low > spec.bound:
+        allowed = "" if spec.promote_when == "better" else f" by more than {-spec.bound:g}"
+        said = f"{'not worse' if allowed else 'better'} than {rival}{allowed}: {figures}"
+        return Decision(Verdict.PROMOTE, said, found, None)
     more = _more_blocks(spec, found)
-    if found.gain <= spec.min_gain:
-        said = f"no gain above {spec.min_gain:g}: {figures}"
+    if found.gain <= spec.bound:
+        said = f"no gain above {spec.bound:g}: {figures}"
     elif more is None:
         said = f"cannot tell: {figures}"
     else:
@@ -244,11 +250,11 @@ def _figures(found: Comparison, rival: str) -> str:
 
 
 def _more_blocks(spec: GateSpec, found: Comparison) -> int | None:
-    """Blocks until the interval would clear `min_gain` if gain and spread stay as they are.
+    """Blocks until the interval would clear the bound if gain and spread stay as they are.
 
     The half-width falls with the square root of the number of blocks; that t falls too is left out.
     """
-    margin = found.gain - spec.min_gain
+    margin = found.gain - spec.bound
     half = found.gain - found.low
     if margin <= 0 or not math.isfinite(half):
         return None
@@ -276,7 +282,12 @@ def _large(frame: pl.DataFrame, min_blocks: int) -> list[str]:
 
 
 def _judged(
-    spec: GateSpec, metric: Metric, column: str, value: str, found: Estimate, confidence: float
+    spec: GateSpec,
+    metric: Metric | MetricDef,
+    column: str,
+    value: str,
+    found: Estimate,
+    confidence: float,
 ) -> SliceResult:
     low, high = found.interval(confidence)
     loss = loss_increase(metric, found.candidate, found.production)

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retrain_assets.domain.performance import METRICS, rows_by_block
+from retrain_assets.domain.performance import defined, rows_by_block
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from retrain_assets.specs.model import Metric
+    from retrain_assets.domain.performance import MetricDef
+    from retrain_assets.specs.gate import Metric
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Estimate:
 
 
 def estimate(
-    metric: Metric,
+    metric: Metric | MetricDef,
     labels: np.ndarray,
     candidate: np.ndarray,
     production: np.ndarray,
@@ -78,7 +79,8 @@ def estimate(
         production: Predictions of what it is compared with.
         blocks: The block of each row.
     """
-    function = METRICS[metric].function
+    metric = defined(metric)
+    function = metric.function
 
     def values(kept: np.ndarray | slice) -> tuple[float, float]:
         return function(labels[kept], candidate[kept]), function(labels[kept], production[kept])
@@ -102,10 +104,10 @@ def estimate(
     )
 
 
-def _difference(metric: Metric, candidate: float, production: float) -> float:
+def _difference(metric: MetricDef, candidate: float, production: float) -> float:
     """How much better the candidate's value is; negative when worse."""
     larger = candidate - production
-    return larger if METRICS[metric].greater_is_better else -larger
+    return larger if metric.greater_is_better else -larger
 
 
 def _all_but(rows: np.ndarray, length: int) -> np.ndarray:

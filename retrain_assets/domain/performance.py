@@ -9,34 +9,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from retrain_assets.specs.model import METRICS_BY_KIND
+from retrain_assets.domain.metrics import (
+    THRESHOLD,
+    UNKNOWN_CLASS,
+    Function,
+    accuracy,
+    average_precision,
+    balanced_accuracy,
+    f1,
+    mean_of,
+    r2,
+    rmse,
+    roc_auc,
+    surprise,
+)
+from retrain_assets.specs.gate import METRICS_BY_KIND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from retrain_assets.specs.features import Kind
-    from retrain_assets.specs.model import Metric
-
-THRESHOLD = 0.5  # from which a probability counts as a prediction of 1
-SMALLEST = float(np.finfo(np.float64).eps)  # probability below which log_loss stops growing
-UNKNOWN_CLASS = -1
-
-
-class Function(Protocol):
-    """A metric of labels, predictions and optional row weights; NaN where it is undefined.
-
-    Labels of multiclass are places in the columns of the prediction.
-    """
-
-    def __call__(
-        self, target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
-    ) -> float:
-        """The value on these rows."""
+    from retrain_assets.specs.gate import GateMetric, Metric
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,19 @@ class MetricDef:
         function: Its value.
     """
 
-    name: Metric
+    name: GateMetric
     kinds: tuple[Kind, ...]
     greater_is_better: bool
     function: Function
 
 
+def defined(metric: Metric | MetricDef) -> MetricDef:
+    """The metric of that name, or the metric itself."""
+    return metric if isinstance(metric, MetricDef) else METRICS[metric]
+
+
 def evaluate(
-    metric: Metric,
+    metric: Metric | MetricDef,
     target: np.ndarray,
     prediction: np.ndarray,
     classes: Sequence[Any] | None = None,
@@ -65,7 +68,7 @@ def evaluate(
     """The metric over all rows.
 
     Args:
-        metric: Its name.
+        metric: Its name, or one that `measures` made.
         target: Labels, of shape (rows,).
         prediction: Predictions, as the module says.
         classes: Class of each column, for multiclass; the sorted labels by default.
@@ -76,11 +79,11 @@ def evaluate(
     Raises:
         ValueError: Shapes do not agree, or classes are not given and cannot be told.
     """
-    return METRICS[metric].function(*comparable(target, prediction, classes))
+    return defined(metric).function(*comparable(target, prediction, classes))
 
 
 def block_values(
-    metric: Metric,
+    metric: Metric | MetricDef,
     target: np.ndarray,
     prediction: np.ndarray,
     blocks: pl.Series,
@@ -89,7 +92,7 @@ def block_values(
     """The metric of each block.
 
     Args:
-        metric: Its name.
+        metric: Its name, or one that `measures` made.
         target: Labels, of shape (rows,).
         prediction: Predictions, as the module says.
         blocks: The block of each row.
@@ -102,7 +105,7 @@ def block_values(
         ValueError: As `evaluate`.
     """
     labels, output = comparable(target, prediction, classes)
-    function = METRICS[metric].function
+    function = defined(metric).function
     values = [
         (name, function(labels[rows], output[rows]), int(rows.size))
         for name, rows in rows_by_block(blocks)
@@ -112,7 +115,7 @@ def block_values(
 
 
 def mean_over_blocks(
-    metric: Metric,
+    metric: Metric | MetricDef,
     target: np.ndarray,
     prediction: np.ndarray,
     blocks: pl.Series,
@@ -132,13 +135,13 @@ def mean_over_blocks(
     return float(np.average(values["value"], weights=values["rows"]))
 
 
-def loss_increase(metric: Metric, value: float, baseline: float) -> float:
+def loss_increase(metric: Metric | MetricDef, value: float, baseline: float) -> float:
     """How much worse a value is than a baseline, relative to the baseline.
 
     Returns:
         Positive when worse, whichever direction the metric has; infinite from a baseline of 0.
     """
-    worse = baseline - value if METRICS[metric].greater_is_better else value - baseline
+    worse = baseline - value if defined(metric).greater_is_better else value - baseline
     if baseline == 0:
         return math.copysign(math.inf, worse) if worse else 0.0
     return worse / abs(baseline)
@@ -202,90 +205,19 @@ def rows_by_block(blocks: pl.Series) -> Iterator[tuple[Any, np.ndarray]]:
         yield name, rows["row"].to_numpy()
 
 
-def _mean_of(values: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Function:
-    """A metric that is the weighted mean of one value a row."""
-
-    def metric(
-        target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
-    ) -> float:
-        return float(np.average(values(target, prediction), weights=weight))
-
-    return metric
-
-
-def _surprise(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Minus the logarithm of the probability given to what happened."""
-    if prediction.ndim == 1:
-        given = np.where(target > THRESHOLD, prediction, 1 - prediction)
-    else:
-        given = prediction[np.arange(len(target)), target]
-        given = np.where(target == UNKNOWN_CLASS, 0.0, given)
-    return np.asarray(-np.log(np.clip(given, SMALLEST, 1)))
-
-
-def _chosen(prediction: np.ndarray) -> np.ndarray:
-    """The predicted class."""
-    likeliest = prediction.argmax(axis=1) if prediction.ndim > 1 else prediction >= THRESHOLD
-    return np.asarray(likeliest)
-
-
-def _rmse(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
-    return math.sqrt(np.average((prediction - target) ** 2, weights=weight))
-
-
-def _r2(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
-    total = np.average((target - np.average(target, weights=weight)) ** 2, weights=weight)
-    if total == 0:
-        return math.nan
-    return float(1 - np.average((prediction - target) ** 2, weights=weight) / total)
-
-
-def _roc_auc(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    if np.unique(target).size == 1:
-        return math.nan
-    return float(roc_auc_score(target, prediction, sample_weight=weight))
-
-
-def _average_precision(
-    target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
-) -> float:
-    from sklearn.metrics import average_precision_score
-
-    if not target.any():
-        return math.nan
-    return float(average_precision_score(target, prediction, sample_weight=weight))
-
-
-def _f1(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """Binary, or the mean over the classes that occur."""
-    from sklearn.metrics import f1_score
-
-    average = "binary" if prediction.ndim == 1 else "macro"
-    return float(
-        f1_score(
-            target.astype(np.int64),
-            _chosen(prediction).astype(np.int64),
-            average=average,
-            sample_weight=weight,
-            zero_division=np.nan,
-        )
-    )
-
-
 _LOSSES: dict[Metric, Function] = {
-    "log_loss": _mean_of(_surprise),
-    "brier": _mean_of(lambda target, prediction: (prediction - target) ** 2),
-    "mae": _mean_of(lambda target, prediction: np.abs(prediction - target)),
-    "rmse": _rmse,
+    "log_loss": mean_of(surprise),
+    "brier": mean_of(lambda target, prediction: (prediction - target) ** 2),
+    "mae": mean_of(lambda target, prediction: np.abs(prediction - target)),
+    "rmse": rmse,
 }
 _SCORES: dict[Metric, Function] = {
-    "roc_auc": _roc_auc,
-    "average_precision": _average_precision,
-    "accuracy": _mean_of(lambda target, prediction: _chosen(prediction) == target),
-    "f1": _f1,
-    "r2": _r2,
+    "roc_auc": roc_auc,
+    "average_precision": average_precision,
+    "accuracy": accuracy(THRESHOLD),
+    "balanced_accuracy": balanced_accuracy(THRESHOLD),
+    "f1": f1(THRESHOLD),
+    "r2": r2,
 }
 METRICS: dict[Metric, MetricDef] = {
     name: MetricDef(

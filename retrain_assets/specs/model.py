@@ -14,21 +14,13 @@ from retrain_assets.specs.base import Name, NamedSpec, Spec
 from retrain_assets.specs.features import (
     PYTHON_REFERENCE,
     FeaturesSpec,
-    Kind,
     LookupSpec,
     TargetSpec,
 )
+from retrain_assets.specs.gate import GATE_ONLY, METRICS_BY_KIND, GateSpec, Metric
 from retrain_assets.specs.notify import NotifySpec
 
 DriftMeasure = Literal["psi", "ks", "jensen_shannon", "null_share", "unseen_share"]
-Metric = Literal[
-    "log_loss", "brier", "roc_auc", "average_precision", "accuracy", "f1", "mae", "rmse", "r2"
-]
-METRICS_BY_KIND: dict[Kind, tuple[Metric, ...]] = {
-    "binary": ("log_loss", "brier", "roc_auc", "average_precision", "accuracy", "f1"),
-    "multiclass": ("log_loss", "accuracy", "f1"),
-    "regression": ("mae", "rmse", "r2"),
-}
 
 
 class DistributionSpec(Spec):
@@ -160,19 +152,6 @@ class TriggersSpec(Spec):
     cooldown: int = Field(7, ge=0, description="Partitions between two decisions.")
 
 
-class GateSpec(Spec):
-    """What a candidate must show on the holdout to replace production."""
-
-    metric: Metric = Field(description="The metric that decides.")
-    confidence: float = Field(0.9, gt=0.5, lt=1, description="Of the two-sided interval.")
-    min_gain: float = Field(0.0, ge=0, description="Least improvement worth a promotion.")
-    min_blocks: int = Field(5, ge=2, description="Fewest holdout partitions to decide on.")
-    slices: list[str] = Field([], description="Features whose values must not regress.")
-    max_slice_loss: float = Field(
-        0.1, gt=0, le=1, description="Largest relative loss of a slice, beyond its interval."
-    )
-
-
 class OutliersSpec(Spec):
     """Rows whose features lie far out, by an isolation forest on production's training window."""
 
@@ -256,15 +235,17 @@ class ModelSpec(NamedSpec):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> ModelSpec:
-        offered = METRICS_BY_KIND[self.target.kind]
-        chosen = {"gate.metric": self.gate.metric}
-        if self.triggers.performance:
-            chosen["triggers.performance.metric"] = self.triggers.performance.metric
-        for where, metric in chosen.items():
+        kind, watched = self.target.kind, self.triggers.performance
+        judging: tuple[str, ...] = METRICS_BY_KIND[kind]
+        chosen = [("gate.metric", self.gate.metric, (*judging, *GATE_ONLY[kind]))]
+        if watched:
+            chosen.append(("triggers.performance.metric", watched.metric, judging))
+        if self.gate.threshold is not None and kind != "binary":
+            raise ValueError("gate.threshold: only a binary model has one: leave it out")
+        for where, metric, offered in chosen:
             if metric not in offered:
                 raise ValueError(
-                    f"{where}: {metric!r} does not judge a {self.target.kind} model: "
-                    f"use {', '.join(offered)}"
+                    f"{where}: {metric!r} does not judge a {kind} model: use {', '.join(offered)}"
                 )
         if self.dataset in self.lookups:
             raise ValueError(f"lookups.{self.dataset}: a dataset cannot be its own lookup")

@@ -177,20 +177,21 @@ def _checked(
     something went wrong in between.
     """
     from retrain_assets.domain.estimator import predict
+    from retrain_assets.domain.measures import judged_by
     from retrain_assets.domain.performance import loss_increase
 
-    kind, metric = state.spec.target.kind, state.spec.gate.metric
+    kind, metric = state.spec.target.kind, judged_by(state.spec.gate)
     gated = predict(registry.load(candidate.version, candidate.sha256), kind, rows.features)
     output = predict(refit, kind, rows.features)
     classes = classes_of(refit)
     metrics = holdout_metrics(state, rows, output, classes)
     before = holdout_metrics(state, rows, gated, classes)
-    worse = loss_increase(metric, metrics[metric], before[metric])
+    worse = loss_increase(metric, metrics[metric.name], before[metric.name])
     if worse > REFIT_TOLERANCE:
         raise DecisionError(
-            f"model {state.spec.name}: the refit's {metric} on its own rows is {worse:.1%} worse "
-            f"than that of version {candidate.version}, which had not seen them: look at the data "
-            f"of {rows.partitions[0]} to {rows.partitions[-1]}, then run again"
+            f"model {state.spec.name}: the refit's {metric.name} on its own rows is {worse:.1%} "
+            f"worse than that of version {candidate.version}, which had not seen them: look at the "
+            f"data of {rows.partitions[0]} to {rows.partitions[-1]}, then run again"
         )
     return {**metrics, "distance_to_gated": float(abs(output - gated).mean())}
 

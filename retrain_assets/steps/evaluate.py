@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from retrain_assets.domain.gate import Decision, Verdict, compare, compare_slices, decide
+from retrain_assets.domain.measures import judged_by
 from retrain_assets.domain.performance import onto_classes
 from retrain_assets.domain.profile import build_profile
 from retrain_assets.domain.windows import ending_at, left_out, outside
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
     from retrain_assets.domain.gate import Comparison, SliceResult
+    from retrain_assets.specs.gate import GateSpec
     from retrain_assets.steps.state import ModelState
     from retrain_assets.steps.train import Sample
     from retrain_assets.stores.ledger import History
@@ -159,12 +161,12 @@ def _judge(
 ) -> _Judged:
     from retrain_assets.domain.estimator import predict, trivial_prediction
 
-    gate, kind = state.spec.gate, state.spec.target.kind
+    gate, kind = _gate(state), state.spec.target.kind
     pipeline = registry.load(candidate.version, candidate.sha256)
     ours = predict(pipeline, kind, rows.features)
     _store_expected_output(state, candidate, as_column(pipeline, ours))
     trained, count = sample(state, _trained_on(state, candidate), fitting=True), len(rows.target)
-    trivial = trivial_prediction(kind, trained.target, trained.weight, count, gate.metric)
+    trivial = trivial_prediction(kind, trained.target, trained.weight, count, gate)
     own = classes_of(pipeline)
     against_trivial = _compare(state, rows, _Output(ours, own), _Output(trivial, own))
     missing = lacking(state, rival) if rival else []
@@ -198,21 +200,32 @@ def _aligned(ours: _Output, theirs: _Output) -> tuple[np.ndarray, np.ndarray, li
     return *values, every  # type: ignore[return-value]
 
 
+def _gate(state: ModelState) -> GateSpec:
+    """The gate at the confidence that its yearly rate comes to."""
+    spec, period = state.spec, state.dataset.partition.period
+    if period is None:  # where `false_promotions_per_year` is refused
+        return spec.gate
+    confidence = spec.gate.confidence_at(period.per_year, spec.triggers.cooldown)
+    return spec.gate.model_copy(update={"confidence": confidence})
+
+
 def _compare(state: ModelState, rows: Sample, ours: _Output, theirs: _Output) -> Comparison:
-    gate, target = state.spec.gate, rows.target.to_numpy()
+    gate, target = _gate(state), rows.target.to_numpy()
     first, second, classes = _aligned(ours, theirs)
     return compare(
-        gate.metric, target, first, second, rows.blocks, gate.confidence, classes=classes
+        judged_by(gate), target, first, second, rows.blocks, gate.confidence, classes=classes
     )
 
 
 def _compare_slices(
     state: ModelState, rows: Sample, ours: _Output, theirs: _Output
 ) -> list[SliceResult]:
-    gate, target = state.spec.gate, rows.target.to_numpy()
+    gate, target = _gate(state), rows.target.to_numpy()
     first, second, classes = _aligned(ours, theirs)
     sliced = rows.features.select(gate.slices)
-    return compare_slices(gate, gate.metric, sliced, target, first, second, rows.blocks, classes)
+    return compare_slices(
+        gate, judged_by(gate), sliced, target, first, second, rows.blocks, classes
+    )
 
 
 def _evidence(comparison: Comparison) -> dict[str, Any]:

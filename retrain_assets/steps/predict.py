@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from retrain_assets.domain.features import KEY, PARTITION
+from retrain_assets.domain.measures import judged_by
 from retrain_assets.domain.performance import block_values
 from retrain_assets.domain.profile import build_profile
 from retrain_assets.steps.build import Built, commit_metadata, ready, stored_features
@@ -172,7 +173,9 @@ def _performance(
         return pl.DataFrame(schema=PERFORMANCE_SCHEMA)
     rows = scored.filter(judged)
     target, kept = rows["label"].to_numpy(), output[judged.to_numpy()]
-    return block_values(trigger.metric, target, kept, rows[PARTITION], classes).select(
+    gate = state.spec.gate  # whose threshold is the trigger's too: promotion is its baseline
+    metric = judged_by(gate) if gate.metric == trigger.metric else trigger.metric
+    return block_values(metric, target, kept, rows[PARTITION], classes).select(
         pl.col("block").alias(PARTITION),
         pl.lit(rows["model_version"][0], pl.Int64).alias("model_version"),
         pl.lit(trigger.metric).alias("metric"),

@@ -301,10 +301,13 @@ def holdout_metrics(
     state: ModelState, rows: Sample, output: np.ndarray, classes: Sequence[Any] | None
 ) -> dict[str, float]:
     """Every metric of the model's kind on the holdout, as a row-weighted mean over partitions."""
-    from retrain_assets.domain.performance import mean_over_blocks
-    from retrain_assets.specs.model import METRICS_BY_KIND
+    from retrain_assets.domain.measures import judged_by
+    from retrain_assets.domain.performance import METRICS, mean_over_blocks
+    from retrain_assets.specs.gate import METRICS_BY_KIND
 
+    offered = [METRICS[name] for name in METRICS_BY_KIND[state.spec.target.kind]]
+    labels = rows.target.to_numpy()
     return {
-        metric: mean_over_blocks(metric, rows.target.to_numpy(), output, rows.partitions, classes)
-        for metric in METRICS_BY_KIND[state.spec.target.kind]
+        metric.name: mean_over_blocks(metric, labels, output, rows.partitions, classes)
+        for metric in (*offered, judged_by(state.spec.gate))
     }

@@ -23,7 +23,9 @@ from retrain_assets.domain.estimator import (
     trivial_prediction,
 )
 from retrain_assets.domain.pipeline import TrainingError, build_pipeline
-from retrain_assets.specs.model import EstimatorSpec, Kind, ModelSpec
+from retrain_assets.specs.features import Kind
+from retrain_assets.specs.gate import GateSpec
+from retrain_assets.specs.model import EstimatorSpec, ModelSpec
 
 ROWS = 600
 BOOSTING = "sklearn.ensemble.HistGradientBoostingClassifier"
@@ -262,10 +264,16 @@ def test_the_trivial_prediction_knows_the_training_target_only() -> None:
     np.testing.assert_allclose(trivial_prediction("binary", labels, None, 2), [1 / 3] * 2)
     np.testing.assert_allclose(trivial_prediction("binary", labels, weight, 2), [0.5] * 2)
     values = pl.Series([9.0, 1.0, 2.0])
-    np.testing.assert_allclose(trivial_prediction("regression", values, None, 1, "rmse"), [4])
-    np.testing.assert_allclose(trivial_prediction("regression", values, None, 1, "mae"), [2])
+    np.testing.assert_allclose(
+        trivial_prediction("regression", values, None, 1, GateSpec(metric="rmse")), [4]
+    )
+    np.testing.assert_allclose(
+        trivial_prediction("regression", values, None, 1, GateSpec(metric="mae")), [2]
+    )
     heavy = pl.Series([5.0, 1.0, 1.0])
-    np.testing.assert_allclose(trivial_prediction("regression", values, heavy, 1, "mae"), [9])
+    np.testing.assert_allclose(
+        trivial_prediction("regression", values, heavy, 1, GateSpec(metric="mae")), [9]
+    )
     shares = trivial_prediction("multiclass", pl.Series(["b", "a", "b"]), None, 2)
     np.testing.assert_allclose(shares, [[1 / 3, 2 / 3]] * 2)
 

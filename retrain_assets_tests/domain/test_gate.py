@@ -23,7 +23,7 @@ from retrain_assets.domain.gate import (
     compare_slices,
     decide,
 )
-from retrain_assets.specs.model import GateSpec, Metric
+from retrain_assets.specs.gate import GateSpec, Metric
 
 GATE = GateSpec(metric="log_loss", min_blocks=5)
 BLOCKS, ROWS = 8, 60
@@ -301,3 +301,26 @@ def test_a_slice_on_which_the_metric_is_undefined_is_not_tested() -> None:
 def test_without_slices_nothing_is_tested() -> None:
     frame, given = sliced(0.2)
     assert compare_slices(GATE, "log_loss", frame.select(), *given) == []
+
+
+NOT_WORSE = GateSpec.model_validate(
+    {"metric": "log_loss", "min_blocks": 5, "promote_when": {"not_worse": {"margin": 0.03}}}
+)
+
+
+@pytest.mark.parametrize(
+    ("gain", "half", "verdict", "said"),
+    [
+        (-0.01, 0.015, "PROMOTE", "not worse than production by more than 0.03: log_loss"),
+        (-0.01, 0.005, "PROMOTE", "not worse than production by more than 0.03: log_loss"),
+        (-0.01, 0.025, "HOLD", "cannot tell yet, some 8 more partitions"),
+        (-0.04, 0.015, "HOLD", "no gain above -0.03"),
+        (-0.05, 0.015, "REJECT", "worse than production"),
+    ],
+)
+def test_what_is_shown_not_to_be_worse_can_be_promoted(
+    gain: float, half: float, verdict: str, said: str
+) -> None:
+    decision = decide(NOT_WORSE, comparison(gain, half), USEFUL)
+    assert decision.verdict == verdict
+    assert decision.reason.startswith(said)

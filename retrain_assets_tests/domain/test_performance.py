@@ -22,7 +22,7 @@ from retrain_assets.domain.performance import (
     mean_over_blocks,
     onto_classes,
 )
-from retrain_assets.specs.model import METRICS_BY_KIND, Metric
+from retrain_assets.specs.gate import METRICS_BY_KIND, Metric
 
 RANDOM = np.random.default_rng(5)
 ROWS = 400
@@ -52,6 +52,7 @@ REFERENCE: dict[str, Callable[..., float]] = {
     "roc_auc": sklearn_metrics.roc_auc_score,
     "average_precision": sklearn_metrics.average_precision_score,
     "accuracy": thresholded(sklearn_metrics.accuracy_score),
+    "balanced_accuracy": thresholded(sklearn_metrics.balanced_accuracy_score),
     "f1": thresholded(sklearn_metrics.f1_score, average="macro"),
     "mae": sklearn_metrics.mean_absolute_error,
     "rmse": sklearn_metrics.root_mean_squared_error,

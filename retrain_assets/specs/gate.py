@@ -1,0 +1,154 @@
+"""The YAML of the gate: by which metric, how sure, and what else must not get worse.
+
+Not here: computing any of it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from retrain_assets.specs.base import Spec
+from retrain_assets.specs.features import PYTHON_REFERENCE, Kind
+
+Metric = Literal[
+    "log_loss",
+    "brier",
+    "roc_auc",
+    "average_precision",
+    "accuracy",
+    "balanced_accuracy",
+    "f1",
+    "mae",
+    "rmse",
+    "r2",
+]
+METRICS_BY_KIND: dict[Kind, tuple[Metric, ...]] = {
+    "binary": (
+        "log_loss",
+        "brier",
+        "roc_auc",
+        "average_precision",
+        "accuracy",
+        "balanced_accuracy",
+        "f1",
+    ),
+    "multiclass": ("log_loss", "accuracy", "balanced_accuracy", "f1"),
+    "regression": ("mae", "rmse", "r2"),
+}
+GateMetric = Metric | Literal["cost", "pinball", "python"]
+GATE_ONLY: dict[Kind, tuple[GateMetric, ...]] = {
+    "binary": ("cost", "python"),
+    "multiclass": ("python",),
+    "regression": ("pinball", "python"),
+}
+CUT = ("accuracy", "balanced_accuracy", "f1", "cost")
+
+
+class CostSpec(Spec):
+    """What each outcome of a binary model costs, in any one currency; a gain is negative."""
+
+    false_positive: float = Field(description="Predicted 1, was 0.")
+    false_negative: float = Field(description="Predicted 0, was 1.")
+    true_positive: float = Field(0.0, description="Predicted 1, was 1.")
+    true_negative: float = Field(0.0, description="Predicted 0, was 0.")
+
+    @model_validator(mode="after")
+    def _mistakes_cost(self) -> CostSpec:
+        if self.false_positive <= self.true_negative or self.false_negative <= self.true_positive:
+            raise ValueError("a mistake must cost more than being right")
+        return self
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which predicting 1 is the cheaper."""
+        alarm = self.false_positive - self.true_negative
+        return alarm / (alarm + self.false_negative - self.true_positive)
+
+
+class MarginSpec(Spec):
+    """How much worse is not worse."""
+
+    margin: float = Field(gt=0, description="In the metric's own unit.")
+
+
+class NotWorseSpec(Spec):
+    """Promote what is shown to be worse by no more than a margin."""
+
+    not_worse: MarginSpec = Field(description="What counts as not worse.")
+
+
+class GateSpec(Spec):
+    """What a candidate must show on the holdout to replace production."""
+
+    metric: GateMetric = Field(description="The metric that decides.")
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Probability from which a binary prediction counts as 1, for `accuracy`, "
+        "`balanced_accuracy`, `f1` and `cost`; 0.5 by default, for `cost` the cheapest.",
+    )
+    cost: CostSpec | None = Field(None, description="Of `metric: cost`, the mean cost of a row.")
+    quantile: float | None = Field(
+        None, gt=0, lt=1, description="Of `metric: pinball`, the quantile that is predicted."
+    )
+    python: str | None = Field(
+        None,
+        pattern=PYTHON_REFERENCE,
+        description="Of `metric: python`, `module:function` of labels and predictions (arrays; of "
+        "multiclass, the column of each label) that returns a number, NaN where undefined.",
+    )
+    greater_is_better: bool = Field(False, description="Of `metric: python`.")
+    promote_when: Literal["better"] | NotWorseSpec = Field(
+        "better", description="`better`, or `not_worse: {margin: …}`."
+    )
+    confidence: float = Field(0.9, gt=0.5, lt=1, description="Of the two-sided interval.")
+    false_promotions_per_year: float | None = Field(
+        None,
+        gt=0,
+        description="Instead of `confidence`: how many candidates that are no better may be "
+        "promoted in a year of data, of all that `triggers.cooldown` allows.",
+    )
+    min_gain: float = Field(0.0, ge=0, description="Least improvement worth a promotion.")
+    min_blocks: int = Field(5, ge=2, description="Fewest holdout partitions to decide on.")
+    slices: list[str] = Field([], description="Features whose values must not regress.")
+    max_slice_loss: float = Field(
+        0.1, gt=0, le=1, description="Largest relative loss of a slice, beyond its interval."
+    )
+
+    @property
+    def bound(self) -> float:
+        """What the interval of the gain must lie above."""
+        return (
+            self.min_gain if self.promote_when == "better" else -self.promote_when.not_worse.margin
+        )
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> GateSpec:
+        for part, metric in (("cost", "cost"), ("quantile", "pinball"), ("python", "python")):
+            if (getattr(self, part) is None) == (self.metric == metric):
+                raise ValueError(f"`{part}` and `metric: {metric}` go together")
+        if self.threshold is not None and self.metric not in CUT:
+            raise ValueError(f"`threshold` goes with {', '.join(CUT)}, not with {self.metric}")
+        if self.promote_when != "better" and self.min_gain:
+            raise ValueError("`min_gain` goes with `promote_when: better`")
+        if self.false_promotions_per_year and "confidence" in self.model_fields_set:
+            raise ValueError("give either `confidence` or `false_promotions_per_year`")
+        return self
+
+    def confidence_at(self, per_year: float, cooldown: int) -> float:
+        """The confidence of each gate.
+
+        Each gate is allowed its share of the year's false promotions; that these may depend on
+        each other does not matter to how many are expected.
+
+        Args:
+            per_year: Partitions a year.
+            cooldown: Least number of partitions from one gate to the next.
+        """
+        if self.false_promotions_per_year is None:
+            return self.confidence
+        level = self.false_promotions_per_year * max(cooldown, 1) / per_year
+        return 1 - 2 * min(level, 0.25)
