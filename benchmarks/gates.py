@@ -1,0 +1,175 @@
+"""What the gate is worth: `python benchmarks/gates.py [GATES]`; results in docs/decisions.md.
+
+Two models that are equal in expectation by construction: the predictions of one fitted model plus
+noise of one law, a part per row and a part per day, drawn anew for each model and gate, on 14 days
+of real flights. A promotion of either is a false one, and their share is held against the stated
+rate. Then gains that are there: the noise of production is larger. Prints tables.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+from decisions import profiles
+from rich.console import Console
+from rich.progress import track
+from scipy.special import expit, softmax
+from scipy.stats import binom, ttest_rel
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+from retrain_assets.cli.project import models
+from retrain_assets.domain.gate import Verdict, compare, decide
+from retrain_assets.domain.measures import judged_by
+from retrain_assets.domain.metrics import surprise
+from retrain_assets.specs.gate import METRICS_BY_KIND, GateSpec
+from retrain_assets.stores.storage import Storage
+
+GATES, TRAIN, HOLDOUT, STATED = 2000, 60, 14, 0.05
+BY_ROW, BY_DAY, WORSE = 0.5, 0.3, (0.1, 0.2, 0.4, 0.8)
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "cost": {"cost": {"false_positive": 5.0, "false_negative": 20.0}},
+    "pinball": {"quantile": 0.9},
+}
+COUNTED = {
+    "binary": (*METRICS_BY_KIND["binary"], "cost"),
+    "multiclass": METRICS_BY_KIND["multiclass"],
+    "regression": (*METRICS_BY_KIND["regression"], "pinball"),
+}
+
+
+def fitted(folder: Path) -> None:
+    """Store labels, raw predictions and day of each row after the training window, by kind."""
+    profiles(folder)  # brings the flights in and makes their features
+    state = models()["flight_delay"].state(Storage(folder))
+    rows = state.tables.read(state.table("features"), list(state.sources()))
+    rows = rows.drop_nulls("delayed").sort("_landing_partition")
+    inputs = rows.select(state.feature_names).select(pl.selectors.numeric())
+    _, day = np.unique(rows["_landing_partition"], return_inverse=True)
+    features, late = inputs.to_numpy(), rows["delayed"].to_numpy().astype(int)
+    # Two more targets of the same rows: what they are does not matter, that they are real does.
+    third = late + (late & (features[:, inputs.columns.index("departure_hour")] > 17))
+    speed = rows["temp"].fill_null(0).to_numpy() / 10
+    old = day < TRAIN
+    boosting = {"max_iter": 60, "random_state": 0}
+    binary = HistGradientBoostingClassifier(**boosting).fit(features[old], late[old])
+    several = HistGradientBoostingClassifier(**boosting).fit(features[old], third[old])
+    keep = [name for name in inputs.columns if name not in {"temp", "dewp"}]
+    other = inputs.select(keep).to_numpy()
+    number = HistGradientBoostingRegressor(**boosting).fit(other[old], speed[old])
+    new = ~old
+    np.savez(
+        folder / "rows.npz",
+        day=day[new],
+        binary=late[new],
+        multiclass=third[new],
+        regression=speed[new],
+        binary_raw=binary.decision_function(features[new]),
+        multiclass_raw=several.decision_function(features[new]),
+        regression_raw=number.predict(other[new]),
+    )
+
+
+def noisy(
+    raw: np.ndarray, day: np.ndarray, random: np.random.Generator, kind: str, more: float = 0.0
+) -> np.ndarray:
+    """Predictions of a model whose noise has a part per row and a part per day."""
+    width = raw.shape[1:]
+    days = random.normal(0, BY_DAY, (day.max() + 1, *width))[day]
+    found = raw + days + random.normal(0, np.hypot(BY_ROW, more), raw.shape)
+    if kind == "binary":
+        return np.asarray(expit(found))
+    return np.asarray(softmax(found, axis=1)) if kind == "multiclass" else found
+
+
+def drawn(folder: Path, kind: str, seed: list[int], more: float = 0.0, days: int = HOLDOUT) -> Any:
+    """Labels, candidate, production and day of each row of a holdout that is drawn at random."""
+    data = np.load(folder / "rows.npz", mmap_mode="r")
+    random, day = np.random.default_rng(seed), data["day"]
+    first = int(random.integers(day[0], day[-1] + 2 - days))
+    rows = slice(*np.searchsorted(day, [first, first + days]))
+    labels, raw, day = data[kind][rows], data[f"{kind}_raw"][rows], day[rows] - first
+    ours, theirs = (noisy(raw, day, random, kind, extra) for extra in (0.0, more))
+    return labels, ours, theirs, pl.Series(day)
+
+
+def promoted(folder: Path, kind: str, metric: str, seed: int) -> bool:
+    """Whether the gate promotes one of two equal models."""
+    measure = judged_by(GateSpec(metric=metric, **PARAMETERS.get(metric, {})))
+    classes = [0, 1, 2] if kind == "multiclass" else None
+    held = drawn(folder, kind, [seed, len(metric), len(kind)])
+    return compare(measure, *held, 1 - 2 * STATED, classes=classes).low > 0
+
+
+def others(folder: Path, seed: int) -> list[bool]:
+    """Of log_loss: whether a point comparison, a t test of rows, a bootstrap of days promote."""
+    labels, ours, theirs, days = drawn(folder, "binary", [seed, 99])
+    gains = surprise(labels, theirs) - surprise(labels, ours)
+    found = ttest_rel(surprise(labels, theirs), surprise(labels, ours), alternative="greater")
+    sums = np.bincount(days.to_numpy(), gains, HOLDOUT)
+    picked = np.random.default_rng(seed).integers(0, HOLDOUT, (1000, HOLDOUT))
+    low = np.quantile(sums[picked].sum(axis=1), STATED)
+    return [gains.mean() > 0, bool(found.pvalue < STATED), bool(low > 0)]
+
+
+def with_gain(folder: Path, more: float, seed: int) -> tuple[float, str, bool | None]:
+    """The gain, the verdict, and of a HOLD with a forecast whether it is a promotion by then."""
+    spec = GateSpec(metric="log_loss")
+
+    def judged(days: int, number: int) -> Any:
+        held = drawn(folder, "binary", [number, 7], more, days)
+        return decide(spec, found := compare("log_loss", *held, 0.9), found), found
+
+    decision, found = judged(HOLDOUT, seed)
+    later = None
+    if decision.verdict is Verdict.HOLD and decision.more_blocks:
+        days = HOLDOUT + decision.more_blocks
+        if days <= 300:
+            later = judged(days, seed + 10**6)[0].verdict is Verdict.PROMOTE
+    return found.gain, decision.verdict.value, later
+
+
+def main(gates: int) -> None:
+    """Print the tables."""
+    low, high = (bound / gates for bound in binom.interval(0.95, gates, STATED))
+    print(f"{gates} gates, stated {STATED:.0%}: 95 % of shares lie in {low:.1%} to {high:.1%}")
+    context = get_context("spawn")
+    with TemporaryDirectory(prefix="retrain-benchmark-") as name:
+        folder = Path(name)
+        fitted(folder)
+        with ProcessPoolExecutor(2, mp_context=context) as pool:
+            print(f"days by the day's {BY_DAY} and the row's {BY_ROW}")
+            asked = [(kind, metric) for kind, offered in COUNTED.items() for metric in offered]
+            for kind, metric in track(asked, console=Console(stderr=True)):
+                began = time.perf_counter()
+                job = partial(promoted, folder, kind, metric)
+                share = np.mean(list(pool.map(job, range(gates), chunksize=50)))
+                took = 2000 * (time.perf_counter() - began) / gates
+                print(f"| {kind} | {metric} | {share:.1%} | {took:.0f} ms |", flush=True)
+            shares = np.mean(list(pool.map(partial(others, folder), range(gates))), axis=0)
+            for what, share in zip(("point", "t test of rows", "bootstrap"), shares, strict=True):
+                print(f"| {what} | {share:.1%} |", flush=True)
+            for more in WORSE:
+                job = partial(with_gain, folder, more)
+                found = list(pool.map(job, range(gates // 5), chunksize=20))
+                verdicts = [verdict for _, verdict, _ in found]
+                held = [later for _, _, later in found if later is not None]
+                print(
+                    f"| {more} | {np.mean([gain for gain, _, _ in found]):.4f} | "
+                    f"{verdicts.count('PROMOTE') / len(found):.0%} | "
+                    f"{verdicts.count('REJECT') / len(found):.1%} | "
+                    f"{np.mean(held) if held else float('nan'):.0%} of {len(held)} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else GATES)
