@@ -6,7 +6,7 @@ Not here: the interval of a gain, predicting, storing the decision, acting on it
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from retrain_assets.domain.guards import GuardResult
     from retrain_assets.domain.performance import MetricDef
-    from retrain_assets.specs.gate import GateMetric, GateSpec, Metric
+    from retrain_assets.specs.gate import GateSpec, Metric
 
 SLICE_ROWS = 200
 OTHER, MISSING = "other", "(missing)"
@@ -48,7 +49,7 @@ class Comparison(Estimate):
         confidence: Of the interval.
     """
 
-    metric: GateMetric
+    metric: str
     low: float
     high: float
     confidence: float
@@ -182,13 +183,14 @@ def decide(
     against_production: Comparison | None,
     against_trivial: Comparison,
     slices: Sequence[SliceResult] = (),
+    guards: Sequence[GuardResult] = (),
 ) -> Decision:
     """Come to a verdict: the first of these that holds.
 
     1. HOLD: fewer than `min_blocks` blocks, or the metric is undefined on the holdout.
     2. REJECT: shown to be worse than the trivial predictor: that interval is below zero.
     3. REJECT: shown to be worse than production.
-    4. REJECT: a slice regresses.
+    4. REJECT: a slice regresses, or a guard that blocks fails.
     5. PROMOTE: shown to be better by more than `min_gain`, or with `not_worse` not to be worse by
        more than `margin`: the interval is above that.
     6. HOLD: cannot tell, or too little to gain.
@@ -202,6 +204,7 @@ def decide(
         against_production: The candidate against production; None before the first promotion.
         against_trivial: The candidate against the trivial predictor.
         slices: What `compare_slices` found.
+        guards: What the guards found; of those that warn, the reason tells.
     """
     judged = against_production or against_trivial
     if judged.blocks < spec.min_blocks:
@@ -213,7 +216,15 @@ def decide(
     if against_trivial.high < 0:
         figures = _figures(against_trivial, TRIVIAL)
         return Decision(Verdict.REJECT, f"worse than {TRIVIAL}: {figures}", against_trivial, None)
-    return _against(spec, judged, "production" if against_production else TRIVIAL, slices)
+    rival = "production" if against_production else TRIVIAL
+    failed = [guard for guard in guards if not guard.passed]
+    blocking = [guard.said for guard in failed if guard.action == "block"]
+    decision = _against(spec, judged, rival, slices)
+    if blocking and decision.verdict is not Verdict.REJECT:
+        figures = _figures(judged, rival)
+        decision = Decision(Verdict.REJECT, f"{'; '.join(blocking)}; {figures}", judged, None)
+    warned = [f"warning: {guard.said}" for guard in failed if guard.action == "warn"]
+    return replace(decision, reason="; ".join([decision.reason, *warned]))
 
 
 def _against(

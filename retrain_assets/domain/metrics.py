@@ -51,7 +51,7 @@ def surprise(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return np.asarray(-np.log(np.clip(given, SMALLEST, 1)))
 
 
-def _chosen(prediction: np.ndarray, threshold: float) -> np.ndarray:
+def chosen(prediction: np.ndarray, threshold: float) -> np.ndarray:
     """The predicted class."""
     likeliest = prediction.argmax(axis=1) if prediction.ndim > 1 else prediction >= threshold
     return np.asarray(likeliest)
@@ -105,11 +105,12 @@ def _by_class(
     target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None, threshold: float
 ) -> tuple[np.ndarray, ...]:
     """Weight of the rows of each class that are right, predicted and there; class -1 is first."""
-    true, chosen = target.astype(np.int64) + 1, _chosen(prediction, threshold).astype(np.int64) + 1
+    true = target.astype(np.int64) + 1
+    said = chosen(prediction, threshold).astype(np.int64) + 1
     classes = 1 + (2 if prediction.ndim == 1 else prediction.shape[1])
     weights = np.ones(len(true)) if weight is None else weight
-    right = np.bincount(true, weights * (true == chosen), classes)
-    return right, np.bincount(chosen, weights, classes), np.bincount(true, weights, classes)
+    right = np.bincount(true, weights * (true == said), classes)
+    return right, np.bincount(said, weights, classes), np.bincount(true, weights, classes)
 
 
 def f1(threshold: float) -> Function:
@@ -118,10 +119,10 @@ def f1(threshold: float) -> Function:
     def metric(
         target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
     ) -> float:
-        right, chosen, true = _by_class(target, prediction, weight, threshold)
+        right, said, true = _by_class(target, prediction, weight, threshold)
         counted = slice(2, None) if prediction.ndim == 1 else slice(None)
-        occurs = (chosen + true)[counted] > 0
-        values = 2 * right[counted][occurs] / (chosen + true)[counted][occurs]
+        occurs = (said + true)[counted] > 0
+        values = 2 * right[counted][occurs] / (said + true)[counted][occurs]
         return float(values.mean()) if occurs.any() else math.nan
 
     return metric
@@ -142,4 +143,4 @@ def balanced_accuracy(threshold: float) -> Function:
 
 def accuracy(threshold: float) -> Function:
     """The share of rows whose class is found."""
-    return mean_of(lambda target, prediction: _chosen(prediction, threshold) == target)
+    return mean_of(lambda target, prediction: chosen(prediction, threshold) == target)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from retrain_assets.specs.features import Kind
-    from retrain_assets.specs.gate import GateMetric, Metric
+    from retrain_assets.specs.gate import Metric
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class MetricDef:
         function: Its value.
     """
 
-    name: GateMetric
+    name: str
     kinds: tuple[Kind, ...]
     greater_is_better: bool
     function: Function

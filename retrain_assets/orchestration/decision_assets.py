@@ -116,7 +116,7 @@ def _evaluation(model: Model) -> dg.AssetsDefinition:
         yield checks.result(
             "candidate_beats_production",
             key,
-            [],
+            [guard for guard in found.evidence.get("guards", []) if not guard["passed"]],
             passed=found.verdict.value == "PROMOTE",
             severity=checks.WARN,
             said=found.reason,

@@ -67,6 +67,33 @@ class CostSpec(Spec):
         return alarm / (alarm + self.false_negative - self.true_positive)
 
 
+class GuardSpec(Spec):
+    """A bound, and what exceeding it leads to."""
+
+    action: Literal["warn", "block"] = Field(
+        "block", description="`block` refuses the candidate, `warn` says so and goes on."
+    )
+    limit: float = Field(ge=0, description="The largest value that is accepted.")
+
+
+class GuardsSpec(Spec):
+    """What a better candidate must not cost, held against production."""
+
+    calibration: GuardSpec | None = Field(
+        None, description="Growth of the calibration error, beyond its interval."
+    )
+    negative_flips: GuardSpec | None = Field(
+        None, description="Share of rows that production had right and the candidate has wrong."
+    )
+    latency: GuardSpec | None = Field(
+        None, description="Time of one row and of a batch, in times that of production."
+    )
+    size: GuardSpec | None = Field(None, description="Bytes of the model, likewise.")
+    skew: Literal["warn", "block"] | None = Field(
+        None, description="A clean process must predict the same for every row of the holdout."
+    )
+
+
 class MarginSpec(Spec):
     """How much worse is not worse."""
 
@@ -113,6 +140,7 @@ class GateSpec(Spec):
     )
     min_gain: float = Field(0.0, ge=0, description="Least improvement worth a promotion.")
     min_blocks: int = Field(5, ge=2, description="Fewest holdout partitions to decide on.")
+    guards: GuardsSpec = Field(GuardsSpec(), description="What else must not get worse.")
     slices: list[str] = Field([], description="Features whose values must not regress.")
     max_slice_loss: float = Field(
         0.1, gt=0, le=1, description="Largest relative loss of a slice, beyond its interval."

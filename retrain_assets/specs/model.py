@@ -242,6 +242,10 @@ class ModelSpec(NamedSpec):
             chosen.append(("triggers.performance.metric", watched.metric, judging))
         if self.gate.threshold is not None and kind != "binary":
             raise ValueError("gate.threshold: only a binary model has one: leave it out")
+        if self.gate.guards.negative_flips is not None and kind == "regression":
+            raise ValueError("gate.guards.negative_flips: not of a regression: leave it out")
+        if self.gate.guards.calibration is not None and kind == "multiclass":
+            raise ValueError("gate.guards.calibration: not of multiclass: leave it out")
         for where, metric, offered in chosen:
             if metric not in offered:
                 raise ValueError(

@@ -16,6 +16,7 @@ from retrain_assets.domain.measures import judged_by
 from retrain_assets.domain.performance import onto_classes
 from retrain_assets.domain.profile import build_profile
 from retrain_assets.domain.windows import ending_at, left_out, outside
+from retrain_assets.steps.guards import Side, looked_at
 from retrain_assets.steps.train import (
     CANDIDATE,
     PREDICTION_COLUMN,
@@ -159,11 +160,14 @@ def _judge(
     rival: Pipeline | None,
     rows: Sample,
 ) -> _Judged:
-    from retrain_assets.domain.estimator import predict, trivial_prediction
+    from retrain_assets.domain.estimator import PredictionError, predict, trivial_prediction
 
     gate, kind = _gate(state), state.spec.target.kind
     pipeline = registry.load(candidate.version, candidate.sha256)
-    ours = predict(pipeline, kind, rows.features)
+    try:
+        ours = predict(pipeline, kind, rows.features)
+    except PredictionError as error:
+        return _Judged(Decision(Verdict.REJECT, str(error), None, None), {})
     _store_expected_output(state, candidate, as_column(pipeline, ours))
     trained, count = sample(state, _trained_on(state, candidate), fitting=True), len(rows.target)
     trivial = trivial_prediction(kind, trained.target, trained.weight, count, gate)
@@ -179,8 +183,14 @@ def _judge(
     theirs = _Output(predict(rival, kind, rows.features), classes_of(rival))
     comparison = _compare(state, rows, _Output(ours, own), theirs)
     slices = _compare_slices(state, rows, _Output(ours, own), theirs)
-    evidence = _evidence(comparison) | {"slices": [asdict(found) for found in slices]}
-    return _Judged(decide(gate, comparison, against_trivial, slices), evidence)
+    first, second, classes = _aligned(_Output(ours, own), theirs)
+    sides = Side(pipeline, first), Side(rival, second)
+    guards = list(looked_at(gate, kind, rows, *sides, classes))
+    evidence = _evidence(comparison) | {
+        "slices": [asdict(found) for found in slices],
+        "guards": [asdict(found) for found in guards],
+    }
+    return _Judged(decide(gate, comparison, against_trivial, slices, guards), evidence)
 
 
 @dataclass(frozen=True)
