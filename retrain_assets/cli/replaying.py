@@ -94,7 +94,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 def _shown(outcome: Outcome) -> dict[str, Any]:
     return {
-        "metric": outcome.metric,
+        "metric": str(outcome.metric),
         "partitions": len(outcome.shared),
         "policies": [asdict(one) for one in outcome.standings],
         "decisions": {each.name: each.decided for each in outcome.played},

@@ -53,6 +53,9 @@ class MetricDef:
     greater_is_better: bool
     function: Function
 
+    def __str__(self) -> str:
+        return self.name
+
 
 def defined(metric: Metric | MetricDef) -> MetricDef:
     """The metric of that name, or the metric itself."""

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retrain_assets.domain.performance import METRICS
+from retrain_assets.domain.performance import defined
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from retrain_assets.specs.model import Metric
+    from retrain_assets.domain.performance import MetricDef
+    from retrain_assets.specs.gate import Metric
 
 STRETCH = 7  # partitions in a row that are taken as one: what follows each other is alike
 FEWEST_STRETCHES = 4
@@ -83,7 +84,7 @@ class Outcome:
         said: How sure that is, in a sentence.
     """
 
-    metric: Metric
+    metric: Metric | MetricDef
     played: Sequence[Played]
     standings: Sequence[Standing]
     best: str
@@ -100,7 +101,7 @@ class Outcome:
         return _gains(self.metric, each, self.played[0], self.shared)
 
 
-def compared(metric: Metric, played: Sequence[Played], confidence: float) -> Outcome:
+def compared(metric: Metric | MetricDef, played: Sequence[Played], confidence: float) -> Outcome:
     """Policies beside each other, and the one to take.
 
     Args:
@@ -115,7 +116,9 @@ def compared(metric: Metric, played: Sequence[Played], confidence: float) -> Out
     return Outcome(metric, played, found, *proposal(metric, found, confidence))
 
 
-def standings(metric: Metric, played: Sequence[Played], confidence: float) -> list[Standing]:
+def standings(
+    metric: Metric | MetricDef, played: Sequence[Played], confidence: float
+) -> list[Standing]:
     """Policies on the partitions that all of them predicted, held against the first.
 
     The interval is Student's t over means of seven partitions each, since what follows each other
@@ -151,7 +154,9 @@ def standings(metric: Metric, played: Sequence[Played], confidence: float) -> li
     return found
 
 
-def proposal(metric: Metric, found: Sequence[Standing], confidence: float) -> tuple[str, str]:
+def proposal(
+    metric: Metric | MetricDef, found: Sequence[Standing], confidence: float
+) -> tuple[str, str]:
     """The policy that would have done best, of those that can be written as YAML, and how sure.
 
     Args:
@@ -162,7 +167,7 @@ def proposal(metric: Metric, found: Sequence[Standing], confidence: float) -> tu
     Returns:
         Its name, and a sentence.
     """
-    sign = 1 if METRICS[metric].greater_is_better else -1
+    sign = 1 if defined(metric).greater_is_better else -1
     best = max((one for one in found if one.gated), key=lambda one: (sign * one.mean, -one.fits))
     now = found[0]
     if best is now:
@@ -182,8 +187,10 @@ def _shared(played: Sequence[Played]) -> list[str]:
     return [key for key in played[0].values if all(key in each.values for each in played)]
 
 
-def _gains(metric: Metric, one: Played, first: Played, shared: Sequence[str]) -> np.ndarray:
-    sign = 1 if METRICS[metric].greater_is_better else -1
+def _gains(
+    metric: Metric | MetricDef, one: Played, first: Played, shared: Sequence[str]
+) -> np.ndarray:
+    sign = 1 if defined(metric).greater_is_better else -1
     return sign * np.array([one.values[key] - first.values[key] for key in shared])
 
 

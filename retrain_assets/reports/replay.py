@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retrain_assets.domain.performance import METRICS
+from retrain_assets.domain.performance import defined
 from retrain_assets.reports import canvas
 from retrain_assets.reports.canvas import BLUE, GREY, INK, ORANGE
 
@@ -37,7 +37,7 @@ def replay_figure(outcome: Outcome) -> Figure:
     left.minorticks_off()
     fits = sorted({max(one.fits, 1) for one in outcome.standings})
     left.set_xticks(fits, [str(number) for number in fits])
-    if not METRICS[outcome.metric].greater_is_better:
+    if not defined(outcome.metric).greater_is_better:
         left.invert_yaxis()
     first, *others = outcome.standings
     for one in sorted(others, key=lambda one: -one.gain)[:MOST_LINES]:

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import Field
 
 from retrain_assets.specs.base import Spec
-from retrain_assets.specs.model import GateSpec, ModelSpec, TriggersSpec, WindowsSpec
+from retrain_assets.specs.gate import GateSpec
+from retrain_assets.specs.model import ModelSpec, TriggersSpec, WindowsSpec
 
 CALENDARS = (1, 7, 14, 28)
 AS_IT_IS, NEVER = "as it is", "never"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from retrain_assets.domain.features import PARTITION
+from retrain_assets.domain.measures import judged_by
 from retrain_assets.domain.performance import block_values
 from retrain_assets.domain.replay import Played, compared
 from retrain_assets.domain.triggers import decide
@@ -152,7 +153,7 @@ class Replay:
         """The gate's metric of each partition whose labels are there, by what served it."""
         from retrain_assets.domain.estimator import predict
 
-        metric, target = self.state.spec.gate.metric, state.spec.target
+        metric, target = judged_by(self.state.spec.gate), state.spec.target
         found: dict[str, float] = {}
         for key, pipeline in served.items():
             known = (id(pipeline), key)
@@ -192,4 +193,4 @@ def replayed(
     def played_of(policy: PolicySpec) -> Played:
         return history.play(policy, lambda key: tell(policy.name, places[key], len(places)))
 
-    return compared(state.spec.gate.metric, [*map(played_of, policies)], CONFIDENCE)
+    return compared(judged_by(state.spec.gate), [*map(played_of, policies)], CONFIDENCE)

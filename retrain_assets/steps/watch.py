@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from retrain_assets.domain.features import PARTITION
-from retrain_assets.domain.performance import METRICS, block_values
+from retrain_assets.domain.measures import judged_by
+from retrain_assets.domain.performance import block_values
 from retrain_assets.domain.sequential import evidence, needed
 from retrain_assets.steps.build import stored_features
 from retrain_assets.steps.operate import roll_back
@@ -150,7 +151,7 @@ def _losses(
     """By how much production is worse on each partition; null where that is undefined."""
     from retrain_assets.domain.estimator import predict
 
-    metric, target = state.spec.gate.metric, state.spec.target
+    metric, target = judged_by(state.spec.gate), state.spec.target
     rows = stored_features(state, keys).drop_nulls(target.column)
     labels, blocks = rows[target.column].to_numpy(), rows[PARTITION]
     values = []
@@ -161,7 +162,7 @@ def _losses(
             return pl.DataFrame(schema=SCHEMA).drop(SOURCE)
         output = predict(pipeline, target.kind, rows.select(state.feature_names))
         values.append(block_values(metric, labels, output, blocks, classes_of(pipeline)))
-    sign = -1 if METRICS[metric].greater_is_better else 1
+    sign = -1 if metric.greater_is_better else 1
     now, before = values
     return now.join(before, on="block", suffix="_before").select(
         pl.col("block").alias(PARTITION),
