@@ -61,23 +61,21 @@ def prepared(root: Path) -> ModelState:
 
 
 def policies() -> list[dict[str, Any]]:
-    """The shipped policy, what it is held against, and a grid of triggers, gates and holdouts."""
+    """The shipped policy, what it is held against, and a grid of triggers and gates."""
     rivals = [{"name": "never", "triggers": {}}]
     rivals += [{"name": f"every {days}", "every": days} for days in (1, 7, 14, 28)]
     grid = [
         {
-            "name": f"after {days}, gate {confidence}, holdout {holdout}",
+            "name": f"after {days}, gate {confidence}",
             "triggers": {
                 "new_partitions": days,
                 "cooldown": 7,
                 "performance": {"metric": "log_loss", "max_drop": 0.05},
             },
             "gate": {"metric": "log_loss", "confidence": confidence, "min_blocks": 5},
-            "windows": {"train": 60, "holdout": holdout, "current": 7},
         }
-        for days in (7, 14, 28)
+        for days in (7, 28)
         for confidence in (0.55, 0.8)
-        for holdout in (7, 14)
     ]
     return [{"name": "as it is"}, *rivals, *grid]
 
