@@ -105,12 +105,47 @@ def unseen_share(reference: ColumnProfile, current: ColumnProfile) -> float | No
     return sum(current.counts[value] for value in unseen) / current.filled
 
 
+def wasserstein(reference: ColumnProfile, current: ColumnProfile) -> float | None:
+    """Wasserstein-1 distance, in standard deviations of the reference.
+
+    It is the area between the two ECDFs. Source: Vallender, "Calculation of the Wasserstein
+    Distance between Probability Distributions on the Line", Theory Probab. Appl. 18(4), 1974.
+    None where the reference is one value.
+    """
+    before, now = reference.sketch, current.sketch
+    if before is None or now is None or not _have_values(reference, current):
+        return None
+    (values, rows), (others, _) = (np.array([*side]).T for side in (before, now))
+    spread = np.sqrt(np.average((values - np.average(values, weights=rows)) ** 2, weights=rows))
+    steps = np.union1d(values, others)
+    gaps = np.subtract(before.get_cdf(steps, inclusive=True), now.get_cdf(steps, inclusive=True))
+    area = np.abs(gaps[: len(steps) - 1]) @ np.diff(steps.astype(np.float64))
+    return float(area / spread) if spread else None
+
+
+def chi_squared(reference: ColumnProfile, current: ColumnProfile) -> float | None:
+    """Pearson's statistic of two samples of categories having one law; it grows with the rows.
+
+    Source: Pearson, "On the Criterion ...", Philosophical Magazine 50, 1900.
+    """
+    if reference.counts is None or current.counts is None or not _have_values(reference, current):
+        return None
+    named = tuple(sorted({*reference.counts, *current.counts}))
+    sides = (reference, current)
+    seen = np.array([_category_shares(side, named) * side.filled for side in sides])
+    seen = seen[:, seen.sum(axis=0) > 0]
+    expected = np.outer(seen.sum(axis=1), seen.sum(axis=0)) / seen.sum()
+    return float(((seen - expected) ** 2 / expected).sum())
+
+
 MEASURES: dict[str, Measure] = {
     "psi": psi,
     "ks": ks,
     "jensen_shannon": jensen_shannon,
     "null_share": null_share,
     "unseen_share": unseen_share,
+    "wasserstein": wasserstein,
+    "chi_squared": chi_squared,
 }
 
 
@@ -149,6 +184,34 @@ def compare(
         for before, now in pairs
         for name in wanted
     ]
+
+
+def effect(reference: ColumnProfile, current: ColumnProfile) -> str:
+    """What has changed most about a column, in its own units: then and now.
+
+    Returns:
+        The median of numbers, or the category whose share has changed most; nulls where these have
+        changed by more, or where a side has nothing else.
+    """
+    if not reference.rows or not current.rows:
+        return ""
+    sides = reference, current
+    empty = [side.nulls / side.rows for side in sides]
+    nulls = f"null {empty[0]:.1%} → {empty[1]:.1%}"
+    if not _have_values(*sides):
+        return nulls
+    if reference.sketch is not None and current.sketch is not None:
+        middle = [sketch.get_quantile(0.5) for sketch in (reference.sketch, current.sketch)]
+        moved = abs(reference.sketch.get_rank(middle[1]) - current.sketch.get_rank(middle[1]))
+        said = f"median {middle[0]:.4g} → {middle[1]:.4g}"
+    else:
+        named = sorted({*(reference.counts or {}), *(current.counts or {})})
+        each = [_category_shares(side, tuple(named)) for side in sides]
+        farthest = int(np.argmax(np.abs(each[1] - each[0])))
+        moved = abs(each[1][farthest] - each[0][farthest])
+        name = [*named, "others"][farthest]
+        said = f"{name} {each[0][farthest]:.1%} → {each[1][farthest]:.1%}"
+    return nulls if abs(empty[1] - empty[0]) > moved else said
 
 
 def _have_values(reference: ColumnProfile, current: ColumnProfile) -> bool:

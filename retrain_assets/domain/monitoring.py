@@ -14,22 +14,26 @@ import numpy as np
 from retrain_assets.domain.calibration import calibrate
 from retrain_assets.domain.drift import MEASURES, compare
 from retrain_assets.domain.performance import METRICS
+from retrain_assets.specs.triggers import POINT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from retrain_assets.domain.calibration import Column
     from retrain_assets.domain.profile import ColumnProfile
-    from retrain_assets.specs.model import DriftTrigger, ModelSpec, PerformanceTrigger
+    from retrain_assets.specs.model import ModelSpec
+    from retrain_assets.specs.triggers import DriftTrigger, PerformanceTrigger
 
-FEATURE, PREDICTION, TARGET, PERFORMANCE, VOLUME = (
+FEATURE, PREDICTION, TARGET, PERFORMANCE, ESTIMATED, VOLUME = (
     "feature",
     "prediction",
     "target",
     "performance",
+    "estimated",
     "volume",
 )
 P_VALUE = "p_value"  # of all columns together
+INTERVAL = 0.9  # confidence of the interval that is shown
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Observation:
     """One statistic of one window, and whether it alerts.
 
     Args:
-        role: What it is about: feature, prediction, target, performance or volume.
+        role: What it is about: feature, prediction, target, performance, estimated (performance
+            without labels) or volume.
         measure: The statistic's name.
         column: The column, or the metric's target.
         statistic: Its value; None where it is undefined.
@@ -45,6 +50,8 @@ class Observation:
         baseline: What performance was at promotion; of a calibrated statistic, the share of
             windows as far out; of a p-value, its standard error.
         alert: Whether the bound was reached.
+        low: Lower end of the interval of performance, of 90 %; None of anything else.
+        high: Its upper end.
     """
 
     role: str
@@ -54,6 +61,8 @@ class Observation:
     threshold: float | None = None
     baseline: float | None = None
     alert: bool = False
+    low: float | None = None
+    high: float | None = None
 
 
 def drift(
@@ -94,18 +103,21 @@ def calibrated(
         yield Observation(role, measure, column, statistic, threshold, share, alert=reached)
 
 
-def realised(
-    spec: ModelSpec, values: Sequence[tuple[float, int]], baseline: float
+def performance(
+    spec: ModelSpec, role: str, values: Sequence[tuple[float, int]], baseline: float
 ) -> Observation | None:
-    """Realised performance of a window against what it was at promotion.
+    """Performance of a window, realised or estimated, against what it was at promotion.
 
     Args:
         spec: The model; None is returned where it has no performance trigger.
-        values: Metric and number of labelled rows of each partition.
+        role: Which of the two.
+        values: Metric and number of rows of each partition.
         baseline: The metric on the holdout of the promotion, as a mean over partitions.
 
     Returns:
-        The row-weighted mean over partitions, with the bound that is reached first.
+        The row-weighted mean over partitions, with the bound that is reached first. It alerts where
+        the bound is passed with the trigger's confidence, by Student's t over partitions, since
+        rows of one are alike.
     """
     trigger = spec.triggers.performance
     rows = sum(count for _, count in values)
@@ -114,15 +126,33 @@ def realised(
     statistic = sum(value * count for value, count in values) / rows
     threshold = worst_acceptable(trigger, baseline)
     sign = 1 if METRICS[trigger.metric].greater_is_better else -1
+    interval, sure = _margin(values, (1 + INTERVAL) / 2), _margin(values, trigger.confidence)
     return Observation(
-        PERFORMANCE,
+        role,
         trigger.metric,
         spec.target.column,
         statistic,
         threshold,
         baseline,
-        alert=sign * (statistic - threshold) < 0,
+        alert=sure is not None and sign * (statistic - threshold) + sure < 0,
+        low=None if interval is None else statistic - interval,
+        high=None if interval is None else statistic + interval,
     )
+
+
+def _margin(values: Sequence[tuple[float, int]], confidence: float) -> float | None:
+    """How far the mean may be off, one-sided; None where one partition cannot tell."""
+    from scipy.special import stdtrit
+
+    if confidence == POINT:
+        return 0.0
+    if len(values) < 2:  # noqa: PLR2004 a deviation needs two
+        return None
+    figures, counts = (np.array(part, dtype=float) for part in zip(*values, strict=True))
+    weights = counts / counts.sum()
+    residuals = weights * (figures - weights @ figures)
+    error = np.sqrt(len(values) / (len(values) - 1) * (residuals**2).sum())
+    return float(stdtrit(len(values) - 1, confidence) * error)
 
 
 def worst_acceptable(trigger: PerformanceTrigger, baseline: float) -> float:

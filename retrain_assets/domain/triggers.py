@@ -1,23 +1,27 @@
 """The triggering policy: what was seen in, whether to retrain and why out.
 
 Pure and counted in partitions of the data, so that a replay decides what the live system decided.
-Not here: computing drift or performance, asking Dagster for a run.
+Not here: what each cause looks for, and asking Dagster for a run.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import polars as pl
-
-from retrain_assets.domain.monitoring import P_VALUE
+from retrain_assets.domain.causes import CAUSES
 from retrain_assets.domain.windows import elapsed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable, Mapping
 
-    from retrain_assets.specs.model import DriftTrigger, ModelSpec
+    import polars as pl
+
+    from retrain_assets.specs.model import ModelSpec
+
+
+REFUSED, TAKEN = ("hold", "reject"), ("promote", "approve")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Situation:
         decided_recipe: Digest of what was trained for it.
         monitoring: Rows of the monitoring table.
         paused: What holds back any retraining, if anything does.
+        refused: By cause, candidates that it asked for and that were not promoted, since the last
+            one that was.
     """
 
     mature: tuple[str, ...]
@@ -75,6 +81,7 @@ class Situation:
     decided_recipe: str | None
     monitoring: pl.DataFrame
     paused: Pause | None = None
+    refused: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,7 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
         for name, rule in CAUSES.items()
         for fired, reason in [rule(spec, situation)]
     )
+    causes = tuple(_allowed(spec, situation, cause, causes) for cause in causes)
     fired = [cause for cause in causes if cause.fired]
     if not fired:
         return Request(wanted=False, reason="no cause has fired", as_of=as_of, causes=causes)
@@ -135,6 +143,47 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
     if waiting and not (untried and any(cause.cause == "spec_change" for cause in fired)):
         return Request(wanted=False, reason=f"{waiting}: {reason}", as_of=as_of, causes=causes)
     return Request(wanted=True, reason=reason, as_of=as_of, causes=causes)
+
+
+def refusals(decided: Iterable[tuple[str, Iterable[str]]]) -> dict[str, int]:
+    """How often each cause asked for a candidate that was refused, since one was taken.
+
+    Args:
+        decided: The ledger's action and what asked for it, oldest first.
+    """
+    counted: Counter[str] = Counter()
+    for action, causes in decided:
+        if action in REFUSED:
+            counted.update(causes)
+        elif action in TAKEN:
+            counted.clear()
+    return dict(counted)
+
+
+def _allowed(
+    spec: ModelSpec, situation: Situation, cause: Cause, causes: tuple[Cause, ...]
+) -> Cause:
+    """The cause, which does not fire where others would have to as well, or while it backs off."""
+    signals = spec.triggers.signals
+    if not cause.fired:
+        return cause
+    if spec.triggers.require == "all" and cause.cause in signals:
+        missing = [other.cause for other in causes if other.cause in signals and not other.fired]
+        if missing:
+            return replace(cause, fired=False, reason=f"{cause.reason}; not {', '.join(missing)}")
+    waits = _backs_off(spec, situation, cause.cause)
+    return replace(cause, fired=False, reason=f"{waits}: {cause.reason}") if waits else cause
+
+
+def _backs_off(spec: ModelSpec, situation: Situation, cause: str) -> str | None:
+    allowed, refused = spec.triggers.back_off, situation.refused.get(cause, 0)
+    if allowed is None or refused < allowed or situation.decided is None:
+        return None
+    wait = max(spec.triggers.cooldown, 1) * 2 ** (refused - allowed + 1)
+    since = elapsed(situation.mature, situation.decided)
+    if since >= wait:
+        return None
+    return f"backs off after {refused} candidates not promoted, {since} of {wait} partitions"
 
 
 def _said(pause: Pause) -> str:
@@ -164,105 +213,3 @@ def _nothing_new(spec: ModelSpec, situation: Situation) -> str | None:
         f"production was trained through {situation.production.trained_through}, "
         f"a candidate would be through {through}"
     )
-
-
-Verdict = tuple[bool, str]
-
-
-def _no_production(_: ModelSpec, situation: Situation) -> Verdict:
-    if situation.production is None:
-        return True, "no model is in production yet"
-    return False, f"version {situation.production.version} is in production"
-
-
-def _spec_change(spec: ModelSpec, situation: Situation) -> Verdict:
-    production = situation.production
-    if production is None or not spec.triggers.spec_change:
-        return False, "not watched" if production else "no model is in production yet"
-    if production.recipe == situation.recipe:
-        return False, "the spec is the one production was trained with"
-    return True, f"the spec has changed since version {production.version} was trained"
-
-
-def _new_partitions(spec: ModelSpec, situation: Situation) -> Verdict:
-    wanted = spec.triggers.new_partitions
-    if wanted is None or situation.decided is None:
-        return False, "not watched" if wanted is None else "no decision yet"
-    since = elapsed(situation.mature, situation.decided)
-    return since >= wanted, f"{since} new partitions since the last decision, of {wanted}"
-
-
-def _newest(situation: Situation, role: str) -> pl.DataFrame:
-    """Rows of the newest monitored window that lies after production's as-of."""
-    production = situation.production
-    if production is None:
-        return situation.monitoring.clear()
-    rows = situation.monitoring.filter(
-        pl.col("role") == role,
-        pl.col("model_version") == production.version,
-        pl.col("_landing_partition") > production.as_of,
-        pl.col("threshold").is_not_null(),
-    )
-    return rows.filter(pl.col("_landing_partition") == pl.col("_landing_partition").max())
-
-
-def _drifted(role: str, trigger: DriftTrigger | None, situation: Situation) -> Verdict:
-    if trigger is None:
-        return False, "not watched"
-    newest = _newest(situation, role)
-    if trigger.false_alarms_per_year is not None:
-        return _calibrated(newest, trigger.false_alarms_per_year)
-    rows = newest.filter(pl.col("measure") == trigger.measure)
-    if rows.is_empty():
-        return False, "nothing monitored since production was promoted"
-    alerts = rows.filter("alert").sort("statistic", descending=True)
-    share = alerts.height / rows.height
-    worst = ", ".join(
-        f"{column} {statistic:.2f}"
-        for column, statistic in alerts.select("column", "statistic").head(3).iter_rows()
-    )
-    said = f"{trigger.measure} at or above {trigger.threshold:g} on {alerts.height} of "
-    said += f"{rows.height} {role} columns" + (f" ({worst})" if worst else "")
-    return alerts.height > 0 and share > trigger.share, said
-
-
-def _calibrated(newest: pl.DataFrame, a_year: float) -> Verdict:
-    """What the p-value of all columns says, and which column lies farthest beyond its threshold."""
-    whole = newest.filter(pl.col("measure") == P_VALUE)
-    if whole.is_empty():
-        return False, "no whole window since what production was trained on"
-    p_value, allowed, fired = whole.select("statistic", "threshold", "alert").row(0)
-    farthest = newest.filter(pl.col("measure") != P_VALUE).sort(
-        pl.col("statistic") / pl.col("threshold"), descending=True
-    )
-    column, measure, statistic, threshold = farthest.select(
-        "column", "measure", "statistic", "threshold"
-    ).row(0)
-    return fired, (
-        f"p {p_value:.2g} against {allowed:.2g} ({a_year:g} false alarms a year), farthest "
-        f"{column}: {measure} {statistic:.3g}, threshold {threshold:.3g}"
-    )
-
-
-def _performance(spec: ModelSpec, situation: Situation) -> Verdict:
-    if spec.triggers.performance is None:
-        return False, "not watched"
-    rows = _newest(situation, "performance")
-    if rows.is_empty():
-        return False, "no realised performance since production was promoted"
-    row = rows.row(0, named=True)
-    said = f"{row['measure']} {row['statistic']:.4g}, limit {row['threshold']:.4g}"
-    return bool(row["alert"]), f"{said}, at promotion {row['baseline']:.4g}"
-
-
-CAUSES: dict[str, Callable[[ModelSpec, Situation], Verdict]] = {
-    "no_production": _no_production,
-    "performance": _performance,
-    "data_drift": lambda spec, seen: _drifted("feature", spec.triggers.data_drift, seen),
-    "prediction_drift": lambda spec, seen: _drifted(
-        "prediction", spec.triggers.prediction_drift, seen
-    ),
-    "target_drift": lambda spec, seen: _drifted("target", spec.triggers.target_drift, seen),
-    "new_partitions": _new_partitions,
-    "spec_change": _spec_change,
-}

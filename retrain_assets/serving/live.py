@@ -10,13 +10,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
 from retrain_assets.domain import monitoring as watch
+from retrain_assets.domain.estimated import estimate
 from retrain_assets.domain.features import KEY, PARTITION
 from retrain_assets.domain.performance import block_values
 from retrain_assets.domain.profile import PROFILE_SCHEMA, build_profile, merge
 from retrain_assets.serving.log import LIVE, TABLE
+from retrain_assets.steps.evaluate import calibrated_on
 from retrain_assets.steps.train import PREDICTION_COLUMN
 
 if TYPE_CHECKING:
@@ -80,7 +83,21 @@ class Live:
             yield from watch.drift(
                 watch.PREDICTION, trigger, merge(stored), merge(build_profile(output))
             )
+            yield from self._estimated(rows["_prediction"].to_numpy(), version)
         yield from self._realised(rows, version)
+
+    def _estimated(self, output: np.ndarray, version: Version) -> Iterator[watch.Observation]:
+        """What performance the calibrated probabilities promise, before any label."""
+        state, candidate = self._model.state, version.row.candidate
+        trigger = state.spec.triggers.performance
+        baseline = version.row.metrics.get(trigger.metric) if trigger else None
+        calibrated = None if candidate is None else calibrated_on(state, candidate)
+        if trigger is None or baseline is None or calibrated is None or not trigger.estimated:
+            return
+        value = estimate(trigger.metric, output, np.ones(len(output)), calibrated)
+        found = watch.performance(state.spec, watch.ESTIMATED, [(value, len(output))], baseline)
+        if found is not None:
+            yield found
 
     def _realised(self, rows: pl.DataFrame, version: Version) -> Iterator[watch.Observation]:
         """Performance on the rows whose label has landed, joined by the dataset's key."""
@@ -106,7 +123,7 @@ class Live:
             version.classes,
         ).drop_nulls("value")
         pairs = list(values.select("value", "rows").iter_rows())
-        found = watch.realised(state.spec, pairs, baseline)
+        found = watch.performance(state.spec, watch.PERFORMANCE, pairs, baseline)
         if found is not None:
             yield found
 

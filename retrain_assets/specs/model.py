@@ -17,10 +17,9 @@ from retrain_assets.specs.features import (
     LookupSpec,
     TargetSpec,
 )
-from retrain_assets.specs.gate import GATE_ONLY, METRICS_BY_KIND, GateSpec, Metric
+from retrain_assets.specs.gate import GATE_ONLY, METRICS_BY_KIND, GateSpec
 from retrain_assets.specs.notify import NotifySpec
-
-DriftMeasure = Literal["psi", "ks", "jensen_shannon", "null_share", "unseen_share"]
+from retrain_assets.specs.triggers import POINT, TriggersSpec
 
 
 class DistributionSpec(Spec):
@@ -94,64 +93,6 @@ class LabelsSpec(Spec):
     delay: int = Field(0, ge=0, description="Partitions until a row's label is final.")
 
 
-class DriftTrigger(Spec):
-    """Ask for retraining when a distribution has moved."""
-
-    measure: DriftMeasure = Field("psi", description="The statistic held against `threshold`.")
-    threshold: float | None = Field(None, gt=0, description="Alert at or above this.")
-    false_alarms_per_year: float | None = Field(
-        None,
-        gt=0,
-        description="Instead of a threshold: alert where windows drawn from reference and present "
-        "together are as far out so rarely. The measure is then `ks` of numbers, "
-        "`jensen_shannon` of categories, and `null_share`.",
-    )
-    share: float = Field(
-        0.0, ge=0, le=1, description="Fire when more than this share of the columns alerts."
-    )
-
-    @model_validator(mode="after")
-    def _can_be_reached(self) -> DriftTrigger:
-        if (self.threshold is None) == (self.false_alarms_per_year is None):
-            raise ValueError("give either `threshold` or `false_alarms_per_year`")
-        if self.threshold is None:
-            if self.share or "measure" in self.model_fields_set:
-                raise ValueError("`measure` and `share` go with `threshold` only")
-        elif self.measure != "psi" and self.threshold > 1:
-            raise ValueError(f"threshold {self.threshold:g} is never met: {self.measure} ends at 1")
-        return self
-
-
-class PerformanceTrigger(Spec):
-    """Ask for retraining when the realised metric is worse than it was."""
-
-    metric: Metric = Field(description="Which metric is followed.")
-    max_drop: float | None = Field(
-        None, gt=0, le=1, description="Largest relative loss against the promotion's evaluation."
-    )
-    limit: float | None = Field(None, description="Worst absolute value that is acceptable.")
-
-    @model_validator(mode="after")
-    def _at_least_one(self) -> PerformanceTrigger:
-        if self.max_drop is None and self.limit is None:
-            raise ValueError("give `max_drop`, `limit` or both")
-        return self
-
-
-class TriggersSpec(Spec):
-    """The triggering policy; any cause is enough."""
-
-    data_drift: DriftTrigger | None = Field(None, description="Drift of the features.")
-    prediction_drift: DriftTrigger | None = Field(None, description="Drift of the output.")
-    target_drift: DriftTrigger | None = Field(None, description="Drift of the target.")
-    performance: PerformanceTrigger | None = Field(None, description="Fall of performance.")
-    new_partitions: int | None = Field(
-        None, ge=1, description="Mature partitions since the last decision."
-    )
-    spec_change: bool = Field(True, description="The model's YAML or code has changed.")
-    cooldown: int = Field(7, ge=0, description="Partitions between two decisions.")
-
-
 class OutliersSpec(Spec):
     """Rows whose features lie far out, by an isolation forest on production's training window."""
 
@@ -218,6 +159,11 @@ class ModelSpec(NamedSpec):
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random.")
 
     @property
+    def looked_back(self) -> int:
+        """Partitions that what is monitored with one looks at: its window, and that of labels."""
+        return self.windows.current + self.labels.delay
+
+    @property
     def features_recipe(self) -> str:
         """Digest of what determines the features table, apart from the data and the code."""
         parts = ("dataset", "lookups", "features", "target", "weight", "blocks", "outliers")
@@ -251,6 +197,11 @@ class ModelSpec(NamedSpec):
                 raise ValueError(
                     f"{where}: {metric!r} does not judge a {kind} model: use {', '.join(offered)}"
                 )
+        if watched and watched.confidence > POINT and self.windows.current == 1:
+            raise ValueError(
+                "triggers.performance.confidence: a window of one partition has no spread: raise "
+                "windows.current, or leave it out"
+            )
         if self.dataset in self.lookups:
             raise ValueError(f"lookups.{self.dataset}: a dataset cannot be its own lookup")
         return self

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from retrain_assets.specs.base import Spec
 from retrain_assets.specs.gate import GateSpec
-from retrain_assets.specs.model import ModelSpec, TriggersSpec, WindowsSpec
+from retrain_assets.specs.model import ModelSpec, WindowsSpec
+from retrain_assets.specs.triggers import TriggersSpec
 
 CALENDARS = (1, 7, 14, 28)
 AS_IT_IS, NEVER = "as it is", "never"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from retrain_assets.domain.estimated import Calibration, calibration
 from retrain_assets.domain.gate import Decision, Verdict, compare, compare_slices, decide
 from retrain_assets.domain.measures import judged_by
 from retrain_assets.domain.performance import onto_classes
@@ -51,6 +52,9 @@ SCHEMA: dict[str, pl.DataType] = {
     "metrics": pl.String(),
     "evidence": pl.String(),
 }
+
+
+CALIBRATION = "calibration"  # of the evidence
 
 
 class NoCandidateError(RuntimeError):
@@ -147,6 +151,13 @@ def stored(state: ModelState, candidate: int, production: int | None) -> Evaluat
     return Evaluation(**{**record, "verdict": Verdict(record["verdict"])})
 
 
+def calibrated_on(state: ModelState, candidate: int) -> Calibration | None:
+    """What the candidate's probabilities were worth on its holdout, if it is binary."""
+    rows = state.tables.read(state.table("evaluation"), [str(candidate)], SCHEMA)
+    found = [json.loads(text).get(CALIBRATION) for text in rows["evidence"]]
+    return Calibration(**found[-1]) if found and found[-1] else None
+
+
 @dataclass(frozen=True)
 class _Judged:
     decision: Decision
@@ -169,6 +180,8 @@ def _judge(
     except PredictionError as error:
         return _Judged(Decision(Verdict.REJECT, str(error), None, None), {})
     _store_expected_output(state, candidate, as_column(pipeline, ours))
+    calibrated = calibration(rows.target.to_numpy(), ours) if kind == "binary" else None
+    worth = {CALIBRATION: asdict(calibrated)} if calibrated else {}
     trained, count = sample(state, _trained_on(state, candidate), fitting=True), len(rows.target)
     trivial = trivial_prediction(kind, trained.target, trained.weight, count, gate)
     own = classes_of(pipeline)
@@ -179,17 +192,21 @@ def _judge(
         if missing:
             said = f"{decision.reason}; production needs {', '.join(missing)}, no longer made"
             decision = replace(decision, reason=said)
-        return _Judged(decision, _evidence(against_trivial))
+        return _Judged(decision, _evidence(against_trivial) | worth)
     theirs = _Output(predict(rival, kind, rows.features), classes_of(rival))
     comparison = _compare(state, rows, _Output(ours, own), theirs)
     slices = _compare_slices(state, rows, _Output(ours, own), theirs)
     first, second, classes = _aligned(_Output(ours, own), theirs)
     sides = Side(pipeline, first), Side(rival, second)
     guards = list(looked_at(gate, kind, rows, *sides, classes))
-    evidence = _evidence(comparison) | {
-        "slices": [asdict(found) for found in slices],
-        "guards": [asdict(found) for found in guards],
-    }
+    evidence = (
+        _evidence(comparison)
+        | worth
+        | {
+            "slices": [asdict(found) for found in slices],
+            "guards": [asdict(found) for found in guards],
+        }
+    )
     return _Judged(decide(gate, comparison, against_trivial, slices, guards), evidence)
 
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import cache
+from math import isnan
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from retrain_assets.domain import monitoring as watch
 from retrain_assets.domain.calibration import pool
+from retrain_assets.domain.estimated import estimate
 from retrain_assets.domain.features import PARTITION
-from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
-from retrain_assets.domain.windows import ending_at, widened
+from retrain_assets.domain.profile import PROFILE_SCHEMA, merge, weighted_values
+from retrain_assets.domain.windows import ending_at, mature_partitions, widened
 from retrain_assets.steps.build import Built, commit_metadata, ready
+from retrain_assets.steps.evaluate import calibrated_on
 from retrain_assets.steps.predict import PERFORMANCE_SCHEMA
 from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE, landed_rows
 
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from retrain_assets.domain.profile import ColumnProfile
-    from retrain_assets.specs.model import DriftTrigger
+    from retrain_assets.specs.gate import Metric
+    from retrain_assets.specs.triggers import DriftTrigger
     from retrain_assets.steps.state import ModelState
     from retrain_assets.stores.ledger import LedgerRow
 
@@ -39,7 +43,7 @@ def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
     """
     sources = state.sources()
     asked, watcher = ready(state, partitions, sources), _Watcher(state, sources)
-    ranges = widened(tuple(sources), asked, state.spec.windows.current)
+    ranges = widened(tuple(sources), asked, state.spec.looked_back)
     watched = {key for key in state.built() for first, last in ranges if first <= key <= last}
     keys = sorted(watched.union(asked))
     rows = pl.DataFrame(
@@ -69,6 +73,7 @@ class _Watcher:
         self.reference = cache(self._reference)
         self.expected_output = cache(self._expected_output)
         self.metric_values = cache(self._metric_values)
+        self.estimates = cache(self._estimates)
 
     def made_from(self, key: str) -> str | None:
         """What the profile of a partition was built from, whatever has landed since.
@@ -99,7 +104,7 @@ class _Watcher:
             return
         yield from self._drift(key, production)
         yield from self._output(key, production)
-        yield from self._realised(key, production)
+        yield from self._performance(key, production)
 
     def _drift(self, key: str, production: LedgerRow) -> Iterator[Found]:
         spec, window = self.state.spec, self._window(self.known, key)
@@ -151,17 +156,23 @@ class _Watcher:
             for found in watch.drift(watch.PREDICTION, trigger, reference, current):
                 yield window, found
 
-    def _realised(self, key: str, production: LedgerRow) -> Iterator[Found]:
+    def _performance(self, key: str, production: LedgerRow) -> Iterator[Found]:
+        """Performance of a whole window by this version, realised and estimated."""
         trigger = self.state.spec.triggers.performance
-        if trigger is None:
+        baseline = production.metrics.get(trigger.metric) if trigger else None
+        if trigger is None or baseline is None:
             return
-        values = self.metric_values(production.version, trigger.metric)
-        window = self._served(tuple(values), key, production)
-        baseline = production.metrics.get(trigger.metric)
-        if window and baseline is not None:
-            found = watch.realised(self.state.spec, [values[k] for k in window], baseline)
-            if found is not None:
-                yield window, found
+        known = [partition for partition in self.known if partition <= key]
+        final = mature_partitions(known, self.state.spec.labels.delay)
+        realised = self.metric_values(production.version, trigger.metric)
+        sides = {watch.PERFORMANCE: {k: v for k, v in realised.items() if k in final}}
+        if trigger.estimated:
+            sides[watch.ESTIMATED] = self.estimates(production.candidate, trigger.metric)
+        for role, values in sides.items():
+            if window := self._served(tuple(values), key, production):
+                kept = [values[partition] for partition in window]
+                if found := watch.performance(self.state.spec, role, kept, baseline):
+                    yield window, found
 
     def _served(
         self, known: Sequence[str], key: str, production: LedgerRow
@@ -196,3 +207,16 @@ class _Watcher:
         )
         rows = tables.collect(chosen.sort(PARTITION), table)
         return {row[PARTITION]: (row["value"], row["rows"]) for row in rows.iter_rows(named=True)}
+
+    def _estimates(self, candidate: int | None, metric: Metric) -> dict[str, tuple[float, int]]:
+        """What the metric of each partition's predictions would be, and of how many rows."""
+        calibrated = calibrated_on(self.state, candidate) if candidate is not None else None
+        if calibrated is None:
+            return {}
+        found = {}
+        for key, profile in self.outputs.items():
+            values, rows = weighted_values(profile["sketch"][0])
+            value = estimate(metric, values, rows, calibrated)
+            if not isnan(value):
+                found[key] = (value, int(rows.sum()))
+        return found

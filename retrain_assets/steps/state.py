@@ -17,7 +17,7 @@ from retrain_assets.domain.contract import UNPLACED
 from retrain_assets.domain.features import feature_names
 from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
 from retrain_assets.domain.reach import Reach
-from retrain_assets.domain.triggers import Production, Situation
+from retrain_assets.domain.triggers import Production, Situation, refusals
 from retrain_assets.domain.windows import (
     Arrivals,
     before,
@@ -54,6 +54,8 @@ MONITORING_SCHEMA: dict[str, pl.DataType] = {
     "threshold": pl.Float64(),
     "baseline": pl.Float64(),
     "alert": pl.Boolean(),
+    "low": pl.Float64(),
+    "high": pl.Float64(),
     "model_version": pl.Int64(),
     "window_from": pl.String(),
     "window_to": pl.String(),
@@ -216,6 +218,7 @@ class ModelState:
             decided_recipe=history.decided.recipe if history.decided else None,
             monitoring=monitored.filter(~pl.col(PARTITION).is_in(bad)),
             paused=self.pauses.read(),
+            refused=refusals((row.action, row.causes) for row in history.rows),
         )
 
     def _arrivals(self, name: str, main: Sequence[str], there: Collection[str]) -> Arrivals:

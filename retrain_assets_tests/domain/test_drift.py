@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import ks_2samp
+from scipy.stats import chi2_contingency, ks_2samp, wasserstein_distance
 
-from retrain_assets.domain.drift import FLOOR, MEASURES, DriftError, Statistic, compare
+from retrain_assets.domain.drift import FLOOR, MEASURES, DriftError, Statistic, compare, effect
 from retrain_assets.domain.features import PARTITION
 from retrain_assets.domain.profile import ColumnProfile, K, build_profile, merge
-from retrain_assets.specs.model import DriftMeasure
+from retrain_assets.specs.triggers import DriftMeasure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,6 +68,32 @@ def test_ks_of_small_windows_is_exact_also_with_ties(
     assert measured("ks", reference, current) == pytest.approx(exact, abs=1e-12)
 
 
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.05, 1.0), (0.5, 1.0), (0.0, 3.0)])
+def test_wasserstein_is_the_area_between_the_distributions_in_deviations(
+    shift: float, scale: float
+) -> None:
+    random = np.random.default_rng(7)
+    reference = random.normal(10, 4, size=60_000).astype(np.float32)
+    current = random.normal(10 + 4 * shift, 4 * scale, size=6_300).astype(np.float32)
+    exact = wasserstein_distance(reference, current) / reference.std()
+    found = MEASURES["wasserstein"](column(reference, blocks=60), column(current, blocks=7))
+    widest = np.ptp(np.concatenate([reference, current])) / reference.std()
+    assert found == pytest.approx(exact, abs=float(RANK_ERROR * widest))
+
+
+@settings(max_examples=50, deadline=None)
+@given(samples, samples)
+def test_wasserstein_of_small_windows_is_that_of_scipy(
+    reference: list[int], current: list[int]
+) -> None:
+    found = MEASURES["wasserstein"](column(reference), column(current))
+    if len(set(reference)) == 1:
+        assert found is None
+    else:
+        expected = wasserstein_distance(reference, current) / np.std(reference)
+        assert found == pytest.approx(expected, abs=1e-9)
+
+
 categories = st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=40)
 
 
@@ -81,6 +107,32 @@ def test_jensen_shannon_of_categories_is_that_of_scipy(
     # Where both agree, scipy's root of a rounding error may be NaN or about 1e-8.
     assert measured("jensen_shannon", reference, current) == pytest.approx(
         np.nan_to_num(expected), abs=1e-7
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(categories, categories)
+def test_chi_squared_is_that_of_scipy(reference: list[str], current: list[str]) -> None:
+    values = sorted({*reference, *current})
+    table = [[side.count(value) for value in values] for side in (reference, current)]
+    expected = chi2_contingency(table, correction=False).statistic
+    assert measured("chi_squared", reference, current) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("reference", "current", "said"),
+    [
+        ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], "median 2 → 5"),
+        (["a", "a", "b", "c"], ["a", "b", "b", "b"], "b 25.0% → 75.0%"),
+        ([1.0, 2.0, 3.0, None], [1.0, 2.0, 3.0, *[None] * 9], "null 25.0% → 75.0%"),
+        ([1.0, 2.0], [None, None], "null 0.0% → 100.0%"),
+    ],
+)
+def test_an_effect_is_told_in_the_columns_own_units(
+    reference: list[object], current: list[object], said: str
+) -> None:
+    assert (
+        effect(column(reference), column(current, pl.Float64 if None in current else None)) == said
     )
 
 
@@ -157,7 +209,8 @@ def test_a_column_without_values_is_told_and_leaves_the_others_alone(
     found = compare({"x": full, "y": filled}, {"x": empty, "y": filled}, MEASURES)
     by_measure = {one.measure: one.statistic for one in found[: len(MEASURES)]}
     assert by_measure == dict.fromkeys(MEASURES) | {"null_share": 1.0}
-    assert [one.statistic for one in found[len(MEASURES) :]] == [0, 0, 0, 0, None]
+    of_numbers = dict.fromkeys(MEASURES, 0.0) | dict.fromkeys(["unseen_share", "chi_squared"])
+    assert {one.measure: one.statistic for one in found[len(MEASURES) :]} == of_numbers
     assert [one.statistic for one in compare({"x": empty}, {"x": full}, ["psi", "ks"])] == [
         None
     ] * 2

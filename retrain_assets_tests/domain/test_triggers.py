@@ -7,7 +7,7 @@ import dataclasses
 import polars as pl
 import pytest
 
-from retrain_assets.domain.triggers import Production, Request, Situation, decide
+from retrain_assets.domain.triggers import Production, Request, Situation, decide, refusals
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.state import MONITORING_SCHEMA
 
@@ -44,6 +44,7 @@ def monitored(
                 "baseline": 0.5,
                 "alert": statistic >= threshold,
                 "model_version": 3,
+                "window_to": day,
             }
             for role, measure, column, statistic, threshold in observations
         ],
@@ -181,3 +182,125 @@ def test_the_same_situation_is_decided_the_same() -> None:
         return decide(model(data_drift=DRIFT), situation(monitoring=monitored(*MANY)))
 
     assert once() == once()
+
+
+def days(*windows: pl.DataFrame) -> pl.DataFrame:
+    return pl.concat(windows)
+
+
+def fallen(day: int, value: float = 0.7, role: str = "performance") -> pl.DataFrame:
+    return monitored((role, "log_loss", "y", value, 0.55), day=DAYS[day])
+
+
+FALL = {"metric": "log_loss", "max_drop": 0.1}
+
+
+@pytest.mark.parametrize("role", ["feature", "prediction", "target"])
+def test_drift_without_harm_is_noted_and_asks_for_nothing(role: str) -> None:
+    cause = {"feature": "data_drift"}.get(role, f"{role}_drift")
+    moved = monitored((role, "psi", "a", 0.3, 0.2))
+    seen = situation(monitoring=days(moved, fallen(-1, 0.5)))
+    request = decide(model(performance=FALL, **{cause: DRIFT}), seen)
+    assert not request.wanted
+    (said,) = [found.reason for found in request.causes if found.cause == cause]
+    assert said.startswith("noted, while log_loss 0.5 holds: psi at or above 0.2 on 1 of 1")
+    whatever = {**DRIFT, "although_performance_holds": True}
+    assert decide(model(performance=FALL, **{cause: whatever}), seen).fired == (cause,)
+    older = situation(monitoring=days(moved, fallen(-2, 0.5)))  # of this window nothing is known
+    assert decide(model(performance=FALL, **{cause: DRIFT}), older).fired == (cause,)
+
+
+def test_a_fall_while_nothing_moved_is_told_as_concept_drift() -> None:
+    still = monitored(("feature", "psi", "a", 0.1, 0.2))
+    seen = situation(monitoring=days(still, fallen(-1)))
+    assert decide(model(performance=FALL, data_drift=DRIFT), seen).reason.endswith(
+        "; the features have not moved, so what follows from them has"
+    )
+    moved = monitored(("feature", "psi", "a", 0.3, 0.2))
+    both = decide(
+        model(performance=FALL, data_drift=DRIFT), situation(monitoring=days(moved, fallen(-1)))
+    )
+    assert both.fired == ("performance", "data_drift")
+    assert "have not moved" not in both.reason
+
+
+def test_an_estimate_counts_once_it_has_been_right() -> None:
+    spec, bad = model(performance=FALL), fallen(-1, 0.7, "estimated")
+
+    def asked(*before: pl.DataFrame) -> Request:
+        return decide(spec, situation(monitoring=days(bad, *before)))
+
+    unknown = asked()
+    assert not unknown.wanted
+    (said,) = [cause.reason for cause in unknown.causes if cause.cause == "performance"]
+    assert "was not held against labels yet, so it is not acted on" in said
+    right = asked(fallen(-3, 0.50), fallen(-3, 0.51, "estimated"))
+    assert right.fired == ("performance",)
+    assert "was off by 0.01 in 1 windows, a fall of 0.05 counts" in right.reason
+    assert not asked(fallen(-3, 0.50), fallen(-3, 0.56, "estimated")).wanted
+
+
+def test_a_window_whose_labels_came_later_is_the_one_it_ends_in() -> None:
+    """Monitored with the newest day, but of a window that ended two days before."""
+    late = fallen(-1, 0.5).with_columns(window_to=pl.lit(DAYS[-3]))
+    bad = fallen(-1, 0.7, "estimated")
+    right = days(bad, late, fallen(-3, 0.51, "estimated"))
+    assert decide(model(performance=FALL), situation(monitoring=right)).wanted
+    moved = monitored(("feature", "psi", "a", 0.3, 0.2))
+    unknown = situation(monitoring=days(moved, late))
+    assert decide(model(performance=FALL, data_drift=DRIFT), unknown).fired == ("data_drift",)
+
+
+def test_labels_that_came_count_and_not_the_estimate() -> None:
+    seen = days(
+        fallen(-1, 0.5),
+        fallen(-1, 0.7, "estimated"),
+        *[fallen(-3, 0.5, role) for role in ("performance", "estimated")],
+    )
+    assert not decide(model(performance=FALL), situation(monitoring=seen)).wanted
+
+
+@pytest.mark.parametrize(("falls", "wanted"), [((-1, -2), True), ((-1,), False), ((-2, -3), True)])
+def test_a_signal_may_have_to_last(falls: tuple[int, ...], *, wanted: bool) -> None:
+    spec = model(performance=FALL, lasting={"alerts": 2, "of": 3})
+    seen = days(*(fallen(day, 0.7 if day in falls else 0.5) for day in (-1, -2, -3, -4)))
+    request = decide(spec, situation(monitoring=seen))
+    assert request.wanted is wanted
+    (said,) = [cause.reason for cause in request.causes if cause.cause == "performance"]
+    assert f"so in {len(falls)} of 3 windows, 2 needed" in said
+
+
+def test_all_signals_may_have_to_agree() -> None:
+    spec = model(performance=FALL, prediction_drift=DRIFT, require="all")
+    alone = decide(spec, situation(monitoring=fallen(-1)))
+    assert not alone.wanted
+    assert any(cause.reason.endswith("; not prediction_drift") for cause in alone.causes)
+    moved = monitored(("prediction", "psi", "p", 0.3, 0.2))
+    both = decide(spec, situation(monitoring=days(moved, fallen(-1))))
+    assert both.fired == ("performance", "prediction_drift")
+    aged = model(performance=FALL, prediction_drift=DRIFT, require="all", new_partitions=10)
+    assert decide(aged, situation()).fired == ("new_partitions",)
+
+
+def test_a_cause_whose_candidates_are_refused_backs_off() -> None:
+    """Ten partitions lie behind the last decision; the cooldown of five doubles with each."""
+    spec = model(new_partitions=5, back_off=2)
+    for refused, wanted in ((1, True), (2, True), (3, False)):
+        request = decide(spec, situation(refused={"new_partitions": refused}))
+        assert request.wanted is wanted
+    said = [cause.reason for cause in request.causes if cause.cause == "new_partitions"]
+    assert said[0].startswith("backs off after 3 candidates not promoted, 10 of 20 partitions: ")
+    assert decide(spec, situation(refused={"data_drift": 9})).wanted
+
+
+def test_refusals_are_counted_since_the_last_candidate_that_was_taken() -> None:
+    decided = [
+        ("hold", ("a",)),
+        ("promote", ("a", "b")),
+        ("reject", ("a", "b")),
+        ("stage", ("b",)),
+        ("hold", ("a",)),
+        ("rollback", ()),
+    ]
+    assert refusals(decided) == {"a": 2, "b": 1}
+    assert refusals([*decided, ("approve", ("b",))]) == {}

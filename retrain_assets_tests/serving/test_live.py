@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import httpx
 import numpy as np
+import polars as pl
 import pytest
 
 from retrain_assets.domain.performance import evaluate
@@ -17,6 +19,8 @@ from retrain_assets.orchestration.resources import Channels
 from retrain_assets.serving.app import Service
 from retrain_assets.serving.events import Events
 from retrain_assets.steps.build import stored_features
+from retrain_assets.steps.evaluate import CALIBRATION, SCHEMA
+from retrain_assets.stores.tables import PARTITION
 from retrain_assets_tests.receivers import web
 from retrain_assets_tests.serving.site import ROW, USAGE, Site, listening, new_site, post
 from retrain_assets_tests.serving.test_follow import model_file
@@ -67,6 +71,24 @@ def test_labels_that_have_landed_give_the_live_performance(changing: Site) -> No
     expected = evaluate("log_loss", labels, predicted)
     assert found["performance", "log_loss", "gone"] == pytest.approx(expected)
     assert found["volume", "rows", ""] == len(answered) + 1
+
+
+def test_what_the_probabilities_promise_is_told_before_a_label_comes(changing: Site) -> None:
+    state = changing.state
+    too_sure = {CALIBRATION: {"intercept": 0.1, "slope": 0.5}}
+    judged = {PARTITION: "1", "candidate": 1, "evidence": json.dumps(too_sure)}
+    rows = pl.DataFrame([judged], schema=SCHEMA)
+    state.tables.replace(state.table("evaluation"), rows, ["1"], {"run_id": "test"})
+    told: list[str] = []
+    service = changing.service(told.append)
+    with listening(service) as client:
+        answered = post(client, *as_json(raw_rows(changing, 15))).json()["predictions"]
+        found = seen(service, client)
+    said = np.array([row["prediction"] for row in answered])
+    chance = 1 / (1 + np.exp(-0.1) * ((1 - said) / said) ** 0.5)
+    promised = -(chance * np.log(said) + (1 - chance) * np.log(1 - said)).mean()
+    assert found["estimated", "log_loss", "gone"] == pytest.approx(promised)
+    assert [line for line in told if "live estimated gone: log_loss is" in line]
 
 
 def test_the_figures_tell_of_requests_versions_lookups_and_what_was_refused(

@@ -1,0 +1,194 @@
+"""The causes that may ask for retraining: what each looks for in what is known.
+
+The signal says what is done. Drift of what comes in is noted, and asks for nothing, as long as the
+labels of the same window show that performance holds; a fall of performance asks for a candidate;
+where labels are still to come, the estimate stands in for them once it has been right. Not here:
+whether anything is asked for in the end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from retrain_assets.domain.monitoring import ESTIMATED, FEATURE, P_VALUE, PERFORMANCE, TARGET
+from retrain_assets.domain.monitoring import PREDICTION as OUTPUT
+from retrain_assets.domain.windows import elapsed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from retrain_assets.domain.triggers import Situation
+    from retrain_assets.specs.model import ModelSpec
+    from retrain_assets.specs.triggers import DriftTrigger, LastingSpec
+
+    Rule = Callable[[ModelSpec, Situation], "Verdict"]
+
+Verdict = tuple[bool, str]
+KEY, WINDOW = "_landing_partition", "window_to"  # labels come later: a window ends before its row
+NOT_WATCHED = (False, "not watched")
+
+
+def _no_production(_: ModelSpec, situation: Situation) -> Verdict:
+    if situation.production is None:
+        return True, "no model is in production yet"
+    return False, f"version {situation.production.version} is in production"
+
+
+def _spec_change(spec: ModelSpec, situation: Situation) -> Verdict:
+    production = situation.production
+    if production is None or not spec.triggers.spec_change:
+        return (False, "no model is in production yet") if production is None else NOT_WATCHED
+    if production.recipe == situation.recipe:
+        return False, "the spec is the one production was trained with"
+    return True, f"the spec has changed since version {production.version} was trained"
+
+
+def _new_partitions(spec: ModelSpec, situation: Situation) -> Verdict:
+    wanted = spec.triggers.new_partitions
+    if wanted is None or situation.decided is None:
+        return NOT_WATCHED if wanted is None else (False, "no decision yet")
+    since = elapsed(situation.mature, situation.decided)
+    return since >= wanted, f"{since} new partitions since the last decision, of {wanted}"
+
+
+def _since(situation: Situation, role: str) -> pl.DataFrame:
+    """What was monitored since production's as-of, of each window what was said of it last."""
+    production = situation.production
+    if production is None:
+        return situation.monitoring.clear()
+    return situation.monitoring.filter(
+        pl.col("role") == role,
+        pl.col("model_version") == production.version,
+        pl.col(KEY) > production.as_of,
+        pl.col("threshold").is_not_null(),
+        pl.col(KEY) == pl.col(KEY).max().over("role", "model_version", WINDOW),
+    ).sort(KEY, maintain_order=True)
+
+
+def _lasting(
+    spec: LastingSpec, rows: pl.DataFrame, rule: Callable[[pl.DataFrame], Verdict]
+) -> Verdict | None:
+    """What the newest windows say; None without one."""
+    windows = rows.partition_by(KEY, maintain_order=True)[-spec.of :]
+    found = [rule(window) for window in windows]
+    if not found:
+        return None
+    said, count = found[-1][1], sum(fired for fired, _ in found)
+    if spec.of > 1:
+        said = f"{said}; so in {count} of {len(found)} windows, {spec.alerts} needed"
+    return count >= spec.alerts, said
+
+
+def _drift(role: str, trigger: DriftTrigger | None, spec: ModelSpec, seen: Situation) -> Verdict:
+    if trigger is None:
+        return NOT_WATCHED
+    rows, rate = _since(seen, role), trigger.false_alarms_per_year
+    if rate is not None:
+        found = _lasting(spec.triggers.lasting, rows, lambda window: _calibrated(window, rate))
+        return found or (False, "no whole window since what production was trained on")
+    rows = rows.filter(pl.col("measure") == trigger.measure)
+    found = _lasting(spec.triggers.lasting, rows, lambda window: _beyond(window, role, trigger))
+    return found or (False, "nothing monitored since production was promoted")
+
+
+def _acted_on(role: str, trigger: DriftTrigger | None, spec: ModelSpec, seen: Situation) -> Verdict:
+    """Drift, unless it is known to do no harm."""
+    fired, said = _drift(role, trigger, spec, seen)
+    if trigger is None or not fired or trigger.although_performance_holds:
+        return fired, said
+    newest = _since(seen, role)[WINDOW].max()
+    holds = _since(seen, PERFORMANCE).filter(pl.col(WINDOW) == newest, ~pl.col("alert"))
+    if holds.is_empty():
+        return fired, said
+    measure, statistic = holds.select("measure", "statistic").row(0)
+    return False, f"noted, while {measure} {statistic:.4g} holds: {said}"
+
+
+def _beyond(window: pl.DataFrame, role: str, trigger: DriftTrigger) -> Verdict:
+    alerts = window.filter("alert").sort("statistic", descending=True)
+    worst = ", ".join(
+        f"{column} {statistic:.2f}"
+        for column, statistic in alerts.select("column", "statistic").head(3).iter_rows()
+    )
+    said = f"{trigger.measure} at or above {trigger.threshold:g} on {alerts.height} of "
+    said += f"{window.height} {role} columns" + (f" ({worst})" if worst else "")
+    return alerts.height > 0 and alerts.height / window.height > trigger.share, said
+
+
+def _calibrated(window: pl.DataFrame, a_year: float) -> Verdict:
+    """What the p-value of all columns says, and which column lies farthest beyond its threshold."""
+    whole = window.filter(pl.col("measure") == P_VALUE)
+    p_value, allowed, fired = whole.select("statistic", "threshold", "alert").row(0)
+    farthest = window.filter(pl.col("measure") != P_VALUE).sort(
+        pl.col("statistic") / pl.col("threshold"), descending=True
+    )
+    column, measure, statistic, threshold = farthest.select(
+        "column", "measure", "statistic", "threshold"
+    ).row(0)
+    return fired, (
+        f"p {p_value:.2g} against {allowed:.2g} ({a_year:g} false alarms a year), farthest "
+        f"{column}: {measure} {statistic:.3g}, threshold {threshold:.3g}"
+    )
+
+
+def _performance(spec: ModelSpec, seen: Situation) -> Verdict:
+    if spec.triggers.performance is None:
+        return NOT_WATCHED
+    rows = _since(seen, PERFORMANCE)
+    realised = _lasting(spec.triggers.lasting, rows, _fallen)
+    if realised and realised[0]:
+        moved, _ = _drift(FEATURE, spec.triggers.data_drift, spec, seen)
+        still = spec.triggers.data_drift is not None and not moved
+        told = "; the features have not moved, so what follows from them has" if still else ""
+        return True, realised[1] + told
+    later = _since(seen, ESTIMATED).filter(pl.col(WINDOW) > (rows[WINDOW].max() or ""))
+    estimated = _lasting(spec.triggers.lasting, later, _fallen)
+    if estimated and estimated[0]:
+        right, told = been_right(_since(seen, ESTIMATED), rows)
+        acted = "" if right else ", so it is not acted on"
+        return right, f"estimated without labels: {estimated[1]}; the estimate {told}{acted}"
+    return realised or (False, "no realised performance since production was promoted")
+
+
+def _fallen(window: pl.DataFrame) -> Verdict:
+    row = window.row(0, named=True)
+    between = f" ({row['low']:.4g} to {row['high']:.4g})" if row["low"] is not None else ""
+    said = f"{row['measure']} {row['statistic']:.4g}{between}, limit {row['threshold']:.4g}"
+    return bool(row["alert"]), f"{said}, at promotion {row['baseline']:.4g}"
+
+
+def been_right(estimated: pl.DataFrame, realised: pl.DataFrame) -> Verdict:
+    """Whether estimates were nearer to what came than the fall that counts.
+
+    Args:
+        estimated: Monitored rows of estimated performance of one version.
+        realised: Of its realised performance.
+
+    Returns:
+        Whether the mean error of the windows that have both is less than what lies between
+        performance at promotion and its bound; and a clause that says so.
+    """
+    both = estimated.join(realised, on=WINDOW, suffix="_realised")
+    if both.is_empty():
+        return False, "was not held against labels yet"
+    error, counts = both.select(
+        (pl.col("statistic") - pl.col("statistic_realised")).abs().mean(),
+        (pl.col("threshold") - pl.col("baseline")).abs().mean().alias("counts"),
+    ).row(0)
+    said = f"was off by {error:.2g} in {both.height} windows, a fall of {counts:.2g} counts"
+    return error < counts, said
+
+
+CAUSES: dict[str, Rule] = {
+    "no_production": _no_production,
+    "performance": _performance,
+    "data_drift": lambda spec, seen: _acted_on(FEATURE, spec.triggers.data_drift, spec, seen),
+    "prediction_drift": lambda spec, seen: _acted_on(
+        OUTPUT, spec.triggers.prediction_drift, spec, seen
+    ),
+    "target_drift": lambda spec, seen: _acted_on(TARGET, spec.triggers.target_drift, spec, seen),
+    "new_partitions": _new_partitions,
+    "spec_change": _spec_change,
+}

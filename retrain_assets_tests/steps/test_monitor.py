@@ -1,0 +1,95 @@
+"""Performance is told twice: promised by the probabilities at once, realised once labels are final.
+
+Labels come three days late, by a correction of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pytest
+
+from retrain_assets.domain.causes import been_right
+from retrain_assets.steps.evaluate import calibrated_on
+from retrain_assets.steps.report import status
+from retrain_assets_tests.world import World, customers, key, new_world
+
+DELAY, CURRENT, FIRST, LAST = 3, 3, 19, 30
+TURN = 26
+
+
+def deliver(world: World, number: int, *, labelled: bool) -> None:
+    """A day's file; from the turn on, what follows from `x` is the opposite."""
+    rows = customers(number, slope=2.0 if number < TURN else -2.0)
+    if not labelled:
+        rows = rows.with_columns(left=pl.lit(None, pl.Int64))
+    rows.write_csv(world.root / "landing" / "customers" / f"{key(number)}.csv")
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world where each day lands without labels, and again with them."""
+    triggers = {"performance": {"metric": "log_loss", "max_drop": 0.2}, "cooldown": 100}
+    with dg.DagsterInstance.ephemeral() as instance:
+        root = tmp_path_factory.mktemp("late")
+        world = new_world(root, instance, labels={"delay": DELAY}, triggers=triggers)
+        world.land(*range(FIRST))
+        world.settle()
+        for number in range(FIRST, LAST):
+            deliver(world, number, labelled=False)
+            deliver(world, number - DELAY, labelled=True)
+            world.settle()
+        yield world
+
+
+def told(world: World, role: str) -> pl.DataFrame:
+    rows = world.storage.tables.scan("churn/monitoring").collect()
+    return rows.filter(role=role).sort("_landing_partition")
+
+
+def predicted(world: World, first: str, last: str) -> pl.DataFrame:
+    rows = world.storage.tables.scan("churn/predictions").collect()
+    return rows.filter(pl.col("_landing_partition").is_between(pl.lit(first), pl.lit(last)))
+
+
+def test_labels_judge_once_they_are_final_and_not_before(late: World) -> None:
+    rows = told(late, "performance")
+    keys = [key(number) for number in range(LAST)]
+    for row in rows.iter_rows(named=True):
+        assert keys.index(row["window_to"]) == keys.index(row["_landing_partition"]) - DELAY
+        seen = predicted(late, row["window_from"], row["window_to"])
+        chance, label = seen["prediction"].to_numpy(), seen["label"].to_numpy()
+        loss = -np.log(np.where(label == 1, chance, 1 - chance)).mean()
+        assert row["statistic"] == pytest.approx(loss)
+        assert row["low"] < loss < row["high"]
+    assert rows.height == LAST - FIRST - CURRENT - DELAY + 1
+
+
+def test_the_estimate_is_there_without_a_label(late: World) -> None:
+    production = late.state.ledger.read().production
+    assert production is not None
+    assert production.candidate is not None
+    calibrated = calibrated_on(late.state, production.candidate)
+    assert calibrated is not None
+    rows = told(late, "estimated")
+    assert rows["window_to"].to_list() == rows["_landing_partition"].to_list()
+    assert rows["window_to"].max() == key(LAST - 1)
+    for row in rows.iter_rows(named=True):
+        seen = predicted(late, row["window_from"], row["window_to"])
+        said = seen["prediction"].to_numpy()
+        chance = calibrated(said)
+        promised = -(chance * np.log(said) + (1 - chance) * np.log(1 - said)).mean()
+        assert row["statistic"] == pytest.approx(promised, rel=1e-5)  # sketches are of float32
+
+
+def test_it_is_blind_to_another_law_and_known_to_be_once_labels_come(late: World) -> None:
+    estimated, realised = told(late, "estimated"), told(late, "performance")
+    before = pl.col("window_to") < key(TURN)
+    assert been_right(estimated.filter(before), realised.filter(before))[0]
+    assert not been_right(estimated, realised.filter(~before))[0]
+    assert not estimated["alert"].any()
+    cause = next(c for c in status(late.state)["triggers"] if c["cause"] == "performance")
+    assert cause["fired"]
