@@ -39,7 +39,22 @@ def status(model: str, *, as_json: bool) -> None:
         click.echo(f"version {found['staging']} waits for `retrain approve`")
     if found["stale"]:
         click.echo(found["staleness"])
+    for seen in found["performance"]:
+        between = f" ({seen['low']:.4g} to {seen['high']:.4g})" if seen["low"] is not None else ""
+        click.echo(
+            f"{seen['role']}: {seen['measure']} {seen['statistic']:.4g}{between} in "
+            f"{seen['window_from']} to {seen['window_to']}, {seen['baseline']:.4g} at promotion, "
+            f"limit {seen['threshold']:.4g}"
+        )
+    for seen in found["moved"]:
+        mark, held = "!" if seen["alert"] else " ", f"threshold {seen['threshold']:.3g}"
+        said = f"{seen['measure']} {seen['statistic']:.3g}, {held}: {seen['effect']}"
+        click.echo(f"  {mark} {seen['role']} {seen['column']}: {said}")
     _print_triggers(found)
+    for made in found["policy"]:
+        asked = "asked for a candidate" if made["wanted"] else "did not ask"
+        since = " (data corrected since)" if made["outdated"] else ""
+        click.echo(f"  as of {made['as_of']}{since} {asked}: {made['reason']}")
 
 
 @click.command()

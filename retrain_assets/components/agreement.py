@@ -76,6 +76,10 @@ def _of_rates(spec: ModelSpec, partition: PartitionSpec) -> Iterator[Disagreemen
     if partition.period is None and spec.gate.false_promotions_per_year is not None:
         why = "counts by the year, which partitions by value have not: give `confidence`"
         yield ("gate", "false_promotions_per_year"), why
+    reference = spec.triggers.reference
+    if partition.period is None and reference is not None and reference.season is not None:
+        yield ("triggers", "reference", "season"), "partitions by value have no season"
+    length = reference.rolling if reference and reference.rolling else windows.train
     for name in ("data_drift", "target_drift", "prediction_drift"):
         trigger, loc = getattr(spec.triggers, name), ("triggers", name, "false_alarms_per_year")
         if trigger is None or trigger.false_alarms_per_year is None:
@@ -86,11 +90,11 @@ def _of_rates(spec: ModelSpec, partition: PartitionSpec) -> Iterator[Disagreemen
             yield loc, "counts by the year, which partitions by value have not: give a threshold"
         else:
             a_year = partition.period.per_year
-            least = supported_rate(windows.train, windows.current) * a_year
+            least = supported_rate(length, windows.current) * a_year
             if not least <= trigger.false_alarms_per_year < a_year:
                 why = (
-                    f"{trigger.false_alarms_per_year:g} is not told from chance: windows.train "
-                    f"{windows.train} and windows.current {windows.current} support {least:.2g} "
+                    f"{trigger.false_alarms_per_year:g} is not told from chance: a reference of "
+                    f"{length} and windows.current {windows.current} support {least:.2g} "
                     f"to {a_year:g}"
                 )
                 yield loc, why

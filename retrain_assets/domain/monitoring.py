@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retrain_assets.domain.calibration import calibrate
-from retrain_assets.domain.drift import MEASURES, compare
+from retrain_assets.domain.drift import MEASURES, compare, effect
 from retrain_assets.domain.performance import METRICS
 from retrain_assets.specs.triggers import POINT
 
@@ -52,6 +52,7 @@ class Observation:
         alert: Whether the bound was reached.
         low: Lower end of the interval of performance, of 90 %; None of anything else.
         high: Its upper end.
+        effect: What has changed about a column, then and now, in its own units.
     """
 
     role: str
@@ -63,6 +64,7 @@ class Observation:
     alert: bool = False
     low: float | None = None
     high: float | None = None
+    effect: str | None = None
 
 
 def drift(
@@ -77,13 +79,25 @@ def drift(
         threshold = trigger.threshold if trigger and watched else None
         if found.statistic is not None:
             reached = threshold is not None and found.statistic >= threshold
+            sides = reference[found.column], current[found.column]
             yield Observation(
-                role, found.measure, found.column, found.statistic, threshold, alert=reached
+                role,
+                found.measure,
+                found.column,
+                found.statistic,
+                threshold,
+                alert=reached,
+                effect=effect(*sides) if watched else None,
             )
 
 
 def calibrated(
-    role: str, columns: Sequence[Column], current: Sequence[int], rate: float, seed: Sequence[int]
+    role: str,
+    columns: Sequence[Column],
+    current: Sequence[int],
+    rate: float,
+    seed: Sequence[int],
+    effects: Mapping[str, str],
 ) -> Iterator[Observation]:
     """Statistics held against thresholds that keep a rate of false alarms; the p-value first.
 
@@ -93,6 +107,7 @@ def calibrated(
         current: Places of the window's blocks.
         rate: Probability of a false alarm that is allowed.
         seed: Of the draws.
+        effects: What has changed about each column.
     """
     found = calibrate(columns, current, rate, np.random.default_rng(seed))
     yield Observation(role, P_VALUE, "", found.p_value, rate, found.error, alert=found.alarm)
@@ -100,7 +115,16 @@ def calibrated(
         threshold = found.thresholds.get((column, measure))
         reached = found.alarm and threshold is not None and statistic >= threshold
         share = found.beyond[column, measure]
-        yield Observation(role, measure, column, statistic, threshold, share, alert=reached)
+        yield Observation(
+            role,
+            measure,
+            column,
+            statistic,
+            threshold,
+            share,
+            alert=reached,
+            effect=effects.get(column),
+        )
 
 
 def performance(

@@ -11,9 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
     from retrain_assets.specs.model import ExcludedSpec, WindowsSpec
+    from retrain_assets.specs.triggers import ReferenceSpec
+
+SEASONS: dict[str, Callable[[datetime], int]] = {
+    "month": lambda begin: begin.month,
+    "weekday": lambda begin: begin.weekday(),
+}
 
 
 class TooFewPartitionsError(ValueError):
@@ -117,6 +124,32 @@ def ending_at(partitions: Sequence[str], last: str, length: int) -> tuple[str, .
     """The newest `length` partitions up to and including `last`."""
     end = bisect_right(partitions, last)
     return tuple(partitions[max(0, end - length) : end])
+
+
+def reference(
+    spec: ReferenceSpec,
+    partitions: Sequence[str],
+    window: Sequence[str],
+    begins: Callable[[str], datetime | None],
+) -> tuple[str, ...]:
+    """The partitions that a window is held against, none of which is of the window.
+
+    Args:
+        spec: Which.
+        partitions: Keys in order, without those known to be bad.
+        window: Keys in order.
+        begins: When a partition begins; asked of seasons only.
+    """
+    if spec.first is not None and spec.last is not None:
+        kept = [key for key in partitions if spec.first <= key <= spec.last]
+        return tuple(key for key in kept if key not in window)
+    if spec.rolling is not None:
+        return before(partitions, window[0], spec.rolling)
+    earlier = partitions[: bisect_left(partitions, window[0])]
+    part = SEASONS[spec.season or "month"]
+    parts = {key: part(begin) for key in (*earlier, *window) if (begin := begins(key))}
+    wanted = {parts[key] for key in window}
+    return tuple(key for key in earlier if parts[key] in wanted)
 
 
 def elapsed(partitions: Sequence[str], since: str) -> int:

@@ -21,6 +21,7 @@ from retrain_assets.orchestration.partitions import (
     partitions_definition,
     requested_partitions,
 )
+from retrain_assets.orchestration.pictures import pictures
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
@@ -189,7 +190,7 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
         built = monitor(state, requested_partitions(context), context.run_id)
         watched = built.rows["model_version"].is_not_null().any()
         add_series(context, model.key("monitoring"), _watched(built.rows))
-        drawn = {"drift": _heatmap(model, state)} if watched else {}
+        drawn = pictures(state, built.partitions[-1]) if watched else {}
         yield _materialized(state, "monitoring", built, **drawn)
         for name, (role, _) in ALERTS.items():
             alerts = _alerts(built.rows, role)
@@ -289,12 +290,3 @@ def _alerts(rows: pl.DataFrame, role: str) -> list[dict[str, object]]:
     alerts = rows.filter(pl.col("alert"), pl.col("role") == role)
     newest_first = alerts.sort([PARTITION, "statistic"], descending=True)
     return newest_first.select(shown).rename({PARTITION: "partition"}).to_dicts()
-
-
-def _heatmap(model: Model, state: ModelState) -> dg.MarkdownMetadataValue:
-    from retrain_assets.reports.plots import drift_heatmap, markdown
-
-    trigger = model.spec.triggers.data_drift
-    table = state.table("monitoring")
-    rows = state.tables.collect(state.tables.scan(table), table)
-    return dg.MetadataValue.md(markdown(drift_heatmap(rows, trigger.measure if trigger else "psi")))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from retrain_assets.domain.triggers import decide
 from retrain_assets.domain.windows import widened
 from retrain_assets.orchestration.metadata import AS_OF_TAG, BECAUSE_TAG, CAUSES_TAG
 from retrain_assets.orchestration.partitions import range_tags
 from retrain_assets.orchestration.requests import WATCHING, Evaluated, Tick, Wish, requests
 from retrain_assets.orchestration.resources import StorageResource
+from retrain_assets.steps.policy import recorded
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -95,7 +95,7 @@ def policy_schedule(
 
 
 def _wanted(model: Model, job: str, context: Tick, storage: StorageResource) -> Evaluated:
-    found = decide(model.spec, model.state(storage.open()).situation())
+    found = recorded(model.state(storage.open()))
     if not found.wanted or found.as_of is None:
         return dg.SkipReason(found.reason)
     tags = {

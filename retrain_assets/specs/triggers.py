@@ -81,6 +81,25 @@ class PerformanceTrigger(Spec):
         return self
 
 
+class ReferenceSpec(Spec):
+    """What windows are held against, where it is not what production was trained on."""
+
+    rolling: int | None = Field(None, ge=1, description="So many partitions before the window.")
+    first: str | None = Field(None, description="With `last`: always these partitions.")
+    last: str | None = Field(None, description="The last of them, inclusive.")
+    season: Literal["month", "weekday"] | None = Field(
+        None, description="All earlier partitions of the same months, or days of the week."
+    )
+
+    @model_validator(mode="after")
+    def _is_one(self) -> ReferenceSpec:
+        if (self.first is None) != (self.last is None):
+            raise ValueError("`first` and `last` go together")
+        if sum(given is not None for given in (self.rolling, self.first, self.season)) != 1:
+            raise ValueError("give one of `rolling`, `first` with `last`, and `season`")
+        return self
+
+
 class LastingSpec(Spec):
     """In how many of the newest windows a signal must be seen."""
 
@@ -103,6 +122,9 @@ class TriggersSpec(Spec):
     performance: PerformanceTrigger | None = Field(None, description="Fall of performance.")
     require: Literal["any", "all"] = Field(
         "any", description="Whether one of these signals is enough, or all that are given."
+    )
+    reference: ReferenceSpec | None = Field(
+        None, description="Of drift of features and target; production's training window else."
     )
     lasting: LastingSpec = Field(LastingSpec(), description="How long a signal must be seen.")
     new_partitions: int | None = Field(

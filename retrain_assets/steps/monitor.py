@@ -14,10 +14,11 @@ import polars as pl
 
 from retrain_assets.domain import monitoring as watch
 from retrain_assets.domain.calibration import pool
+from retrain_assets.domain.drift import effect
 from retrain_assets.domain.estimated import estimate
 from retrain_assets.domain.features import PARTITION
 from retrain_assets.domain.profile import PROFILE_SCHEMA, merge, weighted_values
-from retrain_assets.domain.windows import ending_at, mature_partitions, widened
+from retrain_assets.domain.windows import ending_at, mature_partitions, reference, widened
 from retrain_assets.steps.build import Built, commit_metadata, ready
 from retrain_assets.steps.evaluate import calibrated_on
 from retrain_assets.steps.predict import PERFORMANCE_SCHEMA
@@ -61,6 +62,19 @@ def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
     return Built(asked, rows.filter(pl.col(PARTITION).is_in(asked)), version)
 
 
+def then_and_now(
+    state: ModelState, key: str
+) -> tuple[dict[str, ColumnProfile], dict[str, ColumnProfile]]:
+    """Summaries of the reference and of the window that ends at a partition, by column.
+
+    Both are empty where nothing was in production.
+    """
+    watcher = _Watcher(state, {})
+    production, window = watcher.history.production_at(key), watcher.window(key)
+    known = watcher.held_against(window, production) if production and window else ()
+    return (watcher.merged(known), watcher.merged(window)) if known else ({}, {})
+
+
 class _Watcher:
     """Summaries of all partitions a range of windows needs, read once."""
 
@@ -70,7 +84,7 @@ class _Watcher:
         self.profiles = self._by_partition("profile")
         self.outputs = self._by_partition("prediction_profile")
         self.known = tuple(self.profiles)
-        self.reference = cache(self._reference)
+        self.merged = cache(self._merged)
         self.expected_output = cache(self._expected_output)
         self.metric_values = cache(self._metric_values)
         self.estimates = cache(self._estimates)
@@ -107,9 +121,11 @@ class _Watcher:
         yield from self._performance(key, production)
 
     def _drift(self, key: str, production: LedgerRow) -> Iterator[Found]:
-        spec, window = self.state.spec, self._window(self.known, key)
-        current = merge(pl.concat([self.profiles[partition] for partition in window]))
-        reference = dict(self.reference(production.data_range))
+        spec, window = self.state.spec, self.window(key)
+        current, known = self._merged(window), self.held_against(window, production)
+        if not known:
+            return
+        reference = dict(self.merged(known))
         target = spec.target.column
         targets = {target: reference.pop(target)}, {target: current.pop(target)}
         triggers = spec.triggers
@@ -117,7 +133,7 @@ class _Watcher:
             (watch.FEATURE, triggers.data_drift, (reference, current)),
             (watch.TARGET, triggers.target_drift, targets),
         ):
-            calibrated = list(self._calibrated(role, trigger, tuple(sides[1]), window, production))
+            calibrated = list(self._calibrated(role, trigger, sides, window, known))
             yield from ((window, found) for found in calibrated)
             told = {(found.measure, found.column) for found in calibrated}
             for found in watch.drift(role, trigger, *sides):
@@ -128,23 +144,23 @@ class _Watcher:
         self,
         role: str,
         trigger: DriftTrigger | None,
-        columns: Sequence[str],
+        sides: tuple[dict[str, ColumnProfile], dict[str, ColumnProfile]],
         window: Sequence[str],
-        production: LedgerRow,
+        reference: Sequence[str],
     ) -> Iterator[watch.Observation]:
-        """Held against a rate of false alarms, once nothing of the window was trained on."""
+        """Held against a rate of false alarms, once nothing of the window is of the reference."""
         period = self.state.dataset.partition.period
         rate = trigger.false_alarms_per_year if trigger else None
-        trained = self.state.trained_on(self.known, production.data_range)
-        if not rate or period is None or set(trained) & set(window):
+        if not rate or period is None or set(reference) & set(window):
             return
-        keys = [*trained, *window]
+        keys = [*reference, *window]
         rows = pl.concat([self.profiles[key] for key in keys])
-        pooled = pool(rows.filter(pl.col("column").is_in(columns)), keys)
-        places = range(len(trained), len(keys))
+        pooled = pool(rows.filter(pl.col("column").is_in(tuple(sides[1]))), keys)
+        places = range(len(reference), len(keys))
         # The same window is judged alike whenever it is judged.
         seed = [self.state.spec.seed, *window[-1].encode()]
-        yield from watch.calibrated(role, pooled, places, rate / period.per_year, seed)
+        changed = {name: effect(sides[0][name], now) for name, now in sides[1].items()}
+        yield from watch.calibrated(role, pooled, places, rate / period.per_year, seed, changed)
 
     def _output(self, key: str, production: LedgerRow) -> Iterator[Found]:
         """Drift of the output, once a whole window was predicted by this version."""
@@ -181,6 +197,10 @@ class _Watcher:
         window = self._window(served, key)
         return window if len(window) == self.state.spec.windows.current else None
 
+    def window(self, key: str) -> tuple[str, ...]:
+        """The window whose drift is told with a partition."""
+        return self._window(self.known, key)
+
     def _window(self, known: Sequence[str], key: str) -> tuple[str, ...]:
         """The window that ends at a partition, which may be known to be bad while no other is."""
         kept = [found for found in known if found == key or not self.state.is_excluded(found)]
@@ -189,11 +209,19 @@ class _Watcher:
     def _by_partition(self, name: str) -> dict[str, pl.DataFrame]:
         tables, table = self.state.tables, self.state.table(name)
         rows = tables.collect(tables.scan(table, PROFILE_SCHEMA), table)
-        return {str(key): part for (key,), part in sorted(rows.group_by(PARTITION))}
+        parts = rows.partition_by(PARTITION, as_dict=True, maintain_order=True)
+        return {str(key): parts[key,] for (key,) in sorted(parts)}
 
-    def _reference(self, data_range: tuple[str, str]) -> dict[str, ColumnProfile]:
-        trained = self.state.trained_on(self.known, data_range)
-        return merge(pl.concat([self.profiles[key] for key in trained]))
+    def held_against(self, window: Sequence[str], production: LedgerRow) -> tuple[str, ...]:
+        """The partitions that a window is held against."""
+        spec, period = self.state.spec.triggers.reference, self.state.dataset.partition.period
+        if spec is None:
+            return self.state.trained_on(self.known, production.data_range)
+        kept = [key for key in self.known if not self.state.is_excluded(key)]
+        return reference(spec, kept, window, period.begins if period else lambda _: None)
+
+    def _merged(self, keys: Sequence[str]) -> dict[str, ColumnProfile]:
+        return merge(pl.concat([self.profiles[key] for key in keys]))
 
     def _expected_output(self, candidate: int) -> dict[str, ColumnProfile]:
         return merge(self.state.tables.read(self.state.table("reference"), [str(candidate)]))

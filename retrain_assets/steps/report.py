@@ -11,10 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from retrain_assets.domain.monitoring import (
+    ESTIMATED,
+    FEATURE,
+    P_VALUE,
+    PERFORMANCE,
+    PREDICTION,
+    TARGET,
+)
 from retrain_assets.domain.triggers import decide
 from retrain_assets.domain.windows import split
-from retrain_assets.steps.state import data_digest, landed_rows
+from retrain_assets.steps.policy import decisions
+from retrain_assets.steps.state import MONITORING_SCHEMA, data_digest, landed_rows
 from retrain_assets.stores.ledger import LedgerError
+from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
     from retrain_assets.steps.state import ModelState
     from retrain_assets.stores.models import ModelRegistry
 
-SHOWN = 10
+SHOWN, MOVED = 10, 3
 
 
 def status(state: ModelState) -> dict[str, Any]:
@@ -51,7 +61,35 @@ def status(state: ModelState) -> dict[str, Any]:
         "wanted": wish.wanted,
         "reason": wish.reason,
         "triggers": [asdict(cause) for cause in wish.causes],
+        "performance": performance(state),
+        "moved": moved(state),
+        "policy": decisions(state, SHOWN // 2),
     }
+
+
+def newest(state: ModelState, *roles: str) -> pl.DataFrame:
+    """What was monitored of the newest partition and has a threshold."""
+    table = state.table("monitoring")
+    rows = state.tables.scan(table, MONITORING_SCHEMA).filter(pl.col("role").is_in(roles))
+    held = state.tables.collect(rows.filter(pl.col("threshold").is_not_null()), table)
+    return held.filter(pl.col(PARTITION) == pl.col(PARTITION).max())
+
+
+def performance(state: ModelState) -> list[dict[str, Any]]:
+    """Realised and estimated performance of the newest windows that have one."""
+    shown = ("role", "measure", "statistic", "low", "high", "threshold", "baseline", "alert")
+    rows = newest(state, PERFORMANCE, ESTIMATED)
+    return rows.select(*shown, "window_from", "window_to").to_dicts()
+
+
+def moved(state: ModelState) -> list[dict[str, Any]]:
+    """The columns that lie farthest from the reference, then and now, for their threshold."""
+    rows = newest(state, FEATURE, PREDICTION, TARGET).filter(pl.col("measure") != P_VALUE)
+    ranked = rows.sort(pl.col("statistic") / pl.col("threshold"), descending=True)
+    shown = ("column", "role", "measure", "statistic", "threshold", "alert", "effect")
+    return (
+        ranked.unique("column", keep="first", maintain_order=True).head(3).select(shown).to_dicts()
+    )
 
 
 def plan(state: ModelState, last_seconds: float | None) -> dict[str, Any]:

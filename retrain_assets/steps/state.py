@@ -56,6 +56,7 @@ MONITORING_SCHEMA: dict[str, pl.DataType] = {
     "alert": pl.Boolean(),
     "low": pl.Float64(),
     "high": pl.Float64(),
+    "effect": pl.String(),
     "model_version": pl.Int64(),
     "window_from": pl.String(),
     "window_to": pl.String(),

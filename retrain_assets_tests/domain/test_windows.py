@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,10 +18,12 @@ from retrain_assets.domain.windows import (
     left_out,
     mature_partitions,
     outside,
+    reference,
     split,
     widened,
 )
 from retrain_assets.specs.model import ExcludedSpec, WindowsSpec
+from retrain_assets.specs.triggers import ReferenceSpec
 
 DAYS = tuple(f"2013-01-{day:02}" for day in range(1, 31))
 
@@ -99,3 +103,26 @@ def test_excluded_partitions_are_told_where_a_window_spans_them() -> None:
     assert left_out(bad, DAYS[0], DAYS[2]) == ""
     assert left_out(bad, DAYS[4], DAYS[8]) == "without 2013-01-04 to 2013-01-05: outage"
     assert left_out(bad, DAYS[0], DAYS[29]).endswith("; without 2013-01-10 to 2013-01-10: strike")
+
+
+WEEKS = tuple(f"2013-01-{day:02}" for day in range(1, 29))  # the 1st is a Tuesday
+
+
+@pytest.mark.parametrize(
+    ("spec", "window", "expected"),
+    [
+        ({"rolling": 3}, WEEKS[10:12], WEEKS[7:10]),
+        ({"rolling": 99}, WEEKS[2:4], WEEKS[:2]),
+        ({"first": WEEKS[0], "last": WEEKS[5]}, WEEKS[20:22], WEEKS[:6]),
+        ({"first": WEEKS[0], "last": WEEKS[5]}, WEEKS[4:7], WEEKS[:4]),
+        ({"season": "weekday"}, WEEKS[14:16], (*WEEKS[0:2], *WEEKS[7:9])),
+        ({"season": "month"}, ("2014-01-05",), WEEKS),
+        ({"season": "month"}, ("2014-02-05",), ()),
+    ],
+)
+def test_a_reference_is_chosen_as_the_spec_says(
+    spec: dict[str, object], window: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    keys = tuple(sorted({*WEEKS, *window}))
+    found = reference(ReferenceSpec.model_validate(spec), keys, window, datetime.fromisoformat)
+    assert found == expected

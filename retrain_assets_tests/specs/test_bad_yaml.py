@@ -295,7 +295,7 @@ def column(**changes: Any) -> dict[str, Any]:
             {"triggers": {"data_drift": {"false_alarms_per_year": 0.5}}},
             {},
             "triggers.data_drift.false_alarms_per_year",
-            "0.5 is not told from chance: windows.train 10 and windows.current 3 support 1.3",
+            "0.5 is not told from chance: a reference of 10 and windows.current 3 support 1.3",
         ),
         (
             {"triggers": {"target_drift": {"false_alarms_per_year": 366}}},

@@ -6,6 +6,7 @@ Labels come three days late, by a correction of the file.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import numpy as np
@@ -93,3 +94,43 @@ def test_it_is_blind_to_another_law_and_known_to_be_once_labels_come(late: World
     assert not estimated["alert"].any()
     cause = next(c for c in status(late.state)["triggers"] if c["cause"] == "performance")
     assert cause["fired"]
+
+
+def test_what_the_policy_decided_is_kept_with_every_cause(late: World) -> None:
+    kept = late.storage.tables.scan("churn/policy").collect()
+    as_of = kept["_landing_partition"].max()
+    newest = kept.filter(_landing_partition=as_of)
+    assert newest["cause"].n_unique() == newest.height > 5
+    found = status(late.state)["policy"]
+    first = found[-1]
+    assert (first["wanted"], first["causes"], first["outdated"]) == (True, ["no_production"], False)
+    assert all(row["as_of"] > first["as_of"] and not row["wanted"] for row in found[:-1])
+    assert "cooldown is 100" in found[0]["reason"]
+
+
+def test_a_decision_on_data_that_were_corrected_since_is_marked(late: World) -> None:
+    before = {row["as_of"]: row["outdated"] for row in status(late.state)["policy"]}
+    corrected = customers(FIRST - 5).with_columns(plan=pl.lit("pro"))
+    corrected.write_csv(late.root / "landing" / "customers" / f"{key(FIRST - 5)}.csv")
+    late.settle()
+    after = {row["as_of"]: row["outdated"] for row in status(late.state)["policy"]}
+    assert not any(before.values())
+    assert set(before) == set(after)
+    assert after[min(after)]
+
+
+def test_status_says_what_moved_farthest_then_and_now(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    drift = {"data_drift": {"measure": "psi", "threshold": 0.5}, "cooldown": 100}
+    world = new_world(tmp_path, instance, triggers=drift)
+    world.land(*range(16))
+    world.settle()
+    world.land(*range(16, 20), shift=3.0)
+    world.settle()
+    first, second = status(world.state)["moved"]
+    assert (first["column"], first["alert"]) == ("x", True)
+    then, now = (float(part) for part in first["effect"].removeprefix("median ").split(" → "))
+    assert abs(then) < 0.5
+    assert now > 2.5
+    assert (second["column"], second["alert"]) == ("plan", False)

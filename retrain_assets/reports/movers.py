@@ -1,0 +1,84 @@
+"""A picture of the columns that moved most: then and now, from summaries alone.
+
+Not here: which they are, and how pictures look.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retrain_assets.reports import canvas
+from retrain_assets.reports.canvas import GREY, ORANGE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from retrain_assets.domain.profile import ColumnProfile
+
+BINS, CATEGORIES, CUT = 24, 8, (0.005, 0.995)
+
+
+def movers_figure(
+    reference: Mapping[str, ColumnProfile],
+    current: Mapping[str, ColumnProfile],
+    moved: Sequence[Mapping[str, Any]],
+) -> Figure:
+    """Distributions of some columns in the reference and in the window.
+
+    Args:
+        reference: Summaries by column.
+        current: The same of the window.
+        moved: Of each column `column`, `measure`, `statistic`, `threshold` and `effect`.
+    """
+    shown = [row for row in moved if row["column"] in reference and row["column"] in current]
+    if not shown:
+        return canvas.message("nothing is held against a threshold yet")
+    figure = canvas.new_figure(8.0, 3.2)
+    plots = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, row in zip(plots, shown, strict=True):
+        sides = reference[row["column"]], current[row["column"]]
+        (_numbers if sides[0].kind == "numeric" else _categories)(axes, *sides)
+        told = f"{canvas.literal(row['column'])}\n{canvas.literal(row['effect'] or '')}"
+        axes.set_title(told, fontsize=9, loc="left")
+    first = shown[0]
+    said = f"farthest: {first['column']}, {first['measure']} {first['statistic']:.3g}"
+    said += f" against a threshold of {first['threshold']:.3g}"
+    canvas.headline(figure, "What moved most: then (grey) and now (orange)", said)
+    canvas.tidy(*plots)
+    return figure
+
+
+def _numbers(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None:
+    """Shares in even bins over the bulk of both sides."""
+    sketches = [side.sketch for side in (before, now) if side.sketch and side.filled]
+    if not sketches:
+        return
+    ends = np.array([sketch.get_quantiles(list(CUT)) for sketch in sketches])
+    low, high = ends.min(), ends.max()
+    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    for side, colour, name in ((before, GREY, "then"), (now, ORANGE, "now")):
+        if side.sketch and side.filled:
+            shares = np.array(side.sketch.get_pmf(edges.astype(np.float32)))[1:-1]
+            axes.stairs(shares, edges, color=colour, fill=colour == GREY, alpha=0.8, label=name)
+    axes.set_ylabel("share", fontsize=8)
+
+
+def _categories(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None:
+    """Shares of the most frequent values of either side."""
+    sides = [
+        {name: rows / max(side.filled, 1) for name, rows in (side.counts or {}).items()}
+        for side in (before, now)
+    ]
+    larger = {name: max(side.get(name, 0) for side in sides) for name in {*sides[0], *sides[1]}}
+    names = sorted(larger, key=lambda name: (-larger[name], name))[:CATEGORIES]
+    places = np.arange(len(names))
+    for side, shift, colour, name in zip(
+        sides, (-0.2, 0.2), (GREY, ORANGE), ("then", "now"), strict=True
+    ):
+        axes.bar(places + shift, [side.get(key, 0) for key in names], 0.4, color=colour, label=name)
+    axes.set_xticks(places, [canvas.literal(name, 12) for name in names], rotation=40, ha="right")
