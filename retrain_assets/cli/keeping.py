@@ -1,6 +1,6 @@
-"""Commands that copy all that is stored, and bring it back.
+"""Commands for all that is stored: copy it, bring it back, remove what no one needs.
 
-Not here: copying.
+Not here: copying and removing.
 """
 
 from __future__ import annotations
@@ -48,10 +48,39 @@ def restore(here: Path, folder: Path, *, as_json: bool) -> None:
         click.echo(f"{tables} tables are restored, and hold what was written")
 
 
+@click.command()
+@click.option(
+    "--keep-days",
+    type=click.IntRange(1),
+    default=7,
+    help="What was given up within so many days stays; 7 by default.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@as_json
+@one_line
+def vacuum(keep_days: int, *, dry_run: bool, as_json: bool) -> None:
+    """Remove files of tables that neither the newest data nor a registered version needs."""
+    from dataclasses import asdict
+
+    from retrain_assets.steps.vacuum import vacuum as step
+
+    done = step(storage(), hours=24 * keep_days, dry_run=dry_run)
+    freed, files = sum(one.bytes for one in done), sum(one.files for one in done)
+    if as_json:
+        tables = [asdict(one) for one in done]
+        print_json({"dry_run": dry_run, "bytes": freed, "files": files, "tables": tables})
+        return
+    for one in done:
+        kept = f", keeps versions {', '.join(map(str, one.kept))}" if one.kept else ""
+        lost = f", versions {', '.join(map(str, one.missing))} are lost" if one.missing else ""
+        click.echo(f"{one.table}: {one.files} files, {one.bytes:,} bytes{kept}{lost}")
+    click.echo(f"{'would free' if dry_run else 'freed'} {freed:,} bytes in {files} files")
+
+
 def _parts() -> dict[str, Path]:
     """The storage root; and Dagster's state, where it is not below that."""
     root, state = storage().root, Path(os.environ["DAGSTER_HOME"], "data", "dagster").resolve()
     return {"storage": root} if state.is_relative_to(root) else {"storage": root, "dagster": state}
 
 
-COMMANDS = (backup, restore)
+COMMANDS = (backup, restore, vacuum)

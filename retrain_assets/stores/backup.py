@@ -99,10 +99,10 @@ def restore(source: Path, parts: Mapping[str, Path], tell: Callable[[str], None]
 
 
 def _verified(delta: Path, tell: Callable[[str], None]) -> int:
-    names = sorted(str(log.parent.relative_to(delta)) for log in delta.glob(f"*/*/{_LOG}"))
-    for name in names:
+    tables = Tables(str(delta))
+    for name in (names := tables.names()):
         tell(f"verify {name}")
-        Tables(str(delta)).verify(name)
+        tables.verify(name)
     return len(names)
 
 

@@ -166,6 +166,14 @@ class ModelRegistry:
         pages = self.client.search_model_versions(f"name='{self.name}'", max_results=10_000)
         return sorted(map(_version, pages), key=lambda found: found.version, reverse=True)
 
+    def versions_of_all(self) -> list[ModelVersion]:
+        """All versions of all models of the registry."""
+        found = page = self.client.search_model_versions(max_results=1_000)
+        while page.token:
+            page = self.client.search_model_versions(max_results=1_000, page_token=page.token)
+            found += page
+        return list(map(_version, found))
+
     def version(self, number: int) -> ModelVersion:
         """One version.
 

@@ -1,11 +1,12 @@
-"""The data files of a Delta table: how they are laid out, streamed, merged and found broken.
+"""The data files of a Delta table: laid out, streamed, merged, found broken, and removed at last.
 
-No file is ever removed, so every version stays readable. Not here: what is committed and when.
+Not here: what is committed and when, and which versions are still needed.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import DeltaTable
 
-# Versions that models were trained on stay readable: nothing expires, and nothing is vacuumed.
+# Versions that models were trained on stay readable: nothing expires by itself.
 # Without statistics of all columns, a partition column after the 32nd would prune no file.
 CONFIGURATION: Final = {
     "delta.logRetentionDuration": "interval 36500 days",
@@ -74,6 +75,25 @@ def merge_small_files(opened: DeltaTable | None) -> None:
             opened.optimize.compact(
                 target_size=_FILE_BYTES, writer_properties=LAYOUT["writer_properties"]
             )
+
+
+def unneeded(opened: DeltaTable, keep: list[int], hours: int) -> list[Path]:
+    """Data files that neither the newest version nor one to keep names, and their digests.
+
+    Delta's own vacuum says which, once small files are merged; it does not remove them, since it
+    would commit two versions in doing so, in which nothing is replaced or decided.
+
+    Args:
+        opened: The table, in a local folder, as it is now.
+        keep: Further versions that stay readable, all of which there are.
+        hours: Files that were written or given up later than this before now stay.
+    """
+    merge_small_files(opened)
+    opened.update_incremental()
+    root = Path(opened.table_uri.removeprefix("file://"))
+    names = opened.vacuum(hours, enforce_retention_duration=False, full=True, keep_versions=keep)
+    paths = (root / folder / name for name in names for folder in ("", "_seals"))
+    return [path for path in paths if path.exists()]
 
 
 def broken_file(opened: DeltaTable | None, key: str) -> str | None:

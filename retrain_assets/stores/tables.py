@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
@@ -23,6 +24,7 @@ from retrain_assets.stores.table_files import (
     broken_file,
     merge_small_files,
     streamed,
+    unneeded,
 )
 from retrain_assets.stores.table_log import (
     REPAIR,
@@ -65,6 +67,11 @@ class Tables:
     def uri(self, table: str) -> str:
         """Where a table is stored."""
         return f"{self.root}/{table}"
+
+    def names(self) -> list[str]:
+        """All tables there are, where they are kept in a folder."""
+        root = Path(self.root)
+        return sorted(str(log.parent.relative_to(root)) for log in root.glob("*/*/_delta_log"))
 
     def version(self, table: str) -> int | None:
         """The newest version of a table; None where it was never written."""
@@ -227,6 +234,11 @@ class Tables:
         if version is None:
             raise StaleTableError(f"table {table} is no longer at version {expected}")
         return version
+
+    def unneeded(self, table: str, keep: Iterable[int], hours: int) -> list[Path]:
+        """Files that neither the newest version nor one to keep names; see `table_files`."""
+        opened = self._open(table)
+        return [] if opened is None else unneeded(opened, sorted(keep), hours)
 
     def _open(self, table: str, version: int | None = None) -> DeltaTable | None:
         uri = self.uri(table)

@@ -12,7 +12,7 @@ expect.set_options(timeout=PAGE_SECONDS * 1000)
 
 ASSETS = (
     *("features", "profile", "predictions", "monitoring"),
-    *("candidate_model", "evaluation", "production_model", "replay"),
+    *("candidate_model", "evaluation", "production_model", "replay", "storage"),
 )
 
 

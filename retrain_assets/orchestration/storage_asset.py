@@ -1,0 +1,72 @@
+"""`<m>/storage`: the tables of a model and its datasets without what no one needs, once a week.
+
+Not here: what is needed.
+"""
+
+from dataclasses import asdict
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition,
+)
+
+from retrain_assets.orchestration import checks
+from retrain_assets.orchestration.metadata import MODEL_TAG
+from retrain_assets.orchestration.model_assets import Model
+from retrain_assets.orchestration.resources import StorageResource
+from retrain_assets.steps.vacuum import HOURS, vacuum
+
+WEEKLY = "17 3 * * 0"
+
+
+class Age(dg.Config):
+    """What was given up within so many hours stays, for who still reads or writes it."""
+
+    hours: int = HOURS
+
+
+def storage_asset(model: Model) -> dg.AssetsDefinition:
+    """`<m>/storage`."""
+
+    @dg.asset(
+        key=model.key("storage"),
+        group_name=model.spec.name,
+        pool="storage",
+        description="Tables of the model and its datasets, compacted and without the files of "
+        "versions that no registered model needs. What is removed cannot be brought back.",
+        kinds={"deltalake"},
+        **model.labels,
+    )
+    def storage_(config: Age, storage: StorageResource) -> dg.MaterializeResult[None]:
+        groups = {model.spec.name, model.dataset.name, *model.lookups}
+        done = vacuum(storage.open(), groups, config.hours)
+        return dg.MaterializeResult(
+            metadata={
+                "freed_bytes": sum(one.bytes for one in done),
+                "removed_files": sum(one.files for one in done),
+                "tables": checks.table([asdict(one) for one in done]),
+            }
+        )
+
+    return storage_
+
+
+def vacuum_job(model: Model) -> UnresolvedAssetJobDefinition:
+    """`<m>_vacuum`."""
+    return dg.define_asset_job(
+        f"{model.spec.name}_vacuum",
+        selection=dg.AssetSelection.assets(model.key("storage")),
+        description="Remove what no registered model needs of the tables.",
+        tags={MODEL_TAG: model.spec.name},
+    )
+
+
+def vacuum_schedule(model: Model, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+    """`<m>_vacuum_weekly`, which a person switches on, since earlier data are then gone."""
+    return dg.ScheduleDefinition(
+        name=f"{model.spec.name}_vacuum_weekly",
+        job=job,
+        cron_schedule=WEEKLY,
+        execution_timezone=model.dataset.partition.timezone,
+        description="Removes what no registered model needs, Sundays; off until switched on.",
+    )

@@ -1,0 +1,133 @@
+"""Remove what no one needs of the tables, and nothing that a registered version was made from.
+
+Logs are never touched: every version stays in them, and can be read where its files are still
+there. The ledger keeps all it ever was. Not here: which files a version of a table consists of.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from retrain_assets.stores.ledger import Ledger
+from retrain_assets.stores.tables import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from retrain_assets.stores.models import ModelVersion
+    from retrain_assets.stores.storage import Storage
+
+HOURS = 7 * 24
+LEDGER, RECORDED = "/ledger", "_version"  # ends of names: of the ledger's table, of tags
+
+
+class VacuumError(RuntimeError):
+    """Nothing was removed; the message says why and what would do."""
+
+
+@dataclass(frozen=True)
+class Vacuumed:
+    """What was removed of one table.
+
+    Args:
+        table: `<group>/<table>`.
+        kept: Versions that registered models need, beside the newest.
+        missing: Versions that they need and that were gone before.
+        files: How many files were removed.
+        bytes: What these took.
+    """
+
+    table: str
+    kept: tuple[int, ...]
+    missing: tuple[int, ...]
+    files: int
+    bytes: int
+
+
+def vacuum(
+    storage: Storage,
+    groups: Collection[str] | None = None,
+    hours: int = HOURS,
+    *,
+    dry_run: bool = False,
+) -> list[Vacuumed]:
+    """Remove data files that neither the newest nor a needed version of their table names.
+
+    Args:
+        storage: Where the tables are.
+        groups: Datasets and models whose tables are looked at; all by default.
+        hours: What was given up later than this before now stays, for who still reads or writes it.
+        dry_run: Whether to say only what would be removed.
+
+    Raises:
+        VacuumError: Any table is damaged, or the registry is not that of the ledgers.
+    """
+    newest = _newest(storage)
+    needed = _needed(storage, newest)
+    chosen = [
+        name
+        for name in newest
+        if not name.endswith(LEDGER) and (groups is None or name.partition("/")[0] in groups)
+    ]
+    done = []
+    for name in chosen:
+        wanted = sorted(needed[name])
+        kept = [version for version in wanted if version <= newest[name]]
+        paths = storage.tables.unneeded(name, kept, hours)
+        freed = sum(path.stat().st_size for path in paths)
+        if not dry_run:
+            for path in paths:
+                path.unlink()
+        done.append(Vacuumed(name, tuple(kept), tuple(wanted[len(kept) :]), len(paths), freed))
+    return done
+
+
+def _newest(storage: Storage) -> dict[str, int]:
+    """The newest version of each table, all of which are whole.
+
+    Raises:
+        VacuumError: One is not; all are named.
+    """
+    found, damaged = {}, []
+    for name in storage.tables.names():
+        try:
+            found[name] = storage.tables.version(name) or 0
+        except StorageError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise VacuumError(f"nothing was removed: {'; '.join(damaged)}")
+    return found
+
+
+def _needed(storage: Storage, newest: dict[str, int]) -> dict[str, set[int]]:
+    """The versions of tables that are recorded on registered versions, each of them readable."""
+    registered = storage.registry("").versions_of_all()
+    _refuse_other_registry(storage, newest, registered)
+    needed = defaultdict(set)
+    for version in registered:
+        for tag, number in version.tags.items():
+            stem = tag.removesuffix(RECORDED)
+            for table in (f"{stem}/dataset", f"{version.name}/{stem}"):
+                if tag.endswith(RECORDED) and number.isdecimal() and table in newest:
+                    needed[table].add(int(number))
+    for table, versions in needed.items():
+        for known in versions:
+            if known <= newest[table]:
+                storage.tables.scan(table, version=known)
+    return needed
+
+
+def _refuse_other_registry(
+    storage: Storage, tables: Collection[str], registered: list[ModelVersion]
+) -> None:
+    known = {(found.name, found.version) for found in registered}
+    for name in tables:
+        model = name.removesuffix(LEDGER)
+        row = Ledger(storage.tables, model).read().production if name.endswith(LEDGER) else None
+        if row is not None and (model, row.version) not in known:
+            raise VacuumError(
+                f"nothing was removed: model {model} has version {row.version} in production, "
+                "which the registry does not have: is MLFLOW_TRACKING_URI that of these tables?"
+            )
