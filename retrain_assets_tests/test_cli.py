@@ -74,6 +74,13 @@ def test_a_model_that_was_never_trained_has_a_status_and_an_empty_history(elsewh
             ("rollback", "flight_delay", "--reason", "complaints"),
             "no earlier version to roll back to",
         ),
+        (
+            (
+                *("adopt", "flight_delay", "--from", "models:/old/1", "--by", "me"),
+                *("--trained-through", "2013-01-31", "--reason", "it runs"),
+            ),
+            "nothing is monitored through '2013-01-31': backfill some partitions before it",
+        ),
         (("quarantine", "nope"), "no dataset named 'nope'; there are flights, planes, weather"),
         (
             ("quarantine", "flights", "--partition", "2013-1-5"),

@@ -1,16 +1,19 @@
-"""Commands by which a person decides: approve, rollback, pause, resume.
+"""Commands by which a person decides: approve, adopt, rollback, pause, resume.
 
-Each is a run of the job of the same name, which the UI has too. Not here: what is done.
+Each but `adopt` is a run of the job of the same name, which the UI has too. Not here: what is done.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from retrain_assets.cli.project import execute, model_named
 from retrain_assets.cli.root import as_json, one_line, print_json, storage
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 reason = click.option("--reason", required=True, help="Why, for the record.")
 by = click.option("--by", default="command line", help="Who asks, for the record.")
@@ -26,6 +29,29 @@ by = click.option("--by", default="command line", help="Who asks, for the record
 def approve(model: str, version: int, *, as_json: bool, **why: str) -> None:
     """Put the version that waits for approval into production."""
     row = _decided(model, "approve", version=version, **why)
+    _tell(row, f"{model}: version {row['version']} is in production", as_json=as_json)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--from", "source", required=True, help="models:/name/version, or an MLflow folder.")
+@click.option("--trained-through", required=True, help="Last partition it was trained on.")
+@click.option("--by", required=True, help="Who adopts, for the ledger.")
+@reason
+@as_json
+@click.pass_obj
+@one_line
+def adopt(folder: Path, model: str, source: str, *, as_json: bool, **asked: str) -> None:
+    """Take the scikit-learn model that a team already runs as the first in production.
+
+    Code that is in its file runs: adopt none that you would not run yourself.
+    """
+    from retrain_assets.steps.adopt import Adoption
+    from retrain_assets.steps.adopt import adopt as step
+
+    opened, state = storage(), model_named(model).state(storage())
+    place = source if source.startswith("models:/") else str(folder / source)
+    row = step(state, opened.registry(model), Adoption(place, **asked)).for_people()
     _tell(row, f"{model}: version {row['version']} is in production", as_json=as_json)
 
 
@@ -93,4 +119,4 @@ def _tell(found: dict[str, Any], said: str, *, as_json: bool) -> None:
         click.echo(said)
 
 
-COMMANDS = (approve, rollback, pause, resume)
+COMMANDS = (approve, adopt, rollback, pause, resume)

@@ -127,6 +127,29 @@ class FrameEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # un
         return chosen
 
 
+class FrameColumns(FrameEncoder):
+    """Columns for an estimator that was fitted elsewhere: numbers as float, text as category.
+
+    Args:
+        named: Whether it was fitted on a frame, and so wants one of pandas with named columns.
+    """
+
+    def __init__(self, *, named: bool = True) -> None:
+        self.named = named
+
+    def transform(self, frame: Any) -> Any:
+        """The columns as the estimator takes them: a pandas frame, or its values.
+
+        Raises:
+            FeatureError: As `FrameEncoder.transform`.
+        """
+        columns = self._columns_of(as_frame(frame)).select(
+            pl.col(name).cast(pl.Categorical if name in self.categories_ else pl.Float64)
+            for name in self.columns_
+        )
+        return columns.to_pandas() if self.named else columns.to_numpy()
+
+
 def as_frame(rows: Any) -> pl.DataFrame:
     """A polars or pandas frame, or a list of dicts, as a polars frame.
 

@@ -90,7 +90,7 @@ def fit(
     from threadpoolctl import threadpool_limits
 
     pipeline = build_pipeline(spec.estimator, features.schema, spec.seed)
-    _refuse_wrong_kind(pipeline, spec.target.kind)
+    refuse_wrong_kind(pipeline, spec.target.kind)
     weights = None if weight is None else weight.to_numpy()
     rows = _Rows(features, _labels(spec.target.kind, target), weights)
     tried = None
@@ -230,7 +230,12 @@ def _labels(kind: Kind, target: pl.Series) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def _refuse_wrong_kind(pipeline: Pipeline, kind: Kind) -> None:
+def refuse_wrong_kind(pipeline: Pipeline, kind: Kind) -> None:
+    """Refuse a pipeline that predicts something else than a kind asks for.
+
+    Raises:
+        TrainingError: It does.
+    """
     from sklearn.base import is_classifier, is_regressor
 
     name = type(pipeline[LAST]).__name__

@@ -179,7 +179,7 @@ def _judge(
         ours = predict(pipeline, kind, rows.features)
     except PredictionError as error:
         return _Judged(Decision(Verdict.REJECT, str(error), None, None), {})
-    _store_expected_output(state, candidate, as_column(pipeline, ours))
+    store_expected_output(state, candidate, as_column(pipeline, ours))
     calibrated = calibration(rows.target.to_numpy(), ours) if kind == "binary" else None
     worth = {CALIBRATION: asdict(calibrated)} if calibrated else {}
     trained, count = sample(state, _trained_on(state, candidate), fitting=True), len(rows.target)
@@ -275,7 +275,7 @@ def _trained_on(state: ModelState, version: ModelVersion) -> list[str]:
     return list(state.trained_on(state.mature(), (tags["train_from"], tags["train_to"])))
 
 
-def _store_expected_output(state: ModelState, candidate: ModelVersion, output: pl.Series) -> None:
+def store_expected_output(state: ModelState, candidate: ModelVersion, output: pl.Series) -> None:
     """Keep a summary of the output on unseen rows: what prediction drift is measured against."""
     key = str(candidate.version)
     frame = pl.DataFrame({PARTITION: [key] * len(output), PREDICTION_COLUMN: output})

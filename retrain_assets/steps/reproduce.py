@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retrain_assets.specs.model import ModelSpec
+from retrain_assets.steps.adopt import ADOPTED
 from retrain_assets.steps.digests import code_digest, installed, lock_digest
 from retrain_assets.steps.train import PACKAGES_FILE, SPEC_FILE, fitted, sample
 from retrain_assets.stores.checkout import checkout
@@ -52,11 +53,17 @@ def reproduce(state: ModelState, registry: ModelRegistry, number: int) -> Reprod
 
     Raises:
         RegistryError: There is no such version.
-        NotRecordedError: It was registered before its rows were recorded, or its run is gone.
+        NotRecordedError: It was adopted or registered before its rows were recorded, or its run
+            is gone.
         ModelFileError: Its file was changed.
         StorageError: The features it was fitted on are damaged.
     """
     found = registry.version(number)
+    if ADOPTED in found.tags:
+        raise NotRecordedError(
+            f"model {found.name} version {number} was adopted from {found.tags[ADOPTED]} and not "
+            "made here: only its owner can build it again"
+        )
     spec = registry.text(found, SPEC_FILE)
     if not spec or "rows_sha256" not in found.tags:
         raise NotRecordedError(

@@ -150,8 +150,9 @@ class History:
 
     @property
     def decided(self) -> LedgerRow | None:
-        """The newest decision of the gate."""
-        return next((row for row in reversed(self.rows) if row.action in GATED), None)
+        """The newest decision of the gate, or the adoption that it goes on from."""
+        found = (row for row in reversed(self.rows) if row.action in (*GATED, "adopt"))
+        return next(found, None)
 
     def decision_on(self, candidate: int) -> LedgerRow | None:
         """The decision of the gate on a candidate, if it was made."""

@@ -23,6 +23,7 @@ MODEL_FILE = "model.skops"
 TRUSTED_TYPES = (
     "functools.partial",  # of check_array only: what a partial calls must be trusted too
     "numpy.dtype",
+    "retrain_assets.domain.encoder.FrameColumns",
     "retrain_assets.domain.encoder.FrameEncoder",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",

@@ -1,0 +1,156 @@
+"""Take the model that a team already runs as the first in production.
+
+Nothing is known of what it was trained on but through which partition, which its owner says: all
+before counts as seen. So the gate judges it and its challengers on later partitions alone, and
+drift is held against what is stored of those before. Not here: loading what is foreign.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from retrain_assets.steps.build import stored_features
+from retrain_assets.steps.decide import DecisionError, reconcile, seen_through
+from retrain_assets.steps.evaluate import store_expected_output
+from retrain_assets.steps.train import (
+    EXAMPLE_ROWS,
+    as_column,
+    classes_of,
+    holdout_metrics,
+    sample,
+)
+from retrain_assets.stores.foreign_model import load_foreign, new_run
+from retrain_assets.stores.ledger import LedgerRow
+from retrain_assets.stores.model_file import content_digest
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+    from retrain_assets.steps.state import ModelState
+    from retrain_assets.stores.models import ModelRegistry, ModelVersion
+
+ADOPTED = "adopted_from"  # tag of a version that was not made here
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """What a person asks for.
+
+    Args:
+        source: `models:/name/version`, or the folder of an MLflow model.
+        trained_through: The last partition it was trained on.
+        reason: Why, for the ledger.
+        by: Who asks.
+    """
+
+    source: str
+    trained_through: str
+    reason: str
+    by: str
+
+
+def adopt(state: ModelState, registry: ModelRegistry, asked: Adoption) -> LedgerRow:
+    """Register a foreign model as a version and put it into production.
+
+    Raises:
+        DecisionError: There is a production already, nothing is stored of what it was trained on,
+            or a clean process gets other predictions of it.
+        ModelFileError: It cannot be loaded, or stored without code.
+        TrainingError: It wants other features or predicts something else.
+        StaleTableError: Somebody else decided meanwhile.
+    """
+    name, history = state.spec.name, state.ledger.read()
+    if history.production is not None:
+        raise DecisionError(
+            f"model {name}: version {history.production.version} is in production: what is adopted "
+            "comes first, everything after it by the gate"
+        )
+    data_range = _data_range(state, asked.trained_through)
+    pipeline = _pipeline(state, registry, asked, data_range)
+    version, is_judged = _registered(state, registry, asked, data_range, pipeline)
+    tried = registry.check_in_clean_process(version, state.spec.target.kind)
+    if not tried.passed:
+        raise DecisionError(f"model {name}: {asked.source} does not answer: {tried.detail}")
+    row = LedgerRow(
+        time=datetime.now(UTC),
+        as_of=max(state.mature(), default=asked.trained_through),
+        seen_through=seen_through(state),
+        action="adopt",
+        version=version.version,
+        candidate=version.version if is_judged else None,
+        previous=None,
+        reason=f"{asked.reason} (from {asked.source}, trained through {asked.trained_through})",
+        causes=("request",),
+        data_range=data_range,
+        metrics=version.metrics,
+        by=asked.by,
+        sha256=version.sha256,
+        recipe=state.spec.recipe,
+    )
+    reconcile(registry, state.ledger.append(row, history))
+    return row
+
+
+def _data_range(state: ModelState, through: str) -> tuple[str, str]:
+    """All that is stored through a partition, as what it was trained on.
+
+    Raises:
+        DecisionError: That is nothing.
+    """
+    first = min(state.built(), default=None)
+    if not state.dataset.partition.is_key(through) or first is None or first > through:
+        raise DecisionError(
+            f"model {state.spec.name}: drift is held against what a model was trained on, and "
+            f"nothing is monitored through {through!r}: backfill some partitions before it"
+        )
+    return first, through
+
+
+def _pipeline(
+    state: ModelState, registry: ModelRegistry, asked: Adoption, data_range: tuple[str, str]
+) -> Pipeline:
+    from retrain_assets.domain.foreign import taking_features
+
+    seen = state.trained_on(tuple(state.built()), data_range)[-state.spec.windows.train :]
+    features = stored_features(state, seen).select(state.feature_names)
+    return taking_features(load_foreign(asked.source, registry), state.spec.target.kind, features)
+
+
+def _registered(
+    state: ModelState,
+    registry: ModelRegistry,
+    asked: Adoption,
+    data_range: tuple[str, str],
+    pipeline: Pipeline,
+) -> tuple[ModelVersion, bool]:
+    """The version, and whether there were rows it had not seen to judge it on."""
+    import skops.io
+
+    from retrain_assets.domain.estimator import predict
+
+    kind, (first, last) = state.spec.target.kind, data_range
+    unseen = [key for key in state.mature() if key > last][-state.spec.windows.holdout :]
+    rows, metrics = sample(state, unseen), {}
+    if len(rows.target):
+        output = predict(pipeline, kind, rows.features)
+        metrics = holdout_metrics(state, rows, output, classes_of(pipeline))
+    tags = {ADOPTED: asked.source, "role": "adopted", "train_from": first, "train_to": last}
+    tags["content"] = content_digest(skops.io.dumps(pipeline))
+    example = stored_features(state, [max(state.built())]).head(EXAMPLE_ROWS)
+    example = example.select(state.feature_names)
+    version = registry.find(tags) or registry.log_version(
+        new_run(registry),
+        pipeline,
+        example=example,
+        prediction=predict(pipeline, kind, example),
+        params={},
+        metrics=metrics,
+        tags=tags,
+        texts={},
+        figures={},
+    )
+    if metrics:
+        store_expected_output(state, version, as_column(pipeline, output))
+    return version, bool(metrics)
