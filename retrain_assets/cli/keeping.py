@@ -49,12 +49,7 @@ def restore(here: Path, folder: Path, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.option(
-    "--keep-days",
-    type=click.IntRange(1),
-    default=7,
-    help="What was given up within so many days stays; 7 by default.",
-)
+@click.option("--keep-days", type=click.IntRange(1), default=7, help="Younger files stay; 7.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @as_json
 @one_line

@@ -1,4 +1,4 @@
-"""Commands that change nothing: status, plan, history, reproduce, lineage, quarantine.
+"""Commands that change nothing: status, plan, history, reproduce, lineage, card, quarantine.
 
 Not here: what they show.
 """
@@ -186,4 +186,22 @@ def lineage(model: str, partition: str, key: str, *, as_json: bool) -> None:
             click.echo(f"  {name}: {value!s}")
 
 
-COMMANDS = (status, plan, history, reproduce, lineage, quarantine)
+@click.command()
+@click.argument("model")
+@click.argument("version", type=int)
+@as_json
+@one_line
+def card(model: str, version: int, *, as_json: bool) -> None:
+    """Write the card of a version: data, figures, the gate's reasons, how to go back."""
+    from retrain_assets.steps.card import write_card
+
+    opened = storage()
+    state = model_named(model).state(opened)
+    path = write_card(state, opened.registry(model), version, opened.cards)
+    if as_json:
+        print_json({"model": model, "version": version, "card": path})
+    else:
+        click.echo(f"{model} version {version}: {path}")
+
+
+COMMANDS = (status, plan, history, reproduce, lineage, card, quarantine)

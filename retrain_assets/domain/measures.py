@@ -25,6 +25,7 @@ from retrain_assets.specs.gate import METRICS_BY_KIND
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from retrain_assets.specs.features import Kind
     from retrain_assets.specs.gate import CostSpec, GateSpec
 
 _CUT: dict[str, Callable[[float], Function]] = {
@@ -63,6 +64,13 @@ def judged_by(gate: GateSpec) -> MetricDef:
     if name in _CUT and gate.threshold is not None:
         return replace(found, function=_CUT[name](gate.threshold))
     return found
+
+
+def offered(kind: Kind, gate: GateSpec) -> list[MetricDef]:
+    """Every metric of a kind of model, as its gate has it, and the one that decides."""
+    own = judged_by(gate)
+    every = [METRICS[name] for name in METRICS_BY_KIND[kind]]
+    return [*(metric for metric in every if metric.name != own.name), own]
 
 
 def _cost(cost: CostSpec, cut: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

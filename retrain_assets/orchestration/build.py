@@ -23,7 +23,7 @@ from retrain_assets.orchestration.sensors import (
     policy_schedule,
     retrain_wanted_sensor,
 )
-from retrain_assets.orchestration.storage_asset import storage_asset, vacuum_job, vacuum_schedule
+from retrain_assets.orchestration.storage_asset import storage_asset, vacuum_schedule
 
 if TYPE_CHECKING:
     from retrain_assets.orchestration.model_assets import Model
@@ -43,8 +43,8 @@ def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
 
 def model_definitions(model: Model) -> dg.Definitions:
     """Assets, checks, jobs, sensors and schedule of a model."""
-    monitor, retrain, vacuum = monitor_job(model), retrain_job(model), vacuum_job(model)
-    schedules = filter(None, (policy_schedule(model, retrain), vacuum_schedule(model, vacuum)))
+    monitor, retrain = monitor_job(model), retrain_job(model)
+    schedules = filter(None, (policy_schedule(model, retrain), vacuum_schedule(model)))
     return dg.Definitions(
         assets=[
             *monitor_assets(model),
@@ -53,7 +53,7 @@ def model_definitions(model: Model) -> dg.Definitions:
             storage_asset(model),
         ],
         asset_checks=[currency_check(model)],
-        jobs=[monitor, retrain, vacuum, replay_job(model), *operation_jobs(model)],
+        jobs=[monitor, retrain, replay_job(model), *operation_jobs(model)],
         sensors=[
             data_ready_sensor(model, monitor),
             retrain_wanted_sensor(model, retrain),

@@ -27,10 +27,13 @@ from retrain_assets.orchestration.resources import (
     mlflow_run,
 )
 from retrain_assets.orchestration.when_red import WHEN_RED
+from retrain_assets.steps.card import write_card
 from retrain_assets.steps.decide import decide_candidate
 from retrain_assets.steps.evaluate import Evaluation, evaluate
 from retrain_assets.steps.report import stale, staleness
 from retrain_assets.steps.train import PRODUCTION, candidate, plan
+from retrain_assets.stores.ledger import LedgerRow
+from retrain_assets.stores.storage import Storage
 
 
 def decision_assets(model: Model) -> list[dg.AssetsDefinition]:
@@ -168,6 +171,7 @@ def _production(model: Model) -> dg.AssetsDefinition:
             metadata={
                 "action": row.action,
                 "version": row.version,
+                "card": _card(context, model, opened, row),
                 "previous": row.previous or 0,
                 "reason": row.reason,
                 "causes": ", ".join(row.causes),
@@ -190,6 +194,18 @@ def _production(model: Model) -> dg.AssetsDefinition:
     return production_model
 
 
+def _card(context: dg.AssetExecutionContext, model: Model, storage: Storage, row: LedgerRow) -> Any:
+    """Where the card of the version decided on is; what was decided stands without one."""
+    state, registry, path = model.state(storage), storage.registry(model.spec.name), ""
+    try:
+        for version in sorted({row.candidate or row.version, row.version}):  # its refit is newer
+            path = str(write_card(state, registry, version, storage.cards))
+    except Exception:
+        context.log.exception("no card: retrain card %s %d", model.spec.name, row.version)
+        return "not written, see the log of the run"
+    return dg.MetadataValue.path(path)
+
+
 def currency_check(model: Model) -> dg.AssetChecksDefinition:
     """Whether production was trained on the data as they are now; looked at by `<m>_monitor`."""
 
@@ -209,9 +225,8 @@ def currency_check(model: Model) -> dg.AssetChecksDefinition:
 
 
 def _evaluation_metadata(found: Evaluation) -> dict[str, Any]:
-    from retrain_assets.reports.plots import gain_by_block, markdown
+    from retrain_assets.reports.plots import markdown
 
-    comparison = found.evidence.get("comparison")
     metadata: dict[str, Any] = {
         "verdict": found.verdict.value,
         "reason": found.reason,
@@ -220,18 +235,7 @@ def _evaluation_metadata(found: Evaluation) -> dict[str, Any]:
         "holdout": f"{found.holdout_from} to {found.holdout_to}",
         **{f"candidate_{name}": drawn(value) for name, value in found.metrics.items()},
     }
-    if comparison is not None:
-        metadata["gain"] = comparison["gain"]
-        metadata["gain_by_partition"] = dg.MetadataValue.md(
-            markdown(
-                gain_by_block(
-                    list(comparison["block_gains"]),
-                    list(comparison["block_gains"].values()),
-                    comparison["gain"],
-                    comparison["low"],
-                    comparison["high"],
-                    f"{found.verdict.value}: gain in {comparison['metric']} by partition",
-                )
-            )
-        )
+    if (picture := found.picture()) is not None:
+        metadata["gain"] = found.evidence["comparison"]["gain"]
+        metadata["gain_by_partition"] = dg.MetadataValue.md(markdown(picture))
     return metadata

@@ -6,9 +6,6 @@ Not here: what is needed.
 from dataclasses import asdict
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import (
-    UnresolvedAssetJobDefinition,
-)
 
 from retrain_assets.orchestration import checks
 from retrain_assets.orchestration.metadata import MODEL_TAG
@@ -51,21 +48,16 @@ def storage_asset(model: Model) -> dg.AssetsDefinition:
     return storage_
 
 
-def vacuum_job(model: Model) -> UnresolvedAssetJobDefinition:
-    """`<m>_vacuum`."""
-    return dg.define_asset_job(
-        f"{model.spec.name}_vacuum",
-        selection=dg.AssetSelection.assets(model.key("storage")),
-        description="Remove what no registered model needs of the tables.",
-        tags={MODEL_TAG: model.spec.name},
-    )
-
-
-def vacuum_schedule(model: Model, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
-    """`<m>_vacuum_weekly`, which a person switches on, since earlier data are then gone."""
+def vacuum_schedule(model: Model) -> dg.ScheduleDefinition:
+    """`<m>_vacuum`, Sundays, if a person switches it on: earlier data are then gone."""
     return dg.ScheduleDefinition(
         name=f"{model.spec.name}_vacuum_weekly",
-        job=job,
+        job=dg.define_asset_job(
+            f"{model.spec.name}_vacuum",
+            selection=dg.AssetSelection.assets(model.key("storage")),
+            description="Remove what no registered model needs of the tables.",
+            tags={MODEL_TAG: model.spec.name},
+        ),
         cron_schedule=WEEKLY,
         execution_timezone=model.dataset.partition.timezone,
         description="Removes what no registered model needs, Sundays; off until switched on.",

@@ -222,6 +222,23 @@ def drift_heatmap(monitoring: pl.DataFrame, measure: str) -> Figure:
     return figure
 
 
+def importance(losses: dict[str, float], said: str) -> Figure:
+    """What each feature is worth, the most first.
+
+    Args:
+        losses: By feature, how much worse predictions are without it.
+        said: How that was measured.
+    """
+    most = sorted(losses.items(), key=lambda item: item[1])[-MOST_COLUMNS:]
+    figure = canvas.new_figure(6.4, 1.6 + 0.22 * len(most))
+    axes = figure.subplots()
+    axes.barh(range(len(most)), [loss for _, loss in most], color=BLUE, label="loss")
+    axes.set_yticks(range(len(most)), [canvas.literal(name) for name, _ in most])
+    canvas.headline(figure, "What each feature is worth", said)
+    canvas.tidy(axes)
+    return figure
+
+
 def markdown(figure: Figure) -> str:
     """A figure as a picture within Markdown, with nothing to fetch."""
     return f"![figure](data:image/png;base64,{b64encode(canvas.png(figure)).decode()})"

@@ -16,9 +16,11 @@ from retrain_assets.steps.decide import DecisionError, reconcile, seen_through
 from retrain_assets.steps.evaluate import store_expected_output
 from retrain_assets.steps.train import (
     EXAMPLE_ROWS,
+    Trained,
     as_column,
     classes_of,
     holdout_metrics,
+    register,
     sample,
 )
 from retrain_assets.stores.foreign_model import load_foreign, new_run
@@ -26,8 +28,6 @@ from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.model_file import content_digest
 
 if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
-
     from retrain_assets.steps.state import ModelState
     from retrain_assets.stores.models import ModelRegistry, ModelVersion
 
@@ -67,9 +67,7 @@ def adopt(state: ModelState, registry: ModelRegistry, asked: Adoption) -> Ledger
             f"model {name}: version {history.production.version} is in production: what is adopted "
             "comes first, everything after it by the gate"
         )
-    data_range = _data_range(state, asked.trained_through)
-    pipeline = _pipeline(state, registry, asked, data_range)
-    version, is_judged = _registered(state, registry, asked, data_range, pipeline)
+    version = _registered(state, registry, asked, _data_range(state, asked.trained_through))
     tried = registry.check_in_clean_process(version, state.spec.target.kind)
     if not tried.passed:
         raise DecisionError(f"model {name}: {asked.source} does not answer: {tried.detail}")
@@ -79,11 +77,11 @@ def adopt(state: ModelState, registry: ModelRegistry, asked: Adoption) -> Ledger
         seen_through=seen_through(state),
         action="adopt",
         version=version.version,
-        candidate=version.version if is_judged else None,
+        candidate=version.version if version.metrics else None,
         previous=None,
         reason=f"{asked.reason} (from {asked.source}, trained through {asked.trained_through})",
         causes=("request",),
-        data_range=data_range,
+        data_range=(version.tags["train_from"], version.tags["train_to"]),
         metrics=version.metrics,
         by=asked.by,
         sha256=version.sha256,
@@ -108,49 +106,29 @@ def _data_range(state: ModelState, through: str) -> tuple[str, str]:
     return first, through
 
 
-def _pipeline(
-    state: ModelState, registry: ModelRegistry, asked: Adoption, data_range: tuple[str, str]
-) -> Pipeline:
-    from retrain_assets.domain.foreign import taking_features
-
-    seen = state.trained_on(tuple(state.built()), data_range)[-state.spec.windows.train :]
-    features = stored_features(state, seen).select(state.feature_names)
-    return taking_features(load_foreign(asked.source, registry), state.spec.target.kind, features)
-
-
 def _registered(
-    state: ModelState,
-    registry: ModelRegistry,
-    asked: Adoption,
-    data_range: tuple[str, str],
-    pipeline: Pipeline,
-) -> tuple[ModelVersion, bool]:
-    """The version, and whether there were rows it had not seen to judge it on."""
+    state: ModelState, registry: ModelRegistry, asked: Adoption, data_range: tuple[str, str]
+) -> ModelVersion:
+    """The version; without metrics where there are no rows that it has not seen."""
     import skops.io
 
     from retrain_assets.domain.estimator import predict
+    from retrain_assets.domain.foreign import taking_features
 
-    kind, (first, last) = state.spec.target.kind, data_range
-    unseen = [key for key in state.mature() if key > last][-state.spec.windows.holdout :]
+    kind, windows = state.spec.target.kind, state.spec.windows
+    seen = state.trained_on(tuple(state.built()), data_range)[-windows.train :]
+    known = stored_features(state, seen).select(state.feature_names)
+    pipeline = taking_features(load_foreign(asked.source, registry), kind, known)
+    unseen = [key for key in state.mature() if key > data_range[1]][-windows.holdout :]
     rows, metrics = sample(state, unseen), {}
     if len(rows.target):
         output = predict(pipeline, kind, rows.features)
         metrics = holdout_metrics(state, rows, output, classes_of(pipeline))
-    tags = {ADOPTED: asked.source, "role": "adopted", "train_from": first, "train_to": last}
-    tags["content"] = content_digest(skops.io.dumps(pipeline))
-    example = stored_features(state, [max(state.built())]).head(EXAMPLE_ROWS)
-    example = example.select(state.feature_names)
-    version = registry.find(tags) or registry.log_version(
-        new_run(registry),
-        pipeline,
-        example=example,
-        prediction=predict(pipeline, kind, example),
-        params={},
-        metrics=metrics,
-        tags=tags,
-        texts={},
-        figures={},
+    tags = {ADOPTED: asked.source, "content": content_digest(skops.io.dumps(pipeline))}
+    made = Trained(pipeline, {}, data_range, {}, known.head(EXAMPLE_ROWS), None)
+    version = registry.find({**tags, "train_to": data_range[1]}) or register(
+        state, registry, new_run(registry), made, tags=tags, metrics=metrics, figures={}
     )
     if metrics:
         store_expected_output(state, version, as_column(pipeline, output))
-    return version, bool(metrics)
+    return version

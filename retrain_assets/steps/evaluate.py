@@ -30,6 +30,7 @@ from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
     from sklearn.pipeline import Pipeline
 
     from retrain_assets.domain.gate import Comparison, SliceResult
@@ -88,6 +89,17 @@ class Evaluation:
     more_blocks: int | None
     metrics: dict[str, float]
     evidence: dict[str, Any]
+
+    def picture(self) -> Figure | None:
+        """The gain by block; None where nothing was compared."""
+        from retrain_assets.reports.plots import gain_by_block
+
+        found = self.evidence.get("comparison")
+        if found is None:
+            return None
+        title = f"{self.verdict.value}: gain in {found['metric']} by partition"
+        interval, blocks = (found["gain"], found["low"], found["high"]), found["block_gains"]
+        return gain_by_block(list(blocks), list(blocks.values()), *interval, title)
 
 
 def candidate_version(registry: ModelRegistry) -> ModelVersion:

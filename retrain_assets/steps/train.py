@@ -301,13 +301,11 @@ def holdout_metrics(
     state: ModelState, rows: Sample, output: np.ndarray, classes: Sequence[Any] | None
 ) -> dict[str, float]:
     """Every metric of the model's kind on the holdout, as a row-weighted mean over partitions."""
-    from retrain_assets.domain.measures import judged_by
-    from retrain_assets.domain.performance import METRICS, mean_over_blocks
-    from retrain_assets.specs.gate import METRICS_BY_KIND
+    from retrain_assets.domain.measures import offered
+    from retrain_assets.domain.performance import mean_over_blocks
 
-    offered = [METRICS[name] for name in METRICS_BY_KIND[state.spec.target.kind]]
     labels = rows.target.to_numpy()
     return {
         metric.name: mean_over_blocks(metric, labels, output, rows.partitions, classes)
-        for metric in (*offered, judged_by(state.spec.gate))
+        for metric in offered(state.spec.target.kind, state.spec.gate)
     }

@@ -16,7 +16,6 @@ from retrain_assets.stores.tables import StorageError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from retrain_assets.stores.models import ModelVersion
     from retrain_assets.stores.storage import Storage
 
 HOURS = 7 * 24
@@ -65,21 +64,16 @@ def vacuum(
         VacuumError: Any table is damaged, or the registry is not that of the ledgers.
     """
     newest = _newest(storage)
-    needed = _needed(storage, newest)
-    chosen = [
-        name
-        for name in newest
-        if not name.endswith(LEDGER) and (groups is None or name.partition("/")[0] in groups)
-    ]
-    done = []
-    for name in chosen:
+    needed, done = _needed(storage, newest), []
+    for name in newest:
+        if name.endswith(LEDGER) or name.partition("/")[0] not in (groups or name):
+            continue
         wanted = sorted(needed[name])
         kept = [version for version in wanted if version <= newest[name]]
         paths = storage.tables.unneeded(name, kept, hours)
         freed = sum(path.stat().st_size for path in paths)
-        if not dry_run:
-            for path in paths:
-                path.unlink()
+        for path in () if dry_run else paths:
+            path.unlink()
         done.append(Vacuumed(name, tuple(kept), tuple(wanted[len(kept) :]), len(paths), freed))
     return done
 
@@ -102,32 +96,27 @@ def _newest(storage: Storage) -> dict[str, int]:
 
 
 def _needed(storage: Storage, newest: dict[str, int]) -> dict[str, set[int]]:
-    """The versions of tables that are recorded on registered versions, each of them readable."""
-    registered = storage.registry("").versions_of_all()
-    _refuse_other_registry(storage, newest, registered)
-    needed = defaultdict(set)
-    for version in registered:
+    """The versions of tables that are recorded on registered versions, each of them readable.
+
+    Raises:
+        VacuumError: What is in production is not registered, so neither may be what else is needed.
+    """
+    needed, registered = defaultdict(set), set()
+    for version in storage.registry("").versions_of_all():
+        registered.add((version.name, version.version))
         for tag, number in version.tags.items():
             stem = tag.removesuffix(RECORDED)
             for table in (f"{stem}/dataset", f"{version.name}/{stem}"):
                 if tag.endswith(RECORDED) and number.isdecimal() and table in newest:
                     needed[table].add(int(number))
-    for table, versions in needed.items():
-        for known in versions:
-            if known <= newest[table]:
-                storage.tables.scan(table, version=known)
-    return needed
-
-
-def _refuse_other_registry(
-    storage: Storage, tables: Collection[str], registered: list[ModelVersion]
-) -> None:
-    known = {(found.name, found.version) for found in registered}
-    for name in tables:
-        model = name.removesuffix(LEDGER)
-        row = Ledger(storage.tables, model).read().production if name.endswith(LEDGER) else None
-        if row is not None and (model, row.version) not in known:
+    for model in (name.removesuffix(LEDGER) for name in newest if name.endswith(LEDGER)):
+        row = Ledger(storage.tables, model).read().production
+        if row is not None and (model, row.version) not in registered:
             raise VacuumError(
                 f"nothing was removed: model {model} has version {row.version} in production, "
                 "which the registry does not have: is MLFLOW_TRACKING_URI that of these tables?"
             )
+    for table, versions in needed.items():
+        for known in versions.intersection(range(newest[table] + 1)):
+            storage.tables.scan(table, version=known)
+    return needed

@@ -40,6 +40,11 @@ class Storage:
         return self.root / "landing"
 
     @property
+    def cards(self) -> Path:
+        """Where the cards of model versions are written to."""
+        return self.root / "reports" / "cards"
+
+    @property
     def tables(self) -> Tables:
         """The Delta tables."""
         return Tables(str(self.root / "delta"))

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from retrain_assets.reports.page import page, table
 from retrain_assets.stores.expectations import suite_of
 
 if TYPE_CHECKING:
@@ -22,23 +23,6 @@ if TYPE_CHECKING:
 
 KEPT_RUNS = 100
 _SHOWN_PARTITIONS = 10
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<style>
-body {{font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
-  color: #1a202c; background: #fff}}
-h1 {{font-size: 1.4rem}} a {{color: #2b6cb0}} code {{overflow-wrap: anywhere}}
-table {{border-collapse: collapse; width: 100%}}
-th, td {{text-align: left; vertical-align: top; padding: .35rem .6rem}}
-tr {{border-bottom: 1px solid #e2e8f0}}
-.failed {{color: #86180f; font-weight: 600; white-space: nowrap}} .passed {{color: #276749}}
-</style></head><body><h1>{title}</h1>
-<p>{said}</p>
-<table><tr>{head}</tr>
-{rows}
-</table></body></html>
-"""
 
 
 def keep(outcome: Audit, spec: DatasetSpec, folder: Path, run_id: str) -> Path:
@@ -114,7 +98,8 @@ def _run_page(record: dict[str, Any]) -> str:
         f'{record["rows"]:,} accepted rows audited. <a href="index.html">Other runs</a>'
     )
     head = ("", "column", "rule", "expectation", "arguments", "partitions that fail", "found")
-    return _page(f"{record['dataset']}: what Great Expectations found", said, head, rows)
+    title = f"{record['dataset']}: what Great Expectations found"
+    return page(title, f"<p>{said}</p>{table(head, rows)}")
 
 
 def _index_page(dataset: str, runs: Iterable[dict[str, Any]]) -> str:
@@ -132,17 +117,8 @@ def _index_page(dataset: str, runs: Iterable[dict[str, Any]]) -> str:
     ]
     said = '<a href="suite.json">What is asked</a>, in the format of Great Expectations'
     head = ("", "run", "at", "failed", "expectations", "rows audited")
-    return _page(f"{dataset}: audits by Great Expectations", said, head, rows)
-
-
-def _page(title: str, said: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A page of one table; all but the title is HTML already."""
-    return _PAGE.format(
-        title=escape(title),
-        said=said,
-        head="".join(f"<th>{cell}</th>" for cell in head),
-        rows="\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows),
-    )
+    title = f"{dataset}: audits by Great Expectations"
+    return page(title, f"<p>{said}</p>{table(head, rows)}")
 
 
 def _mark(*, passed: bool) -> str:

@@ -26,6 +26,7 @@ from retrain_assets.domain.foreign import taking_features
 from retrain_assets.domain.pipeline import TrainingError
 from retrain_assets.serving.version import Loader
 from retrain_assets.steps.adopt import Adoption, adopt
+from retrain_assets.steps.card import card
 from retrain_assets.steps.decide import DecisionError
 from retrain_assets.steps.evaluate import stored
 from retrain_assets.steps.report import staleness
@@ -154,6 +155,14 @@ def test_it_is_served_as_it_predicts(world: World) -> None:
     frame = pl.DataFrame(rows.rows(), schema=version.schema, orient="row")
     expected = model.predict_proba(rows.to_pandas())[:, 1]
     assert version.predict(world.state, frame).tolist() == expected.tolist()
+
+
+def test_its_card_says_where_it_is_from_and_what_it_is_judged_on(world: World) -> None:
+    source = saved(world, theirs())
+    ask(world, source)
+    made = card(world.state, world.storage.registry("churn"), 1)
+    assert f"<td>adopted_from</td><td>{source}</td>" in made
+    assert f"on 720 rows of 6 partitions, {key(THROUGH + 1)} to {key(LANDED - 1)}" in made
 
 
 def test_it_is_not_built_again_and_the_reason_is_said(world: World) -> None:
