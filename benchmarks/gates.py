@@ -30,6 +30,7 @@ from retrain_assets.cli.project import models
 from retrain_assets.domain.gate import Verdict, compare, decide
 from retrain_assets.domain.measures import judged_by
 from retrain_assets.domain.metrics import surprise
+from retrain_assets.domain.triggers import LONGEST_WAIT
 from retrain_assets.specs.gate import METRICS_BY_KIND, GateSpec
 from retrain_assets.stores.storage import Storage
 
@@ -131,10 +132,30 @@ def with_gain(folder: Path, more: float, seed: int) -> tuple[float, str, bool | 
     decision, found = judged(HOLDOUT, seed)
     later = None
     if decision.verdict is Verdict.HOLD and decision.more_blocks:
-        days = HOLDOUT + decision.more_blocks
+        days = decision.more_blocks
         if days <= 300:
             later = judged(days, seed + 10**6)[0].verdict is Verdict.PROMOTE
     return found.gain, decision.verdict.value, later
+
+
+def again(folder: Path, seed: int) -> list[bool] | None:
+    """Of two equal models one of which is held: whether a second look promotes it.
+
+    On the days that a HOLD foresees, on their own as it is done, and together with the first.
+    """
+    spec, longest = GateSpec(metric="log_loss"), HOLDOUT * LONGEST_WAIT
+    labels, ours, theirs, days = drawn(folder, "binary", [seed, 5], days=HOLDOUT + longest)
+
+    def judged(first: int, last: int) -> Any:
+        rows = days.is_between(first, last, closed="left").to_numpy()
+        held = labels[rows], ours[rows], theirs[rows], days.filter(rows)
+        return decide(spec, found := compare("log_loss", *held, 1 - 2 * STATED), found)
+
+    decision = judged(0, HOLDOUT)
+    if decision.verdict is not Verdict.HOLD or (decision.more_blocks or 10**6) > longest:
+        return None
+    last = HOLDOUT + decision.more_blocks
+    return [judged(first, last).verdict is Verdict.PROMOTE for first in (HOLDOUT, 0)]
 
 
 def main(gates: int) -> None:
@@ -157,16 +178,20 @@ def main(gates: int) -> None:
             shares = np.mean(list(pool.map(partial(others, folder), range(gates))), axis=0)
             for what, share in zip(("point", "t test of rows", "bootstrap"), shares, strict=True):
                 print(f"| {what} | {share:.1%} |", flush=True)
+            looked = [*pool.map(partial(again, folder), range(5 * gates), chunksize=50)]
+            held = [found for found in looked if found]
+            fresh, together = np.mean(held, axis=0)
+            print(f"| second looks | {len(held)} | {fresh:.1%} | {together:.1%} |", flush=True)
             for more in WORSE:
                 job = partial(with_gain, folder, more)
                 found = list(pool.map(job, range(gates // 5), chunksize=20))
                 verdicts = [verdict for _, verdict, _ in found]
-                held = [later for _, _, later in found if later is not None]
+                later = [then for _, _, then in found if then is not None]
                 print(
                     f"| {more} | {np.mean([gain for gain, _, _ in found]):.4f} | "
                     f"{verdicts.count('PROMOTE') / len(found):.0%} | "
                     f"{verdicts.count('REJECT') / len(found):.1%} | "
-                    f"{np.mean(held) if held else float('nan'):.0%} of {len(held)} |",
+                    f"{np.mean(later) if later else float('nan'):.0%} of {len(later)} |",
                     flush=True,
                 )
 

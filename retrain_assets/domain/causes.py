@@ -19,7 +19,7 @@ from retrain_assets.domain.windows import elapsed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from retrain_assets.domain.triggers import Situation
+    from retrain_assets.domain.triggers import Held, Situation
     from retrain_assets.specs.model import ModelSpec
     from retrain_assets.specs.triggers import DriftTrigger, LastingSpec
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Verdict = tuple[bool, str]
 KEY, WINDOW = "_landing_partition", "window_to"  # labels come later: a window ends before its row
 NOT_WATCHED = (False, "not watched")
+LONGEST_WAIT = 2  # for a held candidate, in holdout windows
 
 
 def _no_production(_: ModelSpec, situation: Situation) -> Verdict:
@@ -51,6 +52,31 @@ def _new_partitions(spec: ModelSpec, situation: Situation) -> Verdict:
         return NOT_WATCHED if wanted is None else (False, "no decision yet")
     since = elapsed(situation.mature, situation.decided)
     return since >= wanted, f"{since} new partitions since the last decision, of {wanted}"
+
+
+def awaited(spec: ModelSpec, situation: Situation) -> Held | None:
+    """The held candidate, unless it would take so long that a newer one had better be tried."""
+    held = situation.held
+    return held if held and held.more <= LONGEST_WAIT * spec.windows.holdout else None
+
+
+def not_yet(situation: Situation, held: Held) -> str | None:
+    """Why a held candidate is still to wait."""
+    come = elapsed(situation.mature, situation.decided or "")
+    said = f"version {held.version} is held until {held.more} more partitions, {come} have come"
+    return said if come < held.more else None
+
+
+def _held(spec: ModelSpec, situation: Situation) -> Verdict:
+    held = situation.held
+    if held is None:
+        return False, "no candidate is held"
+    if awaited(spec, situation) is None:
+        said = f"version {held.version} would take {held.more} more partitions"
+        return False, f"{said}, over {LONGEST_WAIT} windows.holdout: it is not waited for"
+    come = f"the {held.more} partitions that version {held.version} was held for have come"
+    waiting = not_yet(situation, held)
+    return waiting is None, waiting or come
 
 
 def _since(situation: Situation, role: str) -> pl.DataFrame:
@@ -141,7 +167,9 @@ def _performance(spec: ModelSpec, seen: Situation) -> Verdict:
     if realised and realised[0]:
         moved, _ = _drift(FEATURE, spec.triggers.data_drift, spec, seen)
         still = spec.triggers.data_drift is not None and not moved
-        told = "; the features have not moved, so what follows from them has" if still else ""
+        told = (
+            "; data drift has not fired, so what follows from it may have changed" if still else ""
+        )
         return True, realised[1] + told
     later = _since(seen, ESTIMATED).filter(pl.col(WINDOW) > (rows[WINDOW].max() or ""))
     estimated = _lasting(spec.triggers.lasting, later, _fallen)
@@ -189,6 +217,7 @@ CAUSES: dict[str, Rule] = {
         OUTPUT, spec.triggers.prediction_drift, spec, seen
     ),
     "target_drift": lambda spec, seen: _acted_on(TARGET, spec.triggers.target_drift, spec, seen),
+    "held": _held,
     "new_partitions": _new_partitions,
     "spec_change": _spec_change,
 }

@@ -94,8 +94,8 @@ class Decision:
         verdict: PROMOTE, HOLD or REJECT.
         reason: One sentence with the figures.
         comparison: What it was reached on.
-        more_blocks: Of a HOLD, how many further partitions would probably settle it; None where
-            more would not help or the number cannot be foreseen.
+        more_blocks: Of a HOLD, how many further partitions would probably settle it, judged on
+            their own; None where more would not help or the number cannot be foreseen.
     """
 
     verdict: Verdict
@@ -261,16 +261,18 @@ def _figures(found: Comparison, rival: str) -> str:
 
 
 def _more_blocks(spec: GateSpec, found: Comparison) -> int | None:
-    """Blocks until the interval would clear the bound if gain and spread stay as they are.
+    """Further blocks on which the interval would clear the bound if gain and spread stay.
 
-    The half-width falls with the square root of the number of blocks; that t falls too is left out.
+    They are judged on their own, as a gate like any other: together with the blocks that made it
+    look promising, more that is no better would pass than is stated (docs/decisions.md). The
+    half-width falls with the square root of the number of blocks; that t falls too is left out.
     """
     margin = found.gain - spec.bound
     half = found.gain - found.low
     if margin <= 0 or not math.isfinite(half):
         return None
     needed = found.blocks * (half / margin) ** 2
-    return max(1, math.ceil(needed) - found.blocks) if needed <= FORESEEABLE_BLOCKS else None
+    return max(spec.min_blocks, math.ceil(needed)) if needed <= FORESEEABLE_BLOCKS else None
 
 
 def _slices(

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from retrain_assets.domain.causes import CAUSES
+from retrain_assets.domain.causes import CAUSES, awaited, not_yet
 from retrain_assets.domain.windows import elapsed
 
 if TYPE_CHECKING:
@@ -39,6 +39,19 @@ class Production:
     as_of: str
     trained_through: str
     recipe: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """A candidate that the gate could not tell from production.
+
+    Args:
+        version: Its number.
+        more: Further mature partitions that it would probably take.
+    """
+
+    version: int
+    more: int
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,8 @@ class Situation:
         paused: What holds back any retraining, if anything does.
         refused: By cause, candidates that it asked for and that were not promoted, since the last
             one that was.
+        held: The candidate of that newest decision, where it was held, may yet be shown to be
+            better than the same production, and is what would be trained now.
     """
 
     mature: tuple[str, ...]
@@ -82,6 +97,7 @@ class Situation:
     monitoring: pl.DataFrame
     paused: Pause | None = None
     refused: Mapping[str, int] = field(default_factory=dict)
+    held: Held | None = None
 
 
 @dataclass(frozen=True)
@@ -96,12 +112,16 @@ class Cause:
 
 @dataclass(frozen=True)
 class Request:
-    """The outcome: whether to retrain as of a partition, and what every cause said."""
+    """The outcome: whether to retrain as of a partition, and what every cause said.
+
+    With `held`, that version is judged again instead of fitting another.
+    """
 
     wanted: bool
     reason: str
     as_of: str | None
     causes: tuple[Cause, ...]
+    held: int | None = None
 
     @property
     def fired(self) -> tuple[str, ...]:
@@ -118,7 +138,8 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
 
     Returns:
         The request; `wanted` is false with a reason when no cause fired, history is too short, a
-        person paused it, or the last decision is more recent than `triggers.cooldown` partitions.
+        person paused it, the last decision is younger than `triggers.cooldown`, or what it held
+        is yet to be judged again.
     """
     if len(situation.mature) < situation.needed:
         short = f"{len(situation.mature)} of {situation.needed} partitions needed have landed"
@@ -137,12 +158,15 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
     if situation.paused is not None and as_of < situation.paused.until:
         reason = f"{_said(situation.paused)}: {reason}"
         return Request(wanted=False, reason=reason, as_of=as_of, causes=causes)
-    waiting = _cooling_down(spec, situation) or _nothing_new(spec, situation)
+    held = awaited(spec, situation)
+    unready = not_yet(situation, held) if held else _nothing_new(spec, situation)
+    waiting = _cooling_down(spec, situation) or unready
     # What a person has just changed is tried at once, and then waits like everything else.
     untried = situation.decided_recipe != situation.recipe
     if waiting and not (untried and any(cause.cause == "spec_change" for cause in fired)):
         return Request(wanted=False, reason=f"{waiting}: {reason}", as_of=as_of, causes=causes)
-    return Request(wanted=True, reason=reason, as_of=as_of, causes=causes)
+    again = held.version if held else None
+    return Request(wanted=True, reason=reason, as_of=as_of, causes=causes, held=again)
 
 
 def refusals(decided: Iterable[tuple[str, Iterable[str]]]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from retrain_assets.orchestration.metadata import (
     AS_OF_TAG,
     BECAUSE_TAG,
     CAUSES_TAG,
+    HELD_TAG,
     drawn,
     mlflow_link,
 )
@@ -30,6 +31,7 @@ from retrain_assets.orchestration.when_red import WHEN_RED
 from retrain_assets.steps.card import write_card
 from retrain_assets.steps.decide import decide_candidate
 from retrain_assets.steps.evaluate import Evaluation, evaluate
+from retrain_assets.steps.held import taken_up
 from retrain_assets.steps.report import stale, staleness
 from retrain_assets.steps.train import PRODUCTION, candidate, plan
 from retrain_assets.stores.ledger import LedgerRow
@@ -76,14 +78,18 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
         state, registry = model.state(opened), opened.registry(model.spec.name)
         tags = context.run.tags
         causes = tuple(filter(None, tags.get(CAUSES_TAG, "request").split(",")))
-        planned = plan(state, tags.get(AS_OF_TAG), causes, tags.get(BECAUSE_TAG, ""))
+        because, held = tags.get(BECAUSE_TAG, ""), tags.get(HELD_TAG)
         with ExitStack() as stack:
             start = partial(mlflow_run, context, opened, model.spec.name)
-            version = candidate(state, registry, planned, lambda: stack.enter_context(start()))
+            if held:
+                version = taken_up(state, registry, int(held), tags[AS_OF_TAG], causes, because)
+            else:
+                planned = plan(state, tags.get(AS_OF_TAG), causes, because)
+                version = candidate(state, registry, planned, lambda: stack.enter_context(start()))
         yield dg.MaterializeResult(
             metadata={
                 "version": version.version,
-                "as_of": planned.windows.as_of,
+                "as_of": version.tags["as_of"],
                 "causes": ", ".join(causes),
                 "train_from": version.tags["train_from"],
                 "train_to": version.tags["train_to"],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from retrain_assets.domain.windows import widened
-from retrain_assets.orchestration.metadata import AS_OF_TAG, BECAUSE_TAG, CAUSES_TAG
+from retrain_assets.orchestration.metadata import AS_OF_TAG, BECAUSE_TAG, CAUSES_TAG, HELD_TAG
 from retrain_assets.orchestration.partitions import range_tags
 from retrain_assets.orchestration.requests import WATCHING, Evaluated, Tick, Wish, requests
 from retrain_assets.orchestration.resources import StorageResource
@@ -102,5 +102,6 @@ def _wanted(model: Model, job: str, context: Tick, storage: StorageResource) -> 
         AS_OF_TAG: found.as_of,
         CAUSES_TAG: ",".join(found.fired),
         BECAUSE_TAG: found.reason[:MAX_REASON],
+        **({HELD_TAG: str(found.held)} if found.held else {}),
     }
     return requests(context, job, [Wish([found.as_of, *found.fired], tags)])

@@ -137,6 +137,7 @@ def _row(
             for name in (state.dataset.name, *state.spec.lookups)
         },
         trained_on=json.loads(version.tags["trained_on"]),
+        more=evaluation.more_blocks,
     )
 
 

@@ -16,7 +16,7 @@ from retrain_assets.domain.gate import Decision, Verdict, compare, compare_slice
 from retrain_assets.domain.measures import judged_by
 from retrain_assets.domain.performance import onto_classes
 from retrain_assets.domain.profile import build_profile
-from retrain_assets.domain.windows import ending_at, left_out, outside
+from retrain_assets.domain.windows import left_out, outside
 from retrain_assets.steps.guards import Side, looked_at
 from retrain_assets.steps.train import (
     CANDIDATE,
@@ -29,6 +29,8 @@ from retrain_assets.steps.train import (
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from matplotlib.figure import Figure
     from sklearn.pipeline import Pipeline
@@ -124,8 +126,7 @@ def evaluate(
     """
     candidate, production = candidate_version(registry), history.production
     as_of = candidate.tags["as_of"]
-    holdout = ending_at(state.mature(), as_of, state.spec.windows.holdout)
-    holdout = outside(holdout, candidate.tags["train_from"], candidate.tags["train_to"])
+    holdout = unseen(state, candidate.tags)
     rival = registry.load(production.version, production.sha256) if production else None
     comparable = rival is not None and not lacking(state, rival)
     if production is not None and comparable:
@@ -150,6 +151,12 @@ def evaluate(
     )
     _store(state, evaluation, run_id)
     return evaluation
+
+
+def unseen(state: ModelState, tags: Mapping[str, str]) -> tuple[str, ...]:
+    """Mature partitions through its as-of that a version neither was trained nor judged on."""
+    since = tags.get("since", tags["train_to"])
+    return tuple(key for key in state.mature() if since < key <= tags["as_of"])
 
 
 def stored(state: ModelState, candidate: int, production: int | None) -> Evaluation | None:

@@ -18,6 +18,7 @@ from retrain_assets.domain.triggers import decide
 from retrain_assets.domain.windows import elapsed, mature_partitions
 from retrain_assets.steps.build import stored_features
 from retrain_assets.steps.decide import decide_candidate
+from retrain_assets.steps.held import taken_up
 from retrain_assets.steps.monitor import monitor
 from retrain_assets.steps.predict import predictions
 from retrain_assets.steps.state import SOURCE, ModelState
@@ -114,8 +115,11 @@ class Replay:
             monitor(now, keys, RUN)
             wish = decide(state.spec, now.situation())
             if wish.wanted:
-                planned = plan(now, wish.as_of, wish.fired, wish.reason)
-                candidate(now, registry, planned, lambda: RUN)
+                why = wish.fired, wish.reason
+                if wish.held is not None:
+                    taken_up(now, registry, wish.held, wish.as_of or "", *why)
+                else:
+                    candidate(now, registry, plan(now, wish.as_of, *why), lambda: RUN)
                 decide_candidate(now, registry, RUN, lambda: RUN)
             tell(keys[-1])
         history = state.ledger.read()
@@ -125,7 +129,14 @@ class Replay:
             values=self._values(
                 state, {key: self.versions[row.version][1] for key, row in served.items() if row}
             ),
-            fits=len({n for row in history.rows for n in (row.version, row.candidate)}),
+            # A version that is judged again is not fitted again: it has the digest it had.
+            fits=len(
+                {
+                    self.versions[number][0].sha256
+                    for row in history.rows
+                    for number in (row.version, row.candidate or row.version)
+                }
+            ),
             decided=tuple((row.as_of, row.action) for row in history.rows),
         )
 

@@ -114,7 +114,8 @@ def plan(state: ModelState, last_seconds: float | None) -> dict[str, Any]:
         "cost": {
             "train_rows": sum(rows.get(key, 0) for key in windows.get("train", ())),
             "holdout_rows": sum(rows.get(key, 0) for key in windows.get("holdout", ())),
-            "fits": 1 + (search.budget * search.folds if search else 0) + spec.refit,
+            "fits": (0 if wish.held else 1 + (search.budget * search.folds if search else 0))
+            + spec.refit,
             "last_seconds": last_seconds,
         },
     }

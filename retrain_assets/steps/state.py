@@ -17,7 +17,7 @@ from retrain_assets.domain.contract import UNPLACED
 from retrain_assets.domain.features import feature_names
 from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
 from retrain_assets.domain.reach import Reach
-from retrain_assets.domain.triggers import Production, Situation, refusals
+from retrain_assets.domain.triggers import Held, Production, Situation, refusals
 from retrain_assets.domain.windows import (
     Arrivals,
     before,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from retrain_assets.specs.dataset import DatasetSpec
     from retrain_assets.specs.model import ModelSpec
     from retrain_assets.steps.train import Trained
-    from retrain_assets.stores.ledger import LedgerRow
+    from retrain_assets.stores.ledger import History, LedgerRow
     from retrain_assets.stores.tables import Tables
 
 SOURCE = "_source"  # digest of what a partition was built from
@@ -220,6 +220,7 @@ class ModelState:
             monitoring=monitored.filter(~pl.col(PARTITION).is_in(bad)),
             paused=self.pauses.read(),
             refused=refusals((row.action, row.causes) for row in history.rows),
+            held=_held(history, self.spec.recipe),
         )
 
     def _arrivals(self, name: str, main: Sequence[str], there: Collection[str]) -> Arrivals:
@@ -247,6 +248,18 @@ def data_digest(source: str) -> str:
 
 def _production(row: LedgerRow) -> Production:
     return Production(row.version, row.as_of, row.data_range[1], row.recipe)
+
+
+def _held(history: History, recipe: str) -> Held | None:
+    """What the newest decision held, if neither the spec nor production has changed since.
+
+    Where nothing is in production, a new candidate is tried at once.
+    """
+    row, now = history.decided, history.production
+    if row is None or now is None or row.action != "hold" or not row.more:
+        return None
+    same = (row.previous, row.recipe) == (now.version, recipe)
+    return Held(row.version, row.more) if same else None
 
 
 def _digest(*parts: str) -> str:

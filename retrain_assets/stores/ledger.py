@@ -45,6 +45,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "datasets": pl.String(),
     "trained_on": pl.String(),
     "previous_sha256": pl.String(),
+    "more": pl.Int64(),
 }
 # Values that no column type holds, kept as JSON.
 AS_JSON = ("causes", "metrics", "datasets", "trained_on")
@@ -76,6 +77,7 @@ class LedgerRow:
         because: Why it was asked for, in words.
         datasets: Version of each dataset's table that `version` was trained on.
         trained_on: Digest of the data of each partition that `version` was trained on.
+        more: Of a hold, how many further partitions it would probably take; None where unknown.
     """
 
     time: datetime
@@ -95,6 +97,7 @@ class LedgerRow:
     because: str = ""
     datasets: Mapping[str, int] = field(default_factory=dict)
     trained_on: Mapping[str, str] = field(default_factory=dict)
+    more: int | None = None
 
     def for_people(self) -> dict[str, object]:
         """The row as `retrain history --json` prints it."""

@@ -156,6 +156,16 @@ class ModelRegistry:
         )
         return _version(created)
 
+    def again(
+        self, found: ModelVersion, tags: Mapping[str, str], metrics: Mapping[str, float]
+    ) -> ModelVersion:
+        """Register the files of a version once more, under other tags and metrics."""
+        self.prepare()
+        model_id = found.uri.rpartition("/")[2]
+        tags = {**found.tags, **tags, METRICS_TAG: json.dumps(metrics)}
+        given = self.name, found.uri, found.run_id, tags
+        return _version(self.client.create_model_version(*given, model_id=model_id))
+
     def find(self, tags: Mapping[str, str]) -> ModelVersion | None:
         """The newest version that has all these tags, such as the work of a run that crashed."""
         found = (known for known in self.versions() if tags.items() <= known.tags.items())

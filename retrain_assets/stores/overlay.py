@@ -6,7 +6,7 @@ Not here: what is written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -123,6 +123,15 @@ class MemoryRegistry(ModelRegistry):
         tags, metrics = dict(kept["tags"]), dict(kept["metrics"])
         made = ModelVersion(self.name, number, run_id, "", str(number), tags, metrics)
         self.shared[number] = made, pipeline
+        return made
+
+    def again(
+        self, found: ModelVersion, tags: Mapping[str, str], metrics: Mapping[str, float]
+    ) -> ModelVersion:
+        """Keep a version once more, under other tags and metrics."""
+        number, both = len(self.shared) + 1, {**found.tags, **tags}
+        made = replace(found, version=number, tags=both, metrics=dict(metrics))
+        self.shared[number] = made, self.shared[found.version][1]
         return made
 
     def versions(self) -> list[ModelVersion]:

@@ -58,9 +58,9 @@ def slice_result(*, regresses: bool) -> SliceResult:
     [
         (comparison(0.02, 0.01), USEFUL, "PROMOTE", "better than production: log_loss 0.4 against"),
         (comparison(-0.02, 0.01), USEFUL, "REJECT", "worse than production"),
-        (comparison(0.02, 0.03), USEFUL, "HOLD", "cannot tell yet, some 18 more partitions"),
+        (comparison(0.02, 0.03), USEFUL, "HOLD", "cannot tell yet, some 32 more partitions"),
         (comparison(-0.02, 0.03), USEFUL, "HOLD", "no gain above 0"),
-        (comparison(0.02, 0.02), USEFUL, "HOLD", "cannot tell yet, some 1 more"),
+        (comparison(0.02, 0.02), USEFUL, "HOLD", "cannot tell yet, some 14 more"),
         (comparison(0.02, 0.01), comparison(-0.2, 0.1), "REJECT", "worse than the trivial"),
         (comparison(0.02, 0.01), comparison(0.2, 0.3), "PROMOTE", "better than production"),
         (None, USEFUL, "PROMOTE", "better than the trivial predictor: log_loss 0.4"),
@@ -108,8 +108,8 @@ def test_a_regressing_slice_rejects_what_is_better_on_the_whole() -> None:
 
 def test_the_partitions_foreseen_would_settle_it_if_nothing_changed() -> None:
     held = decide(GATE, comparison(0.02, 0.03), USEFUL)
-    assert held.more_blocks == 18  # 14 * (0.03 / 0.02)**2 = 31.5
-    settled = comparison(0.02, 0.03 * math.sqrt(14 / (14 + 18)), blocks=32)
+    assert held.more_blocks == 32  # on their own: 14 * (0.03 / 0.02)**2 = 31.5
+    settled = comparison(0.02, 0.03 * math.sqrt(14 / 32), blocks=32)
     assert decide(GATE, settled, USEFUL).verdict is Verdict.PROMOTE
 
 
@@ -313,7 +313,7 @@ NOT_WORSE = GateSpec.model_validate(
     [
         (-0.01, 0.015, "PROMOTE", "not worse than production by more than 0.03: log_loss"),
         (-0.01, 0.005, "PROMOTE", "not worse than production by more than 0.03: log_loss"),
-        (-0.01, 0.025, "HOLD", "cannot tell yet, some 8 more partitions"),
+        (-0.01, 0.025, "HOLD", "cannot tell yet, some 22 more partitions"),
         (-0.04, 0.015, "HOLD", "no gain above -0.03"),
         (-0.05, 0.015, "REJECT", "worse than production"),
     ],

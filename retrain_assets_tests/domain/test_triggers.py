@@ -7,7 +7,7 @@ import dataclasses
 import polars as pl
 import pytest
 
-from retrain_assets.domain.triggers import Production, Request, Situation, decide, refusals
+from retrain_assets.domain.triggers import Held, Production, Request, Situation, decide, refusals
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.state import MONITORING_SCHEMA
 
@@ -214,14 +214,14 @@ def test_a_fall_while_nothing_moved_is_told_as_concept_drift() -> None:
     still = monitored(("feature", "psi", "a", 0.1, 0.2))
     seen = situation(monitoring=days(still, fallen(-1)))
     assert decide(model(performance=FALL, data_drift=DRIFT), seen).reason.endswith(
-        "; the features have not moved, so what follows from them has"
+        "; data drift has not fired, so what follows may have changed"
     )
     moved = monitored(("feature", "psi", "a", 0.3, 0.2))
     both = decide(
         model(performance=FALL, data_drift=DRIFT), situation(monitoring=days(moved, fallen(-1)))
     )
     assert both.fired == ("performance", "data_drift")
-    assert "have not moved" not in both.reason
+    assert "has not fired" not in both.reason
 
 
 def test_an_estimate_counts_once_it_has_been_right() -> None:
@@ -304,3 +304,38 @@ def test_refusals_are_counted_since_the_last_candidate_that_was_taken() -> None:
     ]
     assert refusals(decided) == {"a": 2, "b": 1}
     assert refusals([*decided, ("approve", ("b",))]) == {}
+
+
+HELD = Held(version=4, more=8)
+
+
+def test_a_held_candidate_is_judged_again_when_the_partitions_it_takes_have_come() -> None:
+    early = decide(model(), situation(held=HELD, decided=DAYS[-8]))
+    assert (early.wanted, early.held) == (False, None)
+    request = decide(model(), situation(held=HELD, decided=DAYS[-9]))
+    assert (request.wanted, request.fired, request.held) == (True, ("held",), 4)
+    assert request.reason == "the 8 partitions that version 4 was held for have come"
+
+
+def test_a_second_look_waits_for_the_cooldown_like_any_other() -> None:
+    request = decide(model(cooldown=9), situation(held=HELD, decided=DAYS[-9]))
+    assert (request.wanted, request.held) == (False, None)
+
+
+def test_other_causes_wait_for_a_held_candidate() -> None:
+    new = model(new_partitions=6)
+    early = decide(new, situation(held=HELD, decided=DAYS[-8]))
+    assert not early.wanted
+    assert early.reason.startswith("version 4 is held until 8 more partitions, 7 have come: 7 new")
+    due = decide(new, situation(held=HELD, decided=DAYS[-9]))
+    assert (due.wanted, due.fired, due.held) == (True, ("held", "new_partitions"), 4)
+
+
+def test_a_held_candidate_that_would_take_too_long_is_not_waited_for() -> None:
+    far = situation(held=Held(version=4, more=11), decided=DAYS[9])
+    request = decide(model(new_partitions=6), far)
+    assert (request.wanted, request.fired, request.held) == (True, ("new_partitions",), None)
+    said = {cause.cause: cause.reason for cause in request.causes}["held"]
+    assert said == (
+        "version 4 would take 11 more partitions, over 2 windows.holdout: it is not waited for"
+    )

@@ -46,7 +46,7 @@ def filled(ledger: Ledger, *rows: LedgerRow) -> History:
 
 
 def test_rows_come_back_as_they_were_written(ledger: Ledger) -> None:
-    rows = (row("promote", 1, "2013-02-01"), row("hold", 2, "2013-02-08", candidate=None))
+    rows = (row("promote", 1, "2013-02-01"), row("hold", 2, "2013-02-08", candidate=None, more=9))
     assert filled(ledger, *rows).rows == rows
 
 

@@ -353,3 +353,15 @@ def test_a_database_that_was_being_made_by_a_process_that_died_is_made_anew(
     assert not (tmp_path / "mlflow.db").exists()
     prepare(tmp_path)
     prepare(tmp_path)
+
+
+def test_a_version_registered_again_has_its_files_under_other_tags(tmp_path: Path) -> None:
+    stored = Registered(tmp_path)
+    again = stored.registry.again(stored.first, {"candidate_id": "c9"}, {"log_loss": 0.25})
+    assert again == stored.registry.version(2)
+    assert (again.sha256, again.uri) == (stored.first.sha256, stored.first.uri)
+    assert again.tags["candidate_id"] == "c9"
+    assert (again.tags["role"], again.metrics) == ("gated", {"log_loss": 0.25})
+    predicted = predict(stored.registry.load(2, again.sha256), "binary", stored.features[:5])
+    np.testing.assert_array_equal(predicted, stored.expected)
+    assert stored.registry.version(1) == stored.first

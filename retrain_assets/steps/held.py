@@ -1,0 +1,67 @@
+"""Take a held candidate up again: the same fit, judged on the partitions that have come since.
+
+It is registered once more, under a number of its own, as one version is decided on once; its files
+are those of the version that was held. Not here: when it is taken up, and judging it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from retrain_assets.steps.digests import digest_of
+from retrain_assets.steps.evaluate import stored, unseen
+from retrain_assets.steps.train import CANDIDATE, classes_of, holdout_metrics, sample
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from retrain_assets.steps.state import ModelState
+    from retrain_assets.stores.models import ModelRegistry, ModelVersion
+
+
+def taken_up(
+    state: ModelState,
+    registry: ModelRegistry,
+    number: int,
+    as_of: str,
+    causes: Sequence[str],
+    because: str = "",
+) -> ModelVersion:
+    """The held version as of a later partition, as `candidate`: an earlier run's, or a new number.
+
+    Args:
+        state: The model.
+        registry: Its versions.
+        number: The version that was held.
+        as_of: Last partition to judge it on.
+        causes: What asked for it.
+        because: Why, in words.
+    """
+    held = registry.version(number)
+    since = _looked_through(state, held)
+    named = {"held": held.tags["candidate_id"], "since": since, "as_of": as_of}
+    tags = named | {"candidate_id": digest_of(named), "held": str(number)}
+    found = registry.find({"candidate_id": tags["candidate_id"], "role": "gated"})
+    if found is None:
+        tags |= {"causes": ", ".join(causes), "because": because}
+        found = registry.again(held, tags, _metrics(state, registry, held, held.tags | tags))
+    registry.set_alias(CANDIDATE, found.version)
+    return found
+
+
+def _looked_through(state: ModelState, held: ModelVersion) -> str:
+    """The last partition on which it was compared; where there were too few, none counts."""
+    now = state.ledger.read().production
+    before = stored(state, held.version, now.version if now else None)
+    compared = before is None or before.evidence
+    return held.tags["as_of"] if compared else held.tags.get("since", held.tags["train_to"])
+
+
+def _metrics(
+    state: ModelState, registry: ModelRegistry, held: ModelVersion, tags: dict[str, str]
+) -> dict[str, float]:
+    from retrain_assets.domain.estimator import predict
+
+    pipeline, rows = registry.load(held.version, held.sha256), sample(state, unseen(state, tags))
+    output = predict(pipeline, state.spec.target.kind, rows.features)
+    return holdout_metrics(state, rows, output, classes_of(pipeline))
