@@ -167,9 +167,7 @@ def _performance(spec: ModelSpec, seen: Situation) -> Verdict:
     if realised and realised[0]:
         moved, _ = _drift(FEATURE, spec.triggers.data_drift, spec, seen)
         still = spec.triggers.data_drift is not None and not moved
-        told = (
-            "; data drift has not fired, so what follows from it may have changed" if still else ""
-        )
+        told = "; data drift has not fired, so what follows may have changed" if still else ""
         return True, realised[1] + told
     later = _since(seen, ESTIMATED).filter(pl.col(WINDOW) > (rows[WINDOW].max() or ""))
     estimated = _lasting(spec.triggers.lasting, later, _fallen)

@@ -5,7 +5,9 @@ Not here: registering versions, reading anything back.
 
 from __future__ import annotations
 
+import os
 import time
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +19,7 @@ from retrain_assets.stores.model_check import EXAMPLE_FILE, write_example
 from retrain_assets.stores.model_file import TRUSTED_TYPES, ModelFileError, untrusted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
     from matplotlib.figure import Figure
@@ -124,3 +126,15 @@ def _signature(example: pl.DataFrame) -> Any:
         for name, dtype in example.schema.items()
     ]
     return ModelSignature(inputs=Schema(columns))
+
+
+@contextmanager
+def environment_kept(*names: str) -> Iterator[None]:
+    """Undo what MLflow hands to child processes: the next storage opened here would read it."""
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,10 +26,10 @@ from retrain_assets.stores.model_file import (
     load_model,
     prepare_threads,
 )
-from retrain_assets.stores.model_log import log_pipeline, log_run
+from retrain_assets.stores.model_log import environment_kept, log_pipeline, log_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     import polars as pl
@@ -103,7 +102,7 @@ class ModelRegistry:
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        with _environment_kept("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        with environment_kept("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
             mlflow.set_tracking_uri(self.tracking_uri)
             mlflow.set_registry_uri(self.tracking_uri)
         folder = f"{self.artifact_root.rstrip('/')}/{self.name}"
@@ -300,18 +299,6 @@ class ModelRegistry:
                 f"model {self.name}: {uri}/{name} cannot be read ({why}): "
                 "restore it or roll back to another version"
             ) from error
-
-
-@contextmanager
-def _environment_kept(*names: str) -> Iterator[None]:
-    """Undo what MLflow hands to child processes: the next storage opened here would read it."""
-    before = {name: os.environ.get(name) for name in names}
-    yield
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 def _version(found: Any) -> ModelVersion:
