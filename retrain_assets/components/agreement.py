@@ -50,7 +50,7 @@ def of_model(
     """What is wrong with a model beside its datasets."""
     yield from _of_python(spec)
     yield from _of_partitions(spec, dataset)
-    yield from _of_expressions(spec, dataset)
+    yield from _of_expressions(spec, dataset, lookups)
     if spec.schedule is not None and not is_valid_cron_string(spec.schedule):
         yield ("schedule",), f"{spec.schedule!r} never comes: write it as 0 6 * * 1"
     unjoined = list(_of_lookups(spec, dataset, lookups))
@@ -148,8 +148,18 @@ def _joined(column: str, dataset: DatasetSpec, lookup: DatasetSpec) -> Iterator[
         yield f"{column} is `known: later`, so it cannot be joined on when predicting"
 
 
-def _of_expressions(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Disagreement]:
-    rows = pl.DataFrame(schema=dataset_schema(dataset))
+def _of_expressions(
+    spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
+) -> Iterator[Disagreement]:
+    own = dataset_schema(dataset)
+    rows = pl.DataFrame(schema=own)
+    of_lookups = {
+        f"{name}_{column}": stored
+        for name in spec.lookups
+        if name in lookups
+        for column, stored in dataset_schema(lookups[name]).items()
+    }
+    labelled = pl.DataFrame(schema=of_lookups | own)
     if spec.target.expression is None and spec.target.column not in dataset.columns:
         why = f"{dataset.name} has no such column{hint(spec.target.column, dataset.columns)}"
         yield ("target", "column"), f"{why} Name one, or give `target.expression`."
@@ -160,7 +170,7 @@ def _of_expressions(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Disagreem
     ):
         if expression is not None:
             try:
-                rows.select(pl.sql_expr(expression))
+                (labelled if loc[0] == "target" else rows).select(pl.sql_expr(expression))
             except _NOT_VALID as error:
                 yield loc, _of_sql(error, dataset)
 

@@ -135,6 +135,7 @@ def build_features(
     spec: ModelSpec,
     dataset: DatasetSpec,
     past: Callable[[str], pl.DataFrame] | None = None,
+    labels: Mapping[str, pl.DataFrame] | None = None,
 ) -> pl.DataFrame:
     """Features, target and row identity of labelled rows, as the features table stores them.
 
@@ -145,6 +146,8 @@ def build_features(
         dataset: The dataset's contract.
         past: Where the model has `features.history`, `History.before`: features are made
             partition by partition then.
+        labels: Of each lookup that the target is made of, rows with the columns that are
+            `known: later`, which no feature sees.
 
     Returns:
         `_landing_partition`, `_key` (the dataset's key joined by `|`), the features, the target
@@ -170,7 +173,8 @@ def build_features(
         PARTITION,
         pl.concat_str([pl.col(c).cast(pl.String) for c in dataset.key], separator="|").alias(KEY),
     )
-    frames = [identity, features, _target(rows, spec)]
+    known = join_lookups(rows, labels or {}, {name: spec.lookups[name] for name in labels or {}})
+    frames = [identity, features, _target(known, spec)]
     if spec.weight is not None:
         frames.append(rows.select(pl.sql_expr(spec.weight).cast(pl.Float64).alias(WEIGHT)))
     if spec.blocks is not None:
@@ -199,6 +203,22 @@ def known_schema(dataset: DatasetSpec) -> dict[str, Type]:
         for name, stored in dataset_schema(dataset).items()
         if name == PARTITION or dataset.columns[name].known == "before"
     }
+
+
+def labelling(spec: ModelSpec, lookups: Mapping[str, DatasetSpec]) -> tuple[str, ...]:
+    """The lookups of whose `known: later` columns the target is made."""
+    if spec.target.expression is None:
+        return ()
+    named = pl.sql_expr(spec.target.expression).meta.root_names()
+    return tuple(
+        name
+        for name, found in lookups.items()
+        if any(
+            f"{name}_{column}" in named
+            for column, declared in found.columns.items()
+            if declared.known == "later"
+        )
+    )
 
 
 def _joined(

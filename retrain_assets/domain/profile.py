@@ -182,7 +182,7 @@ def _merge_column(name: str, part: pl.DataFrame) -> ColumnProfile:
             f"column {name} is numeric in some blocks and a category in others: "
             "build the profile of all blocks with one type"
         )
-    rows, nulls, others = part.select(pl.col("rows", "nulls", "others").sum()).row(0)
+    rows, nulls, others = (int(part[name].sum()) for name in ("rows", "nulls", "others"))
     if kinds == ["numeric"]:
         sketch = _merge_sketches(part["sketch"])
         return ColumnProfile(name, "numeric", rows, nulls, sketch=sketch)

@@ -82,7 +82,9 @@ class TargetSpec(Spec):
 
     column: Name = Field(description="Name of the target in the features table.")
     expression: str | None = Field(
-        None, description="SQL over the dataset's columns; the column itself by default."
+        None,
+        description="SQL over the dataset's columns, and those of a lookup that are "
+        "`known: later`, as `<lookup>_<column>`; the column itself by default.",
     )
     kind: Kind = Field(description="The kind of prediction.")
     positive_share: list[float] = Field(

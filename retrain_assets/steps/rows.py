@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from retrain_assets.domain.features import PARTITION, build_features, known_schema
+from retrain_assets.domain.features import PARTITION, build_features, known_schema, labelling
 from retrain_assets.domain.history import History
 from retrain_assets.domain.rules import dataset_schema
 from retrain_assets.domain.windows import before
@@ -77,18 +77,23 @@ class Rows:
         past = {seen for key in keys for seen in before(landed, key, spec.features.history)}
         return History(self._dataset(past), landed, spec, self.state.dataset)
 
-    def lookup(self, name: str, rows: pl.DataFrame, keys: Collection[str]) -> pl.DataFrame:
+    def lookup(
+        self, name: str, rows: pl.DataFrame, keys: Collection[str], *, later: bool = False
+    ) -> pl.DataFrame:
         """A lookup's rows that rows of some partitions can see, as far as that is known.
 
         Args:
             name: The lookup.
             rows: Rows of the dataset, for their times.
             keys: Their partitions.
+            later: Whether columns that are `known: later` are among those read.
         """
         spec, reach = self.state.spec.lookups[name], self.state.reaches[name]
         self.state.tables.verify(f"{name}/dataset")
         tables, stored = self.state.tables, f"{name}/dataset"
-        table = tables.scan(stored).select(*known_schema(reach.other))
+        table = tables.scan(stored).select(
+            *(dataset_schema(reach.other) if later else known_schema(reach.other))
+        )
         if spec.as_of is not None:
             times = rows[spec.as_of].drop_nulls()
             if times.is_empty():
@@ -111,4 +116,6 @@ class Rows:
         state, history = self.state, self.history(keys)
         lookups = {name: self.lookup(name, rows, keys) for name in state.lookups}
         past = history.before if history else None
-        return build_features(rows, lookups, state.spec, state.dataset, past)
+        named = labelling(state.spec, state.lookups)
+        labels = {name: self.lookup(name, rows, keys, later=True) for name in named}
+        return build_features(rows, lookups, state.spec, state.dataset, past, labels)

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from retrain_assets.components.agreement import of_model
 from retrain_assets.domain.features import row_features
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
@@ -435,3 +436,59 @@ def test_rows_without_a_time_find_nothing_in_a_lookup(
     days.price(f"{key(0)}T00", hour(0, 0))
     timeless = pl.DataFrame({"at": [None]}, schema={"at": pl.Datetime("us", "UTC")})
     assert maker.lookup("prices", timeless, [key(0)]).is_empty()
+
+
+OUTCOMES: dict[str, Any] = {
+    "name": "outcomes",
+    "landing": "outcomes/{partition}.csv",
+    "partition": {"by": "day", "column": "day", "start": "2020-01-01"},
+    "columns": {
+        "day": {"type": "date"},
+        "id": {"type": "int"},
+        "left": {"type": "int", "known": "later"},
+        "plan": {"type": "text"},
+    },
+    "key": ["day", "id"],
+    "read": {"settle": "0s"},
+}
+
+
+def test_labels_may_come_later_as_a_dataset_of_their_own(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    world = new_world(
+        tmp_path,
+        instance,
+        lookups={"outcomes": {"on": ["day", "id"], "lateness": 0}},
+        target={"column": "gone", "expression": "1 - outcomes_left", "kind": "binary"},
+        features={"sql": "SELECT x, plan FROM rows"},
+    )
+    spec = DatasetSpec.model_validate(OUTCOMES)
+    assert list(of_model(world.spec, world.dataset, {"outcomes": spec})) == []
+    state = ModelState(world.spec, world.dataset, {"outcomes": spec}, world.storage.tables)
+    landed(world, 0, 1)
+
+    def outcomes(number: int, kept: int) -> None:
+        rows = customers(number).head(kept).select("day", "id", "left", "plan")
+        (world.root / "landing" / "outcomes").mkdir(exist_ok=True, parents=True)
+        rows.write_csv(world.root / "landing" / "outcomes" / f"{key(number)}.csv")
+        ingest(world.storage, spec, [key(number)], "run")
+
+    outcomes(0, 100)
+    before = state.sources()
+    features(state, [key(0), key(1)], "run")
+    found = stored(world).select("_landing_partition", "gone", "x", "plan")
+    expected = (1 - customers(0)["left"]).to_list()[:100]
+    days = found.partition_by("_landing_partition", as_dict=True)
+    assert sorted(days[key(0),]["gone"].drop_nulls()) == sorted(expected)
+    assert days[key(0),]["gone"].null_count() == 20
+    assert days[key(1),]["gone"].null_count() == 120
+    outcomes(1, 120)
+    assert state.sources()[key(1)] != before[key(1)], "what has come is built again"
+    assert state.sources()[key(0)] == before[key(0)]
+    sees = MODEL | {"lookups": {"outcomes": {"on": ["day", "id"]}}}
+    leaking = ModelSpec.model_validate(
+        sees | {"features": {"sql": "SELECT outcomes_left FROM rows"}}
+    )
+    (told,) = of_model(leaking, world.dataset, {"outcomes": spec})
+    assert told[0] == ("features", "sql")
