@@ -46,13 +46,12 @@ def adopt(folder: Path, model: str, source: str, *, as_json: bool, **asked: str)
 
     Code that is in its file runs: adopt none that you would not run yourself.
     """
-    from retrain_assets.steps.adopt import Adoption
     from retrain_assets.steps.adopt import adopt as step
     from retrain_assets.steps.card import write_card
 
     opened, state = storage(), model_named(model).state(storage())
     place = source if source.startswith("models:/") else str(folder / source)
-    row = step(state, registry := opened.registry(model), Adoption(place, **asked))
+    row = step(state, registry := opened.registry(model), place, **asked)
     write_card(state, registry, row.version, opened.cards)
     said = f"{model}: version {row.version} is in production"
     _tell(row.for_people(), said, as_json=as_json)

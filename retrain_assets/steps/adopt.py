@@ -7,7 +7,6 @@ drift is held against what is stored of those before. Not here: loading what is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -34,25 +33,24 @@ if TYPE_CHECKING:
 ADOPTED = "adopted_from"  # tag of a version that was not made here
 
 
-@dataclass(frozen=True)
-class Adoption:
-    """What a person asks for.
+def adopt(
+    state: ModelState,
+    registry: ModelRegistry,
+    source: str,
+    *,
+    trained_through: str,
+    reason: str,
+    by: str,
+) -> LedgerRow:
+    """Register a foreign model as a version and put it into production.
 
     Args:
+        state: The model.
+        registry: Its versions.
         source: `models:/name/version`, or the folder of an MLflow model.
         trained_through: The last partition it was trained on.
         reason: Why, for the ledger.
         by: Who asks.
-    """
-
-    source: str
-    trained_through: str
-    reason: str
-    by: str
-
-
-def adopt(state: ModelState, registry: ModelRegistry, asked: Adoption) -> LedgerRow:
-    """Register a foreign model as a version and put it into production.
 
     Raises:
         DecisionError: There is a production already, nothing is stored of what it was trained on,
@@ -67,23 +65,23 @@ def adopt(state: ModelState, registry: ModelRegistry, asked: Adoption) -> Ledger
             f"model {name}: version {history.production.version} is in production: what is adopted "
             "comes first, everything after it by the gate"
         )
-    version = _registered(state, registry, asked, _data_range(state, asked.trained_through))
+    version = _registered(state, registry, source, _data_range(state, trained_through))
     tried = registry.check_in_clean_process(version, state.spec.target.kind)
     if not tried.passed:
-        raise DecisionError(f"model {name}: {asked.source} does not answer: {tried.detail}")
+        raise DecisionError(f"model {name}: {source} does not answer: {tried.detail}")
     row = LedgerRow(
         time=datetime.now(UTC),
-        as_of=max(state.mature(), default=asked.trained_through),
+        as_of=max(state.mature(), default=trained_through),
         seen_through=seen_through(state),
         action="adopt",
         version=version.version,
         candidate=version.version if version.metrics else None,
         previous=None,
-        reason=f"{asked.reason} (from {asked.source}, trained through {asked.trained_through})",
+        reason=f"{reason} (from {source}, trained through {trained_through})",
         causes=("request",),
         data_range=(version.tags["train_from"], version.tags["train_to"]),
         metrics=version.metrics,
-        by=asked.by,
+        by=by,
         sha256=version.sha256,
         recipe=state.spec.recipe,
     )
@@ -107,7 +105,7 @@ def _data_range(state: ModelState, through: str) -> tuple[str, str]:
 
 
 def _registered(
-    state: ModelState, registry: ModelRegistry, asked: Adoption, data_range: tuple[str, str]
+    state: ModelState, registry: ModelRegistry, source: str, data_range: tuple[str, str]
 ) -> ModelVersion:
     """The version; without metrics where there are no rows that it has not seen."""
     import skops.io
@@ -118,13 +116,13 @@ def _registered(
     kind, windows = state.spec.target.kind, state.spec.windows
     seen = state.trained_on(tuple(state.built()), data_range)[-windows.train :]
     known = stored_features(state, seen).select(state.feature_names)
-    pipeline = taking_features(load_foreign(asked.source, registry), kind, known)
+    pipeline = taking_features(load_foreign(source, registry), kind, known)
     unseen = [key for key in state.mature() if key > data_range[1]][-windows.holdout :]
     rows, metrics = sample(state, unseen), {}
     if len(rows.target):
         output = predict(pipeline, kind, rows.features)
         metrics = holdout_metrics(state, rows, output, classes_of(pipeline))
-    tags = {ADOPTED: asked.source, "content": content_digest(skops.io.dumps(pipeline))}
+    tags = {ADOPTED: source, "content": content_digest(skops.io.dumps(pipeline))}
     made = Trained(pipeline, {}, data_range, {}, known.head(EXAMPLE_ROWS), None)
     version = registry.find({**tags, "train_to": data_range[1]}) or register(
         state, registry, new_run(registry), made, tags=tags, metrics=metrics, figures={}

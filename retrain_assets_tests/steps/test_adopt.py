@@ -25,7 +25,7 @@ from retrain_assets.domain.estimator import predict
 from retrain_assets.domain.foreign import taking_features
 from retrain_assets.domain.pipeline import TrainingError
 from retrain_assets.serving.version import Loader
-from retrain_assets.steps.adopt import Adoption, adopt
+from retrain_assets.steps.adopt import adopt
 from retrain_assets.steps.card import card
 from retrain_assets.steps.decide import DecisionError
 from retrain_assets.steps.evaluate import stored
@@ -78,8 +78,8 @@ def saved(world: World, model: Any, form: str = "cloudpickle") -> str:
 
 
 def ask(world: World, source: str, through: str = key(THROUGH)) -> Any:
-    asked = Adoption(source, through, "it runs since spring", "the team")
-    return adopt(world.state, world.storage.registry("churn"), asked)
+    asked = {"trained_through": through, "reason": "it runs since spring", "by": "the team"}
+    return adopt(world.state, world.storage.registry("churn"), source, **asked)
 
 
 @pytest.mark.parametrize("form", ["cloudpickle", "skops"])
