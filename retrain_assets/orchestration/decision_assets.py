@@ -3,9 +3,10 @@
 Not here: fitting, judging, deciding.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
 import dagster as dg
@@ -26,14 +27,16 @@ from retrain_assets.orchestration.resources import (
     Channels,
     StorageResource,
     mlflow_run,
+    nested_run,
 )
 from retrain_assets.orchestration.when_red import WHEN_RED
+from retrain_assets.steps.beside import candidates
 from retrain_assets.steps.card import write_card
 from retrain_assets.steps.decide import decide_candidate
 from retrain_assets.steps.evaluate import Evaluation, evaluate
 from retrain_assets.steps.held import taken_up
 from retrain_assets.steps.report import stale, staleness
-from retrain_assets.steps.train import PRODUCTION, candidate, plan
+from retrain_assets.steps.train import PRODUCTION, plan
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.storage import Storage
 
@@ -81,11 +84,18 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
         because, held = tags.get(BECAUSE_TAG, ""), tags.get(HELD_TAG)
         with ExitStack() as stack:
             start = partial(mlflow_run, context, opened, model.spec.name)
+            starts: Iterator[Callable[[], AbstractContextManager[str]]]
+            starts = chain([start], repeat(nested_run))
             if held:
-                version = taken_up(state, registry, int(held), tags[AS_OF_TAG], causes, because)
+                again = taken_up(state, registry, int(held), tags[AS_OF_TAG], causes, because)
+                version, *others = [again]
             else:
-                planned = plan(state, tags.get(AS_OF_TAG), causes, because)
-                version = candidate(state, registry, planned, lambda: stack.enter_context(start()))
+                version, *others = candidates(
+                    state,
+                    registry,
+                    plan(state, tags.get(AS_OF_TAG), causes, because),
+                    lambda: stack.enter_context(next(starts)()),
+                )
         yield dg.MaterializeResult(
             metadata={
                 "version": version.version,
@@ -93,12 +103,18 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
                 "causes": ", ".join(causes),
                 "train_from": version.tags["train_from"],
                 "train_to": version.tags["train_to"],
+                **({"beside": ", ".join(str(other.version) for other in others)} if others else {}),
                 "mlflow": mlflow_link(opened.mlflow_uri, version.run_id),
                 **{f"holdout_{name}": drawn(value) for name, value in version.metrics.items()},
             }
         )
-        tried = registry.check_in_clean_process(version, model.spec.target.kind)
-        yield checks.result("loads_and_predicts", key, [], passed=tried.passed, said=tried.detail)
+        tried = [
+            registry.check_in_clean_process(one, model.spec.target.kind)
+            for one in (version, *others)
+        ]
+        said = "; ".join(one.detail for one in tried)
+        passed = all(one.passed for one in tried)
+        yield checks.result("loads_and_predicts", key, [], passed=passed, said=said)
 
     return candidate_model
 

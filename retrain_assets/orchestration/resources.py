@@ -116,3 +116,16 @@ def mlflow_run(
         mlflow.end_run("FAILED")
         raise
     mlflow.end_run("FINISHED")
+
+
+@contextmanager
+def nested_run() -> Iterator[str]:
+    """An MLflow run below the active one, for what is fitted beside the first.
+
+    Yields:
+        Its id.
+    """
+    import mlflow
+
+    with mlflow.start_run(nested=True) as run:
+        yield run.info.run_id

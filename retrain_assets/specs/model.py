@@ -8,7 +8,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
 from retrain_assets.specs.base import Name, NamedSpec, Spec
 from retrain_assets.specs.features import (
@@ -83,8 +83,20 @@ class WindowsSpec(Spec):
     """Window lengths, in partitions that exist."""
 
     train: int = Field(60, ge=1, description="Partitions a model is fitted on.")
+    also: list[PositiveInt] = Field(
+        [],
+        max_length=5,
+        description="Shorter training windows, each of a candidate beside the usual one: the gate "
+        "promotes the best, if it is shown to be better although it was chosen.",
+    )
     holdout: int = Field(14, ge=1, description="Newest partitions, on which models are compared.")
     current: int = Field(7, ge=1, description="Newest partitions, watched for drift.")
+
+    @model_validator(mode="after")
+    def _others_are_shorter(self) -> WindowsSpec:
+        if len({*self.also}) < len(self.also) or max(self.also, default=0) >= self.train:
+            raise ValueError(f"`also` holds different windows, each below `train` ({self.train})")
+        return self
 
 
 class LabelsSpec(Spec):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from retrain_assets.steps.build import stored_features
 from retrain_assets.steps.decide import DecisionError, reconcile, seen_through
-from retrain_assets.steps.evaluate import store_expected_output
+from retrain_assets.steps.judge import store_expected_output
 from retrain_assets.steps.train import (
     EXAMPLE_ROWS,
     Trained,

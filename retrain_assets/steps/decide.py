@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from retrain_assets.domain.gate import Verdict
+from retrain_assets.steps.beside import beside
 from retrain_assets.steps.evaluate import candidate_version, evaluate, stored
 from retrain_assets.steps.train import (
     PRODUCTION,
@@ -66,7 +67,7 @@ def decide_candidate(
     for _ in range(ATTEMPTS):
         history = state.ledger.read()
         candidate = candidate_version(registry)
-        made = history.decision_on(candidate.version)
+        made = history.decision_on(*(one.version for one in beside(registry, candidate)))
         if made is not None:
             reconcile(registry, history)
             return made
@@ -74,7 +75,7 @@ def decide_candidate(
         evaluation = stored(state, candidate.version, production) or evaluate(
             state, registry, history, run_id
         )
-        version = candidate
+        version = candidate = registry.version(evaluation.candidate)
         if evaluation.verdict is Verdict.PROMOTE and state.spec.refit:
             version = _refit(state, registry, candidate, mlflow_run)
         row = _row(state, version, evaluation, history, f"run {run_id}")
@@ -157,7 +158,8 @@ def _refit(
     if existing is not None:
         return existing
     mature, windows = state.mature(), state.spec.windows
-    through = [key for key in mature if key <= candidate.tags["as_of"]][-windows.train :]
+    length = int(candidate.tags.get("window", windows.train))
+    through = [key for key in mature if key <= candidate.tags["as_of"]][-length:]
     made = state.tables.version(state.table("features"))
     trained, rows = fitted(state, through, made), sample(state, through[-windows.holdout :])
     metrics = _checked(state, registry, candidate, trained.pipeline, rows)

@@ -6,23 +6,20 @@ Not here: the statistics of the comparison, and acting on the verdict.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from retrain_assets.domain.estimated import Calibration, calibration
-from retrain_assets.domain.gate import Decision, Verdict, compare, compare_slices, decide
-from retrain_assets.domain.measures import judged_by
-from retrain_assets.domain.performance import onto_classes
-from retrain_assets.domain.profile import build_profile
+from retrain_assets.domain.choosing import best
+from retrain_assets.domain.estimated import Calibration
+from retrain_assets.domain.gate import Decision, Verdict
 from retrain_assets.domain.windows import left_out, outside
-from retrain_assets.steps.guards import Side, looked_at
+from retrain_assets.steps.beside import beside
+from retrain_assets.steps.judge import CALIBRATION, judge, trained_on
 from retrain_assets.steps.train import (
     CANDIDATE,
-    PREDICTION_COLUMN,
-    as_column,
-    classes_of,
     lacking,
     sample,
 )
@@ -31,14 +28,9 @@ from retrain_assets.stores.tables import PARTITION
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     from matplotlib.figure import Figure
-    from sklearn.pipeline import Pipeline
 
-    from retrain_assets.domain.gate import Comparison, SliceResult
-    from retrain_assets.specs.gate import GateSpec
     from retrain_assets.steps.state import ModelState
-    from retrain_assets.steps.train import Sample
     from retrain_assets.stores.ledger import History
     from retrain_assets.stores.models import ModelRegistry, ModelVersion
 
@@ -55,9 +47,6 @@ SCHEMA: dict[str, pl.DataType] = {
     "metrics": pl.String(),
     "evidence": pl.String(),
 }
-
-
-CALIBRATION = "calibration"  # of the evidence
 
 
 class NoCandidateError(RuntimeError):
@@ -121,10 +110,36 @@ def evaluate(
 ) -> Evaluation:
     """Judge the candidate against the version now in production, and store the verdict.
 
-    Where the spec no longer makes a feature that production needs, the two cannot be compared, and
-    the candidate is held against the trivial predictor alone.
+    Of several, each is judged, and the best becomes `candidate`: its verdict is the one that
+    counts. Where the spec no longer makes a feature that production needs, the two cannot be
+    compared, and the candidate is held against the trivial predictor alone.
     """
-    candidate, production = candidate_version(registry), history.production
+    several = beside(registry, candidate_version(registry))
+    found = [_evaluated(state, registry, history, one, len(several)) for one in several]
+    gains = [one.evidence.get("comparison", {}).get("gain", math.nan) for one in found]
+    evaluation = found[best([one.verdict for one in found], gains)]
+    if len(found) > 1:
+        windows = (len(trained_on(state, version)) for version in several)
+        named = [
+            f"version {one.candidate} of {window} partitions {one.verdict}"
+            + ("" if math.isnan(gain) else f", gain {gain:.3g}")
+            for one, window, gain in zip(found, windows, gains, strict=True)
+        ]
+        said = f"{evaluation.reason}; chosen of {len(found)}: {', '.join(named)}"
+        evaluation = replace(evaluation, reason=said)
+    _store(state, evaluation, run_id)
+    registry.set_alias(CANDIDATE, evaluation.candidate)
+    return evaluation
+
+
+def _evaluated(
+    state: ModelState,
+    registry: ModelRegistry,
+    history: History,
+    candidate: ModelVersion,
+    among: int,
+) -> Evaluation:
+    production = history.production
     as_of = candidate.tags["as_of"]
     holdout = unseen(state, candidate.tags)
     rival = registry.load(production.version, production.sha256) if production else None
@@ -134,10 +149,10 @@ def evaluate(
     rows = sample(state, holdout)
     blocks = rows.blocks.n_unique()
     enough = blocks >= state.spec.gate.min_blocks
-    judged = _judge(state, registry, candidate, rival, rows) if enough else None
+    judged = judge(state, registry, candidate, rival, rows, among=among) if enough else None
     decision = judged.decision if judged else _too_few(state, blocks)
     spanned = left_out(state.spec.exclude, candidate.tags["train_from"], as_of)
-    evaluation = Evaluation(
+    return Evaluation(
         candidate=candidate.version,
         production=production.version if production else None,
         as_of=as_of,
@@ -149,8 +164,17 @@ def evaluate(
         metrics=dict(candidate.metrics),
         evidence=judged.evidence if judged else {},
     )
-    _store(state, evaluation, run_id)
-    return evaluation
+
+
+def _too_few(state: ModelState, blocks: int) -> Decision:
+    needed = state.spec.gate.min_blocks
+    return Decision(
+        Verdict.HOLD,
+        f"{blocks} holdout blocks that neither model was trained on, "
+        f"gate.min_blocks asks for {needed}",
+        None,
+        needed - blocks,
+    )
 
 
 def unseen(state: ModelState, tags: Mapping[str, str]) -> tuple[str, ...]:
@@ -175,131 +199,6 @@ def calibrated_on(state: ModelState, candidate: int) -> Calibration | None:
     rows = state.tables.read(state.table("evaluation"), [str(candidate)], SCHEMA)
     found = [json.loads(text).get(CALIBRATION) for text in rows["evidence"]]
     return Calibration(**found[-1]) if found and found[-1] else None
-
-
-@dataclass(frozen=True)
-class _Judged:
-    decision: Decision
-    evidence: dict[str, Any]
-
-
-def _judge(
-    state: ModelState,
-    registry: ModelRegistry,
-    candidate: ModelVersion,
-    rival: Pipeline | None,
-    rows: Sample,
-) -> _Judged:
-    from retrain_assets.domain.estimator import PredictionError, predict, trivial_prediction
-
-    gate, kind = _gate(state), state.spec.target.kind
-    pipeline = registry.load(candidate.version, candidate.sha256)
-    try:
-        ours = predict(pipeline, kind, rows.features)
-    except PredictionError as error:
-        return _Judged(Decision(Verdict.REJECT, str(error), None, None), {})
-    store_expected_output(state, candidate, as_column(pipeline, ours))
-    calibrated = calibration(rows.target.to_numpy(), ours) if kind == "binary" else None
-    worth = {CALIBRATION: asdict(calibrated)} if calibrated else {}
-    trained, count = sample(state, _trained_on(state, candidate), fitting=True), len(rows.target)
-    trivial = trivial_prediction(kind, trained.target, trained.weight, count, gate)
-    own = classes_of(pipeline)
-    against_trivial = _compare(state, rows, _Output(ours, own), _Output(trivial, own))
-    missing = lacking(state, rival) if rival else []
-    if rival is None or missing:
-        decision = decide(gate, None, against_trivial)
-        if missing:
-            said = f"{decision.reason}; production needs {', '.join(missing)}, no longer made"
-            decision = replace(decision, reason=said)
-        return _Judged(decision, _evidence(against_trivial) | worth)
-    theirs = _Output(predict(rival, kind, rows.features), classes_of(rival))
-    comparison = _compare(state, rows, _Output(ours, own), theirs)
-    slices = _compare_slices(state, rows, _Output(ours, own), theirs)
-    first, second, classes = _aligned(_Output(ours, own), theirs)
-    sides = Side(pipeline, first), Side(rival, second)
-    guards = list(looked_at(gate, kind, rows, *sides, classes))
-    evidence = (
-        _evidence(comparison)
-        | worth
-        | {
-            "slices": [asdict(found) for found in slices],
-            "guards": [asdict(found) for found in guards],
-        }
-    )
-    return _Judged(decide(gate, comparison, against_trivial, slices, guards), evidence)
-
-
-@dataclass(frozen=True)
-class _Output:
-    """What a model predicted, and the class of each column where it has several."""
-
-    values: np.ndarray
-    classes: list[Any] | None
-
-
-def _aligned(ours: _Output, theirs: _Output) -> tuple[np.ndarray, np.ndarray, list[Any] | None]:
-    """Both outputs in the same columns, since one model may know a class the other does not."""
-    if ours.classes is None or theirs.classes is None or ours.values.ndim == 1:
-        return ours.values, theirs.values, ours.classes
-    every = sorted({*ours.classes, *theirs.classes})
-    values = (onto_classes(side.values, side.classes or [], every) for side in (ours, theirs))
-    return *values, every  # type: ignore[return-value]
-
-
-def _gate(state: ModelState) -> GateSpec:
-    """The gate at the confidence that its yearly rate comes to."""
-    spec, period = state.spec, state.dataset.partition.period
-    if period is None:  # where `false_promotions_per_year` is refused
-        return spec.gate
-    confidence = spec.gate.confidence_at(period.per_year, spec.triggers.cooldown)
-    return spec.gate.model_copy(update={"confidence": confidence})
-
-
-def _compare(state: ModelState, rows: Sample, ours: _Output, theirs: _Output) -> Comparison:
-    gate, target = _gate(state), rows.target.to_numpy()
-    first, second, classes = _aligned(ours, theirs)
-    return compare(
-        judged_by(gate), target, first, second, rows.blocks, gate.confidence, classes=classes
-    )
-
-
-def _compare_slices(
-    state: ModelState, rows: Sample, ours: _Output, theirs: _Output
-) -> list[SliceResult]:
-    gate, target = _gate(state), rows.target.to_numpy()
-    first, second, classes = _aligned(ours, theirs)
-    sliced = rows.features.select(gate.slices)
-    return compare_slices(
-        gate, judged_by(gate), sliced, target, first, second, rows.blocks, classes
-    )
-
-
-def _evidence(comparison: Comparison) -> dict[str, Any]:
-    return {"comparison": asdict(comparison)}
-
-
-def _too_few(state: ModelState, blocks: int) -> Decision:
-    needed = state.spec.gate.min_blocks
-    return Decision(
-        Verdict.HOLD,
-        f"{blocks} holdout blocks that neither model was trained on, "
-        f"gate.min_blocks asks for {needed}",
-        None,
-        needed - blocks,
-    )
-
-
-def _trained_on(state: ModelState, version: ModelVersion) -> list[str]:
-    tags = version.tags
-    return list(state.trained_on(state.mature(), (tags["train_from"], tags["train_to"])))
-
-
-def store_expected_output(state: ModelState, candidate: ModelVersion, output: pl.Series) -> None:
-    """Keep a summary of the output on unseen rows: what prediction drift is measured against."""
-    key = str(candidate.version)
-    frame = pl.DataFrame({PARTITION: [key] * len(output), PREDICTION_COLUMN: output})
-    table = state.table("reference")
-    state.tables.replace(table, build_profile(frame), [key], {"candidate": key})
 
 
 def _store(state: ModelState, evaluation: Evaluation, run_id: str) -> None:

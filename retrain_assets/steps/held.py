@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from retrain_assets.steps.beside import BESIDE
 from retrain_assets.steps.digests import digest_of
 from retrain_assets.steps.evaluate import stored, unseen
 from retrain_assets.steps.train import CANDIDATE, classes_of, holdout_metrics, sample
@@ -40,7 +41,7 @@ def taken_up(
     held = registry.version(number)
     since = _looked_through(state, held)
     named = {"held": held.tags["candidate_id"], "since": since, "as_of": as_of}
-    tags = named | {"candidate_id": digest_of(named), "held": str(number)}
+    tags = named | {"candidate_id": digest_of(named), "held": str(number), BESIDE: ""}
     found = registry.find({"candidate_id": tags["candidate_id"], "role": "gated"})
     if found is None:
         tags |= {"causes": ", ".join(causes), "because": because}

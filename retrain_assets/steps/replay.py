@@ -16,13 +16,14 @@ from retrain_assets.domain.performance import block_values
 from retrain_assets.domain.replay import Played, compared
 from retrain_assets.domain.triggers import decide
 from retrain_assets.domain.windows import elapsed, mature_partitions
+from retrain_assets.steps.beside import beside, candidates
 from retrain_assets.steps.build import stored_features
 from retrain_assets.steps.decide import decide_candidate
 from retrain_assets.steps.held import taken_up
 from retrain_assets.steps.monitor import monitor
 from retrain_assets.steps.predict import predictions
 from retrain_assets.steps.state import SOURCE, ModelState
-from retrain_assets.steps.train import candidate, classes_of, fitted, plan
+from retrain_assets.steps.train import classes_of, fitted, plan
 from retrain_assets.stores.overlay import MemoryRegistry, Overlay
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from retrain_assets.domain.replay import Outcome
     from retrain_assets.specs.policy import PolicySpec
     from retrain_assets.steps.train import Trained
-    from retrain_assets.stores.models import ModelVersion
+    from retrain_assets.stores.ledger import LedgerRow
+    from retrain_assets.stores.models import ModelRegistry, ModelVersion
 
 RUN = "replay"
 CONFIDENCE = 0.9
@@ -119,7 +121,7 @@ class Replay:
                 if wish.held is not None:
                     taken_up(now, registry, wish.held, wish.as_of or "", *why)
                 else:
-                    candidate(now, registry, plan(now, wish.as_of, *why), lambda: RUN)
+                    candidates(now, registry, plan(now, wish.as_of, *why), lambda: RUN)
                 decide_candidate(now, registry, RUN, lambda: RUN)
             tell(keys[-1])
         history = state.ledger.read()
@@ -129,14 +131,7 @@ class Replay:
             values=self._values(
                 state, {key: self.versions[row.version][1] for key, row in served.items() if row}
             ),
-            # A version that is judged again is not fitted again: it has the digest it had.
-            fits=len(
-                {
-                    self.versions[number][0].sha256
-                    for row in history.rows
-                    for number in (row.version, row.candidate or row.version)
-                }
-            ),
+            fits=len({made.sha256 for row in history.rows for made in _fitted_for(registry, row)}),
             decided=tuple((row.as_of, row.action) for row in history.rows),
         )
 
@@ -177,6 +172,12 @@ class Replay:
             if (value := self.judged[known]) is not None:
                 found[key] = value
         return found
+
+
+def _fitted_for(registry: ModelRegistry, row: LedgerRow) -> list[ModelVersion]:
+    """Versions of a decision. What is judged again has the digest it had, and was fitted once."""
+    candidate = registry.version(row.candidate or row.version)
+    return [registry.version(row.version), *beside(registry, candidate)]
 
 
 def replayed(

@@ -103,7 +103,7 @@ def plan(state: ModelState, last_seconds: float | None) -> dict[str, Any]:
     enough = len(mature) >= spec.windows.train + spec.windows.holdout
     windows = asdict(split(mature, spec.windows)) if enough else {}
     rows = landed_rows(state.tables, state.dataset.name)
-    search = spec.estimator.search
+    search, candidates = spec.estimator.search, 0 if wish.held else 1 + len(spec.windows.also)
     return {
         "model": spec.name,
         "wanted": wish.wanted,
@@ -114,8 +114,7 @@ def plan(state: ModelState, last_seconds: float | None) -> dict[str, Any]:
         "cost": {
             "train_rows": sum(rows.get(key, 0) for key in windows.get("train", ())),
             "holdout_rows": sum(rows.get(key, 0) for key in windows.get("holdout", ())),
-            "fits": (0 if wish.held else 1 + (search.budget * search.folds if search else 0))
-            + spec.refit,
+            "fits": candidates * (1 + (search.budget * search.folds if search else 0)) + spec.refit,
             "last_seconds": last_seconds,
         },
     }

@@ -141,6 +141,7 @@ def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: s
         "causes": ", ".join(causes),
         "because": because,
         "checkout": checkout(),
+        "window": str(len(windows.train)),
     }
     stable = {key: tags[key] for key in ("spec_digest", "code_digest", "lock_digest", "as_of")}
     return Plan(windows, tuple(causes), digest_of({**used, **stable}), tags)

@@ -157,9 +157,9 @@ class History:
         found = (row for row in reversed(self.rows) if row.action in (*GATED, "adopt"))
         return next(found, None)
 
-    def decision_on(self, candidate: int) -> LedgerRow | None:
-        """The decision of the gate on a candidate, if it was made."""
-        return next((row for row in self.rows if row.candidate == candidate), None)
+    def decision_on(self, *candidates: int) -> LedgerRow | None:
+        """The decision of the gate on a candidate, or one of several, if it was made."""
+        return next((row for row in self.rows if row.candidate in candidates), None)
 
 
 @dataclass(frozen=True)
