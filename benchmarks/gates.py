@@ -35,6 +35,7 @@ from retrain_assets.specs.gate import METRICS_BY_KIND, GateSpec
 from retrain_assets.stores.storage import Storage
 
 GATES, TRAIN, HOLDOUT, STATED = 2000, 60, 14, 0.05
+EARLIER, AFTER, DAYS = (14, 28), 60, 365
 BY_ROW, BY_DAY, WORSE = 0.5, 0.3, (0.1, 0.2, 0.4, 0.8)
 PARAMETERS: dict[str, dict[str, Any]] = {
     "cost": {"cost": {"false_positive": 5.0, "false_negative": 20.0}},
@@ -67,6 +68,7 @@ def fitted(folder: Path) -> None:
     other = inputs.select(keep).to_numpy()
     number = HistGradientBoostingRegressor(**boosting).fit(other[old], speed[old])
     new = ~old
+    np.savez(folder / "inputs.npz", features=features, late=late, day=day)
     np.savez(
         folder / "rows.npz",
         day=day[new],
@@ -158,6 +160,53 @@ def again(folder: Path, seed: int) -> list[bool] | None:
     return [judged(first, last).verdict is Verdict.PROMOTE for first in (HOLDOUT, 0)]
 
 
+def real_pairs(folder: Path, last: int) -> list[tuple[str, str, float, float]]:
+    """Pairs of real models trained through one day: kind, verdict, gain then and 60 days on.
+
+    None is known to be equal; what each is worth shows in the days after the holdout.
+    """
+    data = np.load(folder / "inputs.npz")
+    features, late, day = data["features"], data["late"], data["day"]
+    random = np.random.default_rng(last)
+
+    def model(days: np.ndarray, seed: int = 0) -> HistGradientBoostingClassifier:
+        rows = np.concatenate([np.arange(*np.searchsorted(day, [one, one + 1])) for one in days])
+        made = HistGradientBoostingClassifier(max_iter=60, max_features=0.5, random_state=seed)
+        return made.fit(features[rows], late[rows])
+
+    def gain(ours: Any, theirs: Any, first: int, length: int) -> Any:
+        rows = slice(*np.searchsorted(day, [first, first + length]))
+        both = (one.predict_proba(features[rows])[:, 1] for one in (ours, theirs))
+        return compare("log_loss", late[rows], *both, pl.Series(day[rows]), 1 - 2 * STATED)
+
+    window = np.arange(last + 1 - TRAIN, last + 1)
+    drawn_twice = (model(np.sort(random.choice(window, TRAIN))) for _ in range(2))
+    newest = model(window)
+    pairs = {
+        "seeds": (newest, model(window, 1)),
+        "resampled days": tuple(drawn_twice),
+        **{f"{age} days older": (newest, model(window - age)) for age in EARLIER},
+    }
+    found = []
+    for kind, (ours, theirs) in pairs.items():
+        judged = gain(ours, theirs, last + 1, HOLDOUT)
+        verdict = "PROMOTE" if judged.low > 0 else "REJECT" if judged.high < 0 else "HOLD"
+        later = gain(ours, theirs, last + 1 + HOLDOUT, AFTER)
+        found.append((kind, verdict, judged.gain, later.gain))
+    return found
+
+
+def told(found: list[tuple[str, str, float, float]]) -> str:
+    """A row: how often one of the pair was shown to be better, and how often it then was."""
+    settled = [(then > 0) == (later > 0) for _, verdict, then, later in found if verdict != "HOLD"]
+    held = [(then > 0) == (later > 0) for _, verdict, then, later in found if verdict == "HOLD"]
+    passed = [later > 0 for _, verdict, _, later in found if verdict == "PROMOTE"]
+    return (
+        f"{len(found)} | {len(passed)} | {np.mean(passed or [np.nan]):.0%} | "
+        f"{len(settled)} | {np.mean(settled or [np.nan]):.0%} | {np.mean(held or [np.nan]):.0%}"
+    )
+
+
 def main(gates: int) -> None:
     """Print the tables."""
     low, high = (bound / gates for bound in binom.interval(0.95, gates, STATED))
@@ -182,6 +231,10 @@ def main(gates: int) -> None:
             held = [found for found in looked if found]
             fresh, together = np.mean(held, axis=0)
             print(f"| second looks | {len(held)} | {fresh:.1%} | {together:.1%} |", flush=True)
+            ends = range(TRAIN + max(EARLIER) - 1, DAYS - HOLDOUT - AFTER, 4)
+            real = [one for each in pool.map(partial(real_pairs, folder), ends) for one in each]
+            for kind in dict.fromkeys(kind for kind, *_ in real):
+                print(f"| {kind} | {told([one for one in real if one[0] == kind])} |", flush=True)
             for more in WORSE:
                 job = partial(with_gain, folder, more)
                 found = list(pool.map(job, range(gates // 5), chunksize=20))

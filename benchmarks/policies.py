@@ -61,23 +61,35 @@ def prepared(root: Path) -> ModelState:
 
 
 def policies() -> list[dict[str, Any]]:
-    """The shipped policy, what it is held against, and a grid of triggers and gates."""
+    """The shipped policy, what it is held against, and a grid of triggers, gates and windows."""
     rivals = [{"name": "never", "triggers": {}}]
     rivals += [{"name": f"every {days}", "every": days} for days in (1, 7, 14, 28)]
+    not_worse = {"promote_when": {"not_worse": {"margin": 0.01}}, "confidence": 0.8}
     grid = [
-        {
-            "name": f"after {days}, gate {confidence}",
-            "triggers": {
-                "new_partitions": days,
-                "cooldown": 7,
-                "performance": {"metric": "log_loss", "max_drop": 0.05},
-            },
-            "gate": {"metric": "log_loss", "confidence": confidence, "min_blocks": 5},
-        }
-        for days in (7, 28)
-        for confidence in (0.55, 0.8)
+        policy(28, 14, {"confidence": 0.55}),
+        policy(14, 7, {"confidence": 0.55}),
+        policy(28, 7, {"confidence": 0.55}),
+        policy(28, 7, {"confidence": 0.8}),
+        policy(28, 7, not_worse),
+        policy(28, 7, {"confidence": 0.55}, also=[21]),
     ]
     return [{"name": "as it is"}, *rivals, *grid]
+
+
+def policy(days: int, holdout: int, gate: dict[str, Any], **windows: Any) -> dict[str, Any]:
+    """A policy that asks after so many partitions or at a fall of performance, and gates so."""
+    how = f"gate {gate['confidence']}" if "promote_when" not in gate else "not worse by 0.01"
+    beside = f", also {windows['also']}" if windows else ""
+    return {
+        "name": f"after {days}, holdout {holdout}, {how}{beside}",
+        "triggers": {
+            "new_partitions": days,
+            "cooldown": 7,
+            "performance": {"metric": "log_loss", "max_drop": 0.05},
+        },
+        "gate": {"metric": "log_loss", "min_blocks": 5, **gate},
+        "windows": {"train": 60, "holdout": holdout, "current": 7, **windows},
+    }
 
 
 def played(state: ModelState) -> tuple[Outcome, float, float]:
@@ -113,13 +125,16 @@ def report(outcome: Outcome, seconds: float, fitting: float) -> None:
     fits = {each.name: each.fits for each in outcome.played}
     gated = [each.name for each in outcome.played if each.gated]
     best = min(gated, key=lambda name: means[name][0])
-    print(f"{'policy':<32} {'fits':>5} {'to July':>9} {'from August':>12}")
+    print(f"{'policy':<40} {'fits':>5} {'to July':>9} {'from August':>12}")
     for name, (chosen, reported) in means.items():
         mark = " <- chosen" if name == best else ""
-        print(f"{name:<32} {fits[name]:>5} {chosen:>9.4f} {reported:>12.4f}{mark}")
+        print(f"{name:<40} {fits[name]:>5} {chosen:>9.4f} {reported:>12.4f}{mark}")
     never, daily = means["never"][1], means["every 1"][1]
     share = (never - means[best][1]) / (never - daily)
     print(f"{best}: {share:.0%} of what every day gains over never, from August on")
+    for rival in (each.name for each in outcome.played if not each.gated):
+        more, better = fits[rival] - fits[best], means[rival][1] - means[best][1]
+        print(f"  against {rival}: {more:+d} fits, {better:+.4f} mean daily log loss")
     print(f"{seconds:.0f} CPU seconds, {fitting:.0f} of them fits: {seconds / fitting:.1f} times")
 
 
