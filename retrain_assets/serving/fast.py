@@ -1,11 +1,9 @@
 """A fitted pipeline with less between a row and its prediction.
 
 scikit-learn checks, copies and reorders for milliseconds what takes microseconds for one row. Here
-the same fitted parts are asked directly: categories by a dict, the preparation by numpy, and all
-trees of a HistGradientBoosting as one tree of scikit-learn's own, whose first splits choose among
-them by an added column, so that its compiled code walks them in one call. This leans on its
-private parts, so `fast` gives nothing that has not repeated the pipeline's own predictions. Not
-here: features, loading.
+the same fitted parts are asked directly: categories by a dict, the preparation and the trees of a
+HistGradientBoosting by numpy. This leans on private parts, so `fast` gives nothing that has not
+repeated the pipeline's own predictions. Not here: features, loading.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retrain_assets.domain.estimator import PredictionError, predict
+from retrain_assets.serving.trees import Trees
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from retrain_assets.specs.features import Kind
 
 TOLERANCE = 1e-6
-FEW_ROWS = 32  # up to here one call for all trees costs less than one for each
 
 
 class Fast:
@@ -92,11 +90,7 @@ def fast(pipeline: Pipeline, kind: Kind, rows: pl.DataFrame) -> tuple[Fast | Non
     wanted = predict(pipeline, kind, rows)
     try:
         made = Fast(pipeline, kind)
-        few = rows.select(made.columns).rows()
-        given = np.concatenate(
-            [made.predict(few[at : at + FEW_ROWS]) for at in range(0, len(few), FEW_ROWS)]
-        )
-        frame = made.predict_frame(rows)
+        given, frame = made.predict(rows.select(made.columns).rows()), made.predict_frame(rows)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         return None, f"{name}: scikit-learn's own prediction is used, there is no other: {error!r}"
     same = given.shape == frame.shape == wanted.shape
@@ -161,68 +155,16 @@ def _preparing(columns: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _trees(model: Any, kind: Kind) -> Callable[[np.ndarray], np.ndarray]:
-    """All trees of a HistGradientBoosting in one call."""
-    trees = [tree for iteration in model._predictors for tree in iteration]  # noqa: SLF001
-    outputs, columns = model.n_trees_per_iteration_, model._n_features  # noqa: SLF001
-    whole = _joined(trees, columns)
-    known, where = model._bin_mapper.make_known_categories_bitsets()  # noqa: SLF001
-    where = np.append(where, where.dtype.type(0))
-    reorder = _reordering(model)
-    number = np.arange(len(trees), dtype=np.float64)
+    trees, reorder = Trees(model), _reordering(model)
     baseline, loss = model._baseline_prediction, model._loss  # noqa: SLF001
 
-    def together(matrix: np.ndarray) -> np.ndarray:
-        rows = np.empty((len(matrix), len(trees), columns + 1))
-        rows[:, :, :columns] = matrix[:, None]
-        rows[:, :, columns] = number
-        leaves: np.ndarray = whole.predict(rows.reshape(-1, columns + 1), known, where, 1)
-        summed: np.ndarray = leaves.reshape(len(matrix), -1, outputs).sum(axis=1)
-        return summed
-
-    def each(matrix: np.ndarray) -> np.ndarray:
-        total, matrix = np.zeros((len(matrix), outputs)), np.ascontiguousarray(matrix)
-        for place, tree in enumerate(trees):
-            # One thread: waking a second one for each tree costs more than it gives.
-            total[:, place % outputs] += tree.predict(matrix, known, where[:-1], 1)
-        return total
-
     def estimate(matrix: np.ndarray) -> np.ndarray:
-        summed = together if len(matrix) <= FEW_ROWS else each
-        raw = summed(reorder(matrix)) + baseline
+        raw = trees.sums(reorder(matrix)) + baseline
         if kind == "regression":
             return np.asarray(loss.link.inverse(raw[:, 0]))
         return _expit(raw[:, 0]) if kind == "binary" else np.asarray(loss.predict_proba(raw))
 
     return estimate
-
-
-def _joined(trees: Sequence[Any], column: int) -> Any:
-    """One tree whose first splits, on a column that numbers the trees, lead to each of them."""
-    starts = np.cumsum([len(trees) - 1, *(len(tree.nodes) for tree in trees)])
-    nodes = np.zeros(starts[-1], dtype=trees[0].nodes.dtype)
-    bitsets = [tree.raw_left_cat_bitsets.reshape(-1, 8) for tree in trees]
-    used = np.cumsum([0, *map(len, bitsets)])
-    for tree, start, first in zip(trees, starts, used, strict=False):
-        part = tree.nodes.copy()
-        for side in ("left", "right"):
-            part[side] += np.where(part["is_leaf"], 0, start).astype(part[side].dtype)
-        part["bitset_idx"] += np.where(part["is_categorical"], first, 0).astype(np.uint32)
-        nodes[start : start + len(part)] = part
-    free = iter(range(len(trees) - 1))
-
-    def chosen(first: int, last: int) -> int:
-        """The node that leads to the trees from `first` to `last`."""
-        if first == last:
-            return int(starts[first])
-        node, middle = next(free), (first + last) // 2
-        split = nodes[node : node + 1]
-        split["feature_idx"], split["num_threshold"] = column, middle + 0.5
-        split["left"], split["right"] = chosen(first, middle), chosen(middle + 1, last)
-        return node
-
-    chosen(0, len(trees) - 1)
-    every = np.ascontiguousarray(np.concatenate(bitsets), dtype=np.uint32)
-    return type(trees[0])(nodes, every, every)
 
 
 def _reordering(model: Any) -> Callable[[np.ndarray], np.ndarray]:

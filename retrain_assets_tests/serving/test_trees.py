@@ -1,0 +1,49 @@
+"""Trees as masks of leaves give the sums that scikit-learn gives, whatever the trees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+from retrain_assets.serving.trees import Trees
+
+RANDOM = np.random.default_rng(0)
+ROWS = RANDOM.normal(size=(1_500, 4))
+ROWS[:, 0] = RANDOM.integers(0, 30, len(ROWS))  # a category
+ROWS[RANDOM.random(ROWS.shape) < 0.1] = np.nan
+ROWS[:40, 1] = np.inf
+SCORE = np.nan_to_num(ROWS[:, 1], posinf=3.0) + np.sin(np.nan_to_num(ROWS[:, 0]))
+ASKED = np.vstack([ROWS, [[77.0, 9.0, -9.0, np.nan], [np.nan, np.inf, -np.inf, 0.0]]])
+
+
+def fitted(kind: type[Any], labels: np.ndarray, leaves: int | None) -> Any:
+    params = {"max_iter": 8, "min_samples_leaf": 3, "categorical_features": [0]}
+    return kind(max_leaf_nodes=leaves, **params).fit(ROWS, labels)
+
+
+@pytest.mark.parametrize("leaves", [3, 31, 64, 200])
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [
+        (HistGradientBoostingRegressor, SCORE),
+        (HistGradientBoostingClassifier, SCORE > 0),
+        (HistGradientBoostingClassifier, np.digitize(SCORE, [-0.5, 0.5])),
+    ],
+    ids=["numbers", "two classes", "three classes"],
+)
+def test_sums_are_those_of_scikit_learn(kind: type[Any], labels: np.ndarray, leaves: int) -> None:
+    model = fitted(kind, labels, leaves)
+    prepared = model._preprocess_X(ASKED, reset=False)
+    wanted = model._raw_predict(prepared) - model._baseline_prediction
+    sums = Trees(model).sums(prepared)
+    np.testing.assert_allclose(sums, wanted, atol=1e-12)
+    for row in (0, 17, len(ASKED) - 1):
+        np.testing.assert_array_equal(Trees(model).sums(prepared[row : row + 1]), sums[[row]])
+
+
+def test_trees_that_are_walked_faster_are_refused() -> None:
+    with pytest.raises(ValueError, match="too many or too large"):
+        Trees(fitted(HistGradientBoostingRegressor, SCORE, None))
