@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from retrain_assets.serving.contract import Contract, Row
+    from retrain_assets.serving.contract import Contract
     from retrain_assets.serving.follow import Followed
     from retrain_assets.serving.log import PredictionLog
     from retrain_assets.serving.metrics import Metrics
-    from retrain_assets.serving.score import Batcher, Scored
+    from retrain_assets.serving.score import Batcher, Scored, Sent
 
 JSON = "application/json"
 
@@ -51,7 +51,7 @@ class Endpoint:
     log: PredictionLog
     metrics: Metrics
 
-    def keep(self, rows: list[Row], scored: Scored) -> str:
+    def keep(self, rows: Sent, scored: Scored) -> str:
         """Log what is about to be answered.
 
         Returns:
@@ -67,14 +67,14 @@ async def predict(endpoint: Endpoint, request: Request) -> Response:
     """Predict raw rows as they land."""
     kind, body = wants(request, JSON, formats.ARROW), request.scope[BODY]
     contract, name = endpoint.contract, endpoint.model.name
-    rows = contract.read(body) if kind == JSON else formats.read_arrow(body, contract)
+    rows: Sent = contract.read(body) if kind == JSON else formats.read_arrow(body, contract)
     scored = await endpoint.batcher.score(rows)
-    found = identified(endpoint.keep(rows, scored), scored)
+    kept, number = endpoint.keep(rows, scored), scored.version.number
     if kind == JSON:
-        number = scored.version.number
+        found = identified(kept, scored)
         return answer({"model": name, "version": number, "predictions": found})
-    said = {"x-model": name, "x-model-version": str(scored.version.number)}
-    return Response(formats.arrow_answer(scored, found), 200, said, formats.ARROW)
+    said = {"x-model": name, "x-model-version": str(number)}
+    return Response(formats.arrow_answer(scored, kept), 200, said, formats.ARROW)
 
 
 async def invoke(endpoint: Endpoint, request: Request) -> Response:

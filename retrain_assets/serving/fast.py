@@ -40,13 +40,14 @@ class Fast:
 
     def __init__(self, pipeline: Pipeline, kind: Kind) -> None:
         encoder, estimator = pipeline[0], pipeline[-1]
-        self._encoder, self.columns = encoder, list(encoder.columns_)
+        self.columns = list(encoder.columns_)
         self._codes = [
             {value: float(code) for code, value in enumerate(encoder.categories_[name])}
             if name in encoder.categories_
             else None
             for name in self.columns
         ]
+        self._encoding = [encoder._encoded(name) for name in self.columns]  # noqa: SLF001
         self._empty = [place for place, n in enumerate(self.columns) if n in encoder.empty_]
         self._estimate = _estimating(pipeline, estimator, kind)
 
@@ -70,7 +71,7 @@ class Fast:
         Raises:
             PredictionError: A prediction is not finite.
         """
-        return _finite(self._estimate(self._encoder.transform(rows)))
+        return _finite(self._estimate(rows.select(self._encoding).to_numpy()))
 
 
 def fast(pipeline: Pipeline, kind: Kind, rows: pl.DataFrame) -> tuple[Fast | None, str]:

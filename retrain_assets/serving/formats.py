@@ -7,8 +7,9 @@ as `/predict` does. Not here: scoring, and the paths.
 from __future__ import annotations
 
 import io
+import math
 import struct
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import polars as pl
 import pyarrow as pa
@@ -22,8 +23,14 @@ if TYPE_CHECKING:
     from retrain_assets.serving.contract import Contract, Row
     from retrain_assets.serving.score import Scored
     from retrain_assets.serving.version import Version
+    from retrain_assets.specs.dataset import ColumnSpec
 
 ARROW = "application/vnd.apache.arrow.stream"
+# The first and last day and microsecond of the years 1 to 9999, from 1970 on.
+_YEARS = {
+    "date": (-719_162, 2_932_896),
+    "datetime": (-62_135_596_800 * 10**6, 253_402_300_800 * 10**6 - 1),
+}
 _RECORDS, _DICTIONARY = 3, 2  # kinds of Arrow messages that hold rows
 _Sent = TypeVar("_Sent", bound=BaseModel)
 _V2_TYPES = {"int": "INT64", "float": "FP64", "bool": "BOOL"}
@@ -172,7 +179,7 @@ def metadata(name: str, contract: Contract, version: Version) -> dict[str, Any]:
     return known | {"inputs": inputs, "outputs": outputs}
 
 
-def read_arrow(content: bytes, contract: Contract) -> list[Row]:
+def read_arrow(content: bytes, contract: Contract) -> pl.DataFrame:
     """Raw rows of an Arrow stream, by the contract that JSON is held against.
 
     Raises:
@@ -190,7 +197,7 @@ def read_arrow(content: bytes, contract: Contract) -> list[Row]:
     if different := set(frame.columns) ^ set(contract.columns):
         said = f"columns missing or not of the dataset: {', '.join(sorted(different))}"
         raise RequestError(422, "invalid_rows", said)
-    return frame.select(_typed(frame, name, contract) for name in contract.columns).to_dicts()
+    return pl.DataFrame([_typed(frame, name, contract) for name in contract.columns])
 
 
 def _typed(frame: pl.DataFrame, name: str, contract: Contract) -> pl.Series:
@@ -207,6 +214,8 @@ def _typed(frame: pl.DataFrame, name: str, contract: Contract) -> pl.Series:
         zone = contract.dataset.partition.timezone
         values = values.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
     typed = values.cast(wanted, strict=False)
+    if _is_sound(values, typed, column, required=contract.is_required(name)):
+        return typed
     wrong = typed.is_null() & (values.is_not_null() | contract.is_required(name))
     if column.type in ("date", "datetime"):
         wrong |= ~typed.dt.year().is_between(1, 9999).fill_null(value=True)
@@ -226,13 +235,30 @@ def _typed(frame: pl.DataFrame, name: str, contract: Contract) -> pl.Series:
     return typed
 
 
-def arrow_answer(scored: Scored, found: list[dict[str, Any]]) -> bytes:
+def _is_sound(values: pl.Series, typed: pl.Series, column: ColumnSpec, *, required: bool) -> bool:
+    """Whether no value can break the contract, by what takes microseconds for a whole column."""
+    if typed.null_count() > (0 if required else values.null_count()) or column.pattern:
+        return False
+    if typed.null_count() == len(typed) or typed.dtype in (pl.String, pl.Boolean):
+        return True
+    found = typed.cast(pl.Int64) if column.type in _YEARS else typed  # `to_physical` takes 20 us
+    low, high = _YEARS.get(column.type, (column.min, column.max))
+    if column.type == "float" and not math.isfinite(found.sum()):
+        return False
+    least, most = cast("Any", found.min()), cast("Any", found.max())
+    return (low is None or least >= low) and (high is None or most <= high)
+
+
+def arrow_answer(scored: Scored, request: str) -> bytes:
     """Predictions as an Arrow stream: id, prediction, and each class's probability."""
-    made = {"id": [row["id"] for row in found], "prediction": [row["prediction"] for row in found]}
-    if scored.output.ndim > 1:
-        for place, known in enumerate(scored.version.classes or ()):
-            made[f"probability_{known}"] = scored.output[:, place].tolist()
-    return pl.DataFrame(made).write_ipc_stream(None).getvalue()
+    output, classes = scored.output, scored.version.classes or []
+    made = {"prediction": pl.Series(output)}
+    if output.ndim > 1:
+        made = {"prediction": pl.Series(classes, dtype=pl.String)[output.argmax(axis=1)]}
+        made |= {f"probability_{n}": pl.Series(output[:, at]) for at, n in enumerate(classes)}
+    place = pl.int_range(len(output))
+    found = pl.DataFrame(made).select(pl.format(f"{request}-{{}}", place).alias("id"), pl.all())
+    return found.write_ipc_stream(None).getvalue()
 
 
 def _parsed(kind: type[_Sent], content: bytes) -> _Sent:

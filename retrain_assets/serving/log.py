@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import polars as pl
+import pyarrow as pa
 from pydantic_core import from_json, to_json
 
 from retrain_assets.domain.contract import UNPLACED
@@ -29,10 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from retrain_assets.domain.rules import Type
-    from retrain_assets.serving.contract import Row
-    from retrain_assets.serving.score import Scored
+    from retrain_assets.serving.score import Scored, Sent
     from retrain_assets.serving.version import Version
-    from retrain_assets.specs.dataset import DatasetSpec
+    from retrain_assets.specs.dataset import ColumnType, DatasetSpec
     from retrain_assets.steps.state import ModelState
 
 TABLE, SEGMENT = "prediction_log", "_segment"
@@ -61,20 +61,18 @@ class PredictionLog:
 
     def __init__(self, folder: Path, states: Mapping[str, ModelState], most_bytes: int) -> None:
         self._folder, self._states, self._most = folder, states, most_bytes
-        self._open: dict[tuple[str, int, str], _Segment] = {}
+        self._open: dict[tuple[str, int, str, bool], _Segment] = {}
         self._lock = threading.Lock()
         self.backlog_bytes = self._waiting_bytes()
 
-    def write(
-        self, model: str, request: str, at: datetime, rows: Sequence[Row], scored: Scored
-    ) -> None:
+    def write(self, model: str, request: str, at: datetime, rows: Sent, scored: Scored) -> None:
         """Keep the predictions of a request, which has not been answered yet.
 
         Args:
             model: Its name.
             request: Its id.
             at: When it came.
-            rows: Raw rows; none where features were sent.
+            rows: Raw rows; none where features were sent. A frame is kept as Arrow.
             scored: What is answered.
 
         Raises:
@@ -84,14 +82,16 @@ class PredictionLog:
             said = "predictions wait for storage up to the bound: try again when it is back"
             raise RequestError(503, "backlog", said)
         named = _named(self._states[model].dataset)
-        count = len(scored.features)
-        keys = {f"_key_{n}": [row.get(n) for row in rows] or [None] * count for n in named}
         for role, part in ((LIVE, scored), (SHADOW, scored.shadow)):
-            if part is not None:
-                columns = zip(part.version.columns, zip(*part.features, strict=True), strict=True)
-                record = {"_id": request, "_time": at, "_prediction": part.output.tolist()}
-                record |= keys | dict(columns)
-                self._append(model, part.version, role, record)
+            if part is None:
+                continue
+            if isinstance(rows, pl.DataFrame):
+                record = _as_arrow(request, at, rows.select(named), part)
+                self._append(model, part.version, role, record, arrow=True)
+            else:
+                keys = {name: [row.get(name) for row in rows] for name in named}
+                record = _as_json(request, at, keys, part)
+                self._append(model, part.version, role, record, arrow=False)
 
     def flush(self) -> int:
         """Bring what waits into the tables, also what an earlier process left.
@@ -108,22 +108,23 @@ class PredictionLog:
         self.backlog_bytes = self._waiting_bytes()
         return stored
 
-    def _append(self, model: str, version: Version, role: str, record: dict[str, Any]) -> None:
-        line = to_json(record) + b"\n"
+    def _append(
+        self, model: str, version: Version, role: str, record: bytes, *, arrow: bool
+    ) -> None:
         with self._lock:
-            key = (model, version.number, role)
+            key = (model, version.number, role, arrow)
             segment = self._open.get(key)
             try:
                 if segment is None or segment.size > SEGMENT_BYTES:
-                    segment = self._open[key] = self._new(model, version, role)
-                _write(segment, line)
+                    segment = self._open[key] = self._new(model, version, role, arrow=arrow)
+                _write(segment, record)
             except OSError as error:
                 said = f"the prediction cannot be kept ({error.strerror}): make room for the log"
                 raise RequestError(503, "log", said) from error
-            self.backlog_bytes += len(line)
+            self.backlog_bytes += len(record)
 
-    def _new(self, model: str, version: Version, role: str) -> _Segment:
-        path = self._folder / model / f"{uuid4().hex}.jsonl"
+    def _new(self, model: str, version: Version, role: str, *, arrow: bool) -> _Segment:
+        path = self._folder / model / f"{uuid4().hex}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,6 +133,7 @@ class PredictionLog:
         head = {
             "version": version.number,
             "role": role,
+            "arrow": arrow,
             "named": _named(self._states[model].dataset),
             "features": [[name, name in texts] for name in version.columns],
             "several": self._states[model].spec.target.kind == "multiclass",
@@ -143,7 +145,7 @@ class PredictionLog:
         """Store the files that nobody writes to, some of each model in one commit."""
         count = 0
         for name, state in self._states.items():
-            every = sorted((self._folder / name).glob("*.jsonl"))
+            every = sorted((self._folder / name).glob("*.log"))
             for at in range(0, len(every), TOGETHER):
                 paths = every[at : at + TOGETHER]
                 held = [(path, opened) for path in paths if (opened := _locked(path)) is not None]
@@ -163,7 +165,7 @@ class PredictionLog:
         return count
 
     def _waiting_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self._folder.glob("*/*.jsonl"))
+        return sum(path.stat().st_size for path in self._folder.glob("*/*.log"))
 
 
 def _named(dataset: DatasetSpec) -> list[str]:
@@ -171,12 +173,29 @@ def _named(dataset: DatasetSpec) -> list[str]:
     return list(dict.fromkeys(filter(None, (*dataset.key, dataset.partition.column))))
 
 
-def _write(segment: _Segment, line: bytes) -> None:
-    """Append a line, or nothing of it."""
+def _as_json(request: str, at: datetime, keys: Mapping[str, Sequence[Any]], part: Scored) -> bytes:
+    """A record as a line: a list a column."""
+    columns = zip(part.version.columns, zip(*part.features, strict=True), strict=True)
+    count = len(part.features)
+    record = {"_id": request, "_time": at, "_prediction": part.output.tolist()}
+    record |= {f"_key_{name}": found or [None] * count for name, found in keys.items()}
+    return to_json(record | dict(columns)) + b"\n"
+
+
+def _as_arrow(request: str, at: datetime, keys: pl.DataFrame, part: Scored) -> bytes:
+    """A record as a line and an Arrow stream."""
+    named = [found.alias(f"_key_{found.name}") for found in keys]
+    whole = pl.DataFrame(part.features).hstack([*named, pl.Series("_prediction", part.output)])
+    line = to_json({"_id": request, "_time": at}) + b"\n"
+    return line + whole.write_ipc_stream(None).getvalue()
+
+
+def _write(segment: _Segment, record: bytes) -> None:
+    """Append a record, or nothing of it."""
     written = 0
     try:
-        while written < len(line):
-            written += os.write(segment.descriptor, line[written:])
+        while written < len(record):
+            written += os.write(segment.descriptor, record[written:])
     except OSError:
         os.ftruncate(segment.descriptor, segment.size)
         raise
@@ -198,37 +217,58 @@ def _locked(path: Path) -> int | None:
 
 
 def _frame(path: Path, dataset: DatasetSpec) -> pl.DataFrame:
-    """The predictions of a file; what follows the last end of a line was not answered."""
+    """The predictions of a file; a record that was cut off was not answered."""
     first, _, rest = path.read_bytes().partition(b"\n")
-    lines = rest[: rest.rfind(b"\n") + 1]
-    if not lines:
+    if not rest:
         return pl.DataFrame()
     head = from_json(first)
-    kinds = {name: dataset.columns[name].type for name in head["named"]}
-    keys = {f"_key_{n}": _listed(pl.String if k in _TIMES else STORED[k]) for n, k in kinds.items()}
-    features = {n: _listed(pl.String if is_text else pl.Float64) for n, is_text in head["features"]}
+    columns = {n: pl.String() if is_text else pl.Float64() for n, is_text in head["features"]}
     output = pl.List(pl.Float64) if head["several"] else pl.Float64()
-    schema = {"_id": pl.String(), "_time": pl.String(), "_prediction": pl.List(output)}
-    found = pl.read_ndjson(lines, schema=schema | keys | features)
-    place = pl.int_ranges(pl.col("_prediction").list.len())
-    rows = found.with_columns(place.alias("_place")).explode(
-        "_prediction", "_place", *keys, *features, empty_as_null=False
-    )
-    typed = [_read(pl.col(f"_key_{name}"), kind).alias(name) for name, kind in kinds.items()]
+    kinds = {name: dataset.columns[name].type for name in head["named"]}
+    rows = _of_arrow(rest) if head["arrow"] else _of_json(rest, kinds, columns, output)
+    if rows.is_empty():
+        return pl.DataFrame()
     return rows.select(
-        *_placed(rows.select(typed), dataset),
+        *_placed(rows.select(pl.col(f"_key_{name}").alias(name) for name in kinds), dataset),
         pl.lit(path.stem).alias(SEGMENT),
         pl.concat_str("_id", pl.lit("-"), "_place").alias("_id"),
-        _read(pl.col("_time"), "datetime"),
+        "_time",
         pl.lit(head["role"]).alias("_role"),
         pl.lit(head["version"], pl.Int64).alias("_version"),
-        "_prediction",
-        *features,
+        pl.col("_prediction").cast(output),
+        *(pl.col(name).cast(kind) for name, kind in columns.items()),
     )
 
 
-def _listed(kind: Type) -> pl.DataType:
-    return pl.List(kind)
+def _of_arrow(content: bytes) -> pl.DataFrame:
+    source, found = pa.BufferReader(content), [pl.DataFrame()]
+    while (end := content.find(b"\n", source.tell()) + 1) > 0:
+        told = [
+            pl.lit(value).alias(name)
+            for name, value in from_json(content[source.tell() : end]).items()
+        ]
+        source.seek(end)
+        try:
+            read = pl.DataFrame(pa.ipc.open_stream(source).read_all())
+        except (pa.ArrowException, OSError):
+            break
+        found.append(read.with_row_index("_place").with_columns(told))
+    rows = pl.concat(found, how="diagonal_relaxed")
+    return rows.with_columns(_read(pl.col("_time"), "datetime")) if rows.width else rows
+
+
+def _of_json(
+    content: bytes, kinds: Mapping[str, ColumnType], columns: Mapping[str, Type], output: Type
+) -> pl.DataFrame:
+    stored = {f"_key_{n}": pl.String if k in _TIMES else STORED[k] for n, k in kinds.items()}
+    listed = {name: pl.List(kind) for name, kind in {**stored, **columns}.items()}
+    schema = {"_id": pl.String(), "_time": pl.String(), "_prediction": pl.List(output), **listed}
+    lines = content[: content.rfind(b"\n") + 1]
+    found = pl.read_ndjson(lines, schema=schema) if lines else pl.DataFrame(schema=schema)
+    place = pl.int_ranges(pl.col("_prediction").list.len()).alias("_place")
+    rows = found.with_columns(place).explode("_prediction", "_place", *listed, empty_as_null=False)
+    read = [_read(pl.col(f"_key_{name}"), kind) for name, kind in kinds.items()]
+    return rows.with_columns(_read(pl.col("_time"), "datetime"), *read)
 
 
 def _read(text: pl.Expr, kind: str) -> pl.Expr:

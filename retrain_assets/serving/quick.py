@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from retrain_assets.domain.features import FeatureError, stored_type
+from retrain_assets.domain.features import (
+    FeatureError,
+    join_prepared,
+    prepare_lookup,
+    stored_type,
+)
 from retrain_assets.domain.queries import select_list
 from retrain_assets.specs.base import duration
 
@@ -59,17 +64,24 @@ class Quick:
         expressions = [pl.sql_expr(item) for item in items]
         seen = {name for found in expressions for name in found.meta.root_names()}
         columns, self._finders = list(own), []
+        self._specs, self._lookups = spec.lookups, {}
         for name, rows in lookups.items():
             if rows.height > MOST_INDEXED:
                 raise FeatureError(f"lookup {name} has over {MOST_INDEXED:,} rows")
             wanted = [column for column in rows.columns if f"{name}_{column}" in seen]
             self._finders.append(_finder(rows, spec.lookups[name], wanted))
+            prepared = prepare_lookup(rows, name, spec.lookups[name])
+            self._lookups[name] = prepared.select(
+                pl.col(n) for n in prepared.columns if n in seen or not n.startswith(f"{name}_")
+            )
             columns += [f"{name}_{column}" for column in wanted]
         typed = joined.select(expressions).schema
-        self.names = tuple(typed)
+        self.names = list(typed)
         self._features: list[int | _Computed] = []
+        self._expressions: list[pl.Expr] = []
         for found, (name, kind) in zip(expressions, typed.items(), strict=True):
             stored, source = stored_type(name, kind, spec), found.meta.undo_aliases()
+            self._expressions.append(found.cast(stored))
             if source.meta.is_column() and kind == stored:
                 self._features.append(columns.index(source.meta.output_name()))
             else:
@@ -85,6 +97,10 @@ class Quick:
             for found in self._features
         ]
         return list(zip(*made, strict=True))
+
+    def frame(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The features of a frame of rows."""
+        return join_prepared(rows, self._lookups, self._specs).select(self._expressions)
 
 
 class _Computed:

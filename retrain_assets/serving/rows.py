@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from retrain_assets.serving.contract import Row
     from retrain_assets.steps.state import ModelState
 
-QUICK_ROWS = 2_000  # above, joining frames is faster
 TRIED = 200
 
 
@@ -72,7 +71,7 @@ class RowMaker:
         }
         self._past: dict[tuple[int | None, str], pl.DataFrame] = {}
 
-    def features(self, rows: Sequence[Row]) -> pl.DataFrame:
+    def features(self, rows: Sequence[Row] | pl.DataFrame) -> pl.DataFrame:
         """Features of rows in the order given, as `row_features` makes them.
 
         Raises:
@@ -101,13 +100,18 @@ class RowMaker:
             empty = {name: held.head(0) for name, held in lookups.items()}
             joined = join_lookups(self._typed([]), empty, self.state.spec.lookups).drop(PARTITION)
             quick = Quick(self.state.spec, tuple(self._schema), joined, lookups)
-            made, wanted = quick.values(rows), self.features(rows)
+            wanted = self.features(rows)
+            framed = quick.frame(pl.DataFrame(rows, self._schema))
+            made = quick.values(rows)
         except (ValueError, pl.exceptions.PolarsError) as error:
             return str(error)
-        for row, (given, expected) in enumerate(zip(made, wanted.rows(), strict=True)):
-            if repr(given) != repr(expected):
-                return f"stored row {row} gives {given} instead of {expected}"
-        self.quick = quick if quick.names == tuple(wanted.columns) else None
+        for row, (expected, *both) in enumerate(
+            zip(wanted.rows(), made, framed.rows(), strict=True)
+        ):
+            for given in both:
+                if repr(given) != repr(expected):
+                    return f"stored row {row} gives {given} instead of {expected}"
+        self.quick = quick if quick.names == wanted.columns else None
         return None
 
     def stored_rows(self, most: int = TRIED) -> list[Row]:
@@ -121,7 +125,7 @@ class RowMaker:
         lookups = {name: held.rows for name, held in self.held.items()}
         return row_features(rows, lookups, self.state.spec, self.state.dataset, history)
 
-    def _typed(self, rows: Sequence[Row]) -> pl.DataFrame:
+    def _typed(self, rows: Sequence[Row] | pl.DataFrame) -> pl.DataFrame:
         dataset = self.state.dataset
         frame = pl.DataFrame(rows, schema=self._schema)
         if len(dataset.file_columns) < len(dataset.columns):

@@ -15,11 +15,8 @@ import polars as pl
 
 from retrain_assets.domain.features import FeatureError
 from retrain_assets.serving.contract import RequestError
-from retrain_assets.serving.rows import QUICK_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
 
     from retrain_assets.serving.contract import Row
@@ -27,9 +24,11 @@ if TYPE_CHECKING:
     from retrain_assets.serving.version import Version
     from retrain_assets.steps.state import ModelState
 
+    Sent = list[Row] | pl.DataFrame
+    Made = list[tuple[Any, ...]] | pl.DataFrame
     Asked = tuple[list[Row], asyncio.Future["Scored"]]
 
-INLINE_ROWS = 64  # what takes longer than handing it to a thread
+INLINE_ROWS, INLINE_FRAME = 64, 1_000  # more is handed to a thread, so that others are answered
 TOGETHER_ROWS = 256
 
 
@@ -39,13 +38,13 @@ class Scored:
 
     Args:
         version: That predicted all of them.
-        features: Of each row, in the order of `version.columns`.
+        features: Of each row, in the order of `version.columns`; a frame where rows came as one.
         output: As `predict` of the domain gives it.
         shadow: What the candidate beside it predicted.
     """
 
     version: Version
-    features: list[tuple[Any, ...]]
+    features: Made
     output: np.ndarray
     shadow: Scored | None = None
 
@@ -55,7 +54,7 @@ class Scored:
         return Scored(self.version, self.features[first:last], self.output[first:last], shadow)
 
     def unseen(self) -> list[list[str]]:
-        """Of each row, the features whose category was not there in training."""
+        """Of each row that came in a list, the features whose category was not in training."""
         known = self.version.categories
         return [
             [
@@ -67,21 +66,22 @@ class Scored:
         ]
 
 
-def score(model: Followed, rows: Sequence[Row]) -> Scored:
+def score(model: Followed, rows: Sent) -> Scored:
     """Predict raw rows.
 
     Raises:
         RequestError: The model does not answer now, or features of a row cannot be made.
     """
     serving = answering(model)
-    maker = serving.maker
+    maker, quick = serving.maker, serving.maker.quick
+    made: Made
     try:
-        quick = maker.quick if len(rows) <= QUICK_ROWS else None
-        if quick is not None:
-            names, made = quick.names, quick.values(rows)
-        else:
+        if quick is None:
             frame = maker.features(rows)
-            names, made = tuple(frame.columns), frame.rows()
+            names, made = frame.columns, frame.rows() if isinstance(rows, list) else frame
+        else:
+            names = quick.names
+            made = quick.values(rows) if isinstance(rows, list) else quick.frame(rows)
     except FeatureError as error:
         raise RequestError(422, "features", str(error)) from error
     candidate = serving.shadow
@@ -106,19 +106,19 @@ def answering(model: Followed) -> Serving:
     return model.serving
 
 
-def _chosen(
-    names: tuple[str, ...], version: Version, made: list[tuple[Any, ...]]
-) -> list[tuple[Any, ...]]:
-    if list(names) == version.columns:
+def _chosen(names: list[str], version: Version, made: Made) -> Made:
+    if names == version.columns:
         return made
+    if isinstance(made, pl.DataFrame):
+        return made.select(version.columns)
     places = [names.index(name) for name in version.columns]
     return [tuple(row[place] for place in places) for row in made]
 
 
-def _scored(
-    version: Version, model: Followed, names: tuple[str, ...], made: list[tuple[Any, ...]]
-) -> Scored:
+def _scored(version: Version, model: Followed, names: list[str], made: Made) -> Scored:
     chosen = _chosen(names, version, made)
+    if isinstance(chosen, pl.DataFrame):
+        return Scored(version, chosen, version.predict(model.state, chosen))
     if version.quick is not None:
         return Scored(version, chosen, version.quick.predict(chosen))
     frame = pl.DataFrame(chosen, schema=version.schema, orient="row")
@@ -137,13 +137,16 @@ class Batcher:
         self._waiting: list[Asked] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def score(self, rows: list[Row]) -> Scored:
+    async def score(self, rows: Sent) -> Scored:
         """Predict the rows of one request.
 
         Raises:
             RequestError: As `score`, of these rows alone.
         """
-        if len(rows) > INLINE_ROWS:
+        framed = isinstance(rows, pl.DataFrame)
+        if framed and self._is_quick() and len(rows) <= INLINE_FRAME:
+            return score(self._model, rows)
+        if isinstance(rows, pl.DataFrame) or len(rows) > INLINE_ROWS:
             return await asyncio.to_thread(score, self._model, rows)
         answer: asyncio.Future[Scored] = asyncio.get_running_loop().create_future()
         self._waiting.append((rows, answer))
@@ -151,13 +154,16 @@ class Batcher:
             self._task = asyncio.create_task(self._run())
         return await answer
 
+    def _is_quick(self) -> bool:
+        serving = self._model.serving
+        return bool(serving and serving.maker.quick and serving.version.quick)
+
     async def _run(self) -> None:
         while self._waiting:
             counts = accumulate(len(rows) for rows, _ in self._waiting)
             fitting = max(1, sum(count <= TOGETHER_ROWS for count in counts))
             taken, self._waiting = self._waiting[:fitting], self._waiting[fitting:]
-            serving = self._model.serving
-            if serving and serving.maker.quick and serving.version.quick:
+            if self._is_quick():
                 found = self._scored(taken)
             else:
                 found = await asyncio.to_thread(self._scored, taken)

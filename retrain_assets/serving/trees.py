@@ -54,7 +54,7 @@ class Trees:
         whole = np.array([values + [0.0] * (words * bits - len(values)) for values in leaves])
         # Place 0 of a word is for none of its leaves.
         self._leaves = np.pad(whole.reshape(-1, bits), ((0, 0), (1, 0))).ravel()
-        self._starts = np.arange(len(trees) * words) * (bits + 1)
+        self._starts = np.arange(len(trees) * words) * (bits + 1) - _HALF
         every = self._bits([(1 << len(values)) - 1 for values in leaves])
         self._tables = []
         for column in sorted({split.node["feature_idx"] for split in splits}):
@@ -84,11 +84,15 @@ class Trees:
         missing = np.isnan(matrix)
         left = np.full((len(matrix), len(self._starts)), np.iinfo(self._kind).max, self._kind)
         for column, edges, table in self._tables:
-            place = np.searchsorted(edges, matrix[:, column]) + missing[:, column]
+            place = edges.searchsorted(matrix[:, column]) + missing[:, column]
             left &= table.take(place, axis=0)
-        # What is left is 2**bit, or 0.
-        places = (left.astype(np.float64).view(np.int64) >> _EXPONENT_AT) - _HALF
-        values = self._leaves.take(np.maximum(places, 0) + self._starts)
+        # What is left of a word is 2**bit or, of several words, 0.
+        places = left.astype(np.float64).view(np.int64)
+        places >>= _EXPONENT_AT
+        if self._shape[-1] > 1:
+            np.maximum(places, _HALF, out=places)
+        places += self._starts
+        values = self._leaves.take(places)
         found: np.ndarray = values.reshape(self._shape).sum(axis=(1, 3))
         return found
 

@@ -25,6 +25,7 @@ import uvicorn
 from retrain_assets.domain.rules import dataset_schema
 from retrain_assets.orchestration.model_assets import Model
 from retrain_assets.serving.app import Service, build_app
+from retrain_assets.serving.formats import ARROW
 from retrain_assets.serving.guard import Limits
 from retrain_assets.serving.log import PredictionLog
 from retrain_assets.serving.metrics import Metrics
@@ -258,6 +259,12 @@ def post(client: httpx.Client, *rows: dict[str, Any], **options: Any) -> httpx.R
     content = json.dumps({"rows": rows or [ROW]})
     headers = {"content-type": "application/json"} | options.pop("headers", {})
     return client.post("/models/churn/predict", content=content, headers=headers, **options)
+
+
+def post_arrow(client: httpx.Client, rows: pl.DataFrame, **options: Any) -> httpx.Response:
+    """Ask for predictions of a frame of raw rows."""
+    content = rows.write_ipc_stream(None, **options).getvalue()
+    return client.post("/models/churn/predict", content=content, headers={"content-type": ARROW})
 
 
 def limits(**changes: Any) -> Limits:

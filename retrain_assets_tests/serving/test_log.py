@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from retrain_assets.serving.run import following
 from retrain_assets.stores.tables import Tables
 from retrain_assets_tests.killing import Point, kill_at
-from retrain_assets_tests.serving.site import ROW, Site, listening, new_site, post
+from retrain_assets_tests.serving.site import ROW, Site, listening, new_site, post, post_arrow
+from retrain_assets_tests.serving.test_predict import as_json, raw_rows
 
 TABLE = "churn/prediction_log"
 
@@ -28,7 +31,7 @@ def logged(site: Site) -> pl.DataFrame:
 
 
 def files(site: Site) -> list[Path]:
-    return sorted((site.root / "serving" / "log").rglob("*.jsonl"))
+    return sorted((site.root / "serving" / "log").rglob("*.log"))
 
 
 def test_what_was_answered_is_logged_with_features_version_and_key(changing: Site) -> None:
@@ -44,6 +47,24 @@ def test_what_was_answered_is_logged_with_features_version_and_key(changing: Sit
     assert set(found["_version"]) == {1}
     assert found["x"].to_list() == [0.5, 0.5, -1.5]
     assert found["side"].to_list() == ["up, or not", "up, or not", "down"]
+    assert files(changing) == []
+
+
+def test_rows_that_come_as_arrow_are_logged_as_rows_of_json_are(changing: Site) -> None:
+    changing.decide(*range(2, 14), action="hold")
+    service, raw = changing.service(), raw_rows(changing, 15)
+    with listening(service) as client, following(service, print):
+        one = post(client, *as_json(raw)).json()["predictions"]
+        answers = [post_arrow(client, raw[:70]), post_arrow(client, raw[70:])]
+    two = pl.concat(pl.read_ipc_stream(io.BytesIO(found.content)) for found in answers)
+    json, arrow = (
+        part.drop("_id", "_time", "_segment").sort("_role", "_key")
+        for part in (logged(changing)[: 2 * len(one)], logged(changing)[2 * len(one) :])
+    )
+    assert_frame_equal(arrow, json)
+    assert json.height == 2 * raw.height
+    kept = logged(changing).filter(pl.col("_role") == "production")["_id"]
+    assert set(kept) == {*(row["id"] for row in one), *two["id"]}
     assert files(changing) == []
 
 
@@ -87,15 +108,16 @@ def test_what_a_killed_process_had_answered_is_stored_once(changing: Site, point
     assert changing.service().log.flush() == 0
 
 
-def test_a_line_that_was_cut_off_is_left_out(changing: Site) -> None:
-    service = changing.service()
+@pytest.mark.parametrize("form", ["json", "arrow"])
+def test_a_record_that_was_cut_off_is_left_out(changing: Site, form: str) -> None:
+    service, raw = changing.service(), raw_rows(changing, 15).head(3)
     with listening(service) as client:
-        post(client)
-        post(client)
+        for _ in range(2):
+            post(client, *as_json(raw)) if form == "json" else post_arrow(client, raw)
     (path,) = files(changing)
-    os.truncate(path, path.stat().st_size - 10)
+    os.truncate(path, path.stat().st_size - 200)
     service.log.flush()
-    assert logged(changing).height == 1
+    assert logged(changing).height == 3
 
 
 def test_a_file_that_another_process_writes_is_left_alone(changing: Site) -> None:
@@ -157,5 +179,11 @@ def test_a_class_of_several_is_logged_with_its_probabilities(tmp_path: Path) -> 
     service = site.service()
     with listening(service) as client, following(service, print):
         (found,) = post(client).json()["predictions"]
+        framed = post_arrow(client, raw_rows(site, 15).head(2))
     assert found["prediction"] == max(found["probabilities"], key=found["probabilities"].get)
-    assert logged(site)["_prediction"].to_list() == [list(found["probabilities"].values())]
+    classes = list(found["probabilities"])
+    answered = pl.read_ipc_stream(io.BytesIO(framed.content))
+    rows = answered.select(f"probability_{name}" for name in classes).rows()
+    assert answered["prediction"].to_list() == [classes[row.index(max(row))] for row in rows]
+    kept = [list(found["probabilities"].values()), *map(list, rows)]
+    assert logged(site)["_prediction"].to_list() == kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -21,6 +22,7 @@ from retrain_assets_tests.serving.site import (
     new_site,
     plans,
     post,
+    post_arrow,
     wait_until,
 )
 from retrain_assets_tests.world import key
@@ -100,9 +102,12 @@ def test_other_models_predict_as_in_batch_too(
     assert row is not None
     pipeline = site.storage.registry("churn").load(row.version, row.sha256)
     stored = stored_features(site.state, [key(15)]).select(site.state.feature_names)
+    raw = raw_rows(site, 15)
     with listening(site.service()) as client:
-        found = post(client, *as_json(raw_rows(site, 15))).json()
+        found = post(client, *as_json(raw)).json()
+        framed = pl.read_ipc_stream(io.BytesIO(post_arrow(client, raw).content))
     values = [row["prediction"] for row in found["predictions"]]
+    np.testing.assert_allclose(framed["prediction"], values, atol=1e-12)
     np.testing.assert_allclose(values, predict(pipeline, "binary", stored), atol=1e-9)
 
 
