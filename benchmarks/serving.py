@@ -112,16 +112,17 @@ def loads(state: ModelState) -> tuple[list[Load], list[Load]]:
         version, at = state.tables.changed(f"{name}/dataset") or (0, None)
         held[name] = Held(version, at, state.tables.scan(f"{name}/dataset").collect())
     maker = RowMaker(state, held)
-    rows = pl.DataFrame(maker.stored_rows(most=BATCH))
+    rows = pl.DataFrame(maker.stored_rows(most=BATCH))  # of one partition, so they may be fewer
+    rows = pl.concat([rows] * (BATCH // rows.height + 1)).head(BATCH)
     features = maker.features(rows.to_dicts())
     times = [pl.col(pl.Datetime).dt.strftime("%Y-%m-%dT%H:%M:%SZ"), pl.col(pl.Date).cast(pl.String)]
     raw = rows.with_columns(*times).to_dicts()
     arrow = rows.write_ipc_stream(None).getvalue()
     predict = f"/models/{state.spec.name}/predict"
     single = [json.dumps({"rows": [row]}).encode() for row in raw]
-    batch = [json.dumps({"rows": (raw * BATCH)[:BATCH]}).encode()]
+    batch = [json.dumps({"rows": raw}).encode()]
     split = [_split(features[place]) for place in range(features.height)]
-    whole = [_split(pl.concat([features] * (BATCH // features.height + 1)).head(BATCH))]
+    whole = [_split(features)]
     kinds = "application/json"
 
     def several(path: str, one: list[bytes], many: list[bytes]) -> list[Load]:

@@ -59,7 +59,7 @@ class Endpoint:
         """
         request = uuid4().hex
         self.log.write(self.model.name, request, self.clock(), rows, scored)
-        self.metrics.predicted(self.model.name, scored.version.number, len(scored.features))
+        self.metrics.predicted(self.model.name, scored.version.number, len(scored.output))
         return request
 
 

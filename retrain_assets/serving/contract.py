@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo
 
 from pydantic import (
-    AfterValidator,
-    BeforeValidator,
     ConfigDict,
     FailFast,
     Field,
+    GetPydanticSchema,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
 )
-from pydantic_core import to_json
+from pydantic_core import core_schema, to_json
 from typing_extensions import TypedDict
 
 from retrain_assets.domain.patterns import full_match
@@ -34,6 +34,13 @@ _INT64 = 2**63
 _NOT_JSON = "json_invalid"
 _SHOWN = 20
 _TYPED_DICT: Any = TypedDict  # made of names that are known when the service starts
+# A time is written as ISO 8601 and not as seconds, which pydantic would take too.
+_ISO = core_schema.custom_error_schema(
+    core_schema.str_schema(pattern="(?s).-", strict=True),
+    "not_iso",
+    custom_error_message="Value error, Input should be ISO 8601, such as 2013-01-31 or "
+    "2013-01-31T12:00:00Z",
+)
 
 
 class RequestError(Exception):
@@ -79,7 +86,7 @@ class Contract:
     """
 
     def __init__(self, dataset: DatasetSpec, most: int) -> None:
-        self.dataset, zone = dataset, ZoneInfo(dataset.partition.timezone)
+        self.dataset, self._zone = dataset, ZoneInfo(dataset.partition.timezone)
         self.columns = {
             name: column
             for name, column in dataset.file_columns.items()
@@ -88,11 +95,12 @@ class Contract:
         row = _typed(
             "Row",
             {
-                name: _type(column, zone, required=self.is_required(name))
+                name: _type(column, required=self.is_required(name))
                 for name, column in self.columns.items()
             },
         )
         self.most = most
+        self._timed = [name for name, found in self.columns.items() if found.type == "datetime"]
         unquoted = ("int", "float", "bool")
         self._quoted = [name for name, found in self.columns.items() if found.type not in unquoted]
         self._rows: TypeAdapter[list[Row]] = TypeAdapter(_several(row))
@@ -125,7 +133,7 @@ class Contract:
         quoted -= sum([row[name] for row in rows].count(None) for name in self._quoted)
         if b"\\" in content or content.count(b'"') != 2 * (1 + quoted):
             unique_keys(content)  # there are more texts than keys and values, or none can be told
-        return rows
+        return self._in_utc(rows)
 
     def check(self, rows: list[Row]) -> list[Row]:
         """Rows that came in another format.
@@ -138,7 +146,20 @@ class Contract:
         except ValidationError as error:
             raise refusal(error, 0) from None
         count_rows(len(found), self.most)
-        return found
+        return self._in_utc(found)
+
+    def _in_utc(self, rows: list[Row]) -> list[Row]:
+        """A time without offset is local to the dataset's time zone, as in its files."""
+        for name in self._timed:
+            for place, row in enumerate(rows):
+                at = row[name]
+                try:
+                    at = at and (at if at.tzinfo else at.replace(tzinfo=self._zone)).astimezone(UTC)
+                except OverflowError:
+                    said = "Value error, Input should be a year from 1 to 9999"
+                    raise _refused([{"row": place, "column": name, "message": said}]) from None
+                row[name] = at
+        return rows
 
 
 def count_rows(count: int, most: int) -> None:
@@ -170,6 +191,10 @@ def refusal(error: ValidationError, depth: int) -> RequestError:
         if not isinstance(row, int):
             where = {"row": None, "column": ".".join(map(str, fault["loc"])) or None}
         faults.append({**where, "message": fault["msg"]})
+    return _refused(faults)
+
+
+def _refused(faults: list[dict[str, Any]]) -> RequestError:
     first = faults[0]
     place = "" if first["row"] is None else f"row {first['row']} (counted from 0): "
     message = f"{place}{first['column'] or 'body'}: {first['message']}"
@@ -198,19 +223,14 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
     return found
 
 
-def _type(column: ColumnSpec, zone: ZoneInfo, *, required: bool) -> Any:
+def _type(column: ColumnSpec, *, required: bool) -> Any:
     bounds: dict[str, Any] = {"ge": column.min, "le": column.max}
     kinds: dict[str, Any] = {
         "int": Annotated[int, Field(**_whole(bounds))],
         "float": Annotated[float, Field(allow_inf_nan=False, **bounds)],
         "bool": bool,
-        "date": Annotated[date, Field(strict=False), BeforeValidator(_iso)],
-        "datetime": Annotated[
-            datetime,
-            Field(strict=False),
-            BeforeValidator(_iso),
-            AfterValidator(lambda at: _utc(at, zone)),
-        ],
+        "date": _iso(date, core_schema.date_schema(strict=False), "date"),
+        "datetime": _iso(datetime, core_schema.datetime_schema(strict=False), "date-time"),
     }
     # Anchors that OpenAPI's regular expressions know too.
     pattern = column.pattern and f"^{full_match(column.pattern, '$').removeprefix(chr(92) + 'A')}"
@@ -223,16 +243,8 @@ def _whole(bounds: dict[str, Any]) -> dict[str, Any]:
     return {"ge": -_INT64 if low is None else low, "le": _INT64 - 1 if high is None else high}
 
 
-def _iso(value: object) -> object:
-    """A time is written as ISO 8601 and not as seconds, which pydantic would take too."""
-    if not isinstance(value, str) or "-" not in value[1:]:
-        raise ValueError("Input should be ISO 8601, such as 2013-01-31 or 2013-01-31T12:00:00Z")
-    return value
-
-
-def _utc(at: datetime, zone: ZoneInfo) -> datetime:
-    """A time without offset is local to the dataset's time zone, as in its files."""
-    try:
-        return (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("Input should be a year from 1 to 9999") from error
+def _iso(kind: type[date], read: core_schema.CoreSchema, name: str) -> Any:
+    """A text that is read as a time, without Python code for each value."""
+    steps = core_schema.chain_schema([_ISO, read])
+    shown = WithJsonSchema({"type": "string", "format": name})
+    return Annotated[kind, GetPydanticSchema(lambda *_: steps), shown]

@@ -175,8 +175,8 @@ def _named(dataset: DatasetSpec) -> list[str]:
 
 def _as_json(request: str, at: datetime, keys: Mapping[str, Sequence[Any]], part: Scored) -> bytes:
     """A record as a line: a list a column."""
-    columns = zip(part.version.columns, zip(*part.features, strict=True), strict=True)
-    count = len(part.features)
+    columns = zip(part.version.columns, part.features, strict=True)
+    count = len(part.output)
     record = {"_id": request, "_time": at, "_prediction": part.output.tolist()}
     record |= {f"_key_{name}": found or [None] * count for name, found in keys.items()}
     return to_json(record | dict(columns)) + b"\n"

@@ -87,16 +87,15 @@ class Quick:
             else:
                 self._features.append(_Computed(found.cast(stored), columns, joined.schema))
 
-    def values(self, rows: Sequence[Row]) -> list[tuple[Any, ...]]:
-        """The features of each row, in the order of `names`."""
+    def values(self, rows: Sequence[Row]) -> list[Sequence[Any]]:
+        """The features of rows, a column each, in the order of `names`."""
         columns = list(zip(*(row.values() for row in rows), strict=True))
         for find in self._finders:
             columns += zip(*map(find, rows), strict=True)
-        made = [
+        return [
             columns[found] if isinstance(found, int) else found.of(columns)
             for found in self._features
         ]
-        return list(zip(*made, strict=True))
 
     def frame(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The features of a frame of rows."""

@@ -102,7 +102,7 @@ class RowMaker:
             quick = Quick(self.state.spec, tuple(self._schema), joined, lookups)
             wanted = self.features(rows)
             framed = quick.frame(pl.DataFrame(rows, self._schema))
-            made = quick.values(rows)
+            made = zip(*quick.values(rows), strict=True)
         except (ValueError, pl.exceptions.PolarsError) as error:
             return str(error)
         for row, (expected, *both) in enumerate(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from retrain_assets.steps.state import ModelState
 
     Sent = list[Row] | pl.DataFrame
-    Made = list[tuple[Any, ...]] | pl.DataFrame
+    Made = list[Any]
     Asked = tuple[list[Row], asyncio.Future["Scored"]]
 
 INLINE_ROWS, INLINE_FRAME = 64, 1_000  # more is handed to a thread, so that others are answered
@@ -38,32 +38,30 @@ class Scored:
 
     Args:
         version: That predicted all of them.
-        features: Of each row, in the order of `version.columns`; a frame where rows came as one.
+        features: A column each, in the order of `version.columns`: lists, or series of a frame.
         output: As `predict` of the domain gives it.
         shadow: What the candidate beside it predicted.
     """
 
     version: Version
-    features: Made
+    features: Made  # columns, as all that is done with them goes by column
     output: np.ndarray
     shadow: Scored | None = None
 
     def part(self, first: int, last: int) -> Scored:
         """Some of the rows."""
         shadow = self.shadow and self.shadow.part(first, last)
-        return Scored(self.version, self.features[first:last], self.output[first:last], shadow)
+        features = [column[first:last] for column in self.features]
+        return Scored(self.version, features, self.output[first:last], shadow)
 
     def unseen(self) -> list[list[str]]:
-        """Of each row that came in a list, the features whose category was not in training."""
-        known = self.version.categories
-        return [
-            [
-                name
-                for place, name, seen in known
-                if row[place] is not None and row[place] not in seen
-            ]
-            for row in self.features
-        ]
+        """Of each row, the features whose category was not there in training."""
+        found: list[list[str]] = [[] for _ in self.output]
+        for place, name, seen in self.version.categories:
+            if new := {*self.features[place]} - seen - {None}:
+                for told, value in zip(found, self.features[place], strict=True):
+                    told.extend([name] if value in new else [])
+        return found
 
 
 def score(model: Followed, rows: Sent) -> Scored:
@@ -78,10 +76,10 @@ def score(model: Followed, rows: Sent) -> Scored:
     try:
         if quick is None:
             frame = maker.features(rows)
-            names, made = frame.columns, frame.rows() if isinstance(rows, list) else frame
+            names, made = frame.columns, _listed(frame, rows)
         else:
             names = quick.names
-            made = quick.values(rows) if isinstance(rows, list) else quick.frame(rows)
+            made = quick.values(rows) if isinstance(rows, list) else quick.frame(rows).get_columns()
     except FeatureError as error:
         raise RequestError(422, "features", str(error)) from error
     candidate = serving.shadow
@@ -91,7 +89,7 @@ def score(model: Followed, rows: Sent) -> Scored:
 
 def score_features(version: Version, state: ModelState, frame: pl.DataFrame) -> Scored:
     """Predict rows of features, as a client of `mlflow models serve` sends them."""
-    return Scored(version, frame.rows(), version.predict(state, frame))
+    return Scored(version, _listed(frame, []), version.predict(state, frame))
 
 
 def answering(model: Followed) -> Serving:
@@ -106,22 +104,24 @@ def answering(model: Followed) -> Serving:
     return model.serving
 
 
+def _listed(frame: pl.DataFrame, rows: Sent) -> Made:
+    """Columns of features as the rows came, in lists or as series."""
+    return [column.to_list() for column in frame] if isinstance(rows, list) else frame.get_columns()
+
+
 def _chosen(names: list[str], version: Version, made: Made) -> Made:
     if names == version.columns:
         return made
-    if isinstance(made, pl.DataFrame):
-        return made.select(version.columns)
-    places = [names.index(name) for name in version.columns]
-    return [tuple(row[place] for place in places) for row in made]
+    return [made[names.index(name)] for name in version.columns]
 
 
 def _scored(version: Version, model: Followed, names: list[str], made: Made) -> Scored:
     chosen = _chosen(names, version, made)
-    if isinstance(chosen, pl.DataFrame):
-        return Scored(version, chosen, version.predict(model.state, chosen))
-    if version.quick is not None:
+    framed = isinstance(chosen[0], pl.Series)
+    if version.quick is not None and not framed:
         return Scored(version, chosen, version.quick.predict(chosen))
-    frame = pl.DataFrame(chosen, schema=version.schema, orient="row")
+    schema = None if framed else version.schema
+    frame = pl.DataFrame(dict(zip(version.columns, chosen, strict=True)), schema)
     return Scored(version, chosen, version.predict(model.state, frame))
 
 

@@ -41,7 +41,6 @@ class Trees:
     def __init__(self, model: Any) -> None:
         trees = [tree for iteration in model._predictors for tree in iteration]  # noqa: SLF001
         each, columns = model.n_trees_per_iteration_, model._n_features  # noqa: SLF001
-        known, where = model._bin_mapper.make_known_categories_bitsets()  # noqa: SLF001
         splits, leaves = _taken_apart(trees)
         most = max(map(len, leaves))
         self._kind = np.dtype("u2" if most <= 16 else "u4" if most <= 32 else "u8")  # noqa: PLR2004
@@ -56,27 +55,39 @@ class Trees:
         self._leaves = np.pad(whole.reshape(-1, bits), ((0, 0), (1, 0))).ravel()
         self._starts = np.arange(len(trees) * words) * (bits + 1) - _HALF
         every = self._bits([(1 << len(values)) - 1 for values in leaves])
+        # The model moves its categories before its numbers.
+        moved = model.is_categorical_ is not None
+        order = np.argsort(~model.is_categorical_, kind="stable") if moved else range(columns)
         self._tables = []
-        for column in sorted({split.node["feature_idx"] for split in splits}):
-            mine = [split for split in splits if split.node["feature_idx"] == column]
-            edges = np.unique([split.node["num_threshold"] for split in mine])
-            edges = _CODES if mine[0].node["is_categorical"] else edges
-            asked = np.zeros((len(edges) + 2, columns))
-            asked[:, column] = [*edges, np.inf, np.nan]
-            table = np.tile(every, (len(asked), 1, 1))
-            for split in mine:
-                stump = _stump(trees[split.tree], split.node)
-                goes_left = stump.predict(asked, known, where, 1) > 0
-                left, right = self._bits([split.left, split.right])
-                table[goes_left, split.tree] &= ~right
-                table[~goes_left, split.tree] &= ~left
-            self._tables.append((column, edges, table.reshape(len(asked), -1)))
+        for place, column in enumerate(order):
+            mine = [split for split in splits if split.node["feature_idx"] == place]
+            if mine:
+                self._tables.append((column, *self._table(model, trees, mine, column, every)))
+
+    def _table(
+        self, model: Any, trees: list[Any], splits: list[_Split], column: int, every: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The values of a feature that can be told apart, and what each leaves of all trees."""
+        edges, beyond = np.unique([split.node["num_threshold"] for split in splits]), np.inf
+        if splits[0].node["is_categorical"]:
+            edges, beyond = _CODES, np.nan
+        asked = np.zeros((len(edges) + 2, model._n_features))  # noqa: SLF001
+        asked[:, column] = [*edges, beyond, np.nan]
+        asked = model._preprocess_X(asked, reset=False)  # noqa: SLF001
+        known = model._bin_mapper.make_known_categories_bitsets()  # noqa: SLF001
+        table = np.tile(every, (len(asked), 1, 1))
+        for split in splits:
+            goes_left = _stump(trees[split.tree], split.node).predict(asked, *known, 1) > 0
+            left, right = self._bits([split.left, split.right])
+            table[goes_left, split.tree] &= ~right
+            table[~goes_left, split.tree] &= ~left
+        return edges, table.reshape(len(asked), -1)
 
     def sums(self, matrix: np.ndarray) -> np.ndarray:
         """The sum of the trees of each output.
 
         Args:
-            matrix: Features as the trees know them, of shape (rows, features).
+            matrix: Features as the model takes them, of shape (rows, features).
 
         Returns:
             Of shape (rows, outputs).
