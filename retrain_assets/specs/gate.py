@@ -106,6 +106,10 @@ class NotWorseSpec(Spec):
     not_worse: MarginSpec = Field(description="What counts as not worse.")
 
 
+# What a model is for, of all that the gate goes by.
+OBJECTIVE = ("metric", "threshold", "cost", "quantile", "python", "greater_is_better")
+
+
 class GateSpec(Spec):
     """What a candidate must show on the holdout to replace production."""
 

@@ -17,7 +17,7 @@ from retrain_assets.specs.features import (
     LookupSpec,
     TargetSpec,
 )
-from retrain_assets.specs.gate import GATE_ONLY, METRICS_BY_KIND, GateSpec
+from retrain_assets.specs.gate import GATE_ONLY, METRICS_BY_KIND, OBJECTIVE, GateSpec
 from retrain_assets.specs.notify import NotifySpec
 from retrain_assets.specs.triggers import POINT, TriggersSpec
 
@@ -183,9 +183,13 @@ class ModelSpec(NamedSpec):
 
     @property
     def recipe(self) -> str:
-        """Digest of what determines a fitted model, apart from the data and the code."""
+        """Digest of what determines a model and what it is for, apart from the data and the code.
+
+        The gate's metric is of it, since another objective may want another model.
+        """
         fitted = self._digest("estimator", "windows", "labels", "seed", "refit", "exclude")
-        return sha256(f"{self.features_recipe}{fitted}".encode()).hexdigest()[:16]
+        wanted = self.gate.model_dump_json(include=set(OBJECTIVE), by_alias=True)
+        return sha256(f"{self.features_recipe}{fitted}{wanted}".encode()).hexdigest()[:16]
 
     def _digest(self, *parts: str) -> str:
         text = self.model_dump_json(include=set(parts), by_alias=True)

@@ -215,6 +215,9 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 def test_the_recipe_changes_with_what_is_fitted_and_with_nothing_else() -> None:
     recipe = ModelSpec.model_validate(MODEL).recipe
     assert ModelSpec.model_validate(MODEL | {"seed": 1}).recipe != recipe
+    gate = MODEL["gate"]
+    assert ModelSpec.model_validate(MODEL | {"gate": gate | {"metric": "brier"}}).recipe != recipe
+    assert ModelSpec.model_validate(MODEL | {"gate": gate | {"confidence": 0.8}}).recipe == recipe
     assert ModelSpec.model_validate(MODEL | {"notify": {"slack": "#x"}}).recipe == recipe
 
 
