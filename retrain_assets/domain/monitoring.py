@@ -144,6 +144,7 @@ def performance(
         rows of one are alike.
     """
     trigger = spec.triggers.performance
+    values = [(value, count) for value, count in values if count]
     rows = sum(count for _, count in values)
     if trigger is None or rows == 0:
         return None

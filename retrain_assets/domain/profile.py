@@ -26,7 +26,7 @@ import polars as pl
 from retrain_assets.domain.features import PARTITION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from datasketches import kll_floats_sketch
     from numpy.typing import NDArray
@@ -184,7 +184,7 @@ def _merge_column(name: str, part: pl.DataFrame) -> ColumnProfile:
         )
     rows, nulls, others = (int(part[name].sum()) for name in ("rows", "nulls", "others"))
     if kinds == ["numeric"]:
-        sketch = _merge_sketches(part["sketch"])
+        sketch = _merge_sketches(tuple(part["sketch"]))
         return ColumnProfile(name, "numeric", rows, nulls, sketch=sketch)
     counts: Counter[str] = Counter()
     for text in part["counts"]:
@@ -193,7 +193,8 @@ def _merge_column(name: str, part: pl.DataFrame) -> ColumnProfile:
     return ColumnProfile(name, "category", rows, nulls, counts=in_order, others=others)
 
 
-def _merge_sketches(sketches: Iterable[bytes]) -> kll_floats_sketch:
+@lru_cache(maxsize=512)  # a reference is held against window after window
+def _merge_sketches(sketches: tuple[bytes, ...]) -> kll_floats_sketch:
     from datasketches import kll_floats_sketch
 
     samples = [weighted_values(sketch) for sketch in sketches]

@@ -27,6 +27,7 @@ from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE, landed_rows
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from retrain_assets.domain.estimated import Calibration
     from retrain_assets.domain.profile import ColumnProfile
     from retrain_assets.specs.gate import Metric
     from retrain_assets.specs.triggers import DriftTrigger
@@ -87,7 +88,7 @@ class _Watcher:
         self.merged = cache(self._merged)
         self.expected_output = cache(self._expected_output)
         self.metric_values = cache(self._metric_values)
-        self.estimates = cache(self._estimates)
+        self.calibration = cache(self._calibration)
 
     def made_from(self, key: str) -> str | None:
         """What the profile of a partition was built from, whatever has landed since.
@@ -181,14 +182,16 @@ class _Watcher:
         known = [partition for partition in self.known if partition <= key]
         final = mature_partitions(known, self.state.spec.labels.delay)
         realised = self.metric_values(production.version, trigger.metric)
-        sides = {watch.PERFORMANCE: {k: v for k, v in realised.items() if k in final}}
-        if trigger.estimated:
-            sides[watch.ESTIMATED] = self.estimates(production.candidate, trigger.metric)
-        for role, values in sides.items():
-            if window := self._served(tuple(values), key, production):
-                kept = [values[partition] for partition in window]
-                if found := watch.performance(self.state.spec, role, kept, baseline):
-                    yield window, found
+        if window := self._served([k for k in final if k in realised], key, production):
+            values = [realised[partition] for partition in window]
+            if found := watch.performance(self.state.spec, watch.PERFORMANCE, values, baseline):
+                yield window, found
+        calibrated = self.calibration(production.candidate) if trigger.estimated else None
+        window = self._served(tuple(self.outputs), key, production)
+        if window and calibrated:
+            values = [self._estimate(trigger.metric, part, calibrated) for part in window]
+            if found := watch.performance(self.state.spec, watch.ESTIMATED, values, baseline):
+                yield window, found
 
     def _served(
         self, known: Sequence[str], key: str, production: LedgerRow
@@ -236,15 +239,11 @@ class _Watcher:
         rows = tables.collect(chosen.sort(PARTITION), table)
         return {row[PARTITION]: (row["value"], row["rows"]) for row in rows.iter_rows(named=True)}
 
-    def _estimates(self, candidate: int | None, metric: Metric) -> dict[str, tuple[float, int]]:
-        """What the metric of each partition's predictions would be, and of how many rows."""
-        calibrated = calibrated_on(self.state, candidate) if candidate is not None else None
-        if calibrated is None:
-            return {}
-        found = {}
-        for key, profile in self.outputs.items():
-            values, rows = weighted_values(profile["sketch"][0])
-            value = estimate(metric, values, rows, calibrated)
-            if not isnan(value):
-                found[key] = (value, int(rows.sum()))
-        return found
+    def _calibration(self, candidate: int | None) -> Calibration | None:
+        return None if candidate is None else calibrated_on(self.state, candidate)
+
+    def _estimate(self, metric: Metric, key: str, calibrated: Calibration) -> tuple[float, int]:
+        """What the metric of a partition's predictions would be, and of how many rows."""
+        values, rows = weighted_values(self.outputs[key]["sketch"][0])
+        value = estimate(metric, values, rows, calibrated)
+        return (0.0, 0) if isnan(value) else (value, int(rows.sum()))
