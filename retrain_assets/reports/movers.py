@@ -48,6 +48,9 @@ def movers_figure(
     first = shown[0]
     said = f"farthest: {first['column']}, {first['measure']} {first['statistic']:.3g}"
     said += f" against a threshold of {first['threshold']:.3g}"
+    for axes in plots[1:]:  # one legend is enough
+        for drawn in (*axes.patches, *axes.containers):
+            drawn.set_label("_")
     canvas.headline(figure, "What moved most: then (grey) and now (orange)", said)
     canvas.tidy(*plots)
     return figure
