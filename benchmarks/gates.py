@@ -30,7 +30,7 @@ from retrain_assets.cli.project import models
 from retrain_assets.domain.gate import Verdict, compare, decide
 from retrain_assets.domain.measures import judged_by
 from retrain_assets.domain.metrics import surprise
-from retrain_assets.domain.triggers import LONGEST_WAIT
+from retrain_assets.domain.causes import LONGEST_WAIT
 from retrain_assets.specs.gate import METRICS_BY_KIND, GateSpec
 from retrain_assets.stores.storage import Storage
 
@@ -231,7 +231,7 @@ def main(gates: int) -> None:
             held = [found for found in looked if found]
             fresh, together = np.mean(held, axis=0)
             print(f"| second looks | {len(held)} | {fresh:.1%} | {together:.1%} |", flush=True)
-            ends = range(TRAIN + max(EARLIER) - 1, DAYS - HOLDOUT - AFTER, 4)
+            ends = range(TRAIN + max(EARLIER) - 1, DAYS - HOLDOUT - AFTER, 10)
             real = [one for each in pool.map(partial(real_pairs, folder), ends) for one in each]
             for kind in dict.fromkeys(kind for kind, *_ in real):
                 print(f"| {kind} | {told([one for one in real if one[0] == kind])} |", flush=True)
