@@ -27,10 +27,10 @@ from scipy.stats import binom, ttest_rel
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from retrain_assets.cli.project import models
+from retrain_assets.domain.causes import LONGEST_WAIT
 from retrain_assets.domain.gate import Verdict, compare, decide
 from retrain_assets.domain.measures import judged_by
 from retrain_assets.domain.metrics import surprise
-from retrain_assets.domain.causes import LONGEST_WAIT
 from retrain_assets.specs.gate import METRICS_BY_KIND, GateSpec
 from retrain_assets.stores.storage import Storage
 
