@@ -37,6 +37,7 @@ ARROW = "application/vnd.apache.arrow.stream"
 BATCH = 1_000
 TARGETS = {"1 row, 1 connection": 10, "1 row, 32 connections": 20, "1,000 rows, JSON": 2.5}
 ARROW_TARGET = 10
+MILLIS = ("p50", "p99", "cpu")
 START_SECONDS = 120
 
 
@@ -95,9 +96,12 @@ def compare(model: str, rounds: int, seconds: float) -> None:
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for number in range(rounds):
         for side, (command, sent) in commands.items():
-            with serving(command, environment) as port:
+            with serving(command, environment) as (port, session):
                 for load in sent:
+                    before = cpu_seconds(session)
                     seen = measured(port, load, seconds)
+                    used = (cpu_seconds(session) - before) / seen.pop("requests")
+                    seen["cpu"] = round(used * 1000, 2)
                     found.setdefault((side, load.title), []).append(seen)
                     print(f"round {number + 1}: {side}, {load.title}: {seen}", file=sys.stderr)
     report(found, rounds)
@@ -142,8 +146,8 @@ def _split(frame: pl.DataFrame) -> bytes:
 
 
 @contextlib.contextmanager
-def serving(command: list[str], environment: dict[str, str]) -> Iterator[int]:
-    """A server of its own process on a free port, once it answers."""
+def serving(command: list[str], environment: dict[str, str]) -> Iterator[tuple[int, int]]:
+    """A server of its own session on a free port, once it answers: port and session."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -156,7 +160,7 @@ def serving(command: list[str], environment: dict[str, str]) -> Iterator[int]:
     )
     try:
         _wait(port, process)
-        yield port
+        yield port, process.pid
     finally:
         os.killpg(process.pid, 15)
         process.wait()
@@ -175,6 +179,16 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
                     return
         time.sleep(0.5)
     raise RuntimeError(f"no answer on port {port}")
+
+
+def cpu_seconds(session: int) -> float:
+    """What the processes of a session have used of the CPU, which hardly depends on other load."""
+    ticks = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            values = file.read_text(encoding="utf-8").rpartition(")")[2].split()
+            ticks += sum(map(int, values[11:13])) if int(values[3]) == session else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def measured(port: int, load: Load, seconds: float) -> dict[str, float]:
@@ -247,12 +261,14 @@ async def client(port: int, sent: tuple[int, list[str]], seconds: float) -> dict
     took, ordered = time.perf_counter() - started, sorted(seen)
     at = {name: ordered[int(len(seen) * share)] for name, share in (("p50", 0.5), ("p99", 0.99))}
     millis = {name: round(value * 1000, 2) for name, value in at.items()}
-    return {"per_second": round(len(seen) / took, 1), **millis}
+    return {"requests": len(seen), "per_second": round(len(seen) / took, 1), **millis}
 
 
 def report(found: dict[tuple[str, str], list[dict[str, float]]], rounds: int) -> None:
     """Medians of the rounds, and how many times MLflow's requests per second ours are."""
-    print(f"\nmedian of {rounds}, requests per second and milliseconds")
+    print(
+        f"\nmedian of {rounds}: requests per second, milliseconds, those of the server's CPU each"
+    )
     middle = {
         key: {name: median(one[name] for one in seen) for name in seen[0]}
         for key, seen in found.items()
@@ -267,8 +283,8 @@ def report(found: dict[tuple[str, str], list[dict[str, float]]], rounds: int) ->
                 seen["per_second"] / base["per_second"],
                 TARGETS.get(title, ARROW_TARGET),
             )
-            tail = base["p99"] / seen["p99"]
-            print(f"  {title:<33} {ratio:6.1f} times (target {target}); p99 {tail:.1f} times less")
+            less = "  ".join(f"{name} {base[name] / seen[name]:.1f}" for name in MILLIS)
+            print(f"  {title:<33} {ratio:6.1f} times (target {target}); times less: {less}")
 
 
 if __name__ == "__main__":

@@ -115,7 +115,10 @@ class PredictionLog:
             key = (model, version.number, role, arrow)
             segment = self._open.get(key)
             try:
-                if segment is None or segment.size > SEGMENT_BYTES:
+                if segment is not None and segment.size > SEGMENT_BYTES:
+                    os.close(self._open.pop(key).descriptor)  # which lets it be stored
+                    segment = None
+                if segment is None:
                     segment = self._open[key] = self._new(model, version, role, arrow=arrow)
                 _write(segment, record)
             except OSError as error:
@@ -241,20 +244,21 @@ def _frame(path: Path, dataset: DatasetSpec) -> pl.DataFrame:
 
 
 def _of_arrow(content: bytes) -> pl.DataFrame:
-    source, found = pa.BufferReader(content), [pl.DataFrame()]
+    source, tables, told = pa.BufferReader(content), [], []
     while (end := content.find(b"\n", source.tell()) + 1) > 0:
-        told = [
-            pl.lit(value).alias(name)
-            for name, value in from_json(content[source.tell() : end]).items()
-        ]
+        line = from_json(content[source.tell() : end])
         source.seek(end)
         try:
-            read = pl.DataFrame(pa.ipc.open_stream(source).read_all())
+            tables.append(pa.ipc.open_stream(source).read_all())
         except (pa.ArrowException, OSError):
             break
-        found.append(read.with_row_index("_place").with_columns(told))
-    rows = pl.concat(found, how="diagonal_relaxed")
-    return rows.with_columns(_read(pl.col("_time"), "datetime")) if rows.width else rows
+        told.append({**line, "_count": tables[-1].num_rows})
+    if not told:
+        return pl.DataFrame()
+    time, place = _read(pl.col("_time"), "datetime"), pl.int_ranges("_count").alias("_place")
+    each = pl.DataFrame(told).select("_id", time, place).explode("_place", empty_as_null=False)
+    rows = pl.DataFrame(pa.concat_tables(tables, promote_options="permissive"))
+    return rows.hstack(each)
 
 
 def _of_json(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 FOLLOW_SECONDS, FLUSH_SECONDS = 2.0, 5.0
 DRAIN_SECONDS = 30
+SWITCH_SECONDS = 0.0005  # by default a thread that loads or stores keeps a request waiting for 5 ms
 # MLflow's client otherwise tries for minutes while a verified copy lies here.
 SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -64,6 +66,7 @@ def serve(
     tell(f"listening on http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}")
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    sys.setswitchinterval(SWITCH_SECONDS)
     service = new_service(storage, states, keys, tell)
     with following(service, tell):
         config = uvicorn.Config(

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from retrain_assets.serving import log
 from retrain_assets.serving.run import following
 from retrain_assets.stores.tables import Tables
 from retrain_assets_tests.killing import Point, kill_at
@@ -118,6 +119,18 @@ def test_a_record_that_was_cut_off_is_left_out(changing: Site, form: str) -> Non
     os.truncate(path, path.stat().st_size - 200)
     service.log.flush()
     assert logged(changing).height == 3
+
+
+def test_a_file_that_is_full_is_stored_while_the_next_is_written(
+    changing: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "SEGMENT_BYTES", 10)
+    service = changing.service()
+    with listening(service) as client:
+        for number in range(5):
+            post(client, ROW | {"id": number})
+        assert service.log.flush() == 5
+    assert logged(changing).height == 5
 
 
 def test_a_file_that_another_process_writes_is_left_alone(changing: Site) -> None:
