@@ -17,15 +17,12 @@ import polars as pl
 from rich.console import Console
 from rich.progress import track
 from scipy.stats import binom
+from year import RUN, built
 
-from retrain_assets.cli.project import datasets, models
-from retrain_assets.demo.flights import Flights
 from retrain_assets.domain.calibration import calibrate, pool
 from retrain_assets.domain.drift import psi
 from retrain_assets.domain.profile import merge
 from retrain_assets.steps import build
-from retrain_assets.steps.ingest import ingest
-from retrain_assets.stores.storage import Storage
 
 REFERENCES, CURRENT, RATES, SEEDS = (30, 60, 90, 180), 7, (0.05, 0.01, 2 / 365.25), 10
 PSI_PER_SEED = 5
@@ -33,15 +30,9 @@ PSI_PER_SEED = 5
 
 def profiles(root: Path) -> dict[str, pl.DataFrame]:
     """Stored summaries of all columns of the year's flights, by day."""
-    storage, flights, known = Storage(root), Flights.load(), datasets()
-    flights.drop(storage.landing, flights.days)
-    flights.drop_planes(storage.landing)
-    for name, keys in (("flights", flights.days), ("weather", flights.days), ("planes", ("all",))):
-        ingest(storage, known[name], keys, "benchmark")
-    state = models()["flight_delay"].state(storage)
+    state = built(root)
     keys = tuple(state.sources())
-    build.features(state, keys, "benchmark")
-    made = build.profile(state, keys, "benchmark").rows.filter(pl.col("column") != "delayed")
+    made = build.profile(state, keys, RUN).rows.filter(pl.col("column") != "delayed")
     parts = made.partition_by("_landing_partition", as_dict=True)
     return {str(key): part for (key,), part in parts.items()}
 

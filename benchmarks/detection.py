@@ -24,6 +24,7 @@ import polars as pl
 from rich.console import Console
 from rich.progress import track
 from river.drift import ADWIN, PageHinkley
+from year import built, features
 
 from retrain_assets.domain.calibration import calibrate, pool
 from retrain_assets.domain.drift import jensen_shannon, psi, wasserstein
@@ -67,21 +68,7 @@ class Injection:
 
 def days(folder: Path) -> list[pl.DataFrame]:
     """Features and target of each day of the year."""
-    from retrain_assets.cli.project import datasets, models
-    from retrain_assets.demo.flights import Flights
-    from retrain_assets.steps import build
-    from retrain_assets.steps.ingest import ingest
-    from retrain_assets.stores.storage import Storage
-
-    storage, year, known = Storage(folder), Flights.load(), datasets()
-    year.drop(storage.landing, year.days)
-    year.drop_planes(storage.landing)
-    for name, keys in (("flights", year.days), ("weather", year.days), ("planes", ("all",))):
-        ingest(storage, known[name], keys, "benchmark")
-    state = models()["flight_delay"].state(storage)
-    build.features(state, tuple(state.sources()), "benchmark")
-    columns = (PARTITION, *state.feature_names, TARGET)
-    rows = storage.tables.scan("flight_delay/features").select(columns).collect()
+    rows = features(built(folder), TARGET)
     return rows.partition_by(PARTITION, include_key=False, maintain_order=True)
 
 

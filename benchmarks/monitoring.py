@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+from year import built, features
 
 from retrain_assets.domain.drift import MEASURES, compare
 from retrain_assets.domain.features import PARTITION
@@ -29,24 +30,6 @@ if TYPE_CHECKING:
 
 DAYS, TIMES, ROUNDS = 90, 3, 5
 OTHERS = Path(__file__).with_name("others.py")
-
-
-def flights(folder: Path) -> pl.DataFrame:
-    """The features of the year's flights."""
-    from retrain_assets.cli.project import datasets, models
-    from retrain_assets.demo.flights import Flights
-    from retrain_assets.steps import build
-    from retrain_assets.steps.ingest import ingest
-    from retrain_assets.stores.storage import Storage
-
-    storage, year, known = Storage(folder), Flights.load(), datasets()
-    year.drop(storage.landing, year.days)
-    year.drop_planes(storage.landing)
-    for name, keys in (("flights", year.days), ("weather", year.days), ("planes", ("all",))):
-        ingest(storage, known[name], keys, "benchmark")
-    state = models()["flight_delay"].state(storage)
-    build.features(state, tuple(state.sources()), "benchmark")
-    return storage.tables.scan("flight_delay/features").select(state.feature_names).collect()
 
 
 def drawn(rows: pl.DataFrame, many: int, days: int, seed: int) -> pl.DataFrame:
@@ -73,7 +56,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="Of the current day.")
     options = parser.parse_args()
     with TemporaryDirectory(prefix="retrain-benchmark-") as folder:
-        rows = flights(Path(folder) / "storage")
+        rows = features(built(Path(folder) / "storage")).drop(PARTITION)
         before = drawn(rows, TIMES * options.rows, DAYS, 1)
         now = drawn(rows, options.rows, 1, 2)
         reference, current = build_profile(before), build_profile(now)
