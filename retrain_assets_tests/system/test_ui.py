@@ -41,10 +41,12 @@ def test_a_check_that_failed_says_where_in_a_table(page: Page) -> None:
     expect(table.get_by_text("psi", exact=True).first).to_be_visible()
 
 
-@pytest.mark.parametrize("asset", ["monitoring", "evaluation"])
-def test_a_plot_is_drawn_from_the_metadata(page: Page, asset: str) -> None:
+@pytest.mark.parametrize(
+    ("asset", "place"), [("monitoring", 0), ("monitoring", 1), ("evaluation", 0)]
+)
+def test_a_plot_is_drawn_from_the_metadata(page: Page, asset: str, place: int) -> None:
     page.goto(f"/assets/flight_delay/{asset}")
-    page.get_by_text("[Show Markdown]").click()
+    page.get_by_text("[Show Markdown]").nth(place).click()
     plot = page.locator("img[src^='data:image/']")
     expect(plot).to_be_visible()
     assert plot.evaluate("image => image.naturalWidth") > 0
