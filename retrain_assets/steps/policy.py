@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from retrain_assets.domain.triggers import decide
+from retrain_assets.steps.state import data_digest
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "wanted": pl.Boolean(),
     "said": pl.String(),
     "production": pl.Int64(),
+    "seen_from": pl.String(),
     "data": pl.String(),
 }
 
@@ -41,14 +43,15 @@ def recorded(state: ModelState) -> Request:
     wish = decide(state.spec, situation)
     if wish.as_of is None:
         return wish
-    table, production = state.table("policy"), situation.production
-    kept = _read(state).filter(pl.col(PARTITION) == wish.as_of)
+    built, production = state.built(), situation.production
+    seen_from = _seen_from(state, built, wish.as_of)
     fixed = {
         PARTITION: wish.as_of,
         "wanted": wish.wanted,
         "said": wish.reason,
         "production": production.version if production else None,
-        "data": data_digest_of(state.built(), wish.as_of, _length(state)),
+        "seen_from": seen_from,
+        "data": _seen(built, seen_from, wish.as_of),
     }
     rows = pl.DataFrame(
         [
@@ -57,6 +60,9 @@ def recorded(state: ModelState) -> Request:
         ],
         schema=SCHEMA,
     )
+    table = state.table("policy")
+    stored = state.tables.scan(table, SCHEMA).filter(pl.col(PARTITION) == wish.as_of)
+    kept = state.tables.collect(stored, table)
     if not kept["wanted"].any() and not rows.equals(kept.select(SCHEMA.keys())):
         state.tables.replace(table, rows, [wish.as_of], {"as_of": wish.as_of})
     return wish
@@ -68,7 +74,8 @@ def decisions(state: ModelState, last: int) -> list[dict[str, Any]]:
     Each says whether a candidate was asked for, why or why not, and whether data it looked at have
     been corrected since.
     """
-    rows, built, found = _read(state), state.built(), []
+    table, built, found = state.table("policy"), state.built(), []
+    rows = state.tables.collect(state.tables.scan(table, SCHEMA), table)
     fired = rows.filter(pl.col("fired").any().over(PARTITION))
     parts = fired.partition_by(PARTITION, as_dict=True)
     for (key,) in sorted(parts, reverse=True)[:last]:
@@ -80,23 +87,20 @@ def decisions(state: ModelState, last: int) -> list[dict[str, Any]]:
                 "wanted": first["wanted"],
                 "reason": first["said"],
                 "causes": part.filter("fired")["cause"].to_list(),
-                "outdated": first["data"] != data_digest_of(built, str(key), _length(state)),
+                "outdated": first["data"] != _seen(built, first["seen_from"], str(key)),
             }
         )
     return found
 
 
-def data_digest_of(built: Mapping[str, str], as_of: str, length: int) -> str:
-    """Digest of the content of the partitions that a decision looked at."""
-    seen = [f"{key}:{built[key]}" for key in built if key <= as_of][-length:]
-    return sha256("|".join(seen).encode()).hexdigest()[:16]
-
-
-def _length(state: ModelState) -> int:
+def _seen_from(state: ModelState, built: Mapping[str, str], as_of: str) -> str:
+    """The first partition that a decision looks at."""
     windows = state.spec.windows
-    return windows.train + windows.holdout + state.spec.looked_back
+    length = windows.train + windows.holdout + state.spec.looked_back
+    return [key for key in built if key <= as_of][-length:][0]
 
 
-def _read(state: ModelState) -> pl.DataFrame:
-    table = state.table("policy")
-    return state.tables.collect(state.tables.scan(table, SCHEMA), table)
+def _seen(built: Mapping[str, str], first: str, last: str) -> str:
+    """Digest of the data of the partitions that a decision looked at."""
+    seen = [f"{key}:{data_digest(built[key])}" for key in built if first <= key <= last]
+    return sha256("|".join(seen).encode()).hexdigest()[:16]

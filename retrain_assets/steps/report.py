@@ -71,8 +71,8 @@ def newest(state: ModelState, *roles: str) -> pl.DataFrame:
     """What was monitored of the newest partition and has a threshold."""
     table = state.table("monitoring")
     rows = state.tables.scan(table, MONITORING_SCHEMA).filter(pl.col("role").is_in(roles))
-    held = state.tables.collect(rows.filter(pl.col("threshold").is_not_null()), table)
-    return held.filter(pl.col(PARTITION) == pl.col(PARTITION).max())
+    held = rows.filter(pl.col("threshold").is_not_null())
+    return state.tables.collect(held.filter(pl.col(PARTITION) == pl.col(PARTITION).max()), table)
 
 
 def performance(state: ModelState) -> list[dict[str, Any]]:

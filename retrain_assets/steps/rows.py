@@ -114,8 +114,9 @@ class Rows:
 
     def _made(self, rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
         state, history = self.state, self.history(keys)
-        lookups = {name: self.lookup(name, rows, keys) for name in state.lookups}
-        past = history.before if history else None
         named = labelling(state.spec, state.lookups)
-        labels = {name: self.lookup(name, rows, keys, later=True) for name in named}
+        read = {name: self.lookup(name, rows, keys, later=name in named) for name in state.lookups}
+        lookups = {name: read[name].select(known_schema(state.lookups[name])) for name in read}
+        past = history.before if history else None
+        labels = {name: read[name] for name in named}
         return build_features(rows, lookups, state.spec, state.dataset, past, labels)

@@ -52,7 +52,7 @@ def vacuum(
     *,
     dry_run: bool = False,
 ) -> list[Vacuumed]:
-    """Remove data files that neither the newest nor a needed version of their table names.
+    """Merge small files, and remove those that neither the newest nor a needed version names.
 
     Args:
         storage: Where the tables are.
@@ -70,6 +70,8 @@ def vacuum(
             continue
         wanted = sorted(needed[name])
         kept = [version for version in wanted if version <= newest[name]]
+        if not dry_run:
+            storage.tables.merge(name)
         paths = storage.tables.unneeded(name, kept, hours)
         freed = sum(path.stat().st_size for path in paths)
         for path in () if dry_run else paths:

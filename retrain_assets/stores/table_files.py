@@ -80,16 +80,14 @@ def merge_small_files(opened: DeltaTable | None) -> None:
 def unneeded(opened: DeltaTable, keep: list[int], hours: int) -> list[Path]:
     """Data files that neither the newest version nor one to keep names, and their digests.
 
-    Delta's own vacuum says which, once small files are merged; it does not remove them, since it
-    would commit two versions in doing so, in which nothing is replaced or decided.
+    Delta's own vacuum says which; it does not remove them, since it would commit two versions in
+    doing so, in which nothing is replaced or decided.
 
     Args:
         opened: The table, in a local folder, as it is now.
         keep: Further versions that stay readable, all of which there are.
         hours: Files that were written or given up later than this before now stay.
     """
-    merge_small_files(opened)
-    opened.update_incremental()
     root = Path(opened.table_uri.removeprefix("file://"))
     names = opened.vacuum(hours, enforce_retention_duration=False, full=True, keep_versions=keep)
     paths = (root / folder / name for name in names for folder in ("", "_seals"))

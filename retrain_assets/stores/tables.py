@@ -235,6 +235,10 @@ class Tables:
             raise StaleTableError(f"table {table} is no longer at version {expected}")
         return version
 
+    def merge(self, table: str) -> None:
+        """Merge small files that are many, where a commit has not done so already."""
+        merge_small_files(self._open(table))
+
     def unneeded(self, table: str, keep: Iterable[int], hours: int) -> list[Path]:
         """Files that neither the newest version nor one to keep names; see `table_files`."""
         opened = self._open(table)

@@ -6,6 +6,7 @@ Labels come three days late, by a correction of the file.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -14,9 +15,10 @@ import polars as pl
 import pytest
 
 from retrain_assets.domain.causes import been_right
+from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.evaluate import calibrated_on
 from retrain_assets.steps.report import status
-from retrain_assets_tests.world import World, customers, key, new_world
+from retrain_assets_tests.world import MODEL, World, customers, key, new_world
 
 DELAY, CURRENT, FIRST, LAST = 3, 3, 19, 30
 TURN = 26
@@ -117,6 +119,24 @@ def test_a_decision_on_data_that_were_corrected_since_is_marked(late: World) -> 
     assert not any(before.values())
     assert set(before) == set(after)
     assert after[min(after)]
+
+
+def test_a_decision_under_a_spec_that_was_changed_since_is_not(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    world = new_world(tmp_path, instance)
+    world.land(*range(16))
+    world.settle()
+    features = MODEL["features"] | {"sql": "SELECT x * 2 AS x, plan FROM rows"}
+    windows = MODEL["windows"] | {"train": 3}
+    changed = replace(
+        world, spec=ModelSpec.model_validate(MODEL | {"features": features, "windows": windows})
+    )
+    changed.settle()
+    assert changed.state.built() != world.state.sources()
+    policy = status(changed.state)["policy"]
+    assert policy
+    assert not any(row["outdated"] for row in policy)
 
 
 def test_status_says_what_moved_farthest_then_and_now(

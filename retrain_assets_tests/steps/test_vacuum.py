@@ -16,6 +16,7 @@ import pytest
 
 from retrain_assets.steps.reproduce import Reproduction, reproduce
 from retrain_assets.steps.vacuum import HOURS, Vacuumed, VacuumError, vacuum
+from retrain_assets.stores import table_files
 from retrain_assets.stores.storage import Storage
 from retrain_assets.stores.tables import StorageError
 from retrain_assets_tests.world import World, new_world
@@ -100,6 +101,19 @@ def test_what_no_one_needs_is_gone_and_the_bytes_freed_are_those_that_were_taken
         rows(storage, TABLES[1], max(unneeded))
     storage.tables.verify(TABLES[1])
     assert sum(one.files for one in vacuum(storage, hours=0)) == 0
+
+
+def test_small_files_are_merged_by_it_and_by_no_dry_run(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_files, "MAX_SMALL_FILES", 0)
+    versions = {name: storage.tables.version(name) for name in TABLES}
+    before = files(storage)
+    vacuum(storage, dry_run=True)
+    assert files(storage) == before
+    vacuum(storage)
+    assert all(storage.tables.version(name) == (versions[name] or 0) + 1 for name in TABLES)
+    assert before.keys() <= files(storage).keys()  # what was merged was given up just now
 
 
 def test_what_was_given_up_lately_stays_and_so_do_the_tables_of_others(storage: Storage) -> None:
