@@ -49,12 +49,12 @@ def adopt(folder: Path, model: str, source: str, *, as_json: bool, **asked: str)
     from retrain_assets.steps.adopt import adopt as step
     from retrain_assets.steps.card import write_card
 
-    opened, state = storage(), model_named(model).state(storage())
+    state = model_named(model).state(opened := storage())
     place = source if source.startswith("models:/") else str(folder / source)
     row = step(state, registry := opened.registry(model), place, **asked)
-    write_card(state, registry, row.version, opened.cards)
     said = f"{model}: version {row.version} is in production"
     _tell(row.for_people(), said, as_json=as_json)
+    write_card(state, registry, row.version, opened.cards)  # last, as it stands without one
 
 
 @click.command()

@@ -6,6 +6,7 @@ is done about an alert.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from retrain_assets.domain.calibration import calibrate
 from retrain_assets.domain.drift import MEASURES, compare, effect
-from retrain_assets.domain.performance import METRICS
+from retrain_assets.domain.performance import METRICS, margin
 from retrain_assets.specs.triggers import POINT
 
 if TYPE_CHECKING:
@@ -145,13 +146,14 @@ def performance(
     """
     trigger = spec.triggers.performance
     values = [(value, count) for value, count in values if count]
-    rows = sum(count for _, count in values)
-    if trigger is None or rows == 0:
+    if trigger is None or not values:
         return None
-    statistic = sum(value * count for value, count in values) / rows
+    figures, counts = (np.array(part, dtype=float) for part in zip(*values, strict=True))
+    statistic = float(np.average(figures, weights=counts))
     threshold = worst_acceptable(trigger, baseline)
     sign = 1 if METRICS[trigger.metric].greater_is_better else -1
-    interval, sure = _margin(values, (1 + INTERVAL) / 2), _margin(values, trigger.confidence)
+    half = margin(figures, counts, (1 + INTERVAL) / 2)
+    sure = 0.0 if trigger.confidence == POINT else margin(figures, counts, trigger.confidence)
     return Observation(
         role,
         trigger.metric,
@@ -159,25 +161,10 @@ def performance(
         statistic,
         threshold,
         baseline,
-        alert=sure is not None and sign * (statistic - threshold) + sure < 0,
-        low=None if interval is None else statistic - interval,
-        high=None if interval is None else statistic + interval,
+        alert=sign * (statistic - threshold) + sure < 0,
+        low=statistic - half if math.isfinite(half) else None,
+        high=statistic + half if math.isfinite(half) else None,
     )
-
-
-def _margin(values: Sequence[tuple[float, int]], confidence: float) -> float | None:
-    """How far the mean may be off, one-sided; None where one partition cannot tell."""
-    from scipy.special import stdtrit
-
-    if confidence == POINT:
-        return 0.0
-    if len(values) < 2:  # noqa: PLR2004 a deviation needs two
-        return None
-    figures, counts = (np.array(part, dtype=float) for part in zip(*values, strict=True))
-    weights = counts / counts.sum()
-    residuals = weights * (figures - weights @ figures)
-    error = np.sqrt(len(values) / (len(values) - 1) * (residuals**2).sum())
-    return float(stdtrit(len(values) - 1, confidence) * error)
 
 
 def worst_acceptable(trigger: PerformanceTrigger, baseline: float) -> float:

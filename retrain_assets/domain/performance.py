@@ -138,6 +138,27 @@ def mean_over_blocks(
     return float(np.average(values["value"], weights=values["rows"]))
 
 
+def margin(values: np.ndarray, rows: np.ndarray, confidence: float) -> float:
+    """How far a row-weighted mean over blocks may be off, by Student's t over blocks.
+
+    Args:
+        values: The metric of each block, of shape (blocks,).
+        rows: How many rows each has, of the same shape.
+        confidence: One-sided.
+
+    Returns:
+        Its distance, in units of the metric; infinite where one block cannot tell.
+    """
+    from scipy.special import stdtrit
+
+    blocks, weights = len(values), rows / rows.sum()
+    if blocks < 2:  # noqa: PLR2004 a deviation needs two
+        return math.inf
+    spread = float(weights**2 @ (values - weights @ values) ** 2)
+    error = math.sqrt(spread * blocks / (blocks - 1))
+    return float(stdtrit(blocks - 1, confidence)) * error
+
+
 def loss_increase(metric: Metric | MetricDef, value: float, baseline: float) -> float:
     """How much worse a value is than a baseline, relative to the baseline.
 

@@ -30,13 +30,12 @@ from retrain_assets.orchestration.resources import (
     nested_run,
 )
 from retrain_assets.orchestration.when_red import WHEN_RED
-from retrain_assets.steps.beside import candidates
 from retrain_assets.steps.card import write_card
 from retrain_assets.steps.decide import decide_candidate
 from retrain_assets.steps.evaluate import Evaluation, evaluate
-from retrain_assets.steps.held import taken_up
+from retrain_assets.steps.held import proposed
 from retrain_assets.steps.report import stale, staleness
-from retrain_assets.steps.train import PRODUCTION, plan
+from retrain_assets.steps.train import PRODUCTION
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.storage import Storage
 
@@ -81,21 +80,19 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
         state, registry = model.state(opened), opened.registry(model.spec.name)
         tags = context.run.tags
         causes = tuple(filter(None, tags.get(CAUSES_TAG, "request").split(",")))
-        because, held = tags.get(BECAUSE_TAG, ""), tags.get(HELD_TAG)
+        held = tags.get(HELD_TAG)
         with ExitStack() as stack:
             start = partial(mlflow_run, context, opened, model.spec.name)
             starts: Iterator[Callable[[], AbstractContextManager[str]]]
             starts = chain([start], repeat(nested_run))
-            if held:
-                again = taken_up(state, registry, int(held), tags[AS_OF_TAG], causes, because)
-                version, *others = [again]
-            else:
-                version, *others = candidates(
-                    state,
-                    registry,
-                    plan(state, tags.get(AS_OF_TAG), causes, because),
-                    lambda: stack.enter_context(next(starts)()),
-                )
+            version, *others = proposed(
+                state,
+                registry,
+                int(held) if held else None,
+                tags.get(AS_OF_TAG),
+                (causes, tags.get(BECAUSE_TAG, "")),
+                lambda: stack.enter_context(next(starts)()),
+            )
         yield dg.MaterializeResult(
             metadata={
                 "version": version.version,
@@ -222,7 +219,7 @@ def _card(context: dg.AssetExecutionContext, model: Model, storage: Storage, row
     try:
         for version in sorted({row.candidate or row.version, row.version}):  # its refit is newer
             path = str(write_card(state, registry, version, storage.cards))
-    except Exception:
+    except Exception:  # whatever it is, such as a full disk: the decision is in the ledger by now
         context.log.exception("no card: retrain card %s %d", model.spec.name, row.version)
         return "not written, see the log of the run"
     return dg.MetadataValue.path(path)

@@ -1,4 +1,4 @@
-"""A picture of the columns that moved most: then and now, from summaries alone.
+"""Pictures of what moved: which column when, and the farthest then and now, from summaries alone.
 
 Not here: which they are, and how pictures look.
 """
@@ -8,9 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 
+from retrain_assets.domain.features import PARTITION
+from retrain_assets.domain.monitoring import FEATURE, P_VALUE, PREDICTION, TARGET
 from retrain_assets.reports import canvas
 from retrain_assets.reports.canvas import GREY, ORANGE
+from retrain_assets.reports.plots import drift_heatmap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +24,29 @@ if TYPE_CHECKING:
 
     from retrain_assets.domain.profile import ColumnProfile
 
+WATCHED, UNWATCHED = "what is watched", "psi"
 BINS, CATEGORIES, CUT = 24, 8, (0.005, 0.995)
+
+
+def watched_heatmap(monitoring: pl.DataFrame) -> Figure:
+    """When which column moved, by whichever of its measures is farthest beyond its threshold.
+
+    Args:
+        monitoring: As `drift_heatmap` takes it; PSI is drawn where nothing has a threshold.
+    """
+    held = monitoring.filter(
+        pl.col("role").is_in([FEATURE, PREDICTION, TARGET]),
+        pl.col("threshold").is_not_null(),
+        pl.col("measure") != P_VALUE,
+    )
+    if held.is_empty():
+        return drift_heatmap(monitoring, UNWATCHED)
+    multiple = pl.col("statistic") / pl.col("threshold")
+    multiples = held.with_columns(
+        measure=pl.lit(WATCHED), statistic=multiple, threshold=pl.lit(1.0)
+    ).sort("statistic", descending=True, nulls_last=True)
+    farthest = multiples.unique([PARTITION, "role", "column"], keep="first", maintain_order=True)
+    return drift_heatmap(farthest, WATCHED)
 
 
 def movers_figure(

@@ -10,11 +10,12 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from retrain_assets.domain.features import PARTITION
 from retrain_assets.domain.measures import judged_by, offered
-from retrain_assets.domain.performance import block_values, evaluate
+from retrain_assets.domain.performance import block_values, evaluate, margin
 from retrain_assets.domain.windows import ending_at, outside
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.evaluate import stored
@@ -25,7 +26,6 @@ from retrain_assets.steps.train import SPEC_FILE, classes_of, sample
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     from sklearn.pipeline import Pipeline
 
     from retrain_assets.steps.state import ModelState
@@ -123,15 +123,13 @@ def _with_interval(
     metric: Any, rows: Sample, output: np.ndarray, classes: list[Any] | None
 ) -> dict[str, object]:
     """A metric as its row-weighted mean over partitions, and Student's interval of that."""
-    from scipy.special import stdtrit
-
     found = block_values(metric, rows.target.to_numpy(), output, rows.partitions, classes)
     found = found.drop_nulls("value")
-    values, weights = found["value"].to_numpy(), (found["rows"] / found["rows"].sum()).to_numpy()
-    mean, blocks, half = float(values @ weights), found.height, math.inf
-    if blocks > 1:
-        error = math.sqrt(float(weights**2 @ (values - mean) ** 2) * blocks / (blocks - 1))
-        half = float(stdtrit(blocks - 1, (1 + CONFIDENCE) / 2)) * error
+    if found.is_empty():  # such as roc_auc where no partition has both classes
+        return {"metric": str(metric), "value": math.nan, "low": math.nan, "high": math.nan}
+    values, counts = found["value"].to_numpy(), found["rows"].to_numpy()
+    mean = float(np.average(values, weights=counts))
+    half = margin(values, counts, (1 + CONFIDENCE) / 2)
     return {"metric": str(metric), "value": mean, "low": mean - half, "high": mean + half}
 
 
@@ -156,11 +154,10 @@ def _importance(
 
 def _drift(state: ModelState, gated: ModelVersion) -> Parts:
     """What was monitored before it was trained."""
-    from retrain_assets.reports.plots import drift_heatmap
+    from retrain_assets.reports.movers import watched_heatmap
 
-    trigger = state.spec.triggers.data_drift
     last = pl.col(PARTITION).unique().sort().tail(DRIFT_PARTITIONS).implode()
     table, before = state.table("monitoring"), pl.col(PARTITION) <= gated.tags.get("as_of", "")
     rows = state.tables.scan(table, MONITORING_SCHEMA).filter(before)
     shown = state.tables.collect(rows.filter(pl.col(PARTITION).is_in(last)), table)
-    return {"The drift before it": [drift_heatmap(shown, trigger.measure if trigger else "psi")]}
+    return {"The drift before it": [watched_heatmap(shown)]}

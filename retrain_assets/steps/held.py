@@ -1,23 +1,47 @@
-"""Take a held candidate up again: the same fit, judged on the partitions that have come since.
+"""What a decision is asked on: new fits, or a held candidate that is taken up again.
 
-It is registered once more, under a number of its own, as one version is decided on once; its files
-are those of the version that was held. Not here: when it is taken up, and judging it.
+That is the same fit, judged on the partitions that have come since. It is registered once more,
+under a number of its own, as one version is decided on once; its files are those of the version
+that was held. Not here: when it is taken up, and judging it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from retrain_assets.steps.beside import BESIDE
+from retrain_assets.steps.beside import BESIDE, candidates
 from retrain_assets.steps.digests import digest_of
 from retrain_assets.steps.evaluate import stored, unseen
-from retrain_assets.steps.train import CANDIDATE, classes_of, holdout_metrics, sample
+from retrain_assets.steps.train import CANDIDATE, classes_of, holdout_metrics, plan, sample
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from retrain_assets.steps.state import ModelState
     from retrain_assets.stores.models import ModelRegistry, ModelVersion
+
+
+def proposed(
+    state: ModelState,
+    registry: ModelRegistry,
+    held: int | None,
+    as_of: str | None,
+    why: tuple[Sequence[str], str],
+    mlflow_run: Callable[[], str],
+) -> list[ModelVersion]:
+    """The versions to decide on, the one that becomes `candidate` first.
+
+    Args:
+        state: The model.
+        registry: Its versions.
+        held: The version to take up again, if it is one.
+        as_of: Last partition to train or to judge on; the newest mature one by default.
+        why: The causes that asked for it, and why in words.
+        mlflow_run: Starts the MLflow run that a new fit is logged to.
+    """
+    if held is not None and as_of is not None:
+        return [taken_up(state, registry, held, as_of, *why)]
+    return candidates(state, registry, plan(state, as_of, *why), mlflow_run)
 
 
 def taken_up(

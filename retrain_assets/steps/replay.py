@@ -16,14 +16,14 @@ from retrain_assets.domain.performance import block_values
 from retrain_assets.domain.replay import Played, compared
 from retrain_assets.domain.triggers import decide
 from retrain_assets.domain.windows import elapsed, mature_partitions
-from retrain_assets.steps.beside import beside, candidates
+from retrain_assets.steps.beside import beside
 from retrain_assets.steps.build import stored_features
 from retrain_assets.steps.decide import decide_candidate
-from retrain_assets.steps.held import taken_up
+from retrain_assets.steps.held import proposed
 from retrain_assets.steps.monitor import monitor
 from retrain_assets.steps.predict import predictions
 from retrain_assets.steps.state import SOURCE, ModelState
-from retrain_assets.steps.train import classes_of, fitted, plan
+from retrain_assets.steps.train import classes_of, fitted
 from retrain_assets.stores.overlay import MemoryRegistry, Overlay
 
 if TYPE_CHECKING:
@@ -118,10 +118,7 @@ class Replay:
             wish = decide(state.spec, now.situation())
             if wish.wanted:
                 why = wish.fired, wish.reason
-                if wish.held is not None:
-                    taken_up(now, registry, wish.held, wish.as_of or "", *why)
-                else:
-                    candidates(now, registry, plan(now, wish.as_of, *why), lambda: RUN)
+                proposed(now, registry, wish.held, wish.as_of, why, lambda: RUN)
                 decide_candidate(now, registry, RUN, lambda: RUN)
             tell(keys[-1])
         history = state.ledger.read()
