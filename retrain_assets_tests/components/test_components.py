@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import dagster as dg
@@ -150,10 +151,9 @@ def test_a_function_is_looked_for_without_running_its_module(
     assert module not in sys.modules
 
 
-@pytest.mark.parametrize(
-    "module", ["nowhere", "json.nowhere", "json..x", "a.b.c", "__main__", "sys.x"]
-)
-def test_a_module_that_is_not_there_is_told(module: str) -> None:
+@pytest.mark.parametrize("module", ["nowhere", "json.nowhere", "json..x", "a.b.c", "bare", "sys.x"])
+def test_a_module_that_is_not_there_is_told(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bare", ModuleType("bare"))  # as a script's `__main__` is
     assert f"no module {module!r}" in (mistaken_function(f"{module}:f") or "")
 
 
