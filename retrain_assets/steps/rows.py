@@ -116,7 +116,7 @@ class Rows:
         state, history = self.state, self.history(keys)
         named = labelling(state.spec, state.lookups)
         read = {name: self.lookup(name, rows, keys, later=name in named) for name in state.lookups}
-        lookups = {name: read[name].select(known_schema(state.lookups[name])) for name in read}
+        lookups = {name: read[name].select(*known_schema(state.lookups[name])) for name in read}
         past = history.before if history else None
         labels = {name: read[name] for name in named}
         return build_features(rows, lookups, state.spec, state.dataset, past, labels)
