@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from retrain_assets.specs.features import Kind
     from retrain_assets.specs.gate import CostSpec, GateSpec
+    from retrain_assets.specs.triggers import PerformanceTrigger
 
 _CUT: dict[str, Callable[[float], Function]] = {
     "accuracy": accuracy,
@@ -37,6 +38,11 @@ _CUT: dict[str, Callable[[float], Function]] = {
 
 class MeasureError(ValueError):
     """The user's own metric cannot be used; the message says why."""
+
+
+def followed(trigger: PerformanceTrigger, gate: GateSpec) -> MetricDef:
+    """The metric that is followed: the gate's own where it is the same, as the baseline is too."""
+    return judged_by(gate) if gate.metric == trigger.metric else METRICS[trigger.metric]
 
 
 def judged_by(gate: GateSpec) -> MetricDef:

@@ -31,7 +31,7 @@ from retrain_assets.domain.metrics import (
 from retrain_assets.specs.gate import METRICS_BY_KIND
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from retrain_assets.specs.features import Kind
     from retrain_assets.specs.gate import Metric
@@ -109,10 +109,17 @@ def block_values(
     """
     labels, output = comparable(target, prediction, classes)
     function = defined(metric).function
-    values = [
-        (name, function(labels[rows], output[rows]), int(rows.size))
-        for name, rows in rows_by_block(blocks)
-    ]
+    return by_block(blocks, lambda rows: function(labels[rows], output[rows]))
+
+
+def by_block(blocks: pl.Series, value: Callable[[np.ndarray], float]) -> pl.DataFrame:
+    """A value of each block, as `block_values` gives it.
+
+    Args:
+        blocks: The block of each row.
+        value: Makes it of the places of a block's rows; NaN where it is undefined.
+    """
+    values = [(name, value(rows), int(rows.size)) for name, rows in rows_by_block(blocks)]
     schema = {"block": blocks.dtype, "value": pl.Float64(), "rows": pl.Int64()}
     return pl.DataFrame(values, schema, orient="row").with_columns(pl.col("value").fill_nan(None))
 

@@ -10,20 +10,22 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
 from retrain_assets.domain import monitoring as watch
 from retrain_assets.domain.estimated import estimate
 from retrain_assets.domain.features import KEY, PARTITION
+from retrain_assets.domain.measures import followed
 from retrain_assets.domain.performance import block_values
 from retrain_assets.domain.profile import PROFILE_SCHEMA, build_profile, merge
 from retrain_assets.serving.log import LIVE, TABLE
 from retrain_assets.steps.evaluate import calibrated_on
-from retrain_assets.steps.train import PREDICTION_COLUMN
+from retrain_assets.steps.train import as_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import numpy as np
 
     from retrain_assets.serving.follow import Followed
     from retrain_assets.serving.version import Version
@@ -75,15 +77,16 @@ class Live:
         reference = state.trained_profile(version.row.data_range)
         current = merge(build_profile(rows.select(block, *version.columns)))
         yield from watch.drift(watch.FEATURE, state.spec.triggers.data_drift, reference, current)
-        if version.row.candidate is not None and state.spec.target.kind != "multiclass":
+        answered = _output(rows, version)
+        if version.row.candidate is not None:
             candidate, table = str(version.row.candidate), state.table("reference")
             stored = state.tables.read(table, [candidate], PROFILE_SCHEMA)
-            output = rows.select(block, pl.col("_prediction").alias(PREDICTION_COLUMN))
+            output = rows.select(block, as_column(version.classes, answered))
             trigger = state.spec.triggers.prediction_drift
             yield from watch.drift(
                 watch.PREDICTION, trigger, merge(stored), merge(build_profile(output))
             )
-            yield from self._estimated(rows["_prediction"].to_numpy(), version)
+            yield from self._estimated(answered, version)
         yield from self._realised(rows, version)
 
     def _estimated(self, output: np.ndarray, version: Version) -> Iterator[watch.Observation]:
@@ -91,10 +94,10 @@ class Live:
         state, candidate = self._model.state, version.row.candidate
         trigger = state.spec.triggers.performance
         baseline = version.row.metrics.get(trigger.metric) if trigger else None
-        calibrated = None if candidate is None else calibrated_on(state, candidate)
+        calibrated = calibrated_on(state, candidate)
         if trigger is None or baseline is None or calibrated is None or not trigger.estimated:
             return
-        value = estimate(trigger.metric, output, np.ones(len(output)), calibrated)
+        value = estimate(followed(trigger, state.spec.gate), output, calibrated)
         found = watch.performance(state.spec, watch.ESTIMATED, [(value, len(output))], baseline)
         if found is not None:
             yield found
@@ -112,13 +115,10 @@ class Live:
         joined = rows.join(labels.rename({target.column: "_label"}), on=[PARTITION, KEY])
         if joined.is_empty():
             return
-        output = joined["_prediction"]
-        if target.kind == "multiclass":
-            output = output.list.to_array(len(version.classes or ()))
         values = block_values(
-            trigger.metric,
+            followed(trigger, state.spec.gate),
             joined["_label"].to_numpy(),
-            output.to_numpy(),
+            _output(joined, version),
             joined[PARTITION],
             version.classes,
         ).drop_nulls("value")
@@ -137,3 +137,11 @@ class Live:
                 f"{found.statistic:.3g}, its bound {found.threshold:.3g}"
             )
         self._alerts = set(beyond)
+
+
+def _output(rows: pl.DataFrame, version: Version) -> np.ndarray:
+    """Logged predictions, as `performance` says."""
+    logged = rows["_prediction"]
+    return (
+        logged.list.to_array(len(version.classes or ())) if logged.dtype == pl.List else logged
+    ).to_numpy()

@@ -70,7 +70,7 @@ class PerformanceTrigger(Spec):
     )
     estimated: bool = Field(
         True,
-        description="Of a binary model: where labels are still to come, go by the metric that its "
+        description="Of a classifier: where labels are still to come, go by the metric that its "
         "calibrated probabilities promise, once that has been right before.",
     )
 

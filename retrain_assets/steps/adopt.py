@@ -128,5 +128,5 @@ def _registered(
         state, registry, new_run(registry), made, tags=tags, metrics=metrics, figures={}
     )
     if metrics:
-        store_expected_output(state, version, as_column(pipeline, output))
+        store_expected_output(state, version, as_column(classes_of(pipeline), output))
     return version

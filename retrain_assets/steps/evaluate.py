@@ -194,8 +194,8 @@ def stored(state: ModelState, candidate: int, production: int | None) -> Evaluat
     return Evaluation(**{**record, "verdict": Verdict(record["verdict"])})
 
 
-def calibrated_on(state: ModelState, candidate: int) -> Calibration | None:
-    """What the candidate's probabilities were worth on its holdout, if it is binary."""
+def calibrated_on(state: ModelState, candidate: int | None) -> Calibration | None:
+    """What the candidate's probabilities were worth on its holdout, if it is a classifier."""
     rows = state.tables.read(state.table("evaluation"), [str(candidate)], SCHEMA)
     found = [json.loads(text).get(CALIBRATION) for text in rows["evidence"]]
     return Calibration(**found[-1]) if found and found[-1] else None

@@ -68,12 +68,12 @@ def judge(
         ours = predict(pipeline, kind, rows.features)
     except PredictionError as error:
         return Judged(Decision(Verdict.REJECT, str(error), None, None), {})
-    store_expected_output(state, candidate, as_column(pipeline, ours))
-    calibrated = calibration(rows.target.to_numpy(), ours) if kind == "binary" else None
-    worth = {CALIBRATION: asdict(calibrated)} if calibrated else {}
+    store_expected_output(state, candidate, as_column(classes_of(pipeline), ours))
     trained, count = sample(state, trained_on(state, candidate), fitting=True), len(rows.target)
     trivial = trivial_prediction(kind, trained.target, trained.weight, count, gate)
     own = classes_of(pipeline)
+    calibrated = None if own is None else calibration(rows.target.to_numpy(), ours, own)
+    worth = {CALIBRATION: asdict(calibrated)} if calibrated else {}
     against_trivial = _compare(state, rows, _Output(ours, own), _Output(trivial, own), among)
     missing = lacking(state, rival) if rival else []
     if rival is None or missing:

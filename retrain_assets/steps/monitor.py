@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import cache
-from math import isnan
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -15,21 +14,17 @@ import polars as pl
 from retrain_assets.domain import monitoring as watch
 from retrain_assets.domain.calibration import pool
 from retrain_assets.domain.drift import effect
-from retrain_assets.domain.estimated import estimate
 from retrain_assets.domain.features import PARTITION
-from retrain_assets.domain.profile import PROFILE_SCHEMA, merge, weighted_values
+from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
 from retrain_assets.domain.windows import ending_at, mature_partitions, reference, widened
 from retrain_assets.steps.build import Built, commit_metadata, ready
-from retrain_assets.steps.evaluate import calibrated_on
 from retrain_assets.steps.predict import PERFORMANCE_SCHEMA
 from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE, landed_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from retrain_assets.domain.estimated import Calibration
     from retrain_assets.domain.profile import ColumnProfile
-    from retrain_assets.specs.gate import Metric
     from retrain_assets.specs.triggers import DriftTrigger
     from retrain_assets.steps.state import ModelState
     from retrain_assets.stores.ledger import LedgerRow
@@ -88,7 +83,6 @@ class _Watcher:
         self.merged = cache(self._merged)
         self.expected_output = cache(self._expected_output)
         self.metric_values = cache(self._metric_values)
-        self.calibration = cache(self._calibration)
 
     def made_from(self, key: str) -> str | None:
         """What the profile of a partition was built from, whatever has landed since.
@@ -181,16 +175,15 @@ class _Watcher:
             return
         known = [partition for partition in self.known if partition <= key]
         final = mature_partitions(known, self.state.spec.labels.delay)
-        realised = self.metric_values(production.version, trigger.metric)
-        if window := self._served([k for k in final if k in realised], key, production):
-            values = [realised[partition] for partition in window]
-            if found := watch.performance(self.state.spec, watch.PERFORMANCE, values, baseline):
-                yield window, found
-        calibrated = self.calibration(production.candidate) if trigger.estimated else None
-        window = self._served(tuple(self.outputs), key, production)
-        if window and calibrated:
-            values = [self._estimate(trigger.metric, part, calibrated) for part in window]
-            if found := watch.performance(self.state.spec, watch.ESTIMATED, values, baseline):
+        told = {watch.PERFORMANCE: final, **({watch.ESTIMATED: known} if trigger.estimated else {})}
+        for role, keys in told.items():
+            values = self.metric_values(production.version, role, trigger.metric)
+            window = self._served([found for found in keys if found in values], key, production)
+            if window and (
+                found := watch.performance(
+                    self.state.spec, role, [values[part] for part in window], baseline
+                )
+            ):
                 yield window, found
 
     def _served(
@@ -229,21 +222,13 @@ class _Watcher:
     def _expected_output(self, candidate: int) -> dict[str, ColumnProfile]:
         return merge(self.state.tables.read(self.state.table("reference"), [str(candidate)]))
 
-    def _metric_values(self, version: int, metric: str) -> dict[str, tuple[float, int]]:
+    def _metric_values(self, version: int, role: str, metric: str) -> dict[str, tuple[float, int]]:
         tables, table = self.state.tables, self.state.table("performance")
         chosen = tables.scan(table, PERFORMANCE_SCHEMA).filter(
             pl.col("model_version") == version,
+            pl.col("role") == role,
             pl.col("metric") == metric,
             pl.col("value").is_not_null(),
         )
         rows = tables.collect(chosen.sort(PARTITION), table)
         return {row[PARTITION]: (row["value"], row["rows"]) for row in rows.iter_rows(named=True)}
-
-    def _calibration(self, candidate: int | None) -> Calibration | None:
-        return None if candidate is None else calibrated_on(self.state, candidate)
-
-    def _estimate(self, metric: Metric, key: str, calibrated: Calibration) -> tuple[float, int]:
-        """What the metric of a partition's predictions would be, and of how many rows."""
-        values, rows = weighted_values(self.outputs[key]["sketch"][0])
-        value = estimate(metric, values, rows, calibrated)
-        return (0.0, 0) if isnan(value) else (value, int(rows.sum()))

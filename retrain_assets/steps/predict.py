@@ -6,16 +6,19 @@ Not here: comparing them with anything.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
+from retrain_assets.domain.estimated import block_estimates
 from retrain_assets.domain.features import KEY, PARTITION
-from retrain_assets.domain.measures import judged_by
+from retrain_assets.domain.measures import followed
+from retrain_assets.domain.monitoring import ESTIMATED, PERFORMANCE
 from retrain_assets.domain.performance import block_values
 from retrain_assets.domain.profile import build_profile
 from retrain_assets.steps.build import Built, commit_metadata, ready, stored_features
 from retrain_assets.steps.decide import reconcile
+from retrain_assets.steps.evaluate import calibrated_on
 from retrain_assets.steps.rows import Rows
 from retrain_assets.steps.train import PREDICTION_COLUMN, as_column, classes_of, lacking
 from retrain_assets.stores.model_file import ModelFileError
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from sklearn.pipeline import Pipeline
 
+    from retrain_assets.domain.performance import MetricDef
     from retrain_assets.steps.state import ModelState
     from retrain_assets.stores.ledger import History, LedgerRow
     from retrain_assets.stores.models import ModelRegistry
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 PERFORMANCE_SCHEMA: dict[str, pl.DataType] = {
     PARTITION: pl.String(),
     "model_version": pl.Int64(),
+    "role": pl.String(),
     "metric": pl.String(),
     "value": pl.Float64(),
     "rows": pl.Int64(),
@@ -124,7 +129,7 @@ def _score(
             continue  # the spec has changed, its candidate is still to come
         found, output = _predict(state, pipeline, part, rows[version])
         scored.append(found)
-        performance.append(_performance(state, found, output, classes_of(pipeline)))
+        performance.append(_performance(state, found, output, pipeline, rows[version]))
     return pl.concat(scored), pl.concat(performance)
 
 
@@ -135,7 +140,7 @@ def _predict(
 
     first, last = row.data_range
     output = predict(pipeline, state.spec.target.kind, table.select(state.feature_names))
-    columns = {PREDICTION_COLUMN: as_column(pipeline, output)}
+    columns = {PREDICTION_COLUMN: as_column(classes_of(pipeline), output)}
     if output.ndim > 1:
         columns["probabilities"] = pl.Series(output.tolist(), dtype=pl.List(pl.Float64))
     found = table.select(
@@ -164,21 +169,37 @@ def _no_predictions(state: ModelState) -> pl.DataFrame:
 
 
 def _performance(
-    state: ModelState, scored: pl.DataFrame, output: np.ndarray, classes: list[Any] | None
+    state: ModelState,
+    scored: pl.DataFrame,
+    output: np.ndarray,
+    pipeline: Pipeline,
+    row: LedgerRow,
 ) -> pl.DataFrame:
-    """The followed metric of each partition, over rows whose label is known."""
-    trigger = state.spec.triggers.performance
-    judged = scored.select(pl.col("label").is_not_null() & ~pl.col("in_sample")).to_series()
-    if trigger is None or not judged.any():
-        return pl.DataFrame(schema=PERFORMANCE_SCHEMA)
-    rows = scored.filter(judged)
-    target, kept = rows["label"].to_numpy(), output[judged.to_numpy()]
-    gate = state.spec.gate  # whose threshold is the trigger's too: promotion is its baseline
-    metric = judged_by(gate) if gate.metric == trigger.metric else trigger.metric
-    return block_values(metric, target, kept, rows[PARTITION], classes).select(
+    """The followed metric of each partition: where labels are known, and as it is estimated."""
+    trigger, found = state.spec.triggers.performance, [pl.DataFrame(schema=PERFORMANCE_SCHEMA)]
+    if trigger is None:
+        return found[0]
+    metric, blocks = followed(trigger, state.spec.gate), scored[PARTITION]
+    fresh = ~scored["in_sample"]
+    known = fresh & scored["label"].is_not_null()
+    if known.any():
+        labels = scored["label"].filter(known).to_numpy()
+        kept, parts = output[known.to_numpy()], blocks.filter(known)
+        values = block_values(metric, labels, kept, parts, classes_of(pipeline))
+        found.append(_told(PERFORMANCE, values, metric, row))
+    if fresh.any() and (calibrated := trigger.estimated and calibrated_on(state, row.candidate)):
+        kept, parts = output[fresh.to_numpy()], blocks.filter(fresh)
+        values = block_estimates(metric, kept, parts, calibrated)
+        found.append(_told(ESTIMATED, values, metric, row))
+    return pl.concat(found)
+
+
+def _told(role: str, values: pl.DataFrame, metric: MetricDef, row: LedgerRow) -> pl.DataFrame:
+    return values.select(
         pl.col("block").alias(PARTITION),
-        pl.lit(rows["model_version"][0], pl.Int64).alias("model_version"),
-        pl.lit(trigger.metric).alias("metric"),
+        pl.lit(row.version, pl.Int64).alias("model_version"),
+        pl.lit(role).alias("role"),
+        pl.lit(metric.name).alias("metric"),
         "value",
         "rows",
     )

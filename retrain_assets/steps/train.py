@@ -279,12 +279,12 @@ def sample(
     )
 
 
-def as_column(pipeline: Pipeline, output: np.ndarray) -> pl.Series:
-    """A model's output as one stored column: the number, or the most likely class."""
+def as_column(classes: Sequence[Any] | None, output: np.ndarray) -> pl.Series:
+    """A model's output as one stored column: the number, or the most likely of its classes."""
     if output.ndim == 1:
         return pl.Series(PREDICTION_COLUMN, output)
-    classes = pl.Series(PREDICTION_COLUMN, list(pipeline.classes_), dtype=pl.String)
-    return classes.gather(output.argmax(axis=1))
+    names = pl.Series(PREDICTION_COLUMN, list(classes or ()), dtype=pl.String)
+    return names.gather(output.argmax(axis=1))
 
 
 def classes_of(pipeline: Pipeline) -> list[Any] | None:

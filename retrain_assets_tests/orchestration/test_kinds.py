@@ -62,6 +62,10 @@ def test_every_kind_of_model_is_trained_promoted_and_watched(
         else (predicted["prediction"] - predicted["label"]).abs().mean()
     )
     assert monitored(world, "prediction").height > 0
+    promised = monitored(world, "estimated")
+    assert promised.height == (kind == "multiclass")
+    if kind == "multiclass":
+        assert promised["statistic"].item() == pytest.approx(realised["statistic"].item(), abs=0.05)
 
 
 def test_what_a_search_tried_is_kept_with_the_version(

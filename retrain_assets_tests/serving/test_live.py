@@ -75,7 +75,7 @@ def test_labels_that_have_landed_give_the_live_performance(changing: Site) -> No
 
 def test_what_the_probabilities_promise_is_told_before_a_label_comes(changing: Site) -> None:
     state = changing.state
-    too_sure = {CALIBRATION: {"intercept": 0.1, "slope": 0.5}}
+    too_sure = {CALIBRATION: {"intercepts": [0, 0.1], "slope": 0.5}}
     judged = {PARTITION: "1", "candidate": 1, "evidence": json.dumps(too_sure)}
     rows = pl.DataFrame([judged], schema=SCHEMA)
     state.tables.replace(state.table("evaluation"), rows, ["1"], {"run_id": "test"})
