@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from retrain_assets.domain.monitoring import ESTIMATED, FEATURE, P_VALUE, PERFORMANCE, TARGET
+from retrain_assets.domain.monitoring import (
+    ESTIMATED,
+    FEATURE,
+    P_VALUE,
+    PERFORMANCE,
+    TARGET,
+    beyond,
+)
 from retrain_assets.domain.monitoring import PREDICTION as OUTPUT
 from retrain_assets.domain.windows import elapsed
 
@@ -112,6 +119,7 @@ def _drift(role: str, trigger: DriftTrigger | None, spec: ModelSpec, seen: Situa
         return NOT_WATCHED
     rows, rate = _since(seen, role), trigger.false_alarms_per_year
     if rate is not None:
+        rows = rows.filter((pl.col("measure") == P_VALUE).any().over(KEY))  # since it is asked for
         found = _lasting(spec.triggers.lasting, rows, lambda window: _calibrated(window, rate))
         return found or (False, "no whole window since what production was trained on")
     rows = rows.filter(pl.col("measure") == trigger.measure)
@@ -125,15 +133,16 @@ def _acted_on(role: str, trigger: DriftTrigger | None, spec: ModelSpec, seen: Si
     if trigger is None or not fired or trigger.although_performance_holds:
         return fired, said
     newest = _since(seen, role)[WINDOW].max()
-    holds = _since(seen, PERFORMANCE).filter(pl.col(WINDOW) == newest, ~pl.col("alert"))
-    if holds.is_empty():
-        return fired, said
-    measure, statistic = holds.select("measure", "statistic").row(0)
-    return False, f"noted, while {measure} {statistic:.4g} holds: {said}"
+    for row in _since(seen, PERFORMANCE).filter(pl.col(WINDOW) == newest).iter_rows(named=True):
+        measure, statistic = row["measure"], row["statistic"]
+        if not beyond(measure, statistic, row["threshold"]):
+            return False, f"noted, while {measure} {statistic:.4g} holds: {said}"
+    return fired, said
 
 
 def _beyond(window: pl.DataFrame, role: str, trigger: DriftTrigger) -> Verdict:
-    alerts = window.filter("alert").sort("statistic", descending=True)
+    reached = pl.col("statistic") >= trigger.threshold
+    alerts = window.filter(reached).sort("statistic", descending=True)
     worst = ", ".join(
         f"{column} {statistic:.2f}"
         for column, statistic in alerts.select("column", "statistic").head(3).iter_rows()
@@ -150,29 +159,29 @@ def _calibrated(window: pl.DataFrame, a_year: float) -> Verdict:
     farthest = window.filter(pl.col("measure") != P_VALUE).sort(
         pl.col("statistic") / pl.col("threshold"), descending=True
     )
-    column, measure, statistic, threshold = farthest.select(
-        "column", "measure", "statistic", "threshold"
-    ).row(0)
-    return fired, (
-        f"p {p_value:.2g} against {allowed:.2g} ({a_year:g} false alarms a year), farthest "
-        f"{column}: {measure} {statistic:.3g}, threshold {threshold:.3g}"
-    )
+    said = f"p {p_value:.2g} against {allowed:.2g} ({a_year:g} false alarms a year)"
+    for row in farthest.head(1).iter_rows(named=True):
+        said += f", farthest {row['column']}: {row['measure']} {row['statistic']:.3g}"
+        said += f", threshold {row['threshold']:.3g}"
+    return fired, said
 
 
 def _performance(spec: ModelSpec, seen: Situation) -> Verdict:
     if spec.triggers.performance is None:
         return NOT_WATCHED
-    rows = _since(seen, PERFORMANCE)
+    followed = pl.col("measure") == spec.triggers.performance.metric
+    rows = _since(seen, PERFORMANCE).filter(followed)
     realised = _lasting(spec.triggers.lasting, rows, _fallen)
     if realised and realised[0]:
         moved, _ = _drift(FEATURE, spec.triggers.data_drift, spec, seen)
         still = spec.triggers.data_drift is not None and not moved
         told = "; data drift has not fired, so what follows may have changed" if still else ""
         return True, realised[1] + told
-    later = _since(seen, ESTIMATED).filter(pl.col(WINDOW) > (rows[WINDOW].max() or ""))
+    promised = _since(seen, ESTIMATED).filter(followed)
+    later = promised.filter(pl.col(WINDOW) > (rows[WINDOW].max() or ""))
     estimated = _lasting(spec.triggers.lasting, later, _fallen)
     if estimated and estimated[0]:
-        right, told = been_right(_since(seen, ESTIMATED), rows)
+        right, told = been_right(promised, rows)
         acted = "" if right else ", so it is not acted on"
         return right, f"estimated without labels: {estimated[1]}; the estimate {told}{acted}"
     return realised or (False, "no realised performance since production was promoted")

@@ -94,7 +94,7 @@ class Decision:
         verdict: PROMOTE, HOLD or REJECT.
         reason: One sentence with the figures.
         comparison: What it was reached on.
-        more_blocks: Of a HOLD, how many further partitions would probably settle it, judged on
+        more_blocks: Of a HOLD, how many further blocks would probably settle it, judged on
             their own; None where more would not help or the number cannot be foreseen.
     """
 
@@ -244,10 +244,8 @@ def _against(
     more = _more_blocks(spec, found)
     if found.gain <= spec.bound:
         said = f"no gain above {spec.bound:g}: {figures}"
-    elif more is None:
-        said = f"cannot tell: {figures}"
     else:
-        said = f"cannot tell yet, some {more} more partitions would probably do: {figures}"
+        said = f"cannot tell{'' if more is None else ' yet'}: {figures}"
     return Decision(Verdict.HOLD, said, found, more)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from retrain_assets.domain.calibration import Column
     from retrain_assets.domain.profile import ColumnProfile
+    from retrain_assets.specs.gate import Metric
     from retrain_assets.specs.model import ModelSpec
     from retrain_assets.specs.triggers import DriftTrigger, PerformanceTrigger
 
@@ -50,7 +51,7 @@ class Observation:
         threshold: The bound it was held against; None where it is only recorded.
         baseline: What performance was at promotion; of a calibrated statistic, the share of
             windows as far out; of a p-value, its standard error.
-        alert: Whether the bound was reached.
+        alert: Whether the bound was reached; of performance, with the trigger's confidence.
         low: Lower end of the interval of performance, of 90 %; None of anything else.
         high: Its upper end.
         effect: What has changed about a column, then and now, in its own units.
@@ -151,7 +152,6 @@ def performance(
     figures, counts = (np.array(part, dtype=float) for part in zip(*values, strict=True))
     statistic = float(np.average(figures, weights=counts))
     threshold = worst_acceptable(trigger, baseline)
-    sign = 1 if METRICS[trigger.metric].greater_is_better else -1
     half = margin(figures, counts, (1 + INTERVAL) / 2)
     sure = 0.0 if trigger.confidence == POINT else margin(figures, counts, trigger.confidence)
     return Observation(
@@ -161,10 +161,16 @@ def performance(
         statistic,
         threshold,
         baseline,
-        alert=sign * (statistic - threshold) + sure < 0,
+        alert=beyond(trigger.metric, statistic, threshold, sure),
         low=statistic - half if math.isfinite(half) else None,
         high=statistic + half if math.isfinite(half) else None,
     )
+
+
+def beyond(metric: Metric, value: float, threshold: float, margin: float = 0.0) -> bool:
+    """Whether performance is worse than its bound, by more than it may be off."""
+    sign = 1 if METRICS[metric].greater_is_better else -1
+    return sign * (value - threshold) + margin < 0
 
 
 def worst_acceptable(trigger: PerformanceTrigger, baseline: float) -> float:

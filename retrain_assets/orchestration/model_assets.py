@@ -190,7 +190,7 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
         built = monitor(state, requested_partitions(context), context.run_id)
         watched = built.rows["model_version"].is_not_null().any()
         add_series(context, model.key("monitoring"), _watched(built.rows))
-        drawn = pictures(state, built.partitions[-1]) if watched else {}
+        drawn = pictures(context, state, built.partitions[-1]) if watched else {}
         yield _materialized(state, "monitoring", built, **drawn)
         for name, (role, _) in ALERTS.items():
             alerts = _alerts(built.rows, role)

@@ -18,13 +18,22 @@ if TYPE_CHECKING:
     from retrain_assets.steps.state import ModelState
 
 
-def pictures(state: ModelState, key: str) -> dict[str, Any]:
-    """Metadata of monitoring.
+def pictures(context: dg.AssetExecutionContext, state: ModelState, key: str) -> dict[str, Any]:
+    """Metadata of monitoring; what was monitored is stored by now, and stands without it.
 
     Args:
+        context: Of the run, which logs why there is none.
         state: The model.
         key: The newest partition that was monitored.
     """
+    try:
+        return _pictures(state, key)
+    except Exception:  # a run that failed here would not be asked for again
+        context.log.exception("no pictures of %s", key)
+        return {"pictures": "not drawn, see the log of the run"}
+
+
+def _pictures(state: ModelState, key: str) -> dict[str, Any]:
     from retrain_assets.reports.movers import movers_figure, watched_heatmap
     from retrain_assets.reports.plots import markdown
 

@@ -6,6 +6,7 @@ Not here: what is needed.
 from dataclasses import asdict
 
 import dagster as dg
+from pydantic import Field
 
 from retrain_assets.orchestration import checks
 from retrain_assets.orchestration.metadata import MODEL_TAG
@@ -19,7 +20,7 @@ WEEKLY = "17 3 * * 0"
 class Age(dg.Config):
     """What was given up within so many hours stays, for who still reads or writes it."""
 
-    hours: int = HOURS
+    hours: int = Field(HOURS, ge=24)
 
 
 def storage_asset(model: Model) -> dg.AssetsDefinition:

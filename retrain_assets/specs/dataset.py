@@ -160,6 +160,9 @@ class ExpectationSpec(Spec):
     kwargs: dict[str, Any] = Field({}, description="The expectation's own arguments.")
 
 
+TAGGED = ("dataset", "features")  # each version of a model is tagged with versions of these
+
+
 class DatasetSpec(NamedSpec):
     """One source of data: its landing files, contract and partitions."""
 
@@ -253,6 +256,8 @@ class DatasetSpec(NamedSpec):
     def _columns_are_declared(self) -> DatasetSpec:
         if (self.landing is None) == (self.delta is None):
             raise ValueError("give either `landing` or `delta`")
+        if self.name in TAGGED:
+            raise ValueError(f"name: {self.name} is what versions of models record: use another")
         for name in self.columns:
             if name.startswith("_") or not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
                 raise ValueError(

@@ -143,7 +143,11 @@ class GateSpec(Spec):
         "promoted in a year of data, of all that `triggers.cooldown` allows.",
     )
     min_gain: float = Field(0.0, ge=0, description="Least improvement worth a promotion.")
-    min_blocks: int = Field(5, ge=2, description="Fewest holdout partitions to decide on.")
+    min_blocks: int = Field(
+        5,
+        ge=2,
+        description="Fewest blocks of the holdout to decide on: partitions, or those of `blocks`.",
+    )
     guards: GuardsSpec = Field(GuardsSpec(), description="What else must not get worse.")
     slices: list[str] = Field([], description="Features whose values must not regress.")
     max_slice_loss: float = Field(

@@ -95,11 +95,17 @@ def _data_range(state: ModelState, through: str) -> tuple[str, str]:
     Raises:
         DecisionError: That is nothing.
     """
-    first = min(state.built(), default=None)
+    built = state.built()
+    first = min(built, default=None)
     if not state.dataset.partition.is_key(through) or first is None or first > through:
         raise DecisionError(
             f"model {state.spec.name}: drift is held against what a model was trained on, and "
             f"nothing is monitored through {through!r}: backfill some partitions before it"
+        )
+    if through > (last := max(built)):
+        raise DecisionError(
+            f"model {state.spec.name}: it cannot be trained through {through}, as the newest "
+            f"partition that is stored is {last}: give that or an earlier one"
         )
     return first, through
 

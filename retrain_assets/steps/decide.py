@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from retrain_assets.domain.gate import Verdict
 from retrain_assets.steps.beside import beside
 from retrain_assets.steps.evaluate import candidate_version, evaluate, stored
+from retrain_assets.steps.judge import Output, aligned
 from retrain_assets.steps.train import (
     PRODUCTION,
     STAGING,
@@ -138,7 +139,7 @@ def _row(
             for name in (state.dataset.name, *state.spec.lookups)
         },
         trained_on=json.loads(version.tags["trained_on"]),
-        more=evaluation.more_blocks,
+        more=evaluation.more_partitions,
     )
 
 
@@ -184,9 +185,12 @@ def _checked(
     from retrain_assets.domain.performance import loss_increase
 
     kind, metric = state.spec.target.kind, judged_by(state.spec.gate)
-    gated = predict(registry.load(candidate.version, candidate.sha256), kind, rows.features)
+    first = registry.load(candidate.version, candidate.sha256)
+    gated = predict(first, kind, rows.features)
     output = predict(refit, kind, rows.features)
-    classes = classes_of(refit)
+    output, gated, classes = aligned(
+        Output(output, classes_of(refit)), Output(gated, classes_of(first))
+    )
     metrics = holdout_metrics(state, rows, output, classes)
     before = holdout_metrics(state, rows, gated, classes)
     worse = loss_increase(metric, metrics[metric.name], before[metric.name])

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from retrain_assets.steps.state import ModelState
+    from retrain_assets.steps.train import Sample
     from retrain_assets.stores.ledger import History
     from retrain_assets.stores.models import ModelRegistry, ModelVersion
 
@@ -43,7 +44,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "holdout_to": pl.String(),
     "verdict": pl.String(),
     "reason": pl.String(),
-    "more_blocks": pl.Int64(),
+    "more_partitions": pl.Int64(),
     "metrics": pl.String(),
     "evidence": pl.String(),
 }
@@ -65,7 +66,7 @@ class Evaluation:
         holdout_to: Last such partition.
         verdict: PROMOTE, HOLD or REJECT.
         reason: One sentence.
-        more_blocks: Further partitions a HOLD would probably take; None where that is unknown.
+        more_partitions: Further partitions a HOLD would probably take; None where that is unknown.
         metrics: The candidate's metrics on the holdout.
         evidence: Comparison, slices and gain by partition, as far as they were computed.
     """
@@ -77,7 +78,7 @@ class Evaluation:
     holdout_to: str | None
     verdict: Verdict
     reason: str
-    more_blocks: int | None
+    more_partitions: int | None
     metrics: dict[str, float]
     evidence: dict[str, Any]
 
@@ -151,6 +152,8 @@ def _evaluated(
     enough = blocks >= state.spec.gate.min_blocks
     judged = judge(state, registry, candidate, rival, rows, among=among) if enough else None
     decision = judged.decision if judged else _too_few(state, blocks)
+    more = _as_partitions(decision.more_blocks, rows)
+    wait = "" if more is None else f"some {more} more partitions would probably do"
     spanned = left_out(state.spec.exclude, candidate.tags["train_from"], as_of)
     return Evaluation(
         candidate=candidate.version,
@@ -159,8 +162,8 @@ def _evaluated(
         holdout_from=holdout[0] if holdout else None,
         holdout_to=holdout[-1] if holdout else None,
         verdict=decision.verdict,
-        reason="; ".join(filter(None, (decision.reason, spanned))),
-        more_blocks=decision.more_blocks,
+        reason="; ".join(filter(None, (decision.reason, wait, spanned))),
+        more_partitions=more,
         metrics=dict(candidate.metrics),
         evidence=judged.evidence if judged else {},
     )
@@ -175,6 +178,13 @@ def _too_few(state: ModelState, blocks: int) -> Decision:
         None,
         needed - blocks,
     )
+
+
+def _as_partitions(blocks: int | None, rows: Sample) -> int | None:
+    """How many partitions have so many blocks, if further ones are like those of the holdout."""
+    if blocks is None or rows.blocks.is_empty():
+        return blocks
+    return -(-blocks * rows.partitions.n_unique() // rows.blocks.n_unique())
 
 
 def unseen(state: ModelState, tags: Mapping[str, str]) -> tuple[str, ...]:

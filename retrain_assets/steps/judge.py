@@ -74,7 +74,7 @@ def judge(
     own = classes_of(pipeline)
     calibrated = None if own is None else calibration(rows.target.to_numpy(), ours, own)
     worth = {CALIBRATION: asdict(calibrated)} if calibrated else {}
-    against_trivial = _compare(state, rows, _Output(ours, own), _Output(trivial, own), among)
+    against_trivial = _compare(state, rows, Output(ours, own), Output(trivial, own), among)
     missing = lacking(state, rival) if rival else []
     if rival is None or missing:
         decision = decide(gate, None, against_trivial)
@@ -82,10 +82,10 @@ def judge(
             said = f"{decision.reason}; production needs {', '.join(missing)}, no longer made"
             decision = replace(decision, reason=said)
         return Judged(decision, _evidence(against_trivial) | worth)
-    theirs = _Output(predict(rival, kind, rows.features), classes_of(rival))
-    comparison = _compare(state, rows, _Output(ours, own), theirs, among)
-    slices = _compare_slices(state, rows, _Output(ours, own), theirs)
-    first, second, classes = _aligned(_Output(ours, own), theirs)
+    theirs = Output(predict(rival, kind, rows.features), classes_of(rival))
+    comparison = _compare(state, rows, Output(ours, own), theirs, among)
+    slices = _compare_slices(state, rows, Output(ours, own), theirs)
+    first, second, classes = aligned(Output(ours, own), theirs)
     sides = Side(pipeline, first), Side(rival, second)
     guards = list(looked_at(gate, kind, rows, *sides, classes))
     evidence = (
@@ -100,14 +100,14 @@ def judge(
 
 
 @dataclass(frozen=True)
-class _Output:
+class Output:
     """What a model predicted, and the class of each column where it has several."""
 
     values: np.ndarray
     classes: list[Any] | None
 
 
-def _aligned(ours: _Output, theirs: _Output) -> tuple[np.ndarray, np.ndarray, list[Any] | None]:
+def aligned(ours: Output, theirs: Output) -> tuple[np.ndarray, np.ndarray, list[Any] | None]:
     """Both outputs in the same columns, since one model may know a class the other does not."""
     if ours.classes is None or theirs.classes is None or ours.values.ndim == 1:
         return ours.values, theirs.values, ours.classes
@@ -126,19 +126,19 @@ def _gate(state: ModelState) -> GateSpec:
 
 
 def _compare(
-    state: ModelState, rows: Sample, ours: _Output, theirs: _Output, among: int
+    state: ModelState, rows: Sample, ours: Output, theirs: Output, among: int
 ) -> Comparison:
     gate, target = _gate(state), rows.target.to_numpy()
-    first, second, classes = _aligned(ours, theirs)
+    first, second, classes = aligned(ours, theirs)
     confidence = shared(gate.confidence, among)
     return compare(judged_by(gate), target, first, second, rows.blocks, confidence, classes=classes)
 
 
 def _compare_slices(
-    state: ModelState, rows: Sample, ours: _Output, theirs: _Output
+    state: ModelState, rows: Sample, ours: Output, theirs: Output
 ) -> list[SliceResult]:
     gate, target = _gate(state), rows.target.to_numpy()
-    first, second, classes = _aligned(ours, theirs)
+    first, second, classes = aligned(ours, theirs)
     sliced = rows.features.select(gate.slices)
     return compare_slices(
         gate, judged_by(gate), sliced, target, first, second, rows.blocks, classes

@@ -66,7 +66,7 @@ def vacuum(
     newest = _newest(storage)
     needed, done = _needed(storage, newest), []
     for name in newest:
-        if name.endswith(LEDGER) or name.partition("/")[0] not in (groups or name):
+        if name.endswith(LEDGER) or (groups and name.partition("/")[0] not in groups):
             continue
         wanted = sorted(needed[name])
         kept = [version for version in wanted if version <= newest[name]]

@@ -210,6 +210,37 @@ def test_drift_without_harm_is_noted_and_asks_for_nothing(role: str) -> None:
     assert decide(model(performance=FALL, **{cause: DRIFT}), older).fired == (cause,)
 
 
+def test_drift_is_not_taken_for_harmless_while_the_fall_is_only_not_yet_sure() -> None:
+    moved, fell = monitored(("feature", "psi", "a", 0.3, 0.2)), fallen(-1, 0.6)
+    unsure = fell.with_columns(alert=pl.lit(value=False))
+    seen = situation(monitoring=days(moved, unsure))
+    sure = {**FALL, "confidence": 0.95}
+    assert decide(model(performance=sure, data_drift=DRIFT), seen).fired == ("data_drift",)
+
+
+def test_what_was_monitored_before_a_trigger_was_changed_is_judged_by_the_new_one() -> None:
+    seen = situation(monitoring=monitored(("feature", "psi", "a", 0.3, 0.5)))
+    assert decide(model(data_drift={"measure": "psi", "threshold": 0.2}), seen).wanted
+    assert not decide(model(data_drift={"measure": "psi", "threshold": 0.4}), seen).wanted
+    rare = decide(model(data_drift={"false_alarms_per_year": 2}), seen)
+    assert not rare.wanted
+    other = {**FALL, "metric": "brier"}
+    assert not decide(model(performance=other), situation(monitoring=fallen(-1))).wanted
+    assert decide(model(performance=FALL), situation(monitoring=fallen(-1))).wanted
+
+
+def test_a_rate_goes_by_the_windows_since_it_is_asked_for() -> None:
+    old = monitored(("feature", "psi", "a", 0.3, 0.5), day=DAYS[-2])
+    new = monitored(("feature", "p_value", "", 0.9, 0.005)).with_columns(alert=pl.lit(value=True))
+    lasting = {"alerts": 1, "of": 5}
+    request = decide(
+        model(data_drift={"false_alarms_per_year": 2}, lasting=lasting),
+        situation(monitoring=days(old, new)),
+    )
+    assert request.fired == ("data_drift",)
+    assert request.reason.endswith("so in 1 of 1 windows, 1 needed")
+
+
 def test_a_fall_while_nothing_moved_is_told_as_concept_drift() -> None:
     still = monitored(("feature", "psi", "a", 0.1, 0.2))
     seen = situation(monitoring=days(still, fallen(-1)))

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from retrain_assets_tests.world import World, new_world
+from retrain_assets_tests.world import World, key, new_world
 
 LEVEL = "CASE WHEN x > 0.5 THEN 'high' WHEN x < -0.5 THEN 'low' ELSE 'middle' END"
 KINDS: dict[str, dict[str, Any]] = {
@@ -66,6 +66,34 @@ def test_every_kind_of_model_is_trained_promoted_and_watched(
     assert promised.height == (kind == "multiclass")
     if kind == "multiclass":
         assert promised["statistic"].item() == pytest.approx(realised["statistic"].item(), abs=0.05)
+
+
+def test_a_class_that_first_appears_in_the_holdout_is_promoted_with_the_refit(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    new = f"x > 1 AND day > DATE '{key(13)}'"
+    late = f"CASE WHEN {new} THEN 'new' WHEN x < 0 THEN 'low' ELSE 'up' END"
+    target = {"column": "level", "expression": late, "kind": "multiclass"}
+    world = new_world(tmp_path, instance, **KINDS["multiclass"] | {"target": target})
+    world.land(*range(16))
+    world.settle()
+    (row,) = world.state.ledger.read().rows
+    assert row.action == "promote"
+    refit = world.storage.registry("churn").load(row.version, row.sha256)
+    assert list(refit.classes_) == ["low", "new", "up"]
+    assert world.storage.registry("churn").version(row.version).metrics["distance_to_gated"] > 0
+
+
+def test_a_hold_counts_partitions_where_a_partition_has_several_blocks(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    gate = {"metric": "log_loss", "min_blocks": 60}
+    world = new_world(tmp_path, instance, gate=gate, blocks="id % 4")
+    world.land(*range(16))
+    world.settle()
+    (row,) = world.state.ledger.read().rows
+    assert (row.action, row.more) == ("hold", 9)  # four blocks a day: 36 more of them
+    assert "some 9 more partitions would probably do" in row.reason
 
 
 def test_what_a_search_tried_is_kept_with_the_version(

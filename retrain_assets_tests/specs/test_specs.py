@@ -51,6 +51,7 @@ def partition(**changes: Any) -> dict[str, Any]:
         ({"nam": "d"}, "nam"),
         ({"name": "../x"}, "name"),
         ({"name": "a\n"}, "name"),
+        ({"name": "features"}, "is what versions of models record"),
         ({"name": "x" * 300}, "name"),
         ({"landing": "../{partition}.csv"}, "leaves the landing folder"),
         ({"landing": "/etc/{partition}.csv"}, "leaves the landing folder"),

@@ -248,6 +248,12 @@ def test_without_anything_it_was_trained_on_there_is_no_reference(
         ask(world, saved(world, theirs()), through)
 
 
+def test_a_model_cannot_have_been_trained_on_what_has_not_landed(world: World) -> None:
+    said = f"cannot be trained through {key(LANDED)}, as the newest .* stored is {key(LANDED - 1)}"
+    with pytest.raises(DecisionError, match=said):
+        ask(world, saved(world, theirs()), key(LANDED))
+
+
 def test_categories_of_pandas_are_given_as_they_were(world: World) -> None:
     rows = history()
     frame = rows.select("x", "plan").with_columns(pl.col("plan").cast(pl.Categorical)).to_pandas()

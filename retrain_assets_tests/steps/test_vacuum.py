@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from retrain_assets.steps.reproduce import Reproduction, reproduce
 from retrain_assets.steps.vacuum import HOURS, Vacuumed, VacuumError, vacuum
@@ -160,9 +166,12 @@ def test_a_table_that_was_started_over_is_told_to_lack_what_a_version_needs(
 def test_the_job_leaves_what_it_freed_on_the_asset(grown: World, storage: Storage) -> None:
     shutil.copy(grown.root / "mlflow.db", storage.root)
     world = replace(grown, root=storage.root)
-    told = vacuum(storage, hours=0, dry_run=True)
-    config = {"ops": {"churn__storage": {"config": {"hours": 0}}}}
+    age(storage, timedelta(hours=25))
+    told = vacuum(storage, hours=24, dry_run=True)
     job = world.definitions.resolve_job_def("churn_vacuum")
+    with pytest.raises(ValidationError, match="greater than or equal to 24"):
+        job.execute_in_process(instance=world.instance, run_config=kept_for(hours=23))
+    config = kept_for(hours=24)
     done = job.execute_in_process(instance=world.instance, run_config=config)
     (made,) = done.asset_materializations_for_node("churn__storage")
     freed, removed = (made.metadata[name].value for name in ("freed_bytes", "removed_files"))
@@ -170,6 +179,24 @@ def test_the_job_leaves_what_it_freed_on_the_asset(grown: World, storage: Storag
     assert removed == sum(one.files for one in told)
     records, _ = made.metadata["tables"].value
     assert {record.data["table"] for record in records} == {one.table for one in told}
+
+
+def kept_for(hours: int) -> dict[str, Any]:
+    return {"ops": {"churn__storage": {"config": {"hours": hours}}}}
+
+
+def age(storage: Storage, by: timedelta) -> None:
+    """Make all that was written and given up older."""
+    for path in files(storage):
+        if path.suffix == ".json" and path.parent.name == "_delta_log":
+            times = r'("(?:deletionTimestamp|modificationTime)":)(\d+)'
+            earlier = partial(_minus, round(by.total_seconds() * 1_000))
+            path.write_text(re.sub(times, earlier, path.read_text()))
+        os.utime(path, (path.stat().st_mtime - by.total_seconds(),) * 2)
+
+
+def _minus(milliseconds: int, found: re.Match[str]) -> str:
+    return f"{found[1]}{int(found[2]) - milliseconds}"
 
 
 def test_the_command_says_what_it_would_free(
