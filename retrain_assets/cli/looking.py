@@ -51,7 +51,7 @@ def status(model: str, *, as_json: bool) -> None:
         said = f"{seen['measure']} {seen['statistic']:.3g}, {held}: {seen['effect']}"
         click.echo(f"  {mark} {seen['role']} {seen['column']}: {said}")
     _print_triggers(found)
-    for made in found["policy"]:
+    for made in found["decisions"]:
         asked = "asked for a candidate" if made["wanted"] else "did not ask"
         since = " (data corrected since)" if made["outdated"] else ""
         click.echo(f"  as of {made['as_of']}{since} {asked}: {made['reason']}")

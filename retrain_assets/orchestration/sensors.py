@@ -15,7 +15,7 @@ from retrain_assets.orchestration.metadata import AS_OF_TAG, BECAUSE_TAG, CAUSES
 from retrain_assets.orchestration.partitions import range_tags
 from retrain_assets.orchestration.requests import WATCHING, Evaluated, Tick, Wish, requests
 from retrain_assets.orchestration.resources import StorageResource
-from retrain_assets.steps.policy import recorded
+from retrain_assets.steps.decisions import recorded
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (

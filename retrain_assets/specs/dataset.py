@@ -252,12 +252,17 @@ class DatasetSpec(NamedSpec):
             raise ValueError(f"cannot read {scheme!r}: use a path or {', '.join(_SCHEMES)}")
         return value
 
+    @field_validator("name")
+    @classmethod
+    def _is_no_tag(cls, name: str) -> str:
+        if name in TAGGED:
+            raise ValueError(f"{name} is what versions of models record: use another")
+        return name
+
     @model_validator(mode="after")
     def _columns_are_declared(self) -> DatasetSpec:
         if (self.landing is None) == (self.delta is None):
             raise ValueError("give either `landing` or `delta`")
-        if self.name in TAGGED:
-            raise ValueError(f"name: {self.name} is what versions of models record: use another")
         for name in self.columns:
             if name.startswith("_") or not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
                 raise ValueError(

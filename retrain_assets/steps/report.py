@@ -21,7 +21,7 @@ from retrain_assets.domain.monitoring import (
 )
 from retrain_assets.domain.triggers import decide
 from retrain_assets.domain.windows import split
-from retrain_assets.steps.policy import decisions
+from retrain_assets.steps.decisions import decisions
 from retrain_assets.steps.state import MONITORING_SCHEMA, data_digest, landed_rows
 from retrain_assets.stores.ledger import LedgerError
 from retrain_assets.stores.tables import PARTITION
@@ -63,7 +63,7 @@ def status(state: ModelState) -> dict[str, Any]:
         "triggers": [asdict(cause) for cause in wish.causes],
         "performance": performance(state),
         "moved": moved(state),
-        "policy": decisions(state, SHOWN // 2),
+        "decisions": decisions(state, SHOWN // 2),
     }
 
 

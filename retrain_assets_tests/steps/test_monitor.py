@@ -99,11 +99,11 @@ def test_it_is_blind_to_another_law_and_known_to_be_once_labels_come(late: World
 
 
 def test_what_the_policy_decided_is_kept_with_every_cause(late: World) -> None:
-    kept = late.storage.tables.scan("churn/policy").collect()
+    kept = late.storage.tables.scan("churn/decisions").collect()
     as_of = kept["_landing_partition"].max()
     newest = kept.filter(_landing_partition=as_of)
     assert newest["cause"].n_unique() == newest.height > 5
-    found = status(late.state)["policy"]
+    found = status(late.state)["decisions"]
     first = found[-1]
     assert (first["wanted"], first["causes"], first["outdated"]) == (True, ["no_production"], False)
     assert all(row["as_of"] > first["as_of"] and not row["wanted"] for row in found[:-1])
@@ -111,11 +111,11 @@ def test_what_the_policy_decided_is_kept_with_every_cause(late: World) -> None:
 
 
 def test_a_decision_on_data_that_were_corrected_since_is_marked(late: World) -> None:
-    before = {row["as_of"]: row["outdated"] for row in status(late.state)["policy"]}
+    before = {row["as_of"]: row["outdated"] for row in status(late.state)["decisions"]}
     corrected = customers(FIRST - 5).with_columns(plan=pl.lit("pro"))
     corrected.write_csv(late.root / "landing" / "customers" / f"{key(FIRST - 5)}.csv")
     late.settle()
-    after = {row["as_of"]: row["outdated"] for row in status(late.state)["policy"]}
+    after = {row["as_of"]: row["outdated"] for row in status(late.state)["decisions"]}
     assert not any(before.values())
     assert set(before) == set(after)
     assert after[min(after)]
@@ -134,9 +134,9 @@ def test_a_decision_under_a_spec_that_was_changed_since_is_not(
     )
     changed.settle()
     assert changed.state.built() != world.state.sources()
-    policy = status(changed.state)["policy"]
-    assert policy
-    assert not any(row["outdated"] for row in policy)
+    made = status(changed.state)["decisions"]
+    assert made
+    assert not any(row["outdated"] for row in made)
 
 
 def test_status_says_what_moved_farthest_then_and_now(

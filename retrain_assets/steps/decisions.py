@@ -1,6 +1,6 @@
 """What the triggering policy decided as of each partition, kept with what every cause said.
 
-The table `policy` answers why a model was retrained, and why it was not. Not here: the policy.
+The table `decisions` answers why a model was retrained, and why it was not. Not here: the policy.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def recorded(state: ModelState) -> Request:
         ],
         schema=SCHEMA,
     )
-    table = state.table("policy")
+    table = state.table("decisions")
     stored = state.tables.scan(table, SCHEMA).filter(pl.col(PARTITION) == wish.as_of)
     kept = state.tables.collect(stored, table)
     if not kept["wanted"].any() and not rows.equals(kept.select(SCHEMA.keys())):
@@ -74,7 +74,7 @@ def decisions(state: ModelState, last: int) -> list[dict[str, Any]]:
     Each says whether a candidate was asked for, why or why not, and whether data it looked at have
     been corrected since.
     """
-    table, built, found = state.table("policy"), state.built(), []
+    table, built, found = state.table("decisions"), state.built(), []
     rows = state.tables.collect(state.tables.scan(table, SCHEMA), table)
     fired = rows.filter(pl.col("fired").any().over(PARTITION))
     parts = fired.partition_by(PARTITION, as_dict=True)
