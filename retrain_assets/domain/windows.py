@@ -48,11 +48,6 @@ class Windows:
     train: tuple[str, ...]
     holdout: tuple[str, ...]
 
-    @property
-    def refit(self) -> tuple[str, ...]:
-        """As many partitions as were trained on, through the as-of."""
-        return (self.train + self.holdout)[-len(self.train) :]
-
 
 def complete_partitions(landed: Sequence[str], lookups: Mapping[str, Arrivals]) -> tuple[str, ...]:
     """The partitions whose lookups are there, or too late to be waited for.

@@ -31,6 +31,7 @@ class PolicySpec(Spec):
     triggers: TriggersSpec | None = Field(None, description="In place of the model's.")
     gate: GateSpec | None = Field(None, description="In place of the model's.")
     windows: WindowsSpec | None = Field(None, description="In place of the model's.")
+    refit: bool | None = Field(None, description="In place of the model's.")
 
     @property
     def parts(self) -> dict[str, Any]:

@@ -177,11 +177,13 @@ class ModelRegistry:
 
     def versions_of_all(self) -> list[ModelVersion]:
         """All versions of all models of the registry."""
-        found = page = self.client.search_model_versions(max_results=1_000)
-        while page.token:
-            page = self.client.search_model_versions(max_results=1_000, page_token=page.token)
-            found += page
-        return list(map(_version, found))
+        found: list[ModelVersion] = []
+        token: str | None = None
+        while token != "":
+            page = self.client.search_model_versions(max_results=1_000, page_token=token)
+            found.extend(map(_version, page))
+            token = page.token or ""
+        return found
 
     def version(self, number: int) -> ModelVersion:
         """One version.

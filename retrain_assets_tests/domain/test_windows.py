@@ -50,7 +50,6 @@ def test_windows_end_at_the_as_of() -> None:
     assert windows.as_of == "2013-01-20"
     assert windows.holdout == DAYS[16:20]
     assert windows.train == DAYS[6:16]
-    assert windows.refit == DAYS[10:20]
 
 
 def test_too_little_history_says_how_much_is_needed() -> None:
@@ -67,7 +66,7 @@ def test_train_and_holdout_never_overlap(keys: list[str], train: int, holdout: i
     windows = split(keys, WindowsSpec(train=train, holdout=holdout))
     assert max(windows.train) < min(windows.holdout)
     assert (len(windows.train), len(windows.holdout)) == (train, holdout)
-    assert max(windows.holdout) == windows.as_of == max(windows.refit)
+    assert max(windows.holdout) == windows.as_of
 
 
 def test_rows_of_a_training_range_are_left_out() -> None:
