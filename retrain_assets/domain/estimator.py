@@ -120,10 +120,11 @@ def predict(pipeline: Pipeline, kind: Kind, features: pl.DataFrame) -> np.ndarra
         PredictionError: A prediction is not finite.
         FeatureError: The features are not those of training.
     """
-    if kind == "regression":
-        output = np.asarray(pipeline.predict(features), dtype=np.float64)
-    else:
-        output = np.asarray(pipeline.predict_proba(features), dtype=np.float64)
+    from threadpoolctl import threadpool_limits
+
+    said = pipeline.predict if kind == "regression" else pipeline.predict_proba
+    with threadpool_limits(limits=1):  # more wait for each other where several runs are at work
+        output = np.asarray(said(features), dtype=np.float64)
     if kind == "binary":
         output = output[:, 1]
     wrong = np.flatnonzero(~np.isfinite(output.reshape(len(output), -1)).all(axis=1))
