@@ -66,8 +66,10 @@ def policies() -> list[dict[str, Any]]:
     rivals += [{"name": f"every {days}", "every": days} for days in (1, 7, 14, 28)]
     not_worse = {"promote_when": {"not_worse": {"margin": 0.01}}, "confidence": 0.8}
     grid = [
+        policy(28, 14, {"confidence": 0.9}),
         policy(28, 14, {"confidence": 0.55}),
         policy(14, 7, {"confidence": 0.55}),
+        policy(14, 7, not_worse),
         policy(28, 7, {"confidence": 0.55}),
         policy(28, 7, {"confidence": 0.8}),
         policy(28, 7, not_worse),
@@ -115,10 +117,11 @@ def played(state: ModelState) -> tuple[Outcome, float, float]:
 
 def report(outcome: Outcome, seconds: float, fitting: float) -> None:
     """Choose on the first months, print the means of the rest."""
+    days = set.intersection(*(set(each.values) for each in outcome.played))
     means = {
         each.name: (
-            mean(value for key, value in each.values.items() if key <= CHOSEN_THROUGH),
-            mean(value for key, value in each.values.items() if key >= REPORTED_FROM),
+            mean(each.values[day] for day in days if day <= CHOSEN_THROUGH),
+            mean(each.values[day] for day in days if day >= REPORTED_FROM),
         )
         for each in outcome.played
     }

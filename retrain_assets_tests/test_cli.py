@@ -46,7 +46,7 @@ def test_a_model_that_was_never_trained_has_a_status_and_an_empty_history(elsewh
     status = json.loads(retrain(elsewhere, "status", "flight_delay", "--json").stdout)
     assert status["model"] == "flight_delay"
     assert status["production"] is status["last_decision"] is None
-    assert status["reason"] == "0 of 74 partitions needed have landed"
+    assert status["reason"] == "0 of 67 partitions needed have landed"
     asked = retrain(elsewhere, "history", "arrival_delay", "--verify", "--csv", "h.csv", "--json")
     assert json.loads(asked.stdout) == []
     assert (elsewhere / "h.csv").exists()
