@@ -134,5 +134,6 @@ def _registered(
         state, registry, new_run(registry), made, tags=tags, metrics=metrics, figures={}
     )
     if metrics:
-        store_expected_output(state, version, as_column(classes_of(pipeline), output))
+        said = as_column(classes_of(pipeline), output)
+        store_expected_output(state, version, said, rows.partitions)
     return version

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from retrain_assets.stores.models import ModelRegistry, ModelVersion
 
 CALIBRATION = "calibration"  # of the evidence
+BLOCK = "block"  # the partition that a summary of expected output is of
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def judge(
         ours = predict(pipeline, kind, rows.features)
     except PredictionError as error:
         return Judged(Decision(Verdict.REJECT, str(error), None, None), {})
-    store_expected_output(state, candidate, as_column(classes_of(pipeline), ours))
+    store_expected_output(state, candidate, as_column(classes_of(pipeline), ours), rows.partitions)
     trained, count = sample(state, trained_on(state, candidate), fitting=True), len(rows.target)
     trivial = trivial_prediction(kind, trained.target, trained.weight, count, gate)
     own = classes_of(pipeline)
@@ -155,9 +156,11 @@ def trained_on(state: ModelState, version: ModelVersion) -> list[str]:
     return list(state.trained_on(state.mature(), (tags["train_from"], tags["train_to"])))
 
 
-def store_expected_output(state: ModelState, candidate: ModelVersion, output: pl.Series) -> None:
-    """Keep a summary of the output on unseen rows: what prediction drift is measured against."""
+def store_expected_output(
+    state: ModelState, candidate: ModelVersion, output: pl.Series, partitions: pl.Series
+) -> None:
+    """Keep summaries of the output on unseen rows: what prediction drift is measured against."""
     key = str(candidate.version)
-    frame = pl.DataFrame({PARTITION: [key] * len(output), PREDICTION_COLUMN: output})
-    table = state.table("reference")
-    state.tables.replace(table, build_profile(frame), [key], {"candidate": key})
+    made = build_profile(pl.DataFrame({PARTITION: partitions, PREDICTION_COLUMN: output}))
+    rows = made.with_columns(pl.lit(key).alias(PARTITION), pl.col(PARTITION).alias(BLOCK))
+    state.tables.replace(state.table("reference"), rows, [key], {"candidate": key})

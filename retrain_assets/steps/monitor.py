@@ -18,16 +18,19 @@ from retrain_assets.domain.features import PARTITION
 from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
 from retrain_assets.domain.windows import ending_at, mature_partitions, reference, widened
 from retrain_assets.steps.build import Built, commit_metadata, ready
+from retrain_assets.steps.judge import BLOCK
 from retrain_assets.steps.predict import PERFORMANCE_SCHEMA
 from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE, landed_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from retrain_assets.domain.profile import ColumnProfile
     from retrain_assets.specs.triggers import DriftTrigger
     from retrain_assets.steps.state import ModelState
     from retrain_assets.stores.ledger import LedgerRow
+
+    Sides = tuple[dict[str, ColumnProfile], dict[str, ColumnProfile]]
 
 Found = tuple[tuple[str, ...], watch.Observation]
 
@@ -128,20 +131,34 @@ class _Watcher:
             (watch.FEATURE, triggers.data_drift, (reference, current)),
             (watch.TARGET, triggers.target_drift, targets),
         ):
-            calibrated = list(self._calibrated(role, trigger, sides, window, known))
-            yield from ((window, found) for found in calibrated)
-            told = {(found.measure, found.column) for found in calibrated}
-            for found in watch.drift(role, trigger, *sides):
-                if (found.measure, found.column) not in told:
-                    yield window, found
+            yield from self._compared(role, trigger, sides, self.profiles, known, window)
+
+    def _compared(
+        self,
+        role: str,
+        trigger: DriftTrigger | None,
+        sides: Sides,
+        blocks: Mapping[str, pl.DataFrame],
+        reference: Sequence[str],
+        window: tuple[str, ...],
+    ) -> Iterator[Found]:
+        """Each measure of each column once, by a rate of false alarms where one is asked for."""
+        told = set()
+        for found in self._calibrated(role, trigger, sides, blocks, reference, window):
+            told.add((found.measure, found.column))
+            yield window, found
+        for found in watch.drift(role, trigger, *sides):
+            if (found.measure, found.column) not in told:
+                yield window, found
 
     def _calibrated(
         self,
         role: str,
         trigger: DriftTrigger | None,
-        sides: tuple[dict[str, ColumnProfile], dict[str, ColumnProfile]],
-        window: Sequence[str],
+        sides: Sides,
+        blocks: Mapping[str, pl.DataFrame],
         reference: Sequence[str],
+        window: Sequence[str],
     ) -> Iterator[watch.Observation]:
         """Held against a rate of false alarms, once nothing of the window is of the reference."""
         period = self.state.dataset.partition.period
@@ -149,7 +166,7 @@ class _Watcher:
         if not rate or period is None or set(reference) & set(window):
             return
         keys = [*reference, *window]
-        rows = pl.concat([self.profiles[key] for key in keys])
+        rows = pl.concat([blocks[key] for key in keys])
         pooled = pool(rows.filter(pl.col("column").is_in(tuple(sides[1]))), keys)
         places = range(len(reference), len(keys))
         # The same window is judged alike whenever it is judged.
@@ -161,11 +178,13 @@ class _Watcher:
         """Drift of the output, once a whole window was predicted by this version."""
         window = self._served(tuple(self.outputs), key, production)
         if window and production.candidate is not None:
-            current = merge(pl.concat([self.outputs[partition] for partition in window]))
             trigger = self.state.spec.triggers.prediction_drift
             reference = self.expected_output(production.candidate)
-            for found in watch.drift(watch.PREDICTION, trigger, reference, current):
-                yield window, found
+            sides = _merged(reference.values()), _merged(self.outputs[part] for part in window)
+            blocks = {**self.outputs, **reference}
+            yield from self._compared(
+                watch.PREDICTION, trigger, sides, blocks, tuple(reference), window
+            )
 
     def _performance(self, key: str, production: LedgerRow) -> Iterator[Found]:
         """Performance of a whole window by this version, realised and estimated."""
@@ -217,10 +236,13 @@ class _Watcher:
         return reference(spec, kept, window, period.begins if period else lambda _: None)
 
     def _merged(self, keys: Sequence[str]) -> dict[str, ColumnProfile]:
-        return merge(pl.concat([self.profiles[key] for key in keys]))
+        return _merged(self.profiles[key] for key in keys)
 
-    def _expected_output(self, candidate: int) -> dict[str, ColumnProfile]:
-        return merge(self.state.tables.read(self.state.table("reference"), [str(candidate)]))
+    def _expected_output(self, candidate: int) -> dict[str, pl.DataFrame]:
+        """Summaries of the output on each partition of the candidate's holdout."""
+        rows = self.state.tables.read(self.state.table("reference"), [str(candidate)])
+        parts = rows.with_columns(pl.col(BLOCK).alias(PARTITION)).drop(BLOCK)
+        return {str(key): part for (key,), part in parts.group_by(PARTITION, maintain_order=True)}
 
     def _metric_values(self, version: int, role: str, metric: str) -> dict[str, tuple[float, int]]:
         tables, table = self.state.tables, self.state.table("performance")
@@ -232,3 +254,7 @@ class _Watcher:
         )
         rows = tables.collect(chosen.sort(PARTITION), table)
         return {row[PARTITION]: (row["value"], row["rows"]) for row in rows.iter_rows(named=True)}
+
+
+def _merged(blocks: Iterable[pl.DataFrame]) -> dict[str, ColumnProfile]:
+    return merge(pl.concat(blocks))

@@ -139,6 +139,30 @@ def test_a_decision_under_a_spec_that_was_changed_since_is_not(
     assert not any(row["outdated"] for row in made)
 
 
+def test_the_output_too_is_held_against_a_rate_of_false_alarms(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    triggers = {"prediction_drift": {"false_alarms_per_year": 20}, "cooldown": 100}
+    world = new_world(tmp_path, instance, triggers=triggers)
+    world.land(*range(16))
+    world.settle()
+    world.land(*range(16, 20))
+    world.settle()
+    calm = told(world, "prediction").filter(measure="p_value")
+    assert calm.height == 2  # the windows of three days that this version predicted
+    assert not calm["alert"].any()
+    assert calm["threshold"].unique().to_list() == [pytest.approx(20 / 365.25)]
+    world.land(20, 21, 22, shift=3.0)
+    world.settle()
+    moved = told(world, "prediction").filter(_landing_partition=key(22))
+    assert moved.filter(measure="p_value")["alert"].item()
+    farthest = moved.filter(measure="ks")
+    assert farthest["statistic"].item() > farthest["threshold"].item()
+    assert moved.select("measure", "column").is_unique().all()
+    cause = next(c for c in status(world.state)["triggers"] if c["cause"] == "prediction_drift")
+    assert cause["fired"]
+
+
 def test_status_says_what_moved_farthest_then_and_now(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
