@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from retrain_assets.serving.contract import Contract
+    from retrain_assets.serving.contract import Contract, Sent
     from retrain_assets.serving.follow import Followed
     from retrain_assets.serving.log import PredictionLog
     from retrain_assets.serving.metrics import Metrics
-    from retrain_assets.serving.score import Batcher, Scored, Sent
+    from retrain_assets.serving.score import Batcher, Scored
 
 JSON = "application/json"
 

@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 
 from retrain_assets.domain.estimator import PredictionError, predict
 from retrain_assets.serving.trees import Trees
@@ -18,7 +19,6 @@ from retrain_assets.serving.trees import Trees
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import polars as pl
     from sklearn.pipeline import Pipeline
 
     from retrain_assets.specs.features import Kind
@@ -48,28 +48,27 @@ class Fast:
             else None
             for name in self.columns
         ]
-        self._encoding = [encoder._encoded(name) for name in self.columns]  # noqa: SLF001
+        self._enums = [None if codes is None else pl.Enum(list(codes)) for codes in self._codes]
         self._empty = [place for place, n in enumerate(self.columns) if n in encoder.empty_]
 
-    def predict(self, features: Sequence[Sequence[Any]]) -> np.ndarray:
+    def predict(self, features: Sequence[Sequence[Any] | pl.Series]) -> np.ndarray:
         """Predict rows of features, a column each in the order of `columns`, as `predict` does.
 
         Raises:
             PredictionError: A prediction is not finite.
         """
-        matrix = np.empty((len(features[0]), len(self.columns)))
-        for place, (values, codes) in enumerate(zip(features, self._codes, strict=True)):
-            matrix[:, place] = values if codes is None else [codes.get(v) for v in values]
-        matrix[:, self._empty] = 0.0
+        matrix = np.empty((len(self.columns), len(features[0])))
+        for place, values in enumerate(features):
+            codes, kind = self._codes[place], self._enums[place]
+            if not isinstance(values, pl.Series):
+                matrix[place] = values if codes is None else [codes.get(v) for v in values]
+            elif kind is None:
+                matrix[place] = values.cast(pl.Float64).to_numpy()
+            else:
+                coded = values.cast(pl.String).cast(kind, strict=False).to_arrow()
+                matrix[place] = coded.indices.to_numpy(zero_copy_only=False)
+        matrix[self._empty] = 0.0
         return self._estimated(matrix)
-
-    def predict_frame(self, rows: pl.DataFrame) -> np.ndarray:
-        """Predict a frame of features, for more rows than a few.
-
-        Raises:
-            PredictionError: A prediction is not finite.
-        """
-        return self._estimated(rows.select(self._encoding).to_numpy())
 
     def _estimated(self, matrix: np.ndarray) -> np.ndarray:
         raw = self._trees.sums(matrix) + self._baseline
@@ -103,7 +102,7 @@ def fast(pipeline: Pipeline, kind: Kind, rows: pl.DataFrame) -> tuple[Fast | Non
     try:
         made = Fast(pipeline, kind)
         given = made.predict([rows[name].to_list() for name in made.columns])
-        frame = made.predict_frame(rows)
+        frame = made.predict([rows[name] for name in made.columns])
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         return None, f"{name}: scikit-learn's own prediction is used, there is no other: {error!r}"
     same = given.shape == frame.shape == wanted.shape

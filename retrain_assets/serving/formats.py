@@ -9,28 +9,31 @@ from __future__ import annotations
 import io
 import math
 import struct
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from retrain_assets.domain.patterns import full_match
 from retrain_assets.domain.rules import STORED
-from retrain_assets.serving.contract import RequestError, count_rows, refusal, unique_keys
+from retrain_assets.serving.contract import (
+    YEARS,
+    RequestError,
+    count_rows,
+    refusal,
+    unique_keys,
+)
 
 if TYPE_CHECKING:
-    from retrain_assets.serving.contract import Contract, Row
+    from retrain_assets.serving.contract import Contract, Sent
     from retrain_assets.serving.score import Scored
     from retrain_assets.serving.version import Version
     from retrain_assets.specs.dataset import ColumnSpec
 
 ARROW = "application/vnd.apache.arrow.stream"
-# The first and last day and microsecond of the years 1 to 9999, from 1970 on.
-_YEARS = {
-    "date": (-719_162, 2_932_896),
-    "datetime": (-62_135_596_800 * 10**6, 253_402_300_800 * 10**6 - 1),
-}
 _RECORDS, _DICTIONARY = 3, 2  # kinds of Arrow messages that hold rows
 _Sent = TypeVar("_Sent", bound=BaseModel)
 _V2_TYPES = {"int": "INT64", "float": "FP64", "bool": "BOOL"}
@@ -130,7 +133,7 @@ def invocation_answer(scored: Scored) -> dict[str, Any]:
     return {"predictions": classes.classes_[place].tolist()}
 
 
-def read_inference(content: bytes, contract: Contract) -> tuple[str | None, list[Row]]:
+def read_inference(content: bytes, contract: Contract) -> tuple[str | None, Sent]:
     """The id and raw rows of a request of the Open Inference Protocol.
 
     Raises:
@@ -241,8 +244,8 @@ def _is_sound(values: pl.Series, typed: pl.Series, column: ColumnSpec, *, requir
         return False
     if typed.null_count() == len(typed) or typed.dtype in (pl.String, pl.Boolean):
         return True
-    found = typed.cast(pl.Int64) if column.type in _YEARS else typed  # `to_physical` takes 20 us
-    low, high = _YEARS.get(column.type, (column.min, column.max))
+    found = typed.cast(pl.Int64) if column.type in YEARS else typed  # `to_physical` takes 20 us
+    low, high = YEARS.get(column.type, (column.min, column.max))
     if column.type == "float" and not math.isfinite(found.sum()):
         return False
     least, most = cast("Any", found.min()), cast("Any", found.max())
@@ -252,13 +255,28 @@ def _is_sound(values: pl.Series, typed: pl.Series, column: ColumnSpec, *, requir
 def arrow_answer(scored: Scored, request: str) -> bytes:
     """Predictions as an Arrow stream: id, prediction, and each class's probability."""
     output, classes = scored.output, scored.version.classes or []
-    made = {"prediction": pl.Series(output)}
+    made = {"id": _ids(request, len(output)), "prediction": output}
     if output.ndim > 1:
-        made = {"prediction": pl.Series(classes, dtype=pl.String)[output.argmax(axis=1)]}
-        made |= {f"probability_{n}": pl.Series(output[:, at]) for at, n in enumerate(classes)}
-    place = pl.int_range(len(output))
-    found = pl.DataFrame(made).select(pl.format(f"{request}-{{}}", place).alias("id"), pl.all())
-    return found.write_ipc_stream(None).getvalue()
+        made["prediction"] = pa.array([classes[place] for place in output.argmax(axis=1)])
+        made |= {f"probability_{n}": output[:, at] for at, n in enumerate(classes)}
+    batch, sink = pa.record_batch(made), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def _ids(request: str, count: int) -> pa.Array:
+    """The id of each prediction of a request, for many at once."""
+    suffixes, ends = _suffixes(count.bit_length())
+    ends = ends[: count + 1] + len(request) * np.arange(count + 1)
+    content = request.join(suffixes[: count + 1]).encode()
+    return pa.LargeStringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(content))
+
+
+@cache
+def _suffixes(bits: int) -> tuple[list[str], np.ndarray]:
+    found = ["", *(f"-{place}" for place in range(2**bits))]
+    return found, np.cumsum([len(one) for one in found])
 
 
 def _parsed(kind: type[_Sent], content: bytes) -> _Sent:

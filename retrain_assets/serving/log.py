@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from retrain_assets.domain.rules import Type
-    from retrain_assets.serving.score import Scored, Sent
+    from retrain_assets.serving.contract import Sent
+    from retrain_assets.serving.score import Scored
     from retrain_assets.serving.version import Version
     from retrain_assets.specs.dataset import ColumnType, DatasetSpec
     from retrain_assets.steps.state import ModelState
@@ -86,7 +87,7 @@ class PredictionLog:
             if part is None:
                 continue
             if isinstance(rows, pl.DataFrame):
-                record = _as_arrow(request, at, rows.select(named), part)
+                record = _as_arrow(request, at, [rows[name] for name in named], part)
                 self._append(model, part.version, role, record, arrow=True)
             else:
                 keys = {name: [row.get(name) for row in rows] for name in named}
@@ -185,10 +186,10 @@ def _as_json(request: str, at: datetime, keys: Mapping[str, Sequence[Any]], part
     return to_json(record | dict(columns)) + b"\n"
 
 
-def _as_arrow(request: str, at: datetime, keys: pl.DataFrame, part: Scored) -> bytes:
+def _as_arrow(request: str, at: datetime, keys: list[pl.Series], part: Scored) -> bytes:
     """A record as a line and an Arrow stream."""
     named = [found.alias(f"_key_{found.name}") for found in keys]
-    whole = pl.DataFrame(part.features).hstack([*named, pl.Series("_prediction", part.output)])
+    whole = pl.DataFrame([*part.features, *named, pl.Series("_prediction", part.output)])
     line = to_json({"_id": request, "_time": at}) + b"\n"
     return line + whole.write_ipc_stream(None).getvalue()
 

@@ -101,13 +101,11 @@ class RowMaker:
             joined = join_lookups(self._typed([]), empty, self.state.spec.lookups).drop(PARTITION)
             quick = Quick(self.state.spec, tuple(self._schema), joined, lookups)
             wanted = self.features(rows)
-            framed = quick.frame(pl.DataFrame(rows, self._schema))
+            framed = zip(*quick.frame(pl.DataFrame(rows, self._schema)), strict=True)
             made = zip(*quick.values(rows), strict=True)
         except (ValueError, pl.exceptions.PolarsError) as error:
             return str(error)
-        for row, (expected, *both) in enumerate(
-            zip(wanted.rows(), made, framed.rows(), strict=True)
-        ):
+        for row, (expected, *both) in enumerate(zip(wanted.rows(), made, framed, strict=True)):
             for given in both:
                 if repr(given) != repr(expected):
                     return f"stored row {row} gives {given} instead of {expected}"

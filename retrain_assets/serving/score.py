@@ -19,16 +19,15 @@ from retrain_assets.serving.contract import RequestError
 if TYPE_CHECKING:
     import numpy as np
 
-    from retrain_assets.serving.contract import Row
+    from retrain_assets.serving.contract import Row, Sent
     from retrain_assets.serving.follow import Followed, Serving
     from retrain_assets.serving.version import Version
     from retrain_assets.steps.state import ModelState
 
-    Sent = list[Row] | pl.DataFrame
     Made = list[Any]
     Asked = tuple[list[Row], asyncio.Future["Scored"]]
 
-INLINE_ROWS, INLINE_FRAME = 64, 1_000  # more is handed to a thread, so that others are answered
+INLINE_ROWS = 1_000  # of a frame; more is handed to a thread, so that others are answered
 TOGETHER_ROWS = 256
 
 
@@ -58,8 +57,10 @@ class Scored:
         """Of each row, the features whose category was not there in training."""
         found: list[list[str]] = [[] for _ in self.output]
         for place, name, seen in self.version.categories:
-            if new := {*self.features[place]} - seen - {None}:
-                for told, value in zip(found, self.features[place], strict=True):
+            values = self.features[place]
+            values = values.to_list() if isinstance(values, pl.Series) else values
+            if new := {*values} - seen - {None}:
+                for told, value in zip(found, values, strict=True):
                     told.extend([name] if value in new else [])
         return found
 
@@ -79,7 +80,7 @@ def score(model: Followed, rows: Sent) -> Scored:
             names, made = frame.columns, _listed(frame, rows)
         else:
             names = quick.names
-            made = quick.values(rows) if isinstance(rows, list) else quick.frame(rows).get_columns()
+            made = quick.values(rows) if isinstance(rows, list) else quick.frame(rows)
     except FeatureError as error:
         raise RequestError(422, "features", str(error)) from error
     candidate = serving.shadow
@@ -89,7 +90,8 @@ def score(model: Followed, rows: Sent) -> Scored:
 
 def score_features(version: Version, state: ModelState, frame: pl.DataFrame) -> Scored:
     """Predict rows of features, as a client of `mlflow models serve` sends them."""
-    return Scored(version, _listed(frame, []), version.predict(state, frame))
+    made = _listed(frame, [])
+    return Scored(version, made, version.predict(state, made))
 
 
 def answering(model: Followed) -> Serving:
@@ -117,12 +119,7 @@ def _chosen(names: list[str], version: Version, made: Made) -> Made:
 
 def _scored(version: Version, model: Followed, names: list[str], made: Made) -> Scored:
     chosen = _chosen(names, version, made)
-    framed = isinstance(chosen[0], pl.Series)
-    if version.quick is not None and not framed:
-        return Scored(version, chosen, version.quick.predict(chosen))
-    schema = None if framed else version.schema
-    frame = pl.DataFrame(dict(zip(version.columns, chosen, strict=True)), schema)
-    return Scored(version, chosen, version.predict(model.state, frame))
+    return Scored(version, chosen, version.predict(model.state, chosen))
 
 
 class Batcher:
@@ -143,10 +140,9 @@ class Batcher:
         Raises:
             RequestError: As `score`, of these rows alone.
         """
-        framed = isinstance(rows, pl.DataFrame)
-        if framed and self._is_quick() and len(rows) <= INLINE_FRAME:
-            return score(self._model, rows)
-        if isinstance(rows, pl.DataFrame) or len(rows) > INLINE_ROWS:
+        if isinstance(rows, pl.DataFrame):
+            if self._is_quick() and rows.height <= INLINE_ROWS:
+                return score(self._model, rows)
             return await asyncio.to_thread(score, self._model, rows)
         answer: asyncio.Future[Scored] = asyncio.get_running_loop().create_future()
         self._waiting.append((rows, answer))

@@ -15,7 +15,8 @@ import numpy as np
 MOST_LEAVES, MOST_BYTES = 256, 2**27  # beyond, walking the trees is faster
 _VALUES = 258  # of a feature that can be told apart, at most: edges of bins, above them, missing
 _CODES = np.arange(256.0)  # of categories
-_EXPONENT_AT, _HALF = 52, 1022  # of a float64: where its exponent is, and what it is for 0.5
+_MISSING = len(_CODES) + 1.0  # their place
+_EXPONENT_AT, _HALF = 23, 126  # of a float32: where its exponent is, and what it is for 0.5
 
 
 class _Split(NamedTuple):
@@ -83,27 +84,30 @@ class Trees:
             table[~goes_left, split.tree] &= ~left
         return edges, table.reshape(len(asked), -1)
 
-    def sums(self, matrix: np.ndarray) -> np.ndarray:
+    def sums(self, columns: np.ndarray) -> np.ndarray:
         """The sum of the trees of each output.
 
         Args:
-            matrix: Features as the model takes them, of shape (rows, features).
+            columns: Features as the model takes them, of shape (features, rows).
 
         Returns:
             Of shape (rows, outputs).
         """
-        missing = np.isnan(matrix)
-        left = np.full((len(matrix), len(self._starts)), np.iinfo(self._kind).max, self._kind)
+        left = np.full((columns.shape[1], len(self._starts)), np.iinfo(self._kind).max, self._kind)
+        taken = np.empty_like(left)
         for column, edges, table in self._tables:
-            place = edges.searchsorted(matrix[:, column]) + missing[:, column]
-            left &= table.take(place, axis=0)
+            values = columns[column]
+            if edges is _CODES:
+                place = np.fmin(values, _MISSING).astype(np.intp)
+            else:
+                place = edges.searchsorted(values) + np.isnan(values)
+            left &= table.take(place, axis=0, out=taken, mode="clip")
         # What is left of a word is 2**bit or, of several words, 0.
-        places = left.astype(np.float64).view(np.int64)
+        places = left.astype(np.float32).view(np.int32)
         places >>= _EXPONENT_AT
         if self._shape[-1] > 1:
             np.maximum(places, _HALF, out=places)
-        places += self._starts
-        values = self._leaves.take(places)
+        values = self._leaves.take(places + self._starts, mode="clip")
         found: np.ndarray = values.reshape(self._shape).sum(axis=(1, 3))
         return found
 

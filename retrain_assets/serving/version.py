@@ -21,8 +21,9 @@ from retrain_assets.stores.model_check import EXAMPLE_FILE, compare_with_example
 from retrain_assets.stores.model_file import MODEL_FILE, ModelFileError, digest, load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+    from typing import Any
 
     import numpy as np
     from sklearn.pipeline import Pipeline
@@ -81,11 +82,13 @@ class Version:
         known = self.pipeline[0].categories_.items()
         return [(self.columns.index(name), name, frozenset(seen)) for name, seen in known]
 
-    def predict(self, state: ModelState, features: pl.DataFrame) -> np.ndarray:
-        """Predict a frame of features, as `predict` of the domain does."""
+    def predict(self, state: ModelState, features: Sequence[Any]) -> np.ndarray:
+        """Predict features, a column each, as `predict` of the domain does."""
         if self.quick is not None:
-            return self.quick.predict_frame(features)
-        return predict(self.pipeline, state.spec.target.kind, features)
+            return self.quick.predict(features)
+        schema = None if isinstance(features[0], pl.Series) else self.schema
+        frame = pl.DataFrame(dict(zip(self.columns, features, strict=True)), schema)
+        return predict(self.pipeline, state.spec.target.kind, frame)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,39 @@ def test_both_quick_forms_are_used(client: httpx.Client, site: Site) -> None:
     assert serving.maker.quick is not None
 
 
+TIMES = ["2020-01-20T09:30:00Z", "2020-01-20T09:30:00", "2020-01-20T23:10:00+13:45", None]
+
+
+def test_many_rows_are_answered_as_each_alone(client: httpx.Client) -> None:
+    known = ["basic", "plus", "none"]
+    rows = [
+        ROW | {"id": n, "at": TIMES[n % 4], "plan": known[n % 3], "x": n / 7 - 3 if n % 5 else None}
+        for n in range(100)
+    ]
+    alone = [post(client, row).json()["predictions"][0] for row in rows]
+    together = post(client, *rows).json()["predictions"]
+    for one, other in zip(alone, together, strict=True):
+        assert {**one, "id": ""} == {**other, "id": ""}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"at": "0001-01-01T00:00:00+10:00"},
+        {"at": "9999-12-31T23:00:00-10:00"},
+        {"x": 101},
+        {"id": 1.0},
+    ],
+)
+def test_a_row_among_many_is_refused_as_it_is_alone(
+    client: httpx.Client, wrong: dict[str, Any]
+) -> None:
+    (fault,) = post(client, ROW | wrong).json()["error"]["rows"]
+    refused = post(client, *[ROW] * 70, ROW | wrong)
+    assert refused.status_code == 422
+    assert refused.json()["error"]["rows"] == [fault | {"row": 70}]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

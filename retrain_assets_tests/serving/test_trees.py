@@ -37,10 +37,10 @@ def fitted(kind: type[Any], labels: np.ndarray, leaves: int | None) -> Any:
 def test_sums_are_those_of_scikit_learn(kind: type[Any], labels: np.ndarray, leaves: int) -> None:
     model = fitted(kind, labels, leaves)
     wanted = model._raw_predict(ASKED) - model._baseline_prediction
-    sums = Trees(model).sums(ASKED)
+    sums = Trees(model).sums(ASKED.T)
     np.testing.assert_allclose(sums, wanted, atol=1e-12)
     for row in (0, 17, len(ASKED) - 1):
-        np.testing.assert_array_equal(Trees(model).sums(ASKED[row : row + 1]), sums[[row]])
+        np.testing.assert_array_equal(Trees(model).sums(ASKED[row : row + 1].T), sums[[row]])
 
 
 def test_trees_that_are_walked_faster_are_refused() -> None:
