@@ -40,11 +40,6 @@ _INT64 = 2**63
 _NOT_JSON = "json_invalid"
 _SHOWN = 20
 MANY = 64  # rows that are a frame from here on
-# The first and last day and microsecond of the years 1 to 9999, from 1970 on.
-YEARS = {
-    "date": (-719_162, 2_932_896),
-    "datetime": (-62_135_596_800 * 10**6, 253_402_300_800 * 10**6 - 1),
-}
 _TYPED_DICT: Any = TypedDict  # made of names that are known when the service starts
 # A time is written as ISO 8601 and not as seconds, which pydantic would take too.
 _ISO = core_schema.custom_error_schema(
@@ -85,8 +80,10 @@ def _typed(name: str, fields: dict[str, Any]) -> Any:
     return made
 
 
-def _several(row: Any) -> Any:
-    return Annotated[list[row], FailFast()]  # the first row that is wrong tells enough
+def _bodies(types: dict[str, Any]) -> TypeAdapter[dict[str, list[Row]]]:
+    row = _typed("Row", types)
+    # The first row that is wrong tells enough.
+    return TypeAdapter(_typed("Body", {"rows": Annotated[list[row], FailFast()]}))
 
 
 class Contract:
@@ -104,23 +101,26 @@ class Contract:
             for name, column in dataset.file_columns.items()
             if column.known == "before"
         }
-        row = _typed(
-            "Row",
-            {
-                name: _type(column, required=self.is_required(name))
-                for name, column in self.columns.items()
-            },
-        )
+        required = {name: self.is_required(name) for name in self.columns}
+        types = {
+            name: _type(found, required=required[name]) for name, found in self.columns.items()
+        }
         self.most = most
         self._timed = [name for name, found in self.columns.items() if found.type == "datetime"]
         unquoted = ("int", "float", "bool")
         self._quoted = [name for name, found in self.columns.items() if found.type not in unquoted]
         schema = {name: STORED[found.type] for name, found in self.columns.items()}
         self._arrow = pl.DataFrame(schema=schema).to_arrow().schema
-        self._rows: TypeAdapter[list[Row]] = TypeAdapter(_several(row))
-        self._body: TypeAdapter[dict[str, list[Row]]] = TypeAdapter(
-            _typed("Body", {"rows": _several(row)})
-        )
+        self._row: TypeAdapter[Row] = TypeAdapter(_typed("Row", types))
+        self._body = _bodies(types)
+        # Of many rows the texts of times are read once each.
+        self._texts: dict[str, TypeAdapter[list[Any]]] = {
+            name: TypeAdapter(list[types[name]])  # type: ignore[valid-type]
+            for name, found in self.columns.items()
+            if found.type in ("date", "datetime")
+        }
+        texts = {name: str if required[name] else str | None for name in self._texts}
+        self._light = _bodies(types | texts)
 
     def is_required(self, name: str) -> bool:
         """Whether a column must have a value."""
@@ -129,8 +129,7 @@ class Contract:
 
     def schema(self) -> dict[str, Any]:
         """One row as JSON schema."""
-        found: dict[str, Any] = self._rows.json_schema()["$defs"]["Row"]
-        return found
+        return self._row.json_schema()
 
     def read(self, content: bytes) -> Sent:
         """The rows of `{"rows": [{…}, …]}`; many of them as a frame.
@@ -138,66 +137,58 @@ class Contract:
         Raises:
             RequestError: It is not JSON, a key is given twice, or a row breaks the contract.
         """
-        try:
-            rows = self._body.validate_json(content)["rows"]
-        except ValidationError as error:
-            raise refusal(error, 1) from None
+        frame = self._frame(content) if content.count(b"{") > MANY else None
+        rows: Sent = self._few(content) if frame is None else frame
         count_rows(len(rows), self.most)
-        found = self._sent(rows)
         quoted = len(rows) * (len(self.columns) + len(self._quoted))
         quoted -= sum(
-            [row[name] for row in found].count(None)
-            if isinstance(found, list)
-            else found[name].null_count()
+            [row[name] for row in rows].count(None)
+            if isinstance(rows, list)
+            else rows[name].null_count()
             for name in self._quoted
         )
         if b"\\" in content or content.count(b'"') != 2 * (1 + quoted):
             unique_keys(content)  # there are more texts than keys and values, or none can be told
-        return found
+        return rows
 
-    def check(self, rows: list[Row]) -> Sent:
-        """Rows that came in another format; many of them as a frame.
-
-        Raises:
-            RequestError: A row breaks the contract.
-        """
+    def _few(self, content: bytes) -> list[Row]:
         try:
-            found = self._rows.validate_json(to_json(rows))
+            return self._in_utc(self._body.validate_json(content)["rows"])
         except ValidationError as error:
-            raise refusal(error, 0) from None
-        count_rows(len(found), self.most)
-        return self._sent(found)
+            raise refusal(error, 1) from None
 
-    def _sent(self, rows: list[Row]) -> Sent:
-        """Many rows are columns from here on: that takes less than each for itself."""
-        if len(rows) <= MANY:
-            return self._in_utc(rows)
-        columns = zip(*(row.values() for row in rows), strict=True)
-        made = [self._series(*each) for each in zip(self._arrow, columns, strict=True)]
-        frame, (low, high) = pl.DataFrame(made), YEARS["datetime"]
-        for name in self._timed:
-            found: Any = frame[name].cast(pl.Int64)
-            if (found.min() or 0) < low or (found.max() or 0) > high:
-                self._in_utc(rows)  # which says where
-        return frame
+    def _frame(self, content: bytes) -> pl.DataFrame | None:
+        """The rows of a body as a frame; None where something is wrong, which `_few` then tells."""
+        try:
+            rows = self._light.validate_json(content)["rows"]
+            columns = zip(*(row.values() for row in rows), strict=True)
+            series = [self._series(*each) for each in zip(self._arrow, columns, strict=True)]
+        except (ValidationError, OverflowError):
+            return None
+        return pl.DataFrame(series)
 
     def _series(self, field: pa.Field, values: Sequence[Any]) -> pl.Series:
+        if field.name not in self._texts:
+            return pl.Series(field.name, pa.array(values, field.type))
+        places = {text: place for place, text in enumerate(dict.fromkeys(values))}
+        read = self._texts[field.name].validate_json(to_json([*places]))
         if field.name in self._timed:
-            zone = self._zone
-            values = [at and (at if at.tzinfo else at.replace(tzinfo=zone)) for at in values]
-        return pl.Series(field.name, pa.array(values, field.type))
+            read = [self._utc(at) for at in read]
+        known = pl.Series(field.name, pa.array(read, field.type))
+        return known[pl.Series([places[text] for text in values], dtype=pl.UInt32)]
+
+    def _utc(self, at: datetime | None) -> datetime | None:
+        """A time without offset is local to the dataset's time zone, as in its files."""
+        return at and (at if at.tzinfo else at.replace(tzinfo=self._zone)).astimezone(UTC)
 
     def _in_utc(self, rows: list[Row]) -> list[Row]:
-        """A time without offset is local to the dataset's time zone, as in its files."""
         for name in self._timed:
             for place, row in enumerate(rows):
-                at = row[name]
                 try:
-                    at = at and (at if at.tzinfo else at.replace(tzinfo=self._zone)).astimezone(UTC)
+                    row[name] = self._utc(row[name])
                 except OverflowError:
                     said = "Value error, Input should be a year from 1 to 9999"
                     raise _refused([{"row": place, "column": name, "message": said}]) from None
-                row[name] = at
         return rows
 
 

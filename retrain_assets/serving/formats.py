@@ -16,16 +16,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
 
 from retrain_assets.domain.patterns import full_match
 from retrain_assets.domain.rules import STORED
-from retrain_assets.serving.contract import (
-    YEARS,
-    RequestError,
-    count_rows,
-    refusal,
-    unique_keys,
-)
+from retrain_assets.serving.contract import RequestError, count_rows, refusal, unique_keys
 
 if TYPE_CHECKING:
     from retrain_assets.serving.contract import Contract, Sent
@@ -34,6 +29,11 @@ if TYPE_CHECKING:
     from retrain_assets.specs.dataset import ColumnSpec
 
 ARROW = "application/vnd.apache.arrow.stream"
+# The first and last day and microsecond of the years 1 to 9999, from 1970 on.
+_YEARS = {
+    "date": (-719_162, 2_932_896),
+    "datetime": (-62_135_596_800 * 10**6, 253_402_300_800 * 10**6 - 1),
+}
 _RECORDS, _DICTIONARY = 3, 2  # kinds of Arrow messages that hold rows
 _Sent = TypeVar("_Sent", bound=BaseModel)
 _V2_TYPES = {"int": "INT64", "float": "FP64", "bool": "BOOL"}
@@ -147,7 +147,8 @@ def read_inference(content: bytes, contract: Contract) -> tuple[str | None, Sent
         raise RequestError(422, "invalid_rows", said)
     count_rows(lengths.pop(), contract.most)
     rows = zip(*(tensor.data for tensor in columns.values()), strict=True)
-    return sent.id, contract.check([dict(zip(columns, row, strict=True)) for row in rows])
+    found = [dict(zip(columns, row, strict=True)) for row in rows]
+    return sent.id, contract.read(to_json({"rows": found}))
 
 
 def inference_answer(
@@ -244,8 +245,8 @@ def _is_sound(values: pl.Series, typed: pl.Series, column: ColumnSpec, *, requir
         return False
     if typed.null_count() == len(typed) or typed.dtype in (pl.String, pl.Boolean):
         return True
-    found = typed.cast(pl.Int64) if column.type in YEARS else typed  # `to_physical` takes 20 us
-    low, high = YEARS.get(column.type, (column.min, column.max))
+    found = typed.cast(pl.Int64) if column.type in _YEARS else typed  # `to_physical` takes 20 us
+    low, high = _YEARS.get(column.type, (column.min, column.max))
     if column.type == "float" and not math.isfinite(found.sum()):
         return False
     least, most = cast("Any", found.min()), cast("Any", found.max())

@@ -94,39 +94,48 @@ class Quick:
         columns = rows.get_columns()
         for index in self._indexes:
             columns += index.find(rows)
-        made = self._together(columns)
         return [
-            columns[found].alias(name) if isinstance(found, int) else made[name]
+            columns[found].alias(name) if isinstance(found, int) else found.series(columns)
             for found, name in zip(self._features, self.names, strict=True)
         ]
-
-    def _together(self, columns: list[pl.Series]) -> pl.DataFrame:
-        """Computed features in one query, as what takes time is that it is one."""
-        computed = [found for found in self._features if not isinstance(found, int)]
-        used = {name: place for found in computed for name, place in found.used.items()}
-        frame = pl.DataFrame([columns[place].alias(name) for name, place in used.items()])
-        return frame.select(found.expression for found in computed) if computed else frame
 
 
 class _Computed:
     """A feature that is more than a column, remembered by the values it is made of."""
 
     def __init__(self, expression: pl.Expr, columns: list[str], schema: pl.Schema) -> None:
-        self.expression = expression
+        self._expression = expression
         names = sorted(set(expression.meta.root_names())) or columns[:1]
-        self.used = {name: columns.index(name) for name in names}
+        self._used = {name: columns.index(name) for name in names}
         self._schema = {name: schema[name] for name in names}
         self._known: dict[tuple[Any, ...], Any] = {}
+        self._whole = np.empty(0, np.int64), pl.Series()
+
+    def series(self, columns: list[pl.Series]) -> pl.Series:
+        """The feature of each row of a frame."""
+        frame = pl.DataFrame([columns[n].alias(name) for name, n in self._used.items()])
+        ((name, kind), *more), counts = self._schema.items(), frame.null_count().row(0)
+        if more or any(counts) or not (kind.is_integer() or kind.is_temporal()):
+            return frame.select(self._expression).to_series()
+        wanted, (known, values) = frame[name].cast(pl.Int64).to_numpy(), self._whole
+        places = known.searchsorted(wanted)
+        if not known.size or (known.take(places, mode="clip") != wanted).any():
+            known = np.union1d(known if known.size < REMEMBERED else wanted, wanted)
+            frame = pl.DataFrame([pl.Series(name, known).cast(kind)])
+            values = frame.select(self._expression).to_series()
+            self._whole = known, values
+            places = known.searchsorted(wanted)
+        return values[pl.Series(places.astype(np.uint32))]
 
     def of(self, columns: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The feature of each row."""
-        keys = list(zip(*(columns[place] for place in self.used.values()), strict=True))
+        keys = list(zip(*(columns[place] for place in self._used.values()), strict=True))
         known = self._known
         if missing := [key for key in dict.fromkeys(keys) if key not in known]:
             if len(known) > REMEMBERED:
                 known = self._known = {}
             frame = pl.DataFrame(missing, schema=self._schema, orient="row")
-            known.update(zip(missing, frame.select(self.expression).to_series(), strict=True))
+            known.update(zip(missing, frame.select(self._expression).to_series(), strict=True))
         return [known[key] for key in keys]
 
 

@@ -5,6 +5,7 @@ Not here: what it answers.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -116,8 +117,10 @@ def following(
 
     def follow() -> None:
         while not stop.is_set():
-            for model in service.models.values():
-                model.refresh()
+            if any([model.refresh() for model in service.models.values()]):  # noqa: C419 all of them
+                # Else each search for cycles goes through all that is held, for long.
+                gc.collect()
+                gc.freeze()
             stop.wait(follow_seconds)
 
     events = Events(service.models, service.lives, service.clock)
