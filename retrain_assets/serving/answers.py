@@ -99,28 +99,22 @@ async def infer(endpoint: Endpoint, request: Request) -> Response:
 
 
 def identified(request: str, scored: Scored) -> list[dict[str, Any]]:
-    """The prediction of each row with its id."""
-    found = predictions(scored)
-    return [{"id": f"{request}-{place}", **row} for place, row in enumerate(found)]
-
-
-def predictions(scored: Scored) -> list[dict[str, Any]]:
-    """The prediction of each row, and which of its categories were not there in training."""
+    """The prediction of each row with its id, and which of its categories training never saw."""
     classes, output = scored.version.classes, scored.output.tolist()
-    if scored.output.ndim == 1:
-        found: list[dict[str, Any]] = [{"prediction": value} for value in output]
+    found: list[dict[str, Any]]
+    if classes is None or scored.output.ndim == 1:
+        found = [{"id": f"{request}-{n}", "prediction": value} for n, value in enumerate(output)]
     else:
         found = [
             {
+                "id": f"{request}-{n}",
                 "prediction": classes[row.index(max(row))],
                 "probabilities": dict(zip(classes, row, strict=True)),
             }
-            for row in output
-            if classes is not None
+            for n, row in enumerate(output)
         ]
-    for row, unseen in zip(found, scored.unseen(), strict=True):
-        if unseen:
-            row["unseen"] = unseen
+    for place, names in scored.unseen().items():
+        found[place]["unseen"] = names
     return found
 
 

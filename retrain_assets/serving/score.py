@@ -53,15 +53,15 @@ class Scored:
         features = [column[first:last] for column in self.features]
         return Scored(self.version, features, self.output[first:last], shadow)
 
-    def unseen(self) -> list[list[str]]:
-        """Of each row, the features whose category was not there in training."""
-        found: list[list[str]] = [[] for _ in self.output]
+    def unseen(self) -> dict[int, list[str]]:
+        """Of the rows that have one, the features whose category was not there in training."""
+        found: dict[int, list[str]] = {}
         for place, name, seen in self.version.categories:
             values = self.features[place]
             values = values.to_list() if isinstance(values, pl.Series) else values
             if new := {*values} - seen - {None}:
-                for told, value in zip(found, values, strict=True):
-                    told.extend([name] if value in new else [])
+                for row in (row for row, value in enumerate(values) if value in new):
+                    found.setdefault(row, []).append(name)
         return found
 
 
