@@ -11,6 +11,8 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from concurrent.futures import BrokenExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -26,6 +28,7 @@ from retrain_assets.serving.contract import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from concurrent.futures import Executor
     from datetime import datetime
     from pathlib import Path
 
@@ -58,10 +61,19 @@ class PredictionLog:
         folder: Where files wait for the table.
         states: The models, by name.
         most_bytes: How much may wait before requests are refused.
+        elsewhere: A process that stores, so that answering does not wait for it; this one does
+            without it or when it is gone.
     """
 
-    def __init__(self, folder: Path, states: Mapping[str, ModelState], most_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        states: Mapping[str, ModelState],
+        most_bytes: int,
+        elsewhere: Executor | None = None,
+    ) -> None:
         self._folder, self._states, self._most = folder, states, most_bytes
+        self._elsewhere = elsewhere
         self._open: dict[tuple[str, int, str, bool], _Segment] = {}
         self._lock = threading.Lock()
         self.backlog_bytes = self._waiting_bytes()
@@ -109,6 +121,12 @@ class PredictionLog:
         self.backlog_bytes = self._waiting_bytes()
         return stored
 
+    def _store_closed(self) -> int:
+        if self._elsewhere is not None:
+            with suppress(BrokenExecutor):
+                return self._elsewhere.submit(_store_closed, self._folder, self._states).result()
+        return _store_closed(self._folder, self._states)
+
     def _append(
         self, model: str, version: Version, role: str, record: bytes, *, arrow: bool
     ) -> None:
@@ -145,31 +163,32 @@ class PredictionLog:
         _write(segment, to_json(head) + b"\n")
         return segment
 
-    def _store_closed(self) -> int:
-        """Store the files that nobody writes to, some of each model in one commit."""
-        count = 0
-        for name, state in self._states.items():
-            every = sorted((self._folder / name).glob("*.log"))
-            for at in range(0, len(every), TOGETHER):
-                paths = every[at : at + TOGETHER]
-                held = [(path, opened) for path in paths if (opened := _locked(path)) is not None]
-                try:
-                    parts = [_frame(path, state.dataset) for path, _ in held]
-                    if found := [part for part in parts if part.height]:
-                        rows = pl.concat(found, how="diagonal_relaxed")
-                        keys = [path.stem for path, _ in held]
-                        said = {"rows": str(rows.height)}
-                        state.tables.replace(state.table(TABLE), rows, keys, said, key=SEGMENT)
-                    for path, _ in held:
-                        path.unlink(missing_ok=True)
-                finally:
-                    for _, opened in held:
-                        os.close(opened)
-                count += len(held)
-        return count
-
     def _waiting_bytes(self) -> int:
         return sum(path.stat().st_size for path in self._folder.glob("*/*.log"))
+
+
+def _store_closed(folder: Path, states: Mapping[str, ModelState]) -> int:
+    """Store the files that nobody writes to, some of each model in one commit."""
+    count = 0
+    for name, state in states.items():
+        every = sorted((folder / name).glob("*.log"))
+        for at in range(0, len(every), TOGETHER):
+            paths = every[at : at + TOGETHER]
+            held = [(path, opened) for path in paths if (opened := _locked(path)) is not None]
+            try:
+                parts = [_frame(path, state.dataset) for path, _ in held]
+                if found := [part for part in parts if part.height]:
+                    rows = pl.concat(found, how="diagonal_relaxed")
+                    keys = [path.stem for path, _ in held]
+                    said = {"rows": str(rows.height)}
+                    state.tables.replace(state.table(TABLE), rows, keys, said, key=SEGMENT)
+                for path, _ in held:
+                    path.unlink(missing_ok=True)
+            finally:
+                for _, opened in held:
+                    os.close(opened)
+            count += len(held)
+    return count
 
 
 def _named(dataset: DatasetSpec) -> list[str]:

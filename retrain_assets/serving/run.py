@@ -6,11 +6,13 @@ Not here: what it answers.
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -27,6 +29,7 @@ from retrain_assets.serving.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from concurrent.futures import Executor
 
     from retrain_assets.steps.state import ModelState
     from retrain_assets.stores.storage import Storage
@@ -68,8 +71,10 @@ def serve(
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     sys.setswitchinterval(SWITCH_SECONDS)
-    service = new_service(storage, states, keys, tell)
-    with following(service, tell):
+    elsewhere = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _behind)
+    elsewhere.submit(os.getpid)  # which starts it, while models are loaded
+    service = new_service(storage, states, keys, tell, elsewhere)
+    with elsewhere, following(service, tell):
         config = uvicorn.Config(
             build_app(service),
             access_log=False,
@@ -82,11 +87,26 @@ def serve(
         uvicorn.Server(config).run([bound])
 
 
+def _behind() -> None:
+    """Store behind all else, until the service is gone, however it went."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
+    os.nice(10)
+    service = multiprocessing.parent_process()
+
+    def leave() -> None:
+        if service is not None:
+            service.join()
+            os._exit(0)
+
+    threading.Thread(target=leave, daemon=True).start()
+
+
 def new_service(
     storage: Storage,
     states: Mapping[str, ModelState],
     keys: tuple[str, ...],
     tell: Callable[[str], None],
+    elsewhere: Executor | None = None,
 ) -> Service:
     """A service of some models that nobody follows yet."""
     folder = storage.root / "serving"
@@ -99,7 +119,7 @@ def new_service(
         for name, state in states.items()
     }
     limits = Limits()
-    log = PredictionLog(folder / "log", states, limits.backlog_bytes)
+    log = PredictionLog(folder / "log", states, limits.backlog_bytes, elsewhere)
     lives = {name: Live(model, clock, tell) for name, model in followed.items()}
     metrics = Metrics(followed, lives, log, clock)
     return Service(followed, clock, log, metrics, lives, limits, keys)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from retrain_assets.serving import log
-from retrain_assets.serving.run import following
+from retrain_assets.serving.run import _behind, following
 from retrain_assets.stores.tables import Tables
 from retrain_assets_tests.killing import Point, kill_at
 from retrain_assets_tests.serving.site import ROW, Site, listening, new_site, post, post_arrow
@@ -55,7 +59,8 @@ def test_rows_that_come_as_arrow_are_logged_as_rows_of_json_are(changing: Site) 
     changing.decide(*range(2, 14), action="hold")
     service, raw = changing.service(), raw_rows(changing, 15)
     with listening(service) as client, following(service, print):
-        one = post(client, *as_json(raw)).json()["predictions"]
+        few = [post(client, *as_json(raw[at : at + 50])) for at in range(0, raw.height, 50)]
+        one = [row for answered in few for row in answered.json()["predictions"]]
         answers = [post_arrow(client, raw[:70]), post_arrow(client, raw[70:])]
     two = pl.concat(pl.read_ipc_stream(io.BytesIO(found.content)) for found in answers)
     json, arrow = (
@@ -66,6 +71,22 @@ def test_rows_that_come_as_arrow_are_logged_as_rows_of_json_are(changing: Site) 
     assert json.height == 2 * raw.height
     kept = logged(changing).filter(pl.col("_role") == "production")["_id"]
     assert set(kept) == {*(row["id"] for row in one), *two["id"]}
+    assert files(changing) == []
+
+
+def test_another_process_stores_and_this_one_where_that_is_gone(changing: Site) -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _behind) as elsewhere:
+        states = {"churn": changing.state}
+        kept = log.PredictionLog(changing.root / "serving" / "log", states, 2**20, elsewhere)
+        with listening(replace(changing.service(), log=kept)) as client:
+            post(client)
+            assert kept.flush() == 1
+            process = elsewhere.submit(os.getpid).result()
+            assert process != os.getpid()
+            os.kill(process, signal.SIGKILL)
+            post(client, ROW | {"id": 2})
+            assert kept.flush() == 1
+    assert logged(changing)["_key"].to_list() == ["2020-01-20|1", "2020-01-20|2"]
     assert files(changing) == []
 
 
