@@ -160,7 +160,12 @@ class PredictionLog:
             "features": [[name, name in texts] for name in version.columns],
             "several": self._states[model].spec.target.kind == "multiclass",
         }
-        _write(segment, to_json(head) + b"\n")
+        try:
+            _write(segment, to_json(head) + b"\n")
+        except OSError:
+            segment.path.unlink()
+            os.close(segment.descriptor)
+            raise
         return segment
 
     def _waiting_bytes(self) -> int:

@@ -201,6 +201,28 @@ def test_what_cannot_be_written_down_is_not_answered(
     assert logged(changing).height == 2
 
 
+def test_a_disk_that_was_full_from_the_start_leaves_nothing_behind(
+    changing: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = changing.service()
+
+    def held() -> list[Path]:
+        found = [
+            place.readlink() for place in Path("/proc/self/fd").iterdir() if place.is_symlink()
+        ]
+        return [path for path in found if path.is_relative_to(changing.root / "serving" / "log")]
+
+    with listening(service) as client:
+        with monkeypatch.context() as full:
+            full.setattr("os.write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+            assert [post(client).status_code for _ in range(3)] == [503] * 3
+        assert (files(changing), held()) == ([], [])
+        assert post(client).status_code == 200
+        assert len(held()) == 1
+    assert service.log.flush() == 1
+    assert logged(changing).height == 1
+
+
 def test_a_class_of_several_is_logged_with_its_probabilities(tmp_path: Path) -> None:
     target = {"column": "gone", "expression": "plan", "kind": "multiclass"}
     site = new_site(
