@@ -8,6 +8,7 @@ left by a process that is gone. Not here: what is made of the log.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -43,6 +44,7 @@ TABLE, SEGMENT = "prediction_log", "_segment"
 SEGMENT_BYTES, TOGETHER = 16 * 2**20, 4  # of a file, files of a commit
 LIVE, SHADOW = "production", "shadow"
 _TIMES = ("date", "datetime")
+_TRIES, _NEW = 3, os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
 @dataclass
@@ -146,11 +148,9 @@ class PredictionLog:
             self.backlog_bytes += len(record)
 
     def _new(self, model: str, version: Version, role: str, *, arrow: bool) -> _Segment:
-        path = self._folder / model / f"{uuid4().hex}.log"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        segment = _Segment(path, descriptor)
+        folder = self._folder / model
+        folder.mkdir(parents=True, exist_ok=True)
+        segment = _begun(folder)
         texts = {name for _, name, _ in version.categories}
         head = {
             "version": version.number,
@@ -230,18 +230,27 @@ def _write(segment: _Segment, record: bytes) -> None:
     segment.size += written
 
 
-def _locked(path: Path) -> int | None:
-    """A file that nobody writes to, held against others; None where somebody does."""
+def _begun(folder: Path) -> _Segment:
+    """A new file, held against others."""
+    for _ in range(_TRIES):  # a flush elsewhere may take a file before it is locked
+        path = folder / f"{uuid4().hex}.log"
+        if (descriptor := _locked(path, _NEW)) is not None:
+            return _Segment(path, descriptor)
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def _locked(path: Path, how: int = os.O_RDONLY) -> int | None:
+    """A file held against others; None where another holds it or has stored it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:  # another process has stored it
+        descriptor = os.open(path, how, 0o600)
+    except FileNotFoundError:
         return None
-    try:
+    with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+        if os.fstat(descriptor).st_nlink:  # it was not stored between the two
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _frame(path: Path, dataset: DatasetSpec) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import multiprocessing
 import os
@@ -220,6 +221,25 @@ def test_a_disk_that_was_full_from_the_start_leaves_nothing_behind(
         assert post(client).status_code == 200
         assert len(held()) == 1
     assert service.log.flush() == 1
+    assert logged(changing).height == 1
+
+
+def test_a_flush_elsewhere_takes_no_file_that_is_just_begun(
+    changing: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, elsewhere, lock = changing.service(), changing.service().log, fcntl.flock
+    flushed: list[int] = []
+
+    def late(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        flushed.append(elsewhere.flush())
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with listening(service) as client:
+        assert post(client).status_code == 200
+    assert flushed == [1]
+    service.log.flush()
     assert logged(changing).height == 1
 
 
