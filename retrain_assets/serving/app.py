@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import PlainTextResponse
+from polars.exceptions import PanicException
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
@@ -169,7 +170,7 @@ async def _directly(
         found = await answered(endpoint, request)
     except RequestError as error:
         found = await _refused(request, error)
-    except Exception as error:
+    except (Exception, PanicException) as error:
         await (await _refused(request, error))(scope, receive, send)
         raise  # so that the service's own output tells more
     await found(scope, receive, send)

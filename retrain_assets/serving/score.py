@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from polars.exceptions import PanicException  # which is no Exception
 
 from retrain_assets.domain.features import FeatureError
 from retrain_assets.serving.contract import RequestError
@@ -155,22 +156,24 @@ class Batcher:
         return bool(serving and serving.maker.quick and serving.version.quick)
 
     async def _run(self) -> None:
-        while self._waiting:
-            counts = accumulate(len(rows) for rows, _ in self._waiting)
-            fitting = max(1, sum(count <= TOGETHER_ROWS for count in counts))
-            taken, self._waiting = self._waiting[:fitting], self._waiting[fitting:]
-            if self._is_quick():
-                found = self._scored(taken)
-            else:
-                found = await asyncio.to_thread(self._scored, taken)
-            _give(taken, found)
-        self._task = None
+        try:
+            while self._waiting:
+                counts = accumulate(len(rows) for rows, _ in self._waiting)
+                fitting = max(1, sum(count <= TOGETHER_ROWS for count in counts))
+                taken, self._waiting = self._waiting[:fitting], self._waiting[fitting:]
+                if self._is_quick():
+                    found = self._scored(taken)
+                else:
+                    found = await asyncio.to_thread(self._scored, taken)
+                _give(taken, found)
+        finally:
+            self._task = None
 
-    def _scored(self, taken: list[Asked]) -> list[Scored | Exception]:
+    def _scored(self, taken: list[Asked]) -> list[Scored | BaseException]:
         """What became of each request; where they fail together, each alone."""
         try:
             whole = score(self._model, [row for rows, _ in taken for row in rows])
-        except Exception as error:  # noqa: BLE001 it is the answer
+        except (Exception, PanicException) as error:  # noqa: BLE001 it is the answer
             if len(taken) == 1:
                 return [error]
             return [found for one in taken for found in self._scored([one])]
@@ -178,11 +181,11 @@ class Batcher:
         return [whole.part(first, last) for first, last in pairwise(ends)]
 
 
-def _give(taken: list[Asked], found: list[Scored | Exception]) -> None:
+def _give(taken: list[Asked], found: list[Scored | BaseException]) -> None:
     for (_, answer), result in zip(taken, found, strict=True):
         if answer.done():
             continue  # who asked has gone
-        if isinstance(result, Exception):
+        if isinstance(result, BaseException):
             answer.set_exception(result)
         else:
             answer.set_result(result)

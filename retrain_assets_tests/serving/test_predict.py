@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from retrain_assets.domain.estimator import predict
+from retrain_assets.serving import score
 from retrain_assets.serving.guard import Limits
 from retrain_assets.serving.run import serve
 from retrain_assets.steps.build import stored_features
@@ -142,6 +143,21 @@ def test_other_models_predict_as_in_batch_too(
     values = [row["prediction"] for row in found["predictions"]]
     np.testing.assert_allclose(framed["prediction"], values, atol=1e-12)
     np.testing.assert_allclose(values, predict(pipeline, "binary", stored), atol=1e-9)
+
+
+def test_a_panic_of_polars_is_answered_and_the_next_request_is_served(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panic(*_: Any) -> None:
+        raise pl.exceptions.PanicException("index out of bounds")
+
+    with listening(site.service(limits=Limits(seconds=3))) as client:
+        client.headers["connection"] = "close"  # as the service does after what it did not foresee
+        with monkeypatch.context() as broken:
+            broken.setattr(score, "answering", panic)
+            for found in (post(client), post_arrow(client, raw_rows(site, 15))):
+                assert (found.status_code, found.json()["error"]["code"]) == (500, "failed")
+        assert post(client).status_code == 200
 
 
 def test_a_category_never_seen_is_answered_with_a_flag(client: httpx.Client) -> None:
