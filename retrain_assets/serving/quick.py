@@ -133,7 +133,7 @@ class _Computed:
         known = self._known
         if missing := [key for key in dict.fromkeys(keys) if key not in known]:
             if len(known) > REMEMBERED:
-                known = self._known = {}
+                known = self._known = {key: known[key] for key in keys if key in known}
             frame = pl.DataFrame(missing, schema=self._schema, orient="row")
             known.update(zip(missing, frame.select(self._expression).to_series(), strict=True))
         return [known[key] for key in keys]

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from retrain_assets.domain.estimator import predict
-from retrain_assets.serving import score
+from retrain_assets.serving import quick, score
 from retrain_assets.serving.guard import Limits
 from retrain_assets.serving.run import serve
 from retrain_assets.steps.build import stored_features
@@ -158,6 +158,17 @@ def test_a_panic_of_polars_is_answered_and_the_next_request_is_served(
             for found in (post(client), post_arrow(client, raw_rows(site, 15))):
                 assert (found.status_code, found.json()["error"]["code"]) == (500, "failed")
         assert post(client).status_code == 200
+
+
+def test_what_is_remembered_is_forgotten_without_a_fault(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [ROW | {"x": number / 7} for number in range(8)]
+    wanted = [post(client, row).json()["predictions"][0]["prediction"] for row in rows]
+    monkeypatch.setattr(quick, "REMEMBERED", 0)
+    found = post(client, *rows, ROW | {"x": 5.25})
+    assert found.status_code == 200
+    assert [row["prediction"] for row in found.json()["predictions"]][:8] == wanted
 
 
 def test_a_category_never_seen_is_answered_with_a_flag(client: httpx.Client) -> None:
