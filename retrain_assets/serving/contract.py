@@ -188,7 +188,7 @@ class Contract:
                     row[name] = self._utc(row[name])
                 except OverflowError:
                     said = "Value error, Input should be a year from 1 to 9999"
-                    raise _refused([{"row": place, "column": name, "message": said}]) from None
+                    raise refused([{"row": place, "column": name, "message": said}]) from None
         return rows
 
 
@@ -221,10 +221,11 @@ def refusal(error: ValidationError, depth: int) -> RequestError:
         if not isinstance(row, int):
             where = {"row": None, "column": ".".join(map(str, fault["loc"])) or None}
         faults.append({**where, "message": fault["msg"]})
-    return _refused(faults)
+    return refused(faults)
 
 
-def _refused(faults: list[dict[str, Any]]) -> RequestError:
+def refused(faults: list[dict[str, Any]]) -> RequestError:
+    """What to answer to rows with faults, each as `{"row", "column", "message"}`."""
     first = faults[0]
     place = "" if first["row"] is None else f"row {first['row']} (counted from 0): "
     message = f"{place}{first['column'] or 'body'}: {first['message']}"

@@ -10,17 +10,17 @@ import io
 import math
 import struct
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from retrain_assets.domain.patterns import full_match
 from retrain_assets.domain.rules import STORED
-from retrain_assets.serving.contract import RequestError, count_rows, refusal, unique_keys
+from retrain_assets.serving.contract import RequestError, count_rows, refusal, refused, unique_keys
 
 if TYPE_CHECKING:
     from retrain_assets.serving.contract import Contract, Sent
@@ -37,6 +37,8 @@ _YEARS = {
 _RECORDS, _DICTIONARY = 3, 2  # kinds of Arrow messages that hold rows
 _Sent = TypeVar("_Sent", bound=BaseModel)
 _V2_TYPES = {"int": "INT64", "float": "FP64", "bool": "BOOL"}
+_NUMBERS = TypeAdapter(list[Annotated[float, Field(strict=True, allow_inf_nan=False)] | None])
+_TEXTS = TypeAdapter(list[Annotated[str, Field(strict=True)] | None])
 
 
 class _Strict(BaseModel):
@@ -92,12 +94,13 @@ def read_invocation(content: bytes, version: Version, most: int) -> pl.DataFrame
     columns = _columns(forms[0], version.columns, most)
     made = []
     for name, kind in version.schema.items():
-        values = columns[name]
-        takes = (str,) if kind == pl.String else (int, float)
-        for row, value in enumerate(values):
-            if value is not None and not isinstance(value, takes):
-                said = f"row {row} (counted from 0): {name} should be {takes[-1].__name__}"
-                raise RequestError(422, "invalid_rows", said)
+        takes: TypeAdapter[Any] = _TEXTS if kind == pl.String else _NUMBERS
+        try:
+            values = takes.validate_python(columns[name])
+        except ValidationError as error:
+            (fault, *_) = error.errors(include_url=False, include_input=False)
+            told = {"row": fault["loc"][0], "column": name, "message": fault["msg"]}
+            raise refused([told]) from None
         made.append(pl.Series(name, values, dtype=kind))
     return pl.DataFrame(made)
 
@@ -105,7 +108,14 @@ def read_invocation(content: bytes, version: Version, most: int) -> pl.DataFrame
 def _columns(form: Any, names: list[str], most: int) -> dict[str, list[Any]]:
     if isinstance(form, Split):
         count_rows(len(form.data), most)
-        rows = [dict(zip(form.columns, row, strict=False)) for row in form.data]
+        count = len(form.columns)
+        if len(set(form.columns)) < count:
+            raise RequestError(422, "invalid_rows", "columns has a name twice: give each once")
+        for place, values in enumerate(form.data):
+            if len(values) != count:
+                said = f"it has {len(values)} values for {count} columns"
+                raise refused([{"row": place, "column": None, "message": said}])
+        rows = [dict(zip(form.columns, row, strict=True)) for row in form.data]
     elif isinstance(form, list):
         count_rows(len(form), most)
         rows = form

@@ -80,6 +80,43 @@ def test_what_is_none_of_mlflows_forms_is_refused(
     assert invoked(client, body).status_code == status
 
 
+FULL = {"x": 0.5, "plan": "plus", "price": 2.5, "load": 4.0, "side": "up, or not", "weekday": 1}
+ODD = ["true", "NaN", "Infinity", "1e999", "1" + 400 * "0", '"1"', "[1]", "{}"]
+
+
+@pytest.mark.parametrize("form", ["split", "records", "inputs", "instances"])
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_number_is_refused_in_mlflows_forms_too(
+    client: httpx.Client, form: str, odd: str
+) -> None:
+    rows = [FULL, FULL | {"price": "ODD"}]
+    body = {
+        "split": {
+            "dataframe_split": {"columns": [*FULL], "data": [[*row.values()] for row in rows]}
+        },
+        "records": {"dataframe_records": rows},
+        "inputs": {"inputs": {name: [row[name] for row in rows] for name in FULL}},
+        "instances": {"instances": rows},
+    }[form]
+    content = json.dumps(body).replace('"ODD"', odd)
+    found = client.post("/invocations", content=content, headers=JSON)
+    assert found.status_code == 422, found.text
+    (fault,) = found.json()["error"]["rows"]
+    assert (fault["row"], fault["column"]) == (1, "price")
+    sound = client.post("/invocations", content=content.replace(odd, "null"), headers=JSON)
+    assert sound.status_code == 200, sound.text
+
+
+@pytest.mark.parametrize(
+    ("columns", "more"), [([*FULL], [1.0]), ([*FULL, "x"], [1.0]), ([*FULL, "y"], [])]
+)
+def test_a_split_names_each_value_once(
+    client: httpx.Client, columns: list[str], more: list[float]
+) -> None:
+    body = {"dataframe_split": {"columns": columns, "data": [[*FULL.values(), *more]]}}
+    assert invoked(client, body).status_code == 422
+
+
 def tensors(rows: pl.DataFrame) -> list[dict[str, Any]]:
     kinds = {"id": "INT64", "x": "FP64"}
     found = as_json(rows)
