@@ -163,7 +163,7 @@ class Contract:
             rows = self._light.validate_json(content)["rows"]
             columns = zip(*(row.values() for row in rows), strict=True)
             series = [self._series(*each) for each in zip(self._arrow, columns, strict=True)]
-        except (ValidationError, OverflowError):
+        except (ValueError, OverflowError):
             return None
         return pl.DataFrame(series)
 
@@ -179,17 +179,28 @@ class Contract:
 
     def _utc(self, at: datetime | None) -> datetime | None:
         """A time without offset is local to the dataset's time zone, as in its files."""
-        return at and (at if at.tzinfo else at.replace(tzinfo=self._zone)).astimezone(UTC)
+        return at and self._zoned(at).astimezone(UTC)
 
     def _in_utc(self, rows: list[Row]) -> list[Row]:
         for name in self._timed:
             for place, row in enumerate(rows):
                 try:
                     row[name] = self._utc(row[name])
-                except OverflowError:
-                    said = "Value error, Input should be a year from 1 to 9999"
+                except (OverflowError, ValueError) as error:
+                    said = f"Value error, {error}"
+                    if isinstance(error, OverflowError):
+                        said = "Value error, Input should be a year from 1 to 9999"
                     raise refused([{"row": place, "column": name, "message": said}]) from None
         return rows
+
+    def _zoned(self, at: datetime) -> datetime:
+        """A time with its offset; a local hour that a clock skips or repeats has none."""
+        if at.tzinfo:
+            return at
+        local = at.replace(tzinfo=self._zone)
+        if local.utcoffset() != local.replace(fold=1).utcoffset():
+            raise ValueError(f"clocks in {self._zone} skip or repeat that hour: give its offset")
+        return local
 
 
 def count_rows(count: int, most: int) -> None:

@@ -216,18 +216,19 @@ def read_arrow(content: bytes, contract: Contract) -> pl.DataFrame:
 
 def _typed(frame: pl.DataFrame, name: str, contract: Contract) -> pl.Series:
     column, values = contract.columns[name], frame[name]
+    found = values
     given, wanted = values.dtype, STORED[column.type]
     fits = given.base_type() == wanted.base_type()
     fits |= column.type in ("int", "float") and given.is_integer()
     fits |= column.type == "float" and given.is_float()
     if wanted == pl.String and given in (pl.Categorical, pl.Enum):
-        values = values.cast(pl.String)
+        found = values.cast(pl.String)
     elif given != pl.Null and not fits:
         raise RequestError(422, "invalid_rows", f"{name} is {given}, it should be {column.type}")
     if isinstance(given, pl.Datetime) and given.time_zone is None:
         zone = contract.dataset.partition.timezone
-        values = values.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-    typed = values.cast(wanted, strict=False)
+        found = values.dt.replace_time_zone(zone, ambiguous="null", non_existent="null")
+    typed = found.cast(wanted, strict=False)
     if _is_sound(values, typed, column, required=contract.is_required(name)):
         return typed
     wrong = typed.is_null() & (values.is_not_null() | contract.is_required(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -11,12 +12,17 @@ import polars as pl
 import pytest
 import schemathesis
 from hypothesis import Phase, given, settings
+from pydantic_core import to_json
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from retrain_assets.serving.formats import ARROW
-from retrain_assets_tests.serving.site import Site, post
+from retrain_assets.domain.values import moment
+from retrain_assets.serving.contract import Contract, RequestError
+from retrain_assets.serving.formats import ARROW, read_arrow
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets_tests.serving.site import COLUMNS, ROW, Site, post
 from retrain_assets_tests.serving.test_predict import JSON, as_json, raw_rows
+from retrain_assets_tests.world import DATASET
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +219,45 @@ def test_arrow_is_held_against_the_contract_too(
     refused = arrow(client, stream(rows.with_columns(**change)))
     assert refused.status_code == 422
     assert column in refused.json()["error"]["message"]
+
+
+NEW_YORK = {"by": "day", "column": "day", "timezone": "America/New_York", "start": "2013-01-01"}
+
+
+@pytest.mark.parametrize(
+    ("local", "utc"),
+    [
+        ("2013-03-10T02:30:00", None),  # the clock skips it
+        ("2013-11-03T01:30:00", None),  # and comes by it twice
+        ("2013-03-10T03:30:00", "2013-03-10T07:30:00+00:00"),
+    ],
+)
+def test_a_local_hour_that_is_none_or_two_is_refused_as_it_is_in_files(
+    local: str, utc: str | None
+) -> None:
+    dataset = DATASET | {"columns": COLUMNS, "partition": NEW_YORK}
+    contract = Contract(DatasetSpec.model_validate(dataset), 100)
+    row = ROW | {"at": local}
+    body, days = to_json({"rows": [row]}), pl.col("day").str.to_date()
+    many = to_json({"rows": [row] * 70})
+    framed = stream(
+        pl.DataFrame([row]).with_columns(days, pl.lit(datetime.fromisoformat(local)).alias("at"))
+    )
+    in_file = moment(pl.lit(local), "datetime", "%Y-%m-%dT%H:%M:%S", "America/New_York")
+    wanted = pl.select(in_file).item()
+    assert (wanted and wanted.isoformat()) == utc
+    for ask in (
+        lambda: contract.read(body)[0]["at"],
+        lambda: contract.read(many)["at"][69],
+        lambda: read_arrow(framed, contract)["at"][0],
+    ):
+        if utc is None:
+            with pytest.raises(RequestError) as refused:
+                ask()
+            (fault,) = refused.value.faults
+            assert (fault["row"], fault["column"]) == (0, "at")
+        else:
+            assert ask() == wanted
 
 
 def test_what_is_no_arrow_or_is_packed_is_refused(client: httpx.Client, rows: pl.DataFrame) -> None:
