@@ -70,6 +70,7 @@ class Trees:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The values of a feature that can be told apart, and what each leaves of all trees."""
         edges, beyond = np.unique([split.node["num_threshold"] for split in splits]), np.inf
+        edges = edges[~np.isnan(edges)]  # of infinite values: it tells missing from all others
         if splits[0].node["is_categorical"]:
             edges, beyond = _CODES, np.nan
         asked = np.zeros((len(edges) + 2, model._n_features))  # noqa: SLF001

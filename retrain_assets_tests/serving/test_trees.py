@@ -46,3 +46,15 @@ def test_sums_are_those_of_scikit_learn(kind: type[Any], labels: np.ndarray, lea
 def test_trees_that_are_walked_faster_are_refused() -> None:
     with pytest.raises(ValueError, match="too many or too large"):
         Trees(fitted(HistGradientBoostingRegressor, SCORE, None))
+
+
+def test_an_infinite_value_in_training_misplaces_no_missing_one() -> None:
+    rows = RANDOM.normal(size=(1_500, 2))
+    rows[:30, 0], rows[30:45, 0], rows[45:300, 0] = np.inf, -np.inf, np.nan
+    model = HistGradientBoostingRegressor(max_iter=8, min_samples_leaf=2)
+    model.fit(rows, np.where(np.isposinf(rows[:, 0]), 3, np.isnan(rows[:, 0])) + rows[:, 1])
+    thresholds = np.concatenate([tree.nodes["num_threshold"] for (tree,) in model._predictors])
+    assert np.isnan(thresholds).any()
+    asked = np.vstack([rows, [[9.0, 0.0], [np.nan, 1.0], [np.inf, -1.0], [-np.inf, 1.0]]])
+    wanted = model._raw_predict(asked) - model._baseline_prediction
+    np.testing.assert_allclose(Trees(model).sums(asked.T), wanted, atol=1e-12)
