@@ -10,6 +10,7 @@ import io
 import math
 import struct
 from functools import cache
+from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 import numpy as np
@@ -37,6 +38,8 @@ _YEARS = {
 _RECORDS, _DICTIONARY = 3, 2  # kinds of Arrow messages that hold rows
 _Sent = TypeVar("_Sent", bound=BaseModel)
 _V2_TYPES = {"int": "INT64", "float": "FP64", "bool": "BOOL"}
+_V2_VALUES: dict[str, set[type]] = {"INT64": {int}, "FP64": {int, float}, "BOOL": {bool}}
+_V2_VALUES |= {"INT32": {int}, "FP32": {int, float}, "BYTES": {str}}
 _NUMBERS = TypeAdapter(list[Annotated[float, Field(strict=True, allow_inf_nan=False)] | None])
 _TEXTS = TypeAdapter(list[Annotated[str, Field(strict=True)] | None])
 
@@ -155,6 +158,11 @@ def read_inference(content: bytes, contract: Contract) -> tuple[str | None, Sent
     if len(columns) < len(sent.inputs) or len(lengths) != 1:
         said = "give each column once, as a tensor of shape [rows], all of one length"
         raise RequestError(422, "invalid_rows", said)
+    for tensor in sent.inputs:
+        wrong = {*map(type, tensor.data)} - _V2_VALUES[tensor.datatype] - {NoneType}
+        if wrong or tensor.shape[1:] not in ([], [1]):
+            said = f"{tensor.name} does not hold {tensor.datatype} of shape [rows] as it says"
+            raise RequestError(422, "invalid_rows", said)
     count_rows(lengths.pop(), contract.most)
     rows = zip(*(tensor.data for tensor in columns.values()), strict=True)
     found = [dict(zip(columns, row, strict=True)) for row in rows]

@@ -159,7 +159,9 @@ def test_the_open_inference_protocol_is_spoken(
     assert len(set(ids["data"])) == 20
 
 
-@pytest.mark.parametrize("change", ["short", "twice", "unknown", "type", "none"])
+@pytest.mark.parametrize(
+    "change", ["short", "twice", "unknown", "type", "none", "datatype", "whole", "shape"]
+)
 def test_tensors_that_are_no_rows_are_refused(
     client: httpx.Client, rows: pl.DataFrame, change: str
 ) -> None:
@@ -172,6 +174,12 @@ def test_tensors_that_are_no_rows_are_refused(
         inputs[0]["name"] = "days"
     elif change == "type":
         inputs[0]["data"] = [1] * 20
+    elif change == "datatype":
+        inputs[0]["datatype"] = "FP64"
+    elif change == "whole":
+        next(found for found in inputs if found["name"] == "x")["datatype"] = "INT64"
+    elif change == "shape":
+        inputs[0]["shape"] = [20, 3]
     else:
         inputs = []
     assert invoked(client, {"inputs": inputs}, "/v2/models/churn/infer").status_code == 422
