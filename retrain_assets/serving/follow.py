@@ -105,6 +105,7 @@ class Followed:
                 f"{self.name}: version {version.number} answers, from {version.source}; "
                 f"{version.how}"
             )
+            self._loader.forget(history)
         self._follow_shadow(history.rows[-1])
 
     def _follow_shadow(self, last: LedgerRow) -> None:

@@ -7,6 +7,7 @@ and when to change it.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from retrain_assets.serving.fast import Fast
     from retrain_assets.steps.state import ModelState
-    from retrain_assets.stores.ledger import LedgerRow
+    from retrain_assets.stores.ledger import History, LedgerRow
     from retrain_assets.stores.models import ModelRegistry
 
 TRIED = 500
@@ -119,6 +120,16 @@ class Loader:
             raise RefusedError(
                 f"model {self.state.spec.name} version {row.version} is not served: {error}"
             ) from error
+
+    def forget(self, history: History) -> None:
+        """Remove copies of what is neither in production, nor was before it, nor came last."""
+        row, last = history.production, history.rows[-1]
+        wanted = {row.version, row.previous, last.version} if row else set()
+        kept = {found.sha256 for found in history.rows if found.version in wanted}
+        gone = {found.sha256 for found in history.rows} - kept
+        for copy in self.folder.iterdir():  # there are other models' copies too
+            if copy.name in gone:
+                shutil.rmtree(copy, ignore_errors=True)
 
     def _fetched(self, row: LedgerRow) -> str:
         """Bring the files here. Only where MLflow gives no answer, the copy does."""

@@ -152,6 +152,22 @@ def test_without_mlflow_the_last_verified_copy_answers(
         assert client.get("/ready").status_code == 503
 
 
+def test_copies_are_kept_of_what_may_be_served_and_of_other_models(changing: Site) -> None:
+    (model,) = changing.service().models.values()
+    folder = changing.root / "serving" / "models"
+    (folder / "theirs").mkdir()
+    first = changing.state.ledger.read().production
+    assert first is not None
+    digests = [first.sha256]
+    for last in (14, 15, 16):
+        digests.append(changing.decide(*range(2, last)).sha256)
+        assert model.refresh()
+    digests.append(changing.decide(*range(4, 16), action="hold").sha256)
+    assert model.refresh()
+    assert len(set(digests)) == 5
+    assert {path.name for path in folder.iterdir()} == {"theirs", *digests[2:]}
+
+
 def post_alone(site: Site) -> list[float]:
     with listening(site.service()) as client:
         found = post(client).json()
