@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from retrain_assets.domain.features import known_schema
-from retrain_assets.serving.rows import Held, RowMaker
+from retrain_assets.serving.rows import LookupRows, RowMaker
 from retrain_assets.serving.version import Loader, RefusedError, Version
 from retrain_assets.specs.base import duration
 
@@ -69,7 +69,7 @@ class Followed:
         self._loader = Loader(state, lambda: storage.registry(self.name), folder)
         self._clock, self._tell = clock, tell
         self._refused: dict[str, tuple[LedgerRow, datetime, RefusedError]] = {}
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, LookupRows] = {}
 
     @property
     def ready(self) -> bool:
@@ -142,7 +142,7 @@ class Followed:
             self.state.tables.verify(table, None, found[0])
             scanned = self.state.tables.scan(table, version=found[0]).select(*known_schema(spec))
             rows = self.state.tables.collect(scanned, table, found[0])
-            self.held, changed = self.held | {name: Held(*found, rows, _bound(spec))}, True
+            self.held, changed = self.held | {name: LookupRows(*found, rows, _bound(spec))}, True
         if changed and self.serving is not None:
             self.serving = replace(self.serving, maker=self._maker())
 

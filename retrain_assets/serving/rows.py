@@ -33,7 +33,7 @@ TRIED = 200
 
 
 @dataclass(frozen=True)
-class Held:
+class LookupRows:
     """A lookup in memory.
 
     Args:
@@ -60,7 +60,7 @@ class RowMaker:
         FeatureError: A lookup has two rows for one key.
     """
 
-    def __init__(self, state: ModelState, held: Mapping[str, Held]) -> None:
+    def __init__(self, state: ModelState, held: Mapping[str, LookupRows]) -> None:
         self.state, self.held = state, held
         self.quick: Quick | None = None
         columns = state.dataset.columns.items()
