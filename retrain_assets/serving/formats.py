@@ -241,7 +241,7 @@ def _typed(frame: pl.DataFrame, name: str, contract: Contract) -> pl.Series:
         return typed
     wrong = typed.is_null() & (values.is_not_null() | contract.is_required(name))
     if column.type in ("date", "datetime"):
-        wrong |= ~typed.dt.year().is_between(1, 9999).fill_null(value=True)
+        wrong |= typed.is_not_null() & ~typed.dt.year().is_between(1, 9999).fill_null(value=False)
     if column.type == "float":
         wrong |= ~typed.is_finite().fill_null(value=True)
     for bound, beyond in ((column.min, typed.lt), (column.max, typed.gt)):

@@ -218,6 +218,8 @@ def test_arrow_gives_what_json_gives(
         ({"plan": pl.lit(None, pl.String)}, "plan"),
         ({"plan": pl.lit(None)}, "plan"),
         ({"day": pl.lit("2020-01-01")}, "day"),
+        ({"at": pl.lit(-(2**63)).cast(pl.Datetime("us", "UTC"))}, "at"),
+        ({"at": pl.lit(253_402_300_800 * 10**6).cast(pl.Datetime("us", "UTC"))}, "at"),
         ({"more": pl.lit(1)}, "more"),
     ],
 )
