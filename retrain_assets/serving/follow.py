@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from polars.exceptions import PanicException
+
 from retrain_assets.domain.features import known_schema
 from retrain_assets.serving.rows import LookupRows, RowMaker
 from retrain_assets.serving.version import Loader, RefusedError, Version
@@ -86,7 +88,7 @@ class Followed:
         for what, step in (("lookups", self._look_up), ("version", self._follow)):
             try:
                 step()
-            except Exception as error:  # noqa: BLE001 the one that answers stays, whatever happened
+            except (Exception, PanicException) as error:  # noqa: BLE001 the one that answers stays
                 self._failed(what, f"{self.name}: {error}")
             else:
                 self.trouble.pop(what, None)

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import uvicorn
+from polars.exceptions import PanicException
 
 from retrain_assets.serving.app import Service, build_app
 from retrain_assets.serving.events import Events
@@ -177,6 +178,6 @@ def _flushed(service: Service, events: Events) -> str:
         try:
             for step in several:
                 step()
-        except Exception as error:  # noqa: BLE001 none of them breaks answering; each is tried again
+        except (Exception, PanicException) as error:  # noqa: BLE001 none of them breaks answering; each is tried again
             failed.append(f"{what}: {error}")
     return "; ".join(failed)

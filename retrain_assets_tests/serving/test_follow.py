@@ -16,9 +16,12 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from polars.exceptions import PanicException
 
 from retrain_assets.serving.run import SETTINGS, following
+from retrain_assets.stores.ledger import Ledger
 from retrain_assets.stores.model_file import MODEL_FILE
+from retrain_assets.stores.tables import Tables
 from retrain_assets_tests.projects import document, new_project
 from retrain_assets_tests.serving.site import (
     COLUMNS,
@@ -190,6 +193,34 @@ def test_a_model_that_predicts_otherwise_than_in_training_is_refused(
     monkeypatch.undo()
     with listening(service) as client:
         assert version_of(post(client)) == 1
+
+
+def test_a_panic_of_polars_ends_neither_following_nor_storing(
+    changing: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    service = changing.service(told.append)
+
+    def panic(*_: Any, **__: Any) -> None:
+        raise PanicException("index out of bounds")
+
+    with (
+        listening(service) as client,
+        monkeypatch.context() as broken,
+        following(service, told.append, 0.05, 0.05),
+    ):
+        broken.setattr(Ledger, "read", panic)
+        broken.setattr(Tables, "replace", panic)
+        assert version_of(post(client)) == 1
+        wait_until(lambda: {"churn: index", "the prediction log waits"} <= {*map(start, told)})
+        broken.undo()
+        changing.decide(*range(2, 14))
+        wait_until(lambda: version_of(post(client)) == 2)
+    assert changing.storage.tables.scan("churn/prediction_log").collect().height >= 2
+
+
+def start(said: str) -> str:
+    return said.partition(" out")[0].partition(" in its")[0]
 
 
 def test_an_alias_that_points_to_nothing_changes_nothing(changing: Site) -> None:
