@@ -13,7 +13,7 @@ from uuid import uuid4
 from fastapi import Request, Response
 from pydantic_core import to_json
 
-from retrain_assets.serving import formats
+from retrain_assets.serving import formats, invocations
 from retrain_assets.serving.contract import RequestError
 from retrain_assets.serving.guard import BODY
 from retrain_assets.serving.score import answering, score_features
@@ -81,11 +81,11 @@ async def invoke(endpoint: Endpoint, request: Request) -> Response:
     """Predict features, as `mlflow models serve` does."""
     wants(request, JSON)
     version = answering(endpoint.model).version
-    frame = formats.read_invocation(request.scope[BODY], version, endpoint.contract.most)
+    frame = invocations.read_invocation(request.scope[BODY], version, endpoint.contract.most)
     scored = await asyncio.to_thread(score_features, version, endpoint.model.state, frame)
     found = endpoint.keep([], scored)
     said = {"x-model": endpoint.model.name, "x-model-version": str(version.number)}
-    return answer(formats.invocation_answer(scored) | {"id": found}, headers=said)
+    return answer(invocations.invocation_answer(scored) | {"id": found}, headers=said)
 
 
 async def infer(endpoint: Endpoint, request: Request) -> Response:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 
-from retrain_assets.serving import formats
+from retrain_assets.serving import formats, invocations
 from retrain_assets.serving.answers import (
     JSON,
     Endpoint,
@@ -262,7 +262,7 @@ def _inlined(schema: Any, known: dict[str, Any] | None = None) -> Any:
 
 BODIES: dict[Answer, Callable[[Endpoint], dict[str, Any]]] = {
     predict: _raw_bodies,
-    invoke: _of_kind(formats.Invocation),
+    invoke: _of_kind(invocations.Invocation),
     infer: _of_kind(formats.Inference),
 }
 
