@@ -235,6 +235,7 @@ def test_a_number_beyond_all_bounds_is_refused(client: httpx.Client) -> None:
         (b"\xff\xfe", 400, "not_json"),
         (b"[" * 100_000, 400, "not_json"),
         (json.dumps({"rows": [ROW]}).replace('"x"', '"id": 1, "x"').encode(), 400, "key_twice"),
+        (json.dumps({"rows": [ROW] * 70}).encode()[:-1] + b', "rows": []}', 422, "no_rows"),
         (b'{"rows": []}', 422, "no_rows"),
         (b'{"rows": {}}', 422, "invalid_rows"),
         (b"[]", 422, "invalid_rows"),
