@@ -109,12 +109,12 @@ def compare(model: str, rounds: int, seconds: float) -> None:
 
 def loads(state: ModelState) -> tuple[list[Load], list[Load]]:
     """The same rows for both sides: raw for ours, ready features for MLflow's."""
-    from retrain_assets.serving.rows import Held, RowMaker
+    from retrain_assets.serving.rows import LookupRows, RowMaker
 
     held = {}
     for name in state.lookups:
         version, at = state.tables.changed(f"{name}/dataset") or (0, None)
-        held[name] = Held(version, at, state.tables.scan(f"{name}/dataset").collect())
+        held[name] = LookupRows(version, at, state.tables.scan(f"{name}/dataset").collect())
     maker = RowMaker(state, held)
     rows = pl.DataFrame(maker.stored_rows(most=BATCH))  # of one partition, so they may be fewer
     rows = pl.concat([rows] * (BATCH // rows.height + 1)).head(BATCH)
