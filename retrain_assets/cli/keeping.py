@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from retrain_assets.cli.project import model_named
 from retrain_assets.cli.root import as_json, one_line, print_json, storage
 
 folder = click.argument("folder", type=click.Path(path_type=Path))
@@ -49,6 +50,22 @@ def restore(here: Path, folder: Path, *, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("model")
+@as_json
+@one_line
+def rebuild(model: str, *, as_json: bool) -> None:
+    """Register again, from ledger and artifacts, what MLflow has lost of MODEL."""
+    from retrain_assets.steps.rebuild import rebuild as step
+
+    state = model_named(model).state(opened := storage())
+    versions = step(state, opened.registry(model))
+    if as_json:
+        print_json({"model": model, "versions": versions})
+    else:
+        click.echo(f"{model}: {len(versions)} versions are registered, {versions[-1]} the newest")
+
+
+@click.command()
 @click.option("--keep-days", type=click.IntRange(1), default=7, help="Younger files stay; 7.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @as_json
@@ -78,4 +95,4 @@ def _parts() -> dict[str, Path]:
     return {"storage": root} if state.is_relative_to(root) else {"storage": root, "dagster": state}
 
 
-COMMANDS = (backup, restore, vacuum)
+COMMANDS = (backup, restore, rebuild, vacuum)

@@ -26,6 +26,7 @@ from retrain_assets.steps.train import (
 )
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.tables import StaleTableError
+from retrain_assets.stores.version_records import write_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +94,7 @@ def reconcile(registry: ModelRegistry, history: History) -> bool:
     """Set the aliases `production` and `staging` to what the ledger says, and keep its head.
 
     A head that the ledger does not have stays: it is the evidence that the ledger was changed.
+    Versions without a record beside their files, such as those of a killed run, get one.
 
     Returns:
         Whether an alias had to be changed.
@@ -105,6 +107,7 @@ def reconcile(registry: ModelRegistry, history: History) -> bool:
     kept = registry.ledger_head
     if kept != history.head and not history.misfit and (not kept or history.has(kept)):
         registry.ledger_head = history.head
+    write_records(registry)
     return bool(wrong)
 
 

@@ -21,6 +21,7 @@ from retrain_assets.domain.windows import Windows, left_out, split
 from retrain_assets.steps.digests import code_digest, digest_of, installed, lock_digest
 from retrain_assets.steps.state import SOURCE, data_digest
 from retrain_assets.stores.checkout import checkout
+from retrain_assets.stores.version_records import write_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -205,7 +206,7 @@ def register(
     }
     if trained.tried is not None:
         texts["search.csv"] = trained.tried.write_csv()
-    return registry.log_version(
+    version = registry.log_version(
         run_id,
         trained.pipeline,
         example=trained.example,
@@ -223,6 +224,8 @@ def register(
         texts=texts,
         figures=figures,
     )
+    write_records(registry)
+    return version
 
 
 def fitted(state: ModelState, partitions: Sequence[str], version: int | None = None) -> Trained:
