@@ -7,7 +7,10 @@ the interval of the gain is a delete-one-block jackknife with Student's t:
 - where g_i is the gain without block i, the variance is (B-1)/B * sum((g_i - mean(g))^2)
   (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 11);
 - the quantile is that of t with B-1 degrees of freedom, since with few blocks the normal one is too
-  narrow (Cameron & Miller 2015, A Practitioner's Guide to Cluster-Robust Inference, section VI).
+  narrow (Cameron & Miller 2015, A Practitioner's Guide to Cluster-Robust Inference, section VI);
+- where blocks count by how much of a class they hold, a few of them decide, and the variance is
+  less sure: (3.16 - 2.77/sqrt(B)) * sum(d_i^2)^2 / sum(d_i^4) degrees of freedom, at most B-1, with
+  d_i = g_i - mean(g) (Johnson & Rust 1992, Journal of Educational Statistics 17).
 
 It serves every metric, and blocks of unequal size. It takes blocks to be independent of each
 other. Not here: what follows from an interval.
@@ -40,6 +43,7 @@ class Estimate:
         gain: How much better the candidate is.
         error: Standard error of the gain; infinite with one block, NaN where the metric is
             undefined without some block.
+        freedom: Degrees of freedom of that error; 0 with one block.
         blocks: Number of blocks.
         rows: Number of rows.
         block_gains: The gain on each block by itself; None where the metric is undefined there.
@@ -49,6 +53,7 @@ class Estimate:
     production: float
     gain: float
     error: float
+    freedom: float
     blocks: int
     rows: int
     block_gains: dict[str, float | None]
@@ -59,7 +64,7 @@ class Estimate:
 
         if not math.isfinite(self.error):
             return -math.inf, math.inf
-        half = float(stdtrit(self.blocks - 1, (1 + confidence) / 2)) * self.error
+        half = float(stdtrit(self.freedom, (1 + confidence) / 2)) * self.error
         return self.gain - half, self.gain + half
 
 
@@ -87,21 +92,31 @@ def estimate(
 
     blocked = list(rows_by_block(blocks))
     alone = {str(name): _difference(metric, *values(rows)) for name, rows in blocked}
-    error = math.inf
+    error, freedom = math.inf, 0.0
     if len(blocked) > 1:
         without = [values(_all_but(rows, len(labels))) for _, rows in blocked]
         gains = np.array([_difference(metric, *pair) for pair in without])
         error = math.sqrt((len(blocked) - 1) * gains.var())
+        freedom = _freedom(gains - gains.mean()) if metric.by_class else len(blocked) - 1.0
     ours, theirs = values(slice(None))
     return Estimate(
         candidate=ours,
         production=theirs,
         gain=_difference(metric, ours, theirs),
         error=error,
+        freedom=freedom,
         blocks=len(blocked),
         rows=len(labels),
         block_gains={name: None if math.isnan(gain) else gain for name, gain in alone.items()},
     )
+
+
+def _freedom(deviations: np.ndarray) -> float:
+    blocks, squares = len(deviations), deviations**2
+    if not squares.any():
+        return blocks - 1.0
+    effective = squares.sum() ** 2 / (squares**2).sum()
+    return float(min(blocks - 1, (3.16 - 2.77 / math.sqrt(blocks)) * effective))
 
 
 def _difference(metric: MetricDef, candidate: float, production: float) -> float:

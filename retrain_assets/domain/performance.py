@@ -46,12 +46,15 @@ class MetricDef:
         kinds: The kinds of model it judges.
         greater_is_better: Its direction.
         function: Its value.
+        by_class: Whether it weighs classes at a threshold, so that a block counts by how much of
+            a class it holds.
     """
 
     name: str
     kinds: tuple[Kind, ...]
     greater_is_better: bool
     function: Function
+    by_class: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -256,6 +259,7 @@ METRICS: dict[Metric, MetricDef] = {
         kinds=tuple(kind for kind, offered in METRICS_BY_KIND.items() if name in offered),
         greater_is_better=name in _SCORES,
         function=function,
+        by_class=name in {"balanced_accuracy", "f1"},
     )
     for name, function in (_LOSSES | _SCORES).items()
 }

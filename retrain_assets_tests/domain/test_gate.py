@@ -35,6 +35,7 @@ def comparison(gain: float, half: float, blocks: int = 14, **changes: Any) -> Co
         production=0.4 + gain,
         gain=gain,
         error=half / 1.77,
+        freedom=blocks - 1,
         blocks=blocks,
         rows=8211,
         block_gains={},

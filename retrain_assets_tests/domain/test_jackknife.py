@@ -38,6 +38,28 @@ def test_blocks_of_unequal_size_count_by_their_rows() -> None:
     assert found.error == pytest.approx(math.sqrt(2 * np.var(without)))
 
 
+def test_where_classes_are_weighed_a_few_blocks_that_decide_widen_the_interval() -> None:
+    ones = [9, 1, 1, 1, 1, 1]  # most of what f1 counts lies on the first day
+    target = np.concatenate([np.arange(10) < count for count in ones]).astype(float)
+    theirs = target.copy()
+    theirs[[0, 1, 2, 3]] = 0  # all misses are on the first day
+    blocks = days(len(ones), 10)
+    found = {name: estimate(name, target, target, theirs, blocks) for name in ("f1", "brier")}
+    assert found["brier"].freedom == len(ones) - 1
+    gains = []
+    for block in range(len(ones)):
+        kept = (blocks != f"{block:03}").to_numpy()
+        missed, right = (target > theirs)[kept].sum(), theirs[kept].sum()
+        gains.append(1 - 2 * right / (2 * right + missed))
+    spread = np.array(gains) - np.mean(gains)
+    effective = (spread**2).sum() ** 2 / (spread**4).sum()
+    freedom = (3.16 - 2.77 / math.sqrt(len(ones))) * effective
+    assert found["f1"].freedom == pytest.approx(freedom)
+    assert freedom < len(ones) - 1
+    low, high = found["f1"].interval(0.9)
+    assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.95, freedom) * found["f1"].error)
+
+
 def test_one_block_bounds_nothing() -> None:
     found = estimate("mae", np.zeros(3), np.zeros(3), np.ones(3), days(1, 3))
     assert found.gain == 1
