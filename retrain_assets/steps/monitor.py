@@ -223,9 +223,13 @@ class _Watcher:
 
     def _by_partition(self, name: str) -> dict[str, pl.DataFrame]:
         tables, table = self.state.tables, self.state.table(name)
-        rows = tables.collect(tables.scan(table, PROFILE_SCHEMA), table)
-        parts = rows.partition_by(PARTITION, as_dict=True, maintain_order=True)
-        return {str(key): parts[key,] for (key,) in sorted(parts)}
+        rows = tables.collect(
+            tables.scan(table, PROFILE_SCHEMA).sort(PARTITION, maintain_order=True), table
+        )
+        # Slices of what is sorted: to copy each partition costs more than all that is done with it.
+        runs = rows[PARTITION].rle().struct.unnest()
+        placed = runs.select("value", pl.col("len").cum_sum() - pl.col("len"), length="len")
+        return {key: rows.slice(first, length) for key, first, length in placed.iter_rows()}
 
     def held_against(self, window: Sequence[str], production: LedgerRow) -> tuple[str, ...]:
         """The partitions that a window is held against."""

@@ -7,7 +7,7 @@ here: what is made of the outcome.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from retrain_assets.domain.features import PARTITION
@@ -48,15 +48,15 @@ class PastState(ModelState):
 
     Args:
         whole: Digest of what each partition's features depend on.
-        now: The partition that has just arrived.
+        arrived: Those that have arrived, in order; grows while a policy is played.
     """
 
     whole: Mapping[str, str] = field(default_factory=dict)
-    now: str = ""
+    arrived: list[str] = field(default_factory=list)
 
     def sources(self) -> dict[str, str]:
         """Partitions that had arrived."""
-        return {key: made_from for key, made_from in self.whole.items() if key <= self.now}
+        return {key: self.whole[key] for key in self.arrived}
 
 
 class Replay:
@@ -112,14 +112,14 @@ class Replay:
         registry = MemoryRegistry(state.spec.name, self.versions)
         early = self.keys[: needed - 1]
         for keys in [early, *([key] for key in self.keys[needed - 1 :])]:
-            now = replace(state, now=keys[-1])
-            predictions(now, registry, keys, RUN)
-            monitor(now, keys, RUN)
-            wish = decide(state.spec, now.situation())
+            state.arrived.extend(keys)
+            predictions(state, registry, keys, RUN)
+            monitor(state, keys, RUN)
+            wish = decide(state.spec, state.situation())
             if wish.wanted:
                 why = wish.fired, wish.reason
-                proposed(now, registry, wish.held, wish.as_of, why, lambda: RUN)
-                decide_candidate(now, registry, RUN, lambda: RUN)
+                proposed(state, registry, wish.held, wish.as_of, why, lambda: RUN)
+                decide_candidate(state, registry, RUN, lambda: RUN)
             tell(keys[-1])
         history = state.ledger.read()
         served = {key: history.production_at(key) for key in self.keys}
