@@ -8,6 +8,7 @@ whether anything is asked for in the end.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -191,6 +192,11 @@ def _fallen(window: pl.DataFrame) -> Verdict:
     row = window.row(0, named=True)
     between = f" ({row['low']:.4g} to {row['high']:.4g})" if row["low"] is not None else ""
     said = f"{row['measure']} {row['statistic']:.4g}{between}, limit {row['threshold']:.4g}"
+    if math.isnan(row["threshold"]):
+        return False, (
+            f"{said}: {row['measure']} is undefined on the holdout of the promotion, so no fall "
+            "can be told; a `limit`, a longer holdout or another metric would do"
+        )
     return bool(row["alert"]), f"{said}, at promotion {row['baseline']:.4g}"
 
 

@@ -138,7 +138,8 @@ def performance(
         spec: The model; None is returned where it has no performance trigger.
         role: Which of the two.
         values: Metric and number of rows of each partition.
-        baseline: The metric on the holdout of the promotion, as a mean over partitions.
+        baseline: The metric on the holdout of the promotion, as a mean over partitions; NaN where
+            it was undefined there.
 
     Returns:
         The row-weighted mean over partitions, with the bound that is reached first. It alerts where
@@ -174,10 +175,13 @@ def beyond(metric: Metric, value: float, threshold: float, margin: float = 0.0) 
 
 
 def worst_acceptable(trigger: PerformanceTrigger, baseline: float) -> float:
-    """The tighter of the relative and the absolute bound, in the metric's own units."""
+    """The tighter of the relative and the absolute bound, in the metric's own units.
+
+    NaN, which nothing passes, where there is only the relative one and nothing to hold it against.
+    """
     greater_is_better = METRICS[trigger.metric].greater_is_better
     sign = 1 if greater_is_better else -1
     bounds = [] if trigger.limit is None else [trigger.limit]
-    if trigger.max_drop is not None:
+    if trigger.max_drop is not None and not math.isnan(baseline):
         bounds.append(baseline - sign * trigger.max_drop * abs(baseline))
-    return max(bounds) if greater_is_better else min(bounds)
+    return (max if greater_is_better else min)(bounds, default=math.nan)

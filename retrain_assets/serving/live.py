@@ -7,6 +7,7 @@ here: the measures, and what is done about them.
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -93,10 +94,10 @@ class Live:
         """What performance the calibrated probabilities promise, before any label."""
         state, candidate = self._model.state, version.row.candidate
         trigger = state.spec.triggers.performance
-        baseline = version.row.metrics.get(trigger.metric) if trigger else None
         calibrated = calibrated_on(state, candidate)
-        if trigger is None or baseline is None or calibrated is None or not trigger.estimated:
+        if trigger is None or calibrated is None or not trigger.estimated:
             return
+        baseline = version.row.metrics.get(trigger.metric, math.nan)
         value = estimate(followed(trigger, state.spec.gate), output, calibrated)
         found = watch.performance(state.spec, watch.ESTIMATED, [(value, len(output))], baseline)
         if found is not None:
@@ -106,9 +107,9 @@ class Live:
         """Performance on the rows whose label has landed, joined by the dataset's key."""
         state, target = self._model.state, self._model.state.spec.target
         trigger = state.spec.triggers.performance
-        baseline = version.row.metrics.get(trigger.metric) if trigger else None
-        if trigger is None or baseline is None:
+        if trigger is None:
             return
+        baseline = version.row.metrics.get(trigger.metric, math.nan)
         days = rows[PARTITION].unique().to_list()
         stored = state.tables.read(state.table("features"), days)
         labels = stored.select(PARTITION, KEY, target.column).drop_nulls()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 import pytest
 
@@ -40,6 +42,8 @@ def model(metric: str, kind: str = "binary", **trigger: float) -> ModelSpec:
         ("roc_auc", 0.1, None, 0.8, 0.72),
         ("roc_auc", 0.1, 0.75, 0.8, 0.75),
         ("r2", 0.5, None, -0.2, -0.3),
+        ("roc_auc", 0.1, 0.75, math.nan, 0.75),
+        ("log_loss", 0.1, 0.52, math.nan, 0.52),
     ],
 )
 def test_the_tighter_bound_counts(
@@ -49,6 +53,13 @@ def test_the_tighter_bound_counts(
         {"metric": metric, "max_drop": max_drop, "limit": limit}
     )
     assert worst_acceptable(trigger, baseline) == pytest.approx(worst)
+
+
+def test_without_a_value_at_promotion_no_relative_bound_is_passed() -> None:
+    found = performance(model("roc_auc", max_drop=0.1), PERFORMANCE, [(0.1, 50)], math.nan)
+    assert found is not None
+    assert math.isnan(found.threshold or 0)
+    assert not found.alert
 
 
 def test_realised_performance_weighs_partitions_by_their_rows() -> None:

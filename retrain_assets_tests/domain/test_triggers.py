@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import polars as pl
 import pytest
@@ -121,6 +122,15 @@ def test_performance_below_its_limit_is_a_cause() -> None:
     good = situation(monitoring=monitored(("performance", "log_loss", "y", 0.5, 0.55)))
     assert decide(watched, bad).fired == ("performance",)
     assert not decide(watched, good).wanted
+
+
+def test_what_has_no_value_at_promotion_is_said_to_be_unwatched() -> None:
+    watched = model(performance={"metric": "roc_auc", "max_drop": 0.1})
+    seen = monitored(("performance", "roc_auc", "y", 0.7, math.nan))
+    found = decide(watched, situation(monitoring=seen.with_columns(alert=pl.lit(value=False))))
+    assert not found.wanted
+    (said,) = [cause.reason for cause in found.causes if cause.cause == "performance"]
+    assert "undefined on the holdout of the promotion" in said
 
 
 def test_alerts_about_an_earlier_version_or_window_are_not_counted() -> None:
