@@ -5,7 +5,8 @@ Not here: the statistics, and what is done about an alert.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -78,12 +79,12 @@ class _Watcher:
     """Summaries of all partitions a range of windows needs, read once."""
 
     def __init__(self, state: ModelState, sources: Mapping[str, str]) -> None:
-        self.state, self.sources, self.history = state, sources, state.ledger.read()
+        self.state = state if state.memo is not None else replace(state, memo={})
+        self.sources, self.history = sources, state.ledger.read()
         self.landed = landed_rows(state.tables, state.dataset.name)
-        self.profiles = self._by_partition("profile")
+        self.profiles = state.once(("profile",), lambda: self._by_partition("profile"))
         self.outputs = self._by_partition("prediction_profile")
         self.known = tuple(self.profiles)
-        self.merged = cache(self._merged)
         self.expected_output = cache(self._expected_output)
         self.metric_values = cache(self._metric_values)
 
@@ -120,10 +121,10 @@ class _Watcher:
 
     def _drift(self, key: str, production: LedgerRow) -> Iterator[Found]:
         spec, window = self.state.spec, self.window(key)
-        current, known = self._merged(window), self.held_against(window, production)
+        known = self.held_against(window, production)
         if not known:
             return
-        reference = dict(self.merged(known))
+        reference, current = dict(self.merged(known)), dict(self.merged(window))
         target = spec.target.column
         targets = {target: reference.pop(target)}, {target: current.pop(target)}
         triggers = spec.triggers
@@ -189,9 +190,9 @@ class _Watcher:
     def _performance(self, key: str, production: LedgerRow) -> Iterator[Found]:
         """Performance of a whole window by this version, realised and estimated."""
         trigger = self.state.spec.triggers.performance
-        baseline = production.metrics.get(trigger.metric) if trigger else None
-        if trigger is None or baseline is None:
+        if trigger is None:
             return
+        baseline = production.metrics.get(trigger.metric, math.nan)
         known = [partition for partition in self.known if partition <= key]
         final = mature_partitions(known, self.state.spec.labels.delay)
         told = {watch.PERFORMANCE: final, **({watch.ESTIMATED: known} if trigger.estimated else {})}
@@ -239,8 +240,11 @@ class _Watcher:
         kept = [key for key in self.known if not self.state.is_excluded(key)]
         return reference(spec, kept, window, period.begins if period else lambda _: None)
 
-    def _merged(self, keys: Sequence[str]) -> dict[str, ColumnProfile]:
-        return _merged(self.profiles[key] for key in keys)
+    def merged(self, keys: Sequence[str]) -> dict[str, ColumnProfile]:
+        """One summary of each column over some partitions."""
+        return self.state.once(
+            ("merged", *keys), lambda: _merged(self.profiles[key] for key in keys)
+        )
 
     def _expected_output(self, candidate: int) -> dict[str, pl.DataFrame]:
         """Summaries of the output on each partition of the candidate's holdout."""

@@ -8,7 +8,7 @@ here: what is made of the outcome.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from retrain_assets.domain.features import PARTITION
 from retrain_assets.domain.measures import judged_by
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from retrain_assets.domain.replay import Outcome
     from retrain_assets.specs.policy import PolicySpec
-    from retrain_assets.steps.train import Trained
     from retrain_assets.stores.ledger import LedgerRow
     from retrain_assets.stores.models import ModelRegistry, ModelVersion
 
@@ -78,7 +77,7 @@ class Replay:
         made = read["features"].select(PARTITION, SOURCE).unique().sort(PARTITION)
         self.whole: dict[str, str] = dict(made.iter_rows())
         self.versions: dict[int, tuple[ModelVersion, Pipeline]] = {}
-        self.fits: dict[tuple[str, ...], Trained] = {}
+        self.memo: dict[tuple[str, ...], Any] = {}
         self.judged: dict[tuple[int, str], float | None] = {}
 
     def play(self, policy: PolicySpec, tell: Callable[[str], None]) -> Played:
@@ -94,7 +93,7 @@ class Replay:
         spec = policy.of(self.state.spec)
         tables = Overlay(self.state.tables.root, spec.name, self.kept)
         own = (spec, self.state.dataset, self.state.lookups, tables)
-        state = PastState(*own, fits=self.fits, whole=self.whole)
+        state = PastState(*own, memo=self.memo, whole=self.whole)
         needed = spec.windows.train + spec.windows.holdout
         if len(self.keys) <= needed + spec.labels.delay:
             raise ValueError(

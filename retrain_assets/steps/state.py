@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import polars as pl
 
@@ -29,15 +29,15 @@ from retrain_assets.stores.pauses import Pauses
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from retrain_assets.domain.profile import ColumnProfile
     from retrain_assets.specs.dataset import DatasetSpec
     from retrain_assets.specs.model import ModelSpec
-    from retrain_assets.steps.train import Trained
     from retrain_assets.stores.ledger import History, LedgerRow
     from retrain_assets.stores.tables import Tables
 
+Made = TypeVar("Made")
 SOURCE = "_source"  # digest of what a partition was built from
 FILES_SEEN = {
     PARTITION: pl.String(),
@@ -92,14 +92,14 @@ class ModelState:
         dataset: The dataset whose rows are predicted.
         lookups: The datasets joined to it, by name.
         tables: Where their tables are.
-        fits: Fits by recipe and partitions, where they are kept to be shared.
+        memo: Results that do not depend on who asks, by name, where they are kept to be shared.
     """
 
     spec: ModelSpec
     dataset: DatasetSpec
     lookups: Mapping[str, DatasetSpec]
     tables: Tables
-    fits: dict[tuple[str, ...], Trained] | None = None
+    memo: dict[tuple[str, ...], Any] | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -123,6 +123,13 @@ class ModelState:
             name: Reach(lookup, self.dataset, self.lookups[name])
             for name, lookup in self.spec.lookups.items()
         }
+
+    def once(self, name: tuple[str, ...], make: Callable[[], Made]) -> Made:
+        """What was made under that name before, where results are kept; otherwise it is made."""
+        kept = {} if self.memo is None else self.memo
+        if name not in kept:
+            kept[name] = make()
+        return cast("Made", kept[name])
 
     def table(self, name: str) -> str:
         """The full name of one of the model's tables."""

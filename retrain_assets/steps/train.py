@@ -238,15 +238,17 @@ def fitted(state: ModelState, partitions: Sequence[str], version: int | None = N
     """
     from retrain_assets.domain.estimator import fit
 
-    keys, kept = tuple(partitions), {} if state.fits is None else state.fits
-    if (name := (state.spec.recipe, *keys)) not in kept:
+    keys = tuple(partitions)
+
+    def made() -> Trained:
         rows = sample(state, keys, fitting=True, version=version)
-        made = fit(state.spec, rows.features, rows.target, rows.partitions, rows.weight)
+        fitted = fit(state.spec, rows.features, rows.target, rows.partitions, rows.weight)
         # A copy: a slice would keep all rows in memory.
         example = rows.features.filter(pl.int_range(pl.len()) < EXAMPLE_ROWS)
-        found = made.pipeline, made.params, keys, rows.data, example, made.search
-        kept[name] = Trained(*found, rows.sha256)
-    return kept[name]
+        found = fitted.pipeline, fitted.params, keys, rows.data, example, fitted.search
+        return Trained(*found, rows.sha256)
+
+    return state.once(("fit", state.spec.recipe, *keys), made)
 
 
 def sample(
