@@ -47,6 +47,10 @@ def test_a_model_that_was_never_trained_has_a_status_and_an_empty_history(elsewh
     assert status["model"] == "flight_delay"
     assert status["production"] is status["last_decision"] is None
     assert status["reason"] == "0 of 67 partitions needed have landed"
+    every = retrain(elsewhere, "status").stdout.splitlines()
+    assert every[::2] == [f"{m}: nothing in production" for m in ("arrival_delay", "flight_delay")]
+    said = [f"retrain now: no, 0 of {needed} partitions needed have landed" for needed in (74, 67)]
+    assert every[1::2] == said
     asked = retrain(elsewhere, "history", "arrival_delay", "--verify", "--csv", "h.csv", "--json")
     assert json.loads(asked.stdout) == []
     assert (elsewhere / "h.csv").exists()

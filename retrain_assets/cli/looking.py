@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retrain_assets.cli.project import dataset_named, model_named
+from retrain_assets.cli.project import dataset_named, model_named, models
 from retrain_assets.cli.root import as_json, one_line, print_decisions, print_json, storage
 
 if TYPE_CHECKING:
@@ -17,24 +17,34 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", required=False)
 @as_json
 @one_line
-def status(model: str, *, as_json: bool) -> None:
-    """What is in production, and what each trigger says now."""
+def status(model: str | None, *, as_json: bool) -> None:
+    """What is in production, and what each trigger says now; of all models without a name."""
     from retrain_assets.steps import report
 
-    found = report.status(model_named(model).state(storage()))
+    asked = models().values() if model is None else [model_named(model)]
+    found = [report.status(each.state(storage())) for each in asked]
     if as_json:
-        print_json(found)
+        print_json(found if model is None else found[0])
         return
-    now = found["production"]
+    for each in found:
+        _print_production(each)
+        (_print_wish if model is None else _print_status)(each)
+
+
+def _print_production(found: dict[str, Any]) -> None:
+    now, model = found["production"], found["model"]
     click.echo(
         f"{model}: version {now['version']} in production since {now['since']}, "
         f"trained on {' to '.join(now['data_range'])}"
         if now
         else f"{model}: nothing in production"
     )
+
+
+def _print_status(found: dict[str, Any]) -> None:
     if found["staging"]:
         click.echo(f"version {found['staging']} waits for `retrain approve`")
     if found["stale"]:
@@ -113,6 +123,10 @@ def history(folder: Path, model: str, csv_file: str | None, *, verify: bool, as_
 def _print_triggers(found: dict[str, Any]) -> None:
     for cause in found["triggers"]:
         click.echo(f"  {'!' if cause['fired'] else ' '} {cause['cause']}: {cause['reason']}")
+    _print_wish(found)
+
+
+def _print_wish(found: dict[str, Any]) -> None:
     click.echo(f"retrain now: {'yes' if found['wanted'] else 'no'}, {found['reason']}")
 
 

@@ -29,6 +29,8 @@ Measure = Callable[[ColumnProfile, ColumnProfile], float | None]
 
 BINS = 10
 FLOOR = 1e-4
+MEDIAN = "median"
+QUANTILES = ((MEDIAN, 0.5), ("10th percentile", 0.1), ("90th percentile", 0.9))
 
 
 class DriftError(ValueError):
@@ -190,8 +192,9 @@ def effect(reference: ColumnProfile, current: ColumnProfile) -> str:
     """What has changed most about a column, in its own units: then and now.
 
     Returns:
-        The median of numbers, or the category whose share has changed most; nulls where these have
-        changed by more, or where a side has nothing else.
+        The median of numbers, or a tail that has moved by more than twice as much; the category
+        whose share has changed most; nulls where these have changed by more, or where a side has
+        nothing else.
     """
     if not reference.rows or not current.rows:
         return ""
@@ -201,9 +204,13 @@ def effect(reference: ColumnProfile, current: ColumnProfile) -> str:
     if not _have_values(*sides):
         return nulls
     if reference.sketch is not None and current.sketch is not None:
-        middle = [sketch.get_quantile(0.5) for sketch in (reference.sketch, current.sketch)]
-        moved = abs(reference.sketch.get_rank(middle[1]) - current.sketch.get_rank(middle[1]))
-        said = f"median {middle[0]:.4g} → {middle[1]:.4g}"
+        before, after = reference.sketch, current.sketch
+        ends = {name: (before.get_quantile(q), after.get_quantile(q)) for name, q in QUANTILES}
+        weights = {name: 2 if name == MEDIAN else 1 for name in ends}
+        name = max(ends, key=lambda each: weights[each] * abs(ends[each][1] - ends[each][0]))
+        then, now = ends[name]
+        moved = abs(before.get_rank(now) - after.get_rank(now))
+        said = f"{name} {then:.4g} → {now:.4g}"
     else:
         named = sorted({*(reference.counts or {}), *(current.counts or {})})
         each = [_category_shares(side, tuple(named)) for side in sides]

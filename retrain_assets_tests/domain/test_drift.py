@@ -123,6 +123,8 @@ def test_chi_squared_is_that_of_scipy(reference: list[str], current: list[str]) 
     ("reference", "current", "said"),
     [
         ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], "median 2 → 5"),
+        ([4.0, 5.0, 6.0], [0.0, 5.0, 6.0], "10th percentile 4 → 0"),
+        ([4.0, 5.0, 6.0], [4.0, 4.5, 8.0], "90th percentile 6 → 8"),
         (["a", "a", "b", "c"], ["a", "b", "b", "b"], "b 25.0% → 75.0%"),
         ([1.0, 2.0, 3.0, None], [1.0, 2.0, 3.0, *[None] * 9], "null 25.0% → 75.0%"),
         ([1.0, 2.0], [None, None], "null 0.0% → 100.0%"),
