@@ -11,6 +11,7 @@ import click
 
 from retrain_assets.cli.project import dataset_named, model_named, models
 from retrain_assets.cli.root import as_json, one_line, print_decisions, print_json, storage
+from retrain_assets.domain.monitoring import ESTIMATED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,10 +52,11 @@ def _print_status(found: dict[str, Any]) -> None:
         click.echo(found["staleness"])
     for seen in found["performance"]:
         between = f" ({seen['low']:.4g} to {seen['high']:.4g})" if seen["low"] is not None else ""
+        estimated = "estimated " if seen["role"] == ESTIMATED else ""
         click.echo(
-            f"{seen['role']}: {seen['measure']} {seen['statistic']:.4g}{between} in "
-            f"{seen['window_from']} to {seen['window_to']}, {seen['baseline']:.4g} at promotion, "
-            f"limit {seen['threshold']:.4g}"
+            f"{estimated}performance of version {seen['model_version']}: {seen['measure']} "
+            f"{seen['statistic']:.4g}{between} in {seen['window_from']} to {seen['window_to']}, "
+            f"{seen['baseline']:.4g} at its promotion, limit {seen['threshold']:.4g}"
         )
     for seen in found["moved"]:
         mark, held = "!" if seen["alert"] else " ", f"threshold {seen['threshold']:.3g}"

@@ -79,7 +79,7 @@ def performance(state: ModelState) -> list[dict[str, Any]]:
     """Realised and estimated performance of the newest windows that have one."""
     shown = ("role", "measure", "statistic", "low", "high", "threshold", "baseline", "alert")
     rows = newest(state, PERFORMANCE, ESTIMATED)
-    return rows.select(*shown, "window_from", "window_to").to_dicts()
+    return rows.select(*shown, "model_version", "window_from", "window_to").to_dicts()
 
 
 def moved(state: ModelState) -> list[dict[str, Any]]:
