@@ -81,6 +81,7 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
         tags = context.run.tags
         causes = tuple(filter(None, tags.get(CAUSES_TAG, "request").split(",")))
         held = tags.get(HELD_TAG)
+        registry.close_runs()  # one retraining of a model runs at a time, so nobody works on them
         with ExitStack() as stack:
             start = partial(mlflow_run, context, opened, model.spec.name)
             starts: Iterator[Callable[[], AbstractContextManager[str]]]

@@ -49,6 +49,8 @@ def roll_back(
 ) -> LedgerRow:
     """Put an earlier version back into production.
 
+    One that was killed once it stood in the ledger is finished, and not followed by another.
+
     Args:
         state: The model.
         registry: Its versions.
@@ -60,6 +62,10 @@ def roll_back(
         DecisionError: There is no such version to go back to; the message lists those there are.
     """
     history = state.ledger.read()
+    last = history.rows[-1] if history.rows else None
+    was_cut_off = reconcile(registry, history)
+    if was_cut_off and last and last.action == "rollback" and to in (None, last.version):
+        return last
     served = reversible(history.rows)
     if history.production is None or (len(served) < 2 and to is None):  # noqa: PLR2004 now and before
         raise DecisionError(f"model {state.spec.name}: no earlier version to roll back to")

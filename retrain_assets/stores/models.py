@@ -41,6 +41,13 @@ if TYPE_CHECKING:
     from retrain_assets.stores.model_check import CheckResult
 
 DIGEST_TAG, METRICS_TAG, HEAD_TAG = "sha256", "metrics", "ledger_head"
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # By MLflow's own bounds a server that hangs holds a retraining for a quarter of an hour a call.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+}
 
 
 class RegistryError(RuntimeError):
@@ -87,8 +94,8 @@ class ModelRegistry:
     @cached_property
     def client(self) -> MlflowClient:
         """MLflow's client; made when first used, since importing MLflow takes seconds."""
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
         from mlflow import MlflowClient
 
         if "://" not in self.artifact_root:
@@ -116,6 +123,13 @@ class ModelRegistry:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
         mlflow.set_experiment(self.name)
+
+    def close_runs(self) -> None:
+        """Mark the runs that a killed process left open as killed."""
+        if (experiment := self.client.get_experiment_by_name(self.name)) is not None:
+            ids = [experiment.experiment_id]
+            for run in self.client.search_runs(ids, "attributes.status = 'RUNNING'"):
+                self.client.set_terminated(run.info.run_id, "KILLED")
 
     def log_version(  # noqa: PLR0913 all that is kept of a fit
         self,

@@ -27,7 +27,10 @@ SECONDS = 120
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root on which there is nothing left to do but to retrain."""
-    root = tmp_path_factory.mktemp("ready")
+    return watched(tmp_path_factory.mktemp("ready"))
+
+
+def watched(root: Path) -> Path:
     with recorded(root) as instance:
         world = new_world(root, instance)
         world.land(*range(16))
