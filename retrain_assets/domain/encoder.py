@@ -80,21 +80,6 @@ class FrameEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # un
         encoded = features.select(self._encoded(name) for name in self.columns_)
         return np.ascontiguousarray(encoded.to_numpy())
 
-    def unseen(self, frame: Any) -> dict[str, int]:
-        """How many values of each category column were not there in training.
-
-        Values beyond the 254 most frequent ones count as well.
-
-        Raises:
-            FeatureError: As `transform`.
-        """
-        features = self._columns_of(as_frame(frame)).select(*self.categories_)
-        known = features.select(self._code(name) for name in self.categories_)
-        return {
-            name: known[name].null_count() - features[name].null_count()
-            for name in self.categories_
-        }
-
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "columns_")
 

@@ -1,31 +1,19 @@
 """A contract as Great Expectations is asked about it: an expectation or more for each rule.
 
-The suite is made for rows as they were read, where it must name the very rows that polars refuses;
-of it, what accepted rows can still break is what they are audited by. Three things Great
-Expectations has no notion of, so it holds what polars prepares: which values were given (`type`,
-`required`), which lie far out in their partition (`outlier`), and how often a row was there before
-(`repeat`). `key` is unique among the rows that merely repeat none. Not here: asking.
+Only rules that accepted rows could break: their columns are typed, so no line is broken, no value
+misread, and what lies far out or repeats a row cannot be told of them alone. Not here: asking.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from retrain_assets.domain.patterns import full_match
-from retrain_assets.domain.rules import (
-    BROKEN,
-    PARTITION,
-    WHOLE,
-    dataset_schema,
-    far_out,
-    given,
-    partition_of,
-    unparsable,
-)
+from retrain_assets.domain.rules import PARTITION, dataset_schema, partition_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -34,9 +22,9 @@ if TYPE_CHECKING:
 
 ROWS = "_rows"
 NOT_NULL, BETWEEN = "expect_column_values_to_not_be_null", "expect_column_values_to_be_between"
-IN_SET, NULL = "expect_column_values_to_be_in_set", "expect_column_values_to_be_null"
-_OWN_PARTITION, _COPIES, _SINGLE, _DISTINCT = "_own_partition", "_copies", "_single", "_distinct"
-_BROKEN_BEFORE = ("parse", "type", "outlier", "repeat")  # what no accepted row can show
+IN_SET = "expect_column_values_to_be_in_set"
+UNIQUE = "expect_compound_columns_to_be_unique"
+_OWN_PARTITION = "_own_partition"
 _BOUNDS = {"column", "min_value", "max_value", "strict_min", "strict_max"}
 AGGREGATES: dict[str, Callable[[pl.Expr], pl.Expr]] = {
     "expect_column_mean_to_be_between": pl.Expr.mean,
@@ -92,60 +80,35 @@ def schema_suite(spec: DatasetSpec) -> Iterator[Asked]:
 
 
 def contract_suite(spec: DatasetSpec) -> Iterator[Asked]:
-    """What every rule asks of rows as they were read, with the columns of `prepared`."""
-    yield Asked("parse", None, NULL, {"column": BROKEN})
-    for name in spec.columns:
-        yield from _column_suite(spec, name)
-    if spec.partition.column is not None:
-        name, pair = spec.partition.column, {"column_A": PARTITION, "column_B": _OWN_PARTITION}
+    """What each rule asks of rows that carry their own partition, with repetitions."""
+    for name, column in spec.columns.items():
+        on = {"column": name}
+        if column.required:
+            yield Asked("required", name, NOT_NULL, on)
+        if column.min is not None or column.max is not None:
+            bounds = {"min_value": column.min, "max_value": column.max}
+            yield Asked("range", name, BETWEEN, on | bounds)
+        if column.allowed is not None:
+            yield Asked("allowed", name, IN_SET, on | {"value_set": column.allowed})
+        if column.pattern is not None:
+            regex = {"regex": full_match(column.pattern, end=r"\Z")}
+            yield Asked("pattern", name, "expect_column_values_to_match_regex", on | regex)
+    if (dated := spec.partition.column) is not None:
+        pair = {"column_A": PARTITION, "column_B": _OWN_PARTITION}
         own = {**pair, "ignore_row_if": "either_value_is_missing"}
-        yield Asked("partition", name, NOT_NULL, {"column": name} | _where(_clear(name)))
-        yield Asked("partition", name, "expect_column_pair_values_to_be_equal", own)
-    key, unique = ", ".join(spec.key), "expect_compound_columns_to_be_unique"
+        yield Asked("partition", dated, NOT_NULL, {"column": dated})
+        yield Asked("partition", dated, "expect_column_pair_values_to_be_equal", own)
     for name in spec.key:
-        yield Asked("key", name, NOT_NULL, {"column": name} | _where(_clear(name)))
-    yield Asked("key", key, unique, {"column_list": [PARTITION, *spec.key]} | _where(_DISTINCT))
-    yield Asked("repeat", key, BETWEEN, {"column": _COPIES, "max_value": 1} | _where(_SINGLE))
-
-
-def _column_suite(spec: DatasetSpec, name: str) -> Iterator[Asked]:
-    column, on = spec.columns[name], dict[str, Any](column=name)
-    yield Asked("type", name, NOT_NULL, on | _where(given(name)))
-    if column.required:
-        yield Asked("required", name, NOT_NULL, on | _where(_clear(name)))
-    if column.min is not None or column.max is not None:
-        bounds = {"min_value": column.min, "max_value": column.max}
-        yield Asked("range", name, BETWEEN, on | bounds)
-    if column.allowed is not None:
-        yield Asked("allowed", name, IN_SET, on | {"value_set": column.allowed})
-    if column.pattern is not None:
-        regex = {"regex": full_match(column.pattern, end=r"\Z")}
-        yield Asked("pattern", name, "expect_column_values_to_match_regex", on | regex)
-    if column.outliers is not None and column.outliers.action == "quarantine":
-        yield Asked("outlier", name, IN_SET, {"column": far_out(name), "value_set": [False]})
-
-
-def prepared(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
-    """Add the columns that `contract_suite` asks about to the rows of `verdicts`."""
-    clear = {_clear(name): ~unparsable(name) & pl.col(BROKEN).is_null() for name in spec.columns}
-    same, key = [PARTITION, WHOLE, *spec.columns], [PARTITION, WHOLE, *spec.key]
-    copies = pl.int_range(1, pl.len() + 1).over(same)
-    versions = pl.struct(*spec.columns).n_unique().over(key)
-    counted = with_own_partition(rows, spec).with_columns(
-        **clear, **{_COPIES: copies, _SINGLE: pl.col(WHOLE) & (versions == 1)}
-    )
-    repeats = pl.col(_SINGLE) & (pl.col(_COPIES) > 1)
-    return counted.with_columns((pl.col(WHOLE) & ~repeats).alias(_DISTINCT))
+        yield Asked("key", name, NOT_NULL, {"column": name})
+    yield Asked("key", ", ".join(spec.key), UNIQUE, {"column_list": [PARTITION, *spec.key]})
 
 
 def accepted_suite(spec: DatasetSpec) -> Iterator[Asked]:
     """What accepted rows are held to: the contract once more, and the YAML's own."""
-    seen = set()
+    asked: dict[tuple[str, str], Asked] = {}
     for one in contract_suite(spec):
-        on_all = {key: value for key, value in one.kwargs.items() if key not in _where("")}
-        if one.rule not in _BROKEN_BEFORE and (one.name, str(on_all)) not in seen:
-            seen.add((one.name, str(on_all)))
-            yield replace(one, kwargs=on_all)
+        asked.setdefault((one.name, str(one.kwargs)), one)
+    yield from asked.values()
     for own in spec.expectations:
         if not _is_aggregate(own, spec):
             yield Asked("expectations", own.kwargs.get("column"), own.type, own.kwargs)
@@ -191,11 +154,6 @@ def with_own_partition(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
     )
 
 
-def _where(flag: str) -> dict[str, str]:
-    """Arguments that hold an expectation to those rows only, of all that were read."""
-    return {"row_condition": f"`{flag}` == True", "condition_parser": "pandas"}
-
-
 def _is_aggregate(own: ExpectationSpec, spec: DatasetSpec) -> bool:
     """Whether an expectation is on a figure that each partition has."""
     column = spec.columns.get(own.kwargs.get("column", ""))
@@ -206,8 +164,3 @@ def _is_aggregate(own: ExpectationSpec, spec: DatasetSpec) -> bool:
 
 def _figure(number: int) -> str:
     return f"_figure_{number}"
-
-
-def _clear(name: str) -> str:
-    """The flag of rows whose value is there or was left out, rather than misread."""
-    return f"_clear_{name}"

@@ -50,27 +50,6 @@ _WIDE = {pl.UInt64, pl.Int128, pl.UInt128}
 Flags = dict[str, tuple[str, Breach]]  # by flag: the rule, and how it is broken
 
 
-def verdicts(
-    files: Sequence[RawRows], spec: DatasetSpec
-) -> tuple[pl.DataFrame, dict[tuple[str, str | None], list[int]]]:
-    """What each rule says of each row.
-
-    Args:
-        files: What was read; all files of a partition must be among them.
-        spec: The dataset.
-
-    Returns:
-        The rows of files that can be judged, typed in `x` and as they stood in `_raw_x`; and, by
-        rule and column, the indexes of those that break it, in order.
-    """
-    rows, flags = flagged([one for one in files if unreadable(one, spec) is None], spec)
-    failing: dict[tuple[str, str | None], list[int]] = {}
-    for flag, (rule, breach) in flags.items():
-        named, found = (rule, breach.column), rows[flag].arg_true().to_list()
-        failing[named] = sorted({*failing.get(named, ()), *found})
-    return rows.drop(*flags), failing
-
-
 def unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
     """Why a file is refused before its rows are looked at."""
     if file.refusal is not None or not spec.is_typed:
