@@ -10,15 +10,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from retrain_assets.domain.foreign import taking_features
 from retrain_assets.steps.build import stored_features
 from retrain_assets.steps.decide import DecisionError, reconcile, seen_through
 from retrain_assets.steps.judge import store_expected_output
 from retrain_assets.steps.train import (
     EXAMPLE_ROWS,
     Trained,
-    as_column,
-    classes_of,
     holdout_metrics,
+    predicted,
     register,
     sample,
 )
@@ -116,9 +116,6 @@ def _registered(
     """The version; without metrics where there are no rows that it has not seen."""
     import skops.io
 
-    from retrain_assets.domain.estimator import predict
-    from retrain_assets.domain.foreign import taking_features
-
     kind, windows = state.spec.target.kind, state.spec.windows
     seen = state.trained_on(tuple(state.built()), data_range)[-windows.train :]
     known = stored_features(state, seen).select(state.feature_names)
@@ -126,14 +123,13 @@ def _registered(
     unseen = [key for key in state.mature() if key > data_range[1]][-windows.holdout :]
     rows, metrics = sample(state, unseen), {}
     if len(rows.target):
-        output = predict(pipeline, kind, rows.features)
-        metrics = holdout_metrics(state, rows, output, classes_of(pipeline))
+        output = predicted(state, pipeline, rows)
+        metrics = holdout_metrics(state, rows, output)
     tags = {ADOPTED: source, "content": content_digest(skops.io.dumps(pipeline))}
-    made = Trained(pipeline, {}, data_range, {}, known.head(EXAMPLE_ROWS), None)
+    made = Trained(pipeline, {}, None, data_range, {}, known.head(EXAMPLE_ROWS), "")
     version = registry.find({**tags, "train_to": data_range[1]}) or register(
         state, registry, new_run(registry), made, tags=tags, metrics=metrics, figures={}
     )
     if metrics:
-        said = as_column(classes_of(pipeline), output)
-        store_expected_output(state, version, said, rows.partitions)
+        store_expected_output(state, version, output, rows.partitions)
     return version

@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from retrain_assets.domain.estimator import predict
 from retrain_assets.domain.features import PARTITION
 from retrain_assets.domain.measures import judged_by, offered
 from retrain_assets.domain.performance import block_values, evaluate, margin
 from retrain_assets.domain.windows import ending_at, outside
+from retrain_assets.reports.movers import watched_heatmap
+from retrain_assets.reports.page import page, sections
+from retrain_assets.reports.plots import holdout_figure, importance
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.evaluate import stored
 from retrain_assets.steps.lineage import DECIDED
@@ -62,8 +66,6 @@ def write_card(state: ModelState, registry: ModelRegistry, number: int, folder: 
 
 def card(state: ModelState, registry: ModelRegistry, number: int) -> str:
     """The card of a version as HTML; see `write_card`."""
-    from retrain_assets.reports.page import page, sections
-
     name, found = state.spec.name, registry.version(number)
     told = [row for row in state.ledger.read().rows if number in (row.version, row.candidate)]
     gated = registry.version(int(found.tags.get("parent", number)))
@@ -87,9 +89,6 @@ def _judged(
     state: ModelState, registry: ModelRegistry, gated: ModelVersion, told: list[LedgerRow]
 ) -> Parts:
     """Figures of the gated fit on rows it has not seen, and what the gate made of them."""
-    from retrain_assets.domain.estimator import predict
-    from retrain_assets.reports.plots import holdout_figure, importance
-
     spec, tags = registry.text(gated, SPEC_FILE), gated.tags
     then = replace(state, spec=ModelSpec.model_validate_json(spec)) if spec else state
     as_of = tags.get("as_of") or (told[0].as_of if told else "")
@@ -137,8 +136,6 @@ def _importance(
     state: ModelState, pipeline: Pipeline, rows: Sample
 ) -> tuple[dict[str, float], str]:
     """How much worse predictions are with each feature shuffled, and how that is measured."""
-    from retrain_assets.domain.estimator import predict
-
     metric, every = judged_by(state.spec.gate), max(1, len(rows.target) // SHUFFLED_ROWS)
     features, target = rows.features.gather_every(every), rows.target.gather_every(every)
 
@@ -154,8 +151,6 @@ def _importance(
 
 def _drift(state: ModelState, gated: ModelVersion) -> Parts:
     """What was monitored before it was trained."""
-    from retrain_assets.reports.movers import watched_heatmap
-
     last = pl.col(PARTITION).unique().sort().tail(DRIFT_PARTITIONS).implode()
     table, before = state.table("monitoring"), pl.col(PARTITION) <= gated.tags.get("as_of", "")
     rows = state.tables.scan(table, MONITORING_SCHEMA).filter(before)

@@ -12,15 +12,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from retrain_assets.domain.gate import Verdict
+from retrain_assets.domain.measures import judged_by
+from retrain_assets.domain.performance import loss_increase
 from retrain_assets.steps.beside import beside
 from retrain_assets.steps.evaluate import candidate_version, evaluate, stored
-from retrain_assets.steps.judge import Output, aligned
+from retrain_assets.steps.judge import aligned
 from retrain_assets.steps.train import (
     PRODUCTION,
     STAGING,
-    classes_of,
+    Output,
     fitted,
     holdout_metrics,
+    predicted,
     register,
     sample,
 )
@@ -183,19 +186,11 @@ def _checked(
     The refit was trained on these rows, so doing worse on them than the gated fit means that
     something went wrong in between.
     """
-    from retrain_assets.domain.estimator import predict
-    from retrain_assets.domain.measures import judged_by
-    from retrain_assets.domain.performance import loss_increase
-
-    kind, metric = state.spec.target.kind, judged_by(state.spec.gate)
-    first = registry.load(candidate.version, candidate.sha256)
-    gated = predict(first, kind, rows.features)
-    output = predict(refit, kind, rows.features)
-    output, gated, classes = aligned(
-        Output(output, classes_of(refit)), Output(gated, classes_of(first))
+    metric, first = judged_by(state.spec.gate), registry.load(candidate.version, candidate.sha256)
+    output, gated, classes = aligned(*(predicted(state, model, rows) for model in (refit, first)))
+    metrics, before = (
+        holdout_metrics(state, rows, Output(said, classes)) for said in (output, gated)
     )
-    metrics = holdout_metrics(state, rows, output, classes)
-    before = holdout_metrics(state, rows, gated, classes)
     worse = loss_increase(metric, metrics[metric.name], before[metric.name])
     if worse > REFIT_TOLERANCE:
         raise DecisionError(

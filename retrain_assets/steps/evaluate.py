@@ -16,6 +16,7 @@ from retrain_assets.domain.choosing import best
 from retrain_assets.domain.estimated import Calibration
 from retrain_assets.domain.gate import Decision, Verdict
 from retrain_assets.domain.windows import left_out, outside
+from retrain_assets.reports.plots import gain_by_block
 from retrain_assets.steps.beside import beside
 from retrain_assets.steps.judge import CALIBRATION, judge, trained_on
 from retrain_assets.steps.train import (
@@ -84,8 +85,6 @@ class Evaluation:
 
     def picture(self) -> Figure | None:
         """The gain by block; None where nothing was compared."""
-        from retrain_assets.reports.plots import gain_by_block
-
         found = self.evidence.get("comparison")
         if found is None:
             return None

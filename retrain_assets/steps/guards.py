@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from retrain_assets.domain import guards as domain
+from retrain_assets.domain.estimator import predict
 from retrain_assets.domain.guards import GuardResult
 from retrain_assets.domain.performance import comparable
 from retrain_assets.stores.model_check import check_in_clean_process
@@ -78,8 +79,6 @@ def _seconds(
     kind: Kind, features: pl.DataFrame, *pipelines: Pipeline
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Medians by size of the batch; the two take turns, so that a busy machine slows both."""
-    from retrain_assets.domain.estimator import predict
-
     found: tuple[dict[str, float], dict[str, float]] = ({}, {})
     for name, batch in (("one row", features.head(1)), ("a batch", features.head(BATCH))):
         taken: tuple[list[float], list[float]] = ([], [])
@@ -101,8 +100,6 @@ def _file(pipeline: Pipeline) -> bytes:
 
 def _skew(action: Any, kind: Kind, features: pl.DataFrame, pipeline: Pipeline) -> GuardResult:
     """Whether a clean process predicts the same for every row of the holdout, bit for bit."""
-    from retrain_assets.domain.estimator import predict
-
     content = _file(pipeline)
     with TemporaryDirectory() as folder:
         path = Path(folder) / MODEL_FILE

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from retrain_assets.steps.beside import BESIDE, candidates
 from retrain_assets.steps.digests import digest_of
 from retrain_assets.steps.evaluate import stored, unseen
-from retrain_assets.steps.train import CANDIDATE, classes_of, holdout_metrics, plan, sample
+from retrain_assets.steps.train import CANDIDATE, holdout_metrics, plan, predicted, sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,8 +85,5 @@ def _looked_through(state: ModelState, held: ModelVersion) -> str:
 def _metrics(
     state: ModelState, registry: ModelRegistry, held: ModelVersion, tags: dict[str, str]
 ) -> dict[str, float]:
-    from retrain_assets.domain.estimator import predict
-
     pipeline, rows = registry.load(held.version, held.sha256), sample(state, unseen(state, tags))
-    output = predict(pipeline, state.spec.target.kind, rows.features)
-    return holdout_metrics(state, rows, output, classes_of(pipeline))
+    return holdout_metrics(state, rows, predicted(state, pipeline, rows))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from retrain_assets.domain.estimated import block_estimates
+from retrain_assets.domain.estimator import predict
 from retrain_assets.domain.features import KEY, PARTITION
 from retrain_assets.domain.measures import followed
 from retrain_assets.domain.monitoring import ESTIMATED, PERFORMANCE
@@ -136,7 +137,6 @@ def _score(
 def _predict(
     state: ModelState, pipeline: Pipeline, table: pl.DataFrame, row: LedgerRow
 ) -> tuple[pl.DataFrame, np.ndarray]:
-    from retrain_assets.domain.estimator import predict
 
     first, last = row.data_range
     output = predict(pipeline, state.spec.target.kind, table.select(state.feature_names))

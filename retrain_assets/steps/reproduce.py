@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from retrain_assets.domain.estimator import predict
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.adopt import ADOPTED
 from retrain_assets.steps.digests import code_digest, installed, lock_digest
@@ -89,8 +90,6 @@ def _unequal(
     spec: str,
 ) -> Iterator[str]:
     import skops.io
-
-    from retrain_assets.domain.estimator import predict
 
     kind = ModelSpec.model_validate_json(spec).target.kind
     if rows.sha256 != found.tags["rows_sha256"]:

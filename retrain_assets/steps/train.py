@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from retrain_assets.domain.estimator import Fitted, fit, predict
 from retrain_assets.domain.features import BLOCK, KEY, PARTITION, WEIGHT
+from retrain_assets.domain.measures import offered
 from retrain_assets.domain.outliers import OUTLIER
+from retrain_assets.domain.performance import mean_over_blocks
 from retrain_assets.domain.windows import Windows, left_out, split
+from retrain_assets.reports.plots import holdout_figure
 from retrain_assets.steps.digests import code_digest, digest_of, installed, lock_digest
 from retrain_assets.steps.state import SOURCE, data_digest
 from retrain_assets.stores.checkout import checkout
@@ -45,13 +49,11 @@ class Plan:
 
     Args:
         windows: Training and holdout partitions.
-        causes: What asked for it.
         identity: Digest of all that determines the candidate.
         tags: What is recorded on its version.
     """
 
     windows: Windows
-    causes: tuple[str, ...]
     identity: str
     tags: dict[str, str]
 
@@ -88,26 +90,28 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A fitted pipeline and what it was fitted with.
+class Trained(Fitted):
+    """A fitted pipeline and what it was fitted on.
 
     Args:
-        pipeline: From rows of features to predictions.
-        params: Of the estimator.
         partitions: That it was fitted on.
         data: Digest of the data of each.
         example: A few rows it is tried on whenever it is loaded.
-        tried: Settings a search tried, with their losses; None without a search.
         rows_sha256: Digest of the rows it was fitted on.
     """
 
-    pipeline: Pipeline
-    params: Mapping[str, object]
     partitions: tuple[str, ...]
     data: dict[str, str]
     example: pl.DataFrame
-    tried: pl.DataFrame | None
-    rows_sha256: str = ""
+    rows_sha256: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model says of rows, as `predict` has it, and the class of each column, if any."""
+
+    values: np.ndarray
+    classes: list[Any] | None
 
 
 def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: str = "") -> Plan:
@@ -145,7 +149,7 @@ def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: s
         "window": str(len(windows.train)),
     }
     stable = {key: tags[key] for key in ("spec_digest", "code_digest", "lock_digest", "as_of")}
-    return Plan(windows, tuple(causes), digest_of({**used, **stable}), tags)
+    return Plan(windows, digest_of({**used, **stable}), tags)
 
 
 def candidate(
@@ -166,23 +170,19 @@ def candidate(
 
 
 def _train(state: ModelState, registry: ModelRegistry, planned: Plan, run_id: str) -> ModelVersion:
-    from retrain_assets.domain.estimator import predict
-    from retrain_assets.reports.plots import holdout_figure
 
-    kind, windows = state.spec.target.kind, planned.windows
-    made = int(planned.tags["features_version"])
+    windows, made = planned.windows, int(planned.tags["features_version"])
     trained, holdout = fitted(state, windows.train, made), sample(state, windows.holdout)
-    output = predict(trained.pipeline, kind, holdout.features)
-    classes = classes_of(trained.pipeline)
-    picture = partial(holdout_figure, kind, holdout.target.to_numpy(), output, classes)
+    output, labels = predicted(state, trained.pipeline, holdout), holdout.target.to_numpy()
+    shown = state.spec.target.kind, labels, output.values, output.classes
     return register(
         state,
         registry,
         run_id,
         trained,
         tags={**planned.tags, "candidate_id": planned.identity, "role": "gated"},
-        metrics=holdout_metrics(state, holdout, output, classes),
-        figures={"holdout.png": picture},
+        metrics=holdout_metrics(state, holdout, output),
+        figures={"holdout.png": partial(holdout_figure, *shown)},
     )
 
 
@@ -197,15 +197,13 @@ def register(
     figures: Mapping[str, Callable[[], Figure]],
 ) -> ModelVersion:
     """Log a fitted pipeline to its MLflow run and register it as a version."""
-    from retrain_assets.domain.estimator import predict
-
     first, last = trained.partitions[0], trained.partitions[-1]
     texts = {
         SPEC_FILE: state.spec.model_dump_json(by_alias=True, indent=2),
         PACKAGES_FILE: json.dumps(installed(), indent=2),
     }
-    if trained.tried is not None:
-        texts["search.csv"] = trained.tried.write_csv()
+    if trained.search is not None:
+        texts["search.csv"] = trained.search.write_csv()
     version = registry.log_version(
         run_id,
         trained.pipeline,
@@ -236,17 +234,16 @@ def fitted(state: ModelState, partitions: Sequence[str], version: int | None = N
         partitions: Keys.
         version: Of the features table; the newest by default.
     """
-    from retrain_assets.domain.estimator import fit
-
     keys = tuple(partitions)
 
     def made() -> Trained:
         rows = sample(state, keys, fitting=True, version=version)
-        fitted = fit(state.spec, rows.features, rows.target, rows.partitions, rows.weight)
+        found = fit(state.spec, rows.features, rows.target, rows.partitions, rows.weight)
         # A copy: a slice would keep all rows in memory.
         example = rows.features.filter(pl.int_range(pl.len()) < EXAMPLE_ROWS)
-        found = fitted.pipeline, fitted.params, keys, rows.data, example, fitted.search
-        return Trained(*found, rows.sha256)
+        return Trained(
+            **vars(found), partitions=keys, data=rows.data, example=example, rows_sha256=rows.sha256
+        )
 
     return state.once(("fit", state.spec.recipe, *keys), made)
 
@@ -284,6 +281,12 @@ def sample(
     )
 
 
+def predicted(state: ModelState, pipeline: Pipeline, rows: Sample) -> Output:
+    """What a model says of some rows."""
+    output = predict(pipeline, state.spec.target.kind, rows.features)
+    return Output(output, classes_of(pipeline))
+
+
 def as_column(classes: Sequence[Any] | None, output: np.ndarray) -> pl.Series:
     """A model's output as one stored column: the number, or the most likely of its classes."""
     if output.ndim == 1:
@@ -303,15 +306,10 @@ def lacking(state: ModelState, pipeline: Pipeline) -> list[str]:
     return [name for name in pipeline["encode"].columns_ if name not in state.feature_names]
 
 
-def holdout_metrics(
-    state: ModelState, rows: Sample, output: np.ndarray, classes: Sequence[Any] | None
-) -> dict[str, float]:
+def holdout_metrics(state: ModelState, rows: Sample, output: Output) -> dict[str, float]:
     """Every metric of the model's kind on the holdout, as a row-weighted mean over partitions."""
-    from retrain_assets.domain.measures import offered
-    from retrain_assets.domain.performance import mean_over_blocks
-
-    labels = rows.target.to_numpy()
+    told = rows.target.to_numpy(), output.values, rows.partitions, output.classes
     return {
-        metric.name: mean_over_blocks(metric, labels, output, rows.partitions, classes)
+        metric.name: mean_over_blocks(metric, *told)
         for metric in offered(state.spec.target.kind, state.spec.gate)
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from retrain_assets.domain.estimator import predict
 from retrain_assets.domain.features import PARTITION
 from retrain_assets.domain.measures import judged_by
 from retrain_assets.domain.performance import block_values
@@ -149,8 +150,6 @@ def _losses(
     state: ModelState, registry: ModelRegistry, row: LedgerRow, keys: list[str]
 ) -> pl.DataFrame:
     """By how much production is worse on each partition; null where that is undefined."""
-    from retrain_assets.domain.estimator import predict
-
     metric, target = judged_by(state.spec.gate), state.spec.target
     rows = stored_features(state, keys).drop_nulls(target.column)
     labels, blocks = rows[target.column].to_numpy(), rows[PARTITION]
