@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -20,43 +20,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _TIMEZONE = "America/New_York"
-_NULLS = ["NA"]
 _TIME_HOUR = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC")
-_FLIGHT_COLUMNS: dict[str, type[pl.DataType]] = {
-    "time_hour": pl.String,
-    "carrier": pl.String,
-    "flight": pl.Int64,
-    "tailnum": pl.String,
-    "origin": pl.String,
-    "dest": pl.String,
-    "distance": pl.Int64,
-    "sched_dep_time": pl.Int64,
-    "sched_arr_time": pl.Int64,
-    "dep_time": pl.Int64,
-    "dep_delay": pl.Float64,
-    "arr_time": pl.Int64,
-    "arr_delay": pl.Float64,
-    "air_time": pl.Float64,
-}
-_CALENDAR: dict[str, type[pl.DataType]] = dict.fromkeys(("year", "month", "day"), pl.Int64)
-# As text, so that each value lands with the digits it was published with.
-_WEATHER_COLUMNS: dict[str, type[pl.DataType]] = dict.fromkeys(
-    (
-        *("origin", "time_hour", "temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust"),
-        *("precip", "pressure", "visib"),
-    ),
-    pl.String,
+_CALENDAR = ("year", "month", "day")
+_MINUTES = ("dep_delay", "arr_delay", "air_time")
+_FLIGHT_COLUMNS = (
+    *("time_hour", "carrier", "flight", "tailnum", "origin", "dest", "distance"),
+    *("sched_dep_time", "sched_arr_time", "dep_time", "arr_time", *_MINUTES),
 )
-_PLANE_COLUMNS: dict[str, type[pl.DataType]] = {
-    "tailnum": pl.String,
-    "year": pl.Int64,
-    "type": pl.String,
-    "manufacturer": pl.String,
-    "model": pl.String,
-    "engines": pl.Int64,
-    "seats": pl.Int64,
-    "engine": pl.String,
-}
+_WEATHER_COLUMNS = (
+    *("origin", "time_hour", "temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust"),
+    *("precip", "pressure", "visib"),
+)
+_PLANE_COLUMNS = ("tailnum", "year", "type", "manufacturer", "model", "engines", "seats", "engine")
 
 
 class FlightsNotInstalledError(RuntimeError):
@@ -86,10 +61,15 @@ class Flights:
         """
         data = _package_folder() / "data"
         with zipfile.ZipFile(data / "flights.csv.zip") as archive:
-            flights = _read(archive.read("flights.csv"), _CALENDAR | _FLIGHT_COLUMNS)
-        flight_date = pl.date("year", "month", "day").alias("flight_date")
+            flights = _read(
+                archive.read("flights.csv"),
+                (*_CALENDAR, *_FLIGHT_COLUMNS),
+                schema_overrides=dict.fromkeys(_MINUTES, pl.Float64),
+            )
+        flight_date = pl.date(*_CALENDAR).alias("flight_date")
         flights = flights.with_columns(flight_date, _TIME_HOUR).drop(*_CALENDAR)
-        weather = _read(data / "weather.csv", _WEATHER_COLUMNS)
+        # As text, so that each value lands with the digits it was published with.
+        weather = _read(data / "weather.csv", _WEATHER_COLUMNS, infer_schema=False)
         local_day = _TIME_HOUR.dt.convert_time_zone(_TIMEZONE).dt.date()
         return cls(
             flights=_by_day(flights, pl.col("flight_date")),
@@ -143,9 +123,11 @@ def _package_folder() -> Path:
     return Path(package.submodule_search_locations[0])
 
 
-def _read(source: Path | bytes, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
-    frame = pl.read_csv(source, columns=list(columns), schema_overrides=columns, null_values=_NULLS)
-    return frame.select(list(columns))
+def _read(source: Path | bytes, columns: Sequence[str], **given: Any) -> pl.DataFrame:
+    frame = pl.read_csv(
+        source, columns=columns, null_values=["NA"], infer_schema_length=None, **given
+    )
+    return frame.select(columns)
 
 
 def _by_day(frame: pl.DataFrame, day: pl.Expr) -> dict[str, pl.DataFrame]:
