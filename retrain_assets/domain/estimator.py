@@ -171,7 +171,7 @@ def _search(
 ) -> tuple[dict[str, Any], pl.DataFrame]:
     metric = judged_by(spec.gate)
     folds = time_folds(blocks, wanted.folds, spec.labels.delay)
-    parts = [(rows.where(fold.train), rows.where(fold.validation)) for fold in folds]
+    parts = [(rows.where(train), rows.where(validation)) for train, validation in folds]
     sign = -1 if metric.greater_is_better else 1
 
     def loss(params: dict[str, Any]) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,19 +23,6 @@ Params = dict[str, Any]
 
 class SearchError(ValueError):
     """The search cannot be carried out; the message names the field and what would do."""
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Rows to fit on and rows to judge on.
-
-    Args:
-        train: Mask of rows, of the first partitions.
-        validation: Mask of rows, of later partitions.
-    """
-
-    train: pl.Series
-    validation: pl.Series
 
 
 def search(
@@ -81,7 +67,7 @@ def settings(spec: SearchSpec, params: Mapping[str, Any], seed: int) -> list[Par
     return [dict(params), *({**params, **draw} for draw in drawn)]
 
 
-def time_folds(blocks: pl.Series, count: int, gap: int) -> list[Fold]:
+def time_folds(blocks: pl.Series, count: int, gap: int) -> list[tuple[pl.Series, pl.Series]]:
     """Folds of an expanding window over blocks.
 
     Args:
@@ -89,25 +75,23 @@ def time_folds(blocks: pl.Series, count: int, gap: int) -> list[Fold]:
         count: How many folds.
         gap: Blocks left out between training and validation, whose labels would not be final yet.
 
+    Returns:
+        Of each fold a mask of the rows to fit on, and one of the rows to judge on.
+
     Raises:
         SearchError: There are too few blocks.
     """
+    from sklearn.model_selection import TimeSeriesSplit
+
     names = blocks.unique().sort()
-    length = len(names) // (count + 1)
-    first = len(names) - count * length
-    if length < 1 or first - gap < 1:
+    try:
+        folds = list(TimeSeriesSplit(count, gap=gap).split(names))
+    except ValueError as error:
         raise SearchError(
             f"estimator.search: {len(names)} training partitions are too few for {count} folds "
             f"with a gap of {gap}: use fewer folds or a longer windows.train"
-        )
-    starts = range(first, len(names), length)
-    return [
-        Fold(
-            train=blocks <= names[start - gap - 1],
-            validation=(blocks >= names[start]) & (blocks <= names[start + length - 1]),
-        )
-        for start in starts
-    ]
+        ) from error
+    return [(blocks.is_in(names[fit]), blocks.is_in(names[judge])) for fit, judge in folds]
 
 
 def _draw(distribution: DistributionSpec, random: np.random.Generator) -> Any:

@@ -81,7 +81,7 @@ def test_validation_always_comes_after_training_and_the_gap(
     assert len(made) == folds
     validated = []
     for fold in made:
-        train, validation = (blocks.filter(mask).unique() for mask in (fold.train, fold.validation))
+        train, validation = (blocks.filter(mask).unique() for mask in fold)
         assert int(validation.min()) - int(train.max()) == gap + 1  # type: ignore[call-overload,arg-type]
         assert train.min() == blocks[0]
         validated += validation.to_list()
