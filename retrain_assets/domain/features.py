@@ -44,22 +44,20 @@ def join_lookups(
         specs: How each is joined.
 
     Raises:
-        FeatureError: A lookup has two rows for one key, so that a join would multiply rows.
+        FeatureError: A lookup has two rows for one key, so that a join would multiply rows, or that
+            are known from the same moment on.
     """
-    prepared = {name: prepare_lookup(lookups[name], name, spec) for name, spec in specs.items()}
-    return join_prepared(rows, prepared, specs)
-
-
-def join_prepared(
-    rows: pl.DataFrame, lookups: Mapping[str, pl.DataFrame], specs: Mapping[str, LookupSpec]
-) -> pl.DataFrame:
-    """`join_lookups`, of lookups that `prepare_lookup` gave, since that costs more than a join."""
     for name, spec in specs.items():
-        joined = (
-            _join_as_of(rows, lookups[name], spec)
-            if spec.as_of
-            else (rows.join(lookups[name], on=spec.on, how="left", maintain_order="left"))
-        )
+        wanted = [
+            pl.col(column).alias(f"{name}_{column}")
+            for column in lookups[name].columns
+            if column not in spec.on and not column.startswith("_")
+        ]
+        right = lookups[name].select(*spec.on, *wanted)
+        if spec.as_of is None:
+            joined = rows.join(right, on=spec.on, how="left", maintain_order="left")
+        else:
+            joined = _join_as_of(rows, right, name, spec)
         if joined.height != rows.height:
             raise FeatureError(
                 f"lookup {name}: {', '.join(spec.on)} does not name one row "
@@ -70,30 +68,18 @@ def join_prepared(
     return rows
 
 
-def prepare_lookup(lookup: pl.DataFrame, name: str, spec: LookupSpec) -> pl.DataFrame:
-    """The rows of a lookup as they are joined.
-
-    Raises:
-        FeatureError: Two rows of one key are known from the same moment on.
-    """
-    time, on = spec.as_of, spec.on
-    wanted = [c for c in lookup.columns if c not in on and not c.startswith("_")]
-    right = lookup.select(*on, *(pl.col(column).alias(f"{name}_{column}") for column in wanted))
-    if time is None:
-        return right
-    known = (pl.col(f"{name}_{time}").cast(_STAMP) + duration(spec.lag)).alias(_AT)
-    right = right.with_columns(known).drop_nulls([*on, _AT]).sort(_AT)
+def _join_as_of(
+    rows: pl.DataFrame, right: pl.DataFrame, name: str, spec: LookupSpec
+) -> pl.DataFrame:
+    time, lag = spec.as_of or "", duration(spec.lag)
+    known = (pl.col(f"{name}_{time}").cast(_STAMP) + lag).alias(_AT)
+    right = right.with_columns(known).drop_nulls([*spec.on, _AT]).sort(_AT)
     if (twice := right.filter(pl.struct(*spec.on, _AT).is_duplicated())).height:
         found = twice.select(*spec.on, f"{name}_{time}").row(0)
         raise FeatureError(
             f"lookup {name}: {twice.height} rows share {', '.join(spec.on)} and {time} with "
             f"another, such as {found}: which is meant cannot be told, so make them its key"
         )
-    return right
-
-
-def _join_as_of(rows: pl.DataFrame, right: pl.DataFrame, spec: LookupSpec) -> pl.DataFrame:
-    time, lag = spec.as_of or "", duration(spec.lag)
     joined = (
         rows.with_row_index(_ORDER)
         .with_columns(pl.col(time).cast(_STAMP).alias(_AT))
