@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from datetime import datetime
 
     from retrain_assets.specs.model import ExcludedSpec, WindowsSpec
@@ -28,19 +28,6 @@ class TooFewPartitionsError(ValueError):
 
 
 @dataclass(frozen=True)
-class Arrivals:
-    """How far one lookup has landed.
-
-    Args:
-        partitions: Those of the predicted dataset for which all of the lookup is there.
-        lateness: Newer partitions of the predicted dataset after which it is not waited for.
-    """
-
-    partitions: frozenset[str]
-    lateness: int
-
-
-@dataclass(frozen=True)
 class Windows:
     """Training and holdout partitions as of one partition."""
 
@@ -49,23 +36,18 @@ class Windows:
     holdout: tuple[str, ...]
 
 
-def complete_partitions(landed: Sequence[str], lookups: Mapping[str, Arrivals]) -> tuple[str, ...]:
+def complete_partitions(
+    landed: Sequence[str], lookups: Iterable[tuple[Collection[str], int]]
+) -> tuple[str, ...]:
     """The partitions whose lookups are there, or too late to be waited for.
 
     Args:
         landed: Keys of the dataset that is predicted, in order.
-        lookups: How far each lookup that is waited for has landed.
+        lookups: Of each lookup that is waited for, the partitions for which all of it is there, and
+            after how many newer ones it is not waited for.
     """
-
-    def ready(position: int, arrivals: Arrivals) -> bool:
-        waited = len(landed) - 1 - position
-        return landed[position] in arrivals.partitions or waited >= arrivals.lateness
-
-    return tuple(
-        key
-        for position, key in enumerate(landed)
-        if all(ready(position, arrivals) for arrivals in lookups.values())
-    )
+    ready = [{*there, *mature_partitions(landed, lateness)} for there, lateness in lookups]
+    return tuple(key for key in landed if all(key in found for found in ready))
 
 
 def mature_partitions(complete: Sequence[str], delay: int) -> tuple[str, ...]:

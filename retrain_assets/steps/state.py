@@ -18,18 +18,13 @@ from retrain_assets.domain.features import feature_names
 from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
 from retrain_assets.domain.reach import Reach
 from retrain_assets.domain.triggers import Held, Production, Situation, refusals
-from retrain_assets.domain.windows import (
-    Arrivals,
-    before,
-    complete_partitions,
-    mature_partitions,
-)
+from retrain_assets.domain.windows import before, complete_partitions, mature_partitions
 from retrain_assets.stores.ledger import Ledger
 from retrain_assets.stores.pauses import Pauses
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from retrain_assets.domain.profile import ColumnProfile
     from retrain_assets.specs.dataset import DatasetSpec
@@ -144,11 +139,11 @@ class ModelState:
         joined = {name: landed(self.tables, name) for name in self.spec.lookups}
         if not all(joined.values()):
             return {}
-        arrivals = {
-            name: self._arrivals(name, tuple(main), joined[name])
+        arrivals = (
+            (self._whole(reach, main, joined[name]), self.spec.lookups[name].lateness)
             for name, reach in self.reaches.items()
             if reach.is_bounded
-        }
+        )
         made, past = self.spec.features_recipe, self._past(main)
         keys = {name: tuple(found) for name, found in joined.items()}
         return {
@@ -230,10 +225,10 @@ class ModelState:
             held=_held(history, self.spec.recipe),
         )
 
-    def _arrivals(self, name: str, main: Sequence[str], there: Collection[str]) -> Arrivals:
-        reach = self.reaches[name]
-        whole = (key for key in main if all(part in there for part in reach.awaited(key)))
-        return Arrivals(frozenset(whole), self.spec.lookups[name].lateness)
+    @staticmethod
+    def _whole(reach: Reach, main: Iterable[str], there: Collection[str]) -> list[str]:
+        """Partitions for which all of a lookup is there that their rows may see."""
+        return [key for key in main if all(part in there for part in reach.awaited(key))]
 
     def _past(self, main: Mapping[str, str]) -> dict[str, list[str]]:
         """What each partition looks back on: digests, and whether the labels are shown."""

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrain_assets.domain.windows import (
-    Arrivals,
     TooFewPartitionsError,
     before,
     complete_partitions,
@@ -29,13 +28,11 @@ DAYS = tuple(f"2013-01-{day:02}" for day in range(1, 31))
 
 
 def test_a_partition_waits_for_its_lookup() -> None:
-    weather = Arrivals(frozenset(DAYS[:28]), lateness=5)
-    assert complete_partitions(DAYS, {"weather": weather}) == DAYS[:28]
+    assert complete_partitions(DAYS, [(DAYS[:28], 5)]) == DAYS[:28]
 
 
 def test_a_lookup_later_than_its_lateness_is_not_waited_for() -> None:
-    weather = Arrivals(frozenset(DAYS[:20]), lateness=2)
-    assert complete_partitions(DAYS, {"weather": weather}) == DAYS[:28]
+    assert complete_partitions(DAYS, [(DAYS[:20], 2)]) == DAYS[:28]
 
 
 def test_partitions_within_the_label_delay_are_not_mature() -> None:
