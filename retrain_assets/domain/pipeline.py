@@ -5,13 +5,12 @@ Not here: fitting it, predicting with it.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from retrain_assets.specs.base import hint
 
+if TYPE_CHECKING:
     import polars as pl
     from sklearn.base import BaseEstimator
     from sklearn.pipeline import Pipeline
@@ -47,10 +46,8 @@ def build_pipeline(spec: EstimatorSpec, schema: pl.Schema, seed: int) -> Pipelin
     estimator = _own(spec.python) if spec.python else _of_sklearn(spec.class_ or "")
     accepted = estimator.get_params()
     for name in set(spec.params).difference(accepted):
-        known = ", ".join(sorted(accepted))
         raise TrainingError(
-            f"estimator.params: {type(estimator).__name__} takes no {name!r}: "
-            f"{_did_you_mean(name, accepted) or f'it takes {known}'}"
+            f"estimator.params: {type(estimator).__name__} takes no {name!r}{hint(name, accepted)}"
         )
     unset = [name for name, value in accepted.items() if value is None]
     params: dict[str, Any] = {
@@ -89,7 +86,7 @@ def _of_sklearn(path: str) -> BaseEstimator:
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError):
-        raise TrainingError(f"estimator.class: no {path}{_similar_classes(path)}") from None
+        raise TrainingError(f"estimator.class: scikit-learn has no {path}") from None
     inside = isinstance(found, type) and found.__module__.startswith("sklearn.")
     if not (inside and issubclass(found, BaseEstimator)):
         raise TrainingError(f"estimator.class: {path} is no estimator of scikit-learn")
@@ -112,17 +109,3 @@ def _own(reference: str) -> BaseEstimator:
         found = type(made).__name__
         raise TrainingError(f"estimator.python: {reference} gave {found}, no unfitted estimator")
     return made
-
-
-def _similar_classes(path: str) -> str:
-    from sklearn.utils import all_estimators
-
-    public = {name: found.__module__.partition("._")[0] for name, found in all_estimators()}
-    near = get_close_matches(path.rpartition(".")[2], public, n=3)
-    paths = " or ".join(f"{public[name]}.{name}" for name in near)
-    return f": did you mean {paths}" if paths else ""
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, known, n=3)
-    return "did you mean " + " or ".join(near) if near else ""

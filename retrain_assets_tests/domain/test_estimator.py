@@ -201,9 +201,9 @@ def test_the_seed_is_given_where_none_is_set() -> None:
     [
         (
             {"class": "sklearn.ensemble.HistGradientBostingClassifier"},
-            r"estimator.class: no .*did you mean sklearn.ensemble.HistGradientBoostingClassifier",
+            r"estimator.class: scikit-learn has no sklearn.ensemble.HistGradientBostingClassifier",
         ),
-        ({"class": "sklearn.ensembel.RandomForestClassifier"}, "mean sklearn.ensemble.Random"),
+        ({"class": "sklearn.ensembel.RandomForestClassifier"}, "has no sklearn.ensembel.Random"),
         ({"class": "sklearn.utils.Bunch"}, "Bunch is no estimator"),
         ({"class": "sklearn.base.warnings"}, "warnings is no estimator"),
         ({"class": "sklearn.ensemble.StackingClassifier"}, "name that in estimator.python"),
@@ -211,7 +211,7 @@ def test_the_seed_is_given_where_none_is_set() -> None:
             {"class": BOOSTING, "params": {"learning_rat": 1}},
             r"estimator.params: HistGrad.* takes no 'learning_rat': did you mean learning_rate",
         ),
-        ({"class": LOGISTIC, "params": {"zzz": 1}}, "it takes C, class_weight"),
+        ({"class": LOGISTIC, "params": {"zzz": 1}}, "there are C, class_weight"),
         ({"class": LOGISTIC, "params": {"C": -1}}, "cannot be fitted: .*'C' parameter"),
         ({"class": "sklearn.linear_model.Ridge"}, "Ridge is no classifier"),
         ({"class": "sklearn.svm.LinearSVC"}, "LinearSVC gives no probabilities"),
