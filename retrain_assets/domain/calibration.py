@@ -15,6 +15,7 @@ this definition, and are told as such. Not here: what is done about an alarm.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -161,10 +162,7 @@ def _largest(
 
 def supported_rate(reference: int, current: int) -> float:
     """The least rate that so few blocks can tell from chance: one over all windows there are."""
-    ways = 1.0
-    for taken in range(current):
-        ways *= (reference + current - taken) / (taken + 1)
-    return 1 / ways
+    return 1 / math.comb(reference + current, current)
 
 
 def _measures(column: Column) -> tuple[str, ...]:

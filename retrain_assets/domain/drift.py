@@ -10,7 +10,6 @@ Not here: building profiles, thresholds, alerts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from retrain_assets.domain.profile import ColumnProfile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterator, Mapping
 
     from datasketches import kll_floats_sketch
     from numpy.typing import NDArray
@@ -35,15 +34,6 @@ QUANTILES = ((MEDIAN, 0.5), ("10th percentile", 0.1), ("90th percentile", 0.9))
 
 class DriftError(ValueError):
     """Two windows cannot be compared; the message says where and what would do."""
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """One measure of one column; None where the measure is undefined for it."""
-
-    column: str
-    measure: str
-    statistic: float | None
 
 
 def psi(reference: ColumnProfile, current: ColumnProfile) -> float | None:
@@ -152,40 +142,30 @@ MEASURES: dict[str, Measure] = {
 
 
 def compare(
-    reference: Mapping[str, ColumnProfile],
-    current: Mapping[str, ColumnProfile],
-    measures: Iterable[str],
-) -> list[Statistic]:
-    """Take each measure of each column that both windows have.
+    reference: Mapping[str, ColumnProfile], current: Mapping[str, ColumnProfile]
+) -> Iterator[tuple[str, str, float]]:
+    """Take each measure of each column that both windows have, where it is defined.
 
     Args:
         reference: Profiles by column, such as of the training window.
         current: Profiles by column.
-        measures: Keys of `MEASURES`.
 
-    Returns:
-        Column by column in the order of the reference, then in that of `measures`; undefined ones
-        too, as None.
+    Yields:
+        Column, measure and statistic: column by column in the order of the reference.
 
     Raises:
-        DriftError: A measure is not known, or a column is numeric in one window only.
+        DriftError: A column is numeric in one window only.
     """
-    wanted = tuple(measures)
-    for name in wanted:
-        if name not in MEASURES:
-            raise DriftError(f"{name!r} is no drift measure: use one of {', '.join(MEASURES)}")
-    pairs = [(reference[name], current[name]) for name in reference if name in current]
-    for before, now in pairs:
+    for name in (name for name in reference if name in current):
+        before, now = reference[name], current[name]
         if before.kind != now.kind:
             raise DriftError(
-                f"column {now.column} is {before.kind} in the reference and {now.kind} in the "
+                f"column {name} is {before.kind} in the reference and {now.kind} in the "
                 "current window: build both profiles with one type"
             )
-    return [
-        Statistic(now.column, name, MEASURES[name](before, now))
-        for before, now in pairs
-        for name in wanted
-    ]
+        for measure, function in MEASURES.items():
+            if (statistic := function(before, now)) is not None:
+                yield name, measure, statistic
 
 
 def effect(reference: ColumnProfile, current: ColumnProfile) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retrain_assets.domain.calibration import calibrate
-from retrain_assets.domain.drift import MEASURES, compare, effect
+from retrain_assets.domain.drift import compare, effect
 from retrain_assets.domain.performance import METRICS, margin
 from retrain_assets.specs.triggers import POINT
 
@@ -76,21 +76,18 @@ def drift(
     current: Mapping[str, ColumnProfile],
 ) -> Iterator[Observation]:
     """All measures that are defined; those of the trigger's measure have a threshold."""
-    for found in compare(reference, current, MEASURES):
-        watched = trigger is not None and found.measure == trigger.measure
+    for column, measure, statistic in compare(reference, current):
+        watched = trigger is not None and measure == trigger.measure
         threshold = trigger.threshold if trigger and watched else None
-        if found.statistic is not None:
-            reached = threshold is not None and found.statistic >= threshold
-            sides = reference[found.column], current[found.column]
-            yield Observation(
-                role,
-                found.measure,
-                found.column,
-                found.statistic,
-                threshold,
-                alert=reached,
-                effect=effect(*sides) if watched else None,
-            )
+        yield Observation(
+            role,
+            measure,
+            column,
+            statistic,
+            threshold,
+            alert=threshold is not None and statistic >= threshold,
+            effect=effect(reference[column], current[column]) if watched else None,
+        )
 
 
 def calibrated(
