@@ -26,7 +26,7 @@ import polars as pl
 from retrain_assets.orchestration.build import dataset_definitions
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps.intake import FILES
+from retrain_assets.steps.state import FILES
 from retrain_assets.stores.storage import Storage
 
 FIRST, COUNTS = date(1925, 1, 1), (365, 36_500)

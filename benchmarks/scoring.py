@@ -48,7 +48,7 @@ def repeat(state: ModelState, demo: Path, root: Path, wanted: int) -> list[str]:
     Returns:
         The days.
     """
-    from retrain_assets.steps.state import FILES_SEEN
+    from retrain_assets.steps.state import FILES
     from retrain_assets.stores.tables import Tables
 
     ledger = f"delta/{state.spec.name}/ledger"
@@ -61,8 +61,10 @@ def repeat(state: ModelState, demo: Path, root: Path, wanted: int) -> list[str]:
         rows = pl.concat([state.tables.read(name, keys)] * times)
         tables.replace(name, rows, keys, {})
         counts = rows["_landing_partition"].value_counts(name="rows").rows()
-        files = [(key, key, count, None) for key, count in counts]
-        seen = pl.DataFrame(files, schema=FILES_SEEN, orient="row")
+        files = [
+            {"_landing_partition": key, "sha256": key, "accepted": count} for key, count in counts
+        ]
+        seen = pl.DataFrame(files, schema=FILES)
         tables.replace(f"{state.dataset.name}/files", seen, keys, {})
     return built
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from retrain_assets.specs.model import ExcludedSpec, WindowsSpec
     from retrain_assets.specs.triggers import ReferenceSpec
 
+PartT = TypeVar("PartT")
 SEASONS: dict[str, Callable[[datetime], int]] = {
     "month": lambda begin: begin.month,
     "weekday": lambda begin: begin.weekday(),
@@ -152,3 +153,22 @@ def widened(
         else:
             ranges.append((place, end))
     return tuple((partitions[start], partitions[end - 1]) for start, end in ranges)
+
+
+def batched(parts: Iterable[tuple[int, Sequence[PartT]]], most: int) -> Iterator[tuple[PartT, ...]]:
+    """Whole partitions together as long as they stay within a bound; each of more alone.
+
+    Args:
+        parts: Of each partition its size, and what it is made of.
+        most: The bound.
+    """
+    batch: list[PartT] = []
+    held = 0
+    for size, part in parts:
+        if batch and held + size > most:
+            yield tuple(batch)
+            batch, held = [], 0
+        batch += part
+        held += size
+    if batch:
+        yield tuple(batch)

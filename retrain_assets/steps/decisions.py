@@ -5,12 +5,12 @@ The table `decisions` answers why a model was retrained, and why it was not. Not
 
 from __future__ import annotations
 
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from retrain_assets.domain.triggers import decide
+from retrain_assets.steps.digests import digest
 from retrain_assets.steps.state import data_digest
 from retrain_assets.stores.tables import PARTITION
 
@@ -102,5 +102,4 @@ def _seen_from(state: ModelState, built: Mapping[str, str], as_of: str) -> str:
 
 def _seen(built: Mapping[str, str], first: str, last: str) -> str:
     """Digest of the data of the partitions that a decision looked at."""
-    seen = [f"{key}:{data_digest(built[key])}" for key in built if first <= key <= last]
-    return sha256("|".join(seen).encode()).hexdigest()[:16]
+    return digest(*(f"{key}:{data_digest(built[key])}" for key in built if first <= key <= last))

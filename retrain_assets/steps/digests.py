@@ -1,6 +1,6 @@
-"""What names the code and the packages that a model is made with.
+"""Short names of long things: of texts, and of the code and packages that a model is made with.
 
-Not here: the digests of data, and of a spec.
+Not here: the digests of files, and of a spec.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ def lock_digest() -> str:
 def installed() -> dict[str, str]:
     """The version of each installed package."""
     return {found.metadata["Name"]: found.version for found in distributions()}
+
+
+def digest(*parts: str) -> str:
+    """A short digest of texts in their order."""
+    return sha256("|".join(parts).encode()).hexdigest()[:16]
 
 
 def digest_of(parts: Mapping[str, str]) -> str:

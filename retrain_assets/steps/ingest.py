@@ -8,7 +8,6 @@ same partitions are ingested again. Not here: the rules, and Dagster.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -17,7 +16,9 @@ from retrain_assets.domain.contract import UNPLACED, judge, merged, refuse_parti
 from retrain_assets.domain.rules import dataset_schema
 from retrain_assets.domain.suite import figures
 from retrain_assets.domain.volume import atypical
-from retrain_assets.steps.intake import FILES, Intake
+from retrain_assets.steps.digests import digest
+from retrain_assets.steps.intake import Intake
+from retrain_assets.steps.state import FILES
 from retrain_assets.stores.expectations import MAX_AUDITED_ROWS, Audit, audit, stratified
 from retrain_assets.stores.spill import Spill
 from retrain_assets.stores.tables import PARTITION
@@ -189,7 +190,8 @@ def ingest(
         published = tuple(key for key in requested if key not in judgement.refused_partitions)
         accepted = spill.frame().filter(pl.col(PARTITION).is_in(published))
         shared_keys = _shared_keys(tables, spec, accepted, published)
-        commit = _commit(spec, judgement, run_id)
+        read = digest(*judgement.files["sha256"].sort())
+        commit = {"run_id": run_id, "asset": spec.name, "files": read}
         content = (
             (judgement.quarantined, keys),
             (accepted, published),
@@ -232,15 +234,6 @@ def _judged(intake: Intake, asked: set[str], spill: Spill) -> Judged:
         return Judged(whole, Audit((), 0, 0), {}, {})
     audited = audit(pl.concat(samples), pl.concat(counts), spec)
     return Judged(refuse_partitions(whole, audited.refusals()), audited, stamps, extra)
-
-
-def _commit(spec: DatasetSpec, judgement: Judgement, run_id: str) -> dict[str, str]:
-    digests = "+".join(judgement.files["sha256"].sort())
-    return {
-        "run_id": run_id,
-        "asset": spec.name,
-        "files": sha256(digests.encode()).hexdigest()[:16],
-    }
 
 
 def _records(intake: Intake, found: Judged) -> pl.DataFrame:

@@ -10,13 +10,15 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from retrain_assets.domain.contract import FILES_SCHEMA, UNPLACED
+from retrain_assets.domain.contract import UNPLACED
 from retrain_assets.domain.slices import partition_keys, slices
+from retrain_assets.domain.windows import batched
 from retrain_assets.specs.base import duration
+from retrain_assets.steps.state import FILES, landing_files
 from retrain_assets.stores.landing import Ignored, LandingFile, refused
 from retrain_assets.stores.tables import PARTITION
 
@@ -28,11 +30,9 @@ if TYPE_CHECKING:
     from retrain_assets.stores.landing import RawFile
     from retrain_assets.stores.storage import Storage
 
-FILES = {**FILES_SCHEMA, "stamp": pl.String()}
 BATCH_BYTES, BYTES_A_VALUE = 32 * 2**20, 16
 MAX_FILES = 500  # of one range, or of those looked into that hold many partitions
 LOOK_BACK = 60  # partitions with files that each listing looks at
-_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ class Intake:
     @cached_property
     def recorded(self) -> pl.DataFrame:
         """What became of each file, a row a file and partition."""
-        tables, table = self.storage.tables, f"{self.spec.name}/files"
-        return tables.collect(tables.scan(table, FILES), table)
+        return landing_files(self.storage.tables, self.spec.name)
 
     @cached_property
     def _known(self) -> pl.DataFrame:
@@ -145,7 +144,7 @@ class Intake:
 
         for (is_wanted, _), stretch in groupby(self._landed, group):
             if is_wanted:
-                for keys in _batched(((held[key], [key]) for key in stretch), MAX_FILES):
+                for keys in batched(((held[key], [key]) for key in stretch), MAX_FILES):
                     yield keys, [file for key in keys for file in new[key]]
 
     @cached_property
@@ -193,7 +192,7 @@ class Intake:
         # Read as they are asked for: bytes on disk do not tell what a file holds.
         read = ([source.read(file) for file in files] for files in by_partition.values())
         sized = ((max(_unpacked(part), _packed(part)), part) for part in read)
-        for raw in _batched(sized, BATCH_BYTES):
+        for raw in batched(sized, BATCH_BYTES):
             yield Batch((*raw, *self._gone(raw)), _packed(raw) / total if total else 1.0)
 
     def _slices(self, asked: set[str]) -> Iterator[Batch]:
@@ -215,7 +214,7 @@ class Intake:
             by_partition[one.partition].append(one)
         total = sum(one.rows.height for part in by_partition.values() for one in part)
         sized = ((_unpacked(part), part) for part in by_partition.values())
-        for raw in _batched(sized, BATCH_BYTES):
+        for raw in batched(sized, BATCH_BYTES):
             yield Batch(raw, sum(one.rows.height for one in raw) / (total or 1))
 
     def _cut(self, files: Iterable[LandingFile]) -> list[RawFile]:
@@ -256,19 +255,3 @@ def _packed(raw: Iterable[RawFile]) -> int:
 
 def _unpacked(raw: Iterable[RawFile]) -> int:
     return sum(one.rows.height * one.rows.width * BYTES_A_VALUE for one in raw)
-
-
-def _batched(
-    parts: Iterable[tuple[int, Sequence[_Part]]], most: int
-) -> Iterator[tuple[_Part, ...]]:
-    """Whole partitions, each with its size, together as long as they stay within the bound."""
-    batch: list[_Part] = []
-    held = 0
-    for size, part in parts:
-        if batch and held + size > most:
-            yield tuple(batch)
-            batch, held = [], 0
-        batch += part
-        held += size
-    if batch:
-        yield tuple(batch)

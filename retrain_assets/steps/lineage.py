@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from retrain_assets.domain.features import KEY, PARTITION
-from retrain_assets.steps.state import FILES_SEEN
+from retrain_assets.steps.state import landing_files
 from retrain_assets.stores.ledger import IN_PRODUCTION
 
 if TYPE_CHECKING:
     from retrain_assets.steps.state import ModelState
     from retrain_assets.stores.models import ModelRegistry
 
-FILES = {"file": pl.String(), **FILES_SEEN}
 RECORDED = (
     "features_version",
     "spec_digest",
@@ -86,8 +85,6 @@ def lineage(
 
 def _files(state: ModelState, partition: str) -> dict[str, str]:
     """The accepted files of a partition, with their digests."""
-    table = f"{state.dataset.name}/files"
-    rows = state.tables.scan(table, FILES).filter(
-        pl.col(PARTITION) == partition, pl.col("refusal").is_null()
-    )
-    return dict(state.tables.collect(rows, table).select("file", "sha256").iter_rows())
+    accepted = (pl.col(PARTITION) == partition) & pl.col("refusal").is_null()
+    found = landing_files(state.tables, state.dataset.name, accepted)
+    return dict(found.select("file", "sha256").iter_rows())

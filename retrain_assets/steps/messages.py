@@ -8,7 +8,6 @@ Not here: what Dagster's runs tell, and which channels there are.
 from __future__ import annotations
 
 import json
-from hashlib import sha256
 from threading import Thread
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -17,7 +16,9 @@ import polars as pl
 
 from retrain_assets.domain.contract import NEIGHBOUR_REFUSED, UNPLACED
 from retrain_assets.domain.messages import Event, NotTakenError, claimed, due, projected, settled
+from retrain_assets.steps.digests import digest
 from retrain_assets.steps.report import stale, staleness
+from retrain_assets.steps.state import landing_files
 from retrain_assets.steps.watch import seen
 from retrain_assets.stores.tables import PARTITION
 
@@ -53,10 +54,6 @@ _TOLD = (
     "ledger_sha256",
 )
 _TROUBLES = {"cause": pl.String(), "time": pl.Datetime("us", "UTC"), "text": pl.String()}
-_FILES = {
-    **dict.fromkeys((PARTITION, "file", "sha256", "refusal"), pl.String()),
-    "rows_read": pl.Int64(),
-}
 
 
 def decisions(state: ModelState) -> Iterator[Event]:
@@ -83,7 +80,7 @@ def corrections(state: ModelState) -> Iterator[Event]:
     row, keys = state.ledger.read().production, stale(state)
     if row is not None and keys:
         yield Event(
-            id=f"stale:{_digest(str(row.version), *keys)}",
+            id=f"stale:{digest(str(row.version), *keys)}",
             kind="late_data",
             subject=state.spec.name,
             text=f"{state.spec.name}: {staleness(state)}",
@@ -112,7 +109,7 @@ def troubles(state: ModelState) -> Iterator[Event]:
     for row in rows.iter_rows(named=True):
         cause, time = row["cause"], row["time"]
         yield Event(
-            id=f"serving:{_digest(cause, time.isoformat())}",
+            id=f"serving:{digest(cause, time.isoformat())}",
             kind="serving",
             subject=state.spec.name,
             text=row["text"],
@@ -140,12 +137,13 @@ def worse_than_before(state: ModelState) -> Iterator[Event]:
 def refusals(tables: Tables, spec: DatasetSpec) -> Iterator[Event]:
     """Files that stand refused."""
     refused = pl.col("refusal").is_not_null() & (pl.col("refusal") != NEIGHBOUR_REFUSED)
-    for row in _files(tables, spec, refused).iter_rows(named=True):
+    files = landing_files(tables, spec.name, refused).sort(PARTITION, "file")
+    for row in files.iter_rows(named=True):
         key, file, why = row[PARTITION], row["file"], row["refusal"]
         of = "" if key.startswith(UNPLACED) else f" of {key}"
         told = {"partition": key, "file": file, "reason": why, "rows": row["rows_read"]}
         yield Event(
-            id=f"file:{_digest(key, file, row['sha256'], why)}",
+            id=f"file:{digest(key, file, row['sha256'], why)}",
             kind="data_refused",
             subject=spec.name,
             text=f"{spec.name}: {file}{of} is refused, {row['rows_read']} rows: {why}",
@@ -162,7 +160,7 @@ def overdue(tables: Tables, spec: DatasetSpec, partition: str | None) -> Iterato
         spec: The dataset.
         partition: The newest that ended `expected` ago; None where there is none.
     """
-    if partition and _files(tables, spec, pl.col(PARTITION) == partition).is_empty():
+    if partition and landing_files(tables, spec.name, pl.col(PARTITION) == partition).is_empty():
         yield Event(
             id=f"overdue:{partition}",
             kind="late_data",
@@ -242,13 +240,3 @@ def _sent(messages: Sequence[Message], senders: Mapping[Channel, Send]) -> dict[
         if thread.is_alive() and untold:
             known[untold[0]] = NotTakenError(f"no answer within {SEND_SECONDS:g} seconds")
     return known
-
-
-def _files(tables: Tables, spec: DatasetSpec, wanted: pl.Expr) -> pl.DataFrame:
-    table = f"{spec.name}/files"
-    rows = tables.scan(table, _FILES).filter(wanted).select(*_FILES)
-    return tables.collect(rows.sort(PARTITION, "file"), table)
-
-
-def _digest(*parts: str) -> str:
-    return sha256("|".join(parts).encode()).hexdigest()[:16]

@@ -78,7 +78,7 @@ def predictions(
 
 def scores(
     state: ModelState, registry: ModelRegistry, partitions: Sequence[str], version: int | None
-) -> Iterator[tuple[list[str], pl.DataFrame]]:
+) -> Iterator[tuple[Sequence[str], pl.DataFrame]]:
     """What one version predicts for stored partitions, some of them at a time; nothing is stored.
 
     Args:

@@ -14,7 +14,7 @@ import polars as pl
 from retrain_assets.domain.features import PARTITION, build_features, known_schema, labelling
 from retrain_assets.domain.history import History
 from retrain_assets.domain.rules import dataset_schema
-from retrain_assets.domain.windows import before
+from retrain_assets.domain.windows import batched, before
 from retrain_assets.specs.base import duration
 from retrain_assets.steps.state import landed_rows
 
@@ -41,19 +41,10 @@ class Rows:
         """How many rows each partition of the dataset has, in the order of partitions."""
         return landed_rows(self.state.tables, self.state.dataset.name)
 
-    def batches(self, keys: Sequence[str]) -> Iterator[list[str]]:
+    def batches(self, keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
         """Partitions together, up to a bound on their values; each of more than that alone."""
-        batch: list[str] = []
-        held, columns = 0, len(self.state.dataset.columns) + len(self.state.feature_names)
-        for key in keys:
-            values = self.counts.get(key, 0) * columns
-            if batch and held + values > BATCH_VALUES:
-                yield batch
-                batch, held = [], 0
-            batch.append(key)
-            held += values
-        if batch:
-            yield batch
+        columns = len(self.state.dataset.columns) + len(self.state.feature_names)
+        return batched(((self.counts.get(key, 0) * columns, [key]) for key in keys), BATCH_VALUES)
 
     def features(self, keys: Sequence[str]) -> pl.DataFrame:
         """Features of all rows of some partitions, as `build_features` gives them."""

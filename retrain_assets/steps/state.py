@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import polars as pl
 
-from retrain_assets.domain.contract import UNPLACED
+from retrain_assets.domain.contract import FILES_SCHEMA, UNPLACED
 from retrain_assets.domain.features import feature_names
 from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
 from retrain_assets.domain.reach import Reach
 from retrain_assets.domain.triggers import Held, Production, Situation, refusals
 from retrain_assets.domain.windows import before, complete_partitions, mature_partitions
+from retrain_assets.steps.digests import digest
 from retrain_assets.stores.ledger import Ledger
 from retrain_assets.stores.pauses import Pauses
 from retrain_assets.stores.tables import PARTITION
@@ -34,12 +34,7 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 SOURCE = "_source"  # digest of what a partition was built from
-FILES_SEEN = {
-    PARTITION: pl.String(),
-    "sha256": pl.String(),
-    "accepted": pl.Int64(),
-    "refusal": pl.String(),
-}
+FILES = {**FILES_SCHEMA, "stamp": pl.String()}
 MONITORING_SCHEMA: dict[str, pl.DataType] = {
     PARTITION: pl.String(),
     "role": pl.String(),
@@ -62,7 +57,7 @@ MONITORING_SCHEMA: dict[str, pl.DataType] = {
 def landed(tables: Tables, dataset: str) -> dict[str, str]:
     """Digest of the accepted files of each partition of a dataset, in the order of partitions."""
     digests = _accepted(tables, dataset, pl.col("sha256").sort().str.join("+"))
-    return {key: _digest(found) for key, found in digests.items()}
+    return {key: digest(found) for key, found in digests.items()}
 
 
 def landed_rows(tables: Tables, dataset: str) -> dict[str, int]:
@@ -72,10 +67,14 @@ def landed_rows(tables: Tables, dataset: str) -> dict[str, int]:
 
 def _accepted(tables: Tables, dataset: str, figure: pl.Expr) -> dict[str, Any]:
     placed = ~pl.col(PARTITION).str.starts_with(UNPLACED)
+    files = landing_files(tables, dataset, pl.col("refusal").is_null() & placed)
+    return dict(files.group_by(PARTITION).agg(figure).sort(PARTITION).iter_rows())
+
+
+def landing_files(tables: Tables, dataset: str, wanted: pl.Expr | bool = True) -> pl.DataFrame:
+    """What became of the landing files of a dataset, a row a file and partition, as in `FILES`."""
     table = f"{dataset}/files"
-    files = tables.scan(table, FILES_SEEN).filter(pl.col("refusal").is_null(), placed)
-    figures = files.group_by(PARTITION).agg(figure).sort(PARTITION)
-    return dict(tables.collect(figures, table).iter_rows())
+    return tables.collect(tables.scan(table, FILES).filter(wanted), table)
 
 
 @dataclass(frozen=True)
@@ -148,11 +147,11 @@ class ModelState:
         keys = {name: tuple(found) for name, found in joined.items()}
         return {
             key: f"{made}."
-            + _digest(
+            + digest(
                 main[key],
                 *past.get(key, ()),
                 *(
-                    _digest(*(joined[name][seen] for seen in reach.seen(key, keys[name])))
+                    digest(*(joined[name][seen] for seen in reach.seen(key, keys[name])))
                     for name, reach in self.reaches.items()
                 ),
             )
@@ -262,7 +261,3 @@ def _held(history: History, recipe: str) -> Held | None:
         return None
     same = (row.previous, row.recipe) == (now.version, recipe)
     return Held(row.version, row.more) if same else None
-
-
-def _digest(*parts: str) -> str:
-    return sha256("|".join(parts).encode()).hexdigest()[:16]

@@ -35,7 +35,7 @@ from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.build import features, profile
 from retrain_assets.steps.monitor import monitor
 from retrain_assets.steps.predict import predictions
-from retrain_assets.steps.state import FILES_SEEN, ModelState
+from retrain_assets.steps.state import FILES, ModelState
 from retrain_assets.steps.train import fitted, register
 from retrain_assets.stores.ledger import Action, LedgerRow
 from retrain_assets.stores.storage import Storage
@@ -155,9 +155,8 @@ class Site:
         stored = rows.select(pl.col(name).cast(kind) for name, kind in schema.items())
         keys = stored["_landing_partition"].unique().to_list()
         digest = str(stored.hash_rows().sum())
-        files = pl.DataFrame(
-            [(name, digest, 1, None) for name in keys], schema=FILES_SEEN, orient="row"
-        )
+        accepted = {"sha256": digest, "accepted": 1}
+        files = pl.DataFrame([{"_landing_partition": k, **accepted} for k in keys], schema=FILES)
         tables = self.storage.tables
         tables.replace(f"{spec.name}/dataset", stored, keys, {"run_id": "test"})
         tables.replace(f"{spec.name}/files", files, keys, {"run_id": "test"})
