@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -20,7 +19,7 @@ from retrain_assets.domain.resemblance import idle, unlike
 from retrain_assets.domain.windows import ending_at
 from retrain_assets.steps.outliers import Marker
 from retrain_assets.steps.rows import Rows
-from retrain_assets.steps.state import SOURCE
+from retrain_assets.steps.state import SOURCE, by_production
 from retrain_assets.stores.spill import Spill
 
 if TYPE_CHECKING:
@@ -156,10 +155,8 @@ class _Look:
         )
         newest = table.filter(pl.col(PARTITION).is_in(self.window))
         self.profiles.append(build_profile(newest.select(PARTITION, *names)))
-        keys = table[PARTITION].unique(maintain_order=True)
-        for production, served in groupby(keys, key=self.ledger.production_at):
+        for production, part in by_production(self.ledger, table):
             trained = self.trained(production.data_range) if production else {}
-            part = table.filter(pl.col(PARTITION).is_in(list(served)))
             self.unlike += unlike(part, names, trained)
 
     def found(self, built: Sequence[str]) -> list[dict[str, object]]:

@@ -7,13 +7,12 @@ when another is promoted. Not here: the forest, and what is done about such rows
 from __future__ import annotations
 
 from functools import cache
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from retrain_assets.domain.features import PARTITION
 from retrain_assets.domain.outliers import MAX_ROWS, OUTLIER, fit_detector
+from retrain_assets.steps.state import by_production
 
 if TYPE_CHECKING:
     from retrain_assets.domain.outliers import Detector
@@ -31,10 +30,8 @@ class Marker:
 
     def marked(self, table: pl.DataFrame) -> pl.DataFrame:
         """Sorted rows of features with `_outlier`: null where nothing was in production yet."""
-        keys = table[PARTITION].unique(maintain_order=True)
         parts = [table.clear().with_columns(pl.lit(None, pl.Boolean).alias(OUTLIER))]
-        for production, served in groupby(keys, key=self.ledger.production_at):
-            part = table.filter(pl.col(PARTITION).is_in(list(served)))
+        for production, part in by_production(self.ledger, table):
             parts.append(part.with_columns(self._far_out(part, production)))
         return pl.concat(parts)
 

@@ -5,7 +5,7 @@ Not here: comparing them with anything.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from functools import cache
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -21,12 +21,13 @@ from retrain_assets.steps.build import Built, commit_metadata, ready, stored_fea
 from retrain_assets.steps.decide import reconcile
 from retrain_assets.steps.evaluate import calibrated_on
 from retrain_assets.steps.rows import Rows
+from retrain_assets.steps.state import by_production
 from retrain_assets.steps.train import PREDICTION_COLUMN, as_column, classes_of, lacking
 from retrain_assets.stores.model_file import ModelFileError
 from retrain_assets.stores.spill import Spill
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from sklearn.pipeline import Pipeline
@@ -58,13 +59,13 @@ def predictions(
     history = state.ledger.read()
     if history.rows:
         reconcile(registry, history)  # what was killed behind its ledger row is made up for
-    pipelines: dict[int, Pipeline] = {}
+    load = cache(registry.load)
     seen, profiles, performance = [], [], []
     tables, commit = state.tables, commit_metadata(run_id, keys)
     with Spill() as spill:
         for batch in Rows(state).batches(keys):
             table = stored_features(state, batch)
-            scored, measured = _score(state, registry, history, pipelines, table)
+            scored, measured = _score(state, history, load, table)
             fresh = scored.filter(~pl.col("in_sample")).select(PARTITION, PREDICTION_COLUMN)
             spill.add(scored)
             seen.append(scored.select(PARTITION, "model_version"))
@@ -108,36 +109,27 @@ def scores(
 
 def _score(
     state: ModelState,
-    registry: ModelRegistry,
     history: History,
-    pipelines: dict[int, Pipeline],
+    load: Callable[[int, str], Pipeline],
     table: pl.DataFrame,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Predictions of all rows that can be predicted, and the followed metric of each partition."""
-    serving, rows = defaultdict(list), {}
-    for key in table[PARTITION].unique(maintain_order=True):
-        row = history.production_at(key)
-        if row is not None:
-            rows[row.version] = row
-            serving[row.version].append(key)
     scored, performance = [_no_predictions(state)], [pl.DataFrame(schema=PERFORMANCE_SCHEMA)]
-    for version, keys in serving.items():
-        part = table.filter(pl.col(PARTITION).is_in(keys))
-        if version not in pipelines:
-            pipelines[version] = registry.load(version, rows[version].sha256)
-        pipeline = pipelines[version]
+    for row, part in by_production(history, table):
+        if row is None:
+            continue
+        pipeline = load(row.version, row.sha256)
         if lacking(state, pipeline):
             continue  # the spec has changed, its candidate is still to come
-        found, output = _predict(state, pipeline, part, rows[version])
+        found, output = _predict(state, pipeline, part, row)
         scored.append(found)
-        performance.append(_performance(state, found, output, pipeline, rows[version]))
+        performance.append(_performance(state, found, output, pipeline, row))
     return pl.concat(scored), pl.concat(performance)
 
 
 def _predict(
     state: ModelState, pipeline: Pipeline, table: pl.DataFrame, row: LedgerRow
 ) -> tuple[pl.DataFrame, np.ndarray]:
-
     first, last = row.data_range
     output = predict(pipeline, state.spec.target.kind, table.select(state.feature_names))
     columns = {PREDICTION_COLUMN: as_column(classes_of(pipeline), output)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import polars as pl
@@ -24,7 +25,7 @@ from retrain_assets.stores.pauses import Pauses
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from retrain_assets.domain.profile import ColumnProfile
     from retrain_assets.specs.dataset import DatasetSpec
@@ -240,6 +241,15 @@ class ModelState:
             key: [f"{main[k]}:{k in mature_partitions(window, delay)}" for k in window]
             for key, window in windows.items()
         }
+
+
+def by_production(
+    history: History, table: pl.DataFrame
+) -> Iterator[tuple[LedgerRow | None, pl.DataFrame]]:
+    """Rows in the order of partitions, by what was in production when their partition arrived."""
+    keys = table[PARTITION].unique(maintain_order=True)
+    for production, served in groupby(keys, key=history.production_at):
+        yield production, table.filter(pl.col(PARTITION).is_in(list(served)))
 
 
 def data_digest(source: str) -> str:

@@ -170,7 +170,6 @@ def candidate(
 
 
 def _train(state: ModelState, registry: ModelRegistry, planned: Plan, run_id: str) -> ModelVersion:
-
     windows, made = planned.windows, int(planned.tags["features_version"])
     trained, holdout = fitted(state, windows.train, made), sample(state, windows.holdout)
     output, labels = predicted(state, trained.pipeline, holdout), holdout.target.to_numpy()
