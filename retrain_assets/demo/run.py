@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from retrain_assets.demo.flights import Flights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
     from retrain_assets.orchestration.ticks import InProcessDaemon
     from retrain_assets.stores.storage import Storage
@@ -74,22 +74,13 @@ def _deliver(
     """Drop the files of one delivery after the other, letting the sensors settle after each."""
     task = progress.add_task("first delivery", total=len(days))
     flights.drop_planes(storage.landing)
-    for delivery in _deliveries(days):
+    later = range(FIRST_DELIVERY_DAYS, len(days), DELIVERY_DAYS)
+    for delivery in [days[:FIRST_DELIVERY_DAYS], *(days[n : n + DELIVERY_DAYS] for n in later)]:
         flights.drop(storage.landing, delivery)
-        _settle(daemon, progress, task, delivery[-1])
+        progress.update(task, description=f"{delivery[-1]}: sensors")
+        for done in daemon.settle():
+            progress.update(task, description=f"{delivery[-1]}: {done.job}")
         progress.update(task, advance=len(delivery))
-
-
-def _settle(daemon: InProcessDaemon, progress: Progress, task: TaskID, day: str) -> None:
-    progress.update(task, description=f"{day}: sensors")
-    for done in daemon.settle():
-        progress.update(task, description=f"{day}: {done.job}")
-
-
-def _deliveries(days: Sequence[str]) -> Iterator[Sequence[str]]:
-    yield days[:FIRST_DELIVERY_DAYS]
-    for start in range(FIRST_DELIVERY_DAYS, len(days), DELIVERY_DAYS):
-        yield days[start : start + DELIVERY_DAYS]
 
 
 def start_over(storage: Storage) -> None:

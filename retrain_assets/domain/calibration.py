@@ -207,10 +207,10 @@ def _ks(before: Floats, now: Floats) -> Floats:
 
 
 def _jensen_shannon(before: Floats, now: Floats) -> Floats:
-    middle, divergence = (before + now) / 2, np.zeros(len(now))
-    for side in (before, now):
-        ratio = np.divide(side, middle, out=np.ones_like(side), where=side > 0)
-        divergence += (side * np.log2(ratio)).sum(axis=1) / 2
+    from scipy.special import rel_entr
+
+    middle = (before + now) / 2
+    divergence = (rel_entr(before, middle) + rel_entr(now, middle)).sum(axis=1) / np.log(4)
     distance: Floats = np.sqrt(np.maximum(divergence, 0))
     return distance
 

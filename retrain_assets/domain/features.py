@@ -243,7 +243,8 @@ def _made(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> 
             f"model {spec.name}: features has {features.height} rows for {rows.height}: "
             "give one row of features a row"
         )
-    return features.select(_stored(name, dtype, spec) for name, dtype in features.schema.items())
+    stored = {name: stored_type(name, dtype, spec) for name, dtype in features.schema.items()}
+    return features.cast(stored)  # type: ignore[arg-type]
 
 
 def _refuse_dependent(
@@ -279,10 +280,6 @@ def _target(rows: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:
     value = pl.sql_expr(target.expression) if target.expression else pl.col(target.column)
     stored = pl.String if target.kind == "multiclass" else pl.Float64
     return rows.select(value.cast(stored).alias(target.column))
-
-
-def _stored(name: str, dtype: pl.DataType, spec: ModelSpec) -> pl.Expr:
-    return pl.col(name).cast(stored_type(name, dtype, spec))
 
 
 def stored_type(name: str, dtype: pl.DataType, spec: ModelSpec) -> Type:

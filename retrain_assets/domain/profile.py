@@ -26,8 +26,6 @@ import polars as pl
 from retrain_assets.domain.features import PARTITION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from datasketches import kll_floats_sketch
     from numpy.typing import NDArray
 
@@ -103,13 +101,13 @@ def build_profile(frame: pl.DataFrame, by: str = PARTITION) -> pl.DataFrame:
         ProfileError: A column is neither number, boolean nor text.
     """
     columns = [name for name in frame.columns if not name.startswith("_") and name != by]
-    kinds = {name: _kind(name, frame.schema[name]) for name in columns}
-    summaries = [_SUMMARIES[kind](name) for name, kind in kinds.items()]
+    kinds = {name: kind_of(name, frame.schema[name]) for name in columns}
+    summaries = [_summary(name, kind) for name, kind in kinds.items()]
     blocks = frame.group_by(by).agg(pl.len().alias(_ROWS), *summaries).sort(by)
     keys = blocks.select(pl.col(by).cast(pl.String), _ROWS).rows()
     stored = [
         [
-            (key, name, kind, rows, *_ENCODINGS[kind](rows, values))
+            (key, name, kind, rows, *(_numbers if kind == "numeric" else _categories)(rows, values))
             for (key, rows), values in zip(keys, blocks[name], strict=True)
         ]
         for name, kind in kinds.items()
@@ -134,7 +132,12 @@ def merge(profile: pl.DataFrame) -> dict[str, ColumnProfile]:
     return {str(name): _merge_column(str(name), part) for (name,), part in parts.items()}
 
 
-def _kind(name: str, dtype: pl.DataType) -> Kind:
+def kind_of(name: str, dtype: pl.DataType) -> Kind:
+    """How a column of a type is summarised.
+
+    Raises:
+        ProfileError: It is neither number, boolean nor text.
+    """
     if dtype.is_integer() or dtype.is_float() or dtype == pl.Boolean:
         return "numeric"
     if dtype in (pl.String, pl.Categorical, pl.Enum):
@@ -142,11 +145,10 @@ def _kind(name: str, dtype: pl.DataType) -> Kind:
     raise ProfileError(f"column {name} is of type {dtype}: make it a number, text or boolean")
 
 
-def _sorted_values(name: str) -> pl.Expr:
-    return pl.col(name).cast(pl.Float32).fill_nan(None).drop_nulls().sort()
-
-
-def _value_counts(name: str) -> pl.Expr:
+def _summary(name: str, kind: Kind) -> pl.Expr:
+    """All values of a number in order, or the count of each of a category."""
+    if kind == "numeric":
+        return pl.col(name).cast(pl.Float32).fill_nan(None).drop_nulls().sort()
     return pl.col(name).cast(pl.String).drop_nulls().value_counts(name=_COUNT)
 
 
@@ -163,16 +165,6 @@ def _categories(rows: int, counted: pl.Series) -> _Encoded:
     named, filled = dict(by_frequency[:CATEGORY_BOUND]), sum(counts)
     text = json.dumps(named, sort_keys=True, ensure_ascii=False)
     return rows - filled, None, text, filled - sum(named.values())
-
-
-_SUMMARIES: dict[Kind, Callable[[str], pl.Expr]] = {
-    "numeric": _sorted_values,
-    "category": _value_counts,
-}
-_ENCODINGS: dict[Kind, Callable[[int, pl.Series], _Encoded]] = {
-    "numeric": _numbers,
-    "category": _categories,
-}
 
 
 def _merge_column(name: str, part: pl.DataFrame) -> ColumnProfile:

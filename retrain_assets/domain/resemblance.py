@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from retrain_assets.domain.features import PARTITION
+from retrain_assets.domain.profile import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +42,7 @@ def unlike(
     """
     if not trained:
         return []
-    kinds = {name: _kind(rows.schema[name]) for name in names}
+    kinds = {name: kind_of(name, rows.schema[name]) for name in names}
     odd = [*_columns(kinds, trained)]
     strange = {found["column"] for found in odd}
     same = [name for name in names if name not in strange and trained[name].filled]
@@ -96,10 +97,6 @@ def _finding(key: str, column: str, what: str, share: float, trained: float | No
         "share": share,
         "in_training": trained,
     }
-
-
-def _kind(dtype: pl.DataType) -> str:
-    return "category" if dtype == pl.String else "numeric"
 
 
 def _value(trained: ColumnProfile) -> pl.Expr:

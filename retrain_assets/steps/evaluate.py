@@ -19,11 +19,7 @@ from retrain_assets.domain.windows import left_out, outside
 from retrain_assets.reports.plots import gain_by_block
 from retrain_assets.steps.beside import beside
 from retrain_assets.steps.judge import CALIBRATION, judge, trained_on
-from retrain_assets.steps.train import (
-    CANDIDATE,
-    lacking,
-    sample,
-)
+from retrain_assets.steps.train import CANDIDATE, lacking, sample
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:

@@ -211,7 +211,8 @@ def deliver(
 
 def _sent(messages: Sequence[Message], senders: Mapping[Channel, Send]) -> dict[str, Outcome]:
     """Send over all channels at once; what has not come to an end in time counts as failed."""
-    outcomes: dict[str, Outcome] = {}
+    by_channel = {channel: [m for m in messages if m.channel == channel] for channel in senders}
+    outcomes: dict[str, Outcome] = dict.fromkeys(message.id for message in messages)
     end = monotonic() + SEND_SECONDS
 
     def work(own: Sequence[Message]) -> None:
@@ -224,19 +225,14 @@ def _sent(messages: Sequence[Message], senders: Mapping[Channel, Send]) -> dict[
                 outcomes[message.id] = error
                 return
 
-    by_channel = {channel: [m for m in messages if m.channel == channel] for channel in senders}
-    threads = {
-        channel: Thread(target=work, args=(own,), daemon=True)
-        for channel, own in by_channel.items()
-    }
-    for thread in threads.values():
+    threads = [Thread(target=work, args=(own,), daemon=True) for own in by_channel.values()]
+    for thread in threads:
         thread.start()
-    for thread in threads.values():
+    for thread in threads:
         thread.join(max(0.0, end - monotonic()))
     known = dict(outcomes)  # what comes of a stuck thread later is too late
-    for channel, thread in threads.items():
-        untold = [message.id for message in by_channel[channel] if message.id not in known]
-        known |= dict.fromkeys(untold)
+    for thread, own in zip(threads, by_channel.values(), strict=True):
+        untold = [message.id for message in own if known[message.id] is None]
         if thread.is_alive() and untold:
             known[untold[0]] = NotTakenError(f"no answer within {SEND_SECONDS:g} seconds")
     return known

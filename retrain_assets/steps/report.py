@@ -87,9 +87,8 @@ def moved(state: ModelState) -> list[dict[str, Any]]:
     rows = newest(state, FEATURE, PREDICTION, TARGET).filter(pl.col("measure") != P_VALUE)
     ranked = rows.sort(pl.col("statistic") / pl.col("threshold"), descending=True)
     shown = ("column", "role", "measure", "statistic", "threshold", "alert", "effect")
-    return (
-        ranked.unique("column", keep="first", maintain_order=True).head(3).select(shown).to_dicts()
-    )
+    farthest = ranked.unique("column", keep="first", maintain_order=True).head(MOVED)
+    return farthest.select(shown).to_dicts()
 
 
 def plan(state: ModelState, last_seconds: float | None) -> dict[str, Any]:

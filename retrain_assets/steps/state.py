@@ -204,7 +204,9 @@ class ModelState:
         """What the triggering policy decides on."""
         history = self.ledger.read()
         row = history.production
-        production = _production(row) if row else None
+        production = None
+        if row is not None:
+            production = Production(row.version, row.as_of, row.data_range[1], row.recipe)
         table = self.table("monitoring")
         monitoring = self.tables.scan(table, MONITORING_SCHEMA)
         if production is not None:
@@ -255,10 +257,6 @@ def by_production(
 def data_digest(source: str) -> str:
     """The part of a partition's digest that is of its data."""
     return source.rpartition(".")[2]
-
-
-def _production(row: LedgerRow) -> Production:
-    return Production(row.version, row.as_of, row.data_range[1], row.recipe)
 
 
 def _held(history: History, recipe: str) -> Held | None:

@@ -155,7 +155,7 @@ def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: s
 def candidate(
     state: ModelState, registry: ModelRegistry, planned: Plan, mlflow_run: Callable[[], str]
 ) -> ModelVersion:
-    """The version that was planned, as `candidate`: what an earlier run registered, or a new fit.
+    """The version that was planned: what an earlier run registered, or a new fit.
 
     Args:
         state: The model.
@@ -164,9 +164,7 @@ def candidate(
         mlflow_run: Starts the MLflow run that a new fit is logged to.
     """
     found = registry.find({"candidate_id": planned.identity, "role": "gated"})
-    version = found or _train(state, registry, planned, mlflow_run())
-    registry.set_alias(CANDIDATE, version.version)
-    return version
+    return found or _train(state, registry, planned, mlflow_run())
 
 
 def _train(state: ModelState, registry: ModelRegistry, planned: Plan, run_id: str) -> ModelVersion:

@@ -1,4 +1,4 @@
-"""Outliers are counted or refused, personal values never shown, and verdicts name their rows."""
+"""Outliers are counted or refused, personal values never shown, and flags name their rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from retrain_assets.domain.contract import (
     refuse_partitions,
 )
 from retrain_assets.domain.rules import BROKEN, LINE, PARTITION
-from retrain_assets.domain.verdicts import MASK, verdicts
+from retrain_assets.domain.verdicts import MASK, flagged
 from retrain_assets.specs.dataset import DatasetSpec
 
 DAYS = ("2013-01-30", "2013-01-31")
@@ -183,22 +183,29 @@ def test_nothing_stays_nothing_behind_the_mask() -> None:
     assert shown(judgement) == [("required", "name", None)]
 
 
-def test_verdicts_name_the_rows_that_break_each_rule_of_each_column() -> None:
+def test_flags_name_the_rows_that_break_each_rule_of_each_column() -> None:
     columns = {"price": {"max": 5}, "name": {"required": True}}
     files = [
         raw(DAYS[1], price=["9", "1", "x"], name=["", "a", "b"]),
         raw(DAYS[0], price=["1", "6"], id=["7", "7"]),
     ]
-    rows, failing = verdicts(files, spec(**columns))
+    rows, flags = flagged(files, spec(**columns))
     assert rows["_raw_price"].to_list() == ["9", "1", "x", "1", "6"]
     assert rows["price"].to_list() == [9, 1, None, 1, 6]
-    assert {named: found for named, found in failing.items() if found} == {
-        ("range", "price"): [0, 4],
-        ("required", "name"): [0],
-        ("type", "price"): [2],
-        ("key", "id"): [3, 4],
-    }
-    assert ("allowed", "name") not in failing
-    assert failing["parse", None] == []
-    refused = RawRows("sales/x.csv", DAYS[0], "sha", pl.DataFrame(), "it is empty")
-    assert verdicts([refused], spec())[0].is_empty()
+    failing = [
+        (rule, breach.column, row)
+        for flag, (rule, breach) in flags.items()
+        for row in rows[flag].arg_true()
+    ]
+    assert failing == [
+        ("type", "price", 2),
+        ("required", "name", 0),
+        ("range", "price", 0),
+        ("range", "price", 4),
+        ("key", "id", 3),
+        ("key", "id", 4),
+    ]
+    rules = {(rule, breach.column) for rule, breach in flags.values()}
+    assert ("parse", None) in rules
+    assert ("allowed", "name") not in rules
+    assert flagged([], spec())[0].is_empty()
