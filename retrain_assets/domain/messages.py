@@ -8,7 +8,7 @@ records, storing notices, sending, the clock.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -141,7 +141,7 @@ def projected(
         replace(event, time=event.time or now, text=plain(event.text)) for event in made.values()
     ]
     return [notice for notice in notices if (notice.id, notice.channel) not in forgotten] + [
-        Notice(**{part.name: getattr(event, part.name) for part in fields(Event)}, channel=channel)
+        Notice(**vars(event), channel=channel)
         for event in sorted(fresh, key=lambda event: event.time or now)
         for channel in channels
         if notify.tells(channel, event.kind) and (event.id, channel) not in known

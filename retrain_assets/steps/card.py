@@ -152,7 +152,6 @@ def _importance(
 def _drift(state: ModelState, gated: ModelVersion) -> Parts:
     """What was monitored before it was trained."""
     last = pl.col(PARTITION).unique().sort().tail(DRIFT_PARTITIONS).implode()
-    table, before = state.table("monitoring"), pl.col(PARTITION) <= gated.tags.get("as_of", "")
-    rows = state.tables.scan(table, MONITORING_SCHEMA).filter(before)
-    shown = state.tables.collect(rows.filter(pl.col(PARTITION).is_in(last)), table)
-    return {"The drift before it": [watched_heatmap(shown)]}
+    before = pl.col(PARTITION) <= gated.tags.get("as_of", "")
+    shown = state.stored("monitoring", MONITORING_SCHEMA, before)
+    return {"The drift before it": [watched_heatmap(shown.filter(pl.col(PARTITION).is_in(last)))]}

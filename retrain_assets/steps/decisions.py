@@ -60,11 +60,9 @@ def recorded(state: ModelState) -> Request:
         ],
         schema=SCHEMA,
     )
-    table = state.table("decisions")
-    stored = state.tables.scan(table, SCHEMA).filter(pl.col(PARTITION) == wish.as_of)
-    kept = state.tables.collect(stored, table)
+    kept = state.stored("decisions", SCHEMA, pl.col(PARTITION) == wish.as_of)
     if not kept["wanted"].any() and not rows.equals(kept.select(SCHEMA.keys())):
-        state.tables.replace(table, rows, [wish.as_of], {"as_of": wish.as_of})
+        state.tables.replace(state.table("decisions"), rows, [wish.as_of], {"as_of": wish.as_of})
     return wish
 
 
@@ -74,9 +72,8 @@ def decisions(state: ModelState, last: int) -> list[dict[str, Any]]:
     Each says whether a candidate was asked for, why or why not, and whether data it looked at have
     been corrected since.
     """
-    table, built, found = state.table("decisions"), state.built(), []
-    rows = state.tables.collect(state.tables.scan(table, SCHEMA), table)
-    fired = rows.filter(pl.col("fired").any().over(PARTITION))
+    built, found = state.built(), []
+    fired = state.stored("decisions", SCHEMA).filter(pl.col("fired").any().over(PARTITION))
     parts = fired.partition_by(PARTITION, as_dict=True)
     for (key,) in sorted(parts, reverse=True)[:last]:
         part = parts[key,]

@@ -144,9 +144,11 @@ def _evaluated(
         holdout = outside(holdout, *production.data_range)
     rows = sample(state, holdout)
     blocks = rows.blocks.n_unique()
-    enough = blocks >= state.spec.gate.min_blocks
-    judged = judge(state, registry, candidate, rival, rows, among=among) if enough else None
-    decision = judged.decision if judged else _too_few(state, blocks)
+    decision, evidence = (
+        judge(state, registry, candidate, rival, rows, among=among)
+        if blocks >= state.spec.gate.min_blocks
+        else (_too_few(state, blocks), {})
+    )
     more = _as_partitions(decision.more_blocks, rows)
     wait = "" if more is None else f"some {more} more partitions would probably do"
     spanned = left_out(state.spec.exclude, candidate.tags["train_from"], as_of)
@@ -160,7 +162,7 @@ def _evaluated(
         reason="; ".join(filter(None, (decision.reason, wait, spanned))),
         more_partitions=more,
         metrics=dict(candidate.metrics),
-        evidence=judged.evidence if judged else {},
+        evidence=evidence,
     )
 
 

@@ -219,16 +219,16 @@ def _judged(intake: Intake, asked: set[str], spill: Spill) -> Judged:
     parts, samples, counts = [], [], []
     stamps: dict[tuple[str, str], str] = {}
     extra: dict[str, tuple[str, ...]] = {}
-    for batch in intake.batches(asked):
-        judgement = judge(batch.raw, spec)
+    for read, of_all in intake.batches(asked):
+        judgement = judge(read, spec)
         accepted = judgement.accepted
         spill.add(accepted)
-        share = MAX_AUDITED_ROWS * batch.share / max(accepted.height, 1)
+        share = MAX_AUDITED_ROWS * of_all / max(accepted.height, 1)
         samples.append(stratified(accepted, share))
         counts.append(figures(accepted, spec))
         parts.append(replace(judgement, accepted=accepted.clear()))
-        stamps |= {raw.slice: raw.file.stamp for raw in batch.raw}
-        extra |= {raw.path: raw.extra for raw in batch.raw if raw.extra}
+        stamps |= {raw.slice: raw.file.stamp for raw in read}
+        extra |= {raw.path: raw.extra for raw in read if raw.extra}
     whole = merged(parts, spec)
     if not parts:
         return Judged(whole, Audit((), 0, 0), {}, {})

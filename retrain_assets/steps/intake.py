@@ -30,22 +30,11 @@ if TYPE_CHECKING:
     from retrain_assets.stores.landing import RawFile
     from retrain_assets.stores.storage import Storage
 
+    Batch = tuple[tuple[RawFile, ...], float]
+
 BATCH_BYTES, BYTES_A_VALUE = 32 * 2**20, 16
 MAX_FILES = 500  # of one range, or of those looked into that hold many partitions
 LOOK_BACK = 60  # partitions with files that each listing looks at
-
-
-@dataclass(frozen=True)
-class Batch:
-    """All files or slices of some partitions.
-
-    Args:
-        raw: What was read.
-        share: Of all the work, so that a sample can be spread over it.
-    """
-
-    raw: tuple[RawFile, ...]
-    share: float
 
 
 @dataclass(frozen=True)
@@ -179,6 +168,10 @@ class Intake:
         """Read what holds the partitions asked for, all of their files.
 
         Of those that unread files hold, only partitions whose rows have changed.
+
+        Yields:
+            All files or slices of some partitions, and their share of all the work, so that a
+            sample can be spread over it.
         """
         return self._slices(asked) if self.spec.is_split else self._whole_files(asked)
 
@@ -193,7 +186,7 @@ class Intake:
         read = ([source.read(file) for file in files] for files in by_partition.values())
         sized = ((max(_unpacked(part), _packed(part)), part) for part in read)
         for raw in batched(sized, BATCH_BYTES):
-            yield Batch((*raw, *self._gone(raw)), _packed(raw) / total if total else 1.0)
+            yield (*raw, *self._gone(raw)), _packed(raw) / total if total else 1.0
 
     def _slices(self, asked: set[str]) -> Iterator[Batch]:
         """Slices of unread files, and of those that hold the same partitions."""
@@ -215,7 +208,7 @@ class Intake:
         total = sum(one.rows.height for part in by_partition.values() for one in part)
         sized = ((_unpacked(part), part) for part in by_partition.values())
         for raw in batched(sized, BATCH_BYTES):
-            yield Batch(raw, sum(one.rows.height for one in raw) / (total or 1))
+            yield raw, sum(one.rows.height for one in raw) / (total or 1)
 
     def _cut(self, files: Iterable[LandingFile]) -> list[RawFile]:
         source = self.storage.source(self.spec)

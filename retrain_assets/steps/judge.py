@@ -5,7 +5,7 @@ Not here: which rows, the statistics, choosing among several, and storing the ve
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -34,14 +34,6 @@ CALIBRATION = "calibration"  # of the evidence
 BLOCK = "block"  # the partition that a summary of expected output is of
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A verdict, and comparison, slices and guards as far as they were looked at."""
-
-    decision: Decision
-    evidence: dict[str, Any]
-
-
 def judge(
     state: ModelState,
     registry: ModelRegistry,
@@ -50,7 +42,7 @@ def judge(
     rows: Sample,
     *,
     among: int,
-) -> Judged:
+) -> tuple[Decision, dict[str, Any]]:
     """Judge a candidate.
 
     Args:
@@ -60,13 +52,16 @@ def judge(
         rival: What is in production, if anything is.
         rows: That neither was trained on.
         among: How many candidates the best is chosen of.
+
+    Returns:
+        The verdict; and comparison, slices and guards as far as they were looked at.
     """
     gate, metric, labels = _gate(state), judged_by(state.spec.gate), rows.target.to_numpy()
     pipeline = registry.load(candidate.version, candidate.sha256)
     try:
         ours = predicted(state, pipeline, rows)
     except PredictionError as error:
-        return Judged(Decision(Verdict.REJECT, str(error), None, None), {})
+        return Decision(Verdict.REJECT, str(error), None, None), {}
     store_expected_output(state, candidate, ours, rows.partitions)
     worth = calibration(labels, ours.values, ours.classes) if ours.classes else None
     evidence: dict[str, Any] = {CALIBRATION: asdict(worth)} if worth else {}
@@ -82,7 +77,7 @@ def judge(
         if missing:
             said = f"{decision.reason}; production needs {', '.join(missing)}, no longer made"
             decision = replace(decision, reason=said)
-        return Judged(decision, evidence | {"comparison": asdict(against_trivial)})
+        return decision, evidence | {"comparison": asdict(against_trivial)}
     first, second, classes = aligned(ours, predicted(state, rival, rows))
     told = labels, first, second, rows.blocks
     comparison = compare(metric, *told, confidence, classes=classes)
@@ -94,7 +89,7 @@ def judge(
         "slices": [asdict(found) for found in slices],
         "guards": [asdict(found) for found in guards],
     }
-    return Judged(decide(gate, comparison, against_trivial, slices, guards), evidence)
+    return decide(gate, comparison, against_trivial, slices, guards), evidence
 
 
 def aligned(ours: Output, theirs: Output) -> tuple[np.ndarray, np.ndarray, list[Any] | None]:

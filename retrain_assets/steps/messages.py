@@ -104,9 +104,7 @@ def leave(state: ModelState, troubles: Mapping[str, str], now: datetime) -> None
 
 def troubles(state: ModelState) -> Iterator[Event]:
     """What `retrain serve` left."""
-    table = state.table("serving")
-    rows = state.tables.collect(state.tables.scan(table, _TROUBLES), table)
-    for row in rows.iter_rows(named=True):
+    for row in state.stored("serving", _TROUBLES).iter_rows(named=True):
         cause, time = row["cause"], row["time"]
         yield Event(
             id=f"serving:{digest(cause, time.isoformat())}",

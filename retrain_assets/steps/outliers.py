@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from retrain_assets.domain.outliers import Detector
     from retrain_assets.specs.model import OutliersSpec
     from retrain_assets.steps.rows import Rows
-    from retrain_assets.stores.ledger import History, LedgerRow
+    from retrain_assets.stores.ledger import History
 
 
 class Marker:
@@ -32,14 +32,11 @@ class Marker:
         """Sorted rows of features with `_outlier`: null where nothing was in production yet."""
         parts = [table.clear().with_columns(pl.lit(None, pl.Boolean).alias(OUTLIER))]
         for production, part in by_production(self.ledger, table):
-            parts.append(part.with_columns(self._far_out(part, production)))
+            detector = self._detector(production.data_range) if production else None
+            rows = part.select(self.rows.state.feature_names)
+            far_out = detector.far_out(rows) if detector else pl.lit(None, pl.Boolean)
+            parts.append(part.with_columns(far_out.alias(OUTLIER)))
         return pl.concat(parts)
-
-    def _far_out(self, part: pl.DataFrame, production: LedgerRow | None) -> pl.Series:
-        detector = self._detector(production.data_range) if production else None
-        if detector is None:
-            return pl.Series(OUTLIER, [None] * part.height, pl.Boolean)
-        return detector.far_out(part.select(self.rows.state.feature_names))
 
     def _fitted(self, data_range: tuple[str, str]) -> Detector | None:
         """None where nothing is left of the training window."""

@@ -69,10 +69,9 @@ def status(state: ModelState) -> dict[str, Any]:
 
 def newest(state: ModelState, *roles: str) -> pl.DataFrame:
     """What was monitored of the newest partition and has a threshold."""
-    table = state.table("monitoring")
-    rows = state.tables.scan(table, MONITORING_SCHEMA).filter(pl.col("role").is_in(roles))
-    held = rows.filter(pl.col("threshold").is_not_null())
-    return state.tables.collect(held.filter(pl.col(PARTITION) == pl.col(PARTITION).max()), table)
+    wanted = pl.col("role").is_in(roles) & pl.col("threshold").is_not_null()
+    held = state.stored("monitoring", MONITORING_SCHEMA, wanted)
+    return held.filter(pl.col(PARTITION) == pl.col(PARTITION).max())
 
 
 def performance(state: ModelState) -> list[dict[str, Any]]:

@@ -130,6 +130,13 @@ class ModelState:
         """The full name of one of the model's tables."""
         return f"{self.spec.name}/{name}"
 
+    def stored(
+        self, name: str, schema: Mapping[str, pl.DataType], wanted: pl.Expr | bool = True
+    ) -> pl.DataFrame:
+        """Rows of one of the model's tables, of which some may be wanted."""
+        table = self.table(name)
+        return self.tables.collect(self.tables.scan(table, schema).filter(wanted), table)
+
     def sources(self) -> dict[str, str]:
         """Complete partitions in order, each with a digest of all that its features depend on.
 
@@ -207,11 +214,8 @@ class ModelState:
         production = None
         if row is not None:
             production = Production(row.version, row.as_of, row.data_range[1], row.recipe)
-        table = self.table("monitoring")
-        monitoring = self.tables.scan(table, MONITORING_SCHEMA)
-        if production is not None:
-            monitoring = monitoring.filter(pl.col(PARTITION) > production.as_of)
-        monitored = self.tables.collect(monitoring, table)
+        since = pl.col(PARTITION) > production.as_of if production else True
+        monitored = self.stored("monitoring", MONITORING_SCHEMA, since)
         bad = [key for key in monitored[PARTITION].unique() if self.is_excluded(key)]
         windows = self.spec.windows
         return Situation(

@@ -137,9 +137,9 @@ def _wanted(state: ModelState, row: LedgerRow) -> dict[str, str]:
 
 def _known(state: ModelState, row: LedgerRow) -> pl.DataFrame:
     """Partitions that were judged as they are now, in order."""
-    table, wanted = state.table("watch"), _wanted(state, row)
+    wanted = _wanted(state, row)
     own = (pl.col("production") == row.version) & (pl.col("before") == row.previous)
-    found = state.tables.collect(state.tables.scan(table, SCHEMA).filter(own), table)
+    found = state.stored("watch", SCHEMA, own)
     now = [
         wanted.get(key) == made_from for key, made_from in found.select(PARTITION, SOURCE).rows()
     ]

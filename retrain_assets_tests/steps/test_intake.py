@@ -233,7 +233,7 @@ def test_batches_change_nothing_and_hold_whole_partitions(
     monkeypatch.setattr(intake, "BATCH_BYTES", 200)
     batches = list(Intake(Storage(tmp_path), spec).batches(set(DAYS)))
     assert len(batches) > 5
-    assert sum(batch.share for batch in batches) == pytest.approx(1)
+    assert sum(share for _, share in batches) == pytest.approx(1)
     again = run(tmp_path, spec)
     assert (table(tmp_path), quarantined(tmp_path)) == tables
     assert again.found.judgement.files.equals(whole.found.judgement.files)
@@ -253,7 +253,7 @@ def test_a_batch_is_bounded_by_what_files_hold_however_well_they_are_packed(
         assert file.stat().st_size < 5_000
     monkeypatch.setattr(intake, "BATCH_BYTES", 10_000 * 5 * intake.BYTES_A_VALUE)
     batches = list(Intake(Storage(tmp_path), spec).batches(set(DAYS)))
-    assert [len(batch.raw) for batch in batches] == [2] * 14
+    assert [len(raw) for raw, _ in batches] == [2] * 14
 
 
 def test_a_delta_table_is_a_dataset_and_its_new_version_is_new_data(tmp_path: Path) -> None:
