@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from difflib import get_close_matches
 from functools import lru_cache
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,23 +44,16 @@ def mistaken_function(reference: str) -> str | None:
 
 
 def _source(module: str) -> Path | None:
-    """The file or folder of a module; its packages are not imported on the way."""
+    """The file of a module; its packages are not imported on the way."""
     top, *rest = module.split(".")
     try:
         found = find_spec(top)
     except ValueError:
         return None
-    if found is None:
-        return None
-    if found.submodule_search_locations is None:
-        return None if rest else Path(found.origin or "")
-    for folder in map(Path, found.submodule_search_locations):
-        base = folder.joinpath(*rest)
-        compiled = base.parent.glob(f"{base.name}.*")
-        for file in (base / "__init__.py", base.with_name(f"{base.name}.py"), *compiled, base):
-            if file.exists():
-                return file
-    return None
+    for name in rest:
+        folders = (found and found.submodule_search_locations) or []
+        found = PathFinder.find_spec(name, folders)
+    return Path(found.origin or "") if found else None
 
 
 @lru_cache(maxsize=64)
