@@ -24,28 +24,12 @@ if TYPE_CHECKING:
 Action = Literal["promote", "hold", "reject", "stage", "rollback", "approve", "adopt"]
 IN_PRODUCTION: tuple[Action, ...] = ("promote", "rollback", "approve", "adopt")
 GATED: tuple[Action, ...] = ("promote", "hold", "reject", "stage")
+_TEXTS = ("as_of", "seen_through", "action", "reason", "causes", "data_from", "data_to", "metrics")
+_MORE_TEXTS = ("by", "sha256", "recipe", "because", "datasets", "trained_on", "previous_sha256")
 SCHEMA: dict[str, pl.DataType] = {
-    "number": pl.Int64(),
     "time": pl.Datetime("us", "UTC"),
-    "as_of": pl.String(),
-    "seen_through": pl.String(),
-    "action": pl.String(),
-    "version": pl.Int64(),
-    "candidate": pl.Int64(),
-    "previous": pl.Int64(),
-    "reason": pl.String(),
-    "causes": pl.String(),
-    "data_from": pl.String(),
-    "data_to": pl.String(),
-    "metrics": pl.String(),
-    "by": pl.String(),
-    "sha256": pl.String(),
-    "recipe": pl.String(),
-    "because": pl.String(),
-    "datasets": pl.String(),
-    "trained_on": pl.String(),
-    "previous_sha256": pl.String(),
-    "more": pl.Int64(),
+    **dict.fromkeys(("number", "version", "candidate", "previous", "more"), pl.Int64()),
+    **dict.fromkeys((*_TEXTS, *_MORE_TEXTS), pl.String()),
 }
 # Values that no column type holds, kept as JSON.
 AS_JSON = ("causes", "metrics", "datasets", "trained_on")
@@ -207,19 +191,14 @@ class Ledger:
 
 
 def _chained(records: Sequence[dict[str, object]]) -> tuple[tuple[str, ...], str]:
-    """Digests of stored rows, and what is wrong with the first that does not fit.
-
-    A ledger that was begun before rows were chained is sealed by its first row that is.
-    """
-    digests, before, misfit, chained = [], "", "", False
+    """Digests of stored rows, and what is wrong with the first that does not fit."""
+    digests, before, misfit = [], "", ""
     for number, record in enumerate(records):
         if record["number"] != number:
             misfit = misfit or f"row {number} is missing: row {record['number']} stands there"
-        held = record.get("previous_sha256")
-        if (held is None and chained) or (held is not None and held != before):
+        if record["previous_sha256"] != before:
             where = f"row {number - 1} or one before it" if number else "row 0"
             misfit = misfit or f"{where} is not what row {number} was written after"
-        chained = chained or held is not None
         before = _digest(record, before)
         digests.append(before)
     return tuple(digests), misfit
@@ -239,10 +218,8 @@ def _digest(record: Mapping[str, object], before: str) -> str:
 def _row(record: dict[str, object]) -> LedgerRow:
     apart = ("number", "data_from", "data_to", "previous_sha256")
     fields = {name: value for name, value in record.items() if name not in apart}
-    # A ledger that was begun before a column was known has nothing there.
-    fields |= {name: json.loads(str(record.get(name) or "{}")) for name in AS_JSON}
-    fields["causes"] = tuple(json.loads(str(record["causes"])))
-    fields["because"] = record.get("because") or ""
+    fields |= {name: json.loads(str(record[name])) for name in AS_JSON}
+    fields["causes"] = tuple(fields["causes"])  # type: ignore[arg-type]
     fields["data_range"] = (record["data_from"], record["data_to"])
     return LedgerRow(**fields)  # type: ignore[arg-type]
 

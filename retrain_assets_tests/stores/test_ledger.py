@@ -165,16 +165,3 @@ def test_a_chain_that_was_cut_off_does_not_fit(ledger: Ledger) -> None:
     cut = pl.when(pl.col("number") < 2).then("previous_sha256").alias("previous_sha256")
     found = rewritten(ledger, rows.with_columns(cut))
     assert found.misfit == "row 1 or one before it is not what row 2 was written after"
-
-
-def test_a_ledger_begun_before_rows_were_chained_is_sealed_by_the_first_that_is(
-    ledger: Ledger,
-) -> None:
-    _, rows = three(ledger)
-    older = rewritten(ledger, rows.drop("previous_sha256"))
-    assert (older.misfit, len(older.rows)) == ("", 3)
-    grown = ledger.append(row("promote", 4, "2013-02-04"), older)
-    assert (ledger.read().misfit, ledger.read().head) == ("", grown.head)
-    now = ledger.tables.scan(ledger.table).collect().sort("number")
-    first = pl.when(pl.col("number") == 0).then(pl.lit("x")).otherwise("by").alias("by")
-    assert rewritten(ledger, now.with_columns(first)).misfit.startswith("row 2 or one before it")
