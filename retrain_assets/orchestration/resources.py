@@ -48,26 +48,15 @@ class StorageResource(dg.ConfigurableResource[Storage]):
 class Channels(dg.ConfigurableResource[Any]):
     """Slack (by way of dagster-slack), e-mail and webhooks.
 
-    What is left empty is read from the environment: `SMTP_HOST` and so on. Credentials are no
-    settings, which would be stored with the configuration of a run: they are read from there only.
+    Servers and credentials are read from the environment: settings would be stored with the
+    configuration of a run. `slack_url` is for a proxy.
     """
 
     slack_url: str = ""
-    smtp_host: str = ""
-    smtp_port: str = ""
-    smtp_sender: str = ""
-    smtp_tls: str = ""
 
     def senders(self, notify: NotifySpec) -> tuple[dict[Channel, Any], list[str]]:
         """The channels of a spec that can be used, and why the others cannot."""
-        return senders(notify, self.environment, self._slack)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Settings and credentials by the names that the environment has for them."""
-        mail = ("smtp_host", "smtp_port", "smtp_sender", "smtp_tls")
-        given = {name.upper(): value for name in mail if (value := getattr(self, name))}
-        return os.environ | given
+        return senders(notify, os.environ, self._slack)
 
     def _slack(self, token: str) -> WebClient:
         from dagster_slack import SlackResource

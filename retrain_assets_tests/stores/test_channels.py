@@ -136,13 +136,7 @@ def _no_name(*_: object, **__: object) -> list[Any]:
 
 
 def test_credentials_are_no_part_of_any_configuration() -> None:
-    assert set(Channels.model_fields) == {
-        "slack_url",
-        "smtp_host",
-        "smtp_port",
-        "smtp_sender",
-        "smtp_tls",
-    }
+    assert set(Channels.model_fields) == {"slack_url"}
 
 
 # Mail.
