@@ -5,7 +5,7 @@ Not here: computing any of it.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -24,18 +24,11 @@ Metric = Literal[
     "rmse",
     "r2",
 ]
+_OF_NUMBERS: tuple[Metric, ...] = ("mae", "rmse", "r2")
 METRICS_BY_KIND: dict[Kind, tuple[Metric, ...]] = {
-    "binary": (
-        "log_loss",
-        "brier",
-        "roc_auc",
-        "average_precision",
-        "accuracy",
-        "balanced_accuracy",
-        "f1",
-    ),
+    "binary": tuple(name for name in get_args(Metric) if name not in _OF_NUMBERS),
     "multiclass": ("log_loss", "accuracy", "balanced_accuracy", "f1"),
-    "regression": ("mae", "rmse", "r2"),
+    "regression": _OF_NUMBERS,
 }
 GateMetric = Metric | Literal["cost", "pinball", "python"]
 GATE_ONLY: dict[Kind, tuple[GateMetric, ...]] = {

@@ -6,7 +6,7 @@ Credentials come from the environment. Not here: what is said, and how it is sen
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -55,12 +55,7 @@ class NotifySpec(Spec):
     @property
     def channels(self) -> tuple[Channel, ...]:
         """The channels that are named."""
-        named: dict[Channel, object] = {
-            "slack": self.slack,
-            "email": self.email,
-            "webhook": self.webhook,
-        }
-        return tuple(channel for channel, target in named.items() if target)
+        return tuple(channel for channel in get_args(Channel) if getattr(self, channel))
 
     def tells(self, channel: Channel, kind: EventKind) -> bool:
         """Whether a channel is told of such events."""

@@ -97,17 +97,13 @@ class TopicFiles:
                 "and no dot in front"
             )
         inside = self.folder.resolve().is_relative_to(self.root.resolve())
-        if "*" in str(self._pattern.parent) or not inside or spec.bucket:
+        if "*" in str(self.spec.pattern.parent) or not inside or spec.bucket:
             raise ValueError(f"{spec.landing}: its folder must be a single one below {self.root}")
-
-    @property
-    def _pattern(self) -> PurePosixPath:
-        return self.spec.pattern
 
     @property
     def folder(self) -> Path:
         """Where they are."""
-        return self.root / self._pattern.parent
+        return self.root / self.spec.pattern.parent
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -159,10 +155,10 @@ class TopicFiles:
             ValueError: The dataset would not see the file.
         """
         name = file_name(self.topic, partition, first, last)
-        if not re.fullmatch(re.escape(self._pattern.name).replace(r"\*", ".*"), name):
+        if not re.fullmatch(re.escape(self.spec.pattern.name).replace(r"\*", ".*"), name):
             raise ValueError(
-                f"dataset {self.spec.name} lands {self._pattern}, which leaves out {name}: "
-                f"write {self._pattern.with_name('*.jsonl')}"
+                f"dataset {self.spec.name} lands {self.spec.pattern}, which leaves out {name}: "
+                f"write {self.spec.pattern.with_name('*.jsonl')}"
             )
         part = self.folder / f"{self.topic}-{partition}.jsonl.part"
         part.unlink(missing_ok=True)
