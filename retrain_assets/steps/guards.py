@@ -16,7 +16,7 @@ from retrain_assets.domain import guards as domain
 from retrain_assets.domain.estimator import predict
 from retrain_assets.domain.guards import GuardResult
 from retrain_assets.domain.performance import comparable
-from retrain_assets.stores.model_check import check_in_clean_process
+from retrain_assets.stores.model_check import EXAMPLE_FILE, check_file, write_example
 from retrain_assets.stores.model_file import MODEL_FILE, digest
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ def _skew(action: Any, kind: Kind, features: pl.DataFrame, pipeline: Pipeline) -
     """Whether a clean process predicts the same for every row of the holdout, bit for bit."""
     content = _file(pipeline)
     with TemporaryDirectory() as folder:
-        path = Path(folder) / MODEL_FILE
+        path, example = Path(folder) / MODEL_FILE, Path(folder) / EXAMPLE_FILE
         path.write_bytes(content)
-        expected = predict(pipeline, kind, features)
-        tried = check_in_clean_process(path, digest(content), features, expected, kind)
+        write_example(example, features, predict(pipeline, kind, features))
+        tried = check_file(path, digest(content), example, kind)
     return GuardResult("skew", action, tried.passed, tried.detail)

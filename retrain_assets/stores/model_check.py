@@ -11,7 +11,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -43,11 +42,10 @@ class CheckResult:
     seconds: float
 
 
-def check_in_clean_process(
+def check_file(
     model_path: Path,
     sha256: str,
-    example: pl.DataFrame,
-    expected: np.ndarray,
+    example_path: Path,
     kind: Kind,
     timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> CheckResult:
@@ -56,25 +54,10 @@ def check_in_clean_process(
     Args:
         model_path: The file.
         sha256: Its digest.
-        example: A few rows of features.
-        expected: What the fitted pipeline predicted for them.
+        example_path: Rows and what the fitted pipeline predicted for them, by `write_example`.
         kind: The kind of prediction.
         timeout_seconds: How long to wait.
     """
-    with TemporaryDirectory() as folder:
-        example_path = Path(folder) / EXAMPLE_FILE
-        write_example(example_path, example, expected)
-        return check_file(model_path, sha256, example_path, kind, timeout_seconds)
-
-
-def check_file(
-    model_path: Path,
-    sha256: str,
-    example_path: Path,
-    kind: Kind,
-    timeout_seconds: float = TIMEOUT_SECONDS,
-) -> CheckResult:
-    """As `check_in_clean_process`, on an example that `write_example` wrote."""
     prepare_threads()
     arguments = [str(model_path), sha256, str(example_path), kind]
     started = perf_counter()

@@ -20,7 +20,7 @@ from retrain_assets.domain.encoder import FrameEncoder
 from retrain_assets.domain.estimator import fit, predict
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.stores.model_check import (
-    check_in_clean_process,
+    check_file,
     compare_with_example,
     write_example,
 )
@@ -311,8 +311,9 @@ def test_every_probability_of_several_classes_is_compared(
 
 def test_a_process_that_does_not_answer_in_time_fails(stored: Registered) -> None:
     path = stored.folder(stored.first) / "model.skops"
-    given = (path, stored.first.sha256, stored.features[:5], stored.expected, "binary")
-    found = check_in_clean_process(*given, timeout_seconds=0.01)
+    example = stored.folder(stored.first) / "extra_files" / "example.parquet"
+    given = (path, stored.first.sha256, example, "binary")
+    found = check_file(*given, timeout_seconds=0.01)
     assert (found.passed, found.detail) == (False, "no answer within 0.01 s")
 
 
