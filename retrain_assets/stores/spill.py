@@ -7,19 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import polars as pl
 
-if TYPE_CHECKING:
-    from types import TracebackType
 
-
-class Spill:
+class Spill(TemporaryDirectory[str]):
     """Frames of one schema; a single one stays in memory."""
 
     def __init__(self) -> None:
-        self._folder = TemporaryDirectory(prefix="retrain-")
+        super().__init__(prefix="retrain-")
         self._first: pl.DataFrame | None = None
         self._spilled = 0
 
@@ -37,21 +34,11 @@ class Spill:
         """All of them, in order: the one in memory, or a scan of those on disk."""
         if self._first is not None:
             return self._first
-        return pl.scan_parquet(f"{self._folder.name}/*.parquet")
+        return pl.scan_parquet(f"{self.name}/*.parquet")
 
     def _write(self, frame: pl.DataFrame) -> None:
-        frame.write_parquet(
-            Path(self._folder.name) / f"{self._spilled:06}.parquet", compression="lz4"
-        )
+        frame.write_parquet(Path(self.name) / f"{self._spilled:06}.parquet", compression="lz4")
         self._spilled += 1
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Self:  # type: ignore[override]
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._folder.cleanup()
