@@ -46,14 +46,7 @@ def decision_assets(model: Model) -> list[dg.AssetsDefinition]:
 
 
 def _common(model: Model, name: str, description: str, *kinds: str) -> dict[str, Any]:
-    return {
-        "key": model.key(name),
-        "group_name": model.spec.name,
-        "pool": f"{model.spec.name}_retrain",
-        **model.labels,
-        "description": description,
-        "kinds": set(kinds),
-    }
+    return {**model.asset(name, description, *kinds), "pool": f"{model.spec.name}_retrain"}
 
 
 def _candidate(model: Model) -> dg.AssetsDefinition:

@@ -30,30 +30,33 @@ def ingest_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
 
 def monitor_job(model: Model) -> UnresolvedAssetJobDefinition:
     """`<m>_monitor`: features to monitoring, one run over a range."""
-    return dg.define_asset_job(
-        f"{model.spec.name}_monitor",
-        selection=dg.AssetSelection.assets(*(model.key(name) for name in MONITORED))
-        | dg.AssetSelection.checks(dg.AssetCheckKey(model.key("production_model"), CURRENCY)),
-        description="Build features, summarise, predict and watch.",
-        tags={MODEL_TAG: model.spec.name, **WORK},
+    current = dg.AssetCheckKey(model.key("production_model"), CURRENCY)
+    return _job(
+        model,
+        "monitor",
+        _assets(model, *MONITORED) | dg.AssetSelection.checks(current),
+        "Build features, summarise, predict and watch.",
     )
 
 
 def replay_job(model: Model) -> UnresolvedAssetJobDefinition:
     """`<m>_replay`: other policies over stored history."""
-    return dg.define_asset_job(
-        f"{model.spec.name}_replay",
-        selection=dg.AssetSelection.assets(model.key("replay")),
-        description="Play other policies over stored history, and change nothing.",
-        tags={MODEL_TAG: model.spec.name, **WORK},
-    )
+    text = "Play other policies over stored history, and change nothing."
+    return _job(model, "replay", _assets(model, "replay"), text)
 
 
 def retrain_job(model: Model) -> UnresolvedAssetJobDefinition:
     """`<m>_retrain`: candidate, evaluation, decision."""
-    return dg.define_asset_job(
-        f"{model.spec.name}_retrain",
-        selection=dg.AssetSelection.assets(*(model.key(name) for name in DECIDED)),
-        description="Train a candidate, compare it with production, promote it if it is better.",
-        tags={MODEL_TAG: model.spec.name, **WORK},
-    )
+    text = "Train a candidate, compare it with production, promote it if it is better."
+    return _job(model, "retrain", _assets(model, *DECIDED), text)
+
+
+def _assets(model: Model, *names: str) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*(model.key(name) for name in names))
+
+
+def _job(
+    model: Model, name: str, selection: dg.AssetSelection, text: str
+) -> UnresolvedAssetJobDefinition:
+    tags = {MODEL_TAG: model.spec.name, **WORK}
+    return dg.define_asset_job(f"{model.spec.name}_{name}", selection, description=text, tags=tags)

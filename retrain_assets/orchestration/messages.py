@@ -22,7 +22,7 @@ from retrain_assets.orchestration.metadata import (
 )
 from retrain_assets.orchestration.model_assets import Model
 from retrain_assets.orchestration.partitions import partitions_definition
-from retrain_assets.orchestration.requests import WATCHING
+from retrain_assets.orchestration.requests import WATCHING, failure
 from retrain_assets.orchestration.resources import Channels, StorageResource
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
@@ -189,7 +189,7 @@ def _failed(
         if name in known:
             yield known[name]
             continue
-        kind, why = _error(instance, run.run_id)
+        kind, why = failure(instance, run.run_id)
         yield Event(
             id=name,
             kind="run_failed",
@@ -198,14 +198,3 @@ def _failed(
             cause=f"{job} {kind}",
             fields=json.dumps({"job": run.job_name, "run_id": run.run_id, "error": why}),
         )
-
-
-def _error(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
-    """Class and text of what a step raised, or what Dagster says where none did."""
-    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
-        error = entry.get_dagster_event().step_failure_data.error
-        if error := error and (error.cause or error):
-            return error.cls_name or "", error.message.strip()
-    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
-        return "", entry.get_dagster_event().message or ""
-    return "", "no reason was recorded"

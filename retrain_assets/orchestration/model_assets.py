@@ -59,25 +59,24 @@ class Model:
         """The key of one of the model's assets."""
         return dg.AssetKey([self.spec.name, name])
 
-    @property
-    def labels(self) -> dict[str, Any]:
-        """By what the model's assets are found in the UI."""
-        return {
-            "owners": self.spec.owners,
-            "tags": {MODEL_TAG: self.spec.name, "retrain/kind": self.spec.target.kind},
-        }
-
-    def partitioned(self, name: str, description: str, kinds: set[str]) -> dict[str, Any]:
-        """What all partitioned assets of the model share."""
+    def asset(self, name: str, description: str, *kinds: str) -> dict[str, Any]:
+        """What all assets of the model share."""
         return {
             "key": self.key(name),
             "group_name": self.spec.name,
+            "owners": self.spec.owners,
+            "tags": {MODEL_TAG: self.spec.name, "retrain/kind": self.spec.target.kind},
+            "description": description,
+            "kinds": set(kinds),
+        }
+
+    def partitioned(self, name: str, description: str, kind: str = "polars") -> dict[str, Any]:
+        """What all partitioned assets of the model share."""
+        return {
+            **self.asset(name, description, kind),
             "partitions_def": partitions_definition(self.dataset.partition),
             "backfill_policy": dg.BackfillPolicy.single_run(),
             "pool": f"{self.spec.name}_monitor",
-            **self.labels,
-            "description": description,
-            "kinds": kinds,
         }
 
 
@@ -97,9 +96,7 @@ def _features(model: Model) -> dg.AssetsDefinition:
     }
 
     @dg.asset(
-        **model.partitioned(
-            "features", "Validated features and target, as known when predicting.", {"polars"}
-        ),
+        **model.partitioned("features", "Validated features and target, as known when predicting."),
         deps=_dataset_deps(model),
         check_specs=[
             checks.spec(model.key("features"), name, text) for name, text in checked.items()
@@ -127,7 +124,7 @@ def _features(model: Model) -> dg.AssetsDefinition:
 def _profile(model: Model) -> dg.AssetsDefinition:
     @dg.asset(
         **model.partitioned(
-            "profile", "A small mergeable summary of each column, a row a partition.", {"polars"}
+            "profile", "A small mergeable summary of each column, a row a partition."
         ),
         deps=[model.key("features")],
     )
@@ -146,7 +143,7 @@ def _predictions(model: Model) -> dg.AssetsDefinition:
         **model.partitioned(
             "predictions",
             "What the version in production when the partition arrived predicted, with the label.",
-            {"scikitlearn"},
+            "scikitlearn",
         ),
         deps=[model.key("features")],
     )
@@ -168,7 +165,7 @@ def _predictions(model: Model) -> dg.AssetsDefinition:
 def _monitoring(model: Model) -> dg.AssetsDefinition:
     @dg.asset(
         **model.partitioned(
-            "monitoring", "Drift and realised performance of each partition's window.", {"polars"}
+            "monitoring", "Drift and realised performance of each partition's window."
         ),
         deps=[model.key("profile"), model.key("predictions")],
         check_specs=[

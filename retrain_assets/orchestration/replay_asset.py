@@ -20,12 +20,13 @@ def replay_asset(model: Model) -> dg.AssetsDefinition:
     """`<m>/replay`; nothing asks for it but a person."""
 
     @dg.asset(
-        key=model.key("replay"),
-        group_name=model.spec.name,
+        **model.asset(
+            "replay",
+            "What other triggers would have brought over stored history; changes nothing.",
+            "polars",
+            "scikitlearn",
+        ),
         deps=[model.key("features"), model.key("profile")],
-        description="What other triggers would have brought over stored history; changes nothing.",
-        kinds={"polars", "scikitlearn"},
-        **model.labels,
     )
     def replay(
         context: dg.AssetExecutionContext, storage: StorageResource

@@ -102,9 +102,16 @@ def _lasting(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
     """The error of a failed run, if the same work would meet it again."""
     if run.status is not dg.DagsterRunStatus.FAILURE:
         return None
-    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+    name, _ = failure(instance, run.run_id)
+    return name if name in LASTING else None
+
+
+def failure(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
+    """Class and text of what a step of a run raised, or what Dagster says where none did."""
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
         error = entry.get_dagster_event().step_failure_data.error
-        name = (error.cause or error).cls_name if error else None
-        if name in LASTING:
-            return name
-    return None
+        if error := error and (error.cause or error):
+            return error.cls_name or "", error.message.strip()
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
+        return "", entry.get_dagster_event().message or ""
+    return "", "no reason was recorded"

@@ -27,13 +27,13 @@ def storage_asset(model: Model) -> dg.AssetsDefinition:
     """`<m>/storage`."""
 
     @dg.asset(
-        key=model.key("storage"),
-        group_name=model.spec.name,
+        **model.asset(
+            "storage",
+            "Tables of the model and its datasets, compacted and without the files of versions "
+            "that no registered model needs. What is removed cannot be brought back.",
+            "deltalake",
+        ),
         pool="storage",
-        description="Tables of the model and its datasets, compacted and without the files of "
-        "versions that no registered model needs. What is removed cannot be brought back.",
-        kinds={"deltalake"},
-        **model.labels,
     )
     def storage_(config: Age, storage: StorageResource) -> dg.MaterializeResult[None]:
         groups = {model.spec.name, model.dataset.name, *model.lookups}

@@ -23,6 +23,7 @@ from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from retrain_assets.orchestration.in_process import own_process
+from retrain_assets.orchestration.requests import failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -107,7 +108,8 @@ class InProcessDaemon:
         )
         result = execute_run(InMemoryJob(job), run, self.instance)
         if not result.success:
-            raise UnsettledError(f"run {run.run_id} of {job.name} failed: {_why(result)}")
+            _, why = failure(self.instance, run.run_id)
+            raise UnsettledError(f"run {run.run_id} of {job.name} failed: {why}")
         return run.run_id
 
     def _tick(self, sensor: dg.SensorDefinition) -> Iterator[Executed]:
@@ -129,13 +131,3 @@ def _downstream_last(sensor: dg.SensorDefinition) -> tuple[int, str]:
     order = ("_new_data", "_data_ready", "_retrain_wanted")
     places = (place for place, ending in enumerate(order) if sensor.name.endswith(ending))
     return next(places, len(order)), sensor.name
-
-
-def _why(result: dg.JobExecutionResult) -> str:
-    """What the failed step raised, or what Dagster said where no step did."""
-    failed = next(event for event in result.all_events if event.is_failure)
-    if not failed.is_step_failure:
-        return failed.message or "no reason was recorded"
-    error = failed.step_failure_data.error
-    cause = error.cause or error if error else None
-    return cause.message.strip() if cause else "no reason was recorded"
