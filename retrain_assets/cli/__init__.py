@@ -9,7 +9,4 @@ from __future__ import annotations
 from retrain_assets.cli import acting, deciding, keeping, landing, looking, replaying, serving
 from retrain_assets.cli.root import main
 
-__all__ = ["main"]
-_ALL = (acting, looking, deciding, replaying, keeping, serving)
-for command in (*(found for part in _ALL for found in part.COMMANDS), landing.land):
-    main.add_command(command)
+__all__ = ["acting", "deciding", "keeping", "landing", "looking", "main", "replaying", "serving"]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retrain_assets.cli.project import datasets, execute, models
-from retrain_assets.cli.root import as_json, one_line, print_decisions, print_json, storage
+from retrain_assets.cli.project import datasets, execute, models, named
+from retrain_assets.cli.root import command, decisions_said, show, storage
 
 if TYPE_CHECKING:
     from retrain_assets.specs.dataset import DatasetSpec
@@ -22,30 +22,23 @@ if TYPE_CHECKING:
 MANY = 1000  # partitions of a range that may be meant otherwise
 
 
-@click.command()
+@command
 @click.option("--fresh", is_flag=True, help="Start over: delete what an earlier demo stored.")
-@as_json
-@one_line
-def demo(*, fresh: bool, as_json: bool) -> None:
+def demo(*, fresh: bool) -> None:
     """Let the flights of 2013 arrive week by week, and watch the loop run."""
     from retrain_assets.demo.run import run_demo
 
     result = run_demo(storage(), Path(os.environ["DAGSTER_HOME"]), fresh=fresh)
-    if as_json:
-        print_json(result)
-        return
-    print_decisions(result["decisions"])
-    click.echo("\nSee all of it in the Dagster UI: make dev, then http://127.0.0.1:3000")
+    where = "See all of it in the Dagster UI: make dev, then http://127.0.0.1:3000"
+    show(result, f"{decisions_said(result['decisions'])}\n\n{where}")
 
 
-@click.command()
+@command
 @click.argument("name")
 @click.option("--from", "first", required=True, help="First partition.")
 @click.option("--to", "last", required=True, help="Last partition.")
 @click.option("--yes", is_flag=True, help=f"Do not ask, though it be more than {MANY} partitions.")
-@as_json
-@one_line
-def backfill(name: str, first: str, last: str, *, yes: bool, as_json: bool) -> None:
+def backfill(name: str, first: str, last: str, *, yes: bool) -> None:
     """Ingest a dataset, or monitor a model, over a range of partitions in one run.
 
     A check that fails is an error, though the sound partitions beside it are published.
@@ -57,25 +50,20 @@ def backfill(name: str, first: str, last: str, *, yes: bool, as_json: bool) -> N
 
     known_datasets, known_models = datasets(), models()
     jobs = dict.fromkeys(known_datasets, "ingest") | dict.fromkeys(known_models, "monitor")
-    if name not in jobs:
-        known = ", ".join(sorted(jobs))
-        raise LookupError(f"no dataset or model named {name!r}; there are {known}")
+    job = named("dataset or model", jobs, name)
     spec = known_datasets.get(name) or known_models[name].dataset
     count = checked_range(spec.partition, first, last)
     if count > MANY and not yes:
         _ask(f"{first} to {last} are {count:,} partitions of {name}")
     if name in known_datasets:
         _let_settle(spec, first, last)
-    run_id = execute(f"{name}_{jobs[name]}", tags=range_tags(first, last))
+    run_id = execute(f"{name}_{job}", tags=range_tags(first, last))
     found = {"name": name, "from": first, "to": last, "partitions": count, "run_id": run_id}
     with dg.DagsterInstance.get() as instance:
         bad = list(failures(instance, run_id))
     if bad:
         raise ValueError(f"run {run_id}: {len(bad)} checks failed, first {bad[0]}")
-    if as_json:
-        print_json(found)
-    else:
-        click.echo(f"{name}: {count} partitions, {first} to {last}, in run {run_id}")
+    show(found, f"{name}: {count} partitions, {first} to {last}, in run {run_id}")
 
 
 def _let_settle(spec: DatasetSpec, first: str, last: str) -> None:
@@ -101,6 +89,3 @@ def _ask(said: str) -> None:
     if not sys.stdin.isatty():
         raise ValueError(f"{said}: if that is meant, say --yes")
     click.confirm(f"{said}. Go on?", abort=True, err=True)
-
-
-COMMANDS = (demo, backfill)

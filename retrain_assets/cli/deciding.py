@@ -5,43 +5,35 @@ Each but `adopt` is a run of the job of the same name, which the UI has too. Not
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from retrain_assets.cli.project import execute, model_named
-from retrain_assets.cli.root import as_json, one_line, print_json, storage
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from retrain_assets.cli.root import command, here, show, storage
 
 reason = click.option("--reason", required=True, help="Why, for the record.")
 by = click.option("--by", default="command line", help="Who asks, for the record.")
 
 
-@click.command()
+@command
 @click.argument("model")
 @click.argument("version", type=int)
 @click.option("--by", required=True, help="Who approves, for the ledger.")
 @reason
-@as_json
-@one_line
-def approve(model: str, version: int, *, as_json: bool, **why: str) -> None:
+def approve(model: str, version: int, **why: str) -> None:
     """Put the version that waits for approval into production."""
     row = _decided(model, "approve", version=version, **why)
-    _tell(row, f"{model}: version {row['version']} is in production", as_json=as_json)
+    show(row, f"{model}: version {row['version']} is in production")
 
 
-@click.command()
+@command
 @click.argument("model")
 @click.option("--from", "source", required=True, help="models:/name/version, or an MLflow folder.")
 @click.option("--trained-through", required=True, help="Last partition it was trained on.")
 @click.option("--by", required=True, help="Who adopts, for the ledger.")
 @reason
-@as_json
-@click.pass_obj
-@one_line
-def adopt(folder: Path, model: str, source: str, *, as_json: bool, **asked: str) -> None:
+def adopt(model: str, source: str, **asked: str) -> None:
     """Take the scikit-learn model that a team already runs as the first in production.
 
     Code that is in its file runs: adopt none that you would not run yourself.
@@ -50,53 +42,47 @@ def adopt(folder: Path, model: str, source: str, *, as_json: bool, **asked: str)
     from retrain_assets.steps.card import write_card
 
     state = model_named(model).state(opened := storage())
-    place = source if source.startswith("models:/") else str(folder / source)
+    place = source if source.startswith("models:/") else str(here() / source)
     row = step(state, registry := opened.registry(model), place, **asked)
     said = f"{model}: version {row.version} is in production"
-    _tell(row.for_people(), said, as_json=as_json)
+    show(row.for_people(), said)
     write_card(state, registry, row.version, opened.cards)  # last, as it stands without one
 
 
-@click.command()
+@command
 @click.argument("model")
 @click.option("--to", type=int, help="The version; the one before the present by default.")
 @reason
 @by
-@as_json
-@one_line
-def rollback(model: str, to: int | None, *, as_json: bool, **why: str) -> None:
+def rollback(model: str, to: int | None, **why: str) -> None:
     """Put an earlier version back into production."""
     row = _decided(model, "rollback", **why, **({} if to is None else {"to": to}))
-    _tell(row, f"{model}: version {row['version']} is in production again", as_json=as_json)
+    show(row, f"{model}: version {row['version']} is in production again")
 
 
-@click.command()
+@command
 @click.argument("model")
 @click.option("--until", required=True, help="First partition as of which it may be asked again.")
 @reason
 @by
-@as_json
-@one_line
-def pause(model: str, *, as_json: bool, **config: str) -> None:
+def pause(model: str, **config: str) -> None:
     """Let no retraining be asked for as of any partition before one."""
     _operate(model, "pause", config)
     found = {"model": model, **config}
-    _tell(found, f"{model}: no retraining before {config['until']}", as_json=as_json)
+    show(found, f"{model}: no retraining before {config['until']}")
 
 
-@click.command()
+@command
 @click.argument("model")
 @reason
 @by
-@as_json
-@one_line
-def resume(model: str, *, as_json: bool, **config: str) -> None:
+def resume(model: str, **config: str) -> None:
     """End a pause."""
     stood = model_named(model).state(storage()).pauses.read()
     _operate(model, "resume", config)
     found = {"model": model, "until": stood and stood.until, **config}
     ended = f"the pause until {stood.until} is over" if stood else "there was no pause"
-    _tell(found, f"{model}: {ended}", as_json=as_json)
+    show(found, f"{model}: {ended}")
 
 
 def _decided(model: str, operation: str, **config: Any) -> dict[str, Any]:
@@ -112,13 +98,3 @@ def _operate(model: str, operation: str, config: dict[str, Any]) -> None:
     model_named(model)
     ops = {f"{model}_{operation}_op": {"config": config}}
     execute(f"{model}_{operation}", run_config={"ops": ops})
-
-
-def _tell(found: dict[str, Any], said: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json(found)
-    else:
-        click.echo(said)
-
-
-COMMANDS = (approve, adopt, rollback, pause, resume)

@@ -5,16 +5,17 @@ Not here: what a command does with them.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
 
     from retrain_assets.definitions import Location
     from retrain_assets.orchestration.model_assets import Model
     from retrain_assets.specs.dataset import DatasetSpec
+
+T = TypeVar("T")
 
 
 def models() -> dict[str, Model]:
@@ -37,21 +38,22 @@ def model_named(name: str) -> Model:
     Raises:
         LookupError: There is none of that name; the message lists those there are.
     """
-    known = models()
-    if name not in known:
-        raise LookupError(f"no model named {name!r}; there are {', '.join(sorted(known))}")
-    return known[name]
+    return named("model", models(), name)
 
 
 def dataset_named(name: str) -> DatasetSpec:
-    """A dataset.
+    """A dataset; raises as `model_named`."""
+    return named("dataset", datasets(), name)
+
+
+def named(what: str, known: Mapping[str, T], name: str) -> T:
+    """What has a name.
 
     Raises:
         LookupError: There is none of that name; the message lists those there are.
     """
-    known = datasets()
     if name not in known:
-        raise LookupError(f"no dataset named {name!r}; there are {', '.join(sorted(known))}")
+        raise LookupError(f"no {what} named {name!r}; there are {', '.join(sorted(known))}")
     return known[name]
 
 
@@ -66,12 +68,13 @@ def execute(
         The run's id.
     """
     import dagster as dg
+    from rich.console import Console
 
     from retrain_assets.definitions import build_defs
     from retrain_assets.orchestration.ticks import InProcessDaemon
 
     place = location()
-    with dg.DagsterInstance.get() as instance, _progress(job):
+    with dg.DagsterInstance.get() as instance, Console(stderr=True).status(f"{job} …"):
         definitions = build_defs(project=place.folder)
         daemon = InProcessDaemon(definitions, instance, place.module, place.name)
         return daemon.execute(job, tags or {}, run_config or {})
@@ -82,12 +85,3 @@ def location() -> Location:
     from retrain_assets.definitions import location_at
 
     return location_at(Path.cwd())
-
-
-@contextmanager
-def _progress(job: str) -> Iterator[None]:
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    with console.status(f"{job} …"):
-        yield

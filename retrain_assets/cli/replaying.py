@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from retrain_assets.cli.project import model_named
-from retrain_assets.cli.root import as_json, one_line, print_json, storage
+from retrain_assets.cli.root import command, here, show, storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,46 +23,32 @@ if TYPE_CHECKING:
     from retrain_assets.specs.policy import PolicySpec
 
 
-@click.command()
+@command
 @click.argument("model")
 @click.option("--from", "first", default="", help="First partition; all of history by default.")
 @click.option("--to", "last", default="\uffff", help="Last partition.", show_default=False)
 @click.option("--policies", type=click.Path(exists=True, dir_okay=False), help="YAML, one a ---.")
 @click.option("--picture", type=click.Path(dir_okay=False), help="A PNG file to draw to.")
-@as_json
-@click.pass_obj
-@one_line
-def replay(
-    folder: Path,
-    model: str,
-    *,
-    first: str,
-    last: str,
-    policies: str | None,
-    picture: str | None,
-    as_json: bool,
-) -> None:
+def replay(model: str, first: str, last: str, policies: str | None, picture: str | None) -> None:
     """Play policies over stored history, and touch neither ledger nor registry."""
     from retrain_assets.steps.replay import replayed
 
     chosen = model_named(model)
-    tried = _policies(chosen.spec, folder / policies if policies else None)
+    tried = _policies(chosen.spec, here() / policies if policies else None)
     with _progress() as tell:
         outcome = replayed(chosen.state(storage()), tried, tell, first, last)
     if picture:
         from retrain_assets.reports.canvas import png
         from retrain_assets.reports.replay import replay_figure
 
-        (folder / picture).write_bytes(png(replay_figure(outcome)))
+        (here() / picture).write_bytes(png(replay_figure(outcome)))
     proposed = next(one.parts for one in tried if one.name == outcome.best)
-    if as_json:
-        print_json(_shown(outcome) | {"model": model, "proposed": proposed})
-        return
-    _print(outcome)
+    lines = _lines(outcome)
     if proposed:
         import yaml
 
-        click.echo("\n" + yaml.safe_dump(proposed, sort_keys=False).rstrip())
+        lines += ["", yaml.safe_dump(proposed, sort_keys=False).rstrip()]
+    show(_shown(outcome) | {"model": model, "proposed": proposed}, "\n".join(lines))
 
 
 def _policies(model: ModelSpec, file: Path | None) -> list[PolicySpec]:
@@ -103,9 +89,8 @@ def _shown(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _print(outcome: Outcome) -> None:
+def _lines(outcome: Outcome) -> list[str]:
     first, last = outcome.shared[0], outcome.shared[-1]
-    click.echo(f"{len(outcome.shared)} partitions, {first} to {last}, predicted by every policy")
     head = ("policy", f"mean {outcome.metric}", "fits", "promotions", "gain", "interval")
     rows = [
         (
@@ -119,9 +104,9 @@ def _print(outcome: Outcome) -> None:
         for one in outcome.standings
     ]
     widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
-    for row in [head, *rows]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
-    click.echo(outcome.said)
-
-
-COMMANDS = (replay,)
+    table = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [head, *rows]
+    )
+    played = f"{len(outcome.shared)} partitions, {first} to {last}, predicted by every policy"
+    return [played, *table, outcome.said]

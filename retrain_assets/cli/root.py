@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 COLOURS = {"promote": "green", "reject": "red", "hold": "yellow", "rollback": "magenta"}
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,6 +33,22 @@ def main() -> None:
     os.chdir(root)
 
 
+def command(
+    run: Callable[..., None], group: click.Group = main, name: str | None = None
+) -> click.Command:
+    """A command of a group: its errors are one line, and it takes `--json`, which `show` heeds."""
+
+    @wraps(run)
+    def wrapped(*args: Any, as_json: bool, **kwargs: Any) -> None:
+        del as_json
+        one_line(run)(*args, **kwargs)
+
+    made = group.command(name)(wrapped)
+    option = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON and nothing else.")
+    made.params.append(option)
+    return made
+
+
 def one_line(command: Callable[..., None]) -> Callable[..., None]:
     """Errors that people can act on become one line; others keep their traceback."""
 
@@ -41,7 +56,7 @@ def one_line(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except click.Abort:  # a RuntimeError without a word
+        except (click.Abort, click.exceptions.Exit):  # RuntimeErrors without a word
             raise
         except (ValueError, RuntimeError, LookupError) as error:
             raise click.ClickException(" ".join(str(error).split())) from error
@@ -63,18 +78,32 @@ def storage() -> Storage:
     return storage_from(os.environ, Path.cwd())
 
 
-def print_json(value: object) -> None:
-    """Print a result for machines."""
-    click.echo(json.dumps(value, indent=2, default=str))
+def here() -> Path:
+    """The folder that the command was given in, which relative paths start from."""
+    return Path(click.get_current_context().find_root().obj)
 
 
-def print_decisions(rows: list[dict[str, Any]]) -> None:
+def is_json() -> bool:
+    """Whether results are for machines."""
+    return bool(click.get_current_context().params["as_json"])
+
+
+def show(value: object, said: str) -> None:
+    """Print a result: the value as JSON with `--json`, else what is said of it."""
+    click.echo(json.dumps(value, indent=2, default=str) if is_json() else said)
+
+
+def decisions_said(rows: list[dict[str, Any]]) -> str:
     """Two lines a decision: what, and why."""
     width = max((len(row["model"]) for row in rows), default=0)
+    lines = []
     for row in rows:
         head = (
             f"{row['as_of']}  {row['model']:<{width}}  {row['action']:<8}  version {row['version']}"
         )
-        click.echo(click.style(head, fg=COLOURS.get(row["action"]), bold=True), nl=False)
-        click.echo(f"  because of {', '.join(row['causes'])}")
-        click.echo(f"            {row['reason']}")
+        styled = click.style(head, fg=COLOURS.get(row["action"]), bold=True)
+        lines += [
+            f"{styled}  because of {', '.join(row['causes'])}",
+            f"            {row['reason']}",
+        ]
+    return "\n".join(lines)

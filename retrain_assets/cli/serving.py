@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from retrain_assets.cli.project import model_named, models
-from retrain_assets.cli.root import as_json, one_line, print_json, storage
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from retrain_assets.cli.root import command, here, is_json, show, storage
 
 
-@click.command()
+@command
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option(
     "--port",
@@ -25,17 +21,16 @@ if TYPE_CHECKING:
     show_default=True,
     help="0 takes any that is free.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print each message as a line of JSON.")
-@one_line
-def serve(host: str, port: int, *, as_json: bool) -> None:
+def serve(host: str, port: int) -> None:
     """Answer predictions of every production model over HTTP, until SIGTERM.
 
     RETRAIN_SERVE_KEYS names the keys that are asked for, separated by commas.
     """
     from retrain_assets.serving.run import serve as run
 
-    def tell(message: str) -> None:
-        click.echo(json.dumps({"message": message}) if as_json else message, err=not as_json)
+    def tell(message: str) -> None:  # one a line
+        told = json.dumps({"message": message}) if is_json() else message
+        click.echo(told, err=not is_json())
 
     keys = tuple(filter(None, os.environ.get("RETRAIN_SERVE_KEYS", "").split(",")))
     root = storage()
@@ -43,25 +38,20 @@ def serve(host: str, port: int, *, as_json: bool) -> None:
     run(root, states, host, port, keys, tell)
 
 
-@click.command()
+@command
 @click.argument("model")
 @click.option("--from", "first", required=True, help="First partition.")
 @click.option("--to", "last", required=True, help="Last partition.")
 @click.option("--version", type=int, help="By default the one in production.")
 @click.option("--out", required=True, help="A new parquet file.")
-@as_json
-@click.pass_obj
-@one_line
-def score(
-    folder: Path, model: str, first: str, last: str, version: int | None, out: str, *, as_json: bool
-) -> None:
+def score(model: str, first: str, last: str, version: int | None, out: str) -> None:
     """Predict stored features of a range with any version, into a parquet file."""
     from retrain_assets.orchestration.partitions import checked_range
     from retrain_assets.steps.predict import scores
     from retrain_assets.steps.state import landed
     from retrain_assets.stores.spill import Spill
 
-    found, root, file, rows = model_named(model), storage(), folder / out, 0
+    found, root, file, rows = model_named(model), storage(), here() / out, 0
     checked_range(found.dataset.partition, first, last)
     if file.exists() or not file.parent.is_dir():
         raise ValueError(f"cannot write {file}: name a new file in a folder that is there")
@@ -75,10 +65,5 @@ def score(
         if rows == 0:
             raise LookupError(f"{model} has no features from {first} to {last}: backfill them")
         spill.frame().lazy().sink_parquet(file)
-    if as_json:
-        print_json({"model": model, "from": first, "to": last, "rows": rows, "out": out})
-    else:
-        click.echo(f"{model}: {rows:,} rows of {len(keys)} partitions in {out}")
-
-
-COMMANDS = (serve, score)
+    value = {"model": model, "from": first, "to": last, "rows": rows, "out": out}
+    show(value, f"{model}: {rows:,} rows of {len(keys)} partitions in {out}")
