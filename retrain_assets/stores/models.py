@@ -9,14 +9,13 @@ fitting, Dagster.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from retrain_assets.stores.mlflow_database import make_database
+from retrain_assets.stores.mlflow_database import open_client
 from retrain_assets.stores.model_check import EXAMPLE_FILE, check_file
 from retrain_assets.stores.model_file import (
     MODEL_FILE,
@@ -41,13 +40,6 @@ if TYPE_CHECKING:
     from retrain_assets.stores.model_check import CheckResult
 
 DIGEST_TAG, METRICS_TAG, HEAD_TAG = "sha256", "metrics", "ledger_head"
-SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # By MLflow's own bounds a server that hangs holds a retraining for a quarter of an hour a call.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-}
 
 
 class RegistryError(RuntimeError):
@@ -94,14 +86,9 @@ class ModelRegistry:
     @cached_property
     def client(self) -> MlflowClient:
         """MLflow's client; made when first used, since importing MLflow takes seconds."""
-        for name, value in SETTINGS.items():
-            os.environ.setdefault(name, value)
-        from mlflow import MlflowClient
-
         if "://" not in self.artifact_root:
             Path(self.artifact_root).mkdir(parents=True, exist_ok=True)
-        make_database(self.tracking_uri)
-        return MlflowClient(self.tracking_uri, self.tracking_uri)
+        return open_client(self.tracking_uri)
 
     def prepare(self) -> None:
         """Make experiment and registered model where they are missing; point MLflow at them."""
