@@ -27,7 +27,7 @@ EXPECTED = ("promote", True, 2, ["ledger:0"])
 REGISTRY, LEDGER = "retrain_assets.stores.models", "retrain_assets.stores.ledger:Ledger.append"
 # Where a retraining dies; how many versions, and whether a decision, it leaves.
 POINTS = {
-    Point("retrain_assets.domain.estimator:fit", after=True): (0, 0),
+    Point("retrain_assets.steps.train:fit", after=True): (0, 0),
     Point(f"{REGISTRY}:log_pipeline", after=True): (0, 0),
     Point(f"{REGISTRY}:ModelRegistry.log_version", after=True): (1, 0),
     Point(f"{REGISTRY}:ModelRegistry.log_version", 2, after=True): (2, 0),
@@ -76,7 +76,7 @@ def test_what_is_out_of_memory_fails_and_the_next_goes_on(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr("retrain_assets.domain.estimator.fit", no_memory)
+        patched.setattr("retrain_assets.steps.train.fit", no_memory)
         job = world.definitions.resolve_job_def("churn_retrain")
         assert not job.execute_in_process(instance=world.instance, raise_on_error=False).success
     assert world.storage.registry("churn").versions() == []
