@@ -112,11 +112,14 @@ class ModelRegistry:
         mlflow.set_experiment(self.name)
 
     def close_runs(self) -> None:
-        """Mark the runs that a killed process left open as killed."""
+        """Mark as killed what a killed process left open; people's own runs stay as they are."""
         if (experiment := self.client.get_experiment_by_name(self.name)) is not None:
             ids = [experiment.experiment_id]
-            for run in self.client.search_runs(ids, "attributes.status = 'RUNNING'"):
-                self.client.set_terminated(run.info.run_id, "KILLED")
+            found = self.client.search_runs(ids, "attributes.status = 'RUNNING'")
+            ours = {run.info.run_id for run in found if "dagster_run_id" in run.data.tags}
+            for run in found:
+                if ours & {run.info.run_id, run.data.tags.get("mlflow.parentRunId")}:
+                    self.client.set_terminated(run.info.run_id, "KILLED")
 
     def log_version(  # noqa: PLR0913 all that is kept of a fit
         self,
