@@ -6,7 +6,7 @@ Not here: the statistics, and what is done about an alert.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -104,7 +104,7 @@ class _Watcher:
         version = production.version if production else None
         for window, found in self._windows(key, production):
             yield {
-                **asdict(found),
+                **vars(found),
                 "model_version": version,
                 "window_from": window[0],
                 "window_to": window[-1],

@@ -35,6 +35,7 @@ class Overlay(Tables):
     kept: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     written: dict[str, dict[str, pl.DataFrame]] = field(default_factory=dict)
     _versions: dict[str, int] = field(default_factory=dict)
+    _whole: dict[str, pl.DataFrame] = field(default_factory=dict)
 
     def version(self, table: str) -> int | None:
         """How often a table was written here; that of the table below where it was not."""
@@ -52,7 +53,9 @@ class Overlay(Tables):
     ) -> pl.LazyFrame:
         """What was written here, else what is kept, else the table below."""
         if table in self.written:
-            return pl.concat(self.written[table].values()).lazy()
+            if table not in self._whole:
+                self._whole[table] = pl.concat(self.written[table].values(), rechunk=True)
+            return self._whole[table].lazy()
         if table in self.kept:
             return self.kept[table].lazy()
         below = super().scan(table, schema, version) if self._is_below(table) else None
@@ -97,6 +100,7 @@ class Overlay(Tables):
 
     def _next(self, table: str) -> int:
         self._versions[table] = self._versions.get(table, -1) + 1
+        self._whole.pop(table, None)
         return self._versions[table]
 
     def _is_below(self, table: str) -> bool:
