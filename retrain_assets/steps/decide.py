@@ -24,6 +24,7 @@ from retrain_assets.steps.train import (
     fitted,
     holdout_metrics,
     predicted,
+    read_from,
     register,
     sample,
 )
@@ -167,10 +168,11 @@ def _refit(
     mature, windows = state.mature(), state.spec.windows
     length = int(candidate.tags.get("window", windows.train))
     through = [key for key in mature if key <= candidate.tags["as_of"]][-length:]
-    made = state.tables.version(state.table("features"))
-    trained, rows = fitted(state, through, made), sample(state, through[-windows.holdout :])
+    made = read_from(state)
+    trained = fitted(state, through, int(made["features_version"]))
+    rows = sample(state, through[-windows.holdout :])
     metrics = _checked(state, registry, candidate, trained.pipeline, rows)
-    tags = {**candidate.tags, **tags, "features_version": str(made)}
+    tags = {**candidate.tags, **tags, **made}
     return register(state, registry, mlflow_run(), trained, tags=tags, metrics=metrics, figures={})
 
 

@@ -129,14 +129,8 @@ def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: s
     windows = split(state.mature(), state.spec.windows, as_of)
     sources = state.sources()
     used = {key: sources[key] for key in windows.train}
-    versions = {
-        f"{name}_version": str(state.tables.version(f"{name}/dataset"))
-        for name in (state.dataset.name, *state.lookups)
-    }
     tags = {
-        "dataset_version": versions[f"{state.dataset.name}_version"],
-        **versions,
-        "features_version": str(state.tables.version(state.table("features"))),
+        **read_from(state),
         "spec_digest": state.spec.recipe,
         "code_digest": code_digest(state),
         "lock_digest": lock_digest(),
@@ -150,6 +144,19 @@ def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: s
     }
     stable = {key: tags[key] for key in ("spec_digest", "code_digest", "lock_digest", "as_of")}
     return Plan(windows, digest_of({**used, **stable}), tags)
+
+
+def read_from(state: ModelState) -> dict[str, str]:
+    """Versions of the tables that a fit made now goes back to, as its version is tagged."""
+    versions = {
+        f"{name}_version": str(state.tables.version(f"{name}/dataset"))
+        for name in (state.dataset.name, *state.lookups)
+    }
+    return {
+        "dataset_version": versions[f"{state.dataset.name}_version"],
+        **versions,
+        "features_version": str(state.tables.version(state.table("features"))),
+    }
 
 
 def candidate(

@@ -81,6 +81,9 @@ def test_it_is_not_fitted_again_but_for_the_refit(settled: tuple[World, int]) ->
     assert (again.tags["train_from"], again.tags["train_to"]) == (key(14), key(23))
     assert refit.tags["parent"] == str(again.version)
     assert refit.tags["train_to"] == key(HELD + MORE)
+    read = [int(one.tags["customers_version"]) for one in (refit, again, held)]
+    assert read == [ledger(world)[-1].datasets["customers"], read[1], read[1]]
+    assert read[0] > read[1]
 
 
 def test_a_replay_takes_it_up_as_the_sensor_did(settled: tuple[World, int]) -> None:
