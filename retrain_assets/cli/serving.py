@@ -28,9 +28,10 @@ def serve(host: str, port: int) -> None:
     """
     from retrain_assets.serving.run import serve as run
 
+    as_json = is_json()  # asked for here: the threads that tell have no context of the command
+
     def tell(message: str) -> None:  # one a line
-        told = json.dumps({"message": message}) if is_json() else message
-        click.echo(told, err=not is_json())
+        click.echo(json.dumps({"message": message}) if as_json else message, err=not as_json)
 
     keys = tuple(filter(None, os.environ.get("RETRAIN_SERVE_KEYS", "").split(",")))
     root = storage()

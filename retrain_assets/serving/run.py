@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -74,8 +74,13 @@ def serve(
     sys.setswitchinterval(SWITCH_SECONDS)
     elsewhere = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _behind)
     elsewhere.submit(os.getpid)  # which starts it, while models are loaded
-    service = new_service(storage, states, keys, tell, elsewhere)
-    with elsewhere, following(service, tell):
+
+    def told(message: str) -> None:
+        with suppress(OSError, ValueError):  # a terminal or pipe that is gone stops no thread
+            tell(message)
+
+    service = new_service(storage, states, keys, told, elsewhere)
+    with elsewhere, following(service, told):
         config = uvicorn.Config(
             build_app(service),
             access_log=False,

@@ -236,8 +236,9 @@ def test_a_spec_that_no_longer_makes_a_feature_is_not_ready(changing: Site) -> N
     assert "no longer makes plan, price, load, side, weekday" in trouble
 
 
-def test_the_command_serves_a_project_and_drains_on_sigterm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("heard", [True, False])
+def test_the_command_follows_a_project_whoever_listens_and_drains_on_sigterm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: bool
 ) -> None:
     site = new_site(tmp_path / "data")
     project = new_project(tmp_path / "project", monkeypatch)
@@ -261,10 +262,14 @@ def test_the_command_serves_a_project_and_drains_on_sigterm(
     try:
         assert process.stdout is not None
         said = yaml.safe_load(process.stdout.readline())["message"]
+        if not heard:
+            process.stdout.close()
         with httpx.Client(base_url=said.removeprefix("listening on "), timeout=30) as client:
             assert client.get("/health").status_code == 200
             wait_until(lambda: client.get("/ready").status_code == 200)
             assert version_of(post(client)) == 1
+            site.decide(*range(2, 14))
+            wait_until(lambda: version_of(post(client)) == 2)
 
             def slowly() -> Iterator[bytes]:
                 yield json.dumps({"rows": [ROW]}).encode()
@@ -276,7 +281,10 @@ def test_the_command_serves_a_project_and_drains_on_sigterm(
                 content=slowly(),
                 headers={"content-type": "application/json"},
             )
-            assert version_of(answered) == 1
+            assert version_of(answered) == 2
+        told = [json.loads(line)["message"] for line in process.stdout] if heard else []
+        swapped = [line.partition(",")[0] for line in told if "answers" in line]
+        assert swapped == [f"churn: version {number} answers" for number in (1, 2) if heard]
         assert process.wait(30) == 0
     finally:
         process.kill()
