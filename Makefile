@@ -42,6 +42,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/decisions.py
 	$(BIN)/python benchmarks/gates.py
 	$(BIN)/python benchmarks/months.py
+	$(BIN)/python benchmarks/policies.py
 	$(BIN)/python benchmarks/listing.py
 
 # Needs uv; the lock names packages and hashes, no addresses.

@@ -11,12 +11,19 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from retrain_assets.domain.replay import Outcome
     from retrain_assets.steps.replay import Replay
     from retrain_assets.steps.state import ModelState
@@ -118,6 +125,7 @@ def played(state: ModelState) -> tuple[Outcome, float, float]:
     outcome = compared(judged_by(state.spec.gate), each, replay.CONFIDENCE)
     seconds = time.process_time() - begun, spent[0]
     report_phases(history)
+    report_foresight(history)
     return outcome, *seconds
 
 
@@ -135,6 +143,48 @@ def report_phases(history: Replay) -> None:
             means.append(mean(value for day, value in found.items() if day >= REPORTED_FROM))
         figures = f"{mean(means):.4f} ({stdev(means):.4f}), {min(means):.4f} to {max(means):.4f}"
         print(f"every {every} days, mean (deviation) over the days it may begin on: {figures}")
+
+
+def report_foresight(history: Replay) -> None:
+    """What a calendar of so many fits from August on would come to that knew the best days."""
+    losses = np.array(list(losses_of_each(history)))
+    days = len(losses)
+    for fits in (-(-days // 28), -(-days // 14), -(-days // 7)):
+        print(f"{fits} fits from August on, on the best days: {best_days(losses, fits):.4f}")
+
+
+def losses_of_each(history: Replay) -> Iterator[np.ndarray]:
+    """Log loss of each day by the model fitted through each, of shape (days,); inf before it."""
+    from retrain_assets.domain.estimator import predict
+    from retrain_assets.domain.performance import block_values
+    from retrain_assets.steps.train import fitted, sample
+
+    state, keys = replace(history.state, memo=history.memo), history.keys
+    later = [key for key in keys if key >= REPORTED_FROM]
+    rows = sample(state, later)
+    for place, first in enumerate(track(later, console=Console(stderr=True))):
+        through = keys[: keys.index(first)][-state.spec.windows.train :]
+        model, since = fitted(state, through).pipeline, rows.partitions >= first
+        output = predict(model, state.spec.target.kind, rows.features.filter(since))
+        labels, blocks = rows.target.filter(since).to_numpy(), rows.partitions.filter(since)
+        found = block_values("log_loss", labels, output, blocks)["value"].to_numpy()
+        yield np.append(np.full(place, np.inf), found)
+
+
+def best_days(losses: np.ndarray, fits: int) -> float:
+    """The least mean loss of so many models, each served from its fit to that of the next.
+
+    Args:
+        losses: Of each model, fitted before that day, and day: shape (days, days).
+        fits: How many; the first serves from the first day.
+    """
+    days = len(losses)
+    sums = np.cumsum(np.where(np.isfinite(losses), losses, 0.0), axis=1)
+    least = np.append(np.full(days, np.inf), 0.0)  # of all days from each on, by so many models
+    for _ in range(fits):
+        served = [np.min(sums[first, first:] + least[first + 1 :]) for first in range(days)]
+        least = np.append(served, 0.0)
+    return float(least[0]) / days
 
 
 def report(outcome: Outcome, seconds: float, fitting: float) -> None:
