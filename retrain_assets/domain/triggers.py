@@ -152,11 +152,11 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
     )
     causes = tuple(_allowed(spec, situation, cause, causes) for cause in causes)
     fired = [cause for cause in causes if cause.fired]
-    if not fired:
-        return Request(wanted=False, reason="no cause has fired", as_of=as_of, causes=causes)
-    reason = "; ".join(cause.reason for cause in fired)
+    reason = "; ".join(cause.reason for cause in fired) or "no cause has fired"
     if situation.paused is not None and as_of < situation.paused.until:
         reason = f"{_said(situation.paused)}: {reason}"
+        return Request(wanted=False, reason=reason, as_of=as_of, causes=causes)
+    if not fired:
         return Request(wanted=False, reason=reason, as_of=as_of, causes=causes)
     held = awaited(spec, situation)
     unready = not_yet(situation, held) if held else _nothing_new(spec, situation)

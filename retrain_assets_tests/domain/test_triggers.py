@@ -8,7 +8,15 @@ import math
 import polars as pl
 import pytest
 
-from retrain_assets.domain.triggers import Held, Production, Request, Situation, decide, refusals
+from retrain_assets.domain.triggers import (
+    Held,
+    Pause,
+    Production,
+    Request,
+    Situation,
+    decide,
+    refusals,
+)
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.state import MONITORING_SCHEMA
 
@@ -72,6 +80,16 @@ def test_a_stable_model_is_left_alone() -> None:
     request = decide(model(), situation())
     assert (request.wanted, request.fired, request.reason) == (False, (), "no cause has fired")
     assert {cause.cause for cause in request.causes} >= {"performance", "data_drift", "spec_change"}
+
+
+def test_a_pause_is_told_for_as_long_as_it_holds_whether_or_not_a_cause_has_fired() -> None:
+    seen, due = situation(paused=Pause("2013-01-31", "audit", "the team")), {"new_partitions": 10}
+    said = "paused until 2013-01-31 by the team (audit): "
+    for wish, why in ((model(), "no cause has fired"), (model(**due), "10 new partitions")):
+        request = decide(wish, seen)
+        assert not request.wanted
+        assert request.reason.startswith(said + why)
+    assert decide(model(**due), situation(paused=Pause(DAYS[-1], "audit", "the team"))).wanted
 
 
 def test_the_first_model_waits_for_enough_history_then_is_asked_for() -> None:
