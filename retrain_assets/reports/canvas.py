@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY, PALE, INK = "#2b6cb0", "#dd6b20", "#718096", "#cbd5e0", "#1a202c"
-GRID = "#e2e8f0"
+GREEN, PURPLE, GRID = "#2f855a", "#6b46c1", "#e2e8f0"
 BELOW_THRESHOLD = ["#f4f8fc", "#d6e6f4", "#a6c8e4", "#6c9fce"]
 REACHED_THRESHOLD = ["#fdc27c", "#f08a3c", "#d34a1c", "#86180f"]
 MULTIPLES = [0, 0.25, 0.5, 0.75, 1, 2, 4, 8]
-LINE_POINTS = 14
+LINE_POINTS, LETTERS_AN_INCH = 14, 14.5
 TITLE_WIDTH, NAME_WIDTH = 80, 40
 MOST_LABELS = 7
 PALETTE_COLOURS = 128
@@ -62,7 +62,7 @@ def headline(figure: Figure, title: str, said: str) -> None:
     text = _escaped("\n".join([*lines, ""]))
     figure.suptitle(text, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     figure.axes[0].annotate(
-        literal(said, 2 * NAME_WIDTH),
+        literal(said, int(LETTERS_AN_INCH * figure.get_figwidth())),
         (0.01, 1),
         xycoords="figure fraction",
         xytext=(0, -6 - LINE_POINTS * len(lines)),
