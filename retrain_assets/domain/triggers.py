@@ -153,10 +153,11 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
     causes = tuple(_allowed(spec, situation, cause, causes) for cause in causes)
     fired = [cause for cause in causes if cause.fired]
     reason = "; ".join(cause.reason for cause in fired) or "no cause has fired"
-    if situation.paused is not None and as_of < situation.paused.until:
-        reason = f"{_said(situation.paused)}: {reason}"
-        return Request(wanted=False, reason=reason, as_of=as_of, causes=causes)
-    if not fired:
+    pause = situation.paused
+    paused = pause is not None and as_of < pause.until
+    if pause is not None and paused:
+        reason = f"{_said(pause)}: {reason}"
+    if paused or not fired:
         return Request(wanted=False, reason=reason, as_of=as_of, causes=causes)
     held = awaited(spec, situation)
     unready = not_yet(situation, held) if held else _nothing_new(spec, situation)

@@ -62,10 +62,10 @@ def roll_back(
         DecisionError: There is no such version to go back to; the message lists those there are.
     """
     history = state.ledger.read()
-    for last in history.rows[-1:]:
-        again = last.action == "rollback" and to in (None, last.version)
-        if again and reconcile(registry, history):
-            return last
+    last = history.rows[-1] if history.rows else None
+    again = last is not None and last.action == "rollback" and to in (None, last.version)
+    if last is not None and again and reconcile(registry, history):
+        return last
     served = reversible(history.rows)
     if history.production is None or (len(served) < 2 and to is None):  # noqa: PLR2004 now and before
         raise DecisionError(f"model {state.spec.name}: no earlier version to roll back to")
