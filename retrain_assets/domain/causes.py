@@ -27,7 +27,7 @@ from retrain_assets.domain.windows import elapsed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from retrain_assets.domain.triggers import Held, Situation
+    from retrain_assets.domain.situation import Held, Situation
     from retrain_assets.specs.model import ModelSpec
     from retrain_assets.specs.triggers import DriftTrigger, LastingSpec
 

@@ -7,126 +7,20 @@ Not here: what each cause looks for, and asking Dagster for a run.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from retrain_assets.domain.causes import CAUSES, awaited, not_yet
+from retrain_assets.domain.situation import Cause, Pause, Request, Situation
 from retrain_assets.domain.windows import elapsed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    import polars as pl
+    from collections.abc import Iterable
 
     from retrain_assets.specs.model import ModelSpec
 
 
 REFUSED, TAKEN = ("hold", "reject"), ("promote", "approve")
-
-
-@dataclass(frozen=True)
-class Production:
-    """What the policy knows of the model in production.
-
-    Args:
-        version: Its number.
-        as_of: Last partition it was decided on.
-        trained_through: Last partition it was trained on.
-        recipe: Digest of what it was trained with.
-    """
-
-    version: int
-    as_of: str
-    trained_through: str
-    recipe: str
-
-
-@dataclass(frozen=True)
-class Held:
-    """A candidate that the gate could not tell from production.
-
-    Args:
-        version: Its number.
-        more: Further mature partitions that it would probably take.
-    """
-
-    version: int
-    more: int
-
-
-@dataclass(frozen=True)
-class Pause:
-    """A person wants no retraining asked for.
-
-    Args:
-        until: First partition as of which it may be asked for again.
-        reason: Why.
-        by: Who wants it.
-    """
-
-    until: str
-    reason: str
-    by: str
-
-
-@dataclass(frozen=True)
-class Situation:
-    """Everything a decision depends on.
-
-    Args:
-        mature: Complete, label-mature partitions in order.
-        needed: Partitions the training and holdout windows need together.
-        recipe: Digest of what would be trained now.
-        production: The model in production; None before the first.
-        decided: As-of of the newest decision of the gate; None before the first.
-        decided_recipe: Digest of what was trained for it.
-        monitoring: Rows of the monitoring table.
-        paused: What holds back any retraining, if anything does.
-        refused: By cause, candidates that it asked for and that were not promoted, since the last
-            one that was.
-        held: The candidate of that newest decision, where it was held, may yet be shown to be
-            better than the same production, and is what would be trained now.
-    """
-
-    mature: tuple[str, ...]
-    needed: int
-    recipe: str
-    production: Production | None
-    decided: str | None
-    decided_recipe: str | None
-    monitoring: pl.DataFrame
-    paused: Pause | None = None
-    refused: Mapping[str, int] = field(default_factory=dict)
-    held: Held | None = None
-
-
-@dataclass(frozen=True)
-class Cause:
-    """One cause of the policy, looked at: whether it asks for retraining, and why."""
-
-    cause: str
-    fired: bool
-    reason: str
-    as_of: str | None
-
-
-@dataclass(frozen=True)
-class Request:
-    """The outcome: whether to retrain as of a partition, and what every cause said.
-
-    With `held`, that version is judged again instead of fitting another.
-    """
-
-    wanted: bool
-    reason: str
-    as_of: str | None
-    causes: tuple[Cause, ...]
-    held: int | None = None
-
-    @property
-    def fired(self) -> tuple[str, ...]:
-        """Names of the causes that ask for retraining."""
-        return tuple(cause.cause for cause in self.causes if cause.fired)
 
 
 def decide(spec: ModelSpec, situation: Situation) -> Request:

@@ -17,7 +17,7 @@ from retrain_assets.stores.tables import PARTITION
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from retrain_assets.domain.triggers import Request
+    from retrain_assets.domain.situation import Request
     from retrain_assets.steps.state import ModelState
 
 SCHEMA: dict[str, pl.DataType] = {

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from retrain_assets.domain.triggers import Pause
+from retrain_assets.domain.situation import Pause
 from retrain_assets.steps.decide import DecisionError, reconcile, seen_through
 from retrain_assets.stores.ledger import reversible
 

@@ -17,7 +17,8 @@ from retrain_assets.domain.contract import FILES_SCHEMA, UNPLACED
 from retrain_assets.domain.features import feature_names
 from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
 from retrain_assets.domain.reach import Reach
-from retrain_assets.domain.triggers import Held, Production, Situation, refusals
+from retrain_assets.domain.situation import Held, Production, Situation
+from retrain_assets.domain.triggers import refusals
 from retrain_assets.domain.windows import before, complete_partitions, mature_partitions
 from retrain_assets.steps.digests import digest
 from retrain_assets.stores.ledger import Ledger

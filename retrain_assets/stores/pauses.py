@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from retrain_assets.domain.triggers import Pause
+from retrain_assets.domain.situation import Pause
 from retrain_assets.stores.tables import PARTITION
 
 if TYPE_CHECKING:

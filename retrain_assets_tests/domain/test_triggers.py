@@ -8,15 +8,8 @@ import math
 import polars as pl
 import pytest
 
-from retrain_assets.domain.triggers import (
-    Held,
-    Pause,
-    Production,
-    Request,
-    Situation,
-    decide,
-    refusals,
-)
+from retrain_assets.domain.situation import Held, Pause, Production, Request, Situation
+from retrain_assets.domain.triggers import decide, refusals
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.state import MONITORING_SCHEMA
 

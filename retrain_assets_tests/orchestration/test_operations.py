@@ -10,7 +10,8 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from retrain_assets.domain.triggers import Pause, decide
+from retrain_assets.domain.situation import Pause
+from retrain_assets.domain.triggers import decide
 from retrain_assets.orchestration.decision_assets import CURRENCY
 from retrain_assets.steps.decide import DecisionError
 from retrain_assets.steps.report import plan, stale, staleness, status, verify
