@@ -1,9 +1,7 @@
-"""Commands for all that is stored: copy it, bring it back, remove what no one needs.
+"""The commands that keep the storage root: backup, restore and vacuum.
 
-Not here: copying and removing.
+Not here: how files are copied and removed.
 """
-
-from __future__ import annotations
 
 import os
 from functools import partial
@@ -11,7 +9,6 @@ from pathlib import Path
 
 import click
 
-from retrain_assets.cli.project import model_named
 from retrain_assets.cli.root import command, here, show, storage
 
 folder = click.argument("folder", type=click.Path(path_type=Path))
@@ -20,7 +17,7 @@ folder = click.argument("folder", type=click.Path(path_type=Path))
 @command
 @folder
 def backup(folder: Path) -> None:
-    """Copy the storage root and Dagster's state into a new FOLDER, while work goes on."""
+    """Copy the storage root and Dagster's state into a new FOLDER; runs may go on meanwhile."""
     from retrain_assets.stores.backup import back_up
 
     files = back_up(_parts(), here() / folder, partial(click.echo, err=True))
@@ -34,44 +31,35 @@ def restore(folder: Path) -> None:
     from retrain_assets.stores.backup import restore as bring_back
 
     tables = bring_back(here() / folder, _parts(), partial(click.echo, err=True))
-    said = f"{tables} tables are restored, and hold what was written"
-    show({"folder": str(folder), "tables": tables}, said)
-
-
-@command
-@click.argument("model")
-def rebuild(model: str) -> None:
-    """Register again, from ledger and artifacts, what MLflow has lost of MODEL."""
-    from retrain_assets.steps.rebuild import rebuild as step
-
-    state = model_named(model).state(opened := storage())
-    versions = step(state, opened.registry(model))
-    said = f"{model}: {len(versions)} versions are registered, {versions[-1]} the newest"
-    show({"model": model, "versions": versions}, said)
+    message = f"{tables} tables are restored, and hold what was written"
+    show({"folder": str(folder), "tables": tables}, message)
 
 
 @command
 @click.option("--keep-days", type=click.IntRange(1), default=7, help="Younger files stay; 7.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 def vacuum(keep_days: int, *, dry_run: bool) -> None:
-    """Remove files of tables that neither the newest data nor a registered version needs."""
+    """Remove table files that neither the newest data nor a registered version needs."""
     from dataclasses import asdict
 
     from retrain_assets.steps.vacuum import vacuum as step
 
-    done = step(storage(), hours=24 * keep_days, dry_run=dry_run)
-    freed, files = sum(one.bytes for one in done), sum(one.files for one in done)
+    tables = step(storage(), hours=24 * keep_days, dry_run=dry_run)
+    freed, files = sum(table.bytes for table in tables), sum(table.files for table in tables)
     lines = []
-    for one in done:
-        kept = f", keeps versions {', '.join(map(str, one.kept))}" if one.kept else ""
-        lost = f", versions {', '.join(map(str, one.missing))} are lost" if one.missing else ""
-        lines.append(f"{one.table}: {one.files} files, {one.bytes:,} bytes{kept}{lost}")
+    for table in tables:
+        line = f"{table.table}: {table.files} files, {table.bytes:,} bytes"
+        if table.kept:
+            line += f", keeps versions {', '.join(map(str, table.kept))}"
+        if table.missing:
+            line += f", versions {', '.join(map(str, table.missing))} are lost"
+        lines.append(line)
     lines.append(f"{'would free' if dry_run else 'freed'} {freed:,} bytes in {files} files")
     totals = {"dry_run": dry_run, "bytes": freed, "files": files}
-    show({**totals, "tables": [asdict(one) for one in done]}, "\n".join(lines))
+    show({**totals, "tables": [asdict(table) for table in tables]}, "\n".join(lines))
 
 
 def _parts() -> dict[str, Path]:
-    """The storage root; and Dagster's state, where it is not below that."""
+    """Return the storage root, and Dagster's state where it lies elsewhere."""
     root, state = storage().root, Path(os.environ["DAGSTER_HOME"], "data", "dagster").resolve()
     return {"storage": root} if state.is_relative_to(root) else {"storage": root, "dagster": state}

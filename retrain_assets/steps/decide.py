@@ -30,7 +30,6 @@ from retrain_assets.steps.train import (
 )
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.tables import StaleTableError
-from retrain_assets.stores.version_records import write_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +110,6 @@ def reconcile(registry: ModelRegistry, history: History) -> bool:
     kept = registry.ledger_head
     if kept != history.head and not history.misfit and (not kept or history.has(kept)):
         registry.ledger_head = history.head
-    write_records(registry)
     return bool(wrong)
 
 

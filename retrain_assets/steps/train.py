@@ -25,7 +25,6 @@ from retrain_assets.reports.plots import holdout_figure
 from retrain_assets.steps.digests import code_digest, digest_of, installed, lock_digest
 from retrain_assets.steps.state import SOURCE, data_digest
 from retrain_assets.stores.checkout import checkout
-from retrain_assets.stores.version_records import write_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -208,7 +207,7 @@ def register(
     }
     if trained.search is not None:
         texts["search.csv"] = trained.search.write_csv()
-    version = registry.log_version(
+    return registry.log_version(
         run_id,
         trained.pipeline,
         example=trained.example,
@@ -226,8 +225,6 @@ def register(
         texts=texts,
         figures=figures,
     )
-    write_records(registry)
-    return version
 
 
 def fitted(state: ModelState, partitions: Sequence[str], version: int | None = None) -> Trained:
