@@ -1,38 +1,39 @@
-"""The contract of a dataset: which rows are sound, which are refused, and every reason why.
+"""The contract of a dataset: which rows are accepted, which are refused, and every reason why.
 
-A partition is judged by itself, so that the outcome does not depend on how many are judged at
-once; where one of its files is refused it keeps its earlier content, so none of its rows is
-accepted. Not here: reading files, storing rows, rules on a whole partition such as its volume.
+A partition is judged by itself, so that the result does not depend on how many are judged at once.
+Where one of its files is refused, a partition keeps its earlier content, so none of its new rows is
+accepted. A file that holds many partitions is cut into one slice a partition first. Not here:
+reading files, storing rows, and the rules on single rows.
 """
 
-from __future__ import annotations
-
 import json
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from hashlib import sha256
+from statistics import median
+from typing import Any, TypeVar
 
 import polars as pl
 
-from retrain_assets.domain.rules import LINE, PARTITION, Type, dataset_schema
+from retrain_assets.domain.rules import LINE, PARTITION, Type, dataset_schema, partition_of
 from retrain_assets.domain.verdicts import (
     FAULTY,
     MAX_CHARACTERS,
     REFUSED,
     SLICE,
+    RawRows,
+    Slice,
     explained,
     flagged,
     outliers,
+    typed,
     unreadable,
 )
+from retrain_assets.specs.dataset import DatasetSpec
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from retrain_assets.specs.dataset import DatasetSpec
-
-
-UNPLACED = "file:"  # begins the key of rows whose own partition cannot be told
+RawT = TypeVar("RawT", bound=RawRows)
+UNPLACED = "file:"  # begins the key of rows whose partition is unknown
 NEIGHBOUR_REFUSED = "another file of the same partition was refused"
 QUARANTINE_SCHEMA: dict[str, Type] = {
     PARTITION: pl.String,
@@ -52,39 +53,12 @@ FILES_SCHEMA: dict[str, Type] = {
     "refusal": pl.String,
 }
 _SAMPLE_ROWS = 5
-Slice = tuple[str, str]  # partition and file
+_HISTORY, _ENOUGH = 28, 5  # most and fewest earlier partitions that a volume is compared with
+_KEY = "_key_of_row"
 
 
 class AccountingError(RuntimeError):
-    """Rows of a file got lost or doubled: a defect of this program, so nothing is stored."""
-
-
-@dataclass(frozen=True)
-class RawRows:
-    """What was read from one landing file, or the part of it that is of one partition.
-
-    Args:
-        path: Of the file, below the landing root.
-        partition: Key in the file's name or, of a file that holds many, of these rows; of those
-            that cannot be placed, `file:` and the path.
-        sha256: Of the file's bytes, or of these rows.
-        rows: The contract's columns, as text or as parquet typed them; `_line`, counted from 1;
-            and `_broken`, the text of a line that is no row, whose columns are null.
-        refusal: Why the file is refused whole; then its rows are not looked at.
-        excess: Why it is refused whole though its rows can be read; then some are shown.
-    """
-
-    path: str
-    partition: str
-    sha256: str
-    rows: pl.DataFrame
-    refusal: str | None = None
-    excess: str | None = None
-
-    @property
-    def slice(self) -> Slice:
-        """What names it among all that is judged."""
-        return self.partition, self.path
+    """Rows of a file were lost or doubled, which is a defect of this program: nothing is stored."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +81,7 @@ class Judgement:
 
     @cached_property
     def refused_partitions(self) -> dict[str, str]:
-        """Partitions with a refused file, each with the file and the reason."""
+        """Return the partitions with a refused file, each with the file and the reason."""
         refused = self.files.filter(pl.col("refusal").is_not_null())
         causes = refused.sort(pl.col("refusal") == NEIGHBOUR_REFUSED, maintain_order=True)
         first = causes.unique(PARTITION, keep="first", maintain_order=True).sort(PARTITION)
@@ -118,14 +92,14 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
     """Divide the rows of landing files into accepted and quarantined.
 
     Args:
-        raw: What was read; all files of a partition must be among them.
+        raw: The rows of all files of some partitions.
         spec: The dataset.
 
     Raises:
         AccountingError: A row is in neither part, or in both.
     """
     files = sorted(raw, key=lambda file: (file.partition, file.path))
-    refusals = {file.slice: why for file in files if (why := unreadable(file, spec))}
+    refusals = {file.slice: reason for file in files if (reason := unreadable(file, spec))}
     readable = [file for file in files if file.slice not in refusals]
     rows, flags = flagged(readable, spec)
     refused, sound = rows.filter(REFUSED), rows.lazy().filter(~pl.col(REFUSED))
@@ -140,18 +114,17 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
 
 
 def merged(parts: Sequence[Judgement], spec: DatasetSpec) -> Judgement:
-    """Judgements of different partitions as one."""
-    whole = [judge([], spec), *parts]
-    names = [one.name for one in fields(Judgement)]
-    return Judgement(**{name: pl.concat([getattr(one, name) for one in whole]) for name in names})
+    """Merge judgements of different partitions."""
+    parts, names = [judge([], spec), *parts], [field.name for field in fields(Judgement)]
+    return Judgement(**{name: pl.concat([getattr(part, name) for part in parts]) for name in names})
 
 
 def refuse_partitions(judgement: Judgement, reasons: Mapping[str, str]) -> Judgement:
     """Refuse whole partitions after all, such as those that fail an audit.
 
     Args:
-        judgement: What was accepted so far.
-        reasons: Why, by partition key; files that are refused already keep their own reason.
+        judgement: The judgement so far.
+        reasons: Reasons by partition key; files that are refused already keep their own reason.
     """
     standing = judgement.files.filter(
         pl.col("refusal").is_null() & pl.col(PARTITION).is_in(list(reasons))
@@ -163,73 +136,73 @@ def refuse_partitions(judgement: Judgement, reasons: Mapping[str, str]) -> Judge
 def _counted(
     files: Sequence[RawRows], refusals: Mapping[Slice, str], judged: pl.DataFrame
 ) -> pl.DataFrame:
-    """What became of the rows of each file, before any is refused whole."""
+    """Count the rows of each file, before any file is refused whole."""
     sums = (pl.len() - pl.col(REFUSED).sum()).alias("accepted"), pl.col(REFUSED, FAULTY).sum()
     grouped = judged.select(SLICE, REFUSED, FAULTY).group_by(SLICE).agg(*sums)
-    counts = {number: counted for number, *counted in grouped.iter_rows()}
+    counts = {number: sizes for number, *sizes in grouped.iter_rows()}
     readable = [file.slice for file in files if file.slice not in refusals]
-    place = {key: number for number, key in enumerate(readable)}
+    numbers = {key: number for number, key in enumerate(readable)}
     rows = []
     for file in files:
-        read = 0 if file.slice in refusals else file.rows.height
-        accepted, refused, faulty = counts.get(place.get(file.slice), (0, 0, 0))
-        if read != accepted + refused:
+        height = 0 if file.slice in refusals else file.rows.height
+        accepted, refused, faulty = counts.get(numbers.get(file.slice), (0, 0, 0))
+        if height != accepted + refused:
             raise AccountingError(
-                f"{file.path}: {read} rows read, {accepted} accepted, {refused} quarantined"
+                f"{file.path}: {height} rows read, {accepted} accepted, {refused} quarantined"
             )
-        rows.append((*file.slice, file.sha256, read, accepted, refused, faulty, None))
+        rows.append((*file.slice, file.sha256, height, accepted, refused, faulty, None))
     return pl.DataFrame(rows, schema=FILES_SCHEMA, orient="row")
 
 
 def _too_bad(
     files: pl.DataFrame, refusals: Mapping[Slice, str], spec: DatasetSpec
 ) -> dict[Slice, str]:
-    """Files that are refused for the sum of their rows; of many partitions, their partitions."""
+    """Return files whose refused rows are too many; where files hold many partitions, by those."""
     unit = [PARTITION] if spec.is_split else [PARTITION, "file"]
     sums = (
         files.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
         .group_by(unit, maintain_order=True)
         .agg(pl.col("rows_read", "faulty").sum(), pl.col("file").alias("_files"))
     )
-    found: dict[Slice, str] = {}
+    reasons: dict[Slice, str] = {}
     for row in sums.iter_rows(named=True):
-        why = excess(row["rows_read"], row["faulty"], spec)
-        slices = {(row[PARTITION], path) for path in row["_files"]}
-        if why is not None and not slices & refusals.keys():
-            found |= dict.fromkeys(slices, why)
-    return found
+        reason = excess(row["rows_read"], row["faulty"], spec)
+        parts = {(row[PARTITION], path) for path in row["_files"]}
+        if reason is not None and not parts & refusals.keys():
+            reasons |= dict.fromkeys(parts, reason)
+    return reasons
 
 
-def excess(read: int, refused: int, spec: DatasetSpec) -> str | None:
-    """Why so many refused rows are too many to accept the others."""
+def excess(total: int, refused: int, spec: DatasetSpec) -> str | None:
+    """Return why so many rows are refused that the others are refused too."""
     bound = spec.quarantine.max_fraction
-    if read == 0:
+    if total == 0:
         return "it has no rows" if spec.rows.min > 0 else None
-    if refused == read:
-        return f"all of its {read} rows were refused"
-    if refused > bound * read:
-        return f"{refused} of {read} rows were refused; quarantine.max_fraction is {bound:g}"
+    if refused == total:
+        return f"all of its {total} rows were refused"
+    if refused > bound * total:
+        return f"{refused} of {total} rows were refused; quarantine.max_fraction is {bound:g}"
     return None
 
 
 def _refuse(judgement: Judgement, refusals: Mapping[Slice, str]) -> Judgement:
-    """Refuse slices whole, and with them what else their partitions hold."""
+    """Refuse whole slices, and with them all other rows of their partitions."""
     hit = pl.col(PARTITION).is_in([key for key, _ in refusals])
-    named = pl.DataFrame(
-        [(*found, why) for found, why in refusals.items()],
-        schema={PARTITION: pl.String, "file": pl.String, "_why": pl.String},
+    reasons = pl.DataFrame(
+        [(*part, reason) for part, reason in refusals.items()],
+        schema={PARTITION: pl.String, "file": pl.String, "refusal": pl.String},
         orient="row",
     )
     refused = (
         judgement.files.filter(hit)
-        .join(named, on=[PARTITION, "file"], how="left")
-        .with_columns(pl.col("_why").fill_null(NEIGHBOUR_REFUSED).alias("refusal"))
-        .drop("_why")
+        .drop("refusal")
+        .join(reasons, on=[PARTITION, "file"], how="left")
+        .with_columns(pl.col("refusal").fill_null(NEIGHBOUR_REFUSED))
     )
     rows = judgement.quarantined.filter(hit).partition_by(PARTITION, "_file", as_dict=True)
-    none = judgement.quarantined.clear()
+    empty = judgement.quarantined.clear()
     records = [
-        _file_record(file, rows.get((file[PARTITION], file["file"]), none))
+        _file_record(file, rows.get((file[PARTITION], file["file"]), empty))
         for file in refused.iter_rows(named=True)
     ]
     counted = refused.with_columns(accepted=pl.lit(0, pl.Int64), quarantined=pl.col("rows_read"))
@@ -244,16 +217,16 @@ def _refuse(judgement: Judgement, refusals: Mapping[Slice, str]) -> Judgement:
 
 
 def _file_record(file: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, object]:
-    """One quarantine record for a whole file: why, what its rows break, and a few of them."""
+    """Return one quarantine record for a file: its reason, its faults and some of its rows."""
     broken = rows.explode("_reasons").select(pl.col("_reasons").struct.unnest())
     examples = broken.unique(["rule", "column"], keep="first", maintain_order=True).to_dicts()
-    why = {"rule": "file", "column": None, "value": file["refusal"][:MAX_CHARACTERS]}
+    reason = {"rule": "file", "column": None, "value": file["refusal"][:MAX_CHARACTERS]}
     sample = rows.select(LINE, "_row").head(_SAMPLE_ROWS).iter_rows()
     return {
         PARTITION: file[PARTITION],
         "_file": file["file"],
         LINE: None,
-        "_reasons": [why, *examples],
+        "_reasons": [reason, *examples],
         "_row": json.dumps(
             {
                 "rows_read": file["rows_read"],
@@ -262,3 +235,75 @@ def _file_record(file: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, objec
             }
         ),
     }
+
+
+def slices(file: RawT, spec: DatasetSpec) -> list[RawT]:
+    """Cut a file by the partition of its rows.
+
+    A slice is named by a digest of its rows, so that when a file is delivered again only the
+    partitions whose rows have changed are replaced.
+
+    Args:
+        file: A full file, whatever its `partition`.
+        spec: A dataset that `is_split`.
+
+    Returns:
+        One slice a partition and, last, the rows without a partition: their value is no date, or is
+        outside the partitions of the dataset. The last slice exists even without rows and keeps the
+        digest of the file, which records that the file was read. Where too many rows have no
+        partition, it is the only slice and refuses the file by its `excess`.
+    """
+    unplaced = replace(file, partition=f"{UNPLACED}{file.path}")
+    if file.refusal is not None or unreadable(file, spec) is not None:
+        return [unplaced]
+    keys = partition_keys(file, spec)
+    parts = file.rows.with_columns(keys.alias(_KEY)).partition_by(
+        _KEY, maintain_order=True, include_key=False, as_dict=True
+    )
+    rest = parts.pop((None,), file.rows.clear())
+    if (reason := excess(file.rows.height, rest.height, spec)) is not None:
+        return [replace(unplaced, rows=rest, excess=reason)]
+    placed = [
+        replace(file, partition=str(key), rows=rows, sha256=_digest(rows))
+        for (key,), rows in parts.items()
+    ]
+    return [*placed, replace(unplaced, rows=rest)]
+
+
+def partition_keys(file: RawRows, spec: DatasetSpec) -> pl.Series:
+    """Return the partition of each raw row; null where the dataset has no such partition."""
+    key = partition_of(spec.partition, spec.partition.column or "")
+    keys = typed([file], spec).select(key.alias(_KEY))
+    valid = [key for key in keys[_KEY].unique().drop_nulls() if spec.partition.is_key(key)]
+    return keys.select(pl.when(pl.col(_KEY).is_in(valid)).then(pl.col(_KEY)))[_KEY]
+
+
+def _digest(rows: pl.DataFrame) -> str:
+    """Return a digest of rows in their order, wherever they are in the file."""
+    text = rows.drop(LINE).write_csv(null_value="\\N", quote_style="non_numeric")
+    return sha256(text.encode()).hexdigest()
+
+
+def atypical(
+    rows: Mapping[str, int], judged: Collection[str], tolerance: float
+) -> list[dict[str, object]]:
+    """Return partitions whose number of rows is far from the median of the 28 before them.
+
+    Args:
+        rows: Accepted rows of each partition, including the judged ones.
+        judged: Partitions to judge; one with fewer than five earlier partitions passes.
+        tolerance: Largest difference, as a share of the median.
+
+    Returns:
+        Partition, rows and median of each partition that is too far off, in order.
+    """
+    keys = sorted(rows)
+    unusual: list[dict[str, object]] = []
+    for place, key in enumerate(keys):
+        before = [rows[earlier] for earlier in keys[max(0, place - _HISTORY) : place]]
+        if key not in judged or len(before) < _ENOUGH:
+            continue
+        typical = median(before)
+        if abs(rows[key] - typical) > tolerance * typical:
+            unusual.append({"partition": key, "rows": rows[key], "median_before": typical})
+    return unusual

@@ -11,9 +11,8 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from retrain_assets.domain.derived import mistaken_expression
 from retrain_assets.domain.patterns import mistaken_pattern
-from retrain_assets.domain.values import moment
+from retrain_assets.domain.values import mistaken_expression, moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

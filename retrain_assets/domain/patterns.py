@@ -1,11 +1,10 @@
-r"""The regular expressions that polars and Great Expectations read alike: what both can write.
+r"""The regular expressions that mean the same in polars and in Great Expectations.
 
-polars matches by Rust's regex, Great Expectations by Python's re. Where one pattern may mean two
-things (`[a[b]]`, `a++`, `\w` of an accent, `(?i)` of a Kelvin sign) it is refused, or given to both
-in a form that means one: \d, \w and \s are ASCII, and groups keep nothing. Not here: values.
+Polars uses the regex library of Rust, Great Expectations uses `re` of Python. A pattern that the
+two read differently (`[a[b]]`, `a++`, `\w` of an accent, `(?i)` of a Kelvin sign) is refused, or is
+given to both in a form with one meaning: \d, \w and \s are ASCII, and groups keep nothing. Not
+here: values.
 """
-
-from __future__ import annotations
 
 import re
 
@@ -27,15 +26,16 @@ _TOKEN = re.compile(
 )
 
 
-def full_match(pattern: str, end: str = r"\z") -> str:
-    r"""A pattern that holds for all of a text.
+def full_match(pattern: str, *, begin: str = r"\A", end: str = r"\z") -> str:
+    r"""Return a pattern that matches a text only in full.
 
     Args:
-        pattern: As the YAML has it.
-        end: How the end of a text is written: `\z` for polars, `\Z` for Python.
+        pattern: The pattern in the YAML.
+        begin: The anchor for the begin of a text.
+        end: The anchor for its end: `\z` in polars, `\Z` in Python; JSON schema has `^` and `$`.
 
     Raises:
-        ValueError: It holds what the two do not read alike.
+        ValueError: Polars and Python read a part of the pattern differently.
     """
     written, place = "", 0
     while place < len(pattern):
@@ -48,11 +48,11 @@ def full_match(pattern: str, end: str = r"\z") -> str:
             )
         written += _portable(token, end)
         place = token.end()
-    return rf"\A(?:{written}){end}"
+    return rf"{begin}(?:{written}){end}"
 
 
 def mistaken_pattern(pattern: str) -> str | None:
-    """Why a pattern cannot be used; None where it can."""
+    """Return why a pattern cannot be used; None where it can."""
     try:
         re.compile(full_match(pattern, end=r"\Z"))
         pl.Series([""]).str.contains(full_match(pattern))
@@ -62,10 +62,10 @@ def mistaken_pattern(pattern: str) -> str | None:
 
 
 def _portable(token: re.Match[str], end: str) -> str:
-    """One part of a pattern, in the form that both read alike."""
+    """Write one part of a pattern in the form that both engines read alike."""
     kind, text = str(token.lastgroup), token[token.lastgroup or 0]
     if kind == "set":
-        inner = _IN_SET.sub(lambda one: _SHORT[one[1]] if one[1] else _literal(one[2]), text)
+        inner = _IN_SET.sub(lambda part: _SHORT[part[1]] if part[1] else _literal(part[2]), text)
         return f"[{token['negated']}{inner}]"
     if kind == "short":
         return f"[{'^' if text.isupper() else ''}{_SHORT[text.lower()]}]"

@@ -1,26 +1,24 @@
 """Each rule on each row: the rows as their types, a flag a breach, and the words for quarantine.
 
-What is personal is masked here, before anything is stored or shown. Not here: the rules, and what
+Personal values are masked here, before anything is stored or shown. Not here: the rules, and what
 the sum of refused rows means for a file or partition.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.derived import derive
 from retrain_assets.domain.rules import (
     BROKEN,
     LINE,
     PARTITION,
-    RULES,
     STORED,
     WHOLE,
-    Breach,
+    Rule,
     Type,
+    contract_rules,
     far_out,
     given,
     is_text,
@@ -29,13 +27,8 @@ from retrain_assets.domain.rules import (
     shared_keys,
     unparsable,
 )
-from retrain_assets.domain.values import is_given, misfit, parsed, wide
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from retrain_assets.domain.contract import RawRows
-    from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.domain.values import derive, is_given, misfit, parsed, sources, wide
+from retrain_assets.specs.dataset import DatasetSpec
 
 MASK = "***"
 OUTLIERS_SCHEMA: dict[str, Type] = {
@@ -48,37 +41,67 @@ SLICE, REFUSED, FAULTY = "_slice", "_refused", "_faulty"
 _ROW = "_row_number"
 MAX_CHARACTERS = 200
 _WIDE = {pl.UInt64, pl.Int128, pl.UInt128}
-Flags = dict[str, tuple[str, Breach]]  # by flag: the rule, and how it is broken
+Flags = dict[str, tuple[str, Rule]]  # by flag: the name of the rule, and the rule
+Slice = tuple[str, str]  # partition and file
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """The content of one landing file, or the part of it that belongs to one partition.
+
+    Args:
+        path: Path of the file below the landing root.
+        partition: Key in the name of the file. Where a file holds many partitions: key of these
+            rows, or `file:` and the path for rows without a partition.
+        sha256: Digest of the bytes of the file, or of these rows.
+        rows: The columns of the contract, as text or as parquet typed them; `_line`, counted from
+            1; and `_broken`, the text of a line that is no row, whose columns are null.
+        refusal: Why the file is refused as a whole without judging its rows.
+        excess: Why the file is refused as a whole although its rows can be read, so that some are
+            shown.
+    """
+
+    path: str
+    partition: str
+    sha256: str
+    rows: pl.DataFrame
+    refusal: str | None = None
+    excess: str | None = None
+
+    @property
+    def slice(self) -> Slice:
+        """Return what identifies these rows among all that are judged."""
+        return self.partition, self.path
 
 
 def unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
-    """Why a file is refused before its rows are looked at."""
+    """Return why a file is refused before its rows are judged."""
     if file.refusal is not None or not spec.is_typed:
         return file.refusal
     return misfit(file.rows.schema, spec)
 
 
 def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
-    """The rows of readable files as they stand, in `_raw_x`, and as their types, in `x`."""
-    gathered = _gathered(files, spec)
-    is_there = {given(name): is_given(name, spec) for name in spec.file_columns}
-    parse = {name: parsed(name, column, spec) for name, column in spec.file_columns.items()}
-    return derive(gathered.with_columns(**is_there).with_columns(**parse), spec)
+    """Return the rows of readable files as they stand, in `_raw_x`, and as their types, in `x`."""
+    has_value = {given(name): is_given(name, spec) for name in spec.file_columns}
+    values = {name: parsed(name, column, spec) for name, column in spec.file_columns.items()}
+    rows = _gathered(files, spec).with_columns(**has_value).with_columns(**values)
+    return derive(rows, spec)
 
 
 def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
-    """The rows of all readable files, in columns of one type each whatever parquet wrote."""
+    """Return the rows of all readable files in one frame, whatever types parquet has."""
     names, parts = [LINE, BROKEN, *spec.file_columns], [file.rows for file in files]
     is_wide = not _WIDE.isdisjoint(kind for part in parts for kind in part.dtypes)
     schema: dict[str, Type] = {LINE: pl.Int64, BROKEN: pl.String}
     for name, column in spec.file_columns.items():
         typed_kind = wide(column) if is_wide else STORED[column.type]
         schema[name] = pl.String if is_text(name, spec) else typed_kind
-    none = pl.DataFrame(schema=schema)
-    chosen = (part[names] for part in parts)
-    alike = [part if part.dtypes == none.dtypes else part.cast(none.schema) for part in chosen]
-    # In one piece, since every expression that follows is paid for by the piece.
-    rows = pl.concat([none, *alike], rechunk=True)
+    empty = pl.DataFrame(schema=schema)
+    selected = (part[names] for part in parts)
+    alike = [part if part.dtypes == empty.dtypes else part.cast(empty.schema) for part in selected]
+    # The rows are one chunk, since the cost of every later expression grows with the chunks.
+    rows = pl.concat([empty, *alike], rechunk=True)
     origin = pl.DataFrame(
         [(number, *file.slice) for number, file in enumerate(files)],
         {SLICE: pl.UInt32, PARTITION: pl.String, "_file": pl.String},
@@ -89,20 +112,19 @@ def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
 
 
 def flagged(files: Sequence[RawRows], spec: DatasetSpec) -> tuple[pl.DataFrame, Flags]:
-    """Typed rows of readable files with one flag a breach, and what each flag means.
+    """Return typed rows of readable files with one flag a rule, and the rule of each flag.
 
     Rows are `_refused` for any breach, and `_faulty` unless they are merely repeated.
     """
-    found = [(rule, breach) for rule, breaches in RULES.items() for breach in breaches(spec)]
-    flags = {f"_breach_{number}": named for number, named in enumerate(found)}
-    faults = [flag for flag, (rule, _) in flags.items() if rule != "repeat"]
-    unread = [pl.col(BROKEN).is_not_null(), *(unparsable(name) for name in spec.columns)]
-    read = typed(files, spec).with_columns((~pl.any_horizontal(unread)).alias(WHOLE))
-    breaches = {flag: breach.fails.fill_null(False) for flag, (_, breach) in flags.items()}
+    flags = {f"_breach_{number}": rule for number, rule in enumerate(contract_rules(spec))}
+    faults = [flag for flag, (name, _) in flags.items() if name != "repeat"]
+    unread = [pl.col(BROKEN).is_not_null(), *map(unparsable, spec.columns)]
+    parsed_rows = typed(files, spec).with_columns((~pl.any_horizontal(unread)).alias(WHOLE))
+    breaches = {flag: rule.fails.fill_null(False) for flag, (_, rule) in flags.items()}
     rows = (
-        mark_outliers(read, spec)
+        mark_outliers(parsed_rows, spec)
         .lazy()
-        .with_columns(shared_keys(read, spec))
+        .with_columns(shared_keys(parsed_rows, spec))
         .with_columns(**breaches)
         .with_columns(
             pl.any_horizontal(*flags).alias(REFUSED), pl.any_horizontal(*faults).alias(FAULTY)
@@ -112,23 +134,24 @@ def flagged(files: Sequence[RawRows], spec: DatasetSpec) -> tuple[pl.DataFrame, 
 
 
 def outliers(rows: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFrame:
-    """By partition and column: rows with a value and no other breach, and how many lie far out."""
-    others = [flag for flag, (rule, _) in flags.items() if rule != "outlier"]
-    named = [name for name, column in spec.columns.items() if column.outliers is not None]
-    sound = rows.lazy().filter(~pl.any_horizontal(others)).group_by(PARTITION, maintain_order=True)
+    """Count, by partition and column, sound rows with a value and those that lie far out."""
+    breaches = [flag for flag, (name, _) in flags.items() if name != "outlier"]
+    sound = rows.lazy().filter(~pl.any_horizontal(breaches))
+    by_partition = sound.group_by(PARTITION, maintain_order=True)
     counted = [
-        sound.agg(
+        by_partition.agg(
             pl.lit(name).alias("column"),
             pl.col(name).count().cast(pl.Int64).alias("rows"),
             pl.col(far_out(name)).sum().cast(pl.Int64).alias("outlying"),
         ).collect()
-        for name in named
+        for name, column in spec.columns.items()
+        if column.outliers is not None
     ]
     return pl.concat([pl.DataFrame(schema=OUTLIERS_SCHEMA), *counted]).sort(PARTITION, "column")
 
 
 def explained(refused: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFrame:
-    """Refused rows as quarantine records, with every reason and the row as it was read."""
+    """Return refused rows as quarantine records, with every reason and the row as it was read."""
     hidden = personal(spec)
     row = pl.struct(_shown(raw(name), name in hidden).alias(name) for name in spec.columns)
     broken = pl.struct(_shown(pl.col(BROKEN), bool(hidden)).alias(BROKEN))
@@ -154,32 +177,29 @@ def _reasons(refused: pl.DataFrame, flags: Flags, hidden: set[str]) -> pl.Series
         numbered.filter(flag).select(
             _ROW,
             pl.struct(
-                pl.lit(rule).alias("rule"),
-                pl.lit(breach.column, dtype=pl.String).alias("column"),
-                _shown(breach.value, _is_hidden(breach, hidden)).alias("value"),
+                pl.lit(name).alias("rule"),
+                pl.lit(rule.column, dtype=pl.String).alias("column"),
+                _shown(rule.value, _is_hidden(rule, hidden)).alias("value"),
             ).alias("_reasons"),
         )
-        for flag, (rule, breach) in flags.items()
+        for flag, (name, rule) in flags.items()
     ]
     ordered = pl.concat(reasons).sort(_ROW, maintain_order=True)
     return ordered.group_by(_ROW, maintain_order=True).agg("_reasons")["_reasons"]
 
 
 def personal(spec: DatasetSpec) -> set[str]:
-    """The columns that are masked: those said to be personal, and what is derived from them."""
-    found: set[str] = set()
+    """Return the columns to mask: those that are `personal`, and those derived from them."""
+    hidden: set[str] = set()
     for name, column in spec.columns.items():
-        sources = (
-            [] if column.expression is None else pl.sql_expr(column.expression).meta.root_names()
-        )
-        if column.personal or found.intersection(sources):
-            found.add(name)
-    return found
+        if column.personal or hidden.intersection(sources(column)):
+            hidden.add(name)
+    return hidden
 
 
-def _is_hidden(breach: Breach, hidden: set[str]) -> bool:
-    """Whether what a breach shows may hold anything personal; a broken line may."""
-    return bool(hidden.intersection(breach.columns) if breach.columns else hidden)
+def _is_hidden(rule: Rule, hidden: set[str]) -> bool:
+    """Return whether the value that a rule shows may be personal; a broken line may be."""
+    return bool(hidden.intersection(rule.columns) if rule.columns else hidden)
 
 
 def _shown(value: pl.Expr, is_hidden: bool) -> pl.Expr:

@@ -275,7 +275,7 @@ def _type(column: ColumnSpec, *, required: bool) -> Any:
         "datetime": _iso(datetime, core_schema.datetime_schema(strict=False), "date-time"),
     }
     # Anchors that OpenAPI's regular expressions know too.
-    pattern = column.pattern and f"^{full_match(column.pattern, '$').removeprefix(chr(92) + 'A')}"
+    pattern = column.pattern and full_match(column.pattern, begin="^", end="$")
     kind = kinds.get(column.type, Annotated[str, Field(pattern=pattern)])
     return kind if required else kind | None
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from retrain_assets.domain.derived import derive
 from retrain_assets.domain.features import (
     PARTITION,
     join_lookups,
     row_features,
 )
 from retrain_assets.domain.rules import BROKEN, LINE, STORED, partition_of
+from retrain_assets.domain.values import derive
 from retrain_assets.serving.quick import Quick
 from retrain_assets.steps.rows import Rows
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator, model_validator
@@ -117,6 +117,26 @@ class PartitionSpec(Spec):
         else:
             written = self.period.begins(key) is not None
         return written and (self.start or key) <= key <= (self.end or key)
+
+    def limits(self, *, is_timed: bool) -> dict[str, Any]:
+        """Return the limits of values that lie in a partition, as pydantic names limits.
+
+        Args:
+            is_timed: The values are datetimes and not dates.
+        """
+        if self.values is not None:
+            return {"enum": self.values}
+        if self.period is None:
+            return {"ge": int(self.start or 0), "le": int(self.end or 0)}
+        begin = self.period.begins(self.start or "") or datetime.min  # noqa: DTZ901 never
+        end = datetime(_YEARS.stop, 1, 1)  # noqa: DTZ001 local by definition
+        if self.end is not None:
+            following = self.period.following(self.end)
+            end = datetime.strptime(following, self.period.key_format)  # noqa: DTZ007 as above
+        if is_timed:
+            zone = ZoneInfo(self.timezone)
+            return {"ge": begin.replace(tzinfo=zone), "lt": end.replace(tzinfo=zone)}
+        return {"ge": begin.date(), "lt": end.date()}
 
     @field_validator("timezone")
     @classmethod

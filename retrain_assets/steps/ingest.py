@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from retrain_assets.domain.contract import UNPLACED, judge, merged, refuse_partitions
+from retrain_assets.domain.contract import UNPLACED, atypical, judge, merged, refuse_partitions
 from retrain_assets.domain.rules import dataset_schema
 from retrain_assets.domain.suite import figures
-from retrain_assets.domain.volume import atypical
 from retrain_assets.steps.digests import digest
 from retrain_assets.steps.intake import Intake
 from retrain_assets.steps.state import FILES

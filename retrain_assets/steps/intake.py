@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from retrain_assets.domain.contract import UNPLACED
-from retrain_assets.domain.slices import partition_keys, slices
+from retrain_assets.domain.contract import UNPLACED, partition_keys, slices
 from retrain_assets.domain.windows import batched
 from retrain_assets.specs.base import duration
 from retrain_assets.steps.state import FILES, landing_files

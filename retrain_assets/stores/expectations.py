@@ -1,8 +1,8 @@
 """The audit of accepted rows by Great Expectations, from the same contract that judged them.
 
-A second opinion by another engine before anything is published: what the contract let through
-by a defect is caught here. Not here: what is asked, refusing single rows, and what follows from a
-finding.
+Another engine checks the rows before anything is published, so that a row that passes through a
+defect of the contract is caught here. Not here: the list of expectations, refusing single rows, and
+what follows from a finding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import polars as pl
 from retrain_assets.domain.rules import PARTITION
 from retrain_assets.domain.suite import (
     ROWS,
-    Asked,
+    Expectation,
     accepted_suite,
     partition_suite,
     schema_suite,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.core.batch_definition import BatchDefinition
     from great_expectations.core.expectation_validation_result import ExpectationValidationResult
-    from great_expectations.expectations.expectation import Expectation
 
     from retrain_assets.specs.dataset import DatasetSpec
 
@@ -44,43 +43,43 @@ _COMPLETE = {"result_format": "COMPLETE", "return_unexpected_index_query": False
 
 @dataclass(frozen=True)
 class Finding:
-    """What one expectation found.
+    """The result of one expectation.
 
     Args:
         asked: The expectation.
-        partitions: Those that fail; all of them where the failure cannot be attributed.
-        passed: Whether it holds.
-        observed: What was found instead, without what is personal; empty where it holds.
+        partitions: Partitions that fail; all of them where the failure cannot be attributed.
+        passed: Whether the expectation holds.
+        observed: The values instead, without personal ones; empty where it holds.
     """
 
-    asked: Asked
+    asked: Expectation
     partitions: tuple[str, ...]
     passed: bool
     observed: str
 
     @property
     def expectation(self) -> str:
-        """Its own name, such as `expect_column_values_to_not_be_null`."""
+        """Return its name, such as `expect_column_values_to_not_be_null`."""
         return self.asked.title
 
     @property
     def column(self) -> str | None:
-        """What it is about; None where it is about the whole."""
+        """Return the column it judges; None where it judges the table."""
         return self.asked.column
 
     @property
     def is_volume(self) -> bool:
-        """Whether it is about the number of rows of a partition."""
+        """Return whether it judges the number of rows of a partition."""
         return self.asked.rule == "volume"
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What Great Expectations said of accepted rows.
+    """The results of Great Expectations on accepted rows.
 
     Args:
-        findings: One an expectation, in the order of the suite.
-        rows_audited: Rows that were looked at: all, or a sample above `MAX_AUDITED_ROWS`.
+        findings: One result an expectation, in the order of the suite.
+        rows_audited: Rows that were judged: all, or a sample above `MAX_AUDITED_ROWS`.
         rows: Rows that were accepted.
     """
 
@@ -89,20 +88,20 @@ class Audit:
     rows: int
 
     def refusals(self) -> dict[str, str]:
-        """Why partitions may not be published, by their key."""
+        """Return why partitions may not be published, by their key."""
         reasons: dict[str, list[str]] = defaultdict(list)
         for finding in self.findings:
             for partition in finding.partitions:
                 about = f" of {finding.column}" if finding.column else ""
                 reasons[partition].append(f"{finding.expectation}{about}: {finding.observed}")
-        return {partition: "; ".join(found) for partition, found in sorted(reasons.items())}
+        return {partition: "; ".join(texts) for partition, texts in sorted(reasons.items())}
 
 
 def audit(sample: pl.DataFrame, counts: pl.DataFrame, spec: DatasetSpec) -> Audit:
-    """Hold accepted rows against the contract once more, and against the spec's expectations.
+    """Judge accepted rows by the contract once more, and by the expectations of the spec.
 
-    Where the schema fails nothing else is asked. What is asked of rows sees the sample; what is
-    asked of a partition (its rows, and aggregates of numbers) is computed from all its rows.
+    Where the schema fails, nothing else is judged. Expectations on rows judge the sample;
+    expectations on a partition (its volume, and aggregates of numbers) judge all its rows.
 
     Args:
         sample: Accepted rows as in `dataset_schema`, or a `stratified` sample of them.
@@ -126,85 +125,84 @@ def audit(sample: pl.DataFrame, counts: pl.DataFrame, spec: DatasetSpec) -> Audi
 
 
 def suite_of(spec: DatasetSpec) -> ExpectationSuite:
-    """All that a run is asked, as Great Expectations has it; `meta` names rule and column."""
+    """Return all that a run is judged by as a suite; `meta` names rule and column."""
     from great_expectations import ExpectationSuite
 
-    suites = (schema_suite(spec), partition_suite(spec), accepted_suite(spec))
-    made = [
-        _expectation(one, meta={"rule": one.rule, "column": one.column, "asked_as": one.title})
-        for suite in suites
-        for one in suite
+    suite = (*schema_suite(spec), *partition_suite(spec), *accepted_suite(spec))
+    expectations = [
+        _built(item, meta={"rule": item.rule, "column": item.column, "asked_as": item.title})
+        for item in suite
     ]
-    return ExpectationSuite(name=spec.name, expectations=made)
+    return ExpectationSuite(name=spec.name, expectations=expectations)
 
 
 def stratified(rows: pl.DataFrame, share: float) -> pl.DataFrame:
-    """The same share of each partition, and at least its first row; all rows from 1 on.
+    """Return the same share of each partition, and at least its first row; all rows from 1 on.
 
-    A row is in by its place in its partition alone: of n, that of a fractional part of n times the
-    golden ratio below the share. These spread evenly and along with no period of the data.
+    Row n of a partition is in the sample if the fractional part of n times the golden ratio is
+    below the share. Such rows spread evenly and follow no period of the data.
     """
     place = pl.int_range(pl.len()).over(PARTITION)
     return rows if share >= 1 else rows.filter(place * _GOLDEN % 1 < share)
 
 
 def validated(
-    rows: pl.DataFrame, asked: Sequence[Asked]
+    rows: pl.DataFrame, suite: Sequence[Expectation]
 ) -> tuple[ExpectationValidationResult, ...]:
-    """What Great Expectations says of one frame, in one pass, in the order of what is asked."""
+    """Validate one frame in one pass and return the results in the order of the suite."""
     import pandas as pd
     import pyarrow as pa
     from great_expectations import ExpectationSuite
 
-    # Results come in another order, those that raised first: `meta` tells them apart.
-    made = [_expectation(one, meta={"order": order}) for order, one in enumerate(asked)]
-    # By default a null makes floats of whole numbers, and of large ones others.
+    # Results come in another order, those that raised first, so `meta` keeps the order.
+    expectations = [_built(item, meta={"order": order}) for order, item in enumerate(suite)]
+    # By default pandas reads whole numbers with a null as floats, which changes large numbers.
     frame = rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     batch = _batches().get_batch({"dataframe": frame})
-    suite = ExpectationSuite(name="audit", expectations=made)
-    results = batch.validate(suite, result_format=_COMPLETE).results
-    ordered = {result.expectation_config.meta["order"]: result for result in results}
-    return tuple(ordered[order] for order in range(len(asked)))
+    audit_suite = ExpectationSuite(name="audit", expectations=expectations)
+    results = batch.validate(audit_suite, result_format=_COMPLETE).results
+    return tuple(sorted(results, key=lambda result: result.expectation_config.meta["order"]))
 
 
 def _findings(
-    rows: pl.DataFrame, suite: Iterable[Asked], keys: pl.Series, hidden: set[str]
+    rows: pl.DataFrame, suite: Iterable[Expectation], keys: pl.Series, hidden: set[str]
 ) -> tuple[Finding, ...]:
-    """Validate one frame; the cost grows neither with expectations nor with partitions by much.
+    """Validate one frame; the cost grows little with expectations and partitions.
 
     Args:
-        rows: What is validated.
-        suite: What is asked.
+        rows: The frame.
+        suite: The expectations.
         keys: The partition of each row, or of all rows that the frame stands for.
         hidden: Columns whose values may not be shown.
     """
-    asked = tuple(suite)
+    items = tuple(suite)
     return tuple(
-        _finding(one, result, keys, is_hidden=one.mentions(hidden))
-        for one, result in zip(asked, validated(rows, asked), strict=True)
+        _finding(item, result, keys, is_hidden=item.mentions(hidden))
+        for item, result in zip(items, validated(rows, items), strict=True)
     )
 
 
-def _expectation(asked: Asked, meta: Mapping[str, Any]) -> Expectation:
+def _built(item: Expectation, meta: Mapping[str, Any]) -> Any:
+    """Return an expectation as an object of Great Expectations."""
     from great_expectations.expectations.registry import (
         get_expectation_impl,
         list_registered_expectation_implementations,
     )
 
-    known = list_registered_expectation_implementations()
-    if asked.name not in known:
-        near = ", ".join(get_close_matches(asked.name, known)) or "see its gallery for names"
-        raise ValueError(f"Great Expectations knows no {asked.name!r}: is it {near}?")
+    names = list_registered_expectation_implementations()
+    if item.name not in names:
+        near = ", ".join(get_close_matches(item.name, names)) or "see its gallery for names"
+        raise ValueError(f"Great Expectations knows no {item.name!r}: is it {near}?")
     try:
-        return get_expectation_impl(asked.name)(**asked.kwargs, meta=meta)
+        return get_expectation_impl(item.name)(**item.kwargs, meta=meta)
     except ValueError as error:
-        why = " ".join(str(error).split())
-        raise ValueError(f"expectation {asked.title} with {dict(asked.kwargs)}: {why}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"expectation {item.title} with {dict(item.kwargs)}: {reason}") from error
 
 
 @cache
 def _batches() -> BatchDefinition[Any]:
-    """A context in memory, without progress bars or analytics; made once a process."""
+    """Build a context in memory, without progress bars or analytics, once a process."""
     from great_expectations import get_context
     from great_expectations.data_context.types.base import (
         DataContextConfig,
@@ -222,7 +220,7 @@ def _batches() -> BatchDefinition[Any]:
 
 
 def _finding(
-    asked: Asked, result: ExpectationValidationResult, keys: pl.Series, *, is_hidden: bool
+    asked: Expectation, result: ExpectationValidationResult, keys: pl.Series, *, is_hidden: bool
 ) -> Finding:
     problem = _exception(result.exception_info)
     if result.success and problem is None:
@@ -238,15 +236,15 @@ def _finding(
 
 
 def _exception(info: Mapping[str, Any]) -> str | None:
-    """The message of an expectation that raised; it comes flat, or one for each metric."""
-    for found in (info, *(nested for nested in info.values() if isinstance(nested, dict))):
-        if found.get("exception_message") is not None or found.get("raised_exception"):
-            return str(found.get("exception_message"))
+    """Return the message of an expectation that raised; there is one, or one for each metric."""
+    for error in (info, *(nested for nested in info.values() if isinstance(nested, dict))):
+        if error.get("exception_message") is not None or error.get("raised_exception"):
+            return str(error.get("exception_message"))
     return None
 
 
 def _failing(unexpected: list[int] | None, keys: pl.Series, mostly: float) -> list[str]:
-    """The partitions that miss what is expected by themselves; none where no row is blamed."""
+    """Return the partitions that fail by themselves; none where no row is blamed."""
     if not unexpected:
         return []
     missed = pl.DataFrame({PARTITION: keys.gather(unexpected)}).group_by(PARTITION).len("missed")
@@ -258,9 +256,9 @@ def _failing(unexpected: list[int] | None, keys: pl.Series, mostly: float) -> li
 def _observed(result: Mapping[str, Any], *, is_hidden: bool) -> str:
     if "unexpected_count" not in result:
         return MASK if is_hidden else str(result.get("details") or result.get("observed_value"))
-    found = [MASK] if is_hidden else map(_example, result["partial_unexpected_list"][:3])
+    examples = [MASK] if is_hidden else map(_example, result["partial_unexpected_list"][:3])
     counts = f"{result['unexpected_count']} of {result['element_count']}"
-    return f"{counts}, such as {', '.join(found)}"
+    return f"{counts}, such as {', '.join(examples)}"
 
 
 def _example(value: object) -> str:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import polars as pl
 
-from retrain_assets.domain.contract import RawRows
 from retrain_assets.domain.rules import BROKEN, LINE
+from retrain_assets.domain.verdicts import RawRows
 from retrain_assets.specs.partition import ALL
 from retrain_assets.stores.raw_columns import RefusedFileError
 from retrain_assets.stores.readers import READERS

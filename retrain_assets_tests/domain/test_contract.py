@@ -18,7 +18,6 @@ from retrain_assets.domain.contract import (
     QUARANTINE_SCHEMA,
     AccountingError,
     Judgement,
-    RawRows,
     judge,
     refuse_partitions,
 )
@@ -29,6 +28,7 @@ from retrain_assets.domain.rules import (
     dataset_schema,
     partition_of,
 )
+from retrain_assets.domain.verdicts import RawRows
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL, PartitionSpec
 

@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from retrain_assets.domain.contract import RawRows, judge
+from retrain_assets.domain.contract import judge
 from retrain_assets.domain.mistakes import column_mistakes
 from retrain_assets.domain.rules import BROKEN, LINE
-from retrain_assets.domain.verdicts import MASK
+from retrain_assets.domain.verdicts import MASK, RawRows
 from retrain_assets.specs.dataset import DatasetSpec
 
 DAY = "2013-01-31"

@@ -8,9 +8,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from retrain_assets.domain.contract import RawRows, judge
+from retrain_assets.domain.contract import judge
 from retrain_assets.domain.mistakes import column_mistakes
 from retrain_assets.domain.rules import BROKEN, LINE
+from retrain_assets.domain.verdicts import RawRows
 from retrain_assets.specs.dataset import DatasetSpec
 
 REFUSED = "refused"

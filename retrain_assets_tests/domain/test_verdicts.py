@@ -9,13 +9,12 @@ import pytest
 
 from retrain_assets.domain.contract import (
     Judgement,
-    RawRows,
     judge,
     merged,
     refuse_partitions,
 )
 from retrain_assets.domain.rules import BROKEN, LINE, PARTITION
-from retrain_assets.domain.verdicts import MASK, flagged
+from retrain_assets.domain.verdicts import MASK, RawRows, flagged
 from retrain_assets.specs.dataset import DatasetSpec
 
 DAYS = ("2013-01-30", "2013-01-31")

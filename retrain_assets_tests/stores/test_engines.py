@@ -22,27 +22,22 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as any_of
 from hypothesis import strategies as st
 
-from retrain_assets.domain.contract import RawRows
 from retrain_assets.domain.rules import (
+    BETWEEN,
     BROKEN,
+    IN_SET,
     LINE,
+    NOT_NULL,
     PARTITION,
     RULES,
+    UNIQUE,
     WHOLE,
     far_out,
     given,
     unparsable,
 )
-from retrain_assets.domain.suite import (
-    BETWEEN,
-    IN_SET,
-    NOT_NULL,
-    UNIQUE,
-    Asked,
-    contract_suite,
-    with_own_partition,
-)
-from retrain_assets.domain.verdicts import flagged
+from retrain_assets.domain.suite import Expectation, contract_suite, with_own_partition
+from retrain_assets.domain.verdicts import RawRows, flagged
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores.expectations import validated
 
@@ -139,24 +134,24 @@ def some_of(pools: dict[str, list[Any]]) -> st.SearchStrategy[list[File]]:
     return st.lists(file, max_size=2)
 
 
-def asked_of(spec: DatasetSpec) -> Iterator[Asked]:
+def asked_of(spec: DatasetSpec) -> Iterator[Expectation]:
     """What every rule asks of rows as they were read, with the columns of `prepared`."""
-    yield Asked("parse", None, "expect_column_values_to_be_null", {"column": BROKEN})
+    yield Expectation("parse", None, "expect_column_values_to_be_null", {"column": BROKEN})
     for name, column in spec.columns.items():
-        yield held_to(given(name), Asked("type", name, NOT_NULL, {"column": name}))
+        yield held_to(given(name), Expectation("type", name, NOT_NULL, {"column": name}))
         if column.outliers is not None:
             kwargs = {"column": far_out(name), "value_set": [False]}
-            yield Asked("outlier", name, IN_SET, kwargs)
+            yield Expectation("outlier", name, IN_SET, kwargs)
     for one in contract_suite(spec):
         if one.name == NOT_NULL:
             yield held_to(f"_clear_{one.column}", one)
         else:
             yield held_to("_distinct", one) if one.name == UNIQUE else one
     copies = {"column": "_copies", "max_value": 1}
-    yield held_to("_single", Asked("repeat", ", ".join(spec.key), BETWEEN, copies))
+    yield held_to("_single", Expectation("repeat", ", ".join(spec.key), BETWEEN, copies))
 
 
-def held_to(flag: str, one: Asked) -> Asked:
+def held_to(flag: str, one: Expectation) -> Expectation:
     condition = {"row_condition": f"`{flag}` == True", "condition_parser": "pandas"}
     return replace(one, kwargs={**one.kwargs, **condition})
 

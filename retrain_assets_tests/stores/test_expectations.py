@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from retrain_assets.domain.rules import PARTITION, dataset_schema
-from retrain_assets.domain.suite import Asked, figures
+from retrain_assets.domain.suite import Expectation, figures
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores import expectations
 from retrain_assets.stores.expectations import Audit, Finding, stratified
@@ -251,7 +251,7 @@ def test_an_expectation_that_raises_has_failed_everywhere_and_alone(
 def test_a_result_that_says_both_success_and_exception_has_failed() -> None:
     info = {"raised_exception": True, "exception_message": "out of memory"}
     result: Any = SimpleNamespace(success=True, exception_info=info, result={})
-    asked = Asked("expectations", None, "expect_something", {})
+    asked = Expectation("expectations", None, "expect_something", {})
     keys = pl.Series([FIRST, SECOND, FIRST])
     finding = expectations._finding(asked, result, keys, is_hidden=False)
     assert (finding.passed, finding.partitions) == (False, (FIRST, SECOND))
