@@ -9,12 +9,11 @@ from __future__ import annotations
 import ast
 from difflib import get_close_matches
 from functools import lru_cache
-from importlib.machinery import PathFinder
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain_assets.specs.base import hint
+from retrain_assets.steps.modules import find_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,14 +44,7 @@ def mistaken_function(reference: str) -> str | None:
 
 def _source(module: str) -> Path | None:
     """The file of a module; its packages are not imported on the way."""
-    top, *rest = module.split(".")
-    try:
-        found = find_spec(top)
-    except ValueError:
-        return None
-    for name in rest:
-        folders = (found and found.submodule_search_locations) or []
-        found = PathFinder.find_spec(name, folders)
+    found = find_module(module)
     return Path(found.origin or "") if found else None
 
 

@@ -51,7 +51,9 @@ def _spec_change(spec: ModelSpec, situation: Situation) -> Verdict:
         return (False, "no model is in production yet") if production is None else NOT_WATCHED
     if production.recipe == situation.recipe:
         return False, "the spec is the one production was trained with"
-    return True, f"the spec has changed since version {production.version} was trained"
+    spec_part = production.recipe.partition(".")[0]
+    what = "the user's code" if situation.recipe.startswith(f"{spec_part}.") else "the spec"
+    return True, f"{what} has changed since version {production.version} was trained"
 
 
 def _new_partitions(spec: ModelSpec, situation: Situation) -> Verdict:

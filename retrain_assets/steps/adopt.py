@@ -83,7 +83,7 @@ def adopt(
         metrics=version.metrics,
         by=by,
         sha256=version.sha256,
-        recipe=state.spec.recipe,
+        recipe=state.recipe,
     )
     reconcile(registry, state.ledger.append(row, history))
     return row

@@ -108,10 +108,10 @@ def _unequal(
 def _changed(state: ModelState, registry: ModelRegistry, found: ModelVersion) -> Iterator[str]:
     """What of code, spec and packages is not as it was then, and what would match."""
     then, now = found.tags, checkout()
-    if code_digest(state) != then["code_digest"]:
+    if code_digest(state.spec) != then["code_digest"]:
         commit = then.get("checkout") or "no commit was recorded"
         yield f"code: changed since; then: {commit}; now: {now or 'no checkout'}"
-    if state.spec.recipe != then["spec_digest"]:
+    if state.spec.recipe != then["spec_digest"].partition(".")[0]:
         yield f"spec: changed since; that of then was used, {SPEC_FILE} of its MLflow run"
     if lock_digest() != then["lock_digest"]:
         were = json.loads(registry.text(found, PACKAGES_FILE) or "{}")

@@ -20,7 +20,7 @@ from retrain_assets.domain.reach import Reach
 from retrain_assets.domain.situation import Held, Production, Situation
 from retrain_assets.domain.triggers import refusals
 from retrain_assets.domain.windows import before, complete_partitions, mature_partitions
-from retrain_assets.steps.digests import digest
+from retrain_assets.steps.digests import digest, recipe_digest, user_code_digest
 from retrain_assets.stores.ledger import Ledger
 from retrain_assets.stores.pauses import Pauses
 from retrain_assets.stores.tables import PARTITION
@@ -120,6 +120,11 @@ class ModelState:
             for name, lookup in self.spec.lookups.items()
         }
 
+    @cached_property
+    def recipe(self) -> str:
+        """Digest of what would be trained now: the spec, and behind a point the user's code."""
+        return recipe_digest(self.spec)
+
     def once(self, name: tuple[str, ...], make: Callable[[], Made]) -> Made:
         """What was made under that name before, where results are kept; otherwise it is made."""
         kept = {} if self.memo is None else self.memo
@@ -141,7 +146,8 @@ class ModelState:
     def sources(self) -> dict[str, str]:
         """Complete partitions in order, each with a digest of all that its features depend on.
 
-        Of two parts with a point between: the spec of the features, and the data.
+        Of two parts with a point between: the spec and the user's code of the features, and the
+        data.
         """
         main = landed(self.tables, self.dataset.name)
         joined = {name: landed(self.tables, name) for name in self.spec.lookups}
@@ -153,6 +159,8 @@ class ModelState:
             if reach.is_bounded
         )
         made, past = self.spec.features_recipe, self._past(main)
+        if code := user_code_digest(self.spec.features.python):
+            made = digest(made, code)
         keys = {name: tuple(found) for name, found in joined.items()}
         return {
             key: f"{made}."
@@ -211,10 +219,12 @@ class ModelState:
     def situation(self) -> Situation:
         """What the triggering policy decides on."""
         history = self.ledger.read()
-        row = history.production
+        row, decided = history.production, history.decided
         production = None
         if row is not None:
-            production = Production(row.version, row.as_of, row.data_range[1], row.recipe)
+            production = Production(
+                row.version, row.as_of, row.data_range[1], _as_now(row.recipe, self.recipe)
+            )
         since = pl.col(PARTITION) > production.as_of if production else True
         monitored = self.stored("monitoring", MONITORING_SCHEMA, since)
         bad = [key for key in monitored[PARTITION].unique() if self.is_excluded(key)]
@@ -222,14 +232,14 @@ class ModelState:
         return Situation(
             mature=self.mature(),
             needed=windows.train + windows.holdout,
-            recipe=self.spec.recipe,
+            recipe=self.recipe,
             production=production,
             decided=history.decided.as_of if history.decided else None,
-            decided_recipe=history.decided.recipe if history.decided else None,
+            decided_recipe=_as_now(decided.recipe, self.recipe) if decided else None,
             monitoring=monitored.filter(~pl.col(PARTITION).is_in(bad)),
             paused=self.pauses.read(),
             refused=refusals((row.action, row.causes) for row in history.rows),
-            held=_held(history, self.spec.recipe),
+            held=_held(history, self.recipe),
         )
 
     @staticmethod
@@ -272,5 +282,10 @@ def _held(history: History, recipe: str) -> Held | None:
     row, now = history.decided, history.production
     if row is None or now is None or row.action != "hold" or not row.more:
         return None
-    same = (row.previous, row.recipe) == (now.version, recipe)
+    same = (row.previous, _as_now(row.recipe, recipe)) == (now.version, recipe)
     return Held(row.version, row.more) if same else None
+
+
+def _as_now(stored: str, now: str) -> str:
+    """Return a stored recipe; if it was stored before code was a part of it, with today's code."""
+    return now if now.partition(".")[0] == stored else stored

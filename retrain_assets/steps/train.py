@@ -130,8 +130,8 @@ def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: s
     used = {key: sources[key] for key in windows.train}
     tags = {
         **read_from(state),
-        "spec_digest": state.spec.recipe,
-        "code_digest": code_digest(state),
+        "spec_digest": state.recipe,
+        "code_digest": code_digest(state.spec),
         "lock_digest": lock_digest(),
         "seed": str(state.spec.seed),
         "threads": str(state.spec.estimator.threads),

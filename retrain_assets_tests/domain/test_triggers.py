@@ -188,6 +188,9 @@ def test_nothing_is_decided_twice_as_of_one_partition() -> None:
 def test_a_changed_spec_does_not_wait_for_the_cooldown() -> None:
     request = decide(model(), situation(decided=DAYS[-1], recipe="other"))
     assert (request.wanted, request.fired) == (True, ("spec_change",))
+    assert request.reason.startswith("the spec has changed")
+    code = decide(model(), situation(decided=DAYS[-1], recipe="same.code"))
+    assert code.reason.startswith("the user's code has changed")
     assert not decide(model(spec_change=False), situation(recipe="other")).wanted
     tried = situation(decided=DAYS[-1], recipe="other", decided_recipe="other")
     assert not decide(model(), tried).wanted

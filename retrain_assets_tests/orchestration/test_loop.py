@@ -328,6 +328,43 @@ def test_changed_features_are_rebuilt_retrained_and_promoted_without_waiting(
     assert world.storage.tables.scan("churn/predictions").collect().height == 120
 
 
+OWN_FEATURES = "def make(rows):\n    return rows.select('x', 'plan')\n"
+OWN_ESTIMATOR = """
+from sklearn.linear_model import LogisticRegression
+
+def make():
+    return LogisticRegression(C=1.0)
+"""
+
+
+def test_changed_code_of_the_user_is_a_changed_spec(
+    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    features_file, estimator_file = tmp_path / "own_features.py", tmp_path / "own_estimator.py"
+    features_file.write_text(OWN_FEATURES, encoding="utf-8")
+    estimator_file.write_text(OWN_ESTIMATOR, encoding="utf-8")
+    world = new_world(
+        tmp_path,
+        instance,
+        features={"python": "own_features:make"},
+        estimator={"python": "own_estimator:make"},
+    )
+    world.land(*range(FIRST))
+    world.settle()
+    estimator_file.write_text("# A comment." + OWN_ESTIMATOR, encoding="utf-8")
+    assert world.settle() == []
+    estimator_file.write_text(OWN_ESTIMATOR.replace("1.0", "0.5"), encoding="utf-8")
+    assert [run.job for run in world.settle()] == ["churn_retrain"]
+    features_file.write_text(OWN_FEATURES.replace("rows.select", "rows[:].select"), "utf-8")
+    assert [run.job for run in world.settle()] == ["churn_monitor", "churn_retrain"]
+    first, second, third = ledger(world)
+    assert first.causes == ("no_production",)
+    assert second.causes == third.causes == ("spec_change",)
+    said = f"the user's code has changed since version {first.version} was trained"
+    assert second.because == said
+
+
 def test_the_holdout_holds_no_partition_that_either_model_was_trained_on(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
