@@ -89,7 +89,7 @@ def land(work: Path, scale: int) -> None:
     import yaml
 
     from retrain_assets.demo.flights import Flights
-    from retrain_assets.specs.reading import load_strictly
+    from retrain_assets.specs.yaml import load_strictly
 
     def repeated(day: pl.DataFrame) -> pl.DataFrame:
         number = pl.col("flight")
@@ -286,7 +286,7 @@ def specs_of(root: Path) -> tuple[Model, list[DatasetSpec]]:
     from retrain_assets.orchestration.model_assets import Model
     from retrain_assets.specs.dataset import DatasetSpec
     from retrain_assets.specs.model import ModelSpec
-    from retrain_assets.specs.reading import load_strictly
+    from retrain_assets.specs.yaml import load_strictly
 
     documents = load_strictly((root / "landing").resolve().parent / "specs.yaml")
     *datasets, model = (document.value["attributes"] for document in documents)

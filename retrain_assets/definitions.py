@@ -12,7 +12,7 @@ from dagster_shared.utils.config import discover_config_file, load_toml_as_dict
 from retrain_assets.components.landed_dataset import LandedDataset
 from retrain_assets.components.retrained_model import RetrainedModel
 from retrain_assets.components.spec_component import check_head
-from retrain_assets.specs.reading import load_strictly
+from retrain_assets.specs.yaml import load_strictly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

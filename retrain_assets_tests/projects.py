@@ -99,3 +99,10 @@ def yaml_of(
         *more,
     ]
     return yaml.safe_dump_all(parts, sort_keys=False)
+
+
+def line_of(text: str, part: str) -> int:
+    """Return the number of the only line that contains a part."""
+    numbers = [n for n, line in enumerate(text.splitlines(), start=1) if part in line]
+    assert len(numbers) == 1, (part, numbers)
+    return numbers[0]

@@ -13,7 +13,7 @@ from retrain_assets.definitions import build_defs
 from retrain_assets.orchestration.when_red import WHEN_RED
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
-from retrain_assets.specs.reading import load_strictly
+from retrain_assets.specs.yaml import load_strictly
 
 ROOT = Path(__file__).parents[1]
 

@@ -52,13 +52,12 @@ def replay(model: str, first: str, last: str, policies: str | None, picture: str
 
 
 def _policies(model: ModelSpec, file: Path | None) -> list[PolicySpec]:
-    from retrain_assets.specs.making import spec_of
     from retrain_assets.specs.policy import PolicySpec, usual_policies
-    from retrain_assets.specs.reading import load_strictly
+    from retrain_assets.specs.yaml import load_strictly, parse_spec
 
     if file is None:
         return usual_policies(model)
-    given = [spec_of(document, PolicySpec, ()) for document in load_strictly(file)]
+    given = [parse_spec(document, PolicySpec, ()) for document in load_strictly(file)]
     return [*usual_policies(model)[:1], *given]
 
 

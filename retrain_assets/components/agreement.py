@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from retrain_assets.specs.dataset import DatasetSpec
     from retrain_assets.specs.model import ModelSpec
     from retrain_assets.specs.partition import PartitionSpec
-    from retrain_assets.specs.reading import Loc
+    from retrain_assets.specs.yaml import Loc
 
 Disagreement = tuple["Loc", str]
 _NOT_VALID = (pl.exceptions.PolarsError, pl.exceptions.PanicException)

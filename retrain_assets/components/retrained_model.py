@@ -15,7 +15,7 @@ from retrain_assets.specs.base import hint
 from retrain_assets.specs.model import ModelSpec
 
 if TYPE_CHECKING:
-    from retrain_assets.specs.reading import Loc
+    from retrain_assets.specs.yaml import Loc
 
 
 class RetrainedModel(SpecComponent[ModelSpec]):

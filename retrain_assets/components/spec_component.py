@@ -20,8 +20,7 @@ from pydantic import BaseModel, RootModel
 
 import retrain_assets
 from retrain_assets.specs.base import NamedSpec, Spec, hint
-from retrain_assets.specs.making import ROOT, resolved, spec_of
-from retrain_assets.specs.reading import Document, load_strictly
+from retrain_assets.specs.yaml import ROOT, Document, Loc, load_strictly, parse_spec, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
     from pydantic_core import CoreSchema
 
-    from retrain_assets.specs.reading import Loc
 
 SpecT = TypeVar("SpecT", bound=NamedSpec)
 
@@ -59,8 +57,8 @@ class SpecComponent(dg.Component, Generic[SpecT]):
         Raises:
             SpecError: The file is not to be read in one way only, or its attributes are mistaken.
         """
-        document = resolved(_document(attributes, context), os.environ)
-        return cls(cast("SpecT", spec_of(document, cls.spec_class)), document)
+        document = resolve(_document(attributes, context), os.environ)
+        return cls(cast("SpecT", parse_spec(document, cls.spec_class)), document)
 
     def check_name(self, tree: dg.ComponentTree) -> None:
         """Refuse a name that another component of the project has.
@@ -97,7 +95,7 @@ def check_head(document: Document) -> None:
     Raises:
         SpecError: A field is not known or of another type, or `type` names no component of ours.
     """
-    package, _, name = spec_of(document, ComponentFileModel, ()).type.rpartition(".")
+    package, _, name = parse_spec(document, ComponentFileModel, ()).type.rpartition(".")
     offered = retrain_assets.__all__
     if package == retrain_assets.__name__ and name not in offered:
         raise document.refusal((("type",), f"no component {name!r}{hint(name, offered)}"))

@@ -15,7 +15,7 @@ import retrain_assets
 from retrain_assets.demo import flights as demo
 from retrain_assets.demo.flights import Flights, FlightsNotInstalledError
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.specs.reading import load_strictly
+from retrain_assets.specs.yaml import load_strictly
 
 YAML = Path(retrain_assets.__file__).parent / "defs" / "flight_delay" / "defs.yaml"
 STORED = {

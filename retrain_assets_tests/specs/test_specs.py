@@ -13,7 +13,7 @@ import retrain_assets
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
-from retrain_assets.specs.reading import load_strictly
+from retrain_assets.specs.yaml import load_strictly
 
 DATASET: dict[str, Any] = {
     "name": "d",

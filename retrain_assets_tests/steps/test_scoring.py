@@ -16,7 +16,7 @@ from retrain_assets.domain.features import build_features, feature_names, row_fe
 from retrain_assets.domain.rules import dataset_schema
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
-from retrain_assets.specs.reading import load_strictly
+from retrain_assets.specs.yaml import load_strictly
 
 DEFS = Path(retrain_assets.__file__).parent / "defs" / "flight_delay" / "defs.yaml"
 ROWS = 600
