@@ -102,7 +102,7 @@ def _materializations(
     """Record the partitions that were published, and no others."""
     shared: dict[str, Any] = {
         "files": done.files,
-        "expectations": dg.MetadataValue.path(done.page),
+        "expectations": dg.MetadataValue.path(done.audit_file),
     }
     if done.refused:
         refused = [{"partition": key, "reason": why} for key, why in done.refused.items()]

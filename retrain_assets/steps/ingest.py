@@ -18,10 +18,15 @@ from retrain_assets.domain.suite import figures
 from retrain_assets.steps.digests import digest
 from retrain_assets.steps.intake import Intake
 from retrain_assets.steps.state import FILES
-from retrain_assets.stores.expectations import MAX_AUDITED_ROWS, Audit, audit, stratified
+from retrain_assets.stores.expectations import (
+    MAX_AUDITED_ROWS,
+    Audit,
+    audit,
+    stratified,
+    write_results,
+)
 from retrain_assets.stores.spill import Spill
 from retrain_assets.stores.tables import PARTITION
-from retrain_assets.stores.validation_docs import keep
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -77,7 +82,7 @@ class Ingestion:
         atypical: Partitions with an unusual number of rows.
         shared_keys: Keys that several partitions have, counted by these.
         version: Version of the dataset after the commit; None where nothing was ever published.
-        page: What Great Expectations was asked and found, to be opened in a browser.
+        audit_file: The results of Great Expectations as JSON.
         ignored: Names that were passed over, and why.
     """
 
@@ -87,7 +92,7 @@ class Ingestion:
     atypical: list[dict[str, object]]
     shared_keys: list[dict[str, object]]
     version: int | None
-    page: Path
+    audit_file: Path
     ignored: list[dict[str, str | int]]
 
     @property
@@ -201,7 +206,7 @@ def ingest(
                 tables.replace(f"{spec.name}/{part}", rows, replaced, commit, base=base[part])
     folder = storage.root / "reports" / "expectations" / spec.name
     return Ingestion(
-        page=keep(found.audit, spec, folder, run_id),
+        audit_file=write_results(found.audit, spec, folder, run_id),
         requested=requested,
         published=published,
         found=found,

@@ -7,8 +7,10 @@ what follows from a finding.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ from retrain_assets.domain.verdicts import MASK, personal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from great_expectations import ExpectationSuite
     from great_expectations.core.batch_definition import BatchDefinition
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from retrain_assets.specs.dataset import DatasetSpec
 
 MAX_AUDITED_ROWS = 50_000
+KEPT_RUNS = 100  # whose results stay in a dataset's folder of reports
 _GOLDEN = 0.6180339887498949
 _MAX_CHARACTERS, _MAX_EXAMPLE = 200, 40
 _COMPLETE = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
@@ -263,3 +267,58 @@ def _observed(result: Mapping[str, Any], *, is_hidden: bool) -> str:
 
 def _example(value: object) -> str:
     return (repr(value) if isinstance(value, str) else str(value))[:_MAX_EXAMPLE]
+
+
+def write_results(outcome: Audit, spec: DatasetSpec, folder: Path, run_id: str) -> Path:
+    """Write `suite.json` and `results/RUN.json`, and remove the results of the oldest runs.
+
+    Args:
+        outcome: The audit of the run.
+        spec: The dataset.
+        folder: Of the dataset's reports; the results of its newest `KEPT_RUNS` runs stay.
+        run_id: The name of the results.
+
+    Returns:
+        The path of the run's results.
+    """
+    results = folder / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    if outcome.findings:
+        _write_json(folder / "suite.json", suite_of(spec).to_json_dict(), run_id)
+    path = results / f"{run_id}.json"
+    _write_json(path, _record(outcome, spec, run_id), run_id)
+    newest = sorted(results.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for old in newest[KEPT_RUNS:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def _record(outcome: Audit, spec: DatasetSpec, run_id: str) -> dict[str, Any]:
+    findings = [
+        {
+            "rule": finding.asked.rule,
+            "expectation": finding.expectation,
+            "column": finding.column,
+            "arguments": finding.asked.arguments,
+            "passed": finding.passed,
+            "partitions": finding.partitions,
+            "observed": finding.observed,
+        }
+        for finding in outcome.findings
+    ]
+    return {
+        "dataset": spec.name,
+        "run_id": run_id,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "passed": all(finding.passed for finding in outcome.findings),
+        "rows": outcome.rows,
+        "rows_audited": outcome.rows_audited,
+        "findings": findings,
+    }
+
+
+def _write_json(path: Path, value: object, run_id: str) -> None:
+    """Replace a file as a whole, so that nobody reads half of it."""
+    part = path.with_name(f".{path.name}.{run_id}")
+    part.write_text(json.dumps(value, indent=1, default=str, ensure_ascii=False), encoding="utf-8")
+    part.replace(path)
