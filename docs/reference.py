@@ -1,6 +1,6 @@
-"""Writes what is said in the code already: `python docs/reference.py`.
+"""Write docs/reference.md and the checks in docs/operations.md from the code.
 
-docs/reference.md is made from the specs, and the checks of docs/operations.md from the definitions.
+Run it as `python docs/reference.py`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from retrain_assets.specs.model import ModelSpec
 
 HEAD = """# Reference: every field of the YAML
 
-Made from the specs by `python docs/reference.py`; what is not listed is refused.
+`python docs/reference.py` writes this page from the code. A field that is not listed is refused.
+The [glossary](design.md#glossary) explains words such as partition, mature and holdout.
 """
 
 START, END = "<!-- checks -->", "<!-- end of checks -->"
 
 
 def reference() -> str:
-    """The page."""
+    """Return the page of all fields."""
     parts = [HEAD]
     for spec, name in ((DatasetSpec, "LandedDataset"), (ModelSpec, "RetrainedModel")):
         schema = spec.model_json_schema(by_alias=True)
@@ -32,7 +33,7 @@ def reference() -> str:
 
 
 def operations(page: str) -> str:
-    """The page on operations, with the checks as they are now."""
+    """Return the page about operations, with the present texts of the checks."""
     before, rest = page.split(START)
     rows = [f"| `{name}` | {text} |" for name, text in sorted(WHEN_RED.items())]
     table = "\n".join(["| check | what to do |", "|---|---|", *rows])
@@ -40,7 +41,7 @@ def operations(page: str) -> str:
 
 
 def table(schema: dict[str, Any]) -> str:
-    """The fields of one part."""
+    """Return the table of the fields of one part."""
     required = schema.get("required", [])
     lines = ["| field | type | default | |", "|---|---|---|---|"]
     for name, field in schema["properties"].items():
@@ -51,7 +52,7 @@ def table(schema: dict[str, Any]) -> str:
 
 
 def shown(default: object) -> str:
-    """A default; that of a part stands in the part's own table."""
+    """Return a default as text; the defaults of a part are in its own table."""
     if isinstance(default, dict) and default:
         return ""
     words = {None: "", True: "true", False: "false"}
@@ -60,7 +61,7 @@ def shown(default: object) -> str:
 
 
 def kind(field: dict[str, Any]) -> str:
-    """The type with its bounds, in a few words."""
+    """Describe the type and its bounds in a few words."""
     if "$ref" in field:
         return field["$ref"].rpartition("/")[2]
     if "anyOf" in field:
