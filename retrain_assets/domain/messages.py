@@ -1,45 +1,37 @@
-"""Events worth telling, and what becomes of each on its way to a channel.
+"""Events that people are told about, and their state on the way to each channel.
 
 An event is made from a record that stays (a ledger row, a run, a refused file), so it can be made
-again and has the same id. The outbox keeps a notice of it for each channel. Not here: reading
-records, storing notices, sending, the clock.
+again and then has the same id. The outbox holds a notice of each event for each channel. Not here:
+reading records, storing notices, sending, the clock.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 from retrain_assets.specs.base import duration
+from retrain_assets.specs.notify import Channel, EventKind, NotifySpec
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime
-
-    from retrain_assets.specs.notify import Channel, EventKind, NotifySpec
-
-# They may come in great number; all others are decisions, which wait for nothing.
+# These events may come in great number; all others are decisions, which are sent at once.
 DIGESTED: tuple[EventKind, ...] = ("data_refused", "late_data", "run_failed", "serving")
-LEASE_SECONDS = 120.0  # a claim on what is being sent; longer than sending may take
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 30.0, 3600.0
 MAX_AT_ONCE = 10  # webhooks of one tick
 MAX_LINES, MAX_CHARACTERS = 20, 500  # of a message, of an event
-MAX_REMEMBERED = 1000  # sent notices of records that are not looked at any more
+MAX_REMEMBERED = 1000  # sent notices whose records are not read any more
 
 
 class NotTakenError(RuntimeError):
     """A channel did not take a message.
 
     Args:
-        said: Why.
-        wait: For how many seconds it wants to be left alone.
+        reason: Why.
+        wait: For how many seconds the channel asks not to be tried again.
     """
 
-    def __init__(self, said: str, wait: float | None = None) -> None:
-        super().__init__(said)
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
         self.wait = wait
 
 
@@ -48,13 +40,13 @@ class Event:
     """Something that people or programs are told.
 
     Args:
-        id: The same each time it is made from the same record.
+        id: The same each time the event is made from the same record.
         kind: What happened.
         subject: The model or dataset.
         text: One sentence.
-        cause: What it shares with the same thing happening again.
+        cause: Equal for events that report the same thing again.
         fields: For programs, as JSON.
-        time: When it happened; None where the record does not say.
+        time: When it happened; None where the record has no time.
     """
 
     id: str
@@ -65,18 +57,23 @@ class Event:
     fields: str = "{}"
     time: datetime | None = None
 
+    @property
+    def topic(self) -> tuple[str, str]:
+        """Return what is equal where the same thing has happened again."""
+        return self.kind, self.cause
+
 
 @dataclass(frozen=True, kw_only=True)
 class Notice(Event):
     """An event on its way to one channel.
 
     Args:
-        channel: Where to.
-        message: The message it is part of, once that was claimed.
-        attempts: How often sending it has failed.
-        error: Why it failed last, or what was remarked when it was sent.
-        since: When it was claimed, or failed.
-        wait: For how many seconds from then on it is left alone.
+        channel: Where it goes.
+        message: Id of the message it is part of; empty until that is first tried.
+        attempts: How often sending has failed.
+        error: The last failure, or a remark of the channel that took the message.
+        since: When sending began or failed last.
+        wait: For how many seconds from then on nobody tries again.
         sent: When the channel took it.
     """
 
@@ -91,7 +88,7 @@ class Notice(Event):
 
 @dataclass(frozen=True)
 class Message:
-    """Notices that are sent together, oldest first; its id is the same at each attempt."""
+    """Notices that are sent together, oldest first; the id is the same at each attempt."""
 
     id: str
     channel: Channel
@@ -99,92 +96,94 @@ class Message:
 
     @property
     def lines(self) -> list[str]:
-        """A line for each thing that happened, and how often; of very many, the newest."""
-        counts = Counter(map(_again, self.events))
-        newest = {_again(event): event.text for event in self.events}
-        told = [f"{text} ({counts[key]} times)" for key, text in newest.items()]
-        told = [line.removesuffix(" (1 times)") for line in told]
-        left = len(told) - MAX_LINES
-        return [f"… and {left} more", *told[left:]] if left > 0 else told
+        """Return a line for each topic, with its count; of very many, the newest."""
+        counts = Counter(event.topic for event in self.events)
+        newest = {event.topic: event.text for event in self.events}
+        lines = [f"{text} ({counts[topic]} times)" for topic, text in newest.items()]
+        lines = [line.removesuffix(" (1 times)") for line in lines]
+        excess = len(lines) - MAX_LINES
+        return [f"… and {excess} more", *lines[excess:]] if excess > 0 else lines
 
     @property
     def headline(self) -> str:
-        """What it is about."""
+        """Return the only line, or the subject and the number of events."""
         lines, subject = self.lines, self.events[0].subject
         return lines[0] if len(lines) == 1 else f"{subject}: {len(self.events)} events"
 
 
+# Why a message was not taken, or the remark of the channel that took it, or None if not tried.
 Outcome = NotTakenError | str | None
 
 
-def projected(
+def add_events(
     notices: Sequence[Notice],
     events: Iterable[Event],
     notify: NotifySpec,
     channels: Collection[Channel],
     now: datetime,
 ) -> list[Notice]:
-    """Notices, and those of events that are new to a channel; without some that were sent long ago.
+    """Return the notices with those of new events, and without some that were sent long ago.
 
     Args:
-        notices: What the outbox holds.
-        events: Of all records that are looked at.
+        notices: The content of the outbox.
+        events: The events of all records that are read.
         notify: Which channel is told of what.
-        channels: Those that can be used.
-        now: The time of events whose record says none.
+        channels: Channels that can be used.
+        now: The time of events whose record has none.
     """
-    made = {event.id: event for event in events}
-    known = {(notice.id, notice.channel) for notice in notices}
-    done = [notice for notice in notices if notice.sent and notice.id not in made]
-    forgotten = {(notice.id, notice.channel) for notice in done[:-MAX_REMEMBERED]}
-    fresh = [
-        replace(event, time=event.time or now, text=plain(event.text)) for event in made.values()
+    by_id = {event.id: event for event in events}
+    present = {(notice.id, notice.channel) for notice in notices}
+    old = [notice for notice in notices if notice.sent and notice.id not in by_id]
+    forgotten = {(notice.id, notice.channel) for notice in old[:-MAX_REMEMBERED]}
+    dated = [
+        replace(event, time=event.time or now, text=plain(event.text)) for event in by_id.values()
     ]
     return [notice for notice in notices if (notice.id, notice.channel) not in forgotten] + [
         Notice(**vars(event), channel=channel)
-        for event in sorted(fresh, key=lambda event: event.time or now)
+        for event in sorted(dated, key=lambda event: event.time or now)
         for channel in channels
-        if notify.tells(channel, event.kind) and (event.id, channel) not in known
+        if notify.tells(channel, event.kind) and (event.id, channel) not in present
     ]
 
 
-def due(
+def due_messages(
     notices: Sequence[Notice], notify: NotifySpec, channels: Iterable[Channel], now: datetime
 ) -> list[Message]:
-    """What to send now; nothing over a channel that is in use or has just failed."""
-    found: list[Message] = []
+    """Return the messages to send now; none over a channel that was just tried."""
+    messages: list[Message] = []
     for channel in channels:
-        own = [notice for notice in notices if notice.channel == channel]
-        waiting = [notice for notice in own if notice.sent is None]
+        on_channel = [notice for notice in notices if notice.channel == channel]
+        waiting = [notice for notice in on_channel if notice.sent is None]
         if not any(_within(notice.since, notice.wait, now) for notice in waiting):
-            found += _begun(waiting) or _new(channel, own, waiting, notify, now)
-    return found
+            messages += _started(waiting) or _new(channel, on_channel, waiting, notify, now)
+    return messages
 
 
-def claimed(notices: Sequence[Notice], messages: Iterable[Message], now: datetime) -> list[Notice]:
-    """The notices, with those of some messages claimed by whoever is about to send them."""
-    names = {(one.channel, event.id): one.id for one in messages for event in one.events}
+def mark_attempt(
+    notices: Sequence[Notice], messages: Iterable[Message], now: datetime
+) -> list[Notice]:
+    """Return the notices, with an attempt marked on those whose message is about to be sent.
+
+    Whoever reads the outbox during the first wait leaves these to the process that sends them; if
+    that was killed, the next one sends them under the same id.
+    """
+    ids = {
+        (message.channel, event.id): message.id for message in messages for event in message.events
+    }
     return [
-        replace(notice, message=name, since=now, wait=LEASE_SECONDS)
-        if (name := names.get((notice.channel, notice.id)))
+        replace(notice, message=message_id, since=now, wait=FIRST_WAIT_SECONDS)
+        if (message_id := ids.get((notice.channel, notice.id)))
         else notice
         for notice in notices
     ]
 
 
-def settled(
+def record_outcomes(
     notices: Sequence[Notice], outcomes: Mapping[str, Outcome], now: datetime
 ) -> list[Notice]:
-    """The notices, with what became of their messages.
-
-    Args:
-        notices: What the outbox holds.
-        outcomes: By message: why it was not taken, or what was remarked when it was; None where it
-            was not tried.
-        now: When that was known.
-    """
+    """Return the notices with the outcomes of their messages, which are given by message id."""
     return [
-        _settled(notice, outcomes[notice.message], now)
+        _with_outcome(notice, outcomes[notice.message], now)
         if notice.sent is None and notice.message in outcomes
         else notice
         for notice in notices
@@ -192,23 +191,18 @@ def settled(
 
 
 def plain(text: str) -> str:
-    """Text in one line of bounded length, without characters that steer a terminal or a header."""
+    """Return one line of bounded length, without characters that steer a terminal or a header."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= MAX_CHARACTERS else line[: MAX_CHARACTERS - 1] + "…"
 
 
 def _within(since: datetime | None, seconds: float, now: datetime) -> bool:
-    """Whether it is less than some seconds since; a clock that was put back makes it no."""
+    """Return whether less than some seconds have passed; not where the clock was put back."""
     return since is not None and since <= now < since + timedelta(seconds=seconds)
 
 
-def _again(event: Event) -> tuple[str, str]:
-    """What is equal where the same thing has happened again."""
-    return event.kind, event.cause
-
-
-def _begun(waiting: Iterable[Notice]) -> list[Message]:
-    """Messages that were not taken, or whose sender has died."""
+def _started(waiting: Iterable[Notice]) -> list[Message]:
+    """Return messages that were tried before, as they were then."""
     messages = defaultdict(list)
     for notice in waiting:
         if notice.message:
@@ -218,26 +212,26 @@ def _begun(waiting: Iterable[Notice]) -> list[Message]:
 
 def _new(
     channel: Channel,
-    own: Iterable[Notice],
+    on_channel: Iterable[Notice],
     waiting: Iterable[Notice],
     notify: NotifySpec,
     now: datetime,
 ) -> Iterator[Message]:
     quiet, digest = (duration(text).total_seconds() for text in (notify.quiet, notify.digest))
-    told = {_again(notice) for notice in own if _within(notice.sent, quiet, now)}
-    just_told = any(_within(notice.sent, digest, now) for notice in own)
+    recent_topics = {notice.topic for notice in on_channel if _within(notice.sent, quiet, now)}
+    sent_recently = any(_within(notice.sent, digest, now) for notice in on_channel)
     parts: dict[object, list[Notice]] = defaultdict(list)
     for notice in waiting:
-        if _again(notice) not in told:
-            parts[_again(notice) if channel == "webhook" else channel].append(notice)
-    for together in list(parts.values())[:MAX_AT_ONCE]:
-        held = channel != "webhook" and just_told
-        if not held or any(notice.kind not in DIGESTED for notice in together):
-            names = "|".join([channel, together[0].subject, *(notice.id for notice in together)])
-            yield Message(sha256(names.encode()).hexdigest()[:32], channel, together)
+        if notice.topic not in recent_topics:
+            parts[notice.topic if channel == "webhook" else channel].append(notice)
+    for group in list(parts.values())[:MAX_AT_ONCE]:
+        must_wait = channel != "webhook" and sent_recently
+        if not must_wait or any(notice.kind not in DIGESTED for notice in group):
+            names = "|".join([channel, group[0].subject, *(notice.id for notice in group)])
+            yield Message(sha256(names.encode()).hexdigest()[:32], channel, group)
 
 
-def _settled(notice: Notice, outcome: Outcome, now: datetime) -> Notice:
+def _with_outcome(notice: Notice, outcome: Outcome, now: datetime) -> Notice:
     if outcome is None:
         return replace(notice, since=None)
     if isinstance(outcome, str):

@@ -1,7 +1,7 @@
-"""`<name>_messages`: tells people what has happened to a model or dataset.
+"""The sensor `<name>_messages`, which tells people what has happened to a model or dataset.
 
-All that is told is read from records that stay (ledger, files, runs), so what could not be told
-when it happened is told later. Not here: what ledger and files say, and how a message is sent.
+Every event is read from records that stay (ledger, files, runs), so an event that could not be
+sent when it happened is sent later. Not here: events of ledger and files, and how to send.
 """
 
 import json
@@ -31,7 +31,7 @@ from retrain_assets.steps import messages
 from retrain_assets.stores.outbox import Outbox
 from retrain_assets.stores.storage import Storage
 
-NEWEST = 30  # runs of a kind that are looked at; fewer begin or fail between two ticks
+NEWEST = 30  # runs of a kind that are read; fewer begin or fail between two ticks
 FROM_THE_UI = "__ASSET_JOB"  # what Dagster calls a run of assets that were selected there
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
 Source = Callable[[], Iterator[Event]]
@@ -40,13 +40,13 @@ _now = partial(datetime.now, UTC)
 
 @dataclass(frozen=True)
 class Subject:
-    """Whom or what people are told about.
+    """A model or dataset that people are told about.
 
     Args:
         name: The model or dataset.
         tag: Of runs that are about it.
         notify: Who is told.
-        records: What its records tell, from a storage and Dagster's instance, at a time.
+        records: Makes the sources of its events from a storage, Dagster's instance and the time.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Subject:
 
 
 def of_model(model: Model) -> Subject:
-    """A model: decisions, corrections, what was asked for, troubles of serving."""
+    """Return a model, with its decisions, corrections, requests and troubles of serving."""
 
     def records(storage: Storage, instance: dg.DagsterInstance, _: datetime) -> Sequence[Source]:
         state = model.state(storage)
@@ -72,7 +72,7 @@ def of_model(model: Model) -> Subject:
 
 
 def of_dataset(spec: DatasetSpec) -> Subject:
-    """A dataset: files that are refused, and a partition that has not landed."""
+    """Return a dataset, with its refused files and a partition that has not landed."""
 
     def records(storage: Storage, _: dg.DagsterInstance, now: datetime) -> Sequence[Source]:
         return (
@@ -84,7 +84,7 @@ def of_dataset(spec: DatasetSpec) -> Subject:
 
 
 def messages_sensors(subject: Subject) -> list[dg.SensorDefinition]:
-    """`<name>_messages`; none where nobody is to be told."""
+    """Return the sensor `<name>_messages`; none if `notify` names no channel."""
     if not subject.notify.channels:
         return []
 
@@ -102,13 +102,13 @@ def messages_sensors(subject: Subject) -> list[dg.SensorDefinition]:
 
 
 def tell_at_once(model: Model, storage: Storage, channels: Channels, context: Context) -> None:
-    """Tell of a decision as soon as it is made; whatever happens, the run goes on."""
+    """Tell people of a decision as soon as it is made; no failure of that stops the run."""
     try:
-        said = tell(of_model(model), storage, channels, context.instance)
-    except Exception as error:  # noqa: BLE001 telling people never breaks the work
-        said = f"{type(error).__name__}: {error}: {model.spec.name}_messages tries again"
-    if said:
-        context.log.info("messages: %s", said)
+        summary = tell(of_model(model), storage, channels, context.instance)
+    except Exception as error:  # noqa: BLE001 a message never breaks the work
+        summary = f"{type(error).__name__}: {error}: {model.spec.name}_messages tries again"
+    if summary:
+        context.log.info("messages: %s", summary)
 
 
 def tell(
@@ -118,17 +118,17 @@ def tell(
     instance: dg.DagsterInstance,
     clock: Callable[[], datetime] = _now,
 ) -> str:
-    """Send what is due; records that cannot be read keep nobody from being told of the others.
+    """Send the messages that are due, also if some of the records cannot be read.
 
     Args:
-        subject: What people are told about.
-        storage: Where its records are, and its outbox.
-        channels: How they are told.
-        instance: Where runs are recorded.
+        subject: The model or dataset.
+        storage: Holds its records and its outbox.
+        channels: The channels.
+        instance: Holds the records of runs.
         clock: The time.
 
     Returns:
-        What came of it, for people.
+        The result, for people.
     """
     senders, problems = channels.senders(subject.notify)
     if not senders:
@@ -136,20 +136,20 @@ def tell(
     outbox = Outbox(storage.tables, subject.name)
     sources = [*subject.records(storage, instance, clock())]
     if any(subject.notify.tells(channel, "run_failed") for channel in senders):
-        known = {notice.id: notice for notice in outbox.read()}
-        sources.append(partial(_failed, instance, subject, known))
+        notices = {notice.id: notice for notice in outbox.read()}
+        sources.append(partial(_failed, instance, subject, notices))
     events: list[Event] = []
     for source in sources:
         try:
             events += source()
         except Exception as error:  # noqa: BLE001 see above
             problems.append(f"{type(error).__name__}: {error}")
-    done = messages.deliver(outbox, subject.notify, senders, events, clock)
-    return "; ".join([done, *problems])
+    summary = messages.deliver(outbox, subject.notify, senders, events, clock)
+    return "; ".join([summary, *problems])
 
 
 def _expected(spec: DatasetSpec, now: datetime) -> str | None:
-    """The newest partition that should have landed by a time."""
+    """Return the newest partition that should have landed by a time."""
     definition = partitions_definition(spec.partition)
     if definition is None or spec.expected is None:
         return None
@@ -158,16 +158,17 @@ def _expected(spec: DatasetSpec, now: datetime) -> str | None:
 
 
 def _asked(instance: dg.DagsterInstance, model: str) -> Iterator[Event]:
-    """Retraining that was asked for, by a sensor or a person."""
+    """Yield an event for each retraining that a sensor or a person requested."""
     for record in instance.get_run_records(dg.RunsFilter(job_name=f"{model}_retrain"), NEWEST):
         run, tags = record.dagster_run.run_id, record.dagster_run.tags
         as_of, causes = tags.get(AS_OF_TAG, ""), tags.get(CAUSES_TAG, "request")
-        why, when = tags.get(BECAUSE_TAG, "a person asked for it"), f" as of {as_of}"
+        reason = tags.get(BECAUSE_TAG, "a person asked for it")
+        when = f" as of {as_of}" if as_of else ""
         yield Event(
             id=f"asked:{run}",
             kind="retraining",
             subject=model,
-            text=f"{model}: retraining{when if as_of else ''} ({causes}): {why}",
+            text=f"{model}: retraining{when} ({causes}): {reason}",
             cause=f"{as_of} {causes}" if as_of else run,
             fields=json.dumps({"as_of": as_of, "causes": causes.split(","), "run_id": run}),
             time=record.create_timestamp,
@@ -175,26 +176,26 @@ def _asked(instance: dg.DagsterInstance, model: str) -> Iterator[Event]:
 
 
 def _failed(
-    instance: dg.DagsterInstance, subject: Subject, known: Mapping[str, Event]
+    instance: dg.DagsterInstance, subject: Subject, notices: Mapping[str, Event]
 ) -> Iterator[Event]:
-    """Failed runs of the subject's jobs, and of its assets where they were selected in the UI."""
-    failed = [dg.DagsterRunStatus.FAILURE]
-    own = dg.RunsFilter(statuses=failed, tags={subject.tag: subject.name})
-    selected = dg.RunsFilter(statuses=failed, job_name=FROM_THE_UI)
-    runs = list(instance.get_runs(own, limit=NEWEST))
+    """Yield failed runs of the subject's jobs, and of its assets that were selected in the UI."""
+    failure_only = [dg.DagsterRunStatus.FAILURE]
+    tagged = dg.RunsFilter(statuses=failure_only, tags={subject.tag: subject.name})
+    selected = dg.RunsFilter(statuses=failure_only, job_name=FROM_THE_UI)
+    runs = list(instance.get_runs(tagged, limit=NEWEST))
     for run in instance.get_runs(selected, limit=NEWEST):
         runs += [run] if subject.name in {key.path[0] for key in run.asset_selection or ()} else []
     for run in runs:
         name, job = f"failed:{run.run_id}", run.job_name.replace(FROM_THE_UI, "a run from the UI")
-        if name in known:
-            yield known[name]
+        if name in notices:
+            yield notices[name]
             continue
-        kind, why = failure(instance, run.run_id)
+        kind, reason = failure(instance, run.run_id)
         yield Event(
             id=name,
             kind="run_failed",
             subject=subject.name,
-            text=f"{subject.name}: {job} failed, {why} (run {run.run_id})",
+            text=f"{subject.name}: {job} failed, {reason} (run {run.run_id})",
             cause=f"{job} {kind}",
-            fields=json.dumps({"job": run.job_name, "run_id": run.run_id, "error": why}),
+            fields=json.dumps({"job": run.job_name, "run_id": run.run_id, "error": reason}),
         )

@@ -1,43 +1,43 @@
-"""From records to messages: what the ledger and the list of files tell, and sending what is due.
+"""Make events from the ledger, the list of files and serving, and send the messages that are due.
 
-A message is claimed in the outbox before it is sent and recorded there after it, so that two
-processes do not both send it; one whose sender was killed in between is sent again, by the same id.
-Not here: what Dagster's runs tell, and which channels there are.
+A message is marked in the outbox before it is sent, and its outcome is recorded afterwards. If the
+sender is killed in between, the message is sent again under the same id. Not here: events of
+Dagster's runs, and the channels.
 """
 
-from __future__ import annotations
-
 import json
-from threading import Thread
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from time import monotonic
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from retrain_assets.domain.contract import NEIGHBOUR_REFUSED, UNPLACED
-from retrain_assets.domain.messages import Event, NotTakenError, claimed, due, projected, settled
+from retrain_assets.domain.messages import (
+    Event,
+    Message,
+    Notice,
+    NotTakenError,
+    Outcome,
+    add_events,
+    due_messages,
+    mark_attempt,
+    record_outcomes,
+)
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.notify import Channel, EventKind, NotifySpec
 from retrain_assets.steps.digests import digest
 from retrain_assets.steps.report import stale, staleness
-from retrain_assets.steps.state import landing_files
+from retrain_assets.steps.state import ModelState, landing_files
 from retrain_assets.steps.watch import seen
-from retrain_assets.stores.tables import PARTITION
+from retrain_assets.stores.channels import Send
+from retrain_assets.stores.ledger import Action
+from retrain_assets.stores.outbox import Outbox
+from retrain_assets.stores.tables import PARTITION, Tables
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from datetime import datetime
-
-    from retrain_assets.domain.messages import Message, Notice, Outcome
-    from retrain_assets.specs.dataset import DatasetSpec
-    from retrain_assets.specs.notify import Channel, EventKind, NotifySpec
-    from retrain_assets.steps.state import ModelState
-    from retrain_assets.stores.channels import Send
-    from retrain_assets.stores.ledger import Action
-    from retrain_assets.stores.outbox import Outbox
-    from retrain_assets.stores.tables import Tables
-
-NEWEST = 50  # rows of the ledger that are looked at
-SEND_SECONDS = 20.0  # for all channels together; a tick has 60
-_SAID: dict[Action, tuple[EventKind, str]] = {
+NEWEST = 50  # rows of the ledger that are read
+SEND_SECONDS = 20.0  # after which no further message is begun; a tick has 60
+_DECISIONS: dict[Action, tuple[EventKind, str]] = {
     "promote": ("promoted", "version {version} is in production"),
     "hold": ("held", "version {version} is held back, production stays"),
     "reject": ("refused", "version {version} is refused, production stays"),
@@ -49,7 +49,7 @@ _SAID: dict[Action, tuple[EventKind, str]] = {
     "approve": ("promoted", "version {version} is in production, approved by {by}"),
     "adopt": ("promoted", "version {version} is in production, adopted by {by}"),
 }
-_TOLD = (
+_FIELDS = (
     *("action", "version", "previous", "as_of", "reason", "because", "by", "sha256", "metrics"),
     "ledger_sha256",
 )
@@ -57,26 +57,26 @@ _TROUBLES = {"cause": pl.String(), "time": pl.Datetime("us", "UTC"), "text": pl.
 
 
 def decisions(state: ModelState) -> Iterator[Event]:
-    """What the newest rows of the ledger tell."""
+    """Yield an event for each of the newest rows of the ledger."""
     history, model = state.ledger.read(), state.spec.name
     for number, row in list(enumerate(history.rows))[-NEWEST:]:
-        kind, said = _SAID[row.action]
-        text = said.format(version=row.version, model=model, by=row.by)
-        why = f". Asked for: {row.because}" if row.because else ""
-        shown = row.for_people() | {"ledger_sha256": history.digests[number]}
+        kind, template = _DECISIONS[row.action]
+        text = template.format(version=row.version, model=model, by=row.by)
+        because = f". Asked for: {row.because}" if row.because else ""
+        fields = row.for_people() | {"ledger_sha256": history.digests[number]}
         yield Event(
             id=f"ledger:{number}",
             kind=kind,
             subject=model,
-            text=f"{model}: {text}. {row.reason}{why}",
+            text=f"{model}: {text}. {row.reason}{because}",
             cause=str(number),
-            fields=json.dumps({name: shown[name] for name in _TOLD}),
+            fields=json.dumps({name: fields[name] for name in _FIELDS}),
             time=row.time,
         )
 
 
 def corrections(state: ModelState) -> Iterator[Event]:
-    """Late or corrected partitions that production was trained on, as one event."""
+    """Yield one event of late or corrected partitions that production was trained on."""
     row, keys = state.ledger.read().production, stale(state)
     if row is not None and keys:
         yield Event(
@@ -90,7 +90,7 @@ def corrections(state: ModelState) -> Iterator[Event]:
 
 
 def leave(state: ModelState, troubles: Mapping[str, str], now: datetime) -> None:
-    """Leave what `retrain serve` found wrong, to be told; the newest of each cause stays.
+    """Store troubles of `retrain serve` for the messages; the newest of each cause stays.
 
     Args:
         state: The model.
@@ -103,7 +103,7 @@ def leave(state: ModelState, troubles: Mapping[str, str], now: datetime) -> None
 
 
 def troubles(state: ModelState) -> Iterator[Event]:
-    """What `retrain serve` left."""
+    """Yield an event for each trouble that `retrain serve` has stored."""
     for row in state.stored("serving", _TROUBLES).iter_rows(named=True):
         cause, time = row["cause"], row["time"]
         yield Event(
@@ -118,45 +118,45 @@ def troubles(state: ModelState) -> Iterator[Event]:
 
 
 def worse_than_before(state: ModelState) -> Iterator[Event]:
-    """Whether production is shown to be worse than the version before it."""
-    found = seen(state)
-    if found is not None and found.is_worse:
+    """Yield an event if production is shown to be worse than the version before it."""
+    comparison = seen(state)
+    if comparison is not None and comparison.is_worse:
         name = state.spec.name
         yield Event(
-            id=f"watch:{found.production}",
+            id=f"watch:{comparison.production}",
             kind="worse_than_before",
             subject=name,
-            text=f"{name}: {found.said}: retrain rollback {name} --reason WHY",
-            cause=f"version {found.production}",
-            fields=json.dumps({"version": found.production, "before": found.before}),
+            text=f"{name}: {comparison.said}: retrain rollback {name} --reason WHY",
+            cause=f"version {comparison.production}",
+            fields=json.dumps({"version": comparison.production, "before": comparison.before}),
         )
 
 
 def refusals(tables: Tables, spec: DatasetSpec) -> Iterator[Event]:
-    """Files that stand refused."""
+    """Yield an event for each file that is refused at present."""
     refused = pl.col("refusal").is_not_null() & (pl.col("refusal") != NEIGHBOUR_REFUSED)
     files = landing_files(tables, spec.name, refused).sort(PARTITION, "file")
     for row in files.iter_rows(named=True):
-        key, file, why = row[PARTITION], row["file"], row["refusal"]
-        of = "" if key.startswith(UNPLACED) else f" of {key}"
-        told = {"partition": key, "file": file, "reason": why, "rows": row["rows_read"]}
+        key, file, reason = row[PARTITION], row["file"], row["refusal"]
+        place = "" if key.startswith(UNPLACED) else f" of {key}"
+        fields = {"partition": key, "file": file, "reason": reason, "rows": row["rows_read"]}
         yield Event(
-            id=f"file:{digest(key, file, row['sha256'], why)}",
+            id=f"file:{digest(key, file, row['sha256'], reason)}",
             kind="data_refused",
             subject=spec.name,
-            text=f"{spec.name}: {file}{of} is refused, {row['rows_read']} rows: {why}",
-            cause=f"{file}: {why}",
-            fields=json.dumps(told),
+            text=f"{spec.name}: {file}{place} is refused, {row['rows_read']} rows: {reason}",
+            cause=f"{file}: {reason}",
+            fields=json.dumps(fields),
         )
 
 
 def overdue(tables: Tables, spec: DatasetSpec, partition: str | None) -> Iterator[Event]:
-    """Whether a partition that should have landed has not.
+    """Yield an event if a partition that should have landed has not.
 
     Args:
-        tables: Where it is looked for.
+        tables: The tables with the list of files.
         spec: The dataset.
-        partition: The newest that ended `expected` ago; None where there is none.
+        partition: The newest one that ended at least `expected` ago, if any.
     """
     if partition and landing_files(tables, spec.name, pl.col(PARTITION) == partition).is_empty():
         yield Event(
@@ -176,61 +176,48 @@ def deliver(
     events: Sequence[Event],
     clock: Callable[[], datetime],
 ) -> str:
-    """Put new events into the outbox, and send what is due.
+    """Put new events into the outbox, and send the messages that are due.
 
     Args:
         outbox: Of the model or dataset.
         notify: Who is told of what.
         senders: The channels that can be used.
-        events: All that is told now; those the outbox knows are not told again.
+        events: All events of the records; those the outbox has are not told again.
         clock: The time.
 
     Returns:
-        What came of it, for people.
+        The result, for people.
     """
     messages: list[Message] = []
 
-    def claim(notices: Sequence[Notice]) -> list[Notice]:
+    def begin(notices: Sequence[Notice]) -> list[Notice]:
         now = clock()
-        held = projected(notices, events, notify, senders, now)
-        messages[:] = due(held, notify, senders, now)
-        return claimed(held, messages, now)
+        extended = add_events(notices, events, notify, senders, now)
+        messages[:] = due_messages(extended, notify, senders, now)
+        return mark_attempt(extended, messages, now)
 
-    held = outbox.change(claim)
-    outcomes = _sent(messages, senders)
+    notices = outbox.change(begin)
+    outcomes = _send(messages, senders)
     if messages:
-        held = outbox.change(lambda notices: settled(notices, outcomes, clock()))
-    waiting = [notice for notice in held if notice.sent is None]
-    failed = {notice.channel: notice.error for notice in waiting if notice.error}
-    sent = sum(isinstance(outcome, str) for outcome in outcomes.values())
-    told = f"{sent} messages sent, {len(waiting)} events wait"
-    return "; ".join([told, *(f"{channel}: {error}" for channel, error in failed.items())])
+        notices = outbox.change(lambda stored: record_outcomes(stored, outcomes, clock()))
+    waiting = [notice for notice in notices if notice.sent is None]
+    errors = {notice.channel: notice.error for notice in waiting if notice.error}
+    count = sum(isinstance(outcome, str) for outcome in outcomes.values())
+    summary = f"{count} messages sent, {len(waiting)} events wait"
+    return "; ".join([summary, *(f"{channel}: {error}" for channel, error in errors.items())])
 
 
-def _sent(messages: Sequence[Message], senders: Mapping[Channel, Send]) -> dict[str, Outcome]:
-    """Send over all channels at once; what has not come to an end in time counts as failed."""
-    by_channel = {channel: [m for m in messages if m.channel == channel] for channel in senders}
+def _send(messages: Sequence[Message], senders: Mapping[Channel, Send]) -> dict[str, Outcome]:
+    """Send messages, each channel until it fails, and return the outcomes by message id."""
     outcomes: dict[str, Outcome] = dict.fromkeys(message.id for message in messages)
+    failed: set[Channel] = set()
     end = monotonic() + SEND_SECONDS
-
-    def work(own: Sequence[Message]) -> None:
-        for message in own:
-            if monotonic() > end:
-                return
-            try:
-                outcomes[message.id] = senders[message.channel](message)
-            except NotTakenError as error:
-                outcomes[message.id] = error
-                return
-
-    threads = [Thread(target=work, args=(own,), daemon=True) for own in by_channel.values()]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, end - monotonic()))
-    known = dict(outcomes)  # what comes of a stuck thread later is too late
-    for thread, own in zip(threads, by_channel.values(), strict=True):
-        untold = [message.id for message in own if known[message.id] is None]
-        if thread.is_alive() and untold:
-            known[untold[0]] = NotTakenError(f"no answer within {SEND_SECONDS:g} seconds")
-    return known
+    for message in messages:
+        if message.channel in failed or monotonic() > end:
+            continue
+        try:
+            outcomes[message.id] = senders[message.channel](message)
+        except NotTakenError as error:
+            outcomes[message.id] = error
+            failed.add(message.channel)
+    return outcomes

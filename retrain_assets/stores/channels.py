@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import smtplib
 import ssl
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.message import EmailMessage
 from email.utils import localtime
@@ -15,21 +16,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from retrain_assets.domain.messages import NotTakenError, plain
-from retrain_assets.specs.notify import is_loopback
+from retrain_assets.domain.messages import Message, NotTakenError, plain
+from retrain_assets.specs.notify import Channel, NotifySpec, is_loopback
 from retrain_assets.stores.webhook import TIMEOUT_SECONDS, post, seconds, signing_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     from slack_sdk import WebClient
 
-    from retrain_assets.domain.messages import Message
-    from retrain_assets.specs.notify import Channel, NotifySpec
-
-    # Returns what is to be remarked, if anything; raises NotTakenError and nothing else.
-    Send = Callable[[Message], str]
-    Environment = Mapping[str, str]
+# Returns a remark, or an empty text; raises NotTakenError and nothing else.
+Send = Callable[[Message], str]
+Environment = Mapping[str, str]
 
 SECRETS = ("SLACK_BOT_TOKEN", "SMTP_PASSWORD", "RETRAIN_WEBHOOK_SECRET")
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})

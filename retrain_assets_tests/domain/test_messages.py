@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from retrain_assets.domain.messages import (
-    LEASE_SECONDS,
+    FIRST_WAIT_SECONDS,
     LONGEST_WAIT_SECONDS,
     MAX_AT_ONCE,
     MAX_LINES,
@@ -20,11 +20,11 @@ from retrain_assets.domain.messages import (
     Notice,
     NotTakenError,
     Outcome,
-    claimed,
-    due,
+    add_events,
+    due_messages,
+    mark_attempt,
     plain,
-    projected,
-    settled,
+    record_outcomes,
 )
 from retrain_assets.specs.notify import NotifySpec
 
@@ -47,11 +47,11 @@ class Box:
 
     def tick(self, *events: Event, answer: Outcome = "") -> list[Message]:
         """What is sent of new events and old ones."""
-        self.notices = projected(self.notices, events, self.notify, self.channels, self.now)
-        messages = due(self.notices, self.notify, self.channels, self.now)
-        self.notices = claimed(self.notices, messages, self.now)
+        self.notices = add_events(self.notices, events, self.notify, self.channels, self.now)
+        messages = due_messages(self.notices, self.notify, self.channels, self.now)
+        self.notices = mark_attempt(self.notices, messages, self.now)
         outcomes = {message.id: answer for message in messages}
-        self.notices = settled(self.notices, outcomes, self.now)
+        self.notices = record_outcomes(self.notices, outcomes, self.now)
         return messages
 
     def later(self, wait: timedelta) -> Box:
@@ -169,9 +169,9 @@ def test_one_channel_that_is_down_leaves_the_other_alone() -> None:
     box = Box("slack", "email")
     messages = box.tick(event(1))
     box = Box("slack", "email")
-    box.notices = claimed(projected([], [event(1)], NOTIFY, box.channels, NOW), messages, NOW)
+    box.notices = mark_attempt(add_events([], [event(1)], NOTIFY, box.channels, NOW), messages, NOW)
     outcomes: dict[str, Outcome] = {messages[0].id: NotTakenError("down"), messages[1].id: ""}
-    box.notices = settled(box.notices, outcomes, NOW)
+    box.notices = record_outcomes(box.notices, outcomes, NOW)
     assert [message.channel for message in box.later(MINUTE).tick(event(2, "held"))] == [
         "slack",
         "email",
@@ -181,10 +181,10 @@ def test_one_channel_that_is_down_leaves_the_other_alone() -> None:
 
 def test_what_another_process_is_sending_is_left_to_it_until_it_must_have_died() -> None:
     box = Box()
-    box.notices = projected([], [event(1)], NOTIFY, box.channels, NOW)
-    (claim,) = due(box.notices, NOTIFY, box.channels, NOW)
-    box.notices = claimed(box.notices, [claim], NOW)
-    assert box.later(timedelta(seconds=LEASE_SECONDS - 1)).tick(event(2, "promoted")) == []
+    box.notices = add_events([], [event(1)], NOTIFY, box.channels, NOW)
+    (claim,) = due_messages(box.notices, NOTIFY, box.channels, NOW)
+    box.notices = mark_attempt(box.notices, [claim], NOW)
+    assert box.later(timedelta(seconds=FIRST_WAIT_SECONDS - 1)).tick(event(2, "promoted")) == []
     (again,) = box.later(timedelta(seconds=1)).tick()
     assert (again.id, again.lines) == (claim.id, claim.lines)
 

@@ -142,14 +142,14 @@ def test_the_sensors_tell_of_the_whole_loop_and_why(telling: World, slack: Web) 
 def test_a_hanging_slack_keeps_no_decision_waiting_for_long(
     telling: World, slack: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retrain_assets.steps.messages.SEND_SECONDS", 0.3)
+    monkeypatch.setattr("retrain_assets.orchestration.resources.TIMEOUT_SECONDS", 0.3)
     slack.hangs = True
     monitored(telling)
     assert run(telling, "churn_retrain").success
     (row,) = telling.state.ledger.read().rows
     notices = Outbox(telling.storage.tables, "churn").read()
     assert (row.action, len(notices)) == ("promote", 2)
-    assert {(one.attempts, one.error) for one in notices} == {(1, "no answer within 0.3 seconds")}
+    assert {(one.attempts, one.error) for one in notices} == {(1, "TimeoutError: timed out")}
 
 
 def test_what_a_broken_outbox_says_breaks_no_decision(
@@ -391,7 +391,7 @@ def tell_in_process(root: Path, environment: dict[str, str], url: str, clock: Cl
         told_of_model(hooked(root, instance, url), clock)
 
 
-SENT = "retrain_assets.steps.messages:_sent"
+SENT = "retrain_assets.steps.messages:_send"
 CHANGE = "retrain_assets.stores.outbox:Outbox.change"
 DEATHS = {
     Point("retrain_assets.steps.messages:deliver"): 0,
