@@ -25,21 +25,21 @@ Encoding = Literal["utf-8", "utf-16", "latin-1", "cp1252"]
 
 
 class OutlierSpec(Spec):
-    """Which values of a column lie far out, against the other values of their partition."""
+    """The values of a column that are unusual among the values of their partition."""
 
     robust_z: float = Field(
         gt=0,
-        description="Beyond this many standard deviations, estimated by the median absolute "
-        "deviation.",
+        description="An outlier is more than this many standard deviations (estimated by the "
+        "median absolute deviation) from the median.",
     )
     action: Literal["flag", "quarantine"] = Field(
         "flag", description="`flag` counts the rows; `quarantine` refuses them."
     )
-    max_share: float = Field(0.01, ge=0, le=1, description="Above this, the check warns.")
+    max_share: float = Field(0.01, ge=0, le=1, description="Above this share, the check warns.")
 
 
 class ColumnSpec(Spec):
-    """One column of the landing files and the rules its values keep."""
+    """One column of the landing files, and the rules for its values."""
 
     type: ColumnType = Field(
         description="`category` and `text` are strings; `datetime` is stored in UTC."
@@ -53,21 +53,21 @@ class ColumnSpec(Spec):
     pattern: str | None = Field(
         None,
         max_length=500,
-        description="Regular expression that a text must match in full, of literals, sets, groups, "
-        "counts and `\\d \\w \\s` (which are ASCII), so that all engines read it alike.",
+        description="Regular expression that must match the whole text; only literals, sets, "
+        "groups, counts and `\\d \\w \\s` (ASCII), because all engines read these alike.",
     )
     outliers: OutlierSpec | None = Field(None, description="Which numbers lie far out.")
     personal: bool = Field(
-        False, description="Masked wherever a value is shown: quarantine, logs, metadata, reports."
+        False, description="Mask the values in quarantine, logs, metadata and reports."
     )
     expression: str | None = Field(
         None,
-        description="SQL over the other columns and `_line` (counted from 1); then the column is "
-        "derived and not looked for in the file.",
+        description="SQL over the other columns and `_line` (the line number, from 1). The column "
+        "is then computed and not read from the file.",
     )
     known: Literal["before", "later"] = Field(
         "before",
-        description="`later`: not known when the prediction is made, so no feature can see it.",
+        description="`later`: not yet known when predicting, so no feature may use it.",
     )
 
     @model_validator(mode="after")
@@ -85,7 +85,7 @@ class ColumnSpec(Spec):
 
 
 class ReadSpec(Spec):
-    """How the bytes of a landing file become columns."""
+    """How a landing file is read into columns."""
 
     header: list[str] | None = Field(
         None, min_length=1, description="Column names of a CSV that has no header line, in order."
@@ -94,20 +94,20 @@ class ReadSpec(Spec):
     decimal: Literal[".", ","] = Field(".", description="Decimal mark of CSV numbers.")
     trim: bool = Field(False, description="Leave out spaces around CSV values.")
     nulls: list[str] = Field([""], description="CSV words that mean: no value.")
-    encoding: Encoding = Field("utf-8", description="Of CSV and JSONL.")
+    encoding: Encoding = Field("utf-8", description="Encoding of CSV and JSONL.")
     date_format: dict[str, str] = Field(
         {},
-        description="By column, how a date or datetime is written, such as `%m/%d/%y`; ISO 8601 by "
-        "default. A time without offset is local to `partition.timezone`.",
+        description="By column: how a date or datetime is written, such as `%m/%d/%y`; ISO 8601 by "
+        "default. A time without an offset is a local time in `partition.timezone`.",
     )
     rename: dict[str, str] = Field(
-        {}, description='Name in the file (`""` where it has none): name in `columns`.'
+        {}, description='From the name in the file (`""`: no name) to that in `columns`.'
     )
     max_bytes: int = Field(
-        2**30, ge=1, description="A larger file, or a parquet that unpacks to more, is refused."
+        2**30, ge=1, description="A larger file (of parquet, also when unpacked) is refused."
     )
     settle: Duration = Field(
-        "5s", description="A file that changed more recently may still be written: it is not read."
+        "5s", description="A file is not read until it is unchanged for this time."
     )
 
     @model_validator(mode="after")
@@ -121,7 +121,7 @@ class ReadSpec(Spec):
 
 
 class QuarantineSpec(Spec):
-    """How much may be refused before a whole file is."""
+    """How many rows may be refused."""
 
     max_fraction: float = Field(
         0.05, ge=0, le=1, description="Above this share of refused rows, the file is refused whole."
@@ -131,13 +131,13 @@ class QuarantineSpec(Spec):
 class RowsSpec(Spec):
     """How many rows a partition may hold."""
 
-    min: int = Field(1, ge=0, description="Fewest rows of a sound partition.")
-    max: int | None = Field(None, ge=1, description="Most rows of a sound partition.")
+    min: int = Field(1, ge=0, description="Fewest rows that are accepted.")
+    max: int | None = Field(None, ge=1, description="Most rows that are accepted.")
     typical: float | None = Field(
         None,
         gt=0,
-        description="Warn of a partition whose rows differ from the median of the 28 before it by "
-        "more than this share of the median.",
+        description="Warn if the number of rows differs from the median of the 28 partitions "
+        "before by more than this share of it.",
     )
 
     @model_validator(mode="after")
@@ -148,16 +148,16 @@ class RowsSpec(Spec):
 
 
 class ExpectationSpec(Spec):
-    """A further Great Expectations rule on the accepted rows, by its own name."""
+    """An expectation of Great Expectations on the accepted rows, under its own name."""
 
     type: str = Field(
         pattern=r"^expect_[a-z0-9_]+$",
-        description="Such as `expect_column_mean_to_be_between`. Of a number, with `column` and "
-        "bounds alone: mean, median, min, max, sum, stdev, unique value count and proportion of "
-        "unique values are held by each partition. All else is asked of the run's accepted rows, "
-        "or of a sample of some 50,000.",
+        description="Such as `expect_column_mean_to_be_between`. For numbers, with only `column` "
+        "and bounds: mean, median, min, max, sum, stdev, unique value count and proportion of "
+        "unique values are checked for each partition. All others are checked on the accepted rows "
+        "of a run, or on a sample of some 50,000.",
     )
-    kwargs: dict[str, Any] = Field({}, description="The expectation's own arguments.")
+    kwargs: dict[str, Any] = Field({}, description="The arguments of the expectation.")
 
 
 TAGGED = ("dataset", "features")  # each version of a model is tagged with versions of these
@@ -169,26 +169,28 @@ class DatasetSpec(NamedSpec):
     landing: str | None = Field(
         None,
         description="Path of the files below `landing/`, such as `flights/{partition}.parquet`, or "
-        "in an object store (s3, gs, az, abfs), such as `s3://bucket/flights/{partition}.parquet`; "
+        "in an object store (s3, gs, az, abfs), such as `s3://bucket/flights/{partition}.parquet`. "
         "`*` matches within one name. Without `{partition}`, a file may hold rows of many "
-        "partitions. The ending says the format: csv, jsonl, parquet.",
+        "partitions. The ending sets the format: csv, jsonl, parquet.",
     )
     delta: str | None = Field(
         None,
         description="Path or URI of an existing Delta table that is read instead of files; each "
         "new version of it is new data.",
     )
-    read: ReadSpec = Field(ReadSpec(), description="Options of the reader.")
-    partition: PartitionSpec = Field(description="How the dataset is partitioned.")
-    columns: dict[str, ColumnSpec] = Field(min_length=1, description="The contract, by column.")
-    key: list[str] = Field(min_length=1, description="Columns that together name one row.")
+    read: ReadSpec = Field(ReadSpec(), description="How files are read.")
+    partition: PartitionSpec = Field(description="How the dataset is divided into partitions.")
+    columns: dict[str, ColumnSpec] = Field(min_length=1, description="The columns and their rules.")
+    key: list[str] = Field(min_length=1, description="Columns that together identify one row.")
     quarantine: QuarantineSpec = Field(QuarantineSpec(), description="Bound on refused rows.")
-    rows: RowsSpec = Field(RowsSpec(), description="Bound on the rows of a partition.")
+    rows: RowsSpec = Field(RowsSpec(), description="Bounds on the rows of a partition.")
     expectations: list[ExpectationSpec] = Field([], description="Further expectations.")
     expected: Duration | None = Field(
-        None, description="So long after its end a partition has landed; else people are told."
+        None, description="A partition that lands later than this after its end is reported."
     )
-    notify: NotifySpec = Field(NotifySpec(), description="Who is told of refused and late data.")
+    notify: NotifySpec = Field(
+        NotifySpec(), description="Who receives messages about refused and late data."
+    )
 
     @property
     def bucket(self) -> str | None:

@@ -27,17 +27,19 @@ class LookupSpec(Spec):
     model_config = ConfigDict(json_schema_extra=_let_a_bare_on_pass)
 
     on: list[str] = Field(
-        min_length=1, description="Columns equal in both datasets; always needed."
+        min_length=1, description="Columns that must be equal in both datasets; always required."
     )
     as_of: str | None = Field(
-        None, description="Time column of both: the newest earlier row of the lookup is taken."
+        None, description="Time column of both: a row gets the newest earlier row of the lookup."
     )
-    lag: Duration = Field("0s", description="How long after its time a lookup row becomes known.")
+    lag: Duration = Field(
+        "0s", description="How long after its time a row of the lookup becomes known."
+    )
     tolerance: Duration | None = Field(
-        None, description="Older lookup rows than this are not used."
+        None, description="Rows of the lookup that are older than this are not used."
     )
     lateness: int = Field(
-        1, ge=0, description="Newer partitions of the dataset after which it is not waited for."
+        1, ge=0, description="Stop waiting for it after this many newer partitions."
     )
 
     @model_validator(mode="after")
@@ -54,8 +56,8 @@ class FeaturesSpec(Spec):
 
     sql: str | None = Field(
         None,
-        description="`SELECT … FROM rows`; lookup columns are `<lookup>_<column>`. A subquery that "
-        "joins or groups must select `_row`, which `rows` has.",
+        description="`SELECT … FROM rows`; columns of a lookup are `<lookup>_<column>`. A subquery "
+        "that joins or groups must also select `_row`.",
     )
     python: str | None = Field(
         None,
@@ -65,9 +67,9 @@ class FeaturesSpec(Spec):
     history: int = Field(
         0,
         ge=0,
-        description="Partitions before a row's own that it may look back on: table `history` in "
-        "SQL, second argument of a function. Columns `known: later` are null in the newest "
-        "`labels.delay` of them, whose labels were not final yet.",
+        description="How many earlier partitions features may use: table `history` in SQL, second "
+        "argument of a function. In the newest `labels.delay` of them, columns `known: later` are "
+        "null, because their labels were not final yet.",
     )
 
     @model_validator(mode="after")
@@ -78,13 +80,13 @@ class FeaturesSpec(Spec):
 
 
 class TargetSpec(Spec):
-    """The label: how it is made, and of what kind it is."""
+    """The label that is predicted."""
 
     column: Name = Field(description="Name of the target in the features table.")
     expression: str | None = Field(
         None,
-        description="SQL over the dataset's columns, and those of a lookup that are "
-        "`known: later`, as `<lookup>_<column>`; the column itself by default.",
+        description="SQL over the columns of the dataset, and those of a lookup with `known: "
+        "later`, as `<lookup>_<column>`; by default the column itself.",
     )
     kind: Kind = Field(description="The kind of prediction.")
     positive_share: list[float] = Field(

@@ -40,7 +40,7 @@ CUT = ("accuracy", "balanced_accuracy", "f1", "cost")
 
 
 class CostSpec(Spec):
-    """What each outcome of a binary model costs, in any one currency; a gain is negative."""
+    """The cost of each outcome of a binary model, in any currency; a profit is a negative cost."""
 
     false_positive: float = Field(description="Predicted 1, was 0.")
     false_negative: float = Field(description="Predicted 0, was 1.")
@@ -61,42 +61,44 @@ class CostSpec(Spec):
 
 
 class GuardSpec(Spec):
-    """A bound, and what exceeding it leads to."""
+    """A limit, and what happens if it is exceeded."""
 
     action: Literal["warn", "block"] = Field(
-        "block", description="`block` refuses the candidate, `warn` says so and goes on."
+        "block", description="`block` rejects the candidate, `warn` only adds a warning."
     )
     limit: float = Field(ge=0, description="The largest value that is accepted.")
 
 
 class GuardsSpec(Spec):
-    """What a better candidate must not cost, held against production."""
+    """What must not get worse, compared with production, even if the metric gets better."""
 
     calibration: GuardSpec | None = Field(
         None, description="Growth of the calibration error, beyond its interval."
     )
     negative_flips: GuardSpec | None = Field(
-        None, description="Share of rows that production had right and the candidate has wrong."
+        None, description="Share of rows that production predicts right and the candidate wrong."
     )
     latency: GuardSpec | None = Field(
-        None, description="Time of one row and of a batch, in times that of production."
+        None, description="Time of one row and of a batch, as a multiple of production's."
     )
-    size: GuardSpec | None = Field(None, description="Bytes of the model, likewise.")
+    size: GuardSpec | None = Field(
+        None, description="Bytes of the model, as a multiple of production's."
+    )
     skew: Literal["warn", "block"] | None = Field(
-        None, description="A clean process must predict the same for every row of the holdout."
+        None, description="A new process must predict the same for every row of the holdout."
     )
 
 
 class MarginSpec(Spec):
-    """How much worse is not worse."""
+    """How much worse a candidate may be."""
 
     margin: float = Field(gt=0, description="In the metric's own unit.")
 
 
 class NotWorseSpec(Spec):
-    """Promote what is shown to be worse by no more than a margin."""
+    """Promote a candidate that is shown to be worse by no more than a margin."""
 
-    not_worse: MarginSpec = Field(description="What counts as not worse.")
+    not_worse: MarginSpec = Field(description="The margin.")
 
 
 # What a model is for, of all that the gate goes by.
@@ -104,47 +106,51 @@ OBJECTIVE = ("metric", "threshold", "cost", "quantile", "python", "greater_is_be
 
 
 class GateSpec(Spec):
-    """What a candidate must show on the holdout to replace production."""
+    """What a candidate must show on the holdout, in order to replace production."""
 
-    metric: GateMetric = Field(description="The metric that decides.")
+    metric: GateMetric = Field(description="The metric that candidates are compared by.")
     threshold: float | None = Field(
         None,
         gt=0,
         lt=1,
         description="Probability from which a binary prediction counts as 1, for `accuracy`, "
-        "`balanced_accuracy`, `f1` and `cost`; 0.5 by default, for `cost` the cheapest.",
+        "`balanced_accuracy`, `f1` and `cost`; by default 0.5, for `cost` the cheapest.",
     )
-    cost: CostSpec | None = Field(None, description="Of `metric: cost`, the mean cost of a row.")
+    cost: CostSpec | None = Field(
+        None, description="For `metric: cost`, which is the mean cost of a row."
+    )
     quantile: float | None = Field(
-        None, gt=0, lt=1, description="Of `metric: pinball`, the quantile that is predicted."
+        None, gt=0, lt=1, description="For `metric: pinball`: the quantile that is predicted."
     )
     python: str | None = Field(
         None,
         pattern=PYTHON_REFERENCE,
-        description="Of `metric: python`, `module:function` of labels and predictions (arrays; of "
-        "multiclass, the column of each label) that returns a number, NaN where undefined.",
+        description="For `metric: python`: `module:function` from arrays of labels (for "
+        "multiclass, their column numbers) and predictions to a number, NaN if undefined.",
     )
-    greater_is_better: bool = Field(False, description="Of `metric: python`.")
+    greater_is_better: bool = Field(False, description="For `metric: python`.")
     promote_when: Literal["better"] | NotWorseSpec = Field(
         "better", description="`better`, or `not_worse: {margin: …}`."
     )
-    confidence: float = Field(0.9, gt=0.5, lt=1, description="Of the two-sided interval.")
+    confidence: float = Field(
+        0.9, gt=0.5, lt=1, description="Confidence of the two-sided interval."
+    )
     false_promotions_per_year: float | None = Field(
         None,
         gt=0,
         description="Instead of `confidence`: how many candidates that are no better may be "
-        "promoted in a year of data, of all that `triggers.cooldown` allows.",
+        "promoted per year of data, if there are as many as `triggers.cooldown` allows.",
     )
-    min_gain: float = Field(0.0, ge=0, description="Least improvement worth a promotion.")
+    min_gain: float = Field(0.0, ge=0, description="Smallest gain that is worth a promotion.")
     min_blocks: int = Field(
         5,
         ge=2,
-        description="Fewest blocks of the holdout to decide on: partitions, or those of `blocks`.",
+        description="Fewest blocks of the holdout (partitions, or `blocks` of the model).",
     )
     guards: GuardsSpec = Field(GuardsSpec(), description="What else must not get worse.")
-    slices: list[str] = Field([], description="Features whose values must not regress.")
+    slices: list[str] = Field([], description="Features whose single values are compared too.")
     max_slice_loss: float = Field(
-        0.1, gt=0, le=1, description="Largest relative loss of a slice, beyond its interval."
+        0.1, gt=0, le=1, description="Largest relative loss on a slice, beyond its interval."
     )
 
     @property

@@ -23,7 +23,7 @@ from retrain_assets.specs.triggers import POINT, TriggersSpec
 
 
 class DistributionSpec(Spec):
-    """Where the search draws one hyper-parameter from."""
+    """The distribution from which the search draws one hyper-parameter."""
 
     values: list[Any] | None = Field(None, min_length=1, description="Draw one of these.")
     low: float | None = Field(None, description="Lower end, inclusive.")
@@ -45,11 +45,13 @@ class DistributionSpec(Spec):
 
 
 class SearchSpec(Spec):
-    """Random search over time-ordered folds."""
+    """Random search for hyper-parameters, over folds in the order of time."""
 
-    params: dict[str, DistributionSpec] = Field(min_length=1, description="By parameter name.")
-    budget: int = Field(10, ge=1, le=500, description="Settings tried.")
-    folds: int = Field(3, ge=2, le=20, description="Time-ordered folds a setting is judged on.")
+    params: dict[str, DistributionSpec] = Field(
+        min_length=1, description="The distribution of each hyper-parameter."
+    )
+    budget: int = Field(10, ge=1, le=500, description="Number of settings that are tried.")
+    folds: int = Field(3, ge=2, le=20, description="Number of folds.")
 
 
 class EstimatorSpec(Spec):
@@ -69,7 +71,9 @@ class EstimatorSpec(Spec):
         description="`module:function` that returns an unfitted scikit-learn estimator.",
     )
     params: dict[str, Any] = Field({}, description="Arguments of the estimator.")
-    search: SearchSpec | None = Field(None, description="Tune instead of reusing `params`.")
+    search: SearchSpec | None = Field(
+        None, description="Search for hyper-parameters at each training."
+    )
     threads: int = Field(1, ge=1, le=256, description="OpenMP and BLAS threads of a fit.")
 
     @model_validator(mode="after")
@@ -80,17 +84,17 @@ class EstimatorSpec(Spec):
 
 
 class WindowsSpec(Spec):
-    """Window lengths, in partitions that exist."""
+    """Lengths of the windows, counted in partitions that exist."""
 
-    train: int = Field(60, ge=1, description="Partitions a model is fitted on.")
+    train: int = Field(60, ge=1, description="Partitions that a model is fitted on.")
     also: list[PositiveInt] = Field(
         [],
         max_length=5,
-        description="Shorter training windows, each of a candidate beside the usual one: the gate "
-        "promotes the best, if it is shown to be better although it was chosen.",
+        description="Further, shorter training windows, each with a candidate of its own. The gate "
+        "promotes the best that passes, and asks each for a higher confidence.",
     )
     holdout: int = Field(14, ge=1, description="Newest partitions, on which models are compared.")
-    current: int = Field(7, ge=1, description="Newest partitions, watched for drift.")
+    current: int = Field(7, ge=1, description="Newest partitions, which are monitored.")
 
     @model_validator(mode="after")
     def _others_are_shorter(self) -> WindowsSpec:
@@ -102,25 +106,27 @@ class WindowsSpec(Spec):
 class LabelsSpec(Spec):
     """When the target can be trusted."""
 
-    delay: int = Field(0, ge=0, description="Partitions until a row's label is final.")
+    delay: int = Field(
+        0, ge=0, description="Newer partitions after which the label of a row is final."
+    )
 
 
 class OutliersSpec(Spec):
-    """Rows whose features lie far out, by an isolation forest on production's training window."""
+    """Rows with unusual features, by an isolation forest on production's training window."""
 
     rate: float = Field(
-        0.001, gt=0, lt=0.5, description="Share of the training rows that counts as far out."
+        0.001, gt=0, lt=0.5, description="Share of the training rows that counts as unusual."
     )
     max_share: float = Field(
         0.02, ge=0, le=1, description="Above this share in a partition, the check warns."
     )
     action: Literal["flag", "quarantine"] = Field(
-        "flag", description="`flag` marks the rows; `quarantine` keeps them out of training too."
+        "flag", description="`flag` marks the rows; `quarantine` also keeps them out of training."
     )
 
 
 class ExcludedSpec(Spec):
-    """Partitions known to be bad, such as an outage: neither trained on nor a reference."""
+    """Partitions known to be bad, such as an outage: not used for training or as reference."""
 
     first: str = Field(description="First partition left out.")
     last: str = Field(description="Last partition left out, inclusive.")
@@ -134,7 +140,7 @@ class ExcludedSpec(Spec):
 
 
 class ModelSpec(NamedSpec):
-    """One model that is kept fresh."""
+    """One model, and the rules by which it is retrained."""
 
     dataset: Name = Field(description="The `LandedDataset` whose rows are predicted.")
     lookups: dict[Name, LookupSpec] = Field({}, description="Datasets joined to each row.")
@@ -142,32 +148,34 @@ class ModelSpec(NamedSpec):
     target: TargetSpec = Field(description="What is predicted.")
     weight: str | None = Field(None, description="SQL over the dataset's columns: row weight.")
     estimator: EstimatorSpec = Field(description="What is fitted.")
-    windows: WindowsSpec = Field(WindowsSpec(), description="Training, holdout, current.")
+    windows: WindowsSpec = Field(
+        WindowsSpec(), description="Lengths of training window, holdout and current window."
+    )
     exclude: list[ExcludedSpec] = Field([], description="Partitions known to be bad.")
     blocks: str | None = Field(
         None,
-        description="SQL over the dataset's columns that names the block of a row, where "
-        "partitions are too few to resample; the partition by default.",
+        description="SQL over the columns of the dataset that names the block of a row, if there "
+        "are too few partitions for an interval; by default the partition.",
     )
-    outliers: OutliersSpec | None = Field(None, description="Which rows lie far out.")
+    outliers: OutliersSpec | None = Field(None, description="Which rows have unusual features.")
     labels: LabelsSpec = Field(LabelsSpec(), description="When labels are final.")
     triggers: TriggersSpec = Field(TriggersSpec(), description="When to retrain.")
     gate: GateSpec = Field(description="When to promote.")
     approval: Literal["auto", "manual"] = Field(
-        "auto", description="`manual` lets what passed the gate wait for `retrain approve`."
+        "auto", description="With `manual`, what passes the gate waits for `retrain approve`."
     )
     watch: Literal["auto", "notify", "off"] = Field(
         "notify",
-        description="When the version before production is shown to be better on what came since: "
-        "`auto` rolls back to it, `notify` tells people.",
+        description="If newer data show that the version before production is better: `auto` rolls "
+        "back to it, `notify` sends a message.",
     )
-    refit: bool = Field(True, description="Fit the promoted recipe again through the as-of.")
+    refit: bool = Field(True, description="After PROMOTE, fit again through the as-of.")
     schedule: str | None = Field(
         "0 6 * * 1",
         pattern=r"^[\d*,/A-Za-z-]+( [\d*,/A-Za-z-]+){4}$",
-        description="Cron that wakes the policy; null for sensors only.",
+        description="Cron schedule that also applies the triggers; null: only sensors.",
     )
-    notify: NotifySpec = Field(NotifySpec(), description="Who is told of decisions.")
+    notify: NotifySpec = Field(NotifySpec(), description="Who receives messages about decisions.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random.")
 
     @property

@@ -30,26 +30,26 @@ Channel = Literal["slack", "email", "webhook"]
 
 
 class NotifySpec(Spec):
-    """Who is told, and of what."""
+    """Who receives which messages."""
 
-    slack: str | None = Field(None, pattern=r"^[#@]?[\w.-]+$", description="Channel.")
-    email: list[Address] = Field([], max_length=50, description="Addresses.")
+    slack: str | None = Field(None, pattern=r"^[#@]?[\w.-]+$", description="A Slack channel.")
+    email: list[Address] = Field([], max_length=50, description="E-mail addresses.")
     webhook: str | None = Field(
         None,
         max_length=2000,
-        description="URL that each event is posted to, signed. Its host must be among "
-        "`RETRAIN_WEBHOOK_HOSTS`; https, but for this machine.",
+        description="URL that each event is sent to, signed. Its host must be in "
+        "`RETRAIN_WEBHOOK_HOSTS`, and it must use https, except on this machine.",
     )
     events: dict[Channel, list[EventKind]] = Field(
-        {}, description="Which events a channel is told of; of all, where it is not named."
+        {}, description="Events by channel; a channel that is not listed receives all."
     )
     digest: Duration = Field(
         "10m",
-        description="Refused data, late data and failed runs of this time become one message; a "
-        "decision waits for nothing. Webhooks take events one by one.",
+        description="Refused data, late data and failed runs within this time become one message. "
+        "Decisions are sent at once, and webhooks receive each event by itself.",
     )
     quiet: Duration = Field(
-        "24h", description="What happens again within this time is counted, and told after it."
+        "24h", description="A repeated event is counted, and sent only after this time."
     )
 
     @property

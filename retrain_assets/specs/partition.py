@@ -78,26 +78,27 @@ PERIODS: dict[str, Period] = {
 
 
 class PartitionSpec(Spec):
-    """How rows and files divide into the unit that is replaced, monitored and resampled."""
+    """How rows and files are divided into partitions."""
 
     by: Literal["hour", "day", "week", "month", "year", "value", "none"] = Field(
-        description="`week` is named by its Monday; `value` by what stands in `column`; `none`: "
-        "each delivery replaces the whole dataset."
+        description="`week` is named by its Monday, `value` by the value in `column`; `none`: each "
+        "delivery replaces the whole dataset."
     )
     column: str | None = Field(
-        None, description="The column that says which partition a row is of."
+        None, description="The column that determines the partition of a row."
     )
     start: str | None = Field(
-        None, description="First partition, as `2013-01-01`; of a whole-number value, as `000`."
+        None,
+        description="First partition, as `2013-01-01`; for whole numbers with zeros, as `000`.",
     )
     end: str | None = Field(
-        None, description="Last partition, where the dataset is closed; needed by numbers."
+        None, description="Last partition, if there is one; required for whole numbers."
     )
     values: list[str] | None = Field(
         None,
         min_length=1,
         max_length=_MOST_VALUES,
-        description="The partitions of a text column, by value; windows follow their alphabet.",
+        description="Partitions of a text column; windows follow their alphabetical order.",
     )
     timezone: str = Field("UTC", description="The time zone in which a day or month begins.")
 

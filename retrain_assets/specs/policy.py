@@ -19,19 +19,19 @@ AS_IT_IS, NEVER = "as it is", "never"
 
 
 class PolicySpec(Spec):
-    """A policy: parts of the model's YAML that are put in place of those it has."""
+    """Parts of a model's YAML that replace its own in a replay."""
 
-    name: str = Field(min_length=1, max_length=60, description="How it is called.")
+    name: str = Field(min_length=1, max_length=60, description="Its name.")
     every: int | None = Field(
         None,
         ge=1,
-        description="Instead of triggers and gate: fit through the newest mature partition each so "
-        "many partitions, and serve whatever comes of it.",
+        description="Instead of triggers and gate: each time after this many partitions, fit "
+        "through the newest mature one and put the result into production.",
     )
-    triggers: TriggersSpec | None = Field(None, description="In place of the model's.")
-    gate: GateSpec | None = Field(None, description="In place of the model's.")
-    windows: WindowsSpec | None = Field(None, description="In place of the model's.")
-    refit: bool | None = Field(None, description="In place of the model's.")
+    triggers: TriggersSpec | None = Field(None, description="Replaces the model's own.")
+    gate: GateSpec | None = Field(None, description="Replaces the model's own.")
+    windows: WindowsSpec | None = Field(None, description="Replaces the model's own.")
+    refit: bool | None = Field(None, description="Replaces the model's own.")
 
     @property
     def parts(self) -> dict[str, Any]:

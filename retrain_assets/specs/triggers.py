@@ -21,24 +21,26 @@ POINT = 0.5  # confidence at which the mean itself decides
 
 
 class DriftTrigger(Spec):
-    """Ask for retraining when a distribution has moved."""
+    """Retrain when a distribution has changed."""
 
-    measure: DriftMeasure = Field("psi", description="The statistic held against `threshold`.")
-    threshold: float | None = Field(None, gt=0, description="Alert at or above this.")
+    measure: DriftMeasure = Field(
+        "psi", description="The measure that is compared with `threshold`."
+    )
+    threshold: float | None = Field(None, gt=0, description="A column alerts at or above this.")
     false_alarms_per_year: float | None = Field(
         None,
         gt=0,
-        description="Instead of a threshold: alert where windows drawn from reference and present "
-        "together are as far out so rarely. The measure is then `ks` of numbers, "
-        "`jensen_shannon` of categories, and `null_share`.",
+        description="Instead of a threshold: alert if chance alone gives so large a difference no "
+        "more often than this. The measures are then `ks` for numbers, `jensen_shannon` for "
+        "categories, and `null_share`.",
     )
     share: float = Field(
-        0.0, ge=0, le=1, description="Fire when more than this share of the columns alerts."
+        0.0, ge=0, le=1, description="Fire if more than this share of the columns alerts."
     )
     although_performance_holds: bool = Field(
         False,
-        description="Fire also where the labels of the same window have come and performance is "
-        "within its bounds; else drift is then noted, and nothing is asked for.",
+        description="Fire even if the labels of the same window show that performance holds; "
+        "otherwise such drift is only recorded.",
     )
 
     @model_validator(mode="after")
@@ -54,24 +56,24 @@ class DriftTrigger(Spec):
 
 
 class PerformanceTrigger(Spec):
-    """Ask for retraining when the realised metric is worse than it was."""
+    """Retrain when performance is worse than at the promotion."""
 
-    metric: Metric = Field(description="Which metric is followed.")
+    metric: Metric = Field(description="The metric that is monitored.")
     max_drop: float | None = Field(
-        None, gt=0, le=1, description="Largest relative loss against the promotion's evaluation."
+        None, gt=0, le=1, description="Largest relative loss since the evaluation at the promotion."
     )
-    limit: float | None = Field(None, description="Worst absolute value that is acceptable.")
+    limit: float | None = Field(None, description="Worst value that is acceptable.")
     confidence: float = Field(
         0.5,
         ge=0.5,
         lt=1,
-        description="How sure the fall must be, by the spread over the window's partitions; at "
-        "0.5 the mean itself decides.",
+        description="How sure the fall must be, given the spread over the window's partitions; at "
+        "0.5 the mean alone decides.",
     )
     estimated: bool = Field(
         True,
-        description="Of a classifier: where labels are still to come, go by the metric that its "
-        "calibrated probabilities promise, once that has been right before.",
+        description="For classifiers: while labels are missing, use the metric estimated from "
+        "calibrated probabilities, if earlier estimates were accurate.",
     )
 
     @model_validator(mode="after")
@@ -82,11 +84,11 @@ class PerformanceTrigger(Spec):
 
 
 class ReferenceSpec(Spec):
-    """What windows are held against, where it is not what production was trained on."""
+    """What windows are compared with, if not with production's training window."""
 
-    rolling: int | None = Field(None, ge=1, description="So many partitions before the window.")
-    first: str | None = Field(None, description="With `last`: always these partitions.")
-    last: str | None = Field(None, description="The last of them, inclusive.")
+    rolling: int | None = Field(None, ge=1, description="This many partitions before the window.")
+    first: str | None = Field(None, description="With `last`: always the partitions from here on.")
+    last: str | None = Field(None, description="The last of these, inclusive.")
     season: Literal["month", "weekday"] | None = Field(
         None, description="All earlier partitions of the same months, or days of the week."
     )
@@ -101,10 +103,10 @@ class ReferenceSpec(Spec):
 
 
 class LastingSpec(Spec):
-    """In how many of the newest windows a signal must be seen."""
+    """In how many of the newest windows a signal must fire."""
 
-    alerts: int = Field(1, ge=1, description="In at least so many.")
-    of: int = Field(1, ge=1, description="Of the newest so many windows, one a partition.")
+    alerts: int = Field(1, ge=1, description="In at least this many windows.")
+    of: int = Field(1, ge=1, description="Of this many newest windows; each partition ends one.")
 
     @model_validator(mode="after")
     def _can_be_reached(self) -> LastingSpec:
@@ -114,31 +116,37 @@ class LastingSpec(Spec):
 
 
 class TriggersSpec(Spec):
-    """The triggering policy: what asks for retraining, and when it counts."""
+    """When to retrain."""
 
     data_drift: DriftTrigger | None = Field(None, description="Drift of the features.")
-    prediction_drift: DriftTrigger | None = Field(None, description="Drift of the output.")
+    prediction_drift: DriftTrigger | None = Field(None, description="Drift of the predictions.")
     target_drift: DriftTrigger | None = Field(None, description="Drift of the target.")
     performance: PerformanceTrigger | None = Field(None, description="Fall of performance.")
     require: Literal["any", "all"] = Field(
-        "any", description="Whether one of these signals is enough, or all that are given."
+        "any",
+        description="Whether `any` of these signals is enough, or `all` that are set must fire.",
     )
     reference: ReferenceSpec | None = Field(
-        None, description="Of drift of features and target; production's training window else."
+        None,
+        description="For drift of features and target; by default production's training window.",
     )
-    lasting: LastingSpec = Field(LastingSpec(), description="How long a signal must be seen.")
+    lasting: LastingSpec = Field(
+        LastingSpec(), description="In how many windows a signal must fire."
+    )
     new_partitions: int | None = Field(
-        None, ge=1, description="Mature partitions since the last decision."
+        None, ge=1, description="This many mature partitions since the last decision."
     )
-    spec_change: bool = Field(True, description="The model's YAML or code has changed.")
+    spec_change: bool = Field(
+        True, description="The YAML, or your code behind a `python:` field, has changed."
+    )
     cooldown: int = Field(
-        7, ge=0, description="Mature partitions that must be new since the last decision."
+        7, ge=0, description="Wait for this many new mature partitions after a decision."
     )
     back_off: int | None = Field(
         None,
         ge=1,
-        description="Once so many candidates in a row that a cause asked for were not promoted, "
-        "its cooldown doubles with each further one.",
+        description="When this many candidates in a row from one cause were not promoted, its "
+        "cooldown doubles, and again with each further one.",
     )
 
     @property
