@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from policies import MODEL, RUN, prepared
 
 from retrain_assets.domain.windows import mature_partitions
-from retrain_assets.specs.policy import PolicySpec
+from retrain_assets.specs.model import PolicySpec
 from retrain_assets.steps.decide import decide_candidate
 from retrain_assets.steps.held import proposed
 from retrain_assets.steps.monitor import monitor

@@ -105,7 +105,7 @@ def played(state: ModelState) -> tuple[Outcome, float, float]:
     """All policies over the year; CPU seconds of it, and of its fits alone."""
     from retrain_assets.domain.measures import judged_by
     from retrain_assets.domain.replay import compared
-    from retrain_assets.specs.policy import PolicySpec
+    from retrain_assets.specs.model import PolicySpec
     from retrain_assets.steps import decide, replay, train
 
     fit, spent = train.fitted, [0.0]
@@ -131,7 +131,7 @@ def played(state: ModelState) -> tuple[Outcome, float, float]:
 
 def report_phases(history: Replay) -> None:
     """A calendar from August on, over each day it may begin on: when it falls is luck."""
-    from retrain_assets.specs.policy import PolicySpec
+    from retrain_assets.specs.model import PolicySpec
     from retrain_assets.steps.replay import Replay
 
     for every in (7, 14, 28):

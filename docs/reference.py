@@ -3,8 +3,6 @@
 Run it as `python docs/reference.py`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from retrain_assets.domain.replay import Outcome
-    from retrain_assets.specs.model import ModelSpec
-    from retrain_assets.specs.policy import PolicySpec
+    from retrain_assets.specs.model import ModelSpec, PolicySpec
 
 
 @command
@@ -52,7 +51,7 @@ def replay(model: str, first: str, last: str, policies: str | None, picture: str
 
 
 def _policies(model: ModelSpec, file: Path | None) -> list[PolicySpec]:
-    from retrain_assets.specs.policy import PolicySpec, usual_policies
+    from retrain_assets.specs.model import PolicySpec, usual_policies
     from retrain_assets.specs.yaml import load_strictly, parse_spec
 
     if file is None:

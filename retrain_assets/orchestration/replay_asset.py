@@ -11,7 +11,7 @@ import polars as pl
 from retrain_assets.orchestration import checks
 from retrain_assets.orchestration.model_assets import Model
 from retrain_assets.orchestration.resources import StorageResource
-from retrain_assets.specs.policy import usual_policies
+from retrain_assets.specs.model import usual_policies
 
 NEWS = 50  # partitions between two lines of the log
 

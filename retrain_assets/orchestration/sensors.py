@@ -51,7 +51,7 @@ def data_ready_sensor(model: Model, job: UnresolvedAssetJobDefinition) -> dg.Sen
                 [f"{key}:{sources[key]}" for key in changed if first <= key <= last],
                 range_tags(first, last),
             )
-            for first, last in widened(tuple(sources), changed, model.spec.looked_back)
+            for first, last in widened(tuple(sources), changed, model.spec.monitoring_span)
         ]
         return requests(context, job.name, wishes)
 

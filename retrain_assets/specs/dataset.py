@@ -1,13 +1,11 @@
 """The YAML of a `LandedDataset`: where its files land, what a sound row is, how it is partitioned.
 
-Not here: reading files, checking rows, Dagster.
+Not here: reading files, checking rows, and Dagster.
 """
-
-from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,67 +15,72 @@ from retrain_assets.specs.partition import PartitionSpec
 
 ColumnType = Literal["int", "float", "bool", "category", "text", "date", "datetime"]
 Format = Literal["csv", "jsonl", "parquet", "delta"]
+Encoding = Literal["utf-8", "utf-16", "latin-1", "cp1252"]
+TAGGED = ("dataset", "features")  # each version of a model is tagged with versions of these
 _LONGEST_NAME = 255
 _OBJECT_STORES = ("s3", "gs", "az", "abfs", "abfss")
-_SCHEMES = (*_OBJECT_STORES, "file")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
-Encoding = Literal["utf-8", "utf-16", "latin-1", "cp1252"]
 
 
 class OutlierSpec(Spec):
-    """The values of a column that are unusual among the values of their partition."""
+    """The rule by which values lie far from the other values of their partition."""
 
     robust_z: float = Field(
         gt=0,
-        description="An outlier is more than this many standard deviations (estimated by the "
-        "median absolute deviation) from the median.",
+        description="A value lies far out beyond this many standard deviations from the median. "
+        "The standard deviation is estimated from the median absolute deviation.",
     )
     action: Literal["flag", "quarantine"] = Field(
         "flag", description="`flag` counts the rows; `quarantine` refuses them."
     )
-    max_share: float = Field(0.01, ge=0, le=1, description="Above this share, the check warns.")
+    max_share: float = Field(
+        0.01, ge=0, le=1, description="Above this share of rows, the check warns."
+    )
 
 
 class ColumnSpec(Spec):
-    """One column of the landing files, and the rules for its values."""
+    """One column of the landing files, and the rules that its values must keep."""
 
     type: ColumnType = Field(
-        description="`category` and `text` are strings; `datetime` is stored in UTC."
+        description="Type of the values. `category` and `text` are strings; `datetime` is stored "
+        "in UTC."
     )
-    required: bool = Field(False, description="A null value sends the row to quarantine.")
+    required: bool = Field(False, description="Whether a row without a value goes to quarantine.")
     allowed: list[str] | None = Field(
-        None, min_length=1, description="The only values a category may take."
+        None, min_length=1, description="The only values that a category or text may have."
     )
-    min: float | None = Field(None, description="Smallest value, inclusive.")
-    max: float | None = Field(None, description="Largest value, inclusive.")
+    min: float | None = Field(None, description="Smallest value that is allowed.")
+    max: float | None = Field(None, description="Largest value that is allowed.")
     pattern: str | None = Field(
         None,
         max_length=500,
-        description="Regular expression that must match the whole text; only literals, sets, "
-        "groups, counts and `\\d \\w \\s` (ASCII), because all engines read these alike.",
+        description="Regular expression that a text must match in full. It may contain literals, "
+        "sets, groups, counts and `\\d \\w \\s` (which are ASCII), which all engines read alike.",
     )
-    outliers: OutlierSpec | None = Field(None, description="Which numbers lie far out.")
+    outliers: OutlierSpec | None = Field(None, description="Rules for numbers that lie far out.")
     personal: bool = Field(
-        False, description="Mask the values in quarantine, logs, metadata and reports."
+        False,
+        description="Whether values are masked wherever they are shown: in quarantine, logs, "
+        "metadata and reports.",
     )
     expression: str | None = Field(
         None,
-        description="SQL over the other columns and `_line` (the line number, from 1). The column "
-        "is then computed and not read from the file.",
+        description="SQL expression over the other columns and `_line`, the number of the line "
+        "counted from 1. A column with an expression is computed, and not read from the file.",
     )
     known: Literal["before", "later"] = Field(
         "before",
-        description="`later`: not yet known when predicting, so no feature may use it.",
+        description="When the value is known. A `later` value is not known when the prediction is "
+        "made, so no feature can use it.",
     )
 
     @model_validator(mode="after")
-    def _rules_fit_the_type(self) -> ColumnSpec:
-        if self.allowed is not None and self.type not in ("category", "text"):
-            raise ValueError(f"`allowed` needs type category or text, not {self.type}")
-        if self.pattern is not None and self.type not in ("category", "text"):
-            raise ValueError(f"`pattern` needs type category or text, not {self.type}")
-        bounded = self.min is not None or self.max is not None or self.outliers is not None
-        if bounded and self.type not in ("int", "float"):
+    def _check_rules(self) -> Self:
+        for name in ("allowed", "pattern"):
+            if getattr(self, name) is not None and self.type not in ("category", "text"):
+                raise ValueError(f"`{name}` needs type category or text, not {self.type}")
+        is_bounded = self.min is not None or self.max is not None or self.outliers is not None
+        if is_bounded and self.type not in ("int", "float"):
             raise ValueError(f"`min`, `max` and `outliers` need type int or float, not {self.type}")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min:g} is above max {self.max:g}")
@@ -85,33 +88,41 @@ class ColumnSpec(Spec):
 
 
 class ReadSpec(Spec):
-    """How a landing file is read into columns."""
+    """Options by which the bytes of a landing file are read as columns."""
 
     header: list[str] | None = Field(
-        None, min_length=1, description="Column names of a CSV that has no header line, in order."
+        None,
+        min_length=1,
+        description="Names of the columns of a CSV without header line.",
     )
-    delimiter: str = Field(",", min_length=1, max_length=1, description="CSV field separator.")
+    delimiter: str = Field(",", min_length=1, max_length=1, description="Separator of CSV fields.")
     decimal: Literal[".", ","] = Field(".", description="Decimal mark of CSV numbers.")
-    trim: bool = Field(False, description="Leave out spaces around CSV values.")
-    nulls: list[str] = Field([""], description="CSV words that mean: no value.")
-    encoding: Encoding = Field("utf-8", description="Encoding of CSV and JSONL.")
+    trim: bool = Field(False, description="Whether spaces around CSV values are removed.")
+    nulls: list[str] = Field([""], description="CSV texts that mean that there is no value.")
+    encoding: Encoding = Field("utf-8", description="Encoding of CSV and JSONL files.")
     date_format: dict[str, str] = Field(
         {},
-        description="By column: how a date or datetime is written, such as `%m/%d/%y`; ISO 8601 by "
-        "default. A time without an offset is a local time in `partition.timezone`.",
+        description="Format of dates and times, such as `%m/%d/%y`, by name of the column. The "
+        "default is ISO 8601. Times without an offset are local to `partition.timezone`.",
     )
     rename: dict[str, str] = Field(
-        {}, description='From the name in the file (`""`: no name) to that in `columns`.'
+        {},
+        description='Names in `columns`, by the name in the file, which is `""` for a column '
+        "without a name.",
     )
     max_bytes: int = Field(
-        2**30, ge=1, description="A larger file (of parquet, also when unpacked) is refused."
+        2**30,
+        ge=1,
+        description="A file that has more bytes, or a parquet that unpacks to more, is refused.",
     )
     settle: Duration = Field(
-        "5s", description="A file is not read until it is unchanged for this time."
+        "5s",
+        description="A file is read once it has been unchanged for this time, since a newer one "
+        "may still be written.",
     )
 
     @model_validator(mode="after")
-    def _marks_differ(self) -> ReadSpec:
+    def _check_delimiter(self) -> Self:
         if self.delimiter in ('"', "\r", "\n", "," if self.decimal == "," else ""):
             raise ValueError(
                 f"delimiter: {self.delimiter!r} is a quote, a line's end or the decimal mark: "
@@ -121,120 +132,122 @@ class ReadSpec(Spec):
 
 
 class QuarantineSpec(Spec):
-    """How many rows may be refused."""
+    """The bound on refused rows, beyond which the whole file is refused."""
 
     max_fraction: float = Field(
-        0.05, ge=0, le=1, description="Above this share of refused rows, the file is refused whole."
+        0.05, ge=0, le=1, description="Above this share of refused rows, the whole file is refused."
     )
 
 
 class RowsSpec(Spec):
-    """How many rows a partition may hold."""
+    """Bounds on the number of rows of a partition."""
 
-    min: int = Field(1, ge=0, description="Fewest rows that are accepted.")
-    max: int | None = Field(None, ge=1, description="Most rows that are accepted.")
+    min: int = Field(1, ge=0, description="Smallest number of rows of a sound partition.")
+    max: int | None = Field(None, ge=1, description="Largest number of rows of a sound partition.")
     typical: float | None = Field(
         None,
         gt=0,
-        description="Warn if the number of rows differs from the median of the 28 partitions "
-        "before by more than this share of it.",
+        description="The check warns of a partition whose number of rows differs from the median "
+        "of the 28 partitions before it by more than this share of the median.",
     )
 
     @model_validator(mode="after")
-    def _is_a_range(self) -> RowsSpec:
+    def _check_range(self) -> Self:
         if self.max is not None and self.max < self.min:
             raise ValueError(f"max {self.max} is below min {self.min}")
         return self
 
 
 class ExpectationSpec(Spec):
-    """An expectation of Great Expectations on the accepted rows, under its own name."""
+    """A further rule of Great Expectations that the accepted rows must keep."""
 
     type: str = Field(
         pattern=r"^expect_[a-z0-9_]+$",
-        description="Such as `expect_column_mean_to_be_between`. For numbers, with only `column` "
-        "and bounds: mean, median, min, max, sum, stdev, unique value count and proportion of "
-        "unique values are checked for each partition. All others are checked on the accepted rows "
-        "of a run, or on a sample of some 50,000.",
+        description="Name of the expectation, such as `expect_column_mean_to_be_between`. Each "
+        "partition must meet mean, median, min, max, sum, stdev, unique value count and proportion "
+        "of unique values of a number, if they have only `column` and bounds. All other "
+        "expectations apply to the accepted rows of a run, or to a sample of some 50,000.",
     )
-    kwargs: dict[str, Any] = Field({}, description="The arguments of the expectation.")
-
-
-TAGGED = ("dataset", "features")  # each version of a model is tagged with versions of these
+    kwargs: dict[str, Any] = Field({}, description="Arguments of the expectation.")
 
 
 class DatasetSpec(NamedSpec):
-    """One source of data: its landing files, contract and partitions."""
+    """One source of data: its landing files, its contract and its partitions."""
 
     landing: str | None = Field(
         None,
         description="Path of the files below `landing/`, such as `flights/{partition}.parquet`, or "
         "in an object store (s3, gs, az, abfs), such as `s3://bucket/flights/{partition}.parquet`. "
-        "`*` matches within one name. Without `{partition}`, a file may hold rows of many "
-        "partitions. The ending sets the format: csv, jsonl, parquet.",
+        "A `*` matches any part of one name. Without `{partition}`, a file may contain rows of "
+        "many partitions. The ending gives the format: csv, jsonl or parquet.",
     )
     delta: str | None = Field(
         None,
-        description="Path or URI of an existing Delta table that is read instead of files; each "
-        "new version of it is new data.",
+        description="Path or URI of an existing Delta table that is read instead of files. Each "
+        "new version of the table is new data.",
     )
     read: ReadSpec = Field(ReadSpec(), description="How files are read.")
-    partition: PartitionSpec = Field(description="How the dataset is divided into partitions.")
-    columns: dict[str, ColumnSpec] = Field(min_length=1, description="The columns and their rules.")
-    key: list[str] = Field(min_length=1, description="Columns that together identify one row.")
-    quarantine: QuarantineSpec = Field(QuarantineSpec(), description="Bound on refused rows.")
-    rows: RowsSpec = Field(RowsSpec(), description="Bounds on the rows of a partition.")
-    expectations: list[ExpectationSpec] = Field([], description="Further expectations.")
+    partition: PartitionSpec = Field(description="How the dataset is partitioned.")
+    columns: dict[str, ColumnSpec] = Field(
+        min_length=1, description="The contract: rules by name of the column."
+    )
+    key: list[str] = Field(min_length=1, description="Columns that together identify a row.")
+    quarantine: QuarantineSpec = Field(
+        QuarantineSpec(), description="How many rows may be refused."
+    )
+    rows: RowsSpec = Field(RowsSpec(), description="How many rows a partition may have.")
+    expectations: list[ExpectationSpec] = Field(
+        [], description="Further rules, of Great Expectations."
+    )
     expected: Duration | None = Field(
-        None, description="A partition that lands later than this after its end is reported."
+        None,
+        description="People are told of a partition that has not landed this long after its end.",
     )
-    notify: NotifySpec = Field(
-        NotifySpec(), description="Who receives messages about refused and late data."
-    )
+    notify: NotifySpec = Field(NotifySpec(), description="Who is told of refused and late data.")
 
     @property
     def bucket(self) -> str | None:
-        """The object store that files land in, as `s3://bucket`; None below the landing folder."""
+        """Return the object store that files land in, such as `s3://bucket`, if there is one."""
         scheme, separator, rest = (self.landing or "").partition("://")
         return f"{scheme}://{rest.partition('/')[0]}" if separator else None
 
     @property
     def pattern(self) -> PurePosixPath:
-        """How files are named, below the landing folder or in the bucket."""
+        """Return the pattern of file names, below the landing folder or in the bucket."""
         return PurePosixPath((self.landing or "")[len(self.bucket or "") :].lstrip("/"))
 
     @property
     def format(self) -> Format:
-        """What is read: the ending of `landing`, or a Delta table."""
+        """Return the format that the ending of `landing` gives, or `delta` for a Delta table."""
         if self.landing is None:
             return "delta"
         return self.pattern.suffix.removeprefix(".")  # type: ignore[return-value]
 
     @property
     def is_typed(self) -> bool:
-        """Whether values come with types rather than as text."""
+        """Tell if values are read with their types, and not as text."""
         return self.format in ("parquet", "delta")
 
     @property
     def is_split(self) -> bool:
-        """Whether one file may hold rows of many partitions, so that its rows say which."""
+        """Tell if a file may contain rows of many partitions, so that each row names its own."""
         return self.partition.by != "none" and "{partition}" not in (self.landing or "")
 
     @property
     def file_columns(self) -> dict[str, ColumnSpec]:
-        """The columns that stand in a file."""
+        """Return the columns that are read from files."""
         return {name: column for name, column in self.columns.items() if column.expression is None}
 
     @field_validator("landing")
     @classmethod
-    def _landing_stays_below_its_root(cls, value: str | None) -> str | None:
+    def _check_landing(cls, value: str | None) -> str | None:
         if value is None:
             return None
         scheme, separator, rest = value.partition("://")
         bucket, _, below = rest.partition("/")
         if separator and scheme not in _OBJECT_STORES:
-            near = ", ".join(_OBJECT_STORES)
-            raise ValueError(f"files cannot land in {scheme!r}: use a path or {near}")
+            stores = ", ".join(_OBJECT_STORES)
+            raise ValueError(f"files cannot land in {scheme!r}: use a path or {stores}")
         if separator and _BUCKET.fullmatch(bucket) is None:
             raise ValueError(f"{bucket!r} is no bucket: write {scheme}://bucket/path")
         path = PurePosixPath(below if separator else value)
@@ -248,50 +261,53 @@ class DatasetSpec(NamedSpec):
 
     @field_validator("delta")
     @classmethod
-    def _scheme_is_known(cls, value: str | None) -> str | None:
+    def _check_delta(cls, value: str | None) -> str | None:
         scheme, separator, _ = (value or "").partition("://")
-        if separator and scheme not in _SCHEMES:
-            raise ValueError(f"cannot read {scheme!r}: use a path or {', '.join(_SCHEMES)}")
+        if separator and scheme not in (schemes := (*_OBJECT_STORES, "file")):
+            raise ValueError(f"cannot read {scheme!r}: use a path or {', '.join(schemes)}")
         return value
 
     @field_validator("name")
     @classmethod
-    def _is_no_tag(cls, name: str) -> str:
+    def _check_name(cls, name: str) -> str:
         if name in TAGGED:
             raise ValueError(f"{name} is what versions of models record: use another")
         return name
 
     @model_validator(mode="after")
-    def _columns_are_declared(self) -> DatasetSpec:
+    def _check_source(self) -> Self:
         if (self.landing is None) == (self.delta is None):
             raise ValueError("give either `landing` or `delta`")
-        for name in self.columns:
-            if name.startswith("_") or not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
-                raise ValueError(
-                    f"columns: {name!r} cannot name a column: use 1 to {_LONGEST_NAME} "
-                    "printable characters that do not start with an underscore"
-                )
-        dated = list(self.read.date_format)
-        named: dict[str, list[str | None]] = {
-            "key": [*self.key],
-            "partition.column": [self.partition.column],
-            "read.date_format": [*dated],
-            "read.rename": [*self.read.rename.values()],
-        }
-        for where, names in named.items():
-            unknown = [name for name in names if name is not None and name not in self.columns]
-            if unknown:
-                near = hint(unknown[0], self.columns)
-                raise ValueError(f"{where}: {unknown[0]!r} is not among `columns`{near}")
-        timed = [name for name in dated if self.columns[name].type not in ("date", "datetime")]
-        if timed:
-            raise ValueError(f"read.date_format: {timed[0]!r} is neither date nor datetime")
         if self.expected is not None and self.partition.period is None:
             raise ValueError(f"expected: partitions by {self.partition.by} have no end")
         if self.partition.by == "none" and "{partition}" in (self.landing or ""):
             raise ValueError("landing: there is no {partition} where partitions are by none")
         if not self.file_columns:
             raise ValueError("all columns are derived: at least one must stand in the file")
+        return self
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        for name in self.columns:
+            if name.startswith("_") or not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
+                raise ValueError(
+                    f"columns: {name!r} cannot name a column: use 1 to {_LONGEST_NAME} "
+                    "printable characters that do not start with an underscore"
+                )
+        fields = {
+            "key": self.key,
+            "partition.column": [self.partition.column] if self.partition.column else [],
+            "read.date_format": self.read.date_format,
+            "read.rename": self.read.rename.values(),
+        }
+        for field, names in fields.items():
+            for name in names:
+                if name not in self.columns:
+                    near = hint(name, self.columns)
+                    raise ValueError(f"{field}: {name!r} is not among `columns`{near}")
+        for name in self.read.date_format:
+            if self.columns[name].type not in ("date", "datetime"):
+                raise ValueError(f"read.date_format: {name!r} is neither date nor datetime")
         self._check_partition_column()
         return self
 
@@ -299,14 +315,11 @@ class DatasetSpec(NamedSpec):
         partition = self.partition
         if partition.column is None:
             return
-        found = self.columns[partition.column].type
-        wanted: tuple[str, ...] = ("date", "datetime")
-        if partition.by == "hour":
-            wanted = ("datetime",)
-        elif partition.by == "value":
-            wanted = ("int",) if partition.values is None else ("category", "text")
-        if found not in wanted:
+        column_type = self.columns[partition.column].type
+        by_value = ("int",) if partition.values is None else ("category", "text")
+        types = {"hour": ("datetime",), "value": by_value}.get(partition.by, ("date", "datetime"))
+        if column_type not in types:
             raise ValueError(
-                f"partition.column: {partition.column} is of type {found}; partitions by "
-                f"{partition.by} need {' or '.join(wanted)}"
+                f"partition.column: {partition.column} is of type {column_type}; partitions by "
+                f"{partition.by} need {' or '.join(types)}"
             )

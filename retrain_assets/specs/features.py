@@ -1,11 +1,9 @@
-"""The YAML of what a model sees: the lookups joined to a row, its features, its target.
+"""The YAML of what a model sees: the lookups joined to a row, the features, and the target.
 
 Not here: joining, and computing features.
 """
 
-from __future__ import annotations
-
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -15,8 +13,8 @@ Kind = Literal["binary", "multiclass", "regression"]
 PYTHON_REFERENCE = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 
-def _let_a_bare_on_pass(schema: dict[str, Any]) -> None:
-    """`dg check` holds the YAML against this schema after YAML 1.1 has made `on` a boolean."""
+def _allow_boolean_on(schema: dict[str, Any]) -> None:
+    """Adapt the schema for `dg check`, which uses it after YAML 1.1 has made `on` a boolean."""
     schema["additionalProperties"] = True
     schema["required"].remove("on")
 
@@ -24,26 +22,32 @@ def _let_a_bare_on_pass(schema: dict[str, Any]) -> None:
 class LookupSpec(Spec):
     """A dataset whose columns are joined to each row, as they were known when predicting."""
 
-    model_config = ConfigDict(json_schema_extra=_let_a_bare_on_pass)
+    model_config = ConfigDict(json_schema_extra=_allow_boolean_on)
 
     on: list[str] = Field(
-        min_length=1, description="Columns that must be equal in both datasets; always required."
+        min_length=1,
+        description="Columns that must be equal in both datasets. They are always needed.",
     )
     as_of: str | None = Field(
-        None, description="Time column of both: a row gets the newest earlier row of the lookup."
+        None,
+        description="A time column that both datasets have. Of the lookup's rows that were known "
+        "at the time of the row, the newest is joined.",
     )
     lag: Duration = Field(
         "0s", description="How long after its time a row of the lookup becomes known."
     )
     tolerance: Duration | None = Field(
-        None, description="Rows of the lookup that are older than this are not used."
+        None, description="Rows of the lookup that are older than this are not joined."
     )
     lateness: int = Field(
-        1, ge=0, description="Stop waiting for it after this many newer partitions."
+        1,
+        ge=0,
+        description="A partition of the lookup that is late is not waited for once this many newer "
+        "partitions of the dataset have arrived.",
     )
 
     @model_validator(mode="after")
-    def _time_options_need_as_of(self) -> LookupSpec:
+    def _check_times(self) -> Self:
         if self.as_of is None and (self.tolerance is not None or duration(self.lag)):
             raise ValueError("`lag` and `tolerance` need `as_of`")
         if self.tolerance is not None and duration(self.tolerance) < duration(self.lag):
@@ -52,52 +56,56 @@ class LookupSpec(Spec):
 
 
 class FeaturesSpec(Spec):
-    """Features of one row after the joins, as SQL or as a Python function."""
+    """The features of a row after the joins, written in SQL or as a Python function."""
 
     sql: str | None = Field(
         None,
-        description="`SELECT … FROM rows`; columns of a lookup are `<lookup>_<column>`. A subquery "
-        "that joins or groups must also select `_row`.",
+        description="A query `SELECT … FROM rows`. Columns of a lookup are called "
+        "`<lookup>_<column>`. A subquery that joins or groups must select `_row`, a column of "
+        "`rows`.",
     )
     python: str | None = Field(
         None,
         pattern=PYTHON_REFERENCE,
-        description="`module:function` from a polars frame of rows to one of features.",
+        description="`module:function` of a function that takes a polars frame of rows and returns "
+        "a frame of features.",
     )
     history: int = Field(
         0,
         ge=0,
-        description="How many earlier partitions features may use: table `history` in SQL, second "
-        "argument of a function. In the newest `labels.delay` of them, columns `known: later` are "
-        "null, because their labels were not final yet.",
+        description="How many partitions before its own a row may look back on. They are the table "
+        "`history` in SQL, and the second argument of a function. Columns with `known: later` are "
+        "null in the newest `labels.delay` of them, since those labels were not final yet.",
     )
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> FeaturesSpec:
+    def _check_source(self) -> Self:
         if (self.sql is None) == (self.python is None):
             raise ValueError("give either `sql` or `python`")
         return self
 
 
 class TargetSpec(Spec):
-    """The label that is predicted."""
+    """The label that is predicted: how it is computed, and of what kind it is."""
 
     column: Name = Field(description="Name of the target in the features table.")
     expression: str | None = Field(
         None,
-        description="SQL over the columns of the dataset, and those of a lookup with `known: "
-        "later`, as `<lookup>_<column>`; by default the column itself.",
+        description="SQL expression that computes the target from columns of the dataset, and from "
+        "those columns of lookups that are `known: later` (as `<lookup>_<column>`). By default, "
+        "the target is the dataset's column of that name.",
     )
-    kind: Kind = Field(description="The kind of prediction.")
+    kind: Kind = Field(description="What is predicted: one of two labels, one of many, a number.")
     positive_share: list[float] = Field(
         [0.0, 1.0],
         min_length=2,
         max_length=2,
-        description="Bounds on the share of positives in a partition (binary).",
+        description="Smallest and largest share of positive labels that a partition may have "
+        "(`kind: binary`).",
     )
 
     @model_validator(mode="after")
-    def _share_is_a_range(self) -> TargetSpec:
+    def _check_share(self) -> Self:
         low, high = self.positive_share
         if not 0 <= low <= high <= 1:
             raise ValueError(f"positive_share [{low:g}, {high:g}] is not a range within 0 and 1")

@@ -1,11 +1,9 @@
-"""The YAML of the gate: by which metric, how sure, and what else must not get worse.
+"""The YAML of the gate: by which metric a candidate is judged, how surely, and what else counts.
 
-Not here: computing any of it.
+Not here: computing metrics, and judging candidates.
 """
 
-from __future__ import annotations
-
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -24,11 +22,11 @@ Metric = Literal[
     "rmse",
     "r2",
 ]
-_OF_NUMBERS: tuple[Metric, ...] = ("mae", "rmse", "r2")
+_REGRESSION: tuple[Metric, ...] = ("mae", "rmse", "r2")
 METRICS_BY_KIND: dict[Kind, tuple[Metric, ...]] = {
-    "binary": tuple(name for name in get_args(Metric) if name not in _OF_NUMBERS),
+    "binary": tuple(name for name in get_args(Metric) if name not in _REGRESSION),
     "multiclass": ("log_loss", "accuracy", "balanced_accuracy", "f1"),
-    "regression": _OF_NUMBERS,
+    "regression": _REGRESSION,
 }
 GateMetric = Metric | Literal["cost", "pinball", "python"]
 GATE_ONLY: dict[Kind, tuple[GateMetric, ...]] = {
@@ -40,128 +38,150 @@ CUT = ("accuracy", "balanced_accuracy", "f1", "cost")
 
 
 class CostSpec(Spec):
-    """The cost of each outcome of a binary model, in any currency; a profit is a negative cost."""
+    """The cost of each outcome of a binary model, in any one currency. A gain is negative."""
 
-    false_positive: float = Field(description="Predicted 1, was 0.")
-    false_negative: float = Field(description="Predicted 0, was 1.")
-    true_positive: float = Field(0.0, description="Predicted 1, was 1.")
-    true_negative: float = Field(0.0, description="Predicted 0, was 0.")
+    false_positive: float = Field(description="Cost of predicting 1 where the label is 0.")
+    false_negative: float = Field(description="Cost of predicting 0 where the label is 1.")
+    true_positive: float = Field(0.0, description="Cost of predicting 1 where the label is 1.")
+    true_negative: float = Field(0.0, description="Cost of predicting 0 where the label is 0.")
 
     @model_validator(mode="after")
-    def _mistakes_cost(self) -> CostSpec:
+    def _check_costs(self) -> Self:
         if self.false_positive <= self.true_negative or self.false_negative <= self.true_positive:
             raise ValueError("a mistake must cost more than being right")
         return self
 
     @property
     def threshold(self) -> float:
-        """The probability from which predicting 1 is the cheaper."""
+        """Return the probability from which predicting 1 is cheaper."""
         alarm = self.false_positive - self.true_negative
         return alarm / (alarm + self.false_negative - self.true_positive)
 
 
 class GuardSpec(Spec):
-    """A limit, and what happens if it is exceeded."""
+    """A bound, and what happens when it is exceeded."""
 
     action: Literal["warn", "block"] = Field(
-        "block", description="`block` rejects the candidate, `warn` only adds a warning."
+        "block", description="`block` refuses the candidate; `warn` only reports the excess."
     )
     limit: float = Field(ge=0, description="The largest value that is accepted.")
 
 
 class GuardsSpec(Spec):
-    """What must not get worse, compared with production, even if the metric gets better."""
+    """Bounds on what a better candidate may cost, compared with production."""
 
     calibration: GuardSpec | None = Field(
-        None, description="Growth of the calibration error, beyond its interval."
+        None, description="Bound on the growth of the calibration error beyond its interval."
     )
     negative_flips: GuardSpec | None = Field(
-        None, description="Share of rows that production predicts right and the candidate wrong."
+        None,
+        description="Bound on the share of rows that production predicts right and the candidate "
+        "predicts wrong.",
     )
     latency: GuardSpec | None = Field(
-        None, description="Time of one row and of a batch, as a multiple of production's."
+        None,
+        description="Bound on the time to predict one row and a batch, as a multiple of "
+        "production's time.",
     )
     size: GuardSpec | None = Field(
-        None, description="Bytes of the model, as a multiple of production's."
+        None, description="Bound on the size of the model, as a multiple of production's size."
     )
     skew: Literal["warn", "block"] | None = Field(
-        None, description="A new process must predict the same for every row of the holdout."
+        None,
+        description="What to do when a new process does not predict the same for every row of the "
+        "holdout.",
     )
 
 
 class MarginSpec(Spec):
-    """How much worse a candidate may be."""
+    """A loss that still counts as not worse."""
 
-    margin: float = Field(gt=0, description="In the metric's own unit.")
+    margin: float = Field(gt=0, description="The acceptable loss, in the unit of the metric.")
 
 
 class NotWorseSpec(Spec):
     """Promote a candidate that is shown to be worse by no more than a margin."""
 
-    not_worse: MarginSpec = Field(description="The margin.")
+    not_worse: MarginSpec = Field(description="How much worse still counts as not worse.")
 
 
-# What a model is for, of all that the gate goes by.
+# The fields of the gate that say what a model is for.
 OBJECTIVE = ("metric", "threshold", "cost", "quantile", "python", "greater_is_better")
 
 
 class GateSpec(Spec):
-    """What a candidate must show on the holdout, in order to replace production."""
+    """The evidence on the holdout that a candidate needs to replace production."""
 
-    metric: GateMetric = Field(description="The metric that candidates are compared by.")
+    metric: GateMetric = Field(description="The metric that decides.")
     threshold: float | None = Field(
         None,
         gt=0,
         lt=1,
         description="Probability from which a binary prediction counts as 1, for `accuracy`, "
-        "`balanced_accuracy`, `f1` and `cost`; by default 0.5, for `cost` the cheapest.",
+        "`balanced_accuracy`, `f1` and `cost`. The default is 0.5, or the cheapest for `cost`.",
     )
     cost: CostSpec | None = Field(
-        None, description="For `metric: cost`, which is the mean cost of a row."
+        None,
+        description="With `metric: cost`: the costs whose mean over all rows is compared.",
     )
     quantile: float | None = Field(
-        None, gt=0, lt=1, description="For `metric: pinball`: the quantile that is predicted."
+        None, gt=0, lt=1, description="With `metric: pinball`: the quantile that is predicted."
     )
     python: str | None = Field(
         None,
         pattern=PYTHON_REFERENCE,
-        description="For `metric: python`: `module:function` from arrays of labels (for "
-        "multiclass, their column numbers) and predictions to a number, NaN if undefined.",
+        description="With `metric: python`: `module:function` of a function that takes arrays of "
+        "labels and predictions, and returns a number, or NaN where the metric is undefined. For "
+        "multiclass, a label is the number of its column in the predictions.",
     )
-    greater_is_better: bool = Field(False, description="For `metric: python`.")
+    greater_is_better: bool = Field(
+        False, description="With `metric: python`: whether a greater value is better."
+    )
     promote_when: Literal["better"] | NotWorseSpec = Field(
-        "better", description="`better`, or `not_worse: {margin: …}`."
+        "better",
+        description="What must be shown: that the candidate is `better`, or, with `not_worse: "
+        "{margin: …}`, that it is worse by less than the margin.",
     )
     confidence: float = Field(
-        0.9, gt=0.5, lt=1, description="Confidence of the two-sided interval."
+        0.9, gt=0.5, lt=1, description="Confidence of the two-sided interval of the gain."
     )
     false_promotions_per_year: float | None = Field(
         None,
         gt=0,
         description="Instead of `confidence`: how many candidates that are no better may be "
-        "promoted per year of data, if there are as many as `triggers.cooldown` allows.",
+        "promoted in a year of data, if there are as many as `triggers.cooldown` allows.",
     )
-    min_gain: float = Field(0.0, ge=0, description="Smallest gain that is worth a promotion.")
+    min_gain: float = Field(
+        0.0, ge=0, description="Smallest improvement that is worth a promotion."
+    )
     min_blocks: int = Field(
         5,
         ge=2,
-        description="Fewest blocks of the holdout (partitions, or `blocks` of the model).",
+        description="Smallest number of blocks in the holdout to decide on. Blocks are the "
+        "partitions, or what the model's `blocks` makes of the rows.",
     )
     guards: GuardsSpec = Field(GuardsSpec(), description="What else must not get worse.")
-    slices: list[str] = Field([], description="Features whose single values are compared too.")
+    slices: list[str] = Field(
+        [],
+        description="Features by whose values the holdout is divided into slices. The metric must "
+        "not get worse in any of them.",
+    )
     max_slice_loss: float = Field(
-        0.1, gt=0, le=1, description="Largest relative loss on a slice, beyond its interval."
+        0.1,
+        gt=0,
+        le=1,
+        description="Largest acceptable relative loss in a slice, beyond its interval.",
     )
 
     @property
     def bound(self) -> float:
-        """What the interval of the gain must lie above."""
+        """Return the bound that the interval of the gain must lie above."""
         return (
             self.min_gain if self.promote_when == "better" else -self.promote_when.not_worse.margin
         )
 
     @model_validator(mode="after")
-    def _parts_agree(self) -> GateSpec:
+    def _check_metric(self) -> Self:
         for part, metric in (("cost", "cost"), ("quantile", "pinball"), ("python", "python")):
             if (getattr(self, part) is None) == (self.metric == metric):
                 raise ValueError(f"`{part}` and `metric: {metric}` go together")
@@ -174,14 +194,14 @@ class GateSpec(Spec):
         return self
 
     def confidence_at(self, per_year: float, cooldown: int) -> float:
-        """The confidence of each gate.
+        """Return the confidence of each gate.
 
-        Each gate is allowed its share of the year's false promotions; that these may depend on
-        each other does not matter to how many are expected.
+        Each gate gets its share of the year's false promotions. Gates may depend on each other,
+        since that does not change how many false promotions are expected.
 
         Args:
-            per_year: Partitions a year.
-            cooldown: Least number of partitions from one gate to the next.
+            per_year: Number of partitions in a year.
+            cooldown: Smallest number of partitions from one gate to the next.
         """
         if self.false_promotions_per_year is None:
             return self.confidence

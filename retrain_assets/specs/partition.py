@@ -1,15 +1,13 @@
 """The YAML of partitions: how rows divide into the unit that is replaced, watched and resampled.
 
-All that is known of a period of time (how its keys are written, when it begins) stands here, once.
-Not here: Dagster's partitions, and which partitions there are.
+Everything about a period of time is here: how its keys are written, and when it begins.
+Not here: Dagster's partitions, and which partitions exist.
 """
-
-from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator, model_validator
@@ -17,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from retrain_assets.specs.base import Spec, hint
 
 ALL = "all"
-# A folder, a run tag and a word of a predicate; Dagster keeps `...` to itself.
+# A value names a folder, a run tag and a word of a predicate; Dagster reserves `...` for ranges.
 _VALUE = re.compile(r"(?!.*\.\.)[A-Za-z0-9](?:[A-Za-z0-9_ .+-]{0,61}[A-Za-z0-9_+-])?")
 _MOST_VALUES = 10_000
 _YEARS = range(1900, 2200)
@@ -25,16 +23,16 @@ _YEARS = range(1900, 2200)
 
 @dataclass(frozen=True)
 class Period:
-    """A period of time that partitions are cut by.
+    """A period of time that rows are partitioned by.
 
     Args:
-        key_format: How a key is written, for strftime.
-        example: Such a key.
-        every: Its length, as polars truncates to it.
-        shortest: Least time it lasts.
-        longest: Most time it lasts, daylight saving apart.
-        cron: When it begins.
-        per_year: How many there are in a year.
+        key_format: The format of a key, for strftime.
+        example: A key.
+        every: The length of the period, as polars truncates times to it.
+        shortest: The shortest time that it lasts.
+        longest: The longest time that it lasts, apart from daylight saving.
+        cron: The cron schedule on which it begins.
+        per_year: The number of periods in a year.
     """
 
     key_format: str
@@ -47,11 +45,11 @@ class Period:
 
     @property
     def form(self) -> str:
-        """How a key is written, as a regular expression."""
+        """Return the form of a key as a regular expression."""
         return re.sub(r"[0-9]", "[0-9]", self.example)
 
     def begins(self, key: str) -> datetime | None:
-        """The naive local time at which the partition begins; None where it is no such key."""
+        """Return the naive local time at which a partition begins, or None for an invalid key."""
         if re.fullmatch(self.form, key) is None:
             return None
         try:
@@ -62,7 +60,7 @@ class Period:
         return begin if exists else None
 
     def following(self, key: str) -> str:
-        """The key after this one."""
+        """Return the key after this one."""
         begin = datetime.strptime(key, self.key_format)  # noqa: DTZ007 local by definition
         return (begin + self.longest).strftime(self.key_format)
 
@@ -78,46 +76,51 @@ PERIODS: dict[str, Period] = {
 
 
 class PartitionSpec(Spec):
-    """How rows and files are divided into partitions."""
+    """How rows and files are divided into partitions, which are replaced and monitored as units."""
 
     by: Literal["hour", "day", "week", "month", "year", "value", "none"] = Field(
-        description="`week` is named by its Monday, `value` by the value in `column`; `none`: each "
-        "delivery replaces the whole dataset."
+        description="What makes a partition. A `week` is named by its Monday, a `value` is what "
+        "`column` contains, and with `none` each delivery replaces the whole dataset."
     )
     column: str | None = Field(
-        None, description="The column that determines the partition of a row."
+        None, description="The column that tells to which partition a row belongs."
     )
     start: str | None = Field(
         None,
-        description="First partition, as `2013-01-01`; for whole numbers with zeros, as `000`.",
+        description="First partition, such as `2013-01-01`, or `000` where values are numbers.",
     )
     end: str | None = Field(
-        None, description="Last partition, if there is one; required for whole numbers."
+        None,
+        description="Last partition of a dataset that gets no more. Where values are numbers, it "
+        "is required.",
     )
     values: list[str] | None = Field(
         None,
         min_length=1,
         max_length=_MOST_VALUES,
-        description="Partitions of a text column; windows follow their alphabetical order.",
+        description="The values of a text column that make partitions. Windows take them in "
+        "alphabetical order.",
     )
-    timezone: str = Field("UTC", description="The time zone in which a day or month begins.")
+    timezone: str = Field(
+        "UTC", description="IANA time zone in which days, weeks, months and years begin."
+    )
 
     @property
     def period(self) -> Period | None:
-        """What is known of the period; None by value and where there are no partitions."""
+        """Return the period of time, or None where partitions are values or do not exist."""
         return PERIODS.get(self.by)
 
     def is_key(self, key: str) -> bool:
-        """Whether a key is written exactly as keys are, exists, and is not outside the spec."""
+        """Tell if a text is the key of a partition: in its exact form, and within the spec."""
         if self.by == "none":
             return key == ALL
         if self.values is not None:
             return key in self.values
         if self.period is None:
-            written = key.isascii() and key.isdigit() and len(key) == len(self.start or "")
+            has_form = key.isascii() and key.isdigit() and len(key) == len(self.start or "")
         else:
-            written = self.period.begins(key) is not None
-        return written and (self.start or key) <= key <= (self.end or key)
+            has_form = self.period.begins(key) is not None
+        return has_form and (self.start or key) <= key <= (self.end or key)
 
     def limits(self, *, is_timed: bool) -> dict[str, Any]:
         """Return the limits of values that lie in a partition, as pydantic names limits.
@@ -141,7 +144,7 @@ class PartitionSpec(Spec):
 
     @field_validator("timezone")
     @classmethod
-    def _timezone_exists(cls, value: str) -> str:
+    def _check_timezone(cls, value: str) -> str:
         try:
             ZoneInfo(value)
         except (LookupError, ValueError, OSError) as error:
@@ -151,24 +154,23 @@ class PartitionSpec(Spec):
 
     @field_validator("values")
     @classmethod
-    def _values_can_be_keys(cls, value: list[str] | None) -> list[str] | None:
-        for bad in (v for v in value or () if v == ALL or _VALUE.fullmatch(v) is None):
-            raise ValueError(
-                f"{bad!r} cannot name a partition: use up to 63 letters, digits and _ . + -, "
-                f"and not {ALL}"
-            )
+    def _check_values(cls, value: list[str] | None) -> list[str] | None:
+        for text in value or ():
+            if text == ALL or _VALUE.fullmatch(text) is None:
+                raise ValueError(
+                    f"{text!r} cannot name a partition: use up to 63 letters, digits and _ . + -, "
+                    f"and not {ALL}"
+                )
         return None if value is None else sorted(set(value))
 
     @model_validator(mode="after")
-    def _is_complete(self) -> PartitionSpec:
-        given = {"column": self.column, "start": self.start, "end": self.end, "values": self.values}
-        needed, allowed = self._fields()
-        missing = [name for name in needed if given[name] is None]
-        idle = [name for name in given if given[name] is not None and name not in allowed]
-        if missing:
+    def _check_fields(self) -> Self:
+        names = [n for n in ("column", "start", "end", "values") if getattr(self, n) is not None]
+        required, allowed = self._fields()
+        if missing := [name for name in required if name not in names]:
             raise ValueError(f"partitions by {self.by} need {' and '.join(missing)}")
-        if idle:
-            raise ValueError(f"partitions by {self.by} do not take {' or '.join(idle)}")
+        if excess := [name for name in names if name not in allowed]:
+            raise ValueError(f"partitions by {self.by} do not take {' or '.join(excess)}")
         if self.by == "hour" and self.timezone != "UTC":
             raise ValueError(
                 f"hours are counted in UTC, since {self.timezone} may have an hour twice a year"
@@ -181,7 +183,7 @@ class PartitionSpec(Spec):
         return self
 
     def _fields(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Which fields are needed, and which may be given."""
+        """Return the fields that are required, and those that are allowed."""
         if self.by == "none":
             return (), ()
         if self.period is not None:
@@ -192,9 +194,9 @@ class PartitionSpec(Spec):
 
     def _check_bound(self, bound: str) -> None:
         if self.period is not None and self.period.begins(bound) is None:
-            what = "Monday" if self.by == "week" else self.by
+            period = "Monday" if self.by == "week" else self.by
             raise ValueError(
-                f"{bound!r} is no {what} from {_YEARS[0]} to {_YEARS[-1]}: "
+                f"{bound!r} is no {period} from {_YEARS[0]} to {_YEARS[-1]}: "
                 f"write it as {self.period.example}"
             )
         if self.period is None and not (bound.isascii() and bound.isdigit()):

@@ -3,9 +3,7 @@
 Not here: looking at what was monitored, and deciding.
 """
 
-from __future__ import annotations
-
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,30 +19,35 @@ POINT = 0.5  # confidence at which the mean itself decides
 
 
 class DriftTrigger(Spec):
-    """Retrain when a distribution has changed."""
+    """Ask for retraining when a distribution has moved."""
 
-    measure: DriftMeasure = Field(
-        "psi", description="The measure that is compared with `threshold`."
+    measure: DriftMeasure = Field("psi", description="The statistic compared with `threshold`.")
+    threshold: float | None = Field(
+        None, gt=0, description="A column alerts when its statistic is at or above this."
     )
-    threshold: float | None = Field(None, gt=0, description="A column alerts at or above this.")
     false_alarms_per_year: float | None = Field(
         None,
         gt=0,
-        description="Instead of a threshold: alert if chance alone gives so large a difference no "
-        "more often than this. The measures are then `ks` for numbers, `jensen_shannon` for "
-        "categories, and `null_share`.",
+        description="Instead of a threshold: how many false alarms a year are acceptable. The "
+        "trigger then alerts where windows drawn at random from reference and present together "
+        "are as far apart so rarely. The measure is `ks` for numbers, `jensen_shannon` for "
+        "categories, and `null_share` for both.",
     )
     share: float = Field(
-        0.0, ge=0, le=1, description="Fire if more than this share of the columns alerts."
+        0.0,
+        ge=0,
+        le=1,
+        description="The trigger fires when more than this share of the columns alerts.",
     )
     although_performance_holds: bool = Field(
         False,
-        description="Fire even if the labels of the same window show that performance holds; "
-        "otherwise such drift is only recorded.",
+        description="Whether the trigger also fires where the labels of the same window have come "
+        "and performance is within its bounds. By default, such drift is recorded, and asks for "
+        "nothing.",
     )
 
     @model_validator(mode="after")
-    def _can_be_reached(self) -> DriftTrigger:
+    def _check_threshold(self) -> Self:
         if (self.threshold is None) == (self.false_alarms_per_year is None):
             raise ValueError("give either `threshold` or `false_alarms_per_year`")
         if self.threshold is None:
@@ -56,100 +59,126 @@ class DriftTrigger(Spec):
 
 
 class PerformanceTrigger(Spec):
-    """Retrain when performance is worse than at the promotion."""
+    """Ask for retraining when the metric on real labels has become worse."""
 
-    metric: Metric = Field(description="The metric that is monitored.")
+    metric: Metric = Field(description="The metric that is followed.")
     max_drop: float | None = Field(
-        None, gt=0, le=1, description="Largest relative loss since the evaluation at the promotion."
+        None,
+        gt=0,
+        le=1,
+        description="Largest acceptable loss, relative to the evaluation at promotion.",
     )
-    limit: float | None = Field(None, description="Worst value that is acceptable.")
+    limit: float | None = Field(None, description="Worst value of the metric that is acceptable.")
     confidence: float = Field(
-        0.5,
-        ge=0.5,
+        POINT,
+        ge=POINT,
         lt=1,
-        description="How sure the fall must be, given the spread over the window's partitions; at "
-        "0.5 the mean alone decides.",
+        description="How certain the loss must be, judged by the spread over the partitions of "
+        "the window. At 0.5, the mean itself decides.",
     )
     estimated: bool = Field(
         True,
-        description="For classifiers: while labels are missing, use the metric estimated from "
-        "calibrated probabilities, if earlier estimates were accurate.",
+        description="Whether a classifier whose labels have not come yet is judged by the metric "
+        "that its calibrated probabilities predict, once such estimates have proved right.",
     )
 
     @model_validator(mode="after")
-    def _at_least_one(self) -> PerformanceTrigger:
+    def _check_bounds(self) -> Self:
         if self.max_drop is None and self.limit is None:
             raise ValueError("give `max_drop`, `limit` or both")
         return self
 
 
 class ReferenceSpec(Spec):
-    """What windows are compared with, if not with production's training window."""
+    """The data that windows are compared with, in place of production's training window."""
 
-    rolling: int | None = Field(None, ge=1, description="This many partitions before the window.")
-    first: str | None = Field(None, description="With `last`: always the partitions from here on.")
-    last: str | None = Field(None, description="The last of these, inclusive.")
+    rolling: int | None = Field(
+        None, ge=1, description="Compare with this many partitions before the window."
+    )
+    first: str | None = Field(
+        None, description="Compare always with the partitions from this one to `last`."
+    )
+    last: str | None = Field(None, description="Last partition of the reference, inclusive.")
     season: Literal["month", "weekday"] | None = Field(
-        None, description="All earlier partitions of the same months, or days of the week."
+        None,
+        description="Compare with all earlier partitions of the same months, or of the same days "
+        "of the week.",
     )
 
     @model_validator(mode="after")
-    def _is_one(self) -> ReferenceSpec:
+    def _check_choice(self) -> Self:
         if (self.first is None) != (self.last is None):
             raise ValueError("`first` and `last` go together")
-        if sum(given is not None for given in (self.rolling, self.first, self.season)) != 1:
+        if sum(part is not None for part in (self.rolling, self.first, self.season)) != 1:
             raise ValueError("give one of `rolling`, `first` with `last`, and `season`")
         return self
 
 
 class LastingSpec(Spec):
-    """In how many of the newest windows a signal must fire."""
+    """The number of newest windows in which a signal must alert."""
 
-    alerts: int = Field(1, ge=1, description="In at least this many windows.")
-    of: int = Field(1, ge=1, description="Of this many newest windows; each partition ends one.")
+    alerts: int = Field(1, ge=1, description="Smallest number of windows that must alert.")
+    of: int = Field(
+        1, ge=1, description="Number of newest windows, one a partition, that are looked at."
+    )
 
     @model_validator(mode="after")
-    def _can_be_reached(self) -> LastingSpec:
+    def _check_count(self) -> Self:
         if self.alerts > self.of:
             raise ValueError(f"alerts {self.alerts} are never met in {self.of} windows")
         return self
 
 
 class TriggersSpec(Spec):
-    """When to retrain."""
+    """The triggering policy: what asks for retraining, and when it counts."""
 
-    data_drift: DriftTrigger | None = Field(None, description="Drift of the features.")
-    prediction_drift: DriftTrigger | None = Field(None, description="Drift of the predictions.")
-    target_drift: DriftTrigger | None = Field(None, description="Drift of the target.")
-    performance: PerformanceTrigger | None = Field(None, description="Fall of performance.")
+    data_drift: DriftTrigger | None = Field(
+        None, description="Retrain when the distribution of the features has moved."
+    )
+    prediction_drift: DriftTrigger | None = Field(
+        None, description="Retrain when the distribution of the predictions has moved."
+    )
+    target_drift: DriftTrigger | None = Field(
+        None, description="Retrain when the distribution of the target has moved."
+    )
+    performance: PerformanceTrigger | None = Field(
+        None, description="Retrain when performance on real labels has fallen."
+    )
     require: Literal["any", "all"] = Field(
-        "any",
-        description="Whether `any` of these signals is enough, or `all` that are set must fire.",
+        "any", description="Whether any of these signals suffices, or all that are given must fire."
     )
     reference: ReferenceSpec | None = Field(
         None,
-        description="For drift of features and target; by default production's training window.",
+        description="What drift of features and target is measured against. By default, it is "
+        "production's training window.",
     )
     lasting: LastingSpec = Field(
-        LastingSpec(), description="In how many windows a signal must fire."
+        LastingSpec(), description="In how many windows a signal must alert before it counts."
     )
     new_partitions: int | None = Field(
-        None, ge=1, description="This many mature partitions since the last decision."
+        None,
+        ge=1,
+        description="Retrain after this many new mature partitions since the last decision.",
     )
     spec_change: bool = Field(
-        True, description="The YAML, or your code behind a `python:` field, has changed."
+        True,
+        description="Whether to retrain when the YAML has changed, or your code behind a `python:` "
+        "field.",
     )
     cooldown: int = Field(
-        7, ge=0, description="Wait for this many new mature partitions after a decision."
+        7,
+        ge=0,
+        description="Number of new mature partitions to wait for after a decision before anything "
+        "may ask for retraining again.",
     )
     back_off: int | None = Field(
         None,
         ge=1,
-        description="When this many candidates in a row from one cause were not promoted, its "
-        "cooldown doubles, and again with each further one.",
+        description="Once this many candidates in a row that a cause asked for were not promoted, "
+        "the cooldown of the cause doubles with each further one.",
     )
 
     @property
     def signals(self) -> tuple[str, ...]:
-        """Names of the causes that are given and lie in what is monitored."""
+        """Return the names of the causes in monitored data that the YAML has."""
         return tuple(name for name in SIGNALS if getattr(self, name) is not None)

@@ -93,7 +93,7 @@ def decisions(state: ModelState, last: int) -> list[dict[str, Any]]:
 def _seen_from(state: ModelState, built: Mapping[str, str], as_of: str) -> str:
     """The first partition that a decision looks at."""
     windows = state.spec.windows
-    length = windows.train + windows.holdout + state.spec.looked_back
+    length = windows.train + windows.holdout + state.spec.monitoring_span
     return [key for key in built if key <= as_of][-length:][0]
 
 

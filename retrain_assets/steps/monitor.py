@@ -44,7 +44,7 @@ def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
     """
     sources = state.sources()
     asked, watcher = ready(state, partitions, sources), _Watcher(state, sources)
-    ranges = widened(tuple(sources), asked, state.spec.looked_back)
+    ranges = widened(tuple(sources), asked, state.spec.monitoring_span)
     watched = {key for key in state.built() for first, last in ranges if first <= key <= last}
     keys = sorted(watched.union(asked))
     rows = pl.DataFrame(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
     from retrain_assets.domain.replay import Outcome
-    from retrain_assets.specs.policy import PolicySpec
+    from retrain_assets.specs.model import PolicySpec
     from retrain_assets.stores.ledger import LedgerRow
     from retrain_assets.stores.models import ModelRegistry, ModelVersion
 

@@ -111,7 +111,12 @@ def column(**changes: Any) -> dict[str, Any]:
         ),
         ({"schedule": "99 99 * * *"}, {}, "schedule", "'99 99 * * *' never comes"),
         ({"schedule": "0 0 30 2 *"}, {}, "schedule", "'0 0 30 2 *' never comes"),
-        ({"schedule": "mondays"}, {}, "schedule", "found 'mondays': Cron that wakes the policy"),
+        (
+            {"schedule": "mondays"},
+            {},
+            "schedule",
+            "found 'mondays': Cron schedule on which the triggers are evaluated",
+        ),
         (
             {"exclude": [{"first": "2020-02-30", "last": "2020-03-01", "reason": "outage"}]},
             {},

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from retrain_assets.specs.policy import PolicySpec
+from retrain_assets.specs.model import PolicySpec
 from retrain_assets.steps import report
 from retrain_assets.steps.beside import beside, candidates
 from retrain_assets.steps.decide import decide_candidate

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from retrain_assets.specs.policy import PolicySpec
+from retrain_assets.specs.model import PolicySpec
 from retrain_assets.steps import report
 from retrain_assets.steps.evaluate import stored, unseen
 from retrain_assets.steps.held import taken_up

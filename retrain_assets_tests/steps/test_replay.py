@@ -15,8 +15,7 @@ from retrain_assets.cli import main, replaying
 from retrain_assets.domain.replay import Outcome
 from retrain_assets.reports.canvas import png
 from retrain_assets.reports.replay import replay_figure
-from retrain_assets.specs.model import TriggersSpec
-from retrain_assets.specs.policy import PolicySpec, usual_policies
+from retrain_assets.specs.model import PolicySpec, TriggersSpec, usual_policies
 from retrain_assets.steps.replay import replayed
 from retrain_assets_tests.world import World, key, new_world
 
