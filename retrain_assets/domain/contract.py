@@ -30,6 +30,7 @@ from retrain_assets.domain.verdicts import (
     typed,
     unreadable,
 )
+from retrain_assets.errors import PermanentError
 from retrain_assets.specs.dataset import DatasetSpec
 
 RawT = TypeVar("RawT", bound=RawRows)
@@ -57,7 +58,7 @@ _HISTORY, _ENOUGH = 28, 5  # most and fewest earlier partitions that a volume is
 _KEY = "_key_of_row"
 
 
-class AccountingError(RuntimeError):
+class AccountingError(PermanentError):
     """Rows of a file were lost or doubled, which is a defect of this program: nothing is stored."""
 
 

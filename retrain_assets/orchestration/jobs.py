@@ -10,6 +10,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 
 from retrain_assets.orchestration.metadata import DATASET_TAG, MODEL_TAG
 from retrain_assets.orchestration.model_assets import Model
+from retrain_assets.orchestration.requests import tag_permanent_error
 from retrain_assets.specs.dataset import DatasetSpec
 
 WORK = {"retrain/work": "yes"}  # dagster.yaml keeps a run free of these
@@ -25,6 +26,7 @@ def ingest_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
         selection=dg.AssetSelection.assets([spec.name, "dataset"], [spec.name, "quarantine"]),
         description=f"Take in what has landed of {spec.name}.",
         tags={DATASET_TAG: spec.name, **WORK},
+        hooks={tag_permanent_error},
     )
 
 
@@ -59,4 +61,10 @@ def _job(
     model: Model, name: str, selection: dg.AssetSelection, text: str
 ) -> UnresolvedAssetJobDefinition:
     tags = {MODEL_TAG: model.spec.name, **WORK}
-    return dg.define_asset_job(f"{model.spec.name}_{name}", selection, description=text, tags=tags)
+    return dg.define_asset_job(
+        f"{model.spec.name}_{name}",
+        selection,
+        description=text,
+        tags=tags,
+        hooks={tag_permanent_error},
+    )

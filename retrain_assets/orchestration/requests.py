@@ -15,21 +15,16 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from retrain_assets.errors import is_permanent
 from retrain_assets.orchestration.in_process import has_died
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 REQUEST_TAG = "retrain/request"
+PERMANENT_TAG = "retrain/permanent_error"  # of a failed run: the class of the error
 MAX_ATTEMPTS = 3
 MAX_RUNS = 4  # asked for in one tick
-# Errors by which the same work fails again as long as nothing is changed; others, such as a disk,
-# a database or a server that does not answer, may be over at the next attempt.
-LASTING = {
-    *("ValueError", "TypeError", "LookupError", "KeyError", "AttributeError", "ImportError"),
-    *("SpecError", "NothingLandedError", "NotReadyError", "TooFewPartitionsError"),
-    *("ModelFileError", "NoCandidateError"),
-}
 WATCHING: dict[str, Any] = {
     "minimum_interval_seconds": 30,
     "default_status": dg.DefaultSensorStatus.RUNNING,
@@ -54,6 +49,18 @@ class Wish:
     def digest(self) -> str:
         """Names the request."""
         return sha256(json.dumps(sorted(self.about)).encode()).hexdigest()[:16]
+
+
+@dg.failure_hook
+def tag_permanent_error(context: dg.HookContext) -> None:
+    """Tag the run of a failed step if the same work would fail again.
+
+    The process of the step knows the error with its base classes; what Dagster stores of an error
+    is the name of its class alone.
+    """
+    error = context.op_exception
+    if error is not None and is_permanent(error):
+        context.instance.add_run_tags(context.run_id, {PERMANENT_TAG: type(error).__name__})
 
 
 def requests(context: Tick, job: str, wishes: Iterable[Wish]) -> Evaluated:
@@ -99,11 +106,13 @@ def _asked(instance: dg.DagsterInstance, job: str, wish: Wish) -> dg.RunRequest 
 
 
 def _lasting(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
-    """The error of a failed run, if the same work would meet it again."""
-    if run.status is not dg.DagsterRunStatus.FAILURE:
-        return None
+    """Return the error of a failed run, if the same work would meet it again.
+
+    A run that is repeated in the UI has the tags of the earlier run, so the tag has to be of the
+    error that this run failed with.
+    """
     name, _ = failure(instance, run.run_id)
-    return name if name in LASTING else None
+    return name if run.tags.get(PERMANENT_TAG) == name else None
 
 
 def failure(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from retrain_assets.domain.outliers import OUTLIER
 from retrain_assets.domain.profile import build_profile, merge
 from retrain_assets.domain.resemblance import idle, unlike
 from retrain_assets.domain.windows import ending_at
+from retrain_assets.errors import PermanentError
 from retrain_assets.steps.outliers import Marker
 from retrain_assets.steps.rows import Rows
 from retrain_assets.steps.state import SOURCE, by_production
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from retrain_assets.steps.state import ModelState
 
 
-class NotReadyError(RuntimeError):
+class NotReadyError(PermanentError):
     """None of the partitions asked for can be built yet."""
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from retrain_assets.domain.gate import Verdict
 from retrain_assets.domain.measures import judged_by
 from retrain_assets.domain.performance import loss_increase
+from retrain_assets.errors import PermanentError
 from retrain_assets.steps.beside import beside
 from retrain_assets.steps.evaluate import candidate_version, evaluate, stored
 from retrain_assets.steps.judge import aligned
@@ -50,6 +51,10 @@ ACTIONS = {Verdict.PROMOTE: "promote", Verdict.HOLD: "hold", Verdict.REJECT: "re
 
 class DecisionError(RuntimeError):
     """A decision cannot be carried out; the message says why and what would do."""
+
+
+class WorseRefitError(DecisionError, PermanentError):
+    """A refit does worse on its own rows than the fit that passed the gate."""
 
 
 def decide_candidate(
@@ -157,7 +162,7 @@ def _refit(
     """Fit the gated recipe again through the as-of, and register it as the candidate's child.
 
     Raises:
-        DecisionError: The refit judges the rows it was fitted on worse than the gated fit did.
+        WorseRefitError: The refit judges the rows it was fitted on worse than the gated fit did.
     """
     tags = {"parent": str(candidate.version), "role": "refit"}
     existing = registry.find({**tags, "candidate_id": candidate.tags["candidate_id"]})
@@ -193,7 +198,7 @@ def _checked(
     )
     worse = loss_increase(metric, metrics[metric.name], before[metric.name])
     if worse > REFIT_TOLERANCE:
-        raise DecisionError(
+        raise WorseRefitError(
             f"model {state.spec.name}: the refit's {metric.name} on its own rows is {worse:.1%} "
             f"worse than that of version {candidate.version}, which had not seen them: look at the "
             f"data of {rows.partitions[0]} to {rows.partitions[-1]}, then run again"

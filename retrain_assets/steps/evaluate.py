@@ -16,6 +16,7 @@ from retrain_assets.domain.choosing import best
 from retrain_assets.domain.estimated import Calibration
 from retrain_assets.domain.gate import Decision, Verdict
 from retrain_assets.domain.windows import left_out, outside
+from retrain_assets.errors import PermanentError
 from retrain_assets.reports.plots import gain_by_block
 from retrain_assets.steps.beside import beside
 from retrain_assets.steps.judge import CALIBRATION, judge, trained_on
@@ -47,7 +48,7 @@ SCHEMA: dict[str, pl.DataType] = {
 }
 
 
-class NoCandidateError(RuntimeError):
+class NoCandidateError(PermanentError):
     """There is nothing to evaluate."""
 
 

@@ -15,6 +15,7 @@ import polars as pl
 from retrain_assets.domain.contract import UNPLACED, atypical, judge, merged, refuse_partitions
 from retrain_assets.domain.rules import dataset_schema
 from retrain_assets.domain.suite import figures
+from retrain_assets.errors import PermanentError
 from retrain_assets.steps.digests import digest
 from retrain_assets.steps.intake import Intake
 from retrain_assets.steps.state import FILES
@@ -50,7 +51,7 @@ CHECKED_RULES: dict[str, tuple[str, ...]] = {
 PARTS = ("quarantine", "dataset", "files")
 
 
-class NothingLandedError(RuntimeError):
+class NothingLandedError(PermanentError):
     """None of the partitions asked for has a file."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
+from retrain_assets.errors import PermanentError
 from retrain_assets.stores.topic_files import file_name, line_of
 
 try:
@@ -40,7 +41,7 @@ _SETTINGS = (
 )
 
 
-class OffsetsGoneError(RuntimeError):
+class OffsetsGoneError(PermanentError):
     """The brokers do not have the offset that is to be read next."""
 
 

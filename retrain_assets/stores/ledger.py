@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
+from retrain_assets.errors import PermanentError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -35,7 +37,7 @@ SCHEMA: dict[str, pl.DataType] = {
 AS_JSON = ("causes", "metrics", "datasets", "trained_on")
 
 
-class LedgerError(RuntimeError):
+class LedgerError(PermanentError):
     """The ledger is not what was written; the message names the first row that does not fit."""
 
 

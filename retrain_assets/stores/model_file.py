@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import ZipFile
 
+from retrain_assets.errors import PermanentError
+
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
@@ -31,7 +33,7 @@ TRUSTED_TYPES = (
 )
 
 
-class ModelFileError(RuntimeError):
+class ModelFileError(PermanentError):
     """A model file cannot be used; the message names the version and what would do."""
 
 

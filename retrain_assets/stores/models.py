@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from retrain_assets.errors import PermanentError
 from retrain_assets.stores.mlflow_database import open_client
 from retrain_assets.stores.model_check import EXAMPLE_FILE, check_file
 from retrain_assets.stores.model_file import (
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 DIGEST_TAG, METRICS_TAG, HEAD_TAG = "sha256", "metrics", "ledger_head"
 
 
-class RegistryError(RuntimeError):
+class RegistryError(PermanentError):
     """The registry has not what was asked for; the message says what it has."""
 
 

@@ -14,8 +14,19 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from retrain_assets.orchestration.requests import REQUEST_TAG, Wish, requests
+from retrain_assets.domain.features import FeatureError
+from retrain_assets.domain.measures import MeasureError
+from retrain_assets.domain.pipeline import TrainingError
+from retrain_assets.domain.search import SearchError
+from retrain_assets.orchestration.requests import (
+    PERMANENT_TAG,
+    REQUEST_TAG,
+    Wish,
+    requests,
+    tag_permanent_error,
+)
 from retrain_assets.orchestration.sensors import policy_schedule
+from retrain_assets.orchestration.ticks import UnsettledError
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.ingest import NothingLandedError
 from retrain_assets.steps.intake import MAX_FILES
@@ -153,11 +164,36 @@ def test_a_run_that_dagster_is_about_to_try_again_is_not_asked_for_beside_that(
     assert asked(instance, "a file").endswith(":1")
 
 
+class OwnError(TrainingError):
+    """An error of a user, which the process of the sensor need not know."""
+
+
+def fail(instance: dg.DagsterInstance, error: Exception, **tags: str) -> None:
+    """Execute a requested run that fails."""
+
+    @dg.op
+    def breaks() -> None:
+        raise error
+
+    @dg.job(name="some", hooks={tag_permanent_error})
+    def job() -> None:
+        breaks()
+
+    tags[REQUEST_TAG] = Wish(["a file"], {}).digest
+    job.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+
+
 @pytest.mark.parametrize(
     ("error", "attempts", "said"),
     [
         (ValueError("no labels"), 1, "failed with ValueError, as another would"),
         (NothingLandedError("gone"), 1, "failed with NothingLandedError, as another would"),
+        (TrainingError("one class"), 1, "failed with TrainingError, as another would"),
+        (FeatureError("no frame"), 1, "failed with FeatureError, as another would"),
+        (SearchError("no folds"), 1, "failed with SearchError, as another would"),
+        (MeasureError("no number"), 1, "failed with MeasureError, as another would"),
+        (OwnError("at any depth"), 1, "failed with OwnError, as another would"),
+        (ModuleNotFoundError("no package"), 1, "failed with ModuleNotFoundError, as another would"),
         (OSError("no space left"), 3, "failed after 2 others"),
         (StaleTableError("moved on"), 3, "failed after 2 others"),
     ],
@@ -165,22 +201,42 @@ def test_a_run_that_dagster_is_about_to_try_again_is_not_asked_for_beside_that(
 def test_what_cannot_succeed_is_not_repeated(
     error: Exception, attempts: int, said: str, instance: dg.DagsterInstance
 ) -> None:
-    @dg.op
-    def breaks() -> None:
-        raise error
-
-    @dg.job(name="some")
-    def job() -> None:
-        breaks()
-
     made = 0
     while (outcome := asked(instance, "a file")).endswith(f":{made}"):
-        tags = {REQUEST_TAG: Wish(["a file"], {}).digest}
-        job.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+        fail(instance, error)
         made += 1
     assert made == attempts
     assert said in outcome
     assert outcome.endswith("mend it, and start the job by hand")
+
+
+def test_a_run_that_was_repeated_in_the_ui_is_judged_by_its_own_error(
+    instance: dg.DagsterInstance,
+) -> None:
+    fail(instance, OSError("no space left"), **{PERMANENT_TAG: "TrainingError"})
+    assert asked(instance, "a file").endswith(":1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sensor", "said"),
+    [
+        ({"features": {"sql": "SELECT x / 'a' AS y FROM rows"}}, "data_ready", "FeatureError"),
+        ({"estimator": {"class": "sklearn.svm.LinearSVC"}}, "retrain_wanted", "TrainingError"),
+    ],
+)
+def test_a_mistake_in_the_yaml_costs_one_run(
+    changes: dict[str, Any], sensor: str, said: str, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    world = new_world(tmp_path, instance, **changes)
+    world.land(*range(16))
+    with pytest.raises(UnsettledError, match=said):
+        world.settle()
+    assert f"failed with {said}, as another would" in str(tick(world, f"churn_{sensor}"))
+
+
+def test_the_runs_that_sensors_ask_for_are_tagged(world: World) -> None:
+    for name in ("customers_ingest", "churn_monitor", "churn_retrain", "churn_replay"):
+        assert world.definitions.resolve_job_def(name).hook_defs == {tag_permanent_error}
 
 
 def test_nothing_is_monitored_before_it_has_landed(world: World) -> None:
