@@ -68,7 +68,7 @@ def test_no_layer_imports_a_higher_one(layer: str) -> None:
 
 
 def test_loading_the_definitions_imports_nothing_heavy() -> None:
-    heavy = ["great_expectations", "mlflow", "sklearn", "pandas", "matplotlib", "scipy"]
+    heavy = ["great_expectations", "mlflow", "sklearn", "pandas", "matplotlib", "scipy", "optuna"]
     code = (
         "import sys, dagster as dg\n"
         "from retrain_assets.definitions import build_defs\n"

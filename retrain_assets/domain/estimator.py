@@ -3,13 +3,14 @@
 A fitted model is a scikit-learn pipeline whose first step takes the raw frame of features, so that
 training, batch and a single row are encoded by the same code. scikit-learn is imported within
 functions. Whoever fits decides the process's OpenMP settings first (`prepare_threads` of the
-model store), since this package does not touch the environment. Not here: judging, storing.
+model store), since this package does not touch the environment. Not here: judging, storing, and
+choosing the settings that a search tries.
 """
 
-from __future__ import annotations
-
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -17,16 +18,13 @@ import polars as pl
 from retrain_assets.domain.measures import judged_by
 from retrain_assets.domain.performance import evaluate
 from retrain_assets.domain.pipeline import LAST, TrainingError, build_pipeline
-from retrain_assets.domain.search import search, time_folds
+from retrain_assets.domain.search import Params, search, time_folds
+from retrain_assets.specs.features import Kind
+from retrain_assets.specs.gate import GateSpec
+from retrain_assets.specs.model import EstimatorSpec, ModelSpec, SearchSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from sklearn.pipeline import Pipeline
-
-    from retrain_assets.specs.features import Kind
-    from retrain_assets.specs.gate import GateSpec
-    from retrain_assets.specs.model import EstimatorSpec, ModelSpec, SearchSpec
 
 PLAIN = (str, int, float, bool, type(None))
 
@@ -41,11 +39,11 @@ class Fitted:
 
     Args:
         pipeline: From a frame of features to predictions.
-        params: The estimator's arguments, given and default, as far as they are plain values.
+        params: The estimator's arguments, set and default, as far as they are plain values.
         search: The settings tried and their losses; None without `estimator.search`.
     """
 
-    pipeline: Pipeline
+    pipeline: "Pipeline"
     params: Mapping[str, object]
     search: pl.DataFrame | None
 
@@ -58,10 +56,10 @@ class _Rows:
     labels: np.ndarray
     weight: np.ndarray | None
 
-    def where(self, mask: pl.Series) -> _Rows:
-        kept = mask.to_numpy()
-        weight = None if self.weight is None else self.weight[kept]
-        return _Rows(self.features.filter(mask), self.labels[kept], weight)
+    def where(self, mask: pl.Series) -> "_Rows":
+        rows = mask.to_numpy()
+        weight = None if self.weight is None else self.weight[rows]
+        return _Rows(self.features.filter(mask), self.labels[rows], weight)
 
 
 def fit(
@@ -84,27 +82,27 @@ def fit(
         weight: Row weights.
 
     Raises:
-        TrainingError: The estimator, its params or the labels do not do.
-        SearchError: The search cannot be carried out.
+        TrainingError: The estimator, its params or the labels cannot be used, or the search has
+            no result.
     """
     from threadpoolctl import threadpool_limits
 
     pipeline = build_pipeline(spec.estimator, features.schema, spec.seed)
     refuse_wrong_kind(pipeline, spec.target.kind)
     weights = None if weight is None else weight.to_numpy()
-    rows = _Rows(features, _labels(spec.target.kind, target), weights)
-    tried = None
+    rows = _Rows(features, _to_labels(spec.target.kind, target), weights)
+    trials = None
     with threadpool_limits(limits=spec.estimator.threads):
         if spec.estimator.search is not None:
-            best, tried = _search(spec, spec.estimator.search, rows, blocks)
+            best, trials = _search(spec, spec.estimator.search, rows, blocks)
             pipeline = build_pipeline(_with(spec.estimator, best), features.schema, spec.seed)
         _fit(pipeline, rows)
     params = pipeline[LAST].get_params().items()
-    used = {name: value for name, value in params if isinstance(value, PLAIN)}
-    return Fitted(pipeline, used, tried)
+    plain = {name: value for name, value in params if isinstance(value, PLAIN)}
+    return Fitted(pipeline, plain, trials)
 
 
-def predict(pipeline: Pipeline, kind: Kind, features: pl.DataFrame) -> np.ndarray:
+def predict(pipeline: "Pipeline", kind: Kind, features: pl.DataFrame) -> np.ndarray:
     """Predict each row.
 
     Args:
@@ -122,16 +120,18 @@ def predict(pipeline: Pipeline, kind: Kind, features: pl.DataFrame) -> np.ndarra
     """
     from threadpoolctl import threadpool_limits
 
-    said = pipeline.predict if kind == "regression" else pipeline.predict_proba
-    with threadpool_limits(limits=1):  # more wait for each other where several runs are at work
-        output = np.asarray(said(features), dtype=np.float64)
+    method = pipeline.predict if kind == "regression" else pipeline.predict_proba
+    # With several threads, runs that work at the same time would wait for each other.
+    with threadpool_limits(limits=1):
+        output = np.asarray(method(features), dtype=np.float64)
     if kind == "binary":
         output = output[:, 1]
-    wrong = np.flatnonzero(~np.isfinite(output.reshape(len(output), -1)).all(axis=1))
-    if wrong.size:
+    infinite = np.flatnonzero(~np.isfinite(output.reshape(len(output), -1)).all(axis=1))
+    if infinite.size:
+        row = infinite[0]
         raise PredictionError(
-            f"{wrong.size} of {len(output)} predictions are not finite, first in row {wrong[0]} "
-            f"(counted from 0): {output[wrong[0]]}; features {features.row(wrong[0], named=True)}"
+            f"{infinite.size} of {len(output)} predictions are not finite, first in row {row} "
+            f"(counted from 0): {output[row]}; features {features.row(row, named=True)}"
         )
     return output
 
@@ -139,7 +139,7 @@ def predict(pipeline: Pipeline, kind: Kind, features: pl.DataFrame) -> np.ndarra
 def trivial_prediction(
     kind: Kind, target: pl.Series, weight: pl.Series | None, n: int, gate: GateSpec | None = None
 ) -> np.ndarray:
-    """What one would predict knowing nothing but the training target.
+    """Predict from the training target alone.
 
     Args:
         kind: The kind of prediction.
@@ -153,7 +153,7 @@ def trivial_prediction(
         Share of positives or the constant, of shape (n,); class shares of shape (n, classes), in
         sorted order.
     """
-    labels = _labels(kind, target)
+    labels = _to_labels(kind, target)
     weights = np.ones(len(labels)) if weight is None else weight.to_numpy()
     if kind == "multiclass":
         _, codes = np.unique(labels, return_inverse=True)
@@ -167,32 +167,39 @@ def trivial_prediction(
 
 
 def _search(
-    spec: ModelSpec, wanted: SearchSpec, rows: _Rows, blocks: pl.Series
-) -> tuple[dict[str, Any], pl.DataFrame]:
-    metric = judged_by(spec.gate)
-    folds = time_folds(blocks, wanted.folds, spec.labels.delay)
-    parts = [(rows.where(train), rows.where(validation)) for train, validation in folds]
+    spec: ModelSpec, search_spec: SearchSpec, rows: _Rows, blocks: pl.Series
+) -> tuple[Params, pl.DataFrame]:
+    """Search on the folds where a model can be fitted and the metric is defined."""
+    metric, kind, schema = judged_by(spec.gate), spec.target.kind, rows.features.schema
+    # A name that the estimator does not take would let each setting but the first fail.
+    names = {**spec.estimator.params, **dict.fromkeys(search_spec.params)}
+    build_pipeline(_with(spec.estimator, names), schema, spec.seed)
+    masks = time_folds(blocks, search_spec.folds, spec.labels.delay)
+    folds = [(rows.where(train), rows.where(validation)) for train, validation in masks]
+    # No setting can be fitted on one class, so such a fold cannot compare settings.
+    folds = [fold for fold in folds if kind == "regression" or np.unique(fold[0].labels).size > 1]
     sign = -1 if metric.greater_is_better else 1
 
-    def loss(params: dict[str, Any]) -> float:
+    def loss(params: Params) -> float:
         estimator = _with(spec.estimator, params)
         values = []
-        for train, validation in parts:
-            pipeline = build_pipeline(estimator, rows.features.schema, spec.seed)
+        for train, validation in folds:
+            pipeline = build_pipeline(estimator, schema, spec.seed)
             _fit(pipeline, train)
-            output = predict(pipeline, spec.target.kind, validation.features)
+            output = predict(pipeline, kind, validation.features)
             classes = getattr(pipeline, "classes_", None)
             values.append(evaluate(metric, validation.labels, output, classes))
-        return sign * float(np.mean(values))
+        defined = [value for value in values if not math.isnan(value)]
+        return sign * float(np.mean(defined)) if defined else math.nan
 
-    return search(wanted, spec.estimator.params, spec.seed, loss)
+    return search(search_spec, spec.estimator.params, spec.seed, loss)
 
 
-def _with(spec: EstimatorSpec, params: dict[str, Any]) -> EstimatorSpec:
+def _with(spec: EstimatorSpec, params: Params) -> EstimatorSpec:
     return spec.model_copy(update={"params": params})
 
 
-def _fit(pipeline: Pipeline, rows: _Rows) -> None:
+def _fit(pipeline: "Pipeline", rows: _Rows) -> None:
     from sklearn.utils.validation import has_fit_parameter
 
     estimator = pipeline[LAST]
@@ -202,19 +209,19 @@ def _fit(pipeline: Pipeline, rows: _Rows) -> None:
             f"target: all {len(rows.labels)} training rows are {rows.labels[0]}: "
             "a classifier needs two classes, use a longer windows.train"
         )
-    given = {}
+    arguments = {}
     if rows.weight is not None:
         if not has_fit_parameter(estimator, "sample_weight"):
             raise TrainingError(f"weight: {name} takes no row weights: choose another estimator")
-        given = {f"{LAST}__sample_weight": rows.weight}
+        arguments = {f"{LAST}__sample_weight": rows.weight}
     try:
-        pipeline.fit(rows.features, rows.labels, **given)
+        pipeline.fit(rows.features, rows.labels, **arguments)
     except (ValueError, TypeError) as error:
         raise TrainingError(f"estimator: {name} cannot be fitted: {error}") from error
 
 
-def _labels(kind: Kind, target: pl.Series) -> np.ndarray:
-    """Labels as scikit-learn takes them, and as a stored model can hold them."""
+def _to_labels(kind: Kind, target: pl.Series) -> np.ndarray:
+    """Return labels as scikit-learn takes them, and as a stored model can hold them."""
     if not len(target) or target.null_count():
         raise TrainingError(
             f"target {target.name}: {target.null_count()} of {len(target)} rows have no label: "
@@ -225,24 +232,26 @@ def _labels(kind: Kind, target: pl.Series) -> np.ndarray:
     numbers = target.cast(pl.Float64).to_numpy()
     if kind == "regression":
         return numbers
-    other = np.setdiff1d(numbers, [0, 1])
-    if other.size:
-        raise TrainingError(f"target {target.name}: binary labels are 0 and 1, found {other[0]:g}")
+    wrong_labels = np.setdiff1d(numbers, [0, 1])
+    if wrong_labels.size:
+        label = f"{wrong_labels[0]:g}"
+        raise TrainingError(f"target {target.name}: binary labels are 0 and 1, found {label}")
     return numbers.astype(np.int64)
 
 
-def refuse_wrong_kind(pipeline: Pipeline, kind: Kind) -> None:
-    """Refuse a pipeline that predicts something else than a kind asks for.
+def refuse_wrong_kind(pipeline: "Pipeline", kind: Kind) -> None:
+    """Refuse a pipeline that does not predict what a kind asks for.
 
     Raises:
-        TrainingError: It does.
+        TrainingError: It is no classifier or no regressor, or it gives no probabilities.
     """
     from sklearn.base import is_classifier, is_regressor
 
     name = type(pipeline[LAST]).__name__
-    fits = is_regressor(pipeline) if kind == "regression" else is_classifier(pipeline)
-    if not fits:
-        wanted = "regressor" if kind == "regression" else "classifier"
-        raise TrainingError(f"estimator: {name} is no {wanted}, which target.kind {kind} needs")
+    fits, role = is_classifier, "classifier"
+    if kind == "regression":
+        fits, role = is_regressor, "regressor"
+    if not fits(pipeline):
+        raise TrainingError(f"estimator: {name} is no {role}, which target.kind {kind} needs")
     if kind != "regression" and not hasattr(pipeline, "predict_proba"):
         raise TrainingError(f"estimator: {name} gives no probabilities: choose one that does")

@@ -1,74 +1,75 @@
-"""Random search: which settings are tried, and on which folds each is judged.
+"""The search for the best settings of an estimator: which are tried, and on which folds.
 
 Folds keep the order of time: a setting is always judged on partitions that come after those it was
-fitted on. Not here: fitting and judging.
+fitted on. optuna and scikit-learn are imported within functions. Not here: fitting and judging.
 """
-
-from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from retrain_assets.domain.pipeline import TrainingError
+from retrain_assets.specs.model import DistributionSpec, SearchSpec
 
-    from retrain_assets.specs.model import DistributionSpec, SearchSpec
+if TYPE_CHECKING:
+    from optuna import Trial
 
 Params = dict[str, Any]
-
-
-class SearchError(ValueError):
-    """The search cannot be carried out; the message names the field and what would do."""
 
 
 def search(
     spec: SearchSpec, params: Mapping[str, Any], seed: int, loss: Callable[[Params], float]
 ) -> tuple[Params, pl.DataFrame]:
-    """Try settings and take the one with the least loss, the earlier of equals.
+    """Try settings and return the one with the least loss, the earlier of equals.
 
     Args:
-        spec: What to draw, how often.
-        params: The first setting; later ones replace the parameters that are drawn.
-        seed: Of the draws.
-        loss: Of one setting; lower is better.
+        spec: The distributions, and how many settings are tried.
+        params: The first setting; later ones replace the parameters that have a distribution.
+        seed: Of optuna's sampler.
+        loss: Of one setting; lower is better. A setting fails where this is not finite or raises a
+            `ValueError`; then the search goes on.
 
     Returns:
-        The best setting; and of each tried one its number, `params` as JSON and `loss`.
+        The best setting; and of each setting its number, `params` as JSON and `loss`.
 
     Raises:
-        SearchError: The metric was undefined for every setting.
+        TrainingError: Every setting failed; the message has the reason of the first.
     """
-    tried = settings(spec, params, seed)
-    losses = [loss(setting) for setting in tried]
-    if not any(map(math.isfinite, losses)):
-        raise SearchError(
-            "estimator.search: the metric is undefined on every fold: use fewer folds"
+    import optuna
+    from optuna.trial import TrialState
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+    trials = []
+    for number in range(spec.budget):
+        trial = study.ask()
+        drawn = {name: _draw(trial, name, of) for name, of in spec.params.items()} if number else {}
+        setting = {**params, **drawn}
+        value, reason = _try(loss, setting)
+        finite = math.isfinite(value)
+        study.tell(trial, value if finite else None, None if finite else TrialState.FAIL)
+        trials.append((setting, value, reason))
+    settings, losses, reasons = zip(*trials, strict=True)
+    if not np.isfinite(losses).any():
+        raise TrainingError(
+            f"estimator.search: all of its {len(settings)} settings failed, the first because of: "
+            f"{reasons[0]}"
         )
-    best = min(range(len(tried)), key=lambda n: losses[n] if math.isfinite(losses[n]) else math.inf)
     table = {
-        "setting": range(len(tried)),
-        "params": [json.dumps(setting, sort_keys=True, default=str) for setting in tried],
+        "setting": range(len(settings)),
+        "params": [json.dumps(setting, sort_keys=True, default=str) for setting in settings],
         "loss": losses,
     }
-    return tried[best], pl.DataFrame(table)
-
-
-def settings(spec: SearchSpec, params: Mapping[str, Any], seed: int) -> list[Params]:
-    """The settings to try: `params` as they are, then seeded draws."""
-    random = np.random.default_rng(seed)
-    drawn = [
-        {name: _draw(distribution, random) for name, distribution in spec.params.items()}
-        for _ in range(spec.budget - 1)
-    ]
-    return [dict(params), *({**params, **draw} for draw in drawn)]
+    best = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))
+    return settings[best], pl.DataFrame(table)
 
 
 def time_folds(blocks: pl.Series, count: int, gap: int) -> list[tuple[pl.Series, pl.Series]]:
-    """Folds of an expanding window over blocks.
+    """Return folds of an expanding window, so that blocks are judged after those of the fit.
 
     Args:
         blocks: The block of each row; blocks are in the order of their names.
@@ -79,7 +80,7 @@ def time_folds(blocks: pl.Series, count: int, gap: int) -> list[tuple[pl.Series,
         Of each fold a mask of the rows to fit on, and one of the rows to judge on.
 
     Raises:
-        SearchError: There are too few blocks.
+        TrainingError: There are too few blocks.
     """
     from sklearn.model_selection import TimeSeriesSplit
 
@@ -87,22 +88,25 @@ def time_folds(blocks: pl.Series, count: int, gap: int) -> list[tuple[pl.Series,
     try:
         folds = list(TimeSeriesSplit(count, gap=gap).split(names))
     except ValueError as error:
-        raise SearchError(
+        raise TrainingError(
             f"estimator.search: {len(names)} training partitions are too few for {count} folds "
             f"with a gap of {gap}: use fewer folds or a longer windows.train"
         ) from error
     return [(blocks.is_in(names[fit]), blocks.is_in(names[judge])) for fit, judge in folds]
 
 
-def _draw(distribution: DistributionSpec, random: np.random.Generator) -> Any:
-    if distribution.values is not None:
-        return distribution.values[int(random.integers(len(distribution.values)))]
+def _try(loss: Callable[[Params], float], setting: Params) -> tuple[float, str]:
+    """Return the loss of a setting, and why there is none."""
+    try:
+        return loss(setting), "the metric is undefined on every fold: use fewer folds"
+    except ValueError as error:
+        return math.nan, str(error)
+
+
+def _draw(trial: "Trial", name: str, distribution: DistributionSpec) -> Any:
+    if (values := distribution.values) is not None:
+        return values[trial.suggest_categorical(name, range(len(values)))]
     low, high = float(distribution.low or 0), float(distribution.high or 0)
-    if distribution.log:
-        # exp(log(high)) may exceed high in the last digit
-        value = min(high, math.exp(random.uniform(math.log(low), math.log(high))))
-    else:
-        value = float(random.uniform(low, high))
-    if not distribution.whole:
-        return value
-    return max(math.ceil(low), min(math.floor(high), round(value)))
+    if distribution.whole:
+        return trial.suggest_int(name, math.ceil(low), math.floor(high), log=distribution.log)
+    return trial.suggest_float(name, low, high, log=distribution.log)

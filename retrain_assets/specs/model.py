@@ -4,6 +4,7 @@ The policies that `retrain replay` tries in place of the model's own are here to
 Not here: fitting, Dagster, and checks that need the spec of the dataset.
 """
 
+import math
 from hashlib import sha256
 from typing import Any, Literal, Self
 
@@ -28,7 +29,7 @@ class DistributionSpec(Spec):
     low: float | None = Field(None, description="Lower end of the range, inclusive.")
     high: float | None = Field(None, description="Upper end of the range, inclusive.")
     log: bool = Field(False, description="Whether to draw uniformly in the logarithm.")
-    whole: bool = Field(False, description="Whether to round to a whole number.")
+    whole: bool = Field(False, description="Whether to draw whole numbers only.")
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
@@ -40,11 +41,13 @@ class DistributionSpec(Spec):
             raise ValueError("`low` must be below `high`")
         if self.log and self.low <= 0:
             raise ValueError("`log` needs `low` above 0")
+        if self.whole and math.ceil(self.low) > math.floor(self.high):
+            raise ValueError("`whole` needs a whole number between `low` and `high`")
         return self
 
 
 class SearchSpec(Spec):
-    """A random search for hyper-parameters over time-ordered folds."""
+    """A search for hyper-parameters by optuna's TPE sampler over time-ordered folds."""
 
     params: dict[str, DistributionSpec] = Field(
         min_length=1, description="What to draw from, by name of the parameter."

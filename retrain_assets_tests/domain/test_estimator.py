@@ -259,6 +259,42 @@ def test_a_search_takes_the_setting_with_the_least_loss(rows: pl.DataFrame) -> N
     assert fitted(model(), rows).search is None
 
 
+@pytest.mark.parametrize(
+    ("metric", "days"), [("roc_auc", (1, 5)), ("roc_auc", (6, 10)), ("log_loss", (1, 5))]
+)
+def test_a_fold_that_lacks_a_class_is_left_out_of_the_search(
+    metric: str, days: tuple[int, int], rows: pl.DataFrame
+) -> None:
+    """Folds are judged on the days 6 to 10, 11 to 15 and 16 to 20."""
+    first, last = (f"2020-01-{day:02}" for day in days)
+    lacks = pl.col("block").is_between(pl.lit(first), pl.lit(last))
+    wanted = {"params": {"C": {"values": [0.01, 0.1]}}, "budget": 3}
+    spec = model(**{"class": LOGISTIC, "params": {"C": 1e-6}, "search": wanted})
+    spec = spec.model_copy(update={"gate": GateSpec.model_validate({"metric": metric})})
+    result = fitted(spec, rows.with_columns(gone=pl.when(lacks).then(0.0).otherwise("gone")))
+    assert result.search is not None
+    assert result.search["loss"].is_finite().all()
+    assert result.params["C"] in {0.01, 0.1}
+
+
+def test_a_setting_that_the_estimator_refuses_does_not_end_the_search(rows: pl.DataFrame) -> None:
+    wanted = {"params": {"C": {"values": [-1.0, 0.1]}}, "budget": 9}
+    result = fitted(model(**{"class": LOGISTIC, "params": {"C": 1e-6}, "search": wanted}), rows)
+    assert result.search is not None
+    refused = pl.col("params") == '{"C": -1.0}'
+    assert result.search.filter(refused)["loss"].is_nan().all()
+    assert result.search.filter(~refused)["loss"].is_finite().all()
+    assert result.params["C"] == 0.1
+
+
+def test_a_search_of_a_parameter_that_the_estimator_does_not_take_is_refused(
+    rows: pl.DataFrame,
+) -> None:
+    spec = model(**{"class": LOGISTIC, "search": {"params": {"c": {"values": [1.0]}}}})
+    with pytest.raises(TrainingError, match="LogisticRegression takes no 'c'; there are C, "):
+        fitted(spec, rows)
+
+
 def test_the_trivial_prediction_knows_the_training_target_only() -> None:
     labels, weight = pl.Series([0.0, 0.0, 1.0]), pl.Series([1.0, 1.0, 2.0])
     np.testing.assert_allclose(trivial_prediction("binary", labels, None, 2), [1 / 3] * 2)

@@ -1,19 +1,18 @@
-"""Random search keeps the order of time and can be repeated."""
-
-from __future__ import annotations
+"""A search keeps the order of time, can be repeated, and goes on where a setting fails."""
 
 import json
 import math
-from typing import Any
 
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
-from retrain_assets.domain.search import SearchError, search, settings, time_folds
-from retrain_assets.specs.model import SearchSpec
+from retrain_assets.domain.pipeline import TrainingError
+from retrain_assets.domain.search import Params, search, time_folds
+from retrain_assets.specs.model import DistributionSpec, SearchSpec
 
 SPEC = SearchSpec.model_validate(
     {
@@ -26,6 +25,19 @@ SPEC = SearchSpec.model_validate(
         "budget": 200,
     }
 )
+
+
+def settings(spec: SearchSpec, params: Params, seed: int) -> list[Params]:
+    """The settings that are tried where none has a loss, so that all of them are drawn blindly."""
+    tried: list[Params] = []
+
+    def loss(setting: Params) -> float:
+        tried.append(setting)
+        return math.nan
+
+    with pytest.raises(TrainingError):
+        search(spec, params, seed, loss)
+    return tried
 
 
 def test_the_first_setting_is_the_params_as_they_are() -> None:
@@ -46,13 +58,32 @@ def test_draws_cover_their_range_and_stay_within_it() -> None:
     assert middle == pytest.approx(0.5, abs=0.1)  # uniform in the logarithm
 
 
-def test_the_same_seed_draws_the_same_settings() -> None:
+def test_values_that_equal_each_other_are_told_apart() -> None:
+    spec = SearchSpec.model_validate(
+        {"params": {"size": {"values": [True, 1, [2, 3]]}}, "budget": 30}
+    )
+    drawn = settings(spec, {}, seed=1)[1:]
+    assert {repr(setting["size"]) for setting in drawn} == {"True", "1", "[2, 3]"}
+
+
+def test_the_same_seed_tries_the_same_settings() -> None:
+    def tried(seed: int) -> pl.DataFrame:
+        spec = SPEC.model_copy(update={"budget": 30})
+        return search(spec, {"rate": 0.5}, seed, lambda setting: abs(setting["rate"] - 0.1))[1]
+
+    assert_frame_equal(tried(1), tried(1))
+    assert tried(1)["params"].to_list() != tried(2)["params"].to_list()
     assert settings(SPEC, {}, seed=1) == settings(SPEC, {}, seed=1)
     assert settings(SPEC, {}, seed=1) != settings(SPEC, {}, seed=2)
 
 
+def test_later_draws_come_closer_to_the_best() -> None:
+    _, tried = search(SPEC, {"rate": 1.0}, 1, lambda setting: abs(math.log10(setting["rate"]) + 2))
+    assert tried["loss"][-50:].mean() < tried["loss"][1:11].mean() / 2  # type: ignore[operator]
+
+
 def test_the_least_loss_wins_and_the_earlier_of_equals() -> None:
-    def loss(params: dict[str, Any]) -> float:
+    def loss(params: Params) -> float:
         return {4: 0.2, 5: math.nan}.get(params["leaves"], 0.9)
 
     best, tried = search(SPEC, {"leaves": 8}, 1, loss)
@@ -62,9 +93,34 @@ def test_the_least_loss_wins_and_the_earlier_of_equals() -> None:
     assert search(SPEC, {"leaves": 8}, 1, lambda _: 1.0)[0] == {"leaves": 8}
 
 
-def test_a_search_without_any_loss_is_refused() -> None:
-    with pytest.raises(SearchError, match="undefined on every fold"):
+@pytest.mark.filterwarnings("error")
+def test_settings_that_fail_do_not_end_the_search(capfd: pytest.CaptureFixture[str]) -> None:
+    def loss(params: Params) -> float:
+        if params["leaves"] > 6:
+            raise TrainingError("too many leaves")
+        return math.inf if params["leaves"] == 6 else params["leaves"]
+
+    best, tried = search(SPEC, {"leaves": 8}, 1, loss)
+    assert best["leaves"] == 4
+    assert tried.height == 200
+    assert math.isnan(tried["loss"][0])
+    assert capfd.readouterr() == ("", ""), "optuna is quiet"
+
+
+def test_a_search_without_any_loss_is_refused_with_the_reason() -> None:
+    with pytest.raises(TrainingError, match=r"all of its 200 settings .* undefined on every fold"):
         search(SPEC, {}, 1, lambda _: math.nan)
+
+    def refuse(_: Params) -> float:
+        raise TrainingError("the estimator takes no missing values")
+
+    with pytest.raises(TrainingError, match="because of: the estimator takes no missing values"):
+        search(SPEC, {}, 1, refuse)
+
+
+def test_a_range_without_a_whole_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a whole number between `low` and `high`"):
+        DistributionSpec(low=3.2, high=3.8, whole=True)
 
 
 @examples(max_examples=60, deadline=None)
@@ -74,7 +130,7 @@ def test_validation_always_comes_after_training_and_the_gap(
 ) -> None:
     blocks = pl.Series([f"{number:03}" for number in range(count) for _ in range(2)])
     if count // (folds + 1) < 1 or count - folds * (count // (folds + 1)) - gap < 1:
-        with pytest.raises(SearchError, match=f"{count} training partitions are too few"):
+        with pytest.raises(TrainingError, match=f"{count} training partitions are too few"):
             time_folds(blocks, folds, gap)
         return
     made = time_folds(blocks, folds, gap)
@@ -90,5 +146,5 @@ def test_validation_always_comes_after_training_and_the_gap(
 
 
 def test_a_gap_longer_than_the_first_window_is_refused() -> None:
-    with pytest.raises(SearchError, match=r"gap of 5: use fewer folds"):
+    with pytest.raises(TrainingError, match=r"gap of 5: use fewer folds"):
         time_folds(pl.Series(["1", "2", "3", "4"]), 2, 5)
