@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from retrain_assets.domain.rules import LINE, PARTITION, Type, dataset_schema, partition_of
+from retrain_assets.domain.rules import LINE, PARTITION, PROBLEM, Type, dataset_schema, partition_of
 from retrain_assets.domain.verdicts import (
     FAULTY,
     MAX_CHARACTERS,
@@ -53,7 +53,7 @@ FILES_SCHEMA: dict[str, Type] = {
     "faulty": pl.Int64,
     "refusal": pl.String,
 }
-_SAMPLE_ROWS = 5
+_SAMPLE_ROWS, _SHOWN_CHARACTERS = 5, 60
 _HISTORY, _ENOUGH = 28, 5  # most and fewest earlier partitions that a volume is compared with
 _KEY = "_key_of_row"
 
@@ -111,7 +111,7 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
         outliers=outliers(rows, flags, spec),
     )
     refusals |= {file.slice: file.excess for file in readable if file.excess}
-    return _refuse(judgement, refusals | _too_bad(judgement.files, refusals, spec))
+    return _refuse(judgement, refusals | _too_bad(judgement, refusals, spec))
 
 
 def merged(parts: Sequence[Judgement], spec: DatasetSpec) -> Judgement:
@@ -156,9 +156,11 @@ def _counted(
 
 
 def _too_bad(
-    files: pl.DataFrame, refusals: Mapping[Slice, str], spec: DatasetSpec
+    judgement: Judgement, refusals: Mapping[Slice, str], spec: DatasetSpec
 ) -> dict[Slice, str]:
     """Return files whose refused rows are too many; where files hold many partitions, by those."""
+    first = _first_faults(judgement.quarantined)
+    files = judgement.files
     unit = [PARTITION] if spec.is_split else [PARTITION, "file"]
     sums = (
         files.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
@@ -168,10 +170,26 @@ def _too_bad(
     reasons: dict[Slice, str] = {}
     for row in sums.iter_rows(named=True):
         reason = excess(row["rows_read"], row["faulty"], spec)
-        parts = {(row[PARTITION], path) for path in row["_files"]}
-        if reason is not None and not parts & refusals.keys():
-            reasons |= dict.fromkeys(parts, reason)
+        parts = [(row[PARTITION], path) for path in row["_files"]]
+        if reason is not None and refusals.keys().isdisjoint(parts):
+            example = next((first[part] for part in parts if part in first), "")
+            reasons |= dict.fromkeys(parts, reason + example)
     return reasons
+
+
+def _first_faults(quarantined: pl.DataFrame) -> dict[Slice, str]:
+    """Describe the first row of each slice that is refused for more than being repeated."""
+    rule = pl.col("_reasons").list.first().struct.field("rule")
+    first = quarantined.filter(rule != "repeat").unique(
+        [PARTITION, "_file"], keep="first", maintain_order=True
+    )
+    faults = {}
+    for row in first.iter_rows(named=True):
+        reason, problem = row["_reasons"][0], json.loads(row["_row"]).get(PROBLEM)
+        value = (reason["value"] or "")[:_SHOWN_CHARACTERS]
+        fault = problem or f"column {reason['column']}, value {value!r}, rule {reason['rule']}"
+        faults[row[PARTITION], row["_file"]] = f"; the first on line {row[LINE]}: {fault}"
+    return faults
 
 
 def excess(total: int, refused: int, spec: DatasetSpec) -> str | None:
@@ -281,7 +299,9 @@ def partition_keys(file: RawRows, spec: DatasetSpec) -> pl.Series:
 
 def _digest(rows: pl.DataFrame) -> str:
     """Return a digest of rows in their order, wherever they are in the file."""
-    text = rows.drop(LINE).write_csv(null_value="\\N", quote_style="non_numeric")
+    text = rows.drop(LINE, PROBLEM, strict=False).write_csv(
+        null_value="\\N", quote_style="non_numeric"
+    )
     return sha256(text.encode()).hexdigest()
 
 

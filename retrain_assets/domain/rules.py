@@ -20,7 +20,9 @@ from retrain_assets.specs.partition import ALL, PartitionSpec
 
 Type = pl.DataType | type[pl.DataType]
 
-PARTITION, LINE, BROKEN = "_landing_partition", "_line", "_broken"
+PARTITION, LINE = "_landing_partition", "_line"
+# The text of a line that is no row, and the reason why it is none.
+BROKEN, PROBLEM = "_broken", "_problem"
 # Rows that could be read in full, that equal an earlier row, and that differ under one key.
 WHOLE, REPEATED, CONFLICTING = "_whole", "_repeated", "_conflicting"
 OWN_PARTITION, _FIRST = "_own_partition", "_first"

@@ -14,6 +14,7 @@ from retrain_assets.domain.rules import (
     BROKEN,
     LINE,
     PARTITION,
+    PROBLEM,
     STORED,
     WHOLE,
     Rule,
@@ -55,7 +56,8 @@ class RawRows:
             rows, or `file:` and the path for rows without a partition.
         sha256: Digest of the bytes of the file, or of these rows.
         rows: The columns of the contract, as text or as parquet typed them; `_line`, counted from
-            1; and `_broken`, the text of a line that is no row, whose columns are null.
+            1; `_broken`, the text of a line that is no row, whose columns are null; and perhaps
+            `_problem`, why it is none.
         refusal: Why the file is refused as a whole without judging its rows.
         excess: Why the file is refused as a whole although its rows can be read, so that some are
             shown.
@@ -91,9 +93,15 @@ def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
 
 def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     """Return the rows of all readable files in one frame, whatever types parquet has."""
-    names, parts = [LINE, BROKEN, *spec.file_columns], [file.rows for file in files]
+    names = [LINE, BROKEN, PROBLEM, *spec.file_columns]
+    # Only readers of files know why a line is no row.
+    unknown = pl.lit(None, pl.String).alias(PROBLEM)
+    parts = [
+        rows if PROBLEM in rows.columns else rows.with_columns(unknown)
+        for rows in (file.rows for file in files)
+    ]
     is_wide = not _WIDE.isdisjoint(kind for part in parts for kind in part.dtypes)
-    schema: dict[str, Type] = {LINE: pl.Int64, BROKEN: pl.String}
+    schema: dict[str, Type] = {LINE: pl.Int64, BROKEN: pl.String, PROBLEM: pl.String}
     for name, column in spec.file_columns.items():
         typed_kind = wide(column) if is_wide else STORED[column.type]
         schema[name] = pl.String if is_text(name, spec) else typed_kind
@@ -154,7 +162,9 @@ def explained(refused: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.Data
     """Return refused rows as quarantine records, with every reason and the row as it was read."""
     hidden = personal(spec)
     row = pl.struct(_shown(raw(name), name in hidden).alias(name) for name in spec.columns)
-    broken = pl.struct(_shown(pl.col(BROKEN), bool(hidden)).alias(BROKEN))
+    line = _shown(pl.col(BROKEN), bool(hidden)).alias(BROKEN)
+    broken = pl.when(pl.col(PROBLEM).is_null()).then(pl.struct(line).struct.json_encode())
+    explained = broken.otherwise(pl.struct(line, PROBLEM).struct.json_encode())
     return refused.select(
         PARTITION,
         "_file",
@@ -162,7 +172,7 @@ def explained(refused: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.Data
         _reasons(refused, flags, hidden),
         pl.when(pl.col(BROKEN).is_null())
         .then(row.struct.json_encode())
-        .otherwise(broken.struct.json_encode())
+        .otherwise(explained)
         .alias("_row"),
     )
 

@@ -115,6 +115,11 @@ class ReadSpec(Spec):
         ge=1,
         description="A file that has more bytes, or a parquet that unpacks to more, is refused.",
     )
+    max_rows: int = Field(
+        5_000_000,
+        ge=1,
+        description="A file with more rows is refused, since judging takes some 400 bytes a row.",
+    )
     settle: Duration = Field(
         "5s",
         description="A file is read once it has been unchanged for this time, since a newer one "

@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from retrain_assets.stores.landing import LandingFile, RawFile, refused
-from retrain_assets.stores.raw_columns import RefusedFileError, columns_of, numbered
+from retrain_assets.stores.readers import RefusedFileError, columns_of, numbered
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,8 +19,7 @@ import polars as pl
 from retrain_assets.domain.rules import BROKEN, LINE
 from retrain_assets.domain.verdicts import RawRows
 from retrain_assets.specs.partition import ALL
-from retrain_assets.stores.raw_columns import RefusedFileError
-from retrain_assets.stores.readers import READERS
+from retrain_assets.stores.readers import READERS, RefusedFileError
 
 if TYPE_CHECKING:
     from datetime import timedelta

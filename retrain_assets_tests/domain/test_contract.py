@@ -272,7 +272,10 @@ def test_a_file_with_too_many_bad_rows_is_one_record_and_takes_its_partition_alo
     files.append(raw([{**SOUND, "day": "2013-01-30"}], "2013-01-30"))
     judgement = judge(files, spec(quarantine={"max_fraction": 0.6}))
     assert judgement.accepted[PARTITION].to_list() == ["2013-01-30"]
-    why = f"sales/{DAY}-2.csv: 7 of 10 rows were refused; quarantine.max_fraction is 0.6"
+    why = (
+        f"sales/{DAY}-2.csv: 7 of 10 rows were refused; quarantine.max_fraction is 0.6"
+        "; the first on line 2: column kind, value 'c', rule allowed"
+    )
     assert judgement.refused_partitions == {DAY: why}
     assert judgement.quarantined[LINE].to_list() == [None, None]
     neighbour, whole = judgement.quarantined.sort("_file").to_dicts()
@@ -298,6 +301,7 @@ def test_a_file_without_a_sound_row_is_refused_whatever_the_bound() -> None:
     judgement = judge([raw([{**SOUND, "kind": "c"}])], spec(quarantine={"max_fraction": 1}))
     assert judgement.refused_partitions == {
         DAY: f"sales/{DAY}-1.csv: all of its 1 rows were refused"
+        "; the first on line 2: column kind, value 'c', rule allowed"
     }
 
 

@@ -251,7 +251,7 @@ def test_a_batch_is_bounded_by_what_files_hold_however_well_they_are_packed(
         file = tmp_path / "landing" / "sales" / f"{day}.parquet"
         rows.with_columns(pl.col("day").str.to_date()).write_parquet(file)
         assert file.stat().st_size < 5_000
-    monkeypatch.setattr(intake, "BATCH_BYTES", 10_000 * 5 * intake.BYTES_A_VALUE)
+    monkeypatch.setattr(intake, "BATCH_BYTES", 10_000 * 6 * intake.BYTES_A_VALUE)
     batches = list(Intake(Storage(tmp_path), spec).batches(set(DAYS)))
     assert [len(raw) for raw, _ in batches] == [2] * 14
 

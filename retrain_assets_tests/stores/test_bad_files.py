@@ -195,7 +195,7 @@ UNREADABLE = [
     Case("B2-jsonl-case", jsonl().replace(b"price", b"Price"), "R", "price (is 'Price' meant?)"),
     Case("B2-parquet-case", parquet().replace(b"price", b"Price"), "R", "(is 'Price' meant?)"),
     Case("B2-csv-twice", csv().replace(b"note", b"id"), "R", "it has two columns 'id'"),
-    Case("B2-parquet-twice", parquet().replace(b"note", b"kind"), "R", "more than one"),
+    Case("B2-parquet-twice", parquet().replace(b"note", b"kind"), "R", "two columns 'kind'"),
     Case("B4-csv-delimiter", csv().replace(b",", b";"), "R", "columns are 'id;day;price"),
     Case("B4-csv-utf-16", csv().decode().encode("utf-16"), "R", "it is utf-16, not utf-8"),
     Case("B4-jsonl-utf-16", jsonl().decode().encode("utf-16"), "R", "it is utf-16, not utf-8"),
