@@ -22,10 +22,10 @@ from rich.progress import track
 from scipy.stats import binom, kstwobign
 from year import RUN, built
 
-from retrain_assets.domain.calibration import calibrate, pool
-from retrain_assets.domain.drift import jensen_shannon, ks, psi, wasserstein
-from retrain_assets.domain.profile import ColumnProfile, merge
-from retrain_assets.steps import build
+from retrain_assets.domain.drift.measures import jensen_shannon, ks, psi, wasserstein
+from retrain_assets.domain.drift.permutation_test import calibrate, pool
+from retrain_assets.domain.drift.profile import ColumnProfile, merge
+from retrain_assets.steps.features import build
 
 REFERENCES, CURRENT, RATES, SEEDS = (30, 60, 90, 180), 7, (0.05, 0.01, 2 / 365.25), 10
 USUAL_PER_SEED = 5

@@ -26,10 +26,10 @@ from rich.progress import track
 from river.drift import ADWIN, PageHinkley
 from year import built, features
 
-from retrain_assets.domain.calibration import calibrate, pool
-from retrain_assets.domain.drift import jensen_shannon, psi, wasserstein
-from retrain_assets.domain.features import PARTITION
-from retrain_assets.domain.profile import build_profile, merge
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.drift.measures import jensen_shannon, psi, wasserstein
+from retrain_assets.domain.drift.permutation_test import calibrate, pool
+from retrain_assets.domain.drift.profile import build_profile, merge
 
 if TYPE_CHECKING:
     from collections.abc import Callable

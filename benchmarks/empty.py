@@ -15,8 +15,8 @@ import yaml
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 
+from retrain_assets.orchestration.dagster_internals.ticks import QUIET
 from retrain_assets.orchestration.partitions import range_tags
-from retrain_assets.orchestration.ticks import QUIET
 
 DAYS = dg.DailyPartitionsDefinition("2013-01-01", end_date="2014-01-01")
 RUNS = (("a", "b"), ("c", "d"), ("e", "f", "g", "h"))
@@ -61,7 +61,7 @@ def main() -> None:
         own = {"sqlite": {"base_dir": f"{folder}/own"}}
         batching = {
             "custom": {
-                "module": "retrain_assets.orchestration.event_log",
+                "module": "retrain_assets.orchestration.dagster_internals.event_log",
                 "class": "BatchingSqliteStorage",
                 "config": {"base_dir": f"{folder}/batching"},
             }

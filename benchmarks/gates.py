@@ -26,11 +26,10 @@ from scipy.special import expit, softmax
 from scipy.stats import binom, ttest_rel
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from retrain_assets.cli.project import models
-from retrain_assets.domain.causes import LONGEST_WAIT
-from retrain_assets.domain.gate import Verdict, compare, decide
-from retrain_assets.domain.measures import judged_by
-from retrain_assets.domain.metrics import surprise
+from retrain_assets.cli.base import models
+from retrain_assets.domain.decision.causes import LONGEST_WAIT
+from retrain_assets.domain.decision.gate import Verdict, compare, decide
+from retrain_assets.domain.metrics.metrics import judged_by, surprise
 from retrain_assets.specs.gate import METRICS_BY_KIND, GateSpec
 from retrain_assets.stores.storage import Storage
 

@@ -21,9 +21,9 @@ import numpy as np
 import polars as pl
 from year import built, features
 
-from retrain_assets.domain.drift import MEASURES, compare
-from retrain_assets.domain.features import PARTITION
-from retrain_assets.domain.profile import build_profile, merge
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.drift.measures import MEASURES, compare
+from retrain_assets.domain.drift.profile import build_profile, merge
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,12 +20,12 @@ from policies import MODEL, RUN, prepared
 
 from retrain_assets.domain.windows import mature_partitions
 from retrain_assets.specs.model import PolicySpec
-from retrain_assets.steps.decide import decide_candidate
-from retrain_assets.steps.held import proposed
-from retrain_assets.steps.monitor import monitor
-from retrain_assets.steps.predict import predictions
+from retrain_assets.steps.decision.promote import decide_candidate
+from retrain_assets.steps.decision.reconsider import proposed
+from retrain_assets.steps.decision.train import fitted
+from retrain_assets.steps.monitoring.monitor import monitor
+from retrain_assets.steps.monitoring.predict import predictions
 from retrain_assets.steps.replay import Replay
-from retrain_assets.steps.train import fitted
 
 if TYPE_CHECKING:
     from retrain_assets.steps.replay import PastState
@@ -55,7 +55,7 @@ class Months(Replay):
     def _policy(self, name: str, state: PastState, needed: int, tell: Any) -> Any:  # noqa: ARG002
         from dataclasses import replace
 
-        from retrain_assets.stores.overlay import MemoryRegistry
+        from retrain_assets.stores.memory import MemoryRegistry
 
         registry = MemoryRegistry(MODEL, self.versions)
         begun = self.keys.index(self.ends[0]) + 1

@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 import polars as pl
 from detection import days
 
-from retrain_assets.domain.drift import MEASURES
-from retrain_assets.domain.features import PARTITION
-from retrain_assets.domain.profile import build_profile, merge
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.drift.measures import MEASURES
+from retrain_assets.domain.drift.profile import build_profile, merge
 
 OTHERS = Path(__file__).with_name("others.py")
 BEFORE, NOW = slice(0, 90), slice(113, 120)

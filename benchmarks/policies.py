@@ -24,7 +24,7 @@ from rich.progress import track
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from retrain_assets.domain.replay import Outcome
+    from retrain_assets.domain.decision.replay import Outcome
     from retrain_assets.steps.replay import Replay
     from retrain_assets.steps.state import ModelState
 
@@ -46,10 +46,10 @@ def prepared(root: Path) -> ModelState:
     """The year, landed, built and watched."""
     from retrain_assets.definitions import datasets, models
     from retrain_assets.demo.flights import Flights
-    from retrain_assets.steps.build import features, profile
-    from retrain_assets.steps.ingest import ingest
-    from retrain_assets.steps.monitor import monitor
-    from retrain_assets.steps.predict import predictions
+    from retrain_assets.steps.data.ingest import ingest
+    from retrain_assets.steps.features.build import features, profile
+    from retrain_assets.steps.monitoring.monitor import monitor
+    from retrain_assets.steps.monitoring.predict import predictions
     from retrain_assets.stores.storage import Storage
 
     storage, model, specs = Storage(root), models()[MODEL], datasets()
@@ -103,10 +103,11 @@ def policy(days: int, holdout: int, gate: dict[str, Any], **windows: Any) -> dic
 
 def played(state: ModelState) -> tuple[Outcome, float, float]:
     """All policies over the year; CPU seconds of it, and of its fits alone."""
-    from retrain_assets.domain.measures import judged_by
-    from retrain_assets.domain.replay import compared
+    from retrain_assets.domain.decision.replay import compared
+    from retrain_assets.domain.metrics.metrics import judged_by
     from retrain_assets.specs.model import PolicySpec
-    from retrain_assets.steps import decide, replay, train
+    from retrain_assets.steps import replay
+    from retrain_assets.steps.decision import promote, train
 
     fit, spent = train.fitted, [0.0]
 
@@ -116,7 +117,7 @@ def played(state: ModelState) -> tuple[Outcome, float, float]:
         spent[0] += time.process_time() - before
         return made
 
-    for module in (train, decide, replay):
+    for module in (train, promote, replay):
         module.fitted = timed  # type: ignore[attr-defined]
     begun = time.process_time()
     tried = [PolicySpec.model_validate(policy) for policy in policies()]
@@ -155,9 +156,9 @@ def report_foresight(history: Replay) -> None:
 
 def losses_of_each(history: Replay) -> Iterator[np.ndarray]:
     """Log loss of each day by the model fitted through each, of shape (days,); inf before it."""
-    from retrain_assets.domain.estimator import predict
-    from retrain_assets.domain.performance import block_values
-    from retrain_assets.steps.train import fitted, sample
+    from retrain_assets.domain.metrics.metrics import block_values
+    from retrain_assets.domain.model.estimator import predict
+    from retrain_assets.steps.decision.train import fitted, sample
 
     state, keys = replace(history.state, memo=history.memo), history.keys
     later = [key for key in keys if key >= REPORTED_FROM]

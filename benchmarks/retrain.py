@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-    from retrain_assets.orchestration.model_assets import Model
+    from retrain_assets.orchestration.assets.monitoring import Model
     from retrain_assets.specs.dataset import DatasetSpec
 
 HERE = Path(__file__).resolve().parent
@@ -223,7 +223,7 @@ def run_orchestrated(root: Path) -> dict[str, object]:
     """Let the sensors run everything there is to do on a storage root."""
     import dagster as dg
 
-    from retrain_assets.orchestration.ticks import InProcessDaemon
+    from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
     from retrain_assets.stores.storage import Storage
 
     checked = time_clean_process_check()
@@ -239,7 +239,7 @@ def run_orchestrated(root: Path) -> dict[str, object]:
 
 def time_clean_process_check() -> list[float]:
     """A list that the CPU seconds of each clean-process check will be added to."""
-    from retrain_assets.stores.models import ModelRegistry
+    from retrain_assets.stores.registry.registry import ModelRegistry
 
     seconds: list[float] = []
     check: Callable[..., Any] = ModelRegistry.check_in_clean_process
@@ -256,8 +256,8 @@ def time_clean_process_check() -> list[float]:
 
 def fit_once(root: Path) -> float:
     """CPU seconds of one fit on the newest training window."""
-    from retrain_assets.steps.train import fitted
-    from retrain_assets.stores.model_file import prepare_threads
+    from retrain_assets.steps.decision.train import fitted
+    from retrain_assets.stores.registry.model_file import prepare_threads
     from retrain_assets.stores.storage import Storage
 
     prepare_threads()
@@ -271,7 +271,7 @@ def fit_once(root: Path) -> float:
 
 def reproduce_all(root: Path) -> dict[int, list[str]]:
     """What differs of each version that is built again."""
-    from retrain_assets.steps.reproduce import reproduce
+    from retrain_assets.steps.inspect.reproduce import reproduce
     from retrain_assets.stores.storage import Storage
 
     model, _ = specs_of(root)
@@ -283,7 +283,7 @@ def reproduce_all(root: Path) -> dict[int, list[str]]:
 
 def specs_of(root: Path) -> tuple[Model, list[DatasetSpec]]:
     """The model and the datasets of the YAML that the files landed with."""
-    from retrain_assets.orchestration.model_assets import Model
+    from retrain_assets.orchestration.assets.monitoring import Model
     from retrain_assets.specs.dataset import DatasetSpec
     from retrain_assets.specs.model import ModelSpec
     from retrain_assets.specs.yaml import load_strictly

@@ -28,7 +28,7 @@ DAYS_A_COMMIT = 8
 
 def main() -> None:
     """Repeat the rows, score them in a process of its own, and print what that took."""
-    from retrain_assets.cli.project import models
+    from retrain_assets.cli.base import models
     from retrain_assets.stores.storage import storage_from
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -49,7 +49,7 @@ def repeat(state: ModelState, demo: Path, root: Path, wanted: int) -> list[str]:
         The days.
     """
     from retrain_assets.steps.state import FILES
-    from retrain_assets.stores.tables import Tables
+    from retrain_assets.stores.tables.tables import Tables
 
     ledger = f"delta/{state.spec.name}/ledger"
     shutil.copytree(demo / ledger, root / ledger)

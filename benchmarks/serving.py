@@ -70,7 +70,7 @@ def main() -> None:
 
 def compare(model: str, rounds: int, seconds: float) -> None:
     """Both servers in turn."""
-    from retrain_assets.cli.project import models
+    from retrain_assets.cli.base import models
     from retrain_assets.stores.storage import storage_from
 
     storage = storage_from(os.environ, Path.cwd())
@@ -109,7 +109,7 @@ def compare(model: str, rounds: int, seconds: float) -> None:
 
 def loads(state: ModelState) -> tuple[list[Load], list[Load]]:
     """The same rows for both sides: raw for ours, ready features for MLflow's."""
-    from retrain_assets.serving.rows import LookupRows, RowMaker
+    from retrain_assets.serving.scoring.rows import LookupRows, RowMaker
 
     held = {}
     for name in state.lookups:

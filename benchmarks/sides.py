@@ -57,7 +57,7 @@ def days(root: Path) -> list[str]:
 
 def rules(root: Path) -> Pairs:
     """`judge`, and one pass over rows that are typed already; both must say the same."""
-    from retrain_assets.domain.contract import judge
+    from retrain_assets.domain.data.contract import judge
     from retrain_assets.stores.storage import Storage
 
     spec = specs_of(root)[1][0]
@@ -109,8 +109,8 @@ def execute(made: dg.Definitions, job: str, root: Path) -> None:
     """Execute a job over all days, with the shipped instance settings."""
     import dagster as dg
 
+    from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
     from retrain_assets.orchestration.partitions import range_tags
-    from retrain_assets.orchestration.ticks import InProcessDaemon
 
     first, *_, last = days(root)
     with dg.DagsterInstance.from_config(str(dagster_home(root))) as instance:
@@ -126,7 +126,7 @@ def script(root: Path) -> None:
 
 def commits(root: Path) -> Mapping[str, Pairs]:
     """Commit day by day and all at once, then read a day and everything of each."""
-    from retrain_assets.stores.tables import Tables
+    from retrain_assets.stores.tables.tables import Tables
 
     rows = plain.read(root / "landing", attributes(root)["flights"]).drop("_file")
     parts = rows.partition_by(plain.DAY, as_dict=True)
@@ -156,7 +156,7 @@ def commits(root: Path) -> Mapping[str, Pairs]:
 
 def ingest(root: Path) -> dict[str, float]:
     """Ingest of all days in batches."""
-    from retrain_assets.steps.ingest import ingest as shipped
+    from retrain_assets.steps.data.ingest import ingest as shipped
     from retrain_assets.stores.storage import Storage
 
     flights, *_ = specs_of(root)[1]
@@ -180,7 +180,7 @@ def eager_ingest(root: Path) -> dict[str, float]:
 
 def lookups(root: Path) -> None:
     """Ingest what features need beside the flights."""
-    from retrain_assets.steps.ingest import ingest as shipped
+    from retrain_assets.steps.data.ingest import ingest as shipped
     from retrain_assets.stores.storage import Storage
 
     _, weather, planes = specs_of(root)[1]
@@ -190,7 +190,7 @@ def lookups(root: Path) -> None:
 
 def features(root: Path) -> dict[str, float]:
     """Features of all days in batches."""
-    from retrain_assets.steps.build import features as shipped
+    from retrain_assets.steps.features.build import features as shipped
     from retrain_assets.stores.storage import Storage
 
     state = specs_of(root)[0].state(Storage(root))

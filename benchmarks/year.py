@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from retrain_assets.cli.project import datasets, models
+from retrain_assets.cli.base import datasets, models
 from retrain_assets.demo.flights import Flights
-from retrain_assets.domain.features import PARTITION
-from retrain_assets.steps import build
-from retrain_assets.steps.ingest import ingest
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.steps.data.ingest import ingest
+from retrain_assets.steps.features import build
 from retrain_assets.stores.storage import Storage
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ Run it as `python docs/reference.py`.
 from pathlib import Path
 from typing import Any
 
-from retrain_assets.orchestration.when_red import WHEN_RED
+from retrain_assets.orchestration.checks import WHEN_RED
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 

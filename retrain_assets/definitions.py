@@ -1,10 +1,8 @@
 """Everything Dagster loads: the components in `defs/`, their resources, and the executor."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster_shared.utils.config import discover_config_file, load_toml_as_dict
@@ -12,13 +10,9 @@ from dagster_shared.utils.config import discover_config_file, load_toml_as_dict
 from retrain_assets.components.landed_dataset import LandedDataset
 from retrain_assets.components.retrained_model import RetrainedModel
 from retrain_assets.components.spec_component import check_head
+from retrain_assets.orchestration.assets.monitoring import Model
+from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.yaml import load_strictly
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from retrain_assets.orchestration.model_assets import Model
-    from retrain_assets.specs.dataset import DatasetSpec
 
 HERE = Path(__file__).parent
 

@@ -15,7 +15,7 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["retrain_assets_tests.world", "great_expectations", "retrain_assets.steps.ingest"]
+    ["retrain_assets_tests.world", "great_expectations", "retrain_assets.steps.data.ingest"]
 )
 _SECONDS = 120
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing import RawFile
-from retrain_assets.stores.local_files import LocalFiles
+from retrain_assets.stores.landing.local import LocalFiles
+from retrain_assets.stores.landing.source import RawFile
 
 DAY = "2013-01-31"
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from retrain_assets.cli import main
 from retrain_assets.definitions import build_defs
-from retrain_assets.orchestration.when_red import WHEN_RED
+from retrain_assets.orchestration.checks import WHEN_RED
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.specs.yaml import load_strictly

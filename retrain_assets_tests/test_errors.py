@@ -2,23 +2,23 @@
 
 import pytest
 
-from retrain_assets.domain.contract import AccountingError
-from retrain_assets.domain.drift import DriftError
-from retrain_assets.domain.estimator import PredictionError
-from retrain_assets.domain.profile import ProfileError
-from retrain_assets.domain.queries import QueryError
+from retrain_assets.domain.data.contract import AccountingError
+from retrain_assets.domain.drift.measures import DriftError
+from retrain_assets.domain.drift.profile import ProfileError
+from retrain_assets.domain.features.sql import QueryError
+from retrain_assets.domain.model.estimator import PredictionError
 from retrain_assets.domain.windows import TooFewPartitionsError
 from retrain_assets.errors import PermanentError, is_permanent
 from retrain_assets.specs.base import SpecError
-from retrain_assets.steps.build import NotReadyError
-from retrain_assets.steps.decide import DecisionError, WorseRefitError
-from retrain_assets.steps.evaluate import NoCandidateError
-from retrain_assets.stores.kafka import OffsetsGoneError
-from retrain_assets.stores.landing import LandingError
+from retrain_assets.steps.decision.evaluate import NoCandidateError
+from retrain_assets.steps.decision.promote import DecisionError, WorseRefitError
+from retrain_assets.steps.features.build import NotReadyError
+from retrain_assets.stores.landing.kafka import OffsetsGoneError
+from retrain_assets.stores.landing.source import LandingError
 from retrain_assets.stores.ledger import LedgerError
-from retrain_assets.stores.model_file import ModelFileError
-from retrain_assets.stores.models import RegistryError
-from retrain_assets.stores.tables import StaleTableError, StorageError
+from retrain_assets.stores.registry.model_file import ModelFileError
+from retrain_assets.stores.registry.registry import RegistryError
+from retrain_assets.stores.tables.tables import StaleTableError, StorageError
 
 
 class BelowPermanentError(PermanentError):

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps.ingest import ingest
-from retrain_assets.steps.intake import Intake
+from retrain_assets.steps.data.ingest import ingest
+from retrain_assets.steps.data.intake import Intake
 from retrain_assets.stores.storage import Storage
 
 TEXT = (Path(__file__).parents[1] / "docs" / "datasets.md").read_text(encoding="utf-8")

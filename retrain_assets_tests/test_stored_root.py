@@ -15,10 +15,10 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps.predict import scores
-from retrain_assets.steps.report import status, verify
+from retrain_assets.steps.inspect.status import status, verify
+from retrain_assets.steps.monitoring.predict import scores
 from retrain_assets.stores.backup import restore
-from retrain_assets.stores.outbox import Outbox
+from retrain_assets.stores.messages import Outbox
 from retrain_assets_tests.receivers import Web, web
 from retrain_assets_tests.world import DATASET, World, key, new_world
 

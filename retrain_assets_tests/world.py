@@ -15,10 +15,10 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
+from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.build import dataset_definitions, model_definitions
-from retrain_assets.orchestration.model_assets import Model
+from retrain_assets.orchestration.dagster_internals.ticks import Executed, InProcessDaemon
 from retrain_assets.orchestration.resources import Channels, StorageResource
-from retrain_assets.orchestration.ticks import Executed, InProcessDaemon
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.state import ModelState

@@ -1,12 +1,11 @@
-"""`retrain`: what the UI has no button for.
+"""`retrain`: the commands for what the Dagster UI has no button for.
 
-Results go to standard output (as JSON with `--json`), progress and errors to standard error; the
-exit code is 0, or not 0 and one line says why. Not here: doing any of it.
+Results go to standard output (as JSON with `--json`), progress and errors to standard error. The
+exit code is 0, or not 0 with one line that gives the reason. Not here: the work of a command,
+which is done by `steps` and `serving`.
 """
 
-from __future__ import annotations
+from retrain_assets.cli import decide, inspect, replay, run, serve, storage
+from retrain_assets.cli.base import main
 
-from retrain_assets.cli import acting, deciding, keeping, landing, looking, replaying, serving
-from retrain_assets.cli.root import main
-
-__all__ = ["acting", "deciding", "keeping", "landing", "looking", "main", "replaying", "serving"]
+__all__ = ["decide", "inspect", "main", "replay", "run", "serve", "storage"]

@@ -1,10 +1,8 @@
 """`LandedDataset`: one source of data, from files that land to a versioned table."""
 
-from __future__ import annotations
-
 import dagster as dg
 
-from retrain_assets.components import agreement
+from retrain_assets.components import spec_check
 from retrain_assets.components.spec_component import SpecComponent
 from retrain_assets.orchestration.build import dataset_definitions
 from retrain_assets.specs.dataset import DatasetSpec
@@ -22,5 +20,5 @@ class LandedDataset(SpecComponent[DatasetSpec]):
             SpecError: Its name is taken, or it says what cannot be.
         """
         self.check_name(context.component_tree)
-        self.refuse(agreement.of_dataset(self.spec))
+        self.refuse(spec_check.of_dataset(self.spec))
         return dataset_definitions(self.spec)

@@ -1,21 +1,15 @@
 """`RetrainedModel`: one model, kept fresh."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import dagster as dg
 
-from retrain_assets.components import agreement
+from retrain_assets.components import spec_check
 from retrain_assets.components.landed_dataset import LandedDataset
 from retrain_assets.components.spec_component import SpecComponent
+from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.build import model_definitions
-from retrain_assets.orchestration.model_assets import Model
 from retrain_assets.specs.base import hint
 from retrain_assets.specs.model import ModelSpec
-
-if TYPE_CHECKING:
-    from retrain_assets.specs.yaml import Loc
+from retrain_assets.specs.yaml import Loc
 
 
 class RetrainedModel(SpecComponent[ModelSpec]):
@@ -48,5 +42,5 @@ class RetrainedModel(SpecComponent[ModelSpec]):
         )
         dataset = datasets[self.spec.dataset]
         lookups = {name: datasets[name] for name in self.spec.lookups}
-        self.refuse(agreement.of_model(self.spec, dataset, lookups))
+        self.refuse(spec_check.of_model(self.spec, dataset, lookups))
         return Model(self.spec, dataset, lookups)

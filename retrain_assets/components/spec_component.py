@@ -4,11 +4,10 @@ Dagster's own loader lets the last of two equal keys win and reads a bare `on` o
 boolean; so what it has read is left aside, and the file is read again. Not here: assets.
 """
 
-from __future__ import annotations
-
 import os
+from collections.abc import Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import dagster as dg
 from dagster.components.core.defs_module import (
@@ -16,18 +15,12 @@ from dagster.components.core.defs_module import (
     ComponentPath,
     find_defs_or_component_yaml,
 )
-from pydantic import BaseModel, RootModel
+from pydantic import BaseModel, GetJsonSchemaHandler, RootModel
+from pydantic_core import CoreSchema
 
 import retrain_assets
 from retrain_assets.specs.base import NamedSpec, Spec, hint
 from retrain_assets.specs.yaml import ROOT, Document, Loc, load_strictly, parse_spec, resolve
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pydantic import GetJsonSchemaHandler
-    from pydantic_core import CoreSchema
-
 
 SpecT = TypeVar("SpecT", bound=NamedSpec)
 

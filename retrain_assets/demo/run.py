@@ -3,21 +3,16 @@
 Not here: anything a real deployment would not do, but for the files.
 """
 
-from __future__ import annotations
-
 import shutil
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
 
 from retrain_assets.demo.flights import Flights
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from rich.progress import Progress
-
-    from retrain_assets.orchestration.ticks import InProcessDaemon
-    from retrain_assets.stores.storage import Storage
+from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
+from retrain_assets.stores.storage import Storage
 
 FIRST_DELIVERY_DAYS = 74
 DELIVERY_DAYS = 14
@@ -44,8 +39,8 @@ def run_demo(storage: Storage, home: Path, *, fresh: bool) -> dict[str, Any]:
     import dagster as dg
 
     from retrain_assets.definitions import build_defs, models
+    from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
     from retrain_assets.orchestration.resources import StorageResource
-    from retrain_assets.orchestration.ticks import InProcessDaemon
 
     if fresh:
         start_over(storage)

@@ -1,1 +1,4 @@
-"""Pure: frames and numbers in, values out. No Dagster, MLflow, Delta, clock or environment."""
+"""The rules of the platform as pure functions: frames and numbers in, values out.
+
+Not here: Dagster, MLflow, Delta, the clock, the environment, files, and any other input or output.
+"""

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from retrain_assets.domain.features import FeatureError
+from retrain_assets.domain.features.build import FeatureError
 
 MAX_CATEGORIES = 254  # what HistGradientBoosting can tell apart, beside missing
 TEXT = (pl.String, pl.Categorical, pl.Enum)

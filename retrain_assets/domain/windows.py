@@ -4,18 +4,14 @@ Partitions are keys in the order of time; a missing one is simply not among them
 wall clock, and where partitions are stored.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from datetime import datetime
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-    from datetime import datetime
-
-    from retrain_assets.specs.model import ExcludedSpec, WindowsSpec
-    from retrain_assets.specs.triggers import ReferenceSpec
+from retrain_assets.specs.model import ExcludedSpec, WindowsSpec
+from retrain_assets.specs.triggers import ReferenceSpec
 
 PartT = TypeVar("PartT")
 SEASONS: dict[str, Callable[[datetime], int]] = {

@@ -1,4 +1,7 @@
-"""The thin Dagster layer: assets, checks, sensors, jobs, partitions, resources."""
+"""The thin Dagster layer: assets, checks, jobs, sensors, partitions, resources.
+
+Not here: what an asset does (`steps`), and the YAML (`components`).
+"""
 
 import warnings
 

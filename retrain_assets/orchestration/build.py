@@ -3,31 +3,28 @@
 Not here: where specs come from.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import dagster as dg
 
-from retrain_assets.orchestration.dataset_assets import dataset_assets, landing_asset
-from retrain_assets.orchestration.decision_assets import currency_check, decision_assets
-from retrain_assets.orchestration.jobs import ingest_job, monitor_job, replay_job, retrain_job
+from retrain_assets.orchestration.assets.dataset import dataset_assets, landing_asset
+from retrain_assets.orchestration.assets.decision import currency_check, decision_assets
+from retrain_assets.orchestration.assets.monitoring import Model, monitor_assets
+from retrain_assets.orchestration.assets.upkeep import replay_asset, storage_asset, vacuum_schedule
+from retrain_assets.orchestration.jobs import (
+    ingest_job,
+    monitor_job,
+    operation_jobs,
+    replay_job,
+    retrain_job,
+)
 from retrain_assets.orchestration.messages import messages_sensors, of_dataset, of_model
-from retrain_assets.orchestration.model_assets import monitor_assets
-from retrain_assets.orchestration.new_data import new_data_sensor
-from retrain_assets.orchestration.operations import operation_jobs
-from retrain_assets.orchestration.replay_asset import replay_asset
 from retrain_assets.orchestration.resources import RESOURCES
 from retrain_assets.orchestration.sensors import (
     data_ready_sensor,
+    new_data_sensor,
     policy_schedule,
     retrain_wanted_sensor,
 )
-from retrain_assets.orchestration.storage_asset import storage_asset, vacuum_schedule
-
-if TYPE_CHECKING:
-    from retrain_assets.orchestration.model_assets import Model
-    from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.dataset import DatasetSpec
 
 
 def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:

@@ -13,6 +13,7 @@ from functools import partial
 import dagster as dg
 
 from retrain_assets.domain.messages import Event
+from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.metadata import (
     AS_OF_TAG,
     BECAUSE_TAG,
@@ -20,15 +21,14 @@ from retrain_assets.orchestration.metadata import (
     DATASET_TAG,
     MODEL_TAG,
 )
-from retrain_assets.orchestration.model_assets import Model
 from retrain_assets.orchestration.partitions import partitions_definition
-from retrain_assets.orchestration.requests import WATCHING, failure
 from retrain_assets.orchestration.resources import Channels, StorageResource
+from retrain_assets.orchestration.run_requests import WATCHING, failure
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.notify import NotifySpec
-from retrain_assets.steps import messages
-from retrain_assets.stores.outbox import Outbox
+from retrain_assets.steps.upkeep import messages
+from retrain_assets.stores.messages import Outbox
 from retrain_assets.stores.storage import Storage
 
 NEWEST = 30  # runs of a kind that are read; fewer begin or fail between two ticks

@@ -1,20 +1,23 @@
 """What a run leaves on its assets for people: rows, columns, numbers that the UI draws over time.
 
+What a person looks at after monitoring: what moved, when, and whether it asks for retraining.
+
 Not here: the numbers.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.decision.triggers import decide
+from retrain_assets.orchestration import checks
 from retrain_assets.specs.partition import ALL
-from retrain_assets.stores.tables import PARTITION
-
-if TYPE_CHECKING:
-    from retrain_assets.stores.tables import Tables
+from retrain_assets.steps.inspect import status
+from retrain_assets.steps.monitoring.monitor import then_and_now
+from retrain_assets.steps.state import ModelState
+from retrain_assets.stores.tables.tables import Tables
 
 AS_OF_TAG, CAUSES_TAG, BECAUSE_TAG = "retrain/as_of", "retrain/causes", "retrain/because"
 HELD_TAG = "retrain/held"  # the version that is judged again
@@ -67,3 +70,36 @@ def mlflow_link(tracking_uri: str, run_id: str) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.md(
         f"run `{run_id}`, after `mlflow ui --backend-store-uri {tracking_uri}`"
     )
+
+
+def pictures(context: dg.AssetExecutionContext, state: ModelState, key: str) -> dict[str, Any]:
+    """Metadata of monitoring; what was monitored is stored by now, and stands without it.
+
+    Args:
+        context: Of the run, which logs why there is none.
+        state: The model.
+        key: The newest partition that was monitored.
+    """
+    try:
+        return _pictures(state, key)
+    except Exception:  # a run that failed here would not be asked for again
+        context.log.exception("no pictures of %s", key)
+        return {"pictures": "not drawn, see the log of the run"}
+
+
+def _pictures(state: ModelState, key: str) -> dict[str, Any]:
+    from retrain_assets.reports.movers import movers_figure, watched_heatmap
+    from retrain_assets.reports.plots import markdown
+
+    table = state.table("monitoring")
+    rows = state.tables.collect(state.tables.scan(table), table)
+    wish = decide(state.spec, state.situation())
+    said = [{"cause": one.cause, "fired": one.fired, "reason": one.reason} for one in wish.causes]
+    return {
+        "drift": dg.MetadataValue.md(markdown(watched_heatmap(rows))),
+        "moved": dg.MetadataValue.md(
+            markdown(movers_figure(*then_and_now(state, key), status.moved(state)))
+        ),
+        "retrain": wish.reason,
+        "causes": checks.table(said),
+    }

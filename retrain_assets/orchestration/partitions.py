@@ -3,18 +3,11 @@
 Not here: which partitions exist in storage.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Collection
 
 import dagster as dg
 
-from retrain_assets.specs.partition import ALL
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from retrain_assets.specs.partition import PartitionSpec
+from retrain_assets.specs.partition import ALL, PartitionSpec
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 

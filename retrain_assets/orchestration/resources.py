@@ -4,26 +4,20 @@ They are module-level singletons, since two components that each bring their own
 key cannot be merged. Not here: anything that works without Dagster.
 """
 
-from __future__ import annotations
-
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import CRITICAL, Logger, getLogger
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
+from slack_sdk import WebClient
 
 from retrain_assets.specs.notify import Channel, NotifySpec
-from retrain_assets.stores.channels import senders
+from retrain_assets.stores.messages import TIMEOUT_SECONDS, senders
 from retrain_assets.stores.storage import Storage, storage_from
-from retrain_assets.stores.webhook import TIMEOUT_SECONDS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from slack_sdk import WebClient
 
 # Known to no configuration of logging, which would switch on again what was disabled.
 _SILENT = Logger("slack", CRITICAL + 1)  # noqa: LOG001 see above

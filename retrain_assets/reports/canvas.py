@@ -5,6 +5,7 @@ A figure belongs to whoever asked for it: nothing here is global. Not here: what
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 

@@ -5,24 +5,22 @@ Not here: which they are, and how pictures look.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.features import PARTITION
-from retrain_assets.domain.monitoring import FEATURE, P_VALUE, PREDICTION, TARGET
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.drift.observations import FEATURE, P_VALUE, PREDICTION, TARGET
+from retrain_assets.domain.drift.profile import ColumnProfile
 from retrain_assets.reports import canvas
 from retrain_assets.reports.canvas import GREY, ORANGE
 from retrain_assets.reports.plots import drift_heatmap
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from retrain_assets.domain.profile import ColumnProfile
 
 WATCHED, UNWATCHED = "what is watched", "psi"
 BINS, CATEGORIES, CUT = 24, 8, (0.005, 0.995)

@@ -1,5 +1,7 @@
 """The pictures beside the numbers: one figure a call, drawn without any global state.
 
+A picture of what policies would have brought and cost.
+
 Not here: what is measured, and where pictures are stored.
 """
 
@@ -7,28 +9,29 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.decision.replay import Outcome
+from retrain_assets.domain.metrics.metrics import defined
 from retrain_assets.reports import canvas
-from retrain_assets.reports.canvas import BLUE, GREY, INK, ORANGE, PALE
+from retrain_assets.reports.canvas import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE
+from retrain_assets.specs.features import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from matplotlib.figure import Figure
-
-    from retrain_assets.specs.features import Kind
 
 JUST_BELOW = 0.999
 DENSITY = ("#d6e6f4", BLUE, "#0f2747")
 BINS = 10
 MOST_CLASSES, MOST_COLUMNS, MOST_PARTITIONS = 15, 30, 120
 OTHERS = "all others"
-PARTITION, IDENTITY = "_landing_partition", ["role", "column"]
+IDENTITY = ["role", "column"]
 
 
 def holdout_figure(
@@ -312,3 +315,36 @@ def _multiples(rows: pl.DataFrame, columns: pl.DataFrame, partitions: Sequence[s
     )
     ordered = columns.join(cells, on=IDENTITY, how="left", maintain_order="left")
     return ordered.select(partitions).to_numpy()
+
+
+LINES, FEW_LABELS = (BLUE, GREEN, PURPLE, GREY), 4
+
+
+def replay_figure(outcome: Outcome) -> Figure:
+    """Cost and benefit of each policy, and when the benefit came about."""
+    figure = canvas.new_figure(9.6, 4.4)
+    left, right = figure.subplots(1, 2)
+    sign = 1 if defined(outcome.metric).greater_is_better else -1
+    ranked = sorted(outcome.standings, key=lambda one: sign * one.mean)
+    for place, one in enumerate(ranked):
+        colour = ORANGE if one.name == outcome.best else BLUE if one.gated else GREY
+        left.plot(one.mean, place, "o" if one.gated else "s", color=colour)
+        said = f"{one.fits} fits"
+        left.annotate(
+            said, (one.mean, place), (7, 0), textcoords="offset points", fontsize=8, va="center"
+        )
+    left.set_yticks(range(len(ranked)), [canvas.literal(one.name) for one in ranked])
+    left.set(xlabel=f"mean {outcome.metric}")
+    left.margins(x=0.2, y=0.1)
+    first, *others = outcome.standings
+    shown = sorted(others, key=lambda one: -one.gain)[: len(LINES)]
+    for one, own in zip(shown, LINES, strict=False):
+        colour = ORANGE if one.name == outcome.best else own
+        gains = np.cumsum(outcome.gains(one.name))
+        right.plot(gains, label=canvas.literal(one.name), color=colour)
+    right.axhline(0, color=INK, linewidth=1)
+    right.set(ylabel=f"summed gain over {canvas.literal(first.name)}")
+    canvas.label_some(right, outcome.shared, FEW_LABELS)
+    canvas.headline(figure, "What policies would have brought, the best on top", outcome.said)
+    canvas.tidy(left, right)
+    return figure

@@ -4,22 +4,16 @@ Names and labels are what `deploy/prometheus/` and `deploy/grafana/` are written
 is done about a figure.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from datetime import datetime
-
-    from prometheus_client.metrics_core import Metric
-
-    from retrain_assets.serving.follow import Followed
-    from retrain_assets.serving.live import Live
-    from retrain_assets.serving.log import PredictionLog
+from retrain_assets.serving.live_monitoring import Live
+from retrain_assets.serving.prediction_log import PredictionLog
+from retrain_assets.serving.scoring.follow import Followed
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)

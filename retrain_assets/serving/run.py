@@ -3,8 +3,6 @@
 Not here: what it answers.
 """
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import os
@@ -12,28 +10,22 @@ import signal
 import socket
 import sys
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import uvicorn
 from polars.exceptions import PanicException
 
-from retrain_assets.serving.app import Service, build_app
-from retrain_assets.serving.events import Events
-from retrain_assets.serving.follow import Followed
-from retrain_assets.serving.guard import Limits
-from retrain_assets.serving.live import Live
-from retrain_assets.serving.log import PredictionLog
+from retrain_assets.serving.http.app import Service, build_app
+from retrain_assets.serving.http.guard import Limits
+from retrain_assets.serving.live_monitoring import Events, Live
 from retrain_assets.serving.metrics import Metrics
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from concurrent.futures import Executor
-
-    from retrain_assets.steps.state import ModelState
-    from retrain_assets.stores.storage import Storage
+from retrain_assets.serving.prediction_log import PredictionLog
+from retrain_assets.serving.scoring.follow import Followed
+from retrain_assets.steps.state import ModelState
+from retrain_assets.stores.storage import Storage
 
 FOLLOW_SECONDS, FLUSH_SECONDS = 2.0, 5.0
 DRAIN_SECONDS = 30

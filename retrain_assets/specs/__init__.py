@@ -1,1 +1,4 @@
-"""The YAML as pydantic, and nothing else."""
+"""The YAML as pydantic models: what a user may write, its types, bounds and descriptions.
+
+Not here: anything that reads data, and checks that need more than one document (see `components`).
+"""

@@ -7,34 +7,30 @@ here: what is made of the outcome.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from retrain_assets.domain.features import PARTITION
-from retrain_assets.domain.measures import judged_by
-from retrain_assets.domain.performance import block_values
-from retrain_assets.domain.replay import Played, compared
-from retrain_assets.domain.triggers import decide
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.decision.replay import Outcome, Played, compared
+from retrain_assets.domain.decision.triggers import decide
+from retrain_assets.domain.metrics.metrics import block_values, judged_by
 from retrain_assets.domain.windows import elapsed, mature_partitions
-from retrain_assets.steps.beside import beside
-from retrain_assets.steps.build import stored_features
-from retrain_assets.steps.decide import decide_candidate
-from retrain_assets.steps.held import proposed
-from retrain_assets.steps.monitor import monitor
-from retrain_assets.steps.predict import predictions
+from retrain_assets.specs.model import PolicySpec
+from retrain_assets.steps.decision.candidates import beside
+from retrain_assets.steps.decision.promote import decide_candidate
+from retrain_assets.steps.decision.reconsider import proposed
+from retrain_assets.steps.decision.train import classes_of, fitted
+from retrain_assets.steps.features.build import stored_features
+from retrain_assets.steps.monitoring.monitor import monitor
+from retrain_assets.steps.monitoring.predict import predictions
 from retrain_assets.steps.state import SOURCE, ModelState
-from retrain_assets.steps.train import classes_of, fitted
-from retrain_assets.stores.overlay import MemoryRegistry, Overlay
+from retrain_assets.stores.ledger import LedgerRow
+from retrain_assets.stores.memory import MemoryRegistry, Overlay
+from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from sklearn.pipeline import Pipeline
-
-    from retrain_assets.domain.replay import Outcome
-    from retrain_assets.specs.model import PolicySpec
-    from retrain_assets.stores.ledger import LedgerRow
-    from retrain_assets.stores.models import ModelRegistry, ModelVersion
 
 RUN = "replay"
 CONFIDENCE = 0.9
@@ -153,7 +149,7 @@ class Replay:
 
     def _values(self, state: ModelState, served: Mapping[str, Pipeline]) -> dict[str, float]:
         """The gate's metric of each partition whose labels are there, by what served it."""
-        from retrain_assets.domain.estimator import predict
+        from retrain_assets.domain.model.estimator import predict
 
         metric, target = judged_by(self.state.spec.gate), state.spec.target
         found: dict[str, float] = {}

@@ -2,37 +2,35 @@
 
 Read by assets, sensors and the command line, so that all of them decide on the same facts. Not
 here: writing, and deciding.
+
+Short names of long things: of texts, and of the code and packages that a model is made with.
 """
 
-from __future__ import annotations
-
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from hashlib import sha256
+from importlib.metadata import distributions
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import polars as pl
 
-from retrain_assets.domain.contract import FILES_SCHEMA, UNPLACED
-from retrain_assets.domain.features import feature_names
-from retrain_assets.domain.profile import PROFILE_SCHEMA, merge
-from retrain_assets.domain.reach import Reach
-from retrain_assets.domain.situation import Held, Production, Situation
-from retrain_assets.domain.triggers import refusals
+from retrain_assets.domain.data.contract import FILES_SCHEMA, UNPLACED
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.decision.situation import Held, Production, Situation
+from retrain_assets.domain.decision.triggers import refusals
+from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, ColumnProfile, merge
+from retrain_assets.domain.features.build import feature_names
+from retrain_assets.domain.features.lookup_partitions import Reach
 from retrain_assets.domain.windows import before, complete_partitions, mature_partitions
-from retrain_assets.steps.digests import digest, recipe_digest, user_code_digest
-from retrain_assets.stores.ledger import Ledger
-from retrain_assets.stores.pauses import Pauses
-from retrain_assets.stores.tables import PARTITION
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-
-    from retrain_assets.domain.profile import ColumnProfile
-    from retrain_assets.specs.dataset import DatasetSpec
-    from retrain_assets.specs.model import ModelSpec
-    from retrain_assets.stores.ledger import History, LedgerRow
-    from retrain_assets.stores.tables import Tables
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.model import ModelSpec
+from retrain_assets.steps.modules import code_of, is_of_the_user
+from retrain_assets.stores.ledger import History, Ledger, LedgerRow, Pauses
+from retrain_assets.stores.tables.tables import Tables
 
 Made = TypeVar("Made")
 SOURCE = "_source"  # digest of what a partition was built from
@@ -289,3 +287,70 @@ def _held(history: History, recipe: str) -> Held | None:
 def _as_now(stored: str, now: str) -> str:
     """Return a stored recipe; if it was stored before code was a part of it, with today's code."""
     return now if now.partition(".")[0] == stored else stored
+
+
+# The platform's modules that decide features, fits and predictions, and whatever these import of
+# `domain`. Other layers hand on what is decided here, or are part of a candidate's name by their
+# results: the spec, and the partitions that it is trained on.
+DECIDING = (
+    "retrain_assets.domain.features.lookup_partitions",  # which partitions of a lookup a row sees
+    "retrain_assets.specs.base",  # how long `lag` and `tolerance` are
+    "retrain_assets.steps.features.build",
+    "retrain_assets.steps.features.rows",
+    "retrain_assets.steps.decision.train",
+)
+FOLLOWED = "retrain_assets.domain."
+
+
+def code_digest(spec: ModelSpec) -> str:
+    """Return the digest of the code that decides features, fits and predictions of a model.
+
+    Comments and docstrings do not count.
+    """
+    return digest_of({**code_of(DECIDING, _decides), **_user_code(*_references(spec))})
+
+
+def user_code_digest(*references: str | None) -> str:
+    """Return the digest of the user's code behind each `module:function`; empty without any."""
+    code = _user_code(*references)
+    return digest_of(code) if code else ""
+
+
+def recipe_digest(spec: ModelSpec) -> str:
+    """Return the digest of what a person decides of a model: its spec, a point, the user's code."""
+    code = user_code_digest(*_references(spec))
+    return f"{spec.recipe}.{code}" if code else spec.recipe
+
+
+def _references(spec: ModelSpec) -> tuple[str | None, ...]:
+    return spec.features.python, spec.estimator.python, spec.gate.python
+
+
+def _user_code(*references: str | None) -> dict[str, str]:
+    modules = [reference.partition(":")[0] for reference in references if reference]
+    return code_of(modules, is_of_the_user)
+
+
+def _decides(name: str, _: Path) -> bool:
+    return name in DECIDING or name.startswith(FOLLOWED)
+
+
+@cache
+def lock_digest() -> str:
+    """Digest of the versions of all installed packages."""
+    return digest_of(installed())
+
+
+def installed() -> dict[str, str]:
+    """The version of each installed package."""
+    return {found.metadata["Name"]: found.version for found in distributions()}
+
+
+def digest(*parts: str) -> str:
+    """A short digest of texts in their order."""
+    return sha256("|".join(parts).encode()).hexdigest()[:16]
+
+
+def digest_of(parts: Mapping[str, str]) -> str:
+    """A short digest of named texts."""
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,1 +1,4 @@
-"""The only I/O: files, tables, registry, ledger, messages. No Dagster."""
+"""All input and output: landing files, tables, registry, ledger, messages, backups.
+
+Not here: Dagster, and any rule about what the stored things mean.
+"""

@@ -6,19 +6,14 @@ tables hold, which is made up for by the next run, and never of less. Not here: 
 stores elsewhere, which have backups of their own.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sqlite3
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from retrain_assets.stores.tables import Tables
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+from retrain_assets.stores.tables.tables import Tables
 
 MANIFEST, STORAGE = "backup.json", "storage"
 _LOG, _DATABASES = "_delta_log", (".db", ".db-wal", ".db-shm", ".db-journal")

@@ -3,8 +3,6 @@
 Not here: whether its code is that of a model.
 """
 
-from __future__ import annotations
-
 import subprocess
 from functools import cache
 

@@ -2,26 +2,27 @@
 
 The ledger decides which version is in production; the registry's alias only follows it. Each row
 carries the digest of the one before, so that a row that is rewritten or lost no longer fits; the
-digest of the newest, the head, is kept elsewhere too. Not here: making a decision, moving the
+digest of the newest, the head, is kept elsewhere too.
+
+Whether a person holds back the retraining of a model, and why.
+
+Not here: making a decision, moving the
 alias, and keeping the head.
 """
 
-from __future__ import annotations
-
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import polars as pl
 
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.decision.situation import Pause
 from retrain_assets.errors import PermanentError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from retrain_assets.stores.tables import Tables
+from retrain_assets.stores.tables.tables import Tables
 
 Action = Literal["promote", "hold", "reject", "stage", "rollback", "approve", "adopt"]
 IN_PRODUCTION: tuple[Action, ...] = ("promote", "rollback", "approve", "adopt")
@@ -230,3 +231,36 @@ def reversible(rows: Sequence[LedgerRow]) -> tuple[int, ...]:
     """Versions that were in production and can be rolled back to, newest first."""
     served = [row.version for row in rows if row.action in IN_PRODUCTION]
     return tuple(dict.fromkeys(reversed(served)))
+
+
+SCHEMA_pauses = dict.fromkeys((PARTITION, "until", "reason", "by"), pl.String())
+
+
+@dataclass(frozen=True)
+class Pauses:
+    """The pause of one model.
+
+    Args:
+        tables: Where it is kept.
+        model: Name of the model.
+    """
+
+    tables: Tables
+    model: str
+
+    def read(self) -> Pause | None:
+        """The pause that stands; None where there is none."""
+        table = f"{self.model}/pause"
+        rows = self.tables.collect(self.tables.scan(table, SCHEMA_pauses).drop(PARTITION), table)
+        return Pause(**rows.row(0, named=True)) if rows.height else None
+
+    def write(self, pause: Pause | None, commit: Mapping[str, str]) -> None:
+        """Replace the pause that stands, by none where it is to end.
+
+        Args:
+            pause: What is to stand.
+            commit: Who wants it and why, for the table's history.
+        """
+        rows = [{PARTITION: self.model, **asdict(pause)}] if pause else []
+        frame = pl.DataFrame(rows, schema=SCHEMA_pauses)
+        self.tables.replace(f"{self.model}/pause", frame, [self.model], commit)

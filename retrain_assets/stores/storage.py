@@ -3,23 +3,17 @@
 Not here: reading or writing any of it.
 """
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from retrain_assets.stores.delta_source import DeltaSource
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.stores.landing.delta import DeltaSource
+from retrain_assets.stores.landing.local import LocalFiles
+from retrain_assets.stores.landing.source import Source
 from retrain_assets.stores.ledger import Ledger
-from retrain_assets.stores.local_files import LocalFiles
-from retrain_assets.stores.tables import Tables
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from retrain_assets.specs.dataset import DatasetSpec
-    from retrain_assets.stores.landing import Source
-    from retrain_assets.stores.models import ModelRegistry
+from retrain_assets.stores.registry.registry import ModelRegistry
+from retrain_assets.stores.tables.tables import Tables
 
 
 @dataclass(frozen=True)
@@ -54,14 +48,14 @@ class Storage:
         if spec.delta is not None:
             return DeltaSource(self.root, spec)
         if spec.bucket is not None:
-            from retrain_assets.stores.object_files import ObjectFiles
+            from retrain_assets.stores.landing.objects import ObjectFiles
 
             return ObjectFiles(spec)
         return LocalFiles(self.landing, spec)
 
     def registry(self, model: str) -> ModelRegistry:
         """The MLflow registry of one model."""
-        from retrain_assets.stores.models import ModelRegistry
+        from retrain_assets.stores.registry.registry import ModelRegistry
 
         return ModelRegistry(self.mlflow_uri, str(self.root / "artifacts"), model)
 

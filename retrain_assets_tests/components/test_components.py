@@ -14,11 +14,11 @@ import yaml
 
 import retrain_assets
 from retrain_assets import LandedDataset, RetrainedModel
-from retrain_assets.components.references import mistaken_class, mistaken_function
+from retrain_assets.components.spec_check import mistaken_class, mistaken_function
 from retrain_assets.definitions import component_tree
+from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
 from retrain_assets.orchestration.partitions import range_tags
 from retrain_assets.orchestration.resources import StorageResource
-from retrain_assets.orchestration.ticks import InProcessDaemon
 from retrain_assets.specs.base import SpecError
 from retrain_assets_tests.projects import Project, document, yaml_of
 from retrain_assets_tests.world import DATASET, MODEL, customers, key

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrain_assets.domain.encoder import MAX_CATEGORIES, FrameEncoder
-from retrain_assets.domain.features import FeatureError
+from retrain_assets.domain.features.build import FeatureError
 
 NAN = float("nan")
 TRAINING = pl.DataFrame(

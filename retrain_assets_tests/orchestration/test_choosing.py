@@ -9,15 +9,15 @@ import dagster as dg
 import pytest
 
 from retrain_assets.specs.model import PolicySpec
-from retrain_assets.steps import report
-from retrain_assets.steps.beside import beside, candidates
-from retrain_assets.steps.decide import decide_candidate
-from retrain_assets.steps.evaluate import stored
+from retrain_assets.steps.decision.candidates import beside, candidates
+from retrain_assets.steps.decision.evaluate import stored
+from retrain_assets.steps.decision.promote import decide_candidate
+from retrain_assets.steps.decision.train import plan
+from retrain_assets.steps.inspect import status
+from retrain_assets.steps.inspect.reproduce import reproduce
 from retrain_assets.steps.replay import replayed
-from retrain_assets.steps.reproduce import reproduce
-from retrain_assets.steps.train import plan
 from retrain_assets.stores.ledger import LedgerRow
-from retrain_assets.stores.models import ModelRegistry
+from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets_tests.killing import Point, kill_at
 from retrain_assets_tests.world import World, key, new_world
 
@@ -80,7 +80,7 @@ def test_each_fit_has_a_run_of_its_own_below_that_of_the_first(
 
 
 def test_what_a_plan_costs_counts_each_fit(world: World) -> None:
-    assert report.plan(world.state, None)["cost"]["fits"] == 3
+    assert status.plan(world.state, None)["cost"]["fits"] == 3
 
 
 def test_a_replay_chooses_the_same_and_counts_all_fits(world: World) -> None:
@@ -101,7 +101,7 @@ def take(root: Path) -> None:
 
 def test_a_run_that_is_killed_between_two_fits_leaves_the_first_to_the_next(world: World) -> None:
     count = len(registry(world).versions())
-    kill_at(Point("retrain_assets.steps.train:_train", after=True), take, world.root)
+    kill_at(Point("retrain_assets.steps.decision.train:_train", after=True), take, world.root)
     assert len(registry(world).versions()) == count + 1
     take(world.root)
     take(world.root)

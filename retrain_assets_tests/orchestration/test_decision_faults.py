@@ -13,10 +13,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from retrain_assets.steps import decide
-from retrain_assets.steps.decide import decide_candidate
-from retrain_assets.steps.operate import roll_back
-from retrain_assets.steps.report import verify
+from retrain_assets.steps.decision import promote
+from retrain_assets.steps.decision.operate import roll_back
+from retrain_assets.steps.decision.promote import decide_candidate
+from retrain_assets.steps.inspect.status import verify
 from retrain_assets.stores.ledger import History, Ledger, LedgerRow
 from retrain_assets_tests.killing import Point, kill_at
 from retrain_assets_tests.orchestration.test_soak import retrain, state_of, watched
@@ -24,15 +24,18 @@ from retrain_assets_tests.world import World, new_world
 
 HANGS = 3
 EXPECTED = ("promote", True, 2, ["ledger:0"])
-REGISTRY, LEDGER = "retrain_assets.stores.models", "retrain_assets.stores.ledger:Ledger.append"
+REGISTRY, LEDGER = (
+    "retrain_assets.stores.registry.registry",
+    "retrain_assets.stores.ledger:Ledger.append",
+)
 # Where a retraining dies; how many versions, and whether a decision, it leaves.
 POINTS = {
-    Point("retrain_assets.steps.train:fit", after=True): (0, 0),
+    Point("retrain_assets.steps.decision.train:fit", after=True): (0, 0),
     Point(f"{REGISTRY}:log_pipeline", after=True): (0, 0),
     Point(f"{REGISTRY}:ModelRegistry.log_version", after=True): (1, 0),
     Point(f"{REGISTRY}:ModelRegistry.log_version", 2, after=True): (2, 0),
     Point(LEDGER, after=True): (2, 1),
-    Point("retrain_assets.steps.decide:reconcile", after=True): (2, 1),
+    Point("retrain_assets.steps.decision.promote:reconcile", after=True): (2, 1),
 }
 
 
@@ -79,7 +82,7 @@ def test_what_is_out_of_memory_fails_and_the_next_goes_on(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr("retrain_assets.steps.train.fit", no_memory)
+        patched.setattr("retrain_assets.steps.decision.train.fit", no_memory)
         job = world.definitions.resolve_job_def("churn_retrain")
         assert not job.execute_in_process(instance=world.instance, raise_on_error=False).success
     assert world.storage.registry("churn").versions() == []
@@ -169,7 +172,7 @@ def test_a_rollback_that_is_killed_is_finished_by_the_next_and_not_followed_by_a
     gated, history = registry.version(1), ledger.read()
     (row,) = history.rows
     other = replace(row, version=1, sha256=gated.sha256, previous=row.version)
-    decide.reconcile(registry, ledger.append(other, history))
+    promote.reconcile(registry, ledger.append(other, history))
     kill_at(Point("retrain_assets.stores.ledger:Ledger.append"), roll_back_once, world.root)
     assert (len(ledger.read().rows), registry.alias("production")) == (2, 1)
     kill_at(

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from retrain_assets.orchestration.partitions import range_tags
-from retrain_assets_tests.steps.test_build import in_production, landed
+from retrain_assets_tests.steps.features.test_build import in_production, landed
 from retrain_assets_tests.world import World, key, new_world
 
 Found = dict[str, dg.AssetCheckEvaluation]

@@ -8,8 +8,8 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from retrain_assets.steps.evaluate import evaluate, stored
-from retrain_assets.stores.models import ModelRegistry
+from retrain_assets.steps.decision.evaluate import evaluate, stored
+from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets_tests.world import MODEL, new_world
 
 

@@ -9,12 +9,12 @@ import dagster as dg
 import pytest
 
 from retrain_assets.specs.model import PolicySpec
-from retrain_assets.steps import report
-from retrain_assets.steps.evaluate import stored, unseen
-from retrain_assets.steps.held import taken_up
+from retrain_assets.steps.decision.evaluate import stored, unseen
+from retrain_assets.steps.decision.reconsider import taken_up
+from retrain_assets.steps.inspect import status
 from retrain_assets.steps.replay import replayed
 from retrain_assets.stores.ledger import LedgerRow
-from retrain_assets.stores.models import ModelRegistry
+from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets_tests.killing import Point, kill_at
 from retrain_assets_tests.world import World, key, new_world
 
@@ -54,8 +54,8 @@ def settled(held: World) -> tuple[World, int]:
     """The same a day later, and how many fits there were before."""
     before = len(registry(held).versions())
     assert [row.action for row in ledger(held)] == ["promote", "promote", "hold"]
-    status = report.status(held.state)
-    assert status["reason"].startswith("version 5 is held until 9 more partitions, 8 have come")
+    report = status.status(held.state)
+    assert report["reason"].startswith("version 5 is held until 9 more partitions, 8 have come")
     land(held, HELD + MORE)
     return held, before
 
@@ -98,7 +98,11 @@ def test_a_run_that_is_killed_leaves_the_version_to_the_next(settled: tuple[Worl
     world, _ = settled
     held, earlier = ledger(world)[-2].version, key(HELD + MORE - 1)
     count = len(registry(world).versions())
-    kill_at(Point("retrain_assets.stores.models:ModelRegistry.again", after=True), take, world.root)
+    kill_at(
+        Point("retrain_assets.stores.registry.registry:ModelRegistry.again", after=True),
+        take,
+        world.root,
+    )
     assert len(registry(world).versions()) == count + 1
     found = taken_up(world.state, registry(world), held, earlier, ["held"])
     assert found == registry(world).versions()[0]

@@ -13,7 +13,7 @@ from retrain_assets.orchestration.partitions import range_tags
 from retrain_assets_tests.killing import Point, kill_at
 from retrain_assets_tests.world import World, customers, key, new_world
 
-REPLACE = "retrain_assets.stores.tables:Tables.replace"
+REPLACE = "retrain_assets.stores.tables.tables:Tables.replace"
 DATASET = dg.AssetKey(["customers", "dataset"])
 TABLES = {
     "dataset": ["_landing_partition", "id", "x"],
@@ -88,8 +88,8 @@ def passed_checks(world: World) -> int:
 
 
 POINTS = {
-    Point("retrain_assets.steps.ingest:judge"): "old",
-    Point("retrain_assets.steps.ingest:audit"): "old",
+    Point("retrain_assets.steps.data.ingest:judge"): "old",
+    Point("retrain_assets.steps.data.ingest:audit"): "old",
     Point(REPLACE, 1): "old",
     Point(REPLACE, 2): "old",
     Point(REPLACE, 2, after=True): "new",
@@ -123,10 +123,10 @@ def features(world: World) -> list[tuple[object, ...]]:
 
 
 MONITOR_POINTS = {
-    Point("retrain_assets.steps.rows:build_features"): "old",
+    Point("retrain_assets.steps.features.rows:build_features"): "old",
     Point(REPLACE, 1): "old",
     Point(REPLACE, 1, after=True): "new",
-    Point("retrain_assets.steps.monitor:_Watcher.observations"): "new",
+    Point("retrain_assets.steps.monitoring.monitor:_Watcher.observations"): "new",
 }
 
 
@@ -162,7 +162,7 @@ def test_a_version_that_was_registered_by_a_run_that_died_is_the_one_that_is_jud
     retrain(lasting.root)
     run_job(lasting.root, "churn_monitor", 17, 23)
     kill_at(
-        Point("retrain_assets.stores.models:ModelRegistry.log_version", after=True),
+        Point("retrain_assets.stores.registry.registry:ModelRegistry.log_version", after=True),
         retrain,
         lasting.root,
     )

@@ -12,16 +12,16 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from retrain_assets.orchestration.partitions import range_tags
-from retrain_assets.steps import report
-from retrain_assets.steps.build import features, profile
-from retrain_assets.steps.decide import DecisionError, reconcile
-from retrain_assets.steps.ingest import ingest
-from retrain_assets.steps.lineage import lineage
-from retrain_assets.steps.monitor import monitor
-from retrain_assets.steps.operate import roll_back
-from retrain_assets.steps.predict import predictions
+from retrain_assets.steps.data.ingest import ingest
+from retrain_assets.steps.decision.operate import roll_back
+from retrain_assets.steps.decision.promote import DecisionError, reconcile
+from retrain_assets.steps.features.build import features, profile
+from retrain_assets.steps.inspect import status
+from retrain_assets.steps.inspect.lineage import lineage
+from retrain_assets.steps.monitoring.monitor import monitor
+from retrain_assets.steps.monitoring.predict import predictions
 from retrain_assets.stores.ledger import LedgerRow, reversible
-from retrain_assets.stores.models import ModelRegistry
+from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets_tests.world import World, key, new_world
 
 FIRST, TURNED = 16, 20  # days the first model needs, and days of the new law
@@ -84,7 +84,7 @@ def test_a_version_records_what_it_is_a_function_of(settled: World) -> None:
 
 def test_settled_sensors_ask_for_nothing_and_say_why(settled: World) -> None:
     assert settled.settle() == []
-    assert report.status(settled.state)["reason"] == "no cause has fired"
+    assert status.status(settled.state)["reason"] == "no cause has fired"
 
 
 def test_every_run_was_asked_for_by_a_sensor(settled: World) -> None:

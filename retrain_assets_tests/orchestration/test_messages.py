@@ -15,13 +15,13 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from retrain_assets.orchestration.dagster_internals.ticks import UnsettledError
 from retrain_assets.orchestration.messages import of_dataset, of_model, tell
 from retrain_assets.orchestration.partitions import range_tags
 from retrain_assets.orchestration.resources import Channels
-from retrain_assets.orchestration.ticks import UnsettledError
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores.ledger import LedgerRow
-from retrain_assets.stores.outbox import Outbox
+from retrain_assets.stores.messages import Outbox
 from retrain_assets_tests.killing import Point, kill_at
 from retrain_assets_tests.receivers import Web, mail_server, web
 from retrain_assets_tests.world import DATASET, World, customers, key, new_world
@@ -260,7 +260,7 @@ def test_a_failed_run_is_told_with_its_reason_and_again_only_when_it_was_quiet(
         told_of_dataset(telling, clock)
         clock.now += timedelta(hours=1)
     ((line,),) = texts(slack)
-    assert line.startswith("customers: customers_ingest failed, retrain_assets.steps.ingest.")
+    assert line.startswith("customers: customers_ingest failed, retrain_assets.steps.data.ingest.")
     assert f"nothing for {key(0)} to {key(1)} in customers/" in line
     clock.now += timedelta(days=1)
     told_of_dataset(telling, clock)
@@ -391,10 +391,10 @@ def tell_in_process(root: Path, environment: dict[str, str], url: str, clock: Cl
         told_of_model(hooked(root, instance, url), clock)
 
 
-SENT = "retrain_assets.steps.messages:_send"
-CHANGE = "retrain_assets.stores.outbox:Outbox.change"
+SENT = "retrain_assets.steps.upkeep.messages:_send"
+CHANGE = "retrain_assets.stores.messages:Outbox.change"
 DEATHS = {
-    Point("retrain_assets.steps.messages:deliver"): 0,
+    Point("retrain_assets.steps.upkeep.messages:deliver"): 0,
     Point(CHANGE): 0,
     Point(CHANGE, after=True): 0,
     Point(SENT): 0,

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps import report
-from retrain_assets.steps.monitor import monitor
+from retrain_assets.steps.inspect import status
+from retrain_assets.steps.monitoring.monitor import monitor
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets_tests.world import DATASET, World, customers, key, new_world
 
@@ -87,8 +87,8 @@ def test_a_bad_month_is_in_no_window_and_its_reason_is_told(months: World) -> No
 def test_a_bad_month_is_shown_and_watched_all_the_same(months: World) -> None:
     monitored = months.storage.tables.scan("churn/monitoring").collect()
     assert "2020-02" in monitored["_landing_partition"].to_list()
-    assert report.status(months.state)["reason"] == "no cause has fired"
-    assert report.stale(months.state) == []
+    assert status.status(months.state)["reason"] == "no cause has fired"
+    assert status.stale(months.state) == []
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from retrain_assets.orchestration import new_data
+from retrain_assets.orchestration import sensors
 from retrain_assets.orchestration.partitions import RANGE_END, RANGE_START, range_tags
-from retrain_assets.orchestration.requests import MAX_ATTEMPTS, MAX_RUNS, REQUEST_TAG
+from retrain_assets.orchestration.run_requests import MAX_ATTEMPTS, MAX_RUNS, REQUEST_TAG
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps import intake
-from retrain_assets.stores.local_files import LocalFiles
+from retrain_assets.steps.data import intake
+from retrain_assets.stores.landing.local import LocalFiles
 from retrain_assets_tests.buckets import KEY_ID, SECRET, Bucket, bucket
 from retrain_assets_tests.world import DATASET, World, customers, key
 
@@ -41,7 +41,7 @@ class Clock(SimpleNamespace):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(new_data, "time", made)
+    monkeypatch.setattr(sensors, "time", made)
     return made
 
 
@@ -426,7 +426,7 @@ def test_a_file_deleted_after_the_tick_is_missed_by_name(world: World) -> None:
 def test_the_bound_on_files_of_many_partitions_is_held_by_the_run_as_well(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (intake, new_data):
+    for module in (intake, sensors):
         monkeypatch.setattr(module, "MAX_FILES", 2)
     split = changed(world, landing="customers/*.csv")
     world.land(*range(5))

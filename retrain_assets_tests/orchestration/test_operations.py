@@ -10,11 +10,11 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from retrain_assets.domain.situation import Pause
-from retrain_assets.domain.triggers import decide
-from retrain_assets.orchestration.decision_assets import CURRENCY
-from retrain_assets.steps.decide import DecisionError
-from retrain_assets.steps.report import plan, stale, staleness, status, verify
+from retrain_assets.domain.decision.situation import Pause
+from retrain_assets.domain.decision.triggers import decide
+from retrain_assets.orchestration.assets.decision import CURRENCY
+from retrain_assets.steps.decision.promote import DecisionError
+from retrain_assets.steps.inspect.status import plan, stale, staleness, status, verify
 from retrain_assets.stores.ledger import LedgerError
 from retrain_assets_tests.world import World, key, new_world
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrain_assets.domain.rules import partition_of
+from retrain_assets.domain.data.rules import partition_of
 from retrain_assets.orchestration.partitions import (
     checked_range,
     covering,

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from retrain_assets.steps.report import status
+from retrain_assets.steps.inspect.status import status
 from retrain_assets_tests.world import World, key, new_world
 
 DRIFT = {"data_drift": {"false_alarms_per_year": 10}, "cooldown": 100}

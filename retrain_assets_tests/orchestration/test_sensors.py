@@ -14,11 +14,12 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from retrain_assets.domain.features import FeatureError
-from retrain_assets.domain.measures import MeasureError
-from retrain_assets.domain.pipeline import TrainingError
-from retrain_assets.domain.search import SearchError
-from retrain_assets.orchestration.requests import (
+from retrain_assets.domain.features.build import FeatureError
+from retrain_assets.domain.metrics.metrics import MeasureError
+from retrain_assets.domain.model.estimator import SearchError
+from retrain_assets.domain.model.pipeline import TrainingError
+from retrain_assets.orchestration.dagster_internals.ticks import UnsettledError
+from retrain_assets.orchestration.run_requests import (
     PERMANENT_TAG,
     REQUEST_TAG,
     Wish,
@@ -26,11 +27,10 @@ from retrain_assets.orchestration.requests import (
     tag_permanent_error,
 )
 from retrain_assets.orchestration.sensors import policy_schedule
-from retrain_assets.orchestration.ticks import UnsettledError
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps.ingest import NothingLandedError
-from retrain_assets.steps.intake import MAX_FILES
-from retrain_assets.stores.tables import StaleTableError
+from retrain_assets.steps.data.ingest import NothingLandedError
+from retrain_assets.steps.data.intake import MAX_FILES
+from retrain_assets.stores.tables.tables import StaleTableError
 from retrain_assets_tests.world import DATASET, World, customers, key, new_world
 
 

@@ -13,8 +13,8 @@ import dagster as dg
 import pytest
 
 from retrain_assets.orchestration.partitions import range_tags
-from retrain_assets.steps.messages import decisions
-from retrain_assets.steps.report import verify
+from retrain_assets.steps.inspect.status import verify
+from retrain_assets.steps.upkeep.messages import decisions
 from retrain_assets_tests.orchestration.test_kills import recorded
 from retrain_assets_tests.world import World, key, new_world
 

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from retrain_assets.domain.features import PARTITION
-from retrain_assets.domain.profile import ColumnProfile, build_profile, merge
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.drift.profile import ColumnProfile, build_profile, merge
 from retrain_assets.reports.canvas import png
 from retrain_assets.reports.movers import movers_figure
 

@@ -22,21 +22,21 @@ import httpx
 import polars as pl
 import uvicorn
 
-from retrain_assets.domain.rules import dataset_schema
-from retrain_assets.orchestration.model_assets import Model
-from retrain_assets.serving.app import Service, build_app
-from retrain_assets.serving.formats import ARROW
-from retrain_assets.serving.guard import Limits
-from retrain_assets.serving.log import PredictionLog
+from retrain_assets.domain.data.rules import dataset_schema
+from retrain_assets.orchestration.assets.monitoring import Model
+from retrain_assets.serving.http.app import Service, build_app
+from retrain_assets.serving.http.formats import ARROW
+from retrain_assets.serving.http.guard import Limits
 from retrain_assets.serving.metrics import Metrics
+from retrain_assets.serving.prediction_log import PredictionLog
 from retrain_assets.serving.run import new_service
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
-from retrain_assets.steps.build import features, profile
-from retrain_assets.steps.monitor import monitor
-from retrain_assets.steps.predict import predictions
+from retrain_assets.steps.decision.train import fitted, register
+from retrain_assets.steps.features.build import features, profile
+from retrain_assets.steps.monitoring.monitor import monitor
+from retrain_assets.steps.monitoring.predict import predictions
 from retrain_assets.steps.state import FILES, ModelState
-from retrain_assets.steps.train import fitted, register
 from retrain_assets.stores.ledger import Action, LedgerRow
 from retrain_assets.stores.storage import Storage
 from retrain_assets_tests.world import DATASET, MODEL, customers, key

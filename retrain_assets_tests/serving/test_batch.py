@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from polars.testing import assert_frame_equal
 
 from retrain_assets.cli import main
-from retrain_assets.steps import rows
-from retrain_assets.steps.predict import predictions
+from retrain_assets.steps.features import rows
+from retrain_assets.steps.monitoring.predict import predictions
 from retrain_assets_tests.projects import Project, document
 from retrain_assets_tests.serving.site import COLUMNS, PLANS, SERVED, USAGE, Site, new_site
 from retrain_assets_tests.world import DATASET, key

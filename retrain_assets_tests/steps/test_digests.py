@@ -11,9 +11,8 @@ import pytest
 import retrain_assets
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps import modules
-from retrain_assets.steps.digests import DECIDING, code_digest, recipe_digest
 from retrain_assets.steps.modules import find_module
-from retrain_assets.steps.state import _as_now
+from retrain_assets.steps.state import DECIDING, _as_now, code_digest, recipe_digest
 from retrain_assets_tests.world import MODEL
 
 FEATURES = """
@@ -59,21 +58,21 @@ def test_each_deciding_module_is_there() -> None:
 @pytest.mark.parametrize(
     ("file", "text", "counts"),
     [
-        ("steps/rows.py", "BATCH_VALUES = 1", True),
-        ("steps/train.py", "EXAMPLE_ROWS = 1", True),
-        ("steps/outliers.py", "MORE = 1", True),
-        ("domain/features.py", "MORE = 1", True),
+        ("steps/features/rows.py", "BATCH_VALUES = 1", True),
+        ("steps/decision/train.py", "EXAMPLE_ROWS = 1", True),
+        ("steps/features/build.py", "MORE = 1", True),
+        ("domain/features/build.py", "MORE = 1", True),
         ("domain/encoder.py", "MORE = 1", True),
-        ("domain/reach.py", "MORE = 1", True),
-        ("domain/search.py", "MORE = 1", True),  # imported by what fits
-        ("domain/rules.py", "MORE = 1", True),  # imported by what makes features
+        ("domain/features/lookup_partitions.py", "MORE = 1", True),
+        ("domain/model/estimator.py", "MORE = 1", True),  # imported by what fits
+        ("domain/data/rules.py", "MORE = 1", True),  # imported by what makes features
         ("domain/messages.py", "MORE = 1", False),
-        ("domain/gate.py", "MORE = 1", False),
+        ("domain/decision/gate.py", "MORE = 1", False),
         ("steps/state.py", "MORE = 1", False),
-        ("stores/tables.py", "MORE = 1", False),
+        ("stores/tables/tables.py", "MORE = 1", False),
         ("specs/notify.py", "MORE = 1", False),
-        ("steps/rows.py", "# A comment.", False),
-        ("steps/rows.py", "'''A text that stands as a statement.'''", False),
+        ("steps/features/rows.py", "# A comment.", False),
+        ("steps/features/rows.py", "'''A text that stands as a statement.'''", False),
     ],
 )
 def test_code_of_the_platform_counts_where_it_decides_what_a_model_is(

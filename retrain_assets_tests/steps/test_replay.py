@@ -11,10 +11,10 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from retrain_assets.cli import main, replaying
-from retrain_assets.domain.replay import Outcome
+from retrain_assets.cli import main, replay
+from retrain_assets.domain.decision.replay import Outcome
 from retrain_assets.reports.canvas import png
-from retrain_assets.reports.replay import replay_figure
+from retrain_assets.reports.plots import replay_figure
 from retrain_assets.specs.model import PolicySpec, TriggersSpec, usual_policies
 from retrain_assets.steps.replay import replayed
 from retrain_assets_tests.world import World, key, new_world
@@ -119,7 +119,7 @@ def test_the_picture_is_the_same_each_time(outcome: Outcome) -> None:
 def test_the_command_prints_a_table_and_yaml_and_takes_policies_from_a_file(
     lived: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replaying, "model_named", lambda _: lived.model)
+    monkeypatch.setattr(replay, "model_named", lambda _: lived.model)
     monkeypatch.setenv("RETRAIN_STORAGE", str(lived.root))
     file = tmp_path / "policies.yaml"
     file.write_text("name: none\ntriggers: {}\n---\nname: weekly\nevery: 7\n", encoding="utf-8")

@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 from great_expectations import ExpectationSuite
 
-from retrain_assets.domain.rules import PARTITION, dataset_schema
-from retrain_assets.domain.suite import figures
+from retrain_assets.domain.data.expectations import figures
+from retrain_assets.domain.data.rules import PARTITION, dataset_schema
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps.ingest import ingest
-from retrain_assets.stores import expectations
-from retrain_assets.stores.expectations import Audit, audit, write_results
+from retrain_assets.steps.data.ingest import ingest
+from retrain_assets.stores import audit as module
+from retrain_assets.stores.audit import Audit, audit, write_results
 from retrain_assets_tests.world import World, key
 
 CANARY = "canary-7391"
@@ -97,7 +97,7 @@ def test_the_suite_can_be_read_by_great_expectations_and_names_rules_and_columns
 
 
 def test_results_are_kept_of_so_many_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expectations, "KEPT_RUNS", 3)
+    monkeypatch.setattr(module, "KEPT_RUNS", 3)
     for number in range(5):
         written(tmp_path, f"run-{number}")
     newest = ["run-2", "run-3", "run-4"]

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from retrain_assets.stores.backup import BackupError, back_up, restore
-from retrain_assets.stores.tables import StorageError
+from retrain_assets.stores.tables.tables import StorageError
 from retrain_assets_tests.world import World, key, new_world
 
 Said = list[str]

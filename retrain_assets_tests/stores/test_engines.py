@@ -22,7 +22,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as any_of
 from hypothesis import strategies as st
 
-from retrain_assets.domain.rules import (
+from retrain_assets.domain.data.expectations import Expectation, contract_suite, with_own_partition
+from retrain_assets.domain.data.row_checks import RawRows, flagged
+from retrain_assets.domain.data.rules import (
     BETWEEN,
     BROKEN,
     IN_SET,
@@ -36,10 +38,8 @@ from retrain_assets.domain.rules import (
     given,
     unparsable,
 )
-from retrain_assets.domain.suite import Expectation, contract_suite, with_own_partition
-from retrain_assets.domain.verdicts import RawRows, flagged
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.expectations import validated
+from retrain_assets.stores.audit import validated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ import pytest
 from deltalake import write_deltalake
 
 from retrain_assets.stores.ledger import SCHEMA, History, Ledger, LedgerRow, reversible
-from retrain_assets.stores.tables import StaleTableError, Tables
+from retrain_assets.stores.tables.tables import StaleTableError, Tables
 
 
 def row(action: str, version: int, as_of: str, **changes: object) -> LedgerRow:

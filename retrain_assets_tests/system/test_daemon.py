@@ -14,10 +14,10 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from retrain_assets.orchestration.partitions import range_tags
-from retrain_assets.orchestration.requests import REQUEST_TAG
+from retrain_assets.orchestration.run_requests import REQUEST_TAG
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps import report
-from retrain_assets.steps.ingest import ingest
+from retrain_assets.steps.data.ingest import ingest
+from retrain_assets.steps.inspect import status
 from retrain_assets.stores.storage import Storage
 from retrain_assets_tests.system.deployment import Deployment, deploy, rows
 from retrain_assets_tests.system.processes import wait_for
@@ -49,7 +49,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 def history(live: Deployment) -> list[dict[str, object]]:
     with dg.DagsterInstance.ephemeral() as instance:
-        return report.history(new_world(live.storage.root, instance).state)
+        return status.history(new_world(live.storage.root, instance).state)
 
 
 def test_what_lands_is_ingested_monitored_and_promoted_without_anybody(live: Deployment) -> None:

@@ -1,0 +1,132 @@
+"""Commands that let data through the loop: demo, backfill.
+
+Commands that bring data into the landing folder.
+
+Not here: what is done.
+"""
+
+import os
+import sys
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import click
+
+from retrain_assets.cli.base import (
+    command,
+    dataset_named,
+    datasets,
+    decisions_said,
+    execute,
+    main,
+    models,
+    named,
+    show,
+    storage,
+)
+from retrain_assets.specs.dataset import DatasetSpec
+
+MANY = 1000  # partitions of a range that may be meant otherwise
+
+
+@command
+@click.option("--fresh", is_flag=True, help="Start over: delete what an earlier demo stored.")
+def demo(*, fresh: bool) -> None:
+    """Let the flights of 2013 arrive week by week, and watch the loop run."""
+    from retrain_assets.demo.run import run_demo
+
+    result = run_demo(storage(), Path(os.environ["DAGSTER_HOME"]), fresh=fresh)
+    where = "See all of it in the Dagster UI: make dev, then http://127.0.0.1:3000"
+    show(result, f"{decisions_said(result['decisions'])}\n\n{where}")
+
+
+@command
+@click.argument("name")
+@click.option("--from", "first", required=True, help="First partition.")
+@click.option("--to", "last", required=True, help="Last partition.")
+@click.option("--yes", is_flag=True, help=f"Do not ask, though it be more than {MANY} partitions.")
+def backfill(name: str, first: str, last: str, *, yes: bool) -> None:
+    """Ingest a dataset, or monitor a model, over a range of partitions in one run.
+
+    A check that fails is an error, though the sound partitions beside it are published.
+    """
+    import dagster as dg
+
+    from retrain_assets.orchestration.checks import failures
+    from retrain_assets.orchestration.partitions import checked_range, range_tags
+
+    known_datasets, known_models = datasets(), models()
+    jobs = dict.fromkeys(known_datasets, "ingest") | dict.fromkeys(known_models, "monitor")
+    job = named("dataset or model", jobs, name)
+    spec = known_datasets.get(name) or known_models[name].dataset
+    count = checked_range(spec.partition, first, last)
+    if count > MANY and not yes:
+        _ask(f"{first} to {last} are {count:,} partitions of {name}")
+    if name in known_datasets:
+        _let_settle(spec, first, last)
+    run_id = execute(f"{name}_{job}", tags=range_tags(first, last))
+    found = {"name": name, "from": first, "to": last, "partitions": count, "run_id": run_id}
+    with dg.DagsterInstance.get() as instance:
+        bad = list(failures(instance, run_id))
+    if bad:
+        raise ValueError(f"run {run_id}: {len(bad)} checks failed, first {bad[0]}")
+    show(found, f"{name}: {count} partitions, {first} to {last}, in run {run_id}")
+
+
+def _let_settle(spec: DatasetSpec, first: str, last: str) -> None:
+    """Wait as long as a file that has just been written asks for, once."""
+    from retrain_assets.specs.base import duration
+    from retrain_assets.steps.data.intake import Intake
+
+    intake = Intake(storage(), spec, first, time.time_ns())
+    settled = set(intake.settled)
+    new = [file for file in intake.unread if file not in settled]
+    new = [file for file in new if first <= (file.partition or first) <= last]
+    if new:
+        click.echo(f"{new[0].path} may still be written: {spec.read.settle} of waiting", err=True)
+        time.sleep(duration(spec.read.settle).total_seconds())
+
+
+def _ask(said: str) -> None:
+    """Go on if the person at the terminal says so.
+
+    Raises:
+        ValueError: Nobody is there to be asked.
+    """
+    if not sys.stdin.isatty():
+        raise ValueError(f"{said}: if that is meant, say --yes")
+    click.confirm(f"{said}. Go on?", abort=True, err=True)
+
+
+@main.group()
+def land() -> None:
+    """Bring data into the landing folder; see `retrain land kafka -h`. All take --json."""
+
+
+@partial(command, group=land, name="kafka")
+@click.argument("dataset")
+@click.option("--brokers", required=True, help="HOST:PORT, several separated by commas.")
+@click.option("--topic", required=True, help="Its messages become lines of the dataset's files.")
+@click.option("--max-messages", type=click.IntRange(1), default=50_000, show_default=True)
+@click.option("--max-seconds", type=click.IntRange(1, 86_400), default=60, show_default=True)
+@click.option("--once", is_flag=True, help="Stop at the end that the topic has now.")
+def land_kafka(
+    dataset: str, brokers: str, topic: str, max_messages: int, max_seconds: int, *, once: bool
+) -> None:
+    """Land a Kafka topic, each message exactly once, until SIGTERM or the end with --once.
+
+    A file is written after --max-messages, 32 MiB or --max-seconds. Credentials are read from
+    KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, the rest from KAFKA_SECURITY_PROTOCOL and the like.
+    """
+    from retrain_assets.steps.data import kafka as step
+    from retrain_assets.stores.landing.topic import TopicFiles
+
+    files = TopicFiles(storage().landing, dataset_named(dataset), topic)
+    bounds = step.Bounds(max_messages, max_seconds, once=once)
+    with step.told_to_stop() as stop:
+        tell = partial(click.echo, err=True)
+        landed = asdict(step.land(files, brokers, os.environ, bounds, stop, tell))
+    said = f"{dataset}: {landed['messages']:,} messages in {landed['files']:,} files"
+    show({"dataset": dataset, "topic": topic} | landed, said)

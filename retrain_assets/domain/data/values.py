@@ -1,0 +1,201 @@
+"""How the text or value in a file becomes a typed value, and how columns are derived from others.
+
+A value that cannot be read as its type becomes null. Not here: rules on values that can be read.
+"""
+
+import re
+from collections.abc import Mapping
+
+import polars as pl
+
+from retrain_assets.domain.data.rules import BROKEN, LINE, STORED, Type, given, is_text, raw
+from retrain_assets.specs.dataset import ColumnSpec, ColumnType, DatasetSpec
+
+NULL_WORDS = frozenset(
+    ("NULL", "Null", "null", "None", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT")
+)
+MAX_BYTES = 2**17  # of one value, which is also the limit of Python's csv module
+_ISO: dict[ColumnType, str] = {
+    "date": "[0-9]{4}-[0-9]{2}-[0-9]{2}",
+    "datetime": r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]{1,6})?"
+    r"(Z|[+-][0-9]{2}:?[0-9]{2})",
+}
+# The parser of polars would also take a sign, any number of digits, and second 60.
+_DIRECTIVES = {"Y": "[0-9]{4}", "S": "[0-5]?[0-9]"} | dict.fromkeys("mdyHMIj", "[0-9]{1,3}")
+_YEARS = (1, 9999)  # the years that Python has dates of
+# polars runs a query within an expression, files included, as soon as it parses it.
+_FORBIDDEN = re.compile(
+    r"\b(select|from|table|now|current_(?:date|time|timestamp)|local(?:time|timestamp))\b",
+    re.IGNORECASE,
+)
+_VALUE, _GIVEN = "_value", "_given"
+
+
+def wide(column: ColumnSpec) -> Type:
+    """Return the type that a typed value is kept in until it is judged."""
+    # In a wider type, an unsigned value that is too large is seen instead of wrapped.
+    return pl.Int128 if column.type == "int" else STORED[column.type]
+
+
+def is_given(name: str, spec: DatasetSpec) -> pl.Expr:
+    """Return whether a file has a value, readable or not."""
+    absent = raw(name).is_null()
+    return ~(absent | raw(name).is_in(spec.read.nulls) if spec.format == "csv" else absent)
+
+
+def parsed(name: str, column: ColumnSpec, spec: DatasetSpec) -> pl.Expr:
+    """Return a raw column as its type, null where it cannot be read."""
+    value = raw(name)
+    if is_text(name, spec):
+        is_value = pl.col(given(name)) & (value.str.len_bytes() <= MAX_BYTES)
+        value = _from_text(pl.when(is_value).then(value), name, spec)
+    if column.type == "int":
+        return value.cast(pl.Int64, strict=False)
+    if column.type == "float":
+        return pl.when(value.is_finite()).then(value)
+    if column.type in ("category", "text"):
+        suspect = value.is_in(sorted(NULL_WORDS.difference(column.allowed or ())))
+        if not is_text(name, spec) and column.allowed is None:
+            suspect |= value.str.contains("\0", literal=True) | (value.str.len_bytes() > MAX_BYTES)
+        return pl.when(~suspect).then(value)
+    if column.type in ("date", "datetime"):
+        return pl.when(value.dt.year().is_between(*_YEARS)).then(value)
+    return value
+
+
+def _from_text(text: pl.Expr, name: str, spec: DatasetSpec) -> pl.Expr:
+    kind = spec.columns[name].type
+    if kind == "float":
+        if spec.format == "csv" and spec.read.decimal == ",":
+            text = pl.when(~text.str.contains(".", literal=True)).then(text)
+            text = text.str.replace(",", ".", literal=True)
+        return text.cast(pl.Float64, strict=False)
+    if kind == "bool":
+        words = {"true": True, "false": False}
+        return text.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
+    if kind in ("date", "datetime"):
+        return moment(text, kind, spec.read.date_format.get(name), spec.partition.timezone)
+    return text
+
+
+def moment(text: pl.Expr, kind: ColumnType, written: str | None, timezone: str) -> pl.Expr:
+    """Read text as a date or datetime.
+
+    Args:
+        text: The text in the file.
+        kind: `date` or `datetime`.
+        written: A format of strftime; None for ISO 8601, where a datetime has its offset.
+        timezone: The time zone of a time without offset. An hour that a clock there skips or
+            repeats is null.
+    """
+    form = _ISO[kind] if written is None else _as_regex(written)
+    text = pl.when(text.str.contains(f"^{form}$")).then(text)
+    if kind == "date":
+        return text.str.to_date(written or "%Y-%m-%d", strict=False)
+    if written is None:
+        text = text.str.replace(" ", "T", literal=True)
+    read = text.str.to_datetime(written or "%+", time_unit="us", strict=False)
+    if written is None or re.search(r"%:*z|%\+", written):
+        return read
+    local = read.dt.replace_time_zone(timezone, ambiguous="null", non_existent="null")
+    return local.dt.convert_time_zone("UTC")
+
+
+def _as_regex(written: str) -> str:
+    """Describe texts of a format of strftime, in which numbers may lack leading zeros."""
+    parts = re.split(r"%[-_0]?([:.0-9]*[A-Za-z%+])", written.replace("%F", "%Y-%m-%d"))
+    named = [_DIRECTIVES.get(directive, ".*") for directive in parts[1::2]]
+    literal = [re.escape(part) for part in parts[::2]]
+    return "".join(a + b for a, b in zip(literal, [*named, ""], strict=True))
+
+
+def misfit(schema: Mapping[str, pl.DataType], spec: DatasetSpec) -> str | None:
+    """Return why the types of a parquet file or table do not fit the contract."""
+    for name, column in spec.file_columns.items():
+        kind = schema[name]
+        if kind != pl.Null and not fits(kind, column.type):
+            return f"column {name} is {kind}, but the contract says {column.type}"
+        zone = getattr(kind, "time_zone", None) or "UTC"
+        if zone not in ("UTC", spec.partition.timezone):
+            return (
+                f"column {name} is in time zone {zone}, but partition.timezone is "
+                f"{spec.partition.timezone}: write it in that or in UTC"
+            )
+    return None
+
+
+def fits(stored: pl.DataType, kind: ColumnType) -> bool:
+    """Return whether a type can hold the values of a column; a naive datetime cannot."""
+    if kind in ("int", "float"):
+        return stored.is_integer() or (kind == "float" and stored.is_numeric())
+    if kind == "datetime":
+        return isinstance(stored, pl.Datetime) and stored.time_zone is not None
+    if kind in ("category", "text"):
+        return stored in (pl.String, pl.Categorical, pl.Enum)
+    return stored == STORED[kind]
+
+
+def derive(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
+    """Add the derived columns, raw and parsed, each from the columns before it.
+
+    Args:
+        rows: All other columns as their types.
+        spec: A dataset whose expressions are valid.
+    """
+    visible = [*spec.file_columns, LINE, BROKEN]
+    for name, column in spec.columns.items():
+        if column.expression is not None:
+            value = pl.when(pl.col(BROKEN).is_null()).then(pl.sql_expr(column.expression))
+            derived = _evaluated(rows.select(visible), value.cast(wide(column)))
+            rows = rows.with_columns(
+                derived[_VALUE].alias(f"_raw_{name}"), derived[_GIVEN].alias(given(name))
+            ).with_columns(parsed(name, column, spec).alias(name))
+            visible.append(name)
+    return rows
+
+
+def sources(column: ColumnSpec) -> list[str]:
+    """Return the columns that a column is derived from."""
+    return pl.sql_expr(column.expression).meta.root_names() if column.expression else []
+
+
+def _evaluated(rows: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
+    """Evaluate each row; where it fails, which is located by halving, null counts as given."""
+    try:
+        values = rows.select(value.alias(_VALUE), LINE)
+        return values.select(_VALUE, pl.col(_VALUE).is_not_null().alias(_GIVEN))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        if rows.height <= 1:
+            return rows.select(pl.lit(None).alias(_VALUE), (pl.col(LINE) > 0).alias(_GIVEN))
+    half = rows.height // 2
+    parts = _evaluated(rows[:half], value), _evaluated(rows[half:], value)
+    return pl.concat(parts, how="vertical_relaxed")
+
+
+def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
+    """Return what is wrong with the expression of a derived column, judged without data."""
+    column, expression = spec.columns[name], spec.columns[name].expression or ""
+    if forbidden := _FORBIDDEN.search(expression):
+        return (
+            f"may not hold {forbidden[0]!r}, neither a query nor the clock: use columns and "
+            "functions"
+        )
+    before = list(spec.columns)[: list(spec.columns).index(name)]
+    visible = {*spec.file_columns, *before} - {name}
+    schema = {LINE: pl.Int64} | {other: STORED[spec.columns[other].type] for other in visible}
+    try:
+        value = pl.sql_expr(expression)
+        if "strict_cast" in str(value):
+            return "fails for all rows where one cannot be cast: write TRY_CAST, which gives null"
+        derived = pl.LazyFrame(schema=schema).with_columns(value.alias(_VALUE))
+        kind = derived.collect_schema()[_VALUE]
+        # polars moves a filter below an expression only if it is computed row by row.
+        by_row = not derived.filter(pl.col(LINE) > 0).explain().startswith("FILTER")
+        derived.collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        return f"is not valid: {str(error).partition(chr(10))[0][:300]}"
+    if not by_row:
+        return "looks at more than its own row: leave out aggregates, windows and offsets"
+    if not fits(kind, column.type):
+        return f"gives {kind}, but the contract says {column.type}: cast it"
+    return None

@@ -1,0 +1,115 @@
+"""What a better candidate must not cost: calibration, flips of what was right, time, size.
+
+Each guard compares candidate and production, and is a bound from the YAML. Not here: taking times
+and sizes, slices, and the verdict.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from retrain_assets.domain.metrics.intervals import estimate
+from retrain_assets.domain.metrics.metrics import THRESHOLD, MetricDef, chosen
+from retrain_assets.specs.gate import GuardSpec
+
+BINS = 10
+
+
+@dataclass(frozen=True)
+class GuardResult:
+    """One guard, looked at.
+
+    Args:
+        guard: Its name in the YAML.
+        action: What failing it leads to.
+        passed: Whether the candidate is within the bound.
+        said: The figures, in a few words.
+    """
+
+    guard: str
+    action: Literal["warn", "block"]
+    passed: bool
+    said: str
+
+
+def calibration(
+    spec: GuardSpec,
+    target: np.ndarray,
+    candidate: np.ndarray,
+    production: np.ndarray,
+    blocks: pl.Series,
+    confidence: float,
+) -> GuardResult:
+    """Fails where the calibration error is shown to have grown by more than the limit.
+
+    Args:
+        spec: The limit, in the unit of the target (of a binary model, a share).
+        target: Labels, of shape (rows,).
+        candidate: Predictions, of shape (rows,).
+        production: Predictions, of shape (rows,).
+        blocks: The block of each row.
+        confidence: Of the two-sided interval over blocks.
+    """
+    measure = MetricDef("calibration", (), greater_is_better=False, function=calibration_error)
+    found = estimate(measure, target, candidate, production, blocks)
+    _, high = found.interval(confidence)
+    return GuardResult(
+        "calibration",
+        spec.action,
+        not high < -spec.limit,
+        f"calibration error {found.candidate:.3g} against {found.production:.3g} of production, "
+        f"at least {max(0.0, -high):.3g} more, limit {spec.limit:g}",
+    )
+
+
+def calibration_error(
+    target: np.ndarray,
+    prediction: np.ndarray,
+    weight: np.ndarray | None = None,  # noqa: ARG001 the protocol's
+) -> float:
+    """The mean distance of label and prediction over ten bins of equally many predictions."""
+    order = np.argsort(prediction, kind="stable")
+    parts = np.array_split((prediction - target)[order], BINS)
+    return float(sum(abs(part.sum()) for part in parts) / len(order))
+
+
+def negative_flips(
+    spec: GuardSpec,
+    labels: np.ndarray,
+    candidate: np.ndarray,
+    production: np.ndarray,
+    threshold: float | None,
+) -> GuardResult:
+    """Fails where too many rows that production had right are wrong now.
+
+    Args:
+        spec: The limit, a share of the rows.
+        labels: As the metrics take them.
+        candidate: Predictions of a classifier.
+        production: Predictions, of the same shape.
+        threshold: From which a binary prediction counts as 1; 0.5 by default.
+    """
+    cut = THRESHOLD if threshold is None else threshold
+    ours, theirs = (chosen(side, cut) == labels for side in (candidate, production))
+    share = float((theirs & ~ours).mean())
+    said = f"{share:.2%} of rows that production had right are wrong now, limit {spec.limit:.2%}"
+    return GuardResult("negative_flips", spec.action, share <= spec.limit, said)
+
+
+def ratio(
+    name: str, spec: GuardSpec, candidate: dict[str, float], production: dict[str, float]
+) -> GuardResult:
+    """Fails where a cost is more than the limit times that of production.
+
+    Args:
+        name: Of the guard.
+        spec: The limit, a ratio.
+        candidate: Costs by what they are of, such as `one row`.
+        production: The same of production.
+    """
+    worst = max(candidate, key=lambda of: candidate[of] / production[of])
+    times = candidate[worst] / production[worst]
+    said = f"{worst}: {times:.2f} times {production[worst]:.3g} of production, limit {spec.limit:g}"
+    return GuardResult(name, spec.action, times <= spec.limit, said)

@@ -1,0 +1,235 @@
+"""Drift: how far a current window has moved from the reference, from their profiles alone.
+
+A measure is a function of two profiles of one column, and None where it is undefined: for a
+column of the other kind, or where a side has no value. Numbers are compared in the ten bins that
+the reference's deciles make, categories value by value, with one more bin for all values that the
+reference does not name.
+Not here: building profiles, thresholds, alerts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrain_assets.domain.drift.profile import ColumnProfile
+
+if TYPE_CHECKING:
+    from datasketches import kll_floats_sketch
+
+    Shares = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+Measure = Callable[[ColumnProfile, ColumnProfile], float | None]
+
+BINS = 10
+FLOOR = 1e-4
+MEDIAN = "median"
+QUANTILES = ((MEDIAN, 0.5), ("10th percentile", 0.1), ("90th percentile", 0.9))
+
+
+class DriftError(ValueError):
+    """Two windows cannot be compared; the message says where and what would do."""
+
+
+def psi(reference: ColumnProfile, current: ColumnProfile) -> float | None:
+    """Population stability index: sum of (current - reference) * ln(current / reference) by bin.
+
+    Source: Siddiqi, "Credit Risk Scorecards", Wiley 2006. No share counts as less than `FLOOR`,
+    so that an empty bin gives a finite value.
+    """
+    shares = _shares(reference, current)
+    if shares is None:
+        return None
+    expected, actual = (np.maximum(side, FLOOR) for side in shares)
+    return float(np.sum((actual - expected) * np.log(actual / expected)))
+
+
+def jensen_shannon(reference: ColumnProfile, current: ColumnProfile) -> float | None:
+    """Jensen-Shannon distance: the root of the divergence to base 2, from 0 to 1.
+
+    Sources: Lin, "Divergence Measures Based on the Shannon Entropy", IEEE Trans. Inf. Theory
+    37(1), 1991; its root is a metric: Endres and Schindelin, ibid. 49(7), 2003. All unseen
+    categories in one bin give the same value as each in its own.
+    """
+    from scipy.special import rel_entr
+
+    shares = _shares(reference, current)
+    if shares is None:
+        return None
+    divergence = rel_entr(np.stack(shares), (shares[0] + shares[1]) / 2).sum() / np.log(4)
+    return float(np.sqrt(max(divergence, 0.0)))
+
+
+def ks(reference: ColumnProfile, current: ColumnProfile) -> float | None:
+    """Two-sample Kolmogorov-Smirnov statistic: the greatest gap between the two ECDFs.
+
+    Source: Smirnov, "Table for Estimating the Goodness of Fit of Empirical Distributions", Ann.
+    Math. Statist. 19(2), 1948. Both are step functions, so all steps of both sketches are tried;
+    the result is off by no more than the rank errors of the two.
+    """
+    before, now = reference.sketch, current.sketch
+    if before is None or now is None or not _have_values(reference, current):
+        return None
+    steps = np.unique([value for sketch in (before, now) for value, _ in sketch])
+    gaps = np.subtract(before.get_cdf(steps, inclusive=True), now.get_cdf(steps, inclusive=True))
+    return float(np.max(np.abs(gaps)))
+
+
+def null_share(reference: ColumnProfile, current: ColumnProfile) -> float | None:
+    """Absolute change of the share of rows that are null."""
+    if reference.rows == 0 or current.rows == 0:
+        return None
+    return abs(current.nulls / current.rows - reference.nulls / reference.rows)
+
+
+def unseen_share(reference: ColumnProfile, current: ColumnProfile) -> float | None:
+    """Share of the current values that are of a category the reference does not name.
+
+    Rows that the current profile only counts among its `others` are taken as seen.
+    """
+    if reference.counts is None or current.counts is None or not _have_values(reference, current):
+        return None
+    unseen = current.counts.keys() - reference.counts.keys()
+    return sum(current.counts[value] for value in unseen) / current.filled
+
+
+def wasserstein(reference: ColumnProfile, current: ColumnProfile) -> float | None:
+    """Wasserstein-1 distance, in standard deviations of the reference.
+
+    It is the area between the two ECDFs. Source: Vallender, "Calculation of the Wasserstein
+    Distance between Probability Distributions on the Line", Theory Probab. Appl. 18(4), 1974.
+    None where the reference is one value.
+    """
+    before, now = reference.sketch, current.sketch
+    if before is None or now is None or not _have_values(reference, current):
+        return None
+    (values, rows), (others, _) = (np.array([*side]).T for side in (before, now))
+    spread = np.sqrt(np.average((values - np.average(values, weights=rows)) ** 2, weights=rows))
+    steps = np.union1d(values, others)
+    gaps = np.subtract(before.get_cdf(steps, inclusive=True), now.get_cdf(steps, inclusive=True))
+    area = np.abs(gaps[: len(steps) - 1]) @ np.diff(steps.astype(np.float64))
+    return float(area / spread) if spread else None
+
+
+def chi_squared(reference: ColumnProfile, current: ColumnProfile) -> float | None:
+    """Pearson's statistic of two samples of categories having one law; it grows with the rows.
+
+    Source: Pearson, "On the Criterion ...", Philosophical Magazine 50, 1900.
+    """
+    if reference.counts is None or current.counts is None or not _have_values(reference, current):
+        return None
+    named = tuple(sorted({*reference.counts, *current.counts}))
+    sides = (reference, current)
+    seen = np.array([_category_shares(side, named) * side.filled for side in sides])
+    seen = seen[:, seen.sum(axis=0) > 0]
+    expected = np.outer(seen.sum(axis=1), seen.sum(axis=0)) / seen.sum()
+    return float(((seen - expected) ** 2 / expected).sum())
+
+
+MEASURES: dict[str, Measure] = {
+    "psi": psi,
+    "ks": ks,
+    "jensen_shannon": jensen_shannon,
+    "null_share": null_share,
+    "unseen_share": unseen_share,
+    "wasserstein": wasserstein,
+    "chi_squared": chi_squared,
+}
+
+
+def compare(
+    reference: Mapping[str, ColumnProfile], current: Mapping[str, ColumnProfile]
+) -> Iterator[tuple[str, str, float]]:
+    """Take each measure of each column that both windows have, where it is defined.
+
+    Args:
+        reference: Profiles by column, such as of the training window.
+        current: Profiles by column.
+
+    Yields:
+        Column, measure and statistic: column by column in the order of the reference.
+
+    Raises:
+        DriftError: A column is numeric in one window only.
+    """
+    for name in (name for name in reference if name in current):
+        before, now = reference[name], current[name]
+        if before.kind != now.kind:
+            raise DriftError(
+                f"column {name} is {before.kind} in the reference and {now.kind} in the "
+                "current window: build both profiles with one type"
+            )
+        for measure, function in MEASURES.items():
+            if (statistic := function(before, now)) is not None:
+                yield name, measure, statistic
+
+
+def effect(reference: ColumnProfile, current: ColumnProfile) -> str:
+    """What has changed most about a column, in its own units: then and now.
+
+    Returns:
+        The median of numbers, or a tail that has moved by more than twice as much; the category
+        whose share has changed most; nulls where these have changed by more, or where a side has
+        nothing else.
+    """
+    if not reference.rows or not current.rows:
+        return ""
+    sides = reference, current
+    empty = [side.nulls / side.rows for side in sides]
+    nulls = f"null {empty[0]:.1%} → {empty[1]:.1%}"
+    if not _have_values(*sides):
+        return nulls
+    if reference.sketch is not None and current.sketch is not None:
+        before, after = reference.sketch, current.sketch
+        ends = {name: (before.get_quantile(q), after.get_quantile(q)) for name, q in QUANTILES}
+        weights = {name: 2 if name == MEDIAN else 1 for name in ends}
+        name = max(ends, key=lambda each: weights[each] * abs(ends[each][1] - ends[each][0]))
+        then, now = ends[name]
+        moved = abs(before.get_rank(now) - after.get_rank(now))
+        said = f"{name} {then:.4g} → {now:.4g}"
+    else:
+        named = sorted({*(reference.counts or {}), *(current.counts or {})})
+        each = [_category_shares(side, tuple(named)) for side in sides]
+        farthest = int(np.argmax(np.abs(each[1] - each[0])))
+        moved = abs(each[1][farthest] - each[0][farthest])
+        name = [*named, "others"][farthest]
+        said = f"{name} {each[0][farthest]:.1%} → {each[1][farthest]:.1%}"
+    return nulls if abs(empty[1] - empty[0]) > moved else said
+
+
+def _have_values(reference: ColumnProfile, current: ColumnProfile) -> bool:
+    return reference.filled > 0 and current.filled > 0
+
+
+def _shares(reference: ColumnProfile, current: ColumnProfile) -> Shares | None:
+    """Share of the values of each side in each bin; None where a side has no value."""
+    if not _have_values(reference, current):
+        return None
+    before, now = reference.sketch, current.sketch
+    if before is not None and now is not None:
+        edges = _edges(before)
+        in_bins = before.get_pmf(edges, inclusive=True), now.get_pmf(edges, inclusive=True)
+        return np.array(in_bins[0]), np.array(in_bins[1])
+    named = tuple(reference.counts or {})
+    return _category_shares(reference, named), _category_shares(current, named)
+
+
+def _category_shares(profile: ColumnProfile, named: tuple[str, ...]) -> NDArray[np.float64]:
+    counts = [(profile.counts or {}).get(value, 0) for value in named]
+    return np.array([*counts, profile.filled - sum(counts)]) / profile.filled
+
+
+def _edges(reference: kll_floats_sketch) -> NDArray[np.float32]:
+    """Upper edges of all bins but the last: the deciles of the reference, each once.
+
+    A decile met more than once is a value that many rows share. It gets a bin of its own, or a
+    column that is nearly constant could move below that value, or leave it, unnoticed.
+    """
+    ranks = np.arange(1, BINS) / BINS
+    deciles = np.array(reference.get_quantiles(ranks, inclusive=True), dtype=np.float32)
+    distinct, times = np.unique(deciles, return_counts=True)
+    just_below = np.nextafter(distinct[times > 1], np.float32(-np.inf))
+    return np.union1d(distinct, just_below)

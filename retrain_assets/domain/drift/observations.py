@@ -1,0 +1,176 @@
+"""What is monitored of a partition: drift of its window, of the output, and realised performance.
+
+Only profiles and block values come in, never rows. Not here: the statistics themselves, and what
+is done about an alert.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from retrain_assets.domain.drift.measures import compare, effect
+from retrain_assets.domain.drift.permutation_test import Column, calibrate
+from retrain_assets.domain.drift.profile import ColumnProfile
+from retrain_assets.domain.metrics.metrics import METRICS, margin
+from retrain_assets.specs.gate import Metric
+from retrain_assets.specs.model import ModelSpec
+from retrain_assets.specs.triggers import POINT, DriftTrigger, PerformanceTrigger
+
+FEATURE, PREDICTION, TARGET, PERFORMANCE, ESTIMATED, VOLUME = (
+    "feature",
+    "prediction",
+    "target",
+    "performance",
+    "estimated",
+    "volume",
+)
+P_VALUE = "p_value"  # of all columns together
+INTERVAL = 0.9  # confidence of the interval that is shown
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One statistic of one window, and whether it alerts.
+
+    Args:
+        role: What it is about: feature, prediction, target, performance, estimated (performance
+            without labels) or volume.
+        measure: The statistic's name.
+        column: The column, or the metric's target.
+        statistic: Its value; None where it is undefined.
+        threshold: The bound it was held against; None where it is only recorded.
+        baseline: What performance was at promotion; of a calibrated statistic, the share of
+            windows as far out; of a p-value, its standard error.
+        alert: Whether the bound was reached; of performance, with the trigger's confidence.
+        low: Lower end of the interval of performance, of 90 %; None of anything else.
+        high: Its upper end.
+        effect: What has changed about a column, then and now, in its own units.
+    """
+
+    role: str
+    measure: str
+    column: str
+    statistic: float | None
+    threshold: float | None = None
+    baseline: float | None = None
+    alert: bool = False
+    low: float | None = None
+    high: float | None = None
+    effect: str | None = None
+
+
+def drift(
+    role: str,
+    trigger: DriftTrigger | None,
+    reference: Mapping[str, ColumnProfile],
+    current: Mapping[str, ColumnProfile],
+) -> Iterator[Observation]:
+    """All measures that are defined; those of the trigger's measure have a threshold."""
+    for column, measure, statistic in compare(reference, current):
+        watched = trigger is not None and measure == trigger.measure
+        threshold = trigger.threshold if trigger and watched else None
+        yield Observation(
+            role,
+            measure,
+            column,
+            statistic,
+            threshold,
+            alert=threshold is not None and statistic >= threshold,
+            effect=effect(reference[column], current[column]) if watched else None,
+        )
+
+
+def calibrated(
+    role: str,
+    columns: Sequence[Column],
+    current: Sequence[int],
+    rate: float,
+    seed: Sequence[int],
+    effects: Mapping[str, str],
+) -> Iterator[Observation]:
+    """Statistics held against thresholds that keep a rate of false alarms; the p-value first.
+
+    Args:
+        role: What they are about.
+        columns: Counts of all blocks, of the reference and of the window.
+        current: Places of the window's blocks.
+        rate: Probability of a false alarm that is allowed.
+        seed: Of the draws.
+        effects: What has changed about each column.
+    """
+    found = calibrate(columns, current, rate, np.random.default_rng(seed))
+    yield Observation(role, P_VALUE, "", found.p_value, rate, found.error, alert=found.alarm)
+    for (column, measure), statistic in found.statistics.items():
+        threshold = found.thresholds.get((column, measure))
+        reached = found.alarm and threshold is not None and statistic >= threshold
+        share = found.beyond[column, measure]
+        yield Observation(
+            role,
+            measure,
+            column,
+            statistic,
+            threshold,
+            share,
+            alert=reached,
+            effect=effects.get(column),
+        )
+
+
+def performance(
+    spec: ModelSpec, role: str, values: Sequence[tuple[float, int]], baseline: float
+) -> Observation | None:
+    """Performance of a window, realised or estimated, against what it was at promotion.
+
+    Args:
+        spec: The model; None is returned where it has no performance trigger.
+        role: Which of the two.
+        values: Metric and number of rows of each partition.
+        baseline: The metric on the holdout of the promotion, as a mean over partitions; NaN where
+            it was undefined there.
+
+    Returns:
+        The row-weighted mean over partitions, with the bound that is reached first. It alerts where
+        the bound is passed with the trigger's confidence, by Student's t over partitions, since
+        rows of one are alike.
+    """
+    trigger = spec.triggers.performance
+    values = [(value, count) for value, count in values if count]
+    if trigger is None or not values:
+        return None
+    figures, counts = (np.array(part, dtype=float) for part in zip(*values, strict=True))
+    statistic = float(np.average(figures, weights=counts))
+    threshold = worst_acceptable(trigger, baseline)
+    half = margin(figures, counts, (1 + INTERVAL) / 2)
+    sure = 0.0 if trigger.confidence == POINT else margin(figures, counts, trigger.confidence)
+    return Observation(
+        role,
+        trigger.metric,
+        spec.target.column,
+        statistic,
+        threshold,
+        baseline,
+        alert=beyond(trigger.metric, statistic, threshold, sure),
+        low=statistic - half if math.isfinite(half) else None,
+        high=statistic + half if math.isfinite(half) else None,
+    )
+
+
+def beyond(metric: Metric, value: float, threshold: float, margin: float = 0.0) -> bool:
+    """Whether performance is worse than its bound, by more than it may be off."""
+    sign = 1 if METRICS[metric].greater_is_better else -1
+    return sign * (value - threshold) + margin < 0
+
+
+def worst_acceptable(trigger: PerformanceTrigger, baseline: float) -> float:
+    """The tighter of the relative and the absolute bound, in the metric's own units.
+
+    NaN, which nothing passes, where there is only the relative one and nothing to hold it against.
+    """
+    greater_is_better = METRICS[trigger.metric].greater_is_better
+    sign = 1 if greater_is_better else -1
+    bounds = [] if trigger.limit is None else [trigger.limit]
+    if trigger.max_drop is not None and not math.isnan(baseline):
+        bounds.append(baseline - sign * trigger.max_drop * abs(baseline))
+    return (max if greater_is_better else min)(bounds, default=math.nan)

@@ -1,0 +1,131 @@
+"""Performance without labels: what a metric would be if the calibrated probabilities came true.
+
+Confidence-based estimation: Bialek, Kuberski, Perrakis and Bifet, "Estimating Model Performance
+Under Covariate Shift Without Labels", 2024 (arXiv 2401.08348). Each prediction counts as each class
+with its calibrated probability, so every metric of a classifier has an estimate. It sees that rows
+have become harder, and is blind to concept drift: where what follows from the same features has
+changed, the probabilities are wrong and so is the estimate. Not here: what is done about an
+estimate, and whether it has been right before.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from retrain_assets.domain.metrics.metrics import (
+    SMALLEST,
+    UNKNOWN_CLASS,
+    MetricDef,
+    by_block,
+    comparable,
+    defined,
+)
+from retrain_assets.specs.gate import Metric
+
+Floats = NDArray[np.float64]
+
+RIDGE = 1e-6  # on all parameters: keeps the slope finite where the labels are separated
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a classifier's probabilities were worth on rows it had not seen.
+
+    The softmax of an intercept a class plus the slope times the log probability. Source: Cox, "Two
+    further applications of a model for binary regression", Biometrika 45, 1958, of two classes;
+    Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", 2017
+    (arXiv 1706.04599), of more.
+
+    Args:
+        intercepts: Of each class, the first one 0.
+        slope: 1 with intercepts of 0 where the probabilities came true.
+    """
+
+    intercepts: Sequence[float]
+    slope: float
+
+    def __call__(self, probability: np.ndarray) -> Floats:
+        """Probabilities that come true, of shape (rows, classes), of the model's own."""
+        from scipy.special import softmax
+
+        logs = _log_probability(probability)
+        return np.asarray(softmax(np.asarray(self.intercepts) + self.slope * logs, axis=1))
+
+
+def calibration(
+    target: np.ndarray, probability: np.ndarray, classes: Sequence[Any] | None = None
+) -> Calibration | None:
+    """Fit a calibration by maximum likelihood.
+
+    Args:
+        target: Labels of unseen rows, of shape (rows,).
+        probability: Predictions, as `performance` says.
+        classes: Class of each column, for multiclass.
+
+    Returns:
+        The calibration; None where all labels are of one class.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax
+
+    places, _ = comparable(target, probability, classes)
+    known = places != UNKNOWN_CLASS
+    logs, places = _log_probability(probability[known]), places[known].astype(np.int64)
+    if len(np.unique(places)) < 2:  # noqa: PLR2004 there is nothing to tell apart
+        return None
+    came_true = np.eye(logs.shape[1])[places]
+
+    def surprise(parameters: Floats) -> tuple[float, Floats]:
+        """The mean surprise of the labels, and its gradient."""
+        said = log_softmax(np.append(0, parameters[1:]) + parameters[0] * logs, axis=1)
+        off = np.exp(said) - came_true
+        gradient = np.append((off * logs).sum(axis=1).mean(), off.mean(axis=0)[1:])
+        value = RIDGE / 2 * parameters @ parameters - (said * came_true).sum(axis=1).mean()
+        return float(value), gradient + RIDGE * parameters
+
+    start = np.append(1.0, np.zeros(logs.shape[1] - 1))
+    found = minimize(surprise, start, jac=True, method="BFGS").x
+    return Calibration((0.0, *map(float, found[1:])), float(found[0]))
+
+
+def estimate(metric: Metric | MetricDef, probability: np.ndarray, calibrated: Calibration) -> float:
+    """What the metric of some predictions would be.
+
+    Args:
+        metric: Of a classifier.
+        probability: Predictions, as `performance` says.
+        calibrated: What such predictions were worth.
+
+    Returns:
+        The value; NaN without a row, or where the metric is undefined.
+    """
+    if not len(probability):
+        return math.nan
+    chance = calibrated(probability)
+    rows, classes = chance.shape
+    each_class = (classes, *(1 for _ in probability.shape[1:]))
+    return defined(metric).function(
+        np.repeat(np.arange(classes), rows), np.tile(probability, each_class), chance.T.ravel()
+    )
+
+
+def block_estimates(
+    metric: Metric | MetricDef,
+    probability: np.ndarray,
+    blocks: pl.Series,
+    calibrated: Calibration,
+) -> pl.DataFrame:
+    """What the metric of each block would be, as `block_values` gives what it is."""
+    return by_block(blocks, lambda rows: estimate(metric, probability[rows], calibrated))
+
+
+def _log_probability(probability: np.ndarray) -> Floats:
+    """Of each class, of shape (rows, classes)."""
+    if probability.ndim == 1:
+        probability = np.stack([1 - probability, probability], axis=1)
+    return np.asarray(np.log(np.clip(probability.astype(np.float64), SMALLEST, 1)))

@@ -1,0 +1,339 @@
+"""Features of a row: the same code for training, batch and a single row.
+
+Lookups are joined as they were known when predicting, then the model's own SQL or function sees
+only columns that are known by then, and the partitions before.
+
+What the features of a row may look back on: rows of the partitions before its own.
+
+Not here: reading tables, encoding
+for an estimator.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+
+import polars as pl
+
+from retrain_assets.domain.data.rules import PARTITION, Type, dataset_schema
+from retrain_assets.domain.features.sql import QueryError, in_order
+from retrain_assets.domain.windows import before, mature_partitions
+from retrain_assets.specs.base import duration
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.features import LookupSpec
+from retrain_assets.specs.model import ModelSpec
+
+KEY, WEIGHT, BLOCK = "_key", "_weight", "_block"
+_ORDER, _AT = "_order", "_at"
+_STAMP = pl.Datetime("us", "UTC")  # a date is its midnight, so that a lag of hours counts
+
+
+class FeatureError(ValueError):
+    """Rows cannot be made into features; the message names the model, column and remedy."""
+
+
+def join_lookups(
+    rows: pl.DataFrame, lookups: Mapping[str, pl.DataFrame], specs: Mapping[str, LookupSpec]
+) -> pl.DataFrame:
+    """Add the columns of each lookup as `<lookup>_<column>`; null where nothing matches.
+
+    Args:
+        rows: The rows that are predicted, in any order, which is kept.
+        lookups: Rows of each lookup, by its name.
+        specs: How each is joined.
+
+    Raises:
+        FeatureError: A lookup has two rows for one key, so that a join would multiply rows, or that
+            are known from the same moment on.
+    """
+    for name, spec in specs.items():
+        wanted = [
+            pl.col(column).alias(f"{name}_{column}")
+            for column in lookups[name].columns
+            if column not in spec.on and not column.startswith("_")
+        ]
+        right = lookups[name].select(*spec.on, *wanted)
+        if spec.as_of is None:
+            joined = rows.join(right, on=spec.on, how="left", maintain_order="left")
+        else:
+            joined = _join_as_of(rows, right, name, spec)
+        if joined.height != rows.height:
+            raise FeatureError(
+                f"lookup {name}: {', '.join(spec.on)} does not name one row "
+                f"({joined.height} rows after the join, {rows.height} before): "
+                "join on its key, or give `as_of`"
+            )
+        rows = joined
+    return rows
+
+
+def _join_as_of(
+    rows: pl.DataFrame, right: pl.DataFrame, name: str, spec: LookupSpec
+) -> pl.DataFrame:
+    time, lag = spec.as_of or "", duration(spec.lag)
+    known = (pl.col(f"{name}_{time}").cast(_STAMP) + lag).alias(_AT)
+    right = right.with_columns(known).drop_nulls([*spec.on, _AT]).sort(_AT)
+    if (twice := right.filter(pl.struct(*spec.on, _AT).is_duplicated())).height:
+        found = twice.select(*spec.on, f"{name}_{time}").row(0)
+        raise FeatureError(
+            f"lookup {name}: {twice.height} rows share {', '.join(spec.on)} and {time} with "
+            f"another, such as {found}: which is meant cannot be told, so make them its key"
+        )
+    joined = (
+        rows.with_row_index(_ORDER)
+        .with_columns(pl.col(time).cast(_STAMP).alias(_AT))
+        .sort(_AT)
+        .join_asof(
+            right,
+            on=_AT,
+            by=spec.on,
+            strategy="backward",
+            tolerance=duration(spec.tolerance) - lag if spec.tolerance else None,
+            check_sortedness=False,
+        )
+    )
+    return joined.sort(_ORDER).drop(_ORDER, _AT)
+
+
+def row_features(
+    rows: pl.DataFrame,
+    lookups: Mapping[str, pl.DataFrame],
+    spec: ModelSpec,
+    dataset: DatasetSpec,
+    history: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """The features alone, row by row in the order given.
+
+    Args:
+        rows: Rows of the dataset; columns that are `known: later` may be missing and are not read.
+        lookups: Rows of each lookup.
+        spec: The model.
+        dataset: The dataset's contract.
+        history: Where the model has `features.history`, what `History.before` gives for the
+            partition of the rows, which is one then.
+
+    Raises:
+        FeatureError: The SQL or function fails, drops rows, or gives a type no model can use.
+    """
+    return _made(_joined(rows, lookups, spec, dataset), history, spec)
+
+
+def build_features(
+    rows: pl.DataFrame,
+    lookups: Mapping[str, pl.DataFrame],
+    spec: ModelSpec,
+    dataset: DatasetSpec,
+    past: Callable[[str], pl.DataFrame] | None = None,
+    labels: Mapping[str, pl.DataFrame] | None = None,
+) -> pl.DataFrame:
+    """Features, target and row identity of labelled rows, as the features table stores them.
+
+    Args:
+        rows: Rows of the dataset.
+        lookups: Rows of each lookup.
+        spec: The model.
+        dataset: The dataset's contract.
+        past: Where the model has `features.history`, `History.before`: features are made
+            partition by partition then.
+        labels: Of each lookup that the target is made of, rows with the columns that are
+            `known: later`, which no feature sees.
+
+    Returns:
+        `_landing_partition`, `_key` (the dataset's key joined by `|`), the features, the target
+        (null where it is not known) and, where the model has them, `_weight` and `_block`; sorted
+        by partition and key, so that the same rows give the same model.
+
+    Raises:
+        FeatureError: As `row_features`, target and features share a name, or features of a row
+            depend on the rows that are made with it.
+    """
+    rows = rows.sort(PARTITION, maintain_order=True)
+    made: list[pl.DataFrame] = []
+    for part, history in _parts(_joined(rows, lookups, spec, dataset), past):
+        made.append(_made(part, history, spec))
+        if len(made) == 1:
+            _refuse_dependent(made[0], part, history, spec)
+    features = pl.concat(made)
+    if spec.target.column in features.columns:
+        raise FeatureError(
+            f"model {spec.name}: the target {spec.target.column} is among its own features"
+        )
+    identity = rows.select(
+        PARTITION,
+        pl.concat_str([pl.col(c).cast(pl.String) for c in dataset.key], separator="|").alias(KEY),
+    )
+    known = join_lookups(rows, labels or {}, {name: spec.lookups[name] for name in labels or {}})
+    frames = [identity, features, _target(known, spec)]
+    if spec.weight is not None:
+        frames.append(rows.select(pl.sql_expr(spec.weight).cast(pl.Float64).alias(WEIGHT)))
+    if spec.blocks is not None:
+        name = pl.sql_expr(spec.blocks).cast(pl.String).fill_null("")
+        frames.append(rows.select(pl.concat_str(PARTITION, name, separator="|").alias(BLOCK)))
+    return pl.concat(frames, how="horizontal").sort(PARTITION, KEY)
+
+
+def feature_names(
+    spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
+) -> tuple[str, ...]:
+    """Names of the features, found by making those of no rows at all.
+
+    A table cannot tell, since it keeps the columns of earlier specs.
+    """
+    rows = pl.DataFrame(schema=dataset_schema(dataset))
+    joined = {name: pl.DataFrame(schema=known_schema(found)) for name, found in lookups.items()}
+    history = rows if spec.features.history else None
+    return tuple(row_features(rows, joined, spec, dataset, history).columns)
+
+
+def known_schema(dataset: DatasetSpec) -> dict[str, Type]:
+    """The columns that a dataset shows as a lookup: not those that are `known: later`."""
+    return {
+        name: stored
+        for name, stored in dataset_schema(dataset).items()
+        if name == PARTITION or dataset.columns[name].known == "before"
+    }
+
+
+def labelling(spec: ModelSpec, lookups: Mapping[str, DatasetSpec]) -> tuple[str, ...]:
+    """The lookups of whose `known: later` columns the target is made."""
+    if spec.target.expression is None:
+        return ()
+    named = pl.sql_expr(spec.target.expression).meta.root_names()
+    return tuple(
+        name
+        for name, found in lookups.items()
+        if any(
+            f"{name}_{column}" in named
+            for column, declared in found.columns.items()
+            if declared.known == "later"
+        )
+    )
+
+
+def _joined(
+    rows: pl.DataFrame,
+    lookups: Mapping[str, pl.DataFrame],
+    spec: ModelSpec,
+    dataset: DatasetSpec,
+) -> pl.DataFrame:
+    later = [name for name, column in dataset.columns.items() if column.known == "later"]
+    return join_lookups(rows.drop(later, strict=False), lookups, spec.lookups)
+
+
+def _parts(
+    rows: pl.DataFrame, past: Callable[[str], pl.DataFrame] | None
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]:
+    """Rows that are made together, and what they look back on."""
+    if past is None or rows.is_empty():
+        yield rows, None if past is None else past("")
+        return
+    for part in rows.partition_by(PARTITION, maintain_order=True):
+        yield part, past(part[PARTITION][0])
+
+
+def _made(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> pl.DataFrame:
+    try:
+        features = _apply(rows, history, spec)
+    except (pl.exceptions.PolarsError, QueryError) as error:
+        why = str(error).partition("\n")[0]
+        raise FeatureError(f"model {spec.name}: features: {why}") from error
+    if features.height != rows.height:
+        raise FeatureError(
+            f"model {spec.name}: features has {features.height} rows for {rows.height}: "
+            "give one row of features a row"
+        )
+    stored = {name: stored_type(name, dtype, spec) for name, dtype in features.schema.items()}
+    return features.cast(stored)  # type: ignore[arg-type]
+
+
+def _refuse_dependent(
+    features: pl.DataFrame, rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec
+) -> None:
+    """Make some rows alone: what depends on the others would not be the same when serving."""
+    for place in {0, rows.height // 2, rows.height - 1} if rows.height > 1 else ():
+        alone, together = _made(rows[place], history, spec), features[place]
+        for name in together.columns:
+            if not alone[name].equals(together[name], null_equal=True):
+                raise FeatureError(
+                    f"model {spec.name}: feature {name} of a row is {alone[name][0]!r} alone and "
+                    f"{together[name][0]!r} among {rows.height} rows: make it from the row, its "
+                    "lookups and `history`, and keep the rows in order"
+                )
+
+
+def _apply(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> pl.DataFrame:
+    if spec.features.sql is not None:
+        return in_order(spec.features.sql, rows, {} if history is None else {"history": history})
+    module, _, function = (spec.features.python or "").partition(":")
+    result = getattr(import_module(module), function)(
+        rows, *(() if history is None else (history,))
+    )
+    if not isinstance(result, pl.DataFrame):
+        found = type(result).__name__
+        raise FeatureError(f"model {spec.name}: {spec.features.python} returned {found}, no frame")
+    return result
+
+
+def _target(rows: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:
+    target = spec.target
+    value = pl.sql_expr(target.expression) if target.expression else pl.col(target.column)
+    stored = pl.String if target.kind == "multiclass" else pl.Float64
+    return rows.select(value.cast(stored).alias(target.column))
+
+
+def stored_type(name: str, dtype: pl.DataType, spec: ModelSpec) -> Type:
+    """One storage type a kind, so that a batch of another width never changes the schema.
+
+    Raises:
+        FeatureError: It is a type that no model can use.
+    """
+    if dtype.is_integer():
+        return pl.Int64
+    if dtype.is_float() or dtype.is_decimal():
+        return pl.Float64
+    if dtype == pl.Boolean:
+        return pl.Boolean
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return pl.String
+    raise FeatureError(
+        f"model {spec.name}: feature {name} is of type {dtype}: make it a number, text or boolean"
+    )
+
+
+@dataclass(frozen=True)
+class History:
+    """Rows of the dataset, without lookups, from which each partition is shown those before it.
+
+    Args:
+        rows: Of all partitions that are looked back on, and perhaps others; in any order.
+        landed: All partitions of the dataset that have landed, in order.
+        spec: The model.
+        dataset: Its dataset.
+    """
+
+    rows: pl.DataFrame
+    landed: tuple[str, ...]
+    spec: ModelSpec
+    dataset: DatasetSpec
+
+    def before(self, key: str) -> pl.DataFrame:
+        """What rows of a partition look back on, sorted by partition and key.
+
+        It is the `features.history` partitions that exist strictly before. While a row is
+        predicted its own partition has not landed yet, so a label is final, and shown, where
+        `labels.delay` partitions lie between; other columns `known: later` are null.
+
+        Args:
+            key: The partition, landed or still to come.
+        """
+        past = before(self.landed, key, self.spec.features.history)
+        final = pl.col(PARTITION).is_in(mature_partitions(past, self.spec.labels.delay))
+        columns = self.dataset.columns.items()
+        return (
+            self.rows.filter(pl.col(PARTITION).is_in(past))
+            .with_columns(
+                pl.when(final).then(name) for name, column in columns if column.known == "later"
+            )
+            .sort(PARTITION, *self.dataset.key)
+            .rechunk()  # sums of floats depend on the chunks
+        )

@@ -1,0 +1,88 @@
+"""SQL that gives one row for each row of the table `rows`, in the order of that table.
+
+A join, a grouping or a subquery gives rows in any order, and another one on another machine, so
+each row carries its place through the query. Not here: what the query is for.
+"""
+
+import re
+from collections.abc import Mapping
+
+import polars as pl
+
+ROW, _PLACE = "_row", "_place"
+_WORD = re.compile(
+    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | [()]
+    | \bselect\b(?:\s+distinct\b)? | \bgroup\s+by\b""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+_MOVES_ROWS = re.compile(r"\b(join|group|order|distinct|union|except|intersect)\b", re.IGNORECASE)
+
+_PLAIN = re.compile(r"\s*select\b(?!\s+distinct\b)(.*)\bfrom\s+rows\s*", re.IGNORECASE | re.DOTALL)
+_PIECE = re.compile(
+    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | [][(),]""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+class QueryError(ValueError):
+    """A query loses track of rows; the message says where and what would do."""
+
+
+def in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """The result of a query, in the order of `rows`, which have their place as column `_row`.
+
+    Args:
+        sql: The query.
+        rows: The table `rows`.
+        others: Further tables, by name.
+
+    Raises:
+        QueryError: It has no SELECT, gives a row twice, or loses the place of rows in a subquery
+            that moves them.
+        PolarsError: It is not valid.
+    """
+    context = pl.SQLContext({"rows": rows.with_row_index(ROW), **others}, eager=True)
+    try:
+        found = context.execute(_with_place(sql))
+    except pl.exceptions.PolarsError as error:
+        why = str(error).partition("\n")[0]
+        if ROW not in why:
+            raise
+        if _MOVES_ROWS.search(sql):
+            raise QueryError(
+                f"a subquery that joins or groups loses the place of rows: select {ROW}, which "
+                f"`rows` has, there and in all around it ({why})"
+            ) from error
+        return context.execute(sql).drop(ROW, strict=False)
+    if found[_PLACE].n_unique() < found.height:
+        raise QueryError("a row is given more than once: join on what names one row")
+    return found.sort(_PLACE).drop(_PLACE, ROW, strict=False)
+
+
+def select_list(sql: str) -> list[str] | None:
+    """The expressions of `SELECT …, … FROM rows`; None of any other query."""
+    plain = _PLAIN.fullmatch(sql)
+    if plain is None:
+        return None
+    depth, start, items, listed = 0, 0, [], plain[1]
+    for piece in _PIECE.finditer(listed):
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(piece[0], 0)
+        if depth == 0 and piece[0] == ",":
+            items.append(listed[start : piece.start()])
+            start = piece.end()
+    return [*items, listed[start:]]
+
+
+def _with_place(sql: str) -> str:
+    """The query whose result also says which row each is made from."""
+    depth, start, place = 0, 0, ROW
+    for word in _WORD.finditer(sql):
+        text = word[0].lower()
+        depth += {"(": 1, ")": -1}.get(text, 0)
+        if depth == 0 and text.startswith("select"):
+            start = start or word.end()
+        elif depth == 0 and text.startswith("group"):
+            place = f"MIN({ROW})"
+    if start == 0:
+        raise QueryError("write SELECT … FROM rows, outside any parentheses")
+    return f"{sql[:start]} {place} AS {_PLACE}, {sql[start:]}"

@@ -1,0 +1,468 @@
+"""The formula of each metric, of labels, predictions and row weights.
+
+Predictions are as `performance` says.
+
+Metrics: how good predictions are, over all rows and by block.
+
+The metric the gate judges by, with what its YAML says of it: threshold, costs, own code.
+
+Not here: names, directions, blocks.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+
+from retrain_assets.specs.features import Kind
+from retrain_assets.specs.gate import METRICS_BY_KIND, CostSpec, GateSpec, Metric
+from retrain_assets.specs.triggers import PerformanceTrigger
+
+THRESHOLD = 0.5  # from which a probability counts as a prediction of 1
+SMALLEST = float(np.finfo(np.float64).eps)  # probability below which log_loss stops growing
+UNKNOWN_CLASS = -1
+
+
+class Function(Protocol):
+    """A metric of labels, predictions and optional row weights; NaN where it is undefined.
+
+    Labels of multiclass are places in the columns of the prediction.
+    """
+
+    def __call__(
+        self, target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
+    ) -> float:
+        """The value on these rows."""
+
+
+def mean_of(values: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Function:
+    """A metric that is the weighted mean of one value a row."""
+
+    def metric(
+        target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
+    ) -> float:
+        return float(np.average(values(target, prediction), weights=weight))
+
+    return metric
+
+
+def surprise(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Minus the logarithm of the probability given to what happened."""
+    if prediction.ndim == 1:
+        given = np.where(target > THRESHOLD, prediction, 1 - prediction)
+    else:
+        given = prediction[np.arange(len(target)), target]
+        given = np.where(target == UNKNOWN_CLASS, 0.0, given)
+    return np.asarray(-np.log(np.clip(given, SMALLEST, 1)))
+
+
+def chosen(prediction: np.ndarray, threshold: float) -> np.ndarray:
+    """The predicted class."""
+    likeliest = prediction.argmax(axis=1) if prediction.ndim > 1 else prediction >= threshold
+    return np.asarray(likeliest)
+
+
+def rmse(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """The root of the mean squared error."""
+    return math.sqrt(np.average((prediction - target) ** 2, weights=weight))
+
+
+def r2(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """The share of the variance that is explained; NaN of a constant target."""
+    total = np.average((target - np.average(target, weights=weight)) ** 2, weights=weight)
+    if total == 0:
+        return math.nan
+    return float(1 - np.average((prediction - target) ** 2, weights=weight) / total)
+
+
+def _found_by_score(
+    target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of the 1s and of the 0s at or above each distinct prediction, the highest first."""
+    order = np.argsort(-prediction)
+    weights = np.ones(len(order)) if weight is None else weight[order]
+    ones, scores = target[order] > THRESHOLD, prediction[order]
+    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
+    return np.cumsum(weights * ones)[ends], np.cumsum(weights * ~ones)[ends]
+
+
+def roc_auc(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """The chance that a 1 is above a 0, ties counting half; NaN with one class."""
+    ones, zeros = _found_by_score(target, prediction, weight)
+    if ones[-1] == 0 or zeros[-1] == 0:
+        return math.nan
+    ones, zeros = np.append(0, ones) / ones[-1], np.append(0, zeros) / zeros[-1]
+    return float(np.trapezoid(ones, zeros))
+
+
+def average_precision(
+    target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
+) -> float:
+    """The mean precision at each 1; NaN without one."""
+    ones, zeros = _found_by_score(target, prediction, weight)
+    if ones[-1] == 0:
+        return math.nan
+    precision = ones / np.maximum(ones + zeros, np.finfo(np.float64).tiny)
+    return float(np.diff(ones, prepend=0) @ precision / ones[-1])
+
+
+def _by_class(
+    target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None, threshold: float
+) -> tuple[np.ndarray, ...]:
+    """Weight of the rows of each class that are right, predicted and there; class -1 is first."""
+    true = target.astype(np.int64) + 1
+    said = chosen(prediction, threshold).astype(np.int64) + 1
+    classes = 1 + (2 if prediction.ndim == 1 else prediction.shape[1])
+    weights = np.ones(len(true)) if weight is None else weight
+    right = np.bincount(true, weights * (true == said), classes)
+    return right, np.bincount(said, weights, classes), np.bincount(true, weights, classes)
+
+
+def f1(threshold: float) -> Function:
+    """Binary, or the mean over the classes that occur."""
+
+    def metric(
+        target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
+    ) -> float:
+        right, said, true = _by_class(target, prediction, weight, threshold)
+        counted = slice(2, None) if prediction.ndim == 1 else slice(None)
+        occurs = (said + true)[counted] > 0
+        values = 2 * right[counted][occurs] / (said + true)[counted][occurs]
+        return float(values.mean()) if occurs.any() else math.nan
+
+    return metric
+
+
+def balanced_accuracy(threshold: float) -> Function:
+    """The mean over the classes that occur of the share that is found; NaN with one class."""
+
+    def metric(
+        target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
+    ) -> float:
+        right, _, true = _by_class(target, prediction, weight, threshold)
+        occurs = true > 0
+        return float((right[occurs] / true[occurs]).mean()) if occurs.sum() > 1 else math.nan
+
+    return metric
+
+
+def accuracy(threshold: float) -> Function:
+    """The share of rows whose class is found."""
+    return mean_of(lambda target, prediction: chosen(prediction, threshold) == target)
+
+
+@dataclass(frozen=True)
+class MetricDef:
+    """One metric.
+
+    Args:
+        name: As the YAML has it.
+        kinds: The kinds of model it judges.
+        greater_is_better: Its direction.
+        function: Its value.
+        by_class: Whether it weighs classes at a threshold, so that a block counts by how much of
+            a class it holds.
+    """
+
+    name: str
+    kinds: tuple[Kind, ...]
+    greater_is_better: bool
+    function: Function
+    by_class: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def defined(metric: Metric | MetricDef) -> MetricDef:
+    """The metric of that name, or the metric itself."""
+    return metric if isinstance(metric, MetricDef) else METRICS[metric]
+
+
+def evaluate(
+    metric: Metric | MetricDef,
+    target: np.ndarray,
+    prediction: np.ndarray,
+    classes: Sequence[Any] | None = None,
+) -> float:
+    """The metric over all rows.
+
+    Args:
+        metric: Its name, or one that `measures` made.
+        target: Labels, of shape (rows,).
+        prediction: Predictions, as the module says.
+        classes: Class of each column, for multiclass; the sorted labels by default.
+
+    Returns:
+        The value; NaN where it is undefined, such as `roc_auc` of rows of one class.
+
+    Raises:
+        ValueError: Shapes do not agree, or classes are not given and cannot be told.
+    """
+    return defined(metric).function(*comparable(target, prediction, classes))
+
+
+def block_values(
+    metric: Metric | MetricDef,
+    target: np.ndarray,
+    prediction: np.ndarray,
+    blocks: pl.Series,
+    classes: Sequence[Any] | None = None,
+) -> pl.DataFrame:
+    """The metric of each block.
+
+    Args:
+        metric: Its name, or one that `measures` made.
+        target: Labels, of shape (rows,).
+        prediction: Predictions, as the module says.
+        blocks: The block of each row.
+        classes: Class of each column, for multiclass; the sorted labels by default.
+
+    Returns:
+        `block`, `value` (null where the metric is undefined) and `rows`, in the order of blocks.
+
+    Raises:
+        ValueError: As `evaluate`.
+    """
+    labels, output = comparable(target, prediction, classes)
+    function = defined(metric).function
+    return by_block(blocks, lambda rows: function(labels[rows], output[rows]))
+
+
+def by_block(blocks: pl.Series, value: Callable[[np.ndarray], float]) -> pl.DataFrame:
+    """A value of each block, as `block_values` gives it.
+
+    Args:
+        blocks: The block of each row.
+        value: Makes it of the places of a block's rows; NaN where it is undefined.
+    """
+    values = [(name, value(rows), int(rows.size)) for name, rows in rows_by_block(blocks)]
+    schema = {"block": blocks.dtype, "value": pl.Float64(), "rows": pl.Int64()}
+    return pl.DataFrame(values, schema, orient="row").with_columns(pl.col("value").fill_nan(None))
+
+
+def mean_over_blocks(
+    metric: Metric | MetricDef,
+    target: np.ndarray,
+    prediction: np.ndarray,
+    blocks: pl.Series,
+    classes: Sequence[Any] | None = None,
+) -> float:
+    """The row-weighted mean of the metric over the blocks where it is defined.
+
+    This is what a window of monitored blocks is compared with; it differs from the metric over all
+    rows where the metric is no mean over rows.
+
+    Returns:
+        The mean; NaN where the metric is defined on no block.
+    """
+    values = block_values(metric, target, prediction, blocks, classes).drop_nulls("value")
+    if values.is_empty():
+        return math.nan
+    return float(np.average(values["value"], weights=values["rows"]))
+
+
+def margin(values: np.ndarray, rows: np.ndarray, confidence: float) -> float:
+    """How far a row-weighted mean over blocks may be off, by Student's t over blocks.
+
+    Args:
+        values: The metric of each block, of shape (blocks,).
+        rows: How many rows each has, of the same shape.
+        confidence: One-sided.
+
+    Returns:
+        Its distance, in units of the metric; infinite where one block cannot tell.
+    """
+    from scipy.special import stdtrit
+
+    blocks, weights = len(values), rows / rows.sum()
+    if blocks < 2:  # noqa: PLR2004 a deviation needs two
+        return math.inf
+    spread = float(weights**2 @ (values - weights @ values) ** 2)
+    error = math.sqrt(spread * blocks / (blocks - 1))
+    return float(stdtrit(blocks - 1, confidence)) * error
+
+
+def loss_increase(metric: Metric | MetricDef, value: float, baseline: float) -> float:
+    """How much worse a value is than a baseline, relative to the baseline.
+
+    Returns:
+        Positive when worse, whichever direction the metric has; infinite from a baseline of 0.
+    """
+    worse = baseline - value if defined(metric).greater_is_better else value - baseline
+    if baseline == 0:
+        return math.copysign(math.inf, worse) if worse else 0.0
+    return worse / abs(baseline)
+
+
+def comparable(
+    target: np.ndarray, prediction: np.ndarray, classes: Sequence[Any] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions as the metrics take them.
+
+    Args:
+        target: Labels, of shape (rows,).
+        prediction: Predictions, as the module says.
+        classes: Class of each column, for multiclass; the sorted labels by default.
+
+    Returns:
+        Labels (for multiclass the column of each, -1 for a class without one) and predictions.
+
+    Raises:
+        ValueError: Shapes do not agree, or classes are not given and cannot be told.
+    """
+    if len(prediction) != len(target):
+        raise ValueError(f"{len(prediction)} predictions for {len(target)} labels")
+    if prediction.ndim == 1:
+        return target, prediction
+    names = sorted(set(target)) if classes is None else list(classes)
+    if len(names) != prediction.shape[1]:
+        raise ValueError(
+            f"{prediction.shape[1]} columns of probabilities for {len(names)} classes: "
+            "give the classes of the model"
+        )
+    places = {name: place for place, name in enumerate(names)}
+    return np.array([places.get(label, UNKNOWN_CLASS) for label in target]), prediction
+
+
+def onto_classes(
+    prediction: np.ndarray, classes: Sequence[Any], wanted: Sequence[Any]
+) -> np.ndarray:
+    """Probabilities in the columns of other classes, so that two models can be compared.
+
+    Args:
+        prediction: Of shape (rows, classes).
+        classes: Class of each column.
+        wanted: Classes of the result, such as those of either model.
+
+    Returns:
+        Of shape (rows, wanted); 0 for a class that the model does not know.
+    """
+    places = {name: place for place, name in enumerate(classes)}
+    unknown = np.zeros(len(prediction))
+    columns = [prediction[:, places[name]] if name in places else unknown for name in wanted]
+    return np.stack(columns, axis=1)
+
+
+def rows_by_block(blocks: pl.Series) -> Iterator[tuple[Any, np.ndarray]]:
+    """Each block, in order, with the places of its rows."""
+    places = pl.DataFrame({"block": blocks}).with_row_index("row")
+    for (name,), rows in places.sort("block", maintain_order=True).group_by(
+        "block", maintain_order=True
+    ):
+        yield name, rows["row"].to_numpy()
+
+
+_LOSSES: dict[Metric, Function] = {
+    "log_loss": mean_of(surprise),
+    "brier": mean_of(lambda target, prediction: (prediction - target) ** 2),
+    "mae": mean_of(lambda target, prediction: np.abs(prediction - target)),
+    "rmse": rmse,
+}
+_SCORES: dict[Metric, Function] = {
+    "roc_auc": roc_auc,
+    "average_precision": average_precision,
+    "accuracy": accuracy(THRESHOLD),
+    "balanced_accuracy": balanced_accuracy(THRESHOLD),
+    "f1": f1(THRESHOLD),
+    "r2": r2,
+}
+METRICS: dict[Metric, MetricDef] = {
+    name: MetricDef(
+        name,
+        kinds=tuple(kind for kind, offered in METRICS_BY_KIND.items() if name in offered),
+        greater_is_better=name in _SCORES,
+        function=function,
+        by_class=name in {"balanced_accuracy", "f1"},
+    )
+    for name, function in (_LOSSES | _SCORES).items()
+}
+
+
+_CUT: dict[str, Callable[[float], Function]] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "f1": f1,
+}
+
+
+class MeasureError(ValueError):
+    """The user's own metric cannot be used; the message says why."""
+
+
+def followed(trigger: PerformanceTrigger, gate: GateSpec) -> MetricDef:
+    """The metric that is followed: the gate's own where it is the same, as the baseline is too."""
+    return judged_by(gate) if gate.metric == trigger.metric else METRICS[trigger.metric]
+
+
+def judged_by(gate: GateSpec) -> MetricDef:
+    """The metric that decides.
+
+    Raises:
+        MeasureError: `gate.python` cannot be imported.
+    """
+    name = gate.metric
+    if name == "cost" and gate.cost is not None:
+        cut = gate.cost.threshold if gate.threshold is None else gate.threshold
+        return MetricDef(
+            name, ("binary",), greater_is_better=False, function=mean_of(_cost(gate.cost, cut))
+        )
+    if name == "pinball" and gate.quantile is not None:
+        return MetricDef(
+            name,
+            ("regression",),
+            greater_is_better=False,
+            function=mean_of(_pinball(gate.quantile)),
+        )
+    if name == "python" and gate.python is not None:
+        return MetricDef(name, tuple(METRICS_BY_KIND), gate.greater_is_better, _own(gate.python))
+    found = METRICS[name]  # type: ignore[index]  # the spec holds the others to their parts
+    if name in _CUT and gate.threshold is not None:
+        return replace(found, function=_CUT[name](gate.threshold))
+    return found
+
+
+def offered(kind: Kind, gate: GateSpec) -> list[MetricDef]:
+    """Every metric of a kind of model, as its gate has it, and the one that decides."""
+    own = judged_by(gate)
+    every = [METRICS[name] for name in METRICS_BY_KIND[kind]]
+    return [*(metric for metric in every if metric.name != own.name), own]
+
+
+def _cost(cost: CostSpec, cut: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    by_outcome = np.array(
+        [[cost.true_negative, cost.false_positive], [cost.false_negative, cost.true_positive]]
+    )
+    return lambda target, prediction: by_outcome[
+        (target > THRESHOLD).astype(int), (prediction >= cut).astype(int)
+    ]
+
+
+def _pinball(quantile: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    return lambda target, prediction: np.maximum(
+        quantile * (target - prediction), (quantile - 1) * (target - prediction)
+    )
+
+
+def _own(reference: str) -> Function:
+    module, _, name = reference.partition(":")
+    try:
+        function = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise MeasureError(f"gate.python: {reference} cannot be imported: {error}") from error
+
+    def metric(
+        target: np.ndarray,
+        prediction: np.ndarray,
+        weight: np.ndarray | None = None,  # noqa: ARG001 the protocol's
+    ) -> float:
+        value = function(target, prediction)
+        if not np.isscalar(value):
+            raise MeasureError(f"gate.python: {reference} gave {type(value).__name__}, no number")
+        return float(value)  # type: ignore[arg-type]
+
+    return metric

@@ -1,0 +1,397 @@
+"""Fit the estimator that the YAML names, and predict with it.
+
+A fitted model is a scikit-learn pipeline whose first step takes the raw frame of features, so that
+training, batch and a single row are encoded by the same code. scikit-learn is imported within
+functions. Whoever fits decides the process's OpenMP settings first (`prepare_threads` of the
+model store), since this package does not touch the environment.
+
+The search for the best settings of an estimator: which are tried, and on which folds.
+
+An estimator that was fitted elsewhere, as a pipeline that takes the features of the spec.
+
+Not here: judging, storing, and
+choosing the settings that a search tries.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from retrain_assets.domain.metrics.metrics import evaluate, judged_by
+from retrain_assets.domain.model.pipeline import LAST, TrainingError, build_pipeline
+from retrain_assets.specs.features import Kind
+from retrain_assets.specs.gate import GateSpec
+from retrain_assets.specs.model import DistributionSpec, EstimatorSpec, ModelSpec, SearchSpec
+
+if TYPE_CHECKING:
+    from optuna import Trial
+    from sklearn.pipeline import Pipeline
+
+PLAIN = (str, int, float, bool, type(None))
+
+
+class PredictionError(ValueError):
+    """A model gave something that is no prediction."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted pipeline and how it came about.
+
+    Args:
+        pipeline: From a frame of features to predictions.
+        params: The estimator's arguments, set and default, as far as they are plain values.
+        search: The settings tried and their losses; None without `estimator.search`.
+    """
+
+    pipeline: Pipeline
+    params: Mapping[str, object]
+    search: pl.DataFrame | None
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Training rows: features, labels of shape (rows,), weights."""
+
+    features: pl.DataFrame
+    labels: np.ndarray
+    weight: np.ndarray | None
+
+    def where(self, mask: pl.Series) -> _Rows:
+        rows = mask.to_numpy()
+        weight = None if self.weight is None else self.weight[rows]
+        return _Rows(self.features.filter(mask), self.labels[rows], weight)
+
+
+def fit(
+    spec: ModelSpec,
+    features: pl.DataFrame,
+    target: pl.Series,
+    blocks: pl.Series,
+    weight: pl.Series | None = None,
+) -> Fitted:
+    """Fit the model's recipe.
+
+    The same rows in the same order give the same model: estimators that subsample (such as
+    HistGradientBoosting above 200,000 rows) depend on the order, so the caller sorts.
+
+    Args:
+        spec: The model.
+        features: One column a feature.
+        target: Labels: 0 and 1, texts, or numbers, by the kind of the model.
+        blocks: The partition of each row, for the folds of a search.
+        weight: Row weights.
+
+    Raises:
+        TrainingError: The estimator, its params or the labels cannot be used, or the search has
+            no result.
+    """
+    from threadpoolctl import threadpool_limits
+
+    pipeline = build_pipeline(spec.estimator, features.schema, spec.seed)
+    refuse_wrong_kind(pipeline, spec.target.kind)
+    weights = None if weight is None else weight.to_numpy()
+    rows = _Rows(features, _to_labels(spec.target.kind, target), weights)
+    trials = None
+    with threadpool_limits(limits=spec.estimator.threads):
+        if spec.estimator.search is not None:
+            best, trials = _search(spec, spec.estimator.search, rows, blocks)
+            pipeline = build_pipeline(_with(spec.estimator, best), features.schema, spec.seed)
+        _fit(pipeline, rows)
+    params = pipeline[LAST].get_params().items()
+    plain = {name: value for name, value in params if isinstance(value, PLAIN)}
+    return Fitted(pipeline, plain, trials)
+
+
+def predict(pipeline: Pipeline, kind: Kind, features: pl.DataFrame) -> np.ndarray:
+    """Predict each row.
+
+    Args:
+        pipeline: A fitted model.
+        kind: Its kind.
+        features: Raw features, as in training.
+
+    Returns:
+        Binary: probability of 1, of shape (rows,). Regression: the value, of shape (rows,).
+        Multiclass: probabilities of shape (rows, classes), in the order of `pipeline.classes_`.
+
+    Raises:
+        PredictionError: A prediction is not finite.
+        FeatureError: The features are not those of training.
+    """
+    from threadpoolctl import threadpool_limits
+
+    method = pipeline.predict if kind == "regression" else pipeline.predict_proba
+    # With several threads, runs that work at the same time would wait for each other.
+    with threadpool_limits(limits=1):
+        output = np.asarray(method(features), dtype=np.float64)
+    if kind == "binary":
+        output = output[:, 1]
+    infinite = np.flatnonzero(~np.isfinite(output.reshape(len(output), -1)).all(axis=1))
+    if infinite.size:
+        row = infinite[0]
+        raise PredictionError(
+            f"{infinite.size} of {len(output)} predictions are not finite, first in row {row} "
+            f"(counted from 0): {output[row]}; features {features.row(row, named=True)}"
+        )
+    return output
+
+
+def trivial_prediction(
+    kind: Kind, target: pl.Series, weight: pl.Series | None, n: int, gate: GateSpec | None = None
+) -> np.ndarray:
+    """Predict from the training target alone.
+
+    Args:
+        kind: The kind of prediction.
+        target: Labels of the training rows.
+        weight: Their weights.
+        n: How many rows to predict.
+        gate: By which it is judged: the best constant is the median for `mae`, the quantile for
+            `pinball`, else the mean.
+
+    Returns:
+        Share of positives or the constant, of shape (n,); class shares of shape (n, classes), in
+        sorted order.
+    """
+    labels = _to_labels(kind, target)
+    weights = np.ones(len(labels)) if weight is None else weight.to_numpy()
+    if kind == "multiclass":
+        _, codes = np.unique(labels, return_inverse=True)
+        shares = np.bincount(codes, weights) / weights.sum()
+        return np.tile(shares, (n, 1))
+    if gate is not None and gate.metric in {"mae", "pinball"}:
+        order = np.argsort(labels, kind="stable")
+        middle = np.searchsorted(weights[order].cumsum(), weights.sum() * (gate.quantile or 0.5))
+        return np.full(n, float(labels[order][middle]))
+    return np.full(n, np.average(labels, weights=weights))
+
+
+def _search(
+    spec: ModelSpec, search_spec: SearchSpec, rows: _Rows, blocks: pl.Series
+) -> tuple[Params, pl.DataFrame]:
+    """Search on the folds where a model can be fitted and the metric is defined."""
+    metric, kind, schema = judged_by(spec.gate), spec.target.kind, rows.features.schema
+    # A name that the estimator does not take would let each setting but the first fail.
+    names = {**spec.estimator.params, **dict.fromkeys(search_spec.params)}
+    build_pipeline(_with(spec.estimator, names), schema, spec.seed)
+    masks = time_folds(blocks, search_spec.folds, spec.labels.delay)
+    folds = [(rows.where(train), rows.where(validation)) for train, validation in masks]
+    # No setting can be fitted on one class, so such a fold cannot compare settings.
+    folds = [fold for fold in folds if kind == "regression" or np.unique(fold[0].labels).size > 1]
+    sign = -1 if metric.greater_is_better else 1
+
+    def loss(params: Params) -> float:
+        estimator = _with(spec.estimator, params)
+        values = []
+        for train, validation in folds:
+            pipeline = build_pipeline(estimator, schema, spec.seed)
+            _fit(pipeline, train)
+            output = predict(pipeline, kind, validation.features)
+            classes = getattr(pipeline, "classes_", None)
+            values.append(evaluate(metric, validation.labels, output, classes))
+        defined = [value for value in values if not math.isnan(value)]
+        return sign * float(np.mean(defined)) if defined else math.nan
+
+    return search(search_spec, spec.estimator.params, spec.seed, loss)
+
+
+def _with(spec: EstimatorSpec, params: Params) -> EstimatorSpec:
+    return spec.model_copy(update={"params": params})
+
+
+def _fit(pipeline: Pipeline, rows: _Rows) -> None:
+    from sklearn.utils.validation import has_fit_parameter
+
+    estimator = pipeline[LAST]
+    name = type(estimator).__name__
+    if hasattr(pipeline, "predict_proba") and np.unique(rows.labels).size == 1:
+        raise TrainingError(
+            f"target: all {len(rows.labels)} training rows are {rows.labels[0]}: "
+            "a classifier needs two classes, use a longer windows.train"
+        )
+    arguments = {}
+    if rows.weight is not None:
+        if not has_fit_parameter(estimator, "sample_weight"):
+            raise TrainingError(f"weight: {name} takes no row weights: choose another estimator")
+        arguments = {f"{LAST}__sample_weight": rows.weight}
+    try:
+        pipeline.fit(rows.features, rows.labels, **arguments)
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"estimator: {name} cannot be fitted: {error}") from error
+
+
+def _to_labels(kind: Kind, target: pl.Series) -> np.ndarray:
+    """Return labels as scikit-learn takes them, and as a stored model can hold them."""
+    if not len(target) or target.null_count():
+        raise TrainingError(
+            f"target {target.name}: {target.null_count()} of {len(target)} rows have no label: "
+            "give labelled rows"
+        )
+    if kind == "multiclass":
+        return np.array(target.cast(pl.String).to_list(), dtype=np.str_)
+    numbers = target.cast(pl.Float64).to_numpy()
+    if kind == "regression":
+        return numbers
+    wrong_labels = np.setdiff1d(numbers, [0, 1])
+    if wrong_labels.size:
+        label = f"{wrong_labels[0]:g}"
+        raise TrainingError(f"target {target.name}: binary labels are 0 and 1, found {label}")
+    return numbers.astype(np.int64)
+
+
+def refuse_wrong_kind(pipeline: Pipeline, kind: Kind) -> None:
+    """Refuse a pipeline that does not predict what a kind asks for.
+
+    Raises:
+        TrainingError: It is no classifier or no regressor, or it gives no probabilities.
+    """
+    from sklearn.base import is_classifier, is_regressor
+
+    name = type(pipeline[LAST]).__name__
+    fits, role = is_classifier, "classifier"
+    if kind == "regression":
+        fits, role = is_regressor, "regressor"
+    if not fits(pipeline):
+        raise TrainingError(f"estimator: {name} is no {role}, which target.kind {kind} needs")
+    if kind != "regression" and not hasattr(pipeline, "predict_proba"):
+        raise TrainingError(f"estimator: {name} gives no probabilities: choose one that does")
+
+
+Params = dict[str, Any]
+
+
+def search(
+    spec: SearchSpec, params: Mapping[str, Any], seed: int, loss: Callable[[Params], float]
+) -> tuple[Params, pl.DataFrame]:
+    """Try settings and return the one with the least loss, the earlier of equals.
+
+    Args:
+        spec: The distributions, and how many settings are tried.
+        params: The first setting; later ones replace the parameters that have a distribution.
+        seed: Of optuna's sampler.
+        loss: Of one setting; lower is better. A setting fails where this is not finite or raises a
+            `ValueError`; then the search goes on.
+
+    Returns:
+        The best setting; and of each setting its number, `params` as JSON and `loss`.
+
+    Raises:
+        TrainingError: Every setting failed; the message has the reason of the first.
+    """
+    import optuna
+    from optuna.trial import TrialState
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+    trials = []
+    for number in range(spec.budget):
+        trial = study.ask()
+        drawn = {name: _draw(trial, name, of) for name, of in spec.params.items()} if number else {}
+        setting = {**params, **drawn}
+        value, reason = _try(loss, setting)
+        finite = math.isfinite(value)
+        study.tell(trial, value if finite else None, None if finite else TrialState.FAIL)
+        trials.append((setting, value, reason))
+    settings, losses, reasons = zip(*trials, strict=True)
+    if not np.isfinite(losses).any():
+        raise TrainingError(
+            f"estimator.search: all of its {len(settings)} settings failed, the first because of: "
+            f"{reasons[0]}"
+        )
+    table = {
+        "setting": range(len(settings)),
+        "params": [json.dumps(setting, sort_keys=True, default=str) for setting in settings],
+        "loss": losses,
+    }
+    best = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))
+    return settings[best], pl.DataFrame(table)
+
+
+def time_folds(blocks: pl.Series, count: int, gap: int) -> list[tuple[pl.Series, pl.Series]]:
+    """Return folds of an expanding window, so that blocks are judged after those of the fit.
+
+    Args:
+        blocks: The block of each row; blocks are in the order of their names.
+        count: How many folds.
+        gap: Blocks left out between training and validation, whose labels would not be final yet.
+
+    Returns:
+        Of each fold a mask of the rows to fit on, and one of the rows to judge on.
+
+    Raises:
+        TrainingError: There are too few blocks.
+    """
+    from sklearn.model_selection import TimeSeriesSplit
+
+    names = blocks.unique().sort()
+    try:
+        folds = list(TimeSeriesSplit(count, gap=gap).split(names))
+    except ValueError as error:
+        raise TrainingError(
+            f"estimator.search: {len(names)} training partitions are too few for {count} folds "
+            f"with a gap of {gap}: use fewer folds or a longer windows.train"
+        ) from error
+    return [(blocks.is_in(names[fit]), blocks.is_in(names[judge])) for fit, judge in folds]
+
+
+def _try(loss: Callable[[Params], float], setting: Params) -> tuple[float, str]:
+    """Return the loss of a setting, and why there is none."""
+    try:
+        return loss(setting), "the metric is undefined on every fold: use fewer folds"
+    except ValueError as error:
+        return math.nan, str(error)
+
+
+def _draw(trial: Trial, name: str, distribution: DistributionSpec) -> Any:
+    if (values := distribution.values) is not None:
+        return values[trial.suggest_categorical(name, range(len(values)))]
+    low, high = float(distribution.low or 0), float(distribution.high or 0)
+    if distribution.whole:
+        return trial.suggest_int(name, math.ceil(low), math.floor(high), log=distribution.log)
+    return trial.suggest_float(name, low, high, log=distribution.log)
+
+
+def taking_features(estimator: Any, kind: Kind, features: pl.DataFrame) -> Pipeline:
+    """Put an estimator behind what gives it the columns it wants.
+
+    Args:
+        estimator: Of scikit-learn, fitted.
+        kind: What it is to predict.
+        features: Rows as the spec makes them; their categories count as seen.
+
+    Raises:
+        TrainingError: It wants other columns, or predicts something else.
+    """
+    from sklearn.pipeline import Pipeline
+
+    from retrain_assets.domain.encoder import FrameColumns
+
+    named = getattr(estimator, "feature_names_in_", None)
+    wanted = list(features.columns if named is None else named)
+    if missing := [str(name) for name in wanted if name not in features.columns]:
+        raise TrainingError(
+            f"it wants {', '.join(missing)}, which features of the spec do not make"
+        )
+    count = getattr(estimator, "n_features_in_", len(wanted))
+    if count != len(wanted):
+        raise TrainingError(
+            f"it was fitted on {count} unnamed columns, the spec makes {len(wanted)}: "
+            f"{', '.join(wanted)}"
+        )
+    encoder = FrameColumns(named=named is not None).fit(features.select(wanted))
+    pipeline = Pipeline([("encode", encoder), (LAST, estimator)])
+    refuse_wrong_kind(pipeline, kind)
+    classes = list(getattr(pipeline, "classes_", ()))
+    if kind == "binary" and classes != [0, 1]:
+        raise TrainingError(f"its classes are {classes}, target.kind binary needs 0 and 1")
+    if kind == "multiclass" and not all(isinstance(found, str) for found in classes):
+        raise TrainingError(f"its classes are {classes}, target.kind multiclass needs texts")
+    return pipeline

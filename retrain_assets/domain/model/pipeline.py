@@ -1,0 +1,111 @@
+"""The unfitted pipeline that the YAML asks for: encoder, preparation, estimator.
+
+Not here: fitting it, predicting with it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from retrain_assets.specs.base import hint
+from retrain_assets.specs.model import EstimatorSpec
+
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
+    from sklearn.pipeline import Pipeline
+
+LAST = "estimator"
+
+
+class TrainingError(ValueError):
+    """A model cannot be fitted; the message names the field or column and what would do."""
+
+
+def build_pipeline(spec: EstimatorSpec, schema: pl.Schema, seed: int) -> Pipeline:
+    """The unfitted pipeline: encoder, whatever the estimator needs between, estimator.
+
+    HistGradientBoosting takes categories and missing values as they are. For any other estimator
+    categories are one-hot encoded (missing is a category if it was there in training, otherwise
+    none), numbers imputed by the median and standardised.
+
+    Args:
+        spec: The estimator.
+        schema: Names and types of the features.
+        seed: Of each random state that is not set otherwise.
+
+    Raises:
+        TrainingError: The estimator does not exist or does not take a parameter.
+    """
+    from sklearn.pipeline import Pipeline
+
+    from retrain_assets.domain.encoder import FrameEncoder, is_category
+
+    estimator = _own(spec.python) if spec.python else _of_sklearn(spec.class_ or "")
+    accepted = estimator.get_params()
+    for name in set(spec.params).difference(accepted):
+        raise TrainingError(
+            f"estimator.params: {type(estimator).__name__} takes no {name!r}{hint(name, accepted)}"
+        )
+    unset = [name for name, value in accepted.items() if value is None]
+    params: dict[str, Any] = {
+        name: seed for name in unset if name.rpartition("__")[2] == "random_state"
+    }
+    categories = [place for place, dtype in enumerate(schema.values()) if is_category(dtype)]
+    steps: list[tuple[str, Any]] = [("encode", FrameEncoder())]
+    if "categorical_features" in accepted:
+        params["categorical_features"] = categories or None
+    else:
+        numbers = [place for place in range(len(schema)) if place not in categories]
+        steps.append(("prepare", _preparation(categories, numbers)))
+    return Pipeline([*steps, (LAST, estimator.set_params(**{**params, **spec.params}))])
+
+
+def _preparation(categories: list[int], numbers: list[int]) -> BaseEstimator:
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    imputer = SimpleImputer(strategy="median", keep_empty_features=True)
+    return ColumnTransformer(
+        [
+            ("categories", OneHotEncoder(handle_unknown="ignore"), categories),
+            ("numbers", make_pipeline(imputer, StandardScaler()), numbers),
+        ]
+    )
+
+
+def _of_sklearn(path: str) -> BaseEstimator:
+    """An unfitted estimator of scikit-learn, by the name of its class."""
+    from sklearn.base import BaseEstimator
+
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError):
+        raise TrainingError(f"estimator.class: scikit-learn has no {path}") from None
+    inside = isinstance(found, type) and found.__module__.startswith("sklearn.")
+    if not (inside and issubclass(found, BaseEstimator)):
+        raise TrainingError(f"estimator.class: {path} is no estimator of scikit-learn")
+    try:
+        return found()
+    except TypeError as error:
+        raise TrainingError(
+            f"estimator.class: {error}: build it in a function and name that in estimator.python"
+        ) from error
+
+
+def _own(reference: str) -> BaseEstimator:
+    """What the user's function returns."""
+    module, _, function = reference.partition(":")
+    try:
+        made = getattr(import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise TrainingError(f"estimator.python: {reference} cannot be imported: {error}") from error
+    if not (hasattr(made, "fit") and hasattr(made, "get_params")):
+        found = type(made).__name__
+        raise TrainingError(f"estimator.python: {reference} gave {found}, no unfitted estimator")
+    return made

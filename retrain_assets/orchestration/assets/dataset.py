@@ -1,0 +1,163 @@
+"""The assets of a `LandedDataset`: landing files in, accepted rows and quarantine out.
+
+Not here: what a sound row is, and the order in which tables are committed.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from retrain_assets.orchestration import checks
+from retrain_assets.orchestration.metadata import DATASET_TAG, ROWS, about, add_series, series
+from retrain_assets.orchestration.partitions import partitions_definition, requested_partitions
+from retrain_assets.orchestration.resources import StorageResource
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.steps.data.ingest import CHECKED_RULES, Ingestion, ingest
+
+DESCRIPTIONS = {
+    "schema_matches": "Every value is of its column's type and every row of its file's partition.",
+    "required_values_present": "No row was refused for a missing value.",
+    "values_within_range": "No row was refused for a value out of range or far out.",
+    "categories_allowed": "No row was refused for a value or pattern that is not allowed.",
+    "keys_unique": "No row was refused for a key that is there twice.",
+    "volume_within_range": "Every partition has as many rows as `rows` allows and is typical.",
+    "outlier_share_within_range": "No column has more outliers than `outliers` allows.",
+    "accepted_rows_pass_great_expectations": "What is published passes the expectation suite.",
+    "every_row_accounted_for": "Rows read = rows accepted + rows quarantined, in each file.",
+}
+
+
+def landing_asset(spec: DatasetSpec) -> dg.AssetSpec:
+    """The external asset that stands for the delivered files."""
+    return dg.AssetSpec(
+        dg.AssetKey([spec.name, "landing"]),
+        group_name=spec.name,
+        owners=spec.owners,
+        tags={DATASET_TAG: spec.name},
+        kinds={"deltalake" if spec.delta else spec.format},
+        description=f"The Delta table `{spec.delta}`, which others write."
+        if spec.delta
+        else f"Files delivered as `{spec.bucket or 'landing'}/{spec.pattern}`; never changed or "
+        "deleted.",
+    )
+
+
+def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """`<d>/dataset` and `<d>/quarantine`, made together, with their checks."""
+    dataset, quarantine = (dg.AssetKey([spec.name, part]) for part in ("dataset", "quarantine"))
+    common: dict[str, Any] = {
+        "deps": [landing_asset(spec)],
+        "group_name": spec.name,
+        "owners": spec.owners,
+        "tags": {DATASET_TAG: spec.name},
+        "skippable": True,
+    }
+
+    @dg.multi_asset(
+        name=f"{spec.name}__ingest",
+        specs=[
+            dg.AssetSpec(
+                dataset,
+                description="Rows that keep the contract; a partition is replaced whole.",
+                kinds={"deltalake", "polars"},
+                **common,
+            ),
+            dg.AssetSpec(
+                quarantine,
+                description="Rows and files that were refused, each with every reason.",
+                kinds={"deltalake"},
+                **common,
+            ),
+        ],
+        check_specs=[checks.spec(dataset, name, text) for name, text in DESCRIPTIONS.items()],
+        partitions_def=partitions_definition(spec.partition),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=f"{spec.name}_ingest",
+    )
+    def _ingest(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        opened, asked = storage.open(), requested_partitions(context)
+        done = ingest(opened, spec, asked, context.run_id, time.time_ns())
+        read: dict[str, Any] = {"files_read": done.files}
+        if done.ignored:
+            read["ignored"] = checks.table(done.ignored)
+        context.log_event(dg.AssetMaterialization([spec.name, "landing"], metadata=read))
+        tables = {key: about(opened.tables, "/".join(key.path)) for key in (dataset, quarantine)}
+        yield from _materializations(context, asked, done, tables)
+        yield from _check_results(spec, done, dataset)
+
+    return _ingest
+
+
+def _materializations(
+    context: dg.AssetExecutionContext,
+    asked: tuple[str, ...],
+    done: Ingestion,
+    tables: Mapping[dg.AssetKey, dict[str, Any]],
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Record the partitions that were published, and no others."""
+    shared: dict[str, Any] = {
+        "files": done.files,
+        "expectations": dg.MetadataValue.path(done.audit_file),
+    }
+    if done.refused:
+        refused = [{"partition": key, "reason": why} for key, why in done.refused.items()]
+        shared["refused"] = checks.table(refused)
+    if done.found.extra:
+        extra = [{"file": path, "columns": ", ".join(x)} for path, x in done.found.extra.items()]
+        shared["columns_ignored"] = checks.table(extra)
+    for key, table in tables.items():
+        own = "accepted" if key.path[-1] == "dataset" else "quarantined"
+        published = done.published if own == "accepted" else done.requested
+        rows = done.rows_by_partition(published).with_columns(pl.col(own).alias(ROWS))
+        metadata = {**table, **shared}
+        if set(published) == set(asked):
+            add_series(context, key, rows)
+            yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+            continue
+        for partition, numbers in series(rows).items():
+            found = {**metadata, **numbers}
+            context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=found))
+
+
+def _check_results(
+    spec: DatasetSpec, done: Ingestion, dataset: dg.AssetKey
+) -> Iterator[dg.AssetCheckResult]:
+    bound = f"{spec.quarantine.max_fraction:.0%}"
+    for name, rules in CHECKED_RULES.items():
+        cases = done.refusals_by_partition(rules)
+        refused = sorted(cases, key=lambda case: case["partition"] not in done.refused)
+        shared = done.shared_keys if name == "keys_unique" else []
+        above = any(record["partition"] in done.refused for record in refused)
+        yield checks.result(
+            name,
+            dataset,
+            refused or shared,
+            severity=checks.ERROR if above else checks.WARN,
+            said=f"{sum(int(record['rows']) for record in refused)} rows or files refused for this "
+            f"reason; a file above {bound} is refused whole"
+            + (f"; keys in several partitions: {len(shared)} pairs" if shared else ""),
+        )
+    volume = done.findings(volume=True)
+    yield checks.result(
+        "volume_within_range",
+        dataset,
+        volume or done.atypical,
+        severity=checks.ERROR if volume else checks.WARN,
+        said=str(spec.rows),
+    )
+    yield checks.result(
+        "outlier_share_within_range", dataset, done.outlying(spec), severity=checks.WARN
+    )
+    yield checks.result(
+        "accepted_rows_pass_great_expectations",
+        dataset,
+        done.findings(volume=False),
+        said=f"{done.found.audit.rows_audited} of {done.found.audit.rows} rows audited, "
+        f"{len(done.found.audit.findings)} expectations",
+    )
+    yield checks.result("every_row_accounted_for", dataset, done.unaccounted())

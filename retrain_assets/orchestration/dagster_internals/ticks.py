@@ -1,0 +1,129 @@
+"""The daemon's work in this process: tick the sensors, execute what they ask for.
+
+A run started by the daemon costs some twelve seconds of process start and polling; here it costs
+what its steps cost. The runs are those of the same jobs, in the same instance, tagged with the
+same sensor. Not here: what any sensor decides.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+
+from retrain_assets.orchestration.dagster_internals.runs import own_process
+from retrain_assets.orchestration.run_requests import failure
+
+MAX_ROUNDS = 20
+# Progress is shown by the caller; every event is in the instance all the same.
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class UnsettledError(RuntimeError):
+    """The sensors kept asking for runs, or a run failed."""
+
+
+@dataclass(frozen=True)
+class Executed:
+    """One run that a sensor asked for."""
+
+    sensor: str
+    job: str
+    run_id: str
+
+
+class InProcessDaemon:
+    """Ticks the sensors of a repository until none asks for anything.
+
+    Args:
+        definitions: What `dagster dev` would load.
+        instance: Where runs are recorded.
+        module: Where the UI finds the definitions, as workspace.yaml says.
+        location: What it calls them.
+    """
+
+    def __init__(
+        self,
+        definitions: dg.Definitions,
+        instance: dg.DagsterInstance,
+        module: str = "retrain_assets.definitions",
+        location: str = "retrain_assets",
+    ) -> None:
+        self.repository, self.instance = definitions.get_repository_def(), instance
+        target = LoadableTargetOrigin(executable_path=sys.executable, module_name=module)
+        self.origin = RemoteRepositoryOrigin(
+            ManagedGrpcPythonEnvCodeLocationOrigin(target, location), self.repository.name
+        )
+        self.sensors = sorted(
+            (
+                sensor
+                for sensor in self.repository.sensor_defs
+                if not isinstance(sensor, dg.RunStatusSensorDefinition)
+            ),
+            key=_downstream_last,
+        )
+
+    def settle(self) -> Iterator[Executed]:
+        """Tick all sensors, round after round, executing each run as it is asked for.
+
+        Raises:
+            UnsettledError: A run failed, or they still ask after `MAX_ROUNDS`.
+        """
+        for _ in range(MAX_ROUNDS):
+            executed = [done for sensor in self.sensors for done in self._tick(sensor)]
+            if not executed:
+                return
+            yield from executed
+        raise UnsettledError(f"the sensors still ask for runs after {MAX_ROUNDS} rounds")
+
+    def execute(self, job_name: str, tags: Mapping[str, str], config: Mapping[str, Any]) -> str:
+        """Execute a job.
+
+        Returns:
+            The run's id.
+
+        Raises:
+            UnsettledError: The run failed.
+        """
+        job = self.repository.get_job(job_name)
+        run = self.instance.create_run_for_job(
+            job,
+            run_config={**QUIET, **config},
+            tags={**job.tags, **tags, **own_process()},
+            remote_job_origin=RemoteJobOrigin(self.origin, job.name),
+        )
+        result = execute_run(InMemoryJob(job), run, self.instance)
+        if not result.success:
+            _, why = failure(self.instance, run.run_id)
+            raise UnsettledError(f"run {run.run_id} of {job.name} failed: {why}")
+        return run.run_id
+
+    def _tick(self, sensor: dg.SensorDefinition) -> Iterator[Executed]:
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            repository_def=self.repository,
+            sensor_name=sensor.name,
+            resources=self.repository.get_top_level_resources(),
+        )
+        for asked in sensor.evaluate_tick(context).run_requests or []:
+            job = asked.job_name or sensor.job_name or ""
+            tags = {SENSOR_NAME_TAG: sensor.name, RUN_KEY_TAG: asked.run_key or ""}
+            run_id = self.execute(job, {**asked.tags, **tags}, asked.run_config)
+            yield Executed(sensor.name, job, run_id)
+
+
+def _downstream_last(sensor: dg.SensorDefinition) -> tuple[int, str]:
+    """Order in which one round sees what the round itself has brought about."""
+    order = ("_new_data", "_data_ready", "_retrain_wanted")
+    places = (place for place, ending in enumerate(order) if sensor.name.endswith(ending))
+    return next(places, len(order)), sensor.name

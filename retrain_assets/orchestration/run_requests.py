@@ -1,0 +1,122 @@
+"""Asking Dagster for runs: once for one thing, again after a failure, never beside one under way.
+
+A request is named by a digest of what it is about and the attempt, since Dagster never repeats a
+run key: a failed run can be asked for again, and a repeated tick asks for the same. Not here: what
+there is to ask for.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
+from retrain_assets.errors import is_permanent
+from retrain_assets.orchestration.dagster_internals.runs import has_died
+
+REQUEST_TAG = "retrain/request"
+PERMANENT_TAG = "retrain/permanent_error"  # of a failed run: the class of the error
+MAX_ATTEMPTS = 3
+MAX_RUNS = 4  # asked for in one tick
+WATCHING: dict[str, Any] = {
+    "minimum_interval_seconds": 30,
+    "default_status": dg.DefaultSensorStatus.RUNNING,
+}
+Tick = dg.SensorEvaluationContext | dg.ScheduleEvaluationContext
+Evaluated = list[dg.RunRequest] | dg.SkipReason
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A run that is wanted.
+
+    Args:
+        about: What it is about: file stamps, partition contents, or as-of and causes.
+        tags: Tags of the run.
+    """
+
+    about: Sequence[str]
+    tags: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Names the request."""
+        return sha256(json.dumps(sorted(self.about)).encode()).hexdigest()[:16]
+
+
+@dg.failure_hook
+def tag_permanent_error(context: dg.HookContext) -> None:
+    """Tag the run of a failed step if the same work would fail again.
+
+    The process of the step knows the error with its base classes; what Dagster stores of an error
+    is the name of its class alone.
+    """
+    error = context.op_exception
+    if error is not None and is_permanent(error):
+        context.instance.add_run_tags(context.run_id, {PERMANENT_TAG: type(error).__name__})
+
+
+def requests(context: Tick, job: str, wishes: Iterable[Wish]) -> Evaluated:
+    """Ask for runs of a job, unless one is under way; for none that failed too often.
+
+    Args:
+        context: Of the tick.
+        job: Name of the job.
+        wishes: Runs that are wanted, of one range each; the first `MAX_RUNS` are asked for that
+            did not fail too often.
+    """
+    under_way = dg.RunsFilter(job_name=job, statuses=NOT_FINISHED_STATUSES)
+    for run in context.instance.get_runs(filters=under_way):
+        if not has_died(run):
+            return dg.SkipReason(f"run {run.run_id} is at it")
+        context.instance.report_run_failed(run, "The process that executed it has died.")
+    failed = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.FAILURE])
+    for run in context.instance.get_runs(filters=failed, limit=1):
+        if run.is_complete_and_waiting_to_retry:  # Dagster does so where a worker died
+            return dg.SkipReason(f"run {run.run_id} is about to be tried again")
+    wanted: list[dg.RunRequest] = []
+    settled: list[str] = []
+    for wish in wishes:
+        asked = _asked(context.instance, job, wish)
+        if isinstance(asked, str):
+            settled.append(asked)
+        else:
+            wanted.append(asked)
+        if len(wanted) == MAX_RUNS:
+            break
+    return wanted or dg.SkipReason("; ".join(settled[:MAX_RUNS]))
+
+
+def _asked(instance: dg.DagsterInstance, job: str, wish: Wish) -> dg.RunRequest | str:
+    """The request, or why it is not made again."""
+    runs = instance.get_runs(filters=dg.RunsFilter(job_name=job, tags={REQUEST_TAG: wish.digest}))
+    lasting = _lasting(instance, runs[0]) if runs else None
+    if lasting or len(runs) >= MAX_ATTEMPTS:
+        why = f" with {lasting}, as another would" if lasting else f" after {len(runs) - 1} others"
+        return f"run {runs[0].run_id} failed{why}: see why, mend it, and start the job by hand"
+    key = f"{wish.digest}:{len(runs)}"
+    return dg.RunRequest(run_key=key, tags={**wish.tags, REQUEST_TAG: wish.digest})
+
+
+def _lasting(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
+    """Return the error of a failed run, if the same work would meet it again.
+
+    A run that is repeated in the UI has the tags of the earlier run, so the tag has to be of the
+    error that this run failed with.
+    """
+    name, _ = failure(instance, run.run_id)
+    return name if run.tags.get(PERMANENT_TAG) == name else None
+
+
+def failure(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
+    """Class and text of what a step of a run raised, or what Dagster says where none did."""
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        error = entry.get_dagster_event().step_failure_data.error
+        if error := error and (error.cause or error):
+            return error.cls_name or "", error.message.strip()
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
+        return "", entry.get_dagster_event().message or ""
+    return "", "no reason was recorded"

@@ -1,0 +1,284 @@
+"""From landing files to tables: read, judge, audit, publish.
+
+Quarantine is committed first, then the accepted rows of the sound partitions, then the list of
+files, each in one commit whatever the number of partitions; a kill in between is repaired when the
+same partitions are ingested again. Not here: the rules, and Dagster.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from retrain_assets.domain.data.contract import (
+    UNPLACED,
+    Judgement,
+    atypical,
+    judge,
+    merged,
+    refuse_partitions,
+)
+from retrain_assets.domain.data.expectations import figures
+from retrain_assets.domain.data.rules import PARTITION, dataset_schema
+from retrain_assets.errors import PermanentError
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.steps.data.intake import Intake
+from retrain_assets.steps.state import FILES, digest
+from retrain_assets.stores.audit import MAX_AUDITED_ROWS, Audit, audit, stratified, write_results
+from retrain_assets.stores.storage import Storage
+from retrain_assets.stores.tables.data_files import Spill
+from retrain_assets.stores.tables.tables import Tables
+
+CHECKED_RULES: dict[str, tuple[str, ...]] = {
+    "schema_matches": ("parse", "type", "partition", "file"),
+    "required_values_present": ("required",),
+    "values_within_range": ("range", "outlier"),
+    "categories_allowed": ("allowed", "pattern"),
+    "keys_unique": ("key", "repeat"),
+}
+
+
+# In the order of the commits, so that what is refused is kept before anything is published.
+PARTS = ("quarantine", "dataset", "files")
+
+
+class NothingLandedError(PermanentError):
+    """None of the partitions asked for has a file."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of all that was read.
+
+    Args:
+        judgement: Quarantined rows and files; the accepted rows are set aside elsewhere.
+        audit: What Great Expectations said of the accepted rows.
+        stamps: Of each slice's file when it was read.
+        extra: Columns of each file that the contract does not know.
+    """
+
+    judgement: Judgement
+    audit: Audit
+    stamps: dict[tuple[str, str], str]
+    extra: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Ingestion:
+    """What one ingest did.
+
+    Args:
+        requested: Partitions that were asked for and have something new.
+        published: Those whose rows were committed.
+        found: What was judged and audited.
+        atypical: Partitions with an unusual number of rows.
+        shared_keys: Keys that several partitions have, counted by these.
+        version: Version of the dataset after the commit; None where nothing was ever published.
+        audit_file: The results of Great Expectations as JSON.
+        ignored: Names that were passed over, and why.
+    """
+
+    requested: tuple[str, ...]
+    published: tuple[str, ...]
+    found: Judged
+    atypical: list[dict[str, object]]
+    shared_keys: list[dict[str, object]]
+    version: int | None
+    audit_file: Path
+    ignored: list[dict[str, str | int]]
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Why the others were not published, by partition; and files that have none."""
+        return self.found.judgement.refused_partitions
+
+    def rows_by_partition(self, partitions: Collection[str]) -> pl.DataFrame:
+        """Rows `accepted`, and rows and whole files `quarantined`, of each of some partitions."""
+        judged = self.found.judgement
+        accepted = judged.files.group_by(PARTITION).agg(pl.sum("accepted"))
+        refused = judged.quarantined.group_by(PARTITION).agg(pl.len().alias("quarantined"))
+        counted = accepted.join(refused, on=PARTITION, how="left").fill_null(0).sort(PARTITION)
+        return counted.filter(pl.col(PARTITION).is_in(list(partitions)))
+
+    @property
+    def files(self) -> int:
+        """Files read."""
+        return self.found.judgement.files["file"].n_unique()
+
+    def refusals_by_partition(self, rules: Collection[str]) -> list[dict[str, str | int]]:
+        """How many rows or files were refused for these rules, and one example a partition."""
+        reasons = self.found.judgement.quarantined.explode("_reasons").unnest("_reasons")
+        grouped = (
+            reasons.filter(pl.col("rule").is_in(list(rules)))
+            .sort(PARTITION, "_file", "_line")
+            .group_by(PARTITION, maintain_order=True)
+            .agg(
+                pl.len().alias("rows"),
+                pl.col("_file", "_line", "rule", "column", "value").first(),
+            )
+        )
+        names = {PARTITION: "partition", "_file": "file", "_line": "line"}
+        return grouped.rename(names).to_dicts()
+
+    def findings(self, *, volume: bool) -> list[dict[str, str]]:
+        """Expectations that failed: those on volume, or all others."""
+        return [
+            {
+                "expectation": finding.expectation,
+                "column": finding.column or "",
+                "partitions": ", ".join(finding.partitions[:10]),
+                "observed": finding.observed,
+            }
+            for finding in self.found.audit.findings
+            if not finding.passed and finding.is_volume is volume
+        ]
+
+    def outlying(self, spec: DatasetSpec) -> list[dict[str, object]]:
+        """Columns with too many outliers, by partition."""
+        return [
+            row
+            for row in self.found.judgement.outliers.rename({PARTITION: "partition"}).to_dicts()
+            if (rule := spec.columns[row["column"]].outliers) is not None
+            and row["outlying"] > rule.max_share * row["rows"]
+        ]
+
+    def unaccounted(self) -> list[dict[str, object]]:
+        """Accepted files whose rows do not add up."""
+        lost = pl.col("rows_read") != pl.col("accepted") + pl.col("quarantined")
+        return self.found.judgement.files.filter(pl.col("refusal").is_null() & lost).to_dicts()
+
+
+def ingest(
+    storage: Storage,
+    spec: DatasetSpec,
+    partitions: Sequence[str],
+    run_id: str,
+    now_ns: int | None = None,
+) -> Ingestion:
+    """Take in whatever has landed of some partitions.
+
+    Memory is bounded by a batch of files, or by one file that holds many partitions.
+
+    Args:
+        storage: Where files and tables are.
+        spec: The dataset.
+        partitions: Keys; those without a file are left as they are.
+        run_id: Written on every commit.
+        now_ns: The time, in nanoseconds since 1970, by which a new file may still be written and is
+            left for later; by default none is.
+
+    Raises:
+        NothingLandedError: None of the partitions has a file.
+    """
+    tables, intake = storage.tables, Intake(storage, spec, min(partitions), now_ns)
+    base = {part: tables.version(f"{spec.name}/{part}") for part in PARTS}
+    with Spill() as spill:
+        found = _judged(intake, set(partitions), spill)
+        judgement = found.judgement
+        keys = tuple(judgement.files[PARTITION].unique().sort())
+        if not keys:
+            below = "" if spec.bucket else f" below {storage.landing}"
+            raise NothingLandedError(
+                f"dataset {spec.name}: nothing for {partitions[0]} to {partitions[-1]} in "
+                f"{spec.delta or f'{spec.landing}{below}'}{intake.ignored}"
+            )
+        requested = tuple(key for key in keys if not key.startswith(UNPLACED))
+        published = tuple(key for key in requested if key not in judgement.refused_partitions)
+        accepted = spill.frame().filter(pl.col(PARTITION).is_in(published))
+        shared_keys = _shared_keys(tables, spec, accepted, published)
+        read = digest(*judgement.files["sha256"].sort())
+        commit = {"run_id": run_id, "asset": spec.name, "files": read}
+        content = (
+            (judgement.quarantined, keys),
+            (accepted, published),
+            (_records(intake, found), keys),
+        )
+        for part, (rows, replaced) in zip(PARTS, content, strict=True):
+            if replaced:
+                tables.replace(f"{spec.name}/{part}", rows, replaced, commit, base=base[part])
+    folder = storage.root / "reports" / "expectations" / spec.name
+    return Ingestion(
+        audit_file=write_results(found.audit, spec, folder, run_id),
+        requested=requested,
+        published=published,
+        found=found,
+        atypical=_atypical(intake, judgement, published),
+        shared_keys=shared_keys,
+        version=tables.version(f"{spec.name}/dataset"),
+        ignored=intake.ignored.records(),
+    )
+
+
+def _judged(intake: Intake, asked: set[str], spill: Spill) -> Judged:
+    """Judge all batches, set the accepted rows aside, and audit a sample of them."""
+    spec = intake.spec
+    parts, samples, counts = [], [], []
+    stamps: dict[tuple[str, str], str] = {}
+    extra: dict[str, tuple[str, ...]] = {}
+    for read, of_all in intake.batches(asked):
+        judgement = judge(read, spec)
+        accepted = judgement.accepted
+        spill.add(accepted)
+        share = MAX_AUDITED_ROWS * of_all / max(accepted.height, 1)
+        samples.append(stratified(accepted, share))
+        counts.append(figures(accepted, spec))
+        parts.append(replace(judgement, accepted=accepted.clear()))
+        stamps |= {raw.slice: raw.file.stamp for raw in read}
+        extra |= {raw.path: raw.extra for raw in read if raw.extra}
+    whole = merged(parts, spec)
+    if not parts:
+        return Judged(whole, Audit((), 0, 0), {}, {})
+    audited = audit(pl.concat(samples), pl.concat(counts), spec)
+    return Judged(refuse_partitions(whole, audited.refusals()), audited, stamps, extra)
+
+
+def _records(intake: Intake, found: Judged) -> pl.DataFrame:
+    """The files of each partition; of a refused one, also those that its rows came from."""
+    files, refused = found.judgement.files, found.judgement.refused_partitions
+    slices = files.select(PARTITION, "file").iter_rows()
+    stamps = pl.Series("stamp", [found.stamps[one] for one in slices], pl.String)
+    kept = intake.recorded.filter(
+        pl.col("refusal").is_null(), pl.col(PARTITION).is_in(list(refused))
+    )
+    return pl.concat([files.with_columns(stamps).select(*FILES), kept.select(*FILES)])
+
+
+def _atypical(
+    intake: Intake, judgement: Judgement, published: Sequence[str]
+) -> list[dict[str, object]]:
+    """Partitions of unusual size, against what is recorded and what is published now."""
+    tolerance = intake.spec.rows.typical
+    if tolerance is None:
+        return []
+    earlier = intake.recorded.filter(~pl.col(PARTITION).is_in(published))
+    rows = pl.concat([part.select(PARTITION, "accepted") for part in (earlier, judgement.files)])
+    placed = rows.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
+    counted = placed.group_by(PARTITION).agg(pl.col("accepted").sum())
+    return atypical(dict(counted.iter_rows()), published, tolerance)
+
+
+def _shared_keys(
+    tables: Tables,
+    spec: DatasetSpec,
+    accepted: pl.DataFrame | pl.LazyFrame,
+    published: Sequence[str],
+) -> list[dict[str, object]]:
+    """Keys that are in several partitions, counted by these; their rows stay, as none is wrong.
+
+    Where the partition's column is part of the key, no key can be in two.
+    """
+    if spec.partition.column in spec.key or spec.partition.by == "none" or not published:
+        return []
+    columns = [PARTITION, *spec.key]
+    table = f"{spec.name}/dataset"
+    stored = tables.scan(table, dataset_schema(spec)).select(columns)
+    both = pl.concat(
+        [stored.filter(~pl.col(PARTITION).is_in(published)), accepted.lazy().select(columns)]
+    )
+    partitions = both.group_by(spec.key).agg(pl.col(PARTITION).unique().sort())
+    shared = partitions.filter(pl.col(PARTITION).list.len() > 1)
+    listed = shared.select(pl.col(PARTITION).list.join(", ").alias("partitions"))
+    counted = tables.collect(listed.group_by("partitions").len("keys").sort("partitions"), table)
+    touched = set(published)
+    return [row for row in counted.to_dicts() if touched & set(row["partitions"].split(", "))]

@@ -1,0 +1,193 @@
+"""Features and their profile for a range of partitions, each table replaced in one commit.
+
+Rows are made in batches of partitions and set aside on disk, so that memory does not grow with the
+range.
+
+Rows of features that lie far out of what production was trained on, marked as they are built.
+
+Not here: making features of rows, predicting and watching.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import polars as pl
+
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.drift.profile import build_profile, merge
+from retrain_assets.domain.drift.training_match import idle, unlike
+from retrain_assets.domain.features.build import KEY
+from retrain_assets.domain.model.outliers import MAX_ROWS, OUTLIER, Detector, fit_detector
+from retrain_assets.domain.windows import ending_at
+from retrain_assets.errors import PermanentError
+from retrain_assets.specs.model import OutliersSpec
+from retrain_assets.steps.features.rows import Rows
+from retrain_assets.steps.state import SOURCE, ModelState, by_production
+from retrain_assets.stores.ledger import History
+from retrain_assets.stores.tables.data_files import Spill
+
+
+class NotReadyError(PermanentError):
+    """None of the partitions asked for can be built yet."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a step stored: the partitions, their rows, and the version its commit made."""
+
+    partitions: tuple[str, ...]
+    rows: pl.DataFrame
+    version: int
+
+    @property
+    def count(self) -> int:
+        """How many rows were stored."""
+        return self.rows.height
+
+
+@dataclass(frozen=True)
+class BuiltFeatures:
+    """What was stored of features, which may be too many rows to keep.
+
+    Args:
+        partitions: Those that were built.
+        summary: A row a partition: `rows`, mean of the target where that is a number, and share of
+            outliers, null where none are looked for.
+        unlike: Where rows are unlike those that production was trained on.
+        version: What the commit made.
+    """
+
+    partitions: tuple[str, ...]
+    summary: pl.DataFrame
+    unlike: list[dict[str, object]]
+    version: int
+
+    @property
+    def count(self) -> int:
+        """How many rows were stored."""
+        return int(self.summary["rows"].sum())
+
+
+def ready(
+    state: ModelState, partitions: Sequence[str], sources: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The partitions whose datasets are complete, `sources` being those of the state.
+
+    Raises:
+        NotReadyError: None is.
+    """
+    found = tuple(key for key in partitions if key in sources)
+    if not found:
+        raise NotReadyError(
+            f"model {state.spec.name}: no partition from {partitions[0]} to {partitions[-1]} has "
+            f"landed in {', '.join([state.dataset.name, *state.lookups])}: ingest them first"
+        )
+    return found
+
+
+def features(state: ModelState, partitions: Sequence[str], run_id: str) -> BuiltFeatures:
+    """Build the features of a range."""
+    name = state.table("features")
+    base = state.tables.version(name)
+    # Taken before any row is read: what changes meanwhile has another digest and is built again.
+    sources = state.sources()
+    keys = ready(state, partitions, sources)
+    window = ending_at(tuple(sources), keys[-1], state.spec.windows.current)
+    maker, look = Rows(state), _Look(state, window)
+    marker = Marker(maker, look.ledger, state.spec.outliers) if state.spec.outliers else None
+    with Spill() as spill:
+        for batch in maker.batches(keys):
+            made = maker.features(batch)
+            table = marker.marked(made) if marker else made
+            look.at(table)
+            digests = pl.col(PARTITION).replace_strict(sources, return_dtype=pl.String)
+            spill.add(table.with_columns(digests.alias(SOURCE)))
+        commit = commit_metadata(run_id, keys)
+        version = state.tables.replace(name, spill.frame(), keys, commit, base=base)
+    return BuiltFeatures(keys, pl.concat(look.summaries), look.found(keys), version)
+
+
+def profile(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
+    """Summarise features and target, a row per partition and column."""
+    name = state.table("profile")
+    base, keys = state.tables.version(name), ready(state, partitions, state.sources())
+    parts = []
+    for batch in Rows(state).batches(keys):
+        table = stored_features(state, batch)
+        made_from = table.select(PARTITION, SOURCE).unique()
+        parts.append(build_profile(table).join(made_from, on=PARTITION, maintain_order="left"))
+    rows = pl.concat(parts)
+    commit = commit_metadata(run_id, keys)
+    return Built(keys, rows, state.tables.replace(name, rows, keys, commit, base=base))
+
+
+def commit_metadata(run_id: str, keys: Sequence[str]) -> dict[str, str]:
+    """What is written beside each commit."""
+    return {"run_id": run_id, "partitions": f"{keys[0]}..{keys[-1]}"}
+
+
+def stored_features(state: ModelState, keys: Sequence[str]) -> pl.DataFrame:
+    """Rows of the features table in a fixed order."""
+    return state.tables.read(state.table("features"), keys).sort(PARTITION, KEY)
+
+
+class _Look:
+    """What is seen of rows as they are built, one batch at a time."""
+
+    def __init__(self, state: ModelState, window: Sequence[str]) -> None:
+        self.state, self.window, self.ledger = state, window, state.ledger.read()
+        self.trained = cache(state.trained_profile)
+        self.summaries: list[pl.DataFrame] = []
+        self.profiles: list[pl.DataFrame] = []
+        self.unlike: list[dict[str, object]] = []
+
+    def at(self, table: pl.DataFrame) -> None:
+        """Look at a batch of whole partitions."""
+        names, target = self.state.feature_names, self.state.spec.target.column
+        outliers = pl.col(OUTLIER) if OUTLIER in table.columns else pl.lit(None, pl.Boolean)
+        self.summaries.append(
+            table.group_by(PARTITION, maintain_order=True).agg(
+                pl.len().alias("rows"),
+                pl.col(target).cast(pl.Float64, strict=False).mean().alias("target"),
+                outliers.mean().alias("outliers"),
+            )
+        )
+        newest = table.filter(pl.col(PARTITION).is_in(self.window))
+        self.profiles.append(build_profile(newest.select(PARTITION, *names)))
+        for production, part in by_production(self.ledger, table):
+            trained = self.trained(production.data_range) if production else {}
+            self.unlike += unlike(part, names, trained)
+
+    def found(self, built: Sequence[str]) -> list[dict[str, object]]:
+        """All that is unlike training, and features that tell nothing in the newest window."""
+        earlier = self.state.profiles([key for key in self.window if key not in built])
+        rows = pl.concat([earlier, *self.profiles], how="diagonal")
+        return [*idle(self.state.feature_names, merge(rows)), *self.unlike]
+
+
+class Marker:
+    """Marks rows, with one forest for each training window, fitted when it is first needed."""
+
+    def __init__(self, rows: Rows, ledger: History, spec: OutliersSpec) -> None:
+        self.rows, self.ledger, self.spec = rows, ledger, spec
+        self._detector = cache(self._fitted)
+
+    def marked(self, table: pl.DataFrame) -> pl.DataFrame:
+        """Sorted rows of features with `_outlier`: null where nothing was in production yet."""
+        parts = [table.clear().with_columns(pl.lit(None, pl.Boolean).alias(OUTLIER))]
+        for production, part in by_production(self.ledger, table):
+            detector = self._detector(production.data_range) if production else None
+            rows = part.select(self.rows.state.feature_names)
+            far_out = detector.far_out(rows) if detector else pl.lit(None, pl.Boolean)
+            parts.append(part.with_columns(far_out.alias(OUTLIER)))
+        return pl.concat(parts)
+
+    def _fitted(self, data_range: tuple[str, str]) -> Detector | None:
+        """None where nothing is left of the training window."""
+        state = self.rows.state
+        keys = state.trained_on(tuple(self.rows.counts), data_range)
+        if not sum(self.rows.counts[key] for key in keys):
+            return None
+        sampled = self.rows.sample(keys, MAX_ROWS).select(state.feature_names)
+        return fit_detector(sampled, self.spec.rate, state.spec.seed)

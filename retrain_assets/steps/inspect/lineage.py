@@ -1,0 +1,86 @@
+"""From one prediction to all that it came from: data, model, code, decision and, later, its label.
+
+Not here: printing it.
+"""
+
+from typing import Any
+
+import polars as pl
+
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.features.build import KEY
+from retrain_assets.steps.state import ModelState, landing_files
+from retrain_assets.stores.ledger import IN_PRODUCTION
+from retrain_assets.stores.registry.registry import ModelRegistry
+
+RECORDED = (
+    "features_version",
+    "spec_digest",
+    "code_digest",
+    "lock_digest",
+    "checkout",
+    "seed",
+    "train_from",
+    "train_to",
+)
+DECIDED = ("action", "time", "as_of", "reason", "because", "by", "previous")
+
+
+def lineage(
+    state: ModelState, registry: ModelRegistry, partition: str, key: str
+) -> dict[str, dict[str, Any]]:
+    """What one stored prediction came from.
+
+    Args:
+        state: The model.
+        registry: Its versions.
+        partition: The prediction's partition.
+        key: Its key: the values of the dataset's key joined by `|`.
+
+    Returns:
+        `prediction` (with `label`, null until it is known), `files` it was read from with their
+        digests, `model`, `datasets` with the versions the model was trained on, and `ledger`.
+
+    Raises:
+        LookupError: There is no such prediction; the message shows a key there is.
+        StorageError: Nothing was predicted yet.
+    """
+    table = state.table("predictions")
+    there = state.tables.read(table, [partition])
+    rows = there.filter(pl.col(KEY) == key).to_dicts()
+    if not rows:
+        such = f"its keys are such as {there[KEY][0]!r}" if there.height else "it has none"
+        raise LookupError(
+            f"model {state.spec.name}: no prediction {key!r} in partition {partition!r}: {such}"
+        )
+    version = rows[0]["model_version"]
+    found, history = registry.version(version), state.ledger.read()
+    served = [
+        (number, row)
+        for number, row in enumerate(history.rows)
+        if row.version == version and row.action in IN_PRODUCTION and row.seen_through < partition
+    ]
+    number, row = served[-1]
+    return {
+        "prediction": rows[0],
+        "files": _files(state, partition),
+        "model": {
+            "version": version,
+            "sha256": row.sha256,
+            "mlflow_run": found.run_id,
+            **{name: found.tags.get(name) for name in RECORDED},
+        },
+        "datasets": dict(row.datasets),
+        "ledger": {
+            "number": number,
+            "sha256": history.digests[number],
+            **{name: getattr(row, name) for name in DECIDED},
+        },
+    }
+
+
+def _files(state: ModelState, partition: str) -> dict[str, str]:
+    """The accepted files of a partition, with their digests."""
+    accepted = (pl.col(PARTITION) == partition) & pl.col("refusal").is_null()
+    found = landing_files(state.tables, state.dataset.name, accepted)
+    return dict(found.select("file", "sha256").iter_rows())

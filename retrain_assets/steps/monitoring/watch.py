@@ -1,0 +1,164 @@
+"""The watch: production and the version before it on each new mature partition.
+
+Not here: how sure the evidence is, and telling people.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.metrics.intervals import evidence, needed
+from retrain_assets.domain.metrics.metrics import block_values, judged_by
+from retrain_assets.domain.model.estimator import predict
+from retrain_assets.steps.decision.operate import roll_back
+from retrain_assets.steps.decision.train import classes_of, lacking
+from retrain_assets.steps.features.build import stored_features
+from retrain_assets.steps.state import SOURCE, ModelState
+from retrain_assets.stores.ledger import LedgerRow
+from retrain_assets.stores.registry.registry import ModelRegistry
+
+WATCHED = ("promote", "approve")
+BY = "the watch"
+SCHEMA: dict[str, pl.DataType] = {
+    PARTITION: pl.String(),
+    "production": pl.Int64(),
+    "before": pl.Int64(),
+    "loss": pl.Float64(),
+    SOURCE: pl.String(),
+}
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What the watch has seen since a promotion.
+
+    Args:
+        production: The version in production.
+        before: The one before it.
+        partitions: How many both have been judged on.
+        loss: By how much production was worse, as a mean over these; below zero when better.
+        evidence: How much likelier that is if it is worse than if it is not.
+        needed: Evidence from which on it is taken to be.
+        metric: By which.
+    """
+
+    production: int
+    before: int
+    partitions: int
+    loss: float
+    evidence: float
+    needed: float
+    metric: str
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether production is shown to be worse than the version before it."""
+        return self.evidence >= self.needed
+
+    @property
+    def said(self) -> str:
+        """A sentence."""
+        worse = "worse" if self.loss > 0 else "better"
+        return (
+            f"version {self.production} is {worse} than version {self.before} before it by "
+            f"{abs(self.loss):.3g} in {self.metric} on {self.partitions} partitions since, "
+            f"evidence {self.evidence:.3g} of {self.needed:.3g} needed"
+        )
+
+
+def watch(state: ModelState, registry: ModelRegistry, run_id: str) -> Watched | None:
+    """Judge the partitions that are new since a promotion, and say what all of them come to.
+
+    Args:
+        state: The model.
+        registry: Its versions.
+        run_id: Written beside the commit.
+    """
+    row = _watched(state)
+    if row is None:
+        return None
+    judged, wanted = set(_known(state, row)[PARTITION]), _wanted(state, row)
+    if fresh := [key for key in wanted if key not in judged]:
+        found = _losses(state, registry, row, fresh).with_columns(
+            pl.col(PARTITION).replace_strict(wanted, return_dtype=pl.String).alias(SOURCE)
+        )
+        state.tables.replace(state.table("watch"), found, fresh, {"run_id": run_id})
+    return seen(state)
+
+
+def seen(state: ModelState) -> Watched | None:
+    """What the judged partitions come to.
+
+    Returns:
+        None where nothing is watched: `watch: off`, no version before, or production was rolled
+        back to.
+    """
+    row = _watched(state)
+    if row is None:
+        return None
+    losses = _known(state, row)["loss"].drop_nulls().to_list()
+    return Watched(
+        production=row.version,
+        before=row.previous or 0,
+        partitions=len(losses),
+        loss=sum(losses) / len(losses) if losses else 0.0,
+        evidence=float(max(evidence(losses), default=1.0)),
+        needed=needed(state.spec.gate.confidence),
+        metric=state.spec.gate.metric,
+    )
+
+
+def act(state: ModelState, registry: ModelRegistry, found: Watched | None) -> LedgerRow | None:
+    """Roll back where production is shown to be worse and the YAML says `watch: auto`."""
+    if found is None or not found.is_worse or state.spec.watch != "auto":
+        return None
+    return roll_back(state, registry, found.before, found.said, BY)
+
+
+def _watched(state: ModelState) -> LedgerRow | None:
+    row = state.ledger.read().production
+    off = state.spec.watch == "off" or row is None or row.action not in WATCHED or not row.previous
+    return None if off else row
+
+
+def _wanted(state: ModelState, row: LedgerRow) -> dict[str, str]:
+    """Mature partitions since the promotion, each with the digest of what it was built from."""
+    sources = state.sources()
+    return {key: sources[key] for key in state.mature() if key > row.seen_through}
+
+
+def _known(state: ModelState, row: LedgerRow) -> pl.DataFrame:
+    """Partitions that were judged as they are now, in order."""
+    wanted = _wanted(state, row)
+    own = (pl.col("production") == row.version) & (pl.col("before") == row.previous)
+    found = state.stored("watch", SCHEMA, own)
+    now = [
+        wanted.get(key) == made_from for key, made_from in found.select(PARTITION, SOURCE).rows()
+    ]
+    return found.filter(pl.Series(now, dtype=pl.Boolean)).sort(PARTITION)
+
+
+def _losses(
+    state: ModelState, registry: ModelRegistry, row: LedgerRow, keys: list[str]
+) -> pl.DataFrame:
+    """By how much production is worse on each partition; null where that is undefined."""
+    metric, target = judged_by(state.spec.gate), state.spec.target
+    rows = stored_features(state, keys).drop_nulls(target.column)
+    labels, blocks = rows[target.column].to_numpy(), rows[PARTITION]
+    values = []
+    digests = {found.version: found.sha256 for found in state.ledger.read().rows}
+    for version in (row.version, row.previous or 0):
+        pipeline = registry.load(version, digests[version])
+        if lacking(state, pipeline):
+            return pl.DataFrame(schema=SCHEMA).drop(SOURCE)
+        output = predict(pipeline, target.kind, rows.select(state.feature_names))
+        values.append(block_values(metric, labels, output, blocks, classes_of(pipeline)))
+    sign = -1 if metric.greater_is_better else 1
+    now, before = values
+    return now.join(before, on="block", suffix="_before").select(
+        pl.col("block").alias(PARTITION),
+        pl.lit(row.version, pl.Int64).alias("production"),
+        pl.lit(row.previous, pl.Int64).alias("before"),
+        (sign * (pl.col("value") - pl.col("value_before"))).alias("loss"),
+    )

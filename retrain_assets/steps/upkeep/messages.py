@@ -1,0 +1,222 @@
+"""Make events from the ledger, the list of files and serving, and send the messages that are due.
+
+A message is marked in the outbox before it is sent, and its outcome is recorded afterwards. If the
+sender is killed in between, the message is sent again under the same id. Not here: events of
+Dagster's runs, and the channels.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from time import monotonic
+
+import polars as pl
+
+from retrain_assets.domain.data.contract import NEIGHBOUR_REFUSED, UNPLACED
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.messages import (
+    Event,
+    Message,
+    Notice,
+    NotTakenError,
+    Outcome,
+    add_events,
+    due_messages,
+    mark_attempt,
+    record_outcomes,
+)
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.notify import Channel, EventKind, NotifySpec
+from retrain_assets.steps.inspect.status import stale, staleness
+from retrain_assets.steps.monitoring.watch import seen
+from retrain_assets.steps.state import ModelState, digest, landing_files
+from retrain_assets.stores.ledger import Action
+from retrain_assets.stores.messages import Outbox, Send
+from retrain_assets.stores.tables.tables import Tables
+
+NEWEST = 50  # rows of the ledger that are read
+SEND_SECONDS = 20.0  # after which no further message is begun; a tick has 60
+_DECISIONS: dict[Action, tuple[EventKind, str]] = {
+    "promote": ("promoted", "version {version} is in production"),
+    "hold": ("held", "version {version} is held back, production stays"),
+    "reject": ("refused", "version {version} is refused, production stays"),
+    "stage": (
+        "waiting_for_approval",
+        "version {version} waits: retrain approve {model} {version} --by NAME --reason WHY",
+    ),
+    "rollback": ("rolled_back", "rolled back to version {version} by {by}"),
+    "approve": ("promoted", "version {version} is in production, approved by {by}"),
+    "adopt": ("promoted", "version {version} is in production, adopted by {by}"),
+}
+_FIELDS = (
+    *("action", "version", "previous", "as_of", "reason", "because", "by", "sha256", "metrics"),
+    "ledger_sha256",
+)
+_TROUBLES = {"cause": pl.String(), "time": pl.Datetime("us", "UTC"), "text": pl.String()}
+
+
+def decisions(state: ModelState) -> Iterator[Event]:
+    """Yield an event for each of the newest rows of the ledger."""
+    history, model = state.ledger.read(), state.spec.name
+    for number, row in list(enumerate(history.rows))[-NEWEST:]:
+        kind, template = _DECISIONS[row.action]
+        text = template.format(version=row.version, model=model, by=row.by)
+        because = f". Asked for: {row.because}" if row.because else ""
+        fields = row.for_people() | {"ledger_sha256": history.digests[number]}
+        yield Event(
+            id=f"ledger:{number}",
+            kind=kind,
+            subject=model,
+            text=f"{model}: {text}. {row.reason}{because}",
+            cause=str(number),
+            fields=json.dumps({name: fields[name] for name in _FIELDS}),
+            time=row.time,
+        )
+
+
+def corrections(state: ModelState) -> Iterator[Event]:
+    """Yield one event of late or corrected partitions that production was trained on."""
+    row, keys = state.ledger.read().production, stale(state)
+    if row is not None and keys:
+        yield Event(
+            id=f"stale:{digest(str(row.version), *keys)}",
+            kind="late_data",
+            subject=state.spec.name,
+            text=f"{state.spec.name}: {staleness(state)}",
+            cause=f"version {row.version}",
+            fields=json.dumps({"version": row.version, "partitions": keys}),
+        )
+
+
+def leave(state: ModelState, troubles: Mapping[str, str], now: datetime) -> None:
+    """Store troubles of `retrain serve` for the messages; the newest of each cause stays.
+
+    Args:
+        state: The model.
+        troubles: A sentence for each cause.
+        now: The time.
+    """
+    rows = [(cause, now, text) for cause, text in troubles.items()]
+    table = pl.DataFrame(rows, schema=_TROUBLES, orient="row")
+    state.tables.replace(state.table("serving"), table, troubles, {"run_id": "serve"}, key="cause")
+
+
+def troubles(state: ModelState) -> Iterator[Event]:
+    """Yield an event for each trouble that `retrain serve` has stored."""
+    for row in state.stored("serving", _TROUBLES).iter_rows(named=True):
+        cause, time = row["cause"], row["time"]
+        yield Event(
+            id=f"serving:{digest(cause, time.isoformat())}",
+            kind="serving",
+            subject=state.spec.name,
+            text=row["text"],
+            cause=cause,
+            fields=json.dumps({"about": cause}),
+            time=time,
+        )
+
+
+def worse_than_before(state: ModelState) -> Iterator[Event]:
+    """Yield an event if production is shown to be worse than the version before it."""
+    comparison = seen(state)
+    if comparison is not None and comparison.is_worse:
+        name = state.spec.name
+        yield Event(
+            id=f"watch:{comparison.production}",
+            kind="worse_than_before",
+            subject=name,
+            text=f"{name}: {comparison.said}: retrain rollback {name} --reason WHY",
+            cause=f"version {comparison.production}",
+            fields=json.dumps({"version": comparison.production, "before": comparison.before}),
+        )
+
+
+def refusals(tables: Tables, spec: DatasetSpec) -> Iterator[Event]:
+    """Yield an event for each file that is refused at present."""
+    refused = pl.col("refusal").is_not_null() & (pl.col("refusal") != NEIGHBOUR_REFUSED)
+    files = landing_files(tables, spec.name, refused).sort(PARTITION, "file")
+    for row in files.iter_rows(named=True):
+        key, file, reason = row[PARTITION], row["file"], row["refusal"]
+        place = "" if key.startswith(UNPLACED) else f" of {key}"
+        fields = {"partition": key, "file": file, "reason": reason, "rows": row["rows_read"]}
+        yield Event(
+            id=f"file:{digest(key, file, row['sha256'], reason)}",
+            kind="data_refused",
+            subject=spec.name,
+            text=f"{spec.name}: {file}{place} is refused, {row['rows_read']} rows: {reason}",
+            cause=f"{file}: {reason}",
+            fields=json.dumps(fields),
+        )
+
+
+def overdue(tables: Tables, spec: DatasetSpec, partition: str | None) -> Iterator[Event]:
+    """Yield an event if a partition that should have landed has not.
+
+    Args:
+        tables: The tables with the list of files.
+        spec: The dataset.
+        partition: The newest one that ended at least `expected` ago, if any.
+    """
+    if partition and landing_files(tables, spec.name, pl.col(PARTITION) == partition).is_empty():
+        yield Event(
+            id=f"overdue:{partition}",
+            kind="late_data",
+            subject=spec.name,
+            text=f"{spec.name}: {partition} has not landed {spec.expected} after its end",
+            cause="overdue",
+            fields=json.dumps({"partition": partition}),
+        )
+
+
+def deliver(
+    outbox: Outbox,
+    notify: NotifySpec,
+    senders: Mapping[Channel, Send],
+    events: Sequence[Event],
+    clock: Callable[[], datetime],
+) -> str:
+    """Put new events into the outbox, and send the messages that are due.
+
+    Args:
+        outbox: Of the model or dataset.
+        notify: Who is told of what.
+        senders: The channels that can be used.
+        events: All events of the records; those the outbox has are not told again.
+        clock: The time.
+
+    Returns:
+        The result, for people.
+    """
+    messages: list[Message] = []
+
+    def begin(notices: Sequence[Notice]) -> list[Notice]:
+        now = clock()
+        extended = add_events(notices, events, notify, senders, now)
+        messages[:] = due_messages(extended, notify, senders, now)
+        return mark_attempt(extended, messages, now)
+
+    notices = outbox.change(begin)
+    outcomes = _send(messages, senders)
+    if messages:
+        notices = outbox.change(lambda stored: record_outcomes(stored, outcomes, clock()))
+    waiting = [notice for notice in notices if notice.sent is None]
+    errors = {notice.channel: notice.error for notice in waiting if notice.error}
+    count = sum(isinstance(outcome, str) for outcome in outcomes.values())
+    summary = f"{count} messages sent, {len(waiting)} events wait"
+    return "; ".join([summary, *(f"{channel}: {error}" for channel, error in errors.items())])
+
+
+def _send(messages: Sequence[Message], senders: Mapping[Channel, Send]) -> dict[str, Outcome]:
+    """Send messages, each channel until it fails, and return the outcomes by message id."""
+    outcomes: dict[str, Outcome] = dict.fromkeys(message.id for message in messages)
+    failed: set[Channel] = set()
+    end = monotonic() + SEND_SECONDS
+    for message in messages:
+        if message.channel in failed or monotonic() > end:
+            continue
+        try:
+            outcomes[message.id] = senders[message.channel](message)
+        except NotTakenError as error:
+            outcomes[message.id] = error
+            failed.add(message.channel)
+    return outcomes

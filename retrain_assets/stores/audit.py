@@ -1,0 +1,322 @@
+"""The audit of accepted rows by Great Expectations, from the same contract that judged them.
+
+Another engine checks the rows before anything is published, so that a row that passes through a
+defect of the contract is caught here. Not here: the list of expectations, refusing single rows, and
+what follows from a finding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from retrain_assets.domain.data.expectations import (
+    ROWS,
+    Expectation,
+    accepted_suite,
+    partition_suite,
+    schema_suite,
+    with_own_partition,
+)
+from retrain_assets.domain.data.row_checks import MASK, personal
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.specs.dataset import DatasetSpec
+
+if TYPE_CHECKING:
+    from great_expectations import ExpectationSuite
+    from great_expectations.core.batch_definition import BatchDefinition
+    from great_expectations.core.expectation_validation_result import ExpectationValidationResult
+
+MAX_AUDITED_ROWS = 50_000
+KEPT_RUNS = 100  # whose results stay in a dataset's folder of reports
+_GOLDEN = 0.6180339887498949
+_MAX_CHARACTERS, _MAX_EXAMPLE = 200, 40
+_COMPLETE = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one expectation.
+
+    Args:
+        asked: The expectation.
+        partitions: Partitions that fail; all of them where the failure cannot be attributed.
+        passed: Whether the expectation holds.
+        observed: The values instead, without personal ones; empty where it holds.
+    """
+
+    asked: Expectation
+    partitions: tuple[str, ...]
+    passed: bool
+    observed: str
+
+    @property
+    def expectation(self) -> str:
+        """Return its name, such as `expect_column_values_to_not_be_null`."""
+        return self.asked.title
+
+    @property
+    def column(self) -> str | None:
+        """Return the column it judges; None where it judges the table."""
+        return self.asked.column
+
+    @property
+    def is_volume(self) -> bool:
+        """Return whether it judges the number of rows of a partition."""
+        return self.asked.rule == "volume"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The results of Great Expectations on accepted rows.
+
+    Args:
+        findings: One result an expectation, in the order of the suite.
+        rows_audited: Rows that were judged: all, or a sample above `MAX_AUDITED_ROWS`.
+        rows: Rows that were accepted.
+    """
+
+    findings: tuple[Finding, ...]
+    rows_audited: int
+    rows: int
+
+    def refusals(self) -> dict[str, str]:
+        """Return why partitions may not be published, by their key."""
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for finding in self.findings:
+            for partition in finding.partitions:
+                about = f" of {finding.column}" if finding.column else ""
+                reasons[partition].append(f"{finding.expectation}{about}: {finding.observed}")
+        return {partition: "; ".join(texts) for partition, texts in sorted(reasons.items())}
+
+
+def audit(sample: pl.DataFrame, counts: pl.DataFrame, spec: DatasetSpec) -> Audit:
+    """Judge accepted rows by the contract once more, and by the expectations of the spec.
+
+    Where the schema fails, nothing else is judged. Expectations on rows judge the sample;
+    expectations on a partition (its volume, and aggregates of numbers) judge all its rows.
+
+    Args:
+        sample: Accepted rows as in `dataset_schema`, or a `stratified` sample of them.
+        counts: The `figures` of all accepted rows.
+        spec: The dataset.
+
+    Raises:
+        ValueError: An expectation of the spec is unknown, or its arguments do not fit.
+    """
+    if sample.is_empty():
+        return Audit((), 0, 0)
+    hidden, total = personal(spec), int(counts[ROWS].sum())
+    columns = pl.DataFrame(schema=[f"{name}: {kind}" for name, kind in sample.schema.items()])
+    schema = _findings(columns, schema_suite(spec), counts[PARTITION], hidden)
+    if not all(finding.passed for finding in schema):
+        return Audit(schema, 0, total)
+    by_partition = _findings(counts, partition_suite(spec), counts[PARTITION], hidden)
+    rows = with_own_partition(sample, spec)
+    by_row = _findings(rows, accepted_suite(spec), rows[PARTITION], hidden)
+    return Audit((*schema, *by_partition, *by_row), rows.height, total)
+
+
+def suite_of(spec: DatasetSpec) -> ExpectationSuite:
+    """Return all that a run is judged by as a suite; `meta` names rule and column."""
+    from great_expectations import ExpectationSuite
+
+    suite = (*schema_suite(spec), *partition_suite(spec), *accepted_suite(spec))
+    expectations = [
+        _built(item, meta={"rule": item.rule, "column": item.column, "asked_as": item.title})
+        for item in suite
+    ]
+    return ExpectationSuite(name=spec.name, expectations=expectations)
+
+
+def stratified(rows: pl.DataFrame, share: float) -> pl.DataFrame:
+    """Return the same share of each partition, and at least its first row; all rows from 1 on.
+
+    Row n of a partition is in the sample if the fractional part of n times the golden ratio is
+    below the share. Such rows spread evenly and follow no period of the data.
+    """
+    place = pl.int_range(pl.len()).over(PARTITION)
+    return rows if share >= 1 else rows.filter(place * _GOLDEN % 1 < share)
+
+
+def validated(
+    rows: pl.DataFrame, suite: Sequence[Expectation]
+) -> tuple[ExpectationValidationResult, ...]:
+    """Validate one frame in one pass and return the results in the order of the suite."""
+    import pandas as pd
+    import pyarrow as pa
+    from great_expectations import ExpectationSuite
+
+    # Results come in another order, those that raised first, so `meta` keeps the order.
+    expectations = [_built(item, meta={"order": order}) for order, item in enumerate(suite)]
+    # By default pandas reads whole numbers with a null as floats, which changes large numbers.
+    frame = rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    batch = _batches().get_batch({"dataframe": frame})
+    audit_suite = ExpectationSuite(name="audit", expectations=expectations)
+    results = batch.validate(audit_suite, result_format=_COMPLETE).results
+    return tuple(sorted(results, key=lambda result: result.expectation_config.meta["order"]))
+
+
+def _findings(
+    rows: pl.DataFrame, suite: Iterable[Expectation], keys: pl.Series, hidden: set[str]
+) -> tuple[Finding, ...]:
+    """Validate one frame; the cost grows little with expectations and partitions.
+
+    Args:
+        rows: The frame.
+        suite: The expectations.
+        keys: The partition of each row, or of all rows that the frame stands for.
+        hidden: Columns whose values may not be shown.
+    """
+    items = tuple(suite)
+    return tuple(
+        _finding(item, result, keys, is_hidden=item.mentions(hidden))
+        for item, result in zip(items, validated(rows, items), strict=True)
+    )
+
+
+def _built(item: Expectation, meta: Mapping[str, Any]) -> Any:
+    """Return an expectation as an object of Great Expectations."""
+    from great_expectations.expectations.registry import (
+        get_expectation_impl,
+        list_registered_expectation_implementations,
+    )
+
+    names = list_registered_expectation_implementations()
+    if item.name not in names:
+        near = ", ".join(get_close_matches(item.name, names)) or "see its gallery for names"
+        raise ValueError(f"Great Expectations knows no {item.name!r}: is it {near}?")
+    try:
+        return get_expectation_impl(item.name)(**item.kwargs, meta=meta)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"expectation {item.title} with {dict(item.kwargs)}: {reason}") from error
+
+
+@cache
+def _batches() -> BatchDefinition[Any]:
+    """Build a context in memory, without progress bars or analytics, once a process."""
+    from great_expectations import get_context
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
+
+    config = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(),
+        analytics_enabled=False,
+        progress_bars=ProgressBarsConfig(globally=False, metric_calculations=False),
+    )
+    source = get_context(mode="ephemeral", project_config=config).data_sources.add_pandas("frames")
+    return source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
+
+
+def _finding(
+    asked: Expectation, result: ExpectationValidationResult, keys: pl.Series, *, is_hidden: bool
+) -> Finding:
+    problem = _exception(result.exception_info)
+    if result.success and problem is None:
+        return Finding(asked, (), passed=True, observed="")
+    unexpected = result.result.get("unexpected_index_list") if problem is None else None
+    everywhere = keys.unique().sort().to_list()
+    failing = _failing(unexpected, keys, asked.kwargs.get("mostly", 1)) or everywhere
+    if problem is None:
+        observed = _observed(result.result, is_hidden=is_hidden)
+    else:
+        observed = f"it raised: {MASK if is_hidden else problem}"
+    return Finding(asked, tuple(failing), passed=False, observed=observed[:_MAX_CHARACTERS])
+
+
+def _exception(info: Mapping[str, Any]) -> str | None:
+    """Return the message of an expectation that raised; there is one, or one for each metric."""
+    for error in (info, *(nested for nested in info.values() if isinstance(nested, dict))):
+        if error.get("exception_message") is not None or error.get("raised_exception"):
+            return str(error.get("exception_message"))
+    return None
+
+
+def _failing(unexpected: list[int] | None, keys: pl.Series, mostly: float) -> list[str]:
+    """Return the partitions that fail by themselves; none where no row is blamed."""
+    if not unexpected:
+        return []
+    missed = pl.DataFrame({PARTITION: keys.gather(unexpected)}).group_by(PARTITION).len("missed")
+    shares = missed.join(keys.to_frame(PARTITION).group_by(PARTITION).len(), on=PARTITION)
+    above = shares.filter(pl.col("missed") > (1 - mostly) * pl.col("len"))
+    return above[PARTITION].sort().to_list()
+
+
+def _observed(result: Mapping[str, Any], *, is_hidden: bool) -> str:
+    if "unexpected_count" not in result:
+        return MASK if is_hidden else str(result.get("details") or result.get("observed_value"))
+    examples = [MASK] if is_hidden else map(_example, result["partial_unexpected_list"][:3])
+    counts = f"{result['unexpected_count']} of {result['element_count']}"
+    return f"{counts}, such as {', '.join(examples)}"
+
+
+def _example(value: object) -> str:
+    return (repr(value) if isinstance(value, str) else str(value))[:_MAX_EXAMPLE]
+
+
+def write_results(outcome: Audit, spec: DatasetSpec, folder: Path, run_id: str) -> Path:
+    """Write `suite.json` and `results/RUN.json`, and remove the results of the oldest runs.
+
+    Args:
+        outcome: The audit of the run.
+        spec: The dataset.
+        folder: Of the dataset's reports; the results of its newest `KEPT_RUNS` runs stay.
+        run_id: The name of the results.
+
+    Returns:
+        The path of the run's results.
+    """
+    results = folder / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    if outcome.findings:
+        _write_json(folder / "suite.json", suite_of(spec).to_json_dict(), run_id)
+    path = results / f"{run_id}.json"
+    _write_json(path, _record(outcome, spec, run_id), run_id)
+    newest = sorted(results.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for old in newest[KEPT_RUNS:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def _record(outcome: Audit, spec: DatasetSpec, run_id: str) -> dict[str, Any]:
+    findings = [
+        {
+            "rule": finding.asked.rule,
+            "expectation": finding.expectation,
+            "column": finding.column,
+            "arguments": finding.asked.arguments,
+            "passed": finding.passed,
+            "partitions": finding.partitions,
+            "observed": finding.observed,
+        }
+        for finding in outcome.findings
+    ]
+    return {
+        "dataset": spec.name,
+        "run_id": run_id,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "passed": all(finding.passed for finding in outcome.findings),
+        "rows": outcome.rows,
+        "rows_audited": outcome.rows_audited,
+        "findings": findings,
+    }
+
+
+def _write_json(path: Path, value: object, run_id: str) -> None:
+    """Replace a file as a whole, so that nobody reads half of it."""
+    part = path.with_name(f".{path.name}.{run_id}")
+    part.write_text(json.dumps(value, indent=1, default=str, ensure_ascii=False), encoding="utf-8")
+    part.replace(path)

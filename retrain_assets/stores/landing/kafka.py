@@ -1,0 +1,205 @@
+"""Kafka as a source: a topic's messages as lines, read from offsets that the caller knows.
+
+No consumer group is joined and no offset is committed. Only values are read; keys and headers are
+not. Not here: where the lines go, and where to go on after them.
+"""
+
+from typing import NamedTuple, TypeVar, cast
+
+from retrain_assets.errors import PermanentError
+from retrain_assets.stores.landing.topic import file_name, line_of
+
+try:
+    from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+except ImportError as error:
+    raise RuntimeError("confluent-kafka is missing: pip install 'retrain-assets[kafka]'") from error
+
+from collections.abc import Callable, Mapping
+
+_Answer = TypeVar("_Answer")
+_TICK_SECONDS = 0.5
+# The library's public names, with an underscore since Kafka itself has no such errors.
+_END, _OUT_OF_RANGE = KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001
+_NO_BROKER = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
+_DEFAULTS = {
+    "group.id": "retrain-land",  # the library asks for one
+    "isolation.level": "read_committed",
+    "auto.offset.reset": "error",
+    "enable.auto.commit": False,
+    "enable.partition.eof": True,
+    "queued.max.messages.kbytes": 2**15,
+    "fetch.max.bytes": 2**25,
+    "log_level": 0,
+}
+_SECRETS = ("sasl.username", "sasl.password", "ssl.key.password")
+_SETTINGS = (
+    *("security.protocol", "sasl.mechanism", "group.id", *_SECRETS),
+    *("ssl.ca.location", "ssl.certificate.location", "ssl.key.location"),
+)
+
+
+class OffsetsGoneError(PermanentError):
+    """The brokers do not have the offset that is to be read next."""
+
+
+class Read(NamedTuple):
+    """What was read of a topic partition.
+
+    Args:
+        partition: Its number.
+        offset: Of the message; or where the topic partition ends.
+        line: The message as a line of JSONL; None at the end.
+    """
+
+    partition: int
+    offset: int
+    line: bytes | None
+
+
+class Topic:
+    """A topic as the brokers have it.
+
+    Args:
+        name: Its name.
+        brokers: `host:port`, several separated by commas.
+        environment: `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_USERNAME`, `KAFKA_SASL_PASSWORD` and so
+            on are read; no message repeats a user or a password.
+        wait_seconds: How long to wait for the brokers to answer.
+
+    Raises:
+        ValueError: A setting in the environment is wrong.
+    """
+
+    def __init__(
+        self, name: str, brokers: str, environment: Mapping[str, str], wait_seconds: float
+    ) -> None:
+        self._name, self._brokers, self._wait = name, brokers, wait_seconds
+        self._trouble, self._down = "", False
+        self._held: Read | None = None
+        settings = _settings(environment)
+        self._secrets = [settings[key] for key in _SECRETS if key in settings]
+        fixed = {"bootstrap.servers": brokers, "error_cb": self._note}
+        try:
+            self._consumer = Consumer(_DEFAULTS | settings | fixed)
+        except KafkaException as error:
+            why = self._shown(error.args[0].str())
+            raise ValueError(f"KAFKA_… in the environment: {why}") from None
+
+    def close(self) -> None:
+        """Leave the brokers."""
+        self._consumer.close()
+
+    def partitions(self) -> list[int]:
+        """The numbers of its partitions.
+
+        Raises:
+            RuntimeError: There is no such topic, or no broker answers.
+        """
+        found = self._ask(lambda: self._consumer.list_topics(self._name, self._wait))
+        topic = found.topics[self._name]
+        if topic.error is not None:
+            raise self._error(topic.error)
+        return sorted(topic.partitions)
+
+    def follow(self, wanted: Mapping[int, int | None]) -> dict[int, tuple[int, int]]:
+        """Read topic partitions from an offset on, their earliest where none is wanted.
+
+        Returns:
+            That offset, and the one past the latest that there is now.
+
+        Raises:
+            OffsetsGoneError: The brokers do not have an offset that is wanted.
+        """
+        found = {}
+        # All are asked for before any is read: a broker answers only after a fetch that waits.
+        for partition, offset in wanted.items():
+            earliest, end = self._available(partition, offset)
+            found[partition] = (earliest if offset is None else offset, end)
+        begin = [TopicPartition(self._name, at, first) for at, (first, _) in found.items()]
+        self._consumer.incremental_assign(begin)
+        return found
+
+    def poll(self, seconds: float) -> Read | None:
+        """The next message or end of a topic partition, if there soon is one.
+
+        Raises:
+            OffsetsGoneError: The brokers have deleted what was to be read.
+            RuntimeError: The brokers refuse, or none answers.
+        """
+        if self._held is not None:
+            held, self._held = self._held, None
+            return held
+        message = self._consumer.poll(min(seconds, _TICK_SECONDS))
+        if self._down:
+            self._down = False
+            self.partitions()
+        if message is None:
+            return None
+        error = message.error()
+        partition, offset = cast("tuple[int, int]", (message.partition(), message.offset()))
+        if error is None:
+            return Read(partition, offset, line_of(message.value()))
+        if error.code() == _END:
+            return Read(partition, offset, None)
+        if error.code() == _OUT_OF_RANGE:
+            self._available(partition, offset)
+        raise self._error(error)
+
+    def put_back(self, read: Read) -> None:
+        """Make it the next one once more."""
+        self._held = read
+
+    def end(self, partition: int) -> int:
+        """The offset past the latest, by what the brokers said last; negative if nothing."""
+        at = TopicPartition(self._name, partition)
+        return self._ask(lambda: self._consumer.get_watermark_offsets(at, cached=True))[1]
+
+    def _available(self, partition: int, wanted: int | None) -> tuple[int, int]:
+        """The earliest offset that the brokers have, and the one past the latest."""
+        at = TopicPartition(self._name, partition)
+        earliest, end = self._ask(lambda: self._consumer.get_watermark_offsets(at, self._wait))
+        if wanted is None or earliest <= wanted <= end:
+            return earliest, end
+        advice = "is this another topic of that name?"
+        if wanted < earliest:
+            name = file_name(self._name, partition, wanted, earliest - 1)
+            advice = f"if the messages are lost, a file {name} with one line that says so goes on"
+        raise OffsetsGoneError(
+            f"topic {self._name}, partition {partition}: offset {wanted} is to be landed next, but "
+            f"the earliest there is {earliest} and the end {end}; {advice}"
+        )
+
+    def _ask(self, request: Callable[[], _Answer | None]) -> _Answer:
+        try:
+            answer = request()
+        except KafkaException as error:
+            # Polling serves the callbacks that tell what was wrong with the connection.
+            self._consumer.poll(0)
+            raise self._error(error.args[0]) from None
+        if answer is None:
+            raise RuntimeError(f"{self._brokers}: no answer in {self._wait:g} s")
+        return answer
+
+    def _error(self, error: KafkaError) -> RuntimeError:
+        trouble = f" (waited {self._wait:g} s; {self._trouble})" if self._trouble else ""
+        why = self._shown(error.str() + trouble)
+        return RuntimeError(f"topic {self._name} at {self._brokers}: {why}")
+
+    def _note(self, error: KafkaError) -> None:
+        if error.code() == _NO_BROKER:
+            self._down = True
+        else:
+            self._trouble = error.str()
+
+    def _shown(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def _settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the environment says of security; a password is not sent in clear unless it says so."""
+    found = {key: environment.get(f"KAFKA_{key.upper().replace('.', '_')}") for key in _SETTINGS}
+    given = {key: value for key, value in found.items() if value}
+    secure = {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"}
+    return (secure if "sasl.username" in given else {}) | given

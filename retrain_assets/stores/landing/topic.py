@@ -1,0 +1,167 @@
+"""The landing files of a topic: each message a line, and each line in exactly one file.
+
+A file is named `<topic>-<partition>-<first>-<last>.jsonl` after the offsets it covers, and where to
+go on is read from these names alone: the one rename that lands messages also records that they have
+landed. Offsets that hold no message (compacted, transaction markers) are covered as well. Not here:
+where the messages come from, and reading the files.
+"""
+
+import fcntl
+import json
+import os
+import re
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.stores.landing.local import LocalFiles
+
+# 190 characters leave room for partition and offsets; a dot in front would hide the file.
+_TOPIC = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,189}")
+_BREAKS = re.compile("[\0\r\n]")
+
+
+def file_name(topic: str, partition: int, first: int, last: int) -> str:
+    """The name of the file that covers these offsets of a topic partition."""
+    return f"{topic}-{partition}-{first:020}-{last:020}.jsonl"
+
+
+def line_of(value: bytes | None) -> bytes:
+    """A message as one line of a JSONL file.
+
+    What would break the file, vanish from it, or mean something else on one line becomes a JSON
+    string, which is no row: the reader keeps it as a broken line for quarantine to show.
+
+    Args:
+        value: The message's value; None is a tombstone.
+    """
+    if value is None:
+        return b'"no value (tombstone)"\n'
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return b'"base64:' + b64encode(value) + b'"\n'
+    if text.strip() and not text.startswith("\ufeff") and not _BREAKS.search(text):
+        return value + b"\n"
+    if _is_json(text):
+        return _BREAKS.sub(" ", text).encode() + b"\n"
+    return json.dumps(text).encode() + b"\n"
+
+
+def _is_json(text: str) -> bool:
+    """Whether it is JSON, whose line breaks all stand between values: none is in a string."""
+    try:
+        json.loads(text, parse_int=str)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class TopicFiles:
+    """The landing files of one topic.
+
+    Args:
+        root: The landing folder.
+        spec: The dataset; its files must be JSONL that may hold rows of many partitions.
+        topic: Its name, which becomes part of file names.
+
+    Raises:
+        ValueError: The dataset's files are of another kind, or the name is no topic's.
+    """
+
+    root: Path
+    spec: DatasetSpec
+    topic: str
+
+    def __post_init__(self) -> None:
+        spec = self.spec
+        if not (spec.is_split and spec.format == "jsonl" and spec.read.encoding == "utf-8"):
+            raise ValueError(
+                f"dataset {spec.name} lands {spec.landing or spec.delta}: a topic needs UTF-8 "
+                f"JSONL without {{partition}} in its name, such as {spec.name}/*.jsonl"
+            )
+        if _TOPIC.fullmatch(self.topic) is None:
+            raise ValueError(
+                f"topic {self.topic[:200]!r}: a name has 1 to 190 of A-Z, a-z, 0-9, '.', '_', '-' "
+                "and no dot in front"
+            )
+        inside = self.folder.resolve().is_relative_to(self.root.resolve())
+        if "*" in str(self.spec.pattern.parent) or not inside or spec.bucket:
+            raise ValueError(f"{spec.landing}: its folder must be a single one below {self.root}")
+
+    @property
+    def folder(self) -> Path:
+        """Where they are."""
+        return self.root / self.spec.pattern.parent
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only writer of this topic here; the lock dies with its process.
+
+        Raises:
+            RuntimeError: There is one already.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        lock = os.open(self.folder / f".{self.topic}.lock", flags, 0o644)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RuntimeError(
+                    f"topic {self.topic} is being landed in {self.folder} by another process"
+                ) from error
+            yield
+        finally:
+            os.close(lock)
+
+    def next_offsets(self) -> dict[int, int]:
+        """One past the last offset that has landed, by topic partition.
+
+        Raises:
+            ValueError: Between two files, which are named, there is a gap or an overlap.
+        """
+        pattern = rf"{re.escape(self.topic)}-(0|[1-9]\d*)-(\d{{20}})-(\d{{20}})\.jsonl"
+        found: dict[int, tuple[int, str]] = {}
+        for file in LocalFiles(self.root, self.spec).files():
+            match = re.fullmatch(pattern, PurePosixPath(file.path).name, re.ASCII)
+            if match is None:
+                continue
+            partition, first, last = map(int, match.groups())
+            wanted, before = found.get(partition, (first, "nothing"))
+            if first != wanted or last < first:
+                raise ValueError(
+                    f"{file.path} follows {before} and should start at offset {wanted}: "
+                    "put the files back as they landed, so that none is missing or there twice"
+                )
+            found[partition] = last + 1, file.path
+        return {partition: offset for partition, (offset, _) in found.items()}
+
+    def write(self, partition: int, first: int, last: int, lines: bytes | bytearray) -> None:
+        """Land the messages of some offsets, all of them or none.
+
+        Raises:
+            ValueError: The dataset would not see the file.
+        """
+        name = file_name(self.topic, partition, first, last)
+        if not re.fullmatch(re.escape(self.spec.pattern.name).replace(r"\*", ".*"), name):
+            raise ValueError(
+                f"dataset {self.spec.name} lands {self.spec.pattern}, which leaves out {name}: "
+                f"write {self.spec.pattern.with_name('*.jsonl')}"
+            )
+        part = self.folder / f"{self.topic}-{partition}.jsonl.part"
+        part.unlink(missing_ok=True)
+        with part.open("xb") as file:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(self.folder / name)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,312 @@
+"""Slack, e-mail and webhooks: how a message is sent over each, or why it cannot be.
+
+Servers and credentials come from the environment. Credentials are kept where nothing shows them,
+and are taken out of whatever a server has said.
+
+A signed webhook, as the Standard Webhooks specification has it.
+
+The outbox of a model or dataset: what people are to be told, and what became of it.
+
+Not here: when to send, and when to try again.
+"""
+
+import binascii
+import hmac
+import json
+import smtplib
+import ssl
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from email.message import EmailMessage
+from email.utils import localtime
+from functools import partial
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPSConnection
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+import polars as pl
+from slack_sdk import WebClient
+
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.messages import Message, Notice, NotTakenError, plain
+from retrain_assets.specs.notify import Channel, NotifySpec, is_loopback
+from retrain_assets.stores.tables.tables import StaleTableError, Tables
+
+# Returns a remark, or an empty text; raises NotTakenError and nothing else.
+Send = Callable[[Message], str]
+Environment = Mapping[str, str]
+
+SECRETS = ("SLACK_BOT_TOKEN", "SMTP_PASSWORD", "RETRAIN_WEBHOOK_SECRET")
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_PORTS = {"starttls": "587", "implicit": "465", "off": "25"}
+_MAX_SUBJECT = 150
+
+
+def senders(
+    notify: NotifySpec, environment: Environment, client: Callable[[str], WebClient]
+) -> tuple[dict[Channel, Send], list[str]]:
+    """The channels of a spec that can be used, and why the others cannot.
+
+    Args:
+        notify: The spec.
+        environment: Holds servers and credentials.
+        client: Makes a client of Slack from a token.
+    """
+    made: dict[Channel, Callable[[], Send]] = {
+        "slack": lambda: _slack(
+            notify.slack or "", _needed(environment, "SLACK_BOT_TOKEN"), client
+        ),
+        "email": lambda: _email(notify.email, environment),
+        "webhook": lambda: _webhook(notify.webhook or "", environment),
+    }
+    found: dict[Channel, Send] = {}
+    missing = []
+    for channel in notify.channels:
+        try:
+            found[channel] = partial(_discreetly, made[channel](), environment)
+        except ValueError as error:
+            missing.append(f"{channel}: {error}")
+    return found, missing
+
+
+def _slack(channel: str, token: str, client: Callable[[str], WebClient]) -> Send:
+    """Plain text, escaped: no mention, link or command can be smuggled in."""
+
+    def send(message: Message) -> str:
+        from slack_sdk.errors import SlackApiError
+
+        text = "\n".join(message.lines).translate(_ESCAPES)
+        try:
+            client(token).chat_postMessage(
+                channel=channel, text=text, mrkdwn=False, unfurl_links=False
+            )
+        except SlackApiError as error:
+            answer = error.response
+            said = f"HTTP {answer.status_code}: {answer.get('error')}"
+            raise NotTakenError(said, seconds(answer.headers.get("Retry-After"))) from None
+        return ""
+
+    return send
+
+
+def _email(addresses: list[str], environment: Environment) -> Send:
+    """Plain text over a connection whose certificate is verified; `off` is for loopback only."""
+    host, sender = _needed(environment, "SMTP_HOST"), _needed(environment, "SMTP_SENDER")
+    tls = environment.get("SMTP_TLS") or "starttls"
+    if tls not in _PORTS or (tls == "off" and not is_loopback(host)):
+        raise ValueError(f"SMTP_TLS cannot be {tls!r} for {host}: use starttls or implicit")
+    if not sender.isprintable() or "@" not in sender:
+        raise ValueError(f"SMTP_SENDER cannot be {sender!r}: give an address")
+    port, domain = int(environment.get("SMTP_PORT") or _PORTS[tls]), sender.rpartition("@")[2]
+
+    @contextmanager
+    def connected() -> Iterator[smtplib.SMTP]:
+        context = ssl.create_default_context()
+        how: dict[str, Any] = {"local_hostname": domain, "timeout": TIMEOUT_SECONDS}
+        implicit = partial(smtplib.SMTP_SSL, context=context)
+        with (implicit if tls == "implicit" else smtplib.SMTP)(host, port, **how) as server:
+            if tls == "starttls":
+                server.starttls(context=context)
+            if user := environment.get("SMTP_USERNAME"):
+                server.login(user, environment.get("SMTP_PASSWORD", ""))
+            yield server
+
+    def send(message: Message) -> str:
+        mail = EmailMessage()
+        mail["Subject"], mail["From"] = message.headline[:_MAX_SUBJECT], sender
+        mail["To"], mail["Date"] = ", ".join(addresses), localtime()
+        mail["Message-ID"], mail["Auto-Submitted"] = f"<{message.id}@{domain}>", "auto-generated"
+        mail.set_content("\n\n".join(message.lines))
+        try:
+            with connected() as server:
+                refused = server.send_message(mail)
+        except smtplib.SMTPAuthenticationError as error:  # a server may repeat what it refuses
+            raise NotTakenError(f"the login was refused with code {error.smtp_code}") from None
+        return f"the server refused {', '.join(refused)}" if refused else ""
+
+    return send
+
+
+def _webhook(url: str, environment: Environment) -> Send:
+    keys = signing_keys(_needed(environment, "RETRAIN_WEBHOOK_SECRET"))
+    hosts = _needed(environment, "RETRAIN_WEBHOOK_HOSTS").replace(",", " ").split()
+    if (host := urlsplit(url).hostname) not in hosts:
+        raise ValueError(f"{host} is not among RETRAIN_WEBHOOK_HOSTS")
+    return partial(post, url, keys)
+
+
+def _needed(environment: Environment, name: str) -> str:
+    if not environment.get(name):
+        raise ValueError(f"{name} is not set")
+    return environment[name]
+
+
+def _discreetly(send: Send, environment: Environment, message: Message) -> str:
+    """Send, and show no credential in what is said of it."""
+    try:
+        return _without_secrets(send(message), environment)
+    except NotTakenError as error:
+        raise NotTakenError(_without_secrets(str(error), environment), error.wait) from None
+    except Exception as error:  # noqa: BLE001 whatever one channel does, the others go on
+        said = f"{type(error).__name__}: {error}"
+        raise NotTakenError(_without_secrets(said, environment)) from None
+
+
+def _without_secrets(text: str, environment: Environment) -> str:
+    for name in SECRETS:
+        for secret in environment.get(name, "").split():
+            text = text.replace(secret, f"({name})")
+    return plain(text)
+
+
+TIMEOUT_SECONDS = 10  # of one step, such as connecting
+_SHORTEST_KEY = 24  # bytes, as the specification asks for
+_LONGEST_WAIT_SECONDS = 86_400.0
+
+
+def signing_keys(secret: str) -> list[bytes]:
+    """The keys of a secret, `whsec_…`; several, separated by spaces, while one is exchanged.
+
+    Raises:
+        ValueError: It is no key.
+    """
+    try:
+        keys = [b64decode(one.removeprefix("whsec_"), validate=True) for one in secret.split()]
+    except binascii.Error:
+        keys = []
+    if min(map(len, keys), default=0) < _SHORTEST_KEY:
+        raise ValueError(
+            "RETRAIN_WEBHOOK_SECRET is no key: write whsec_ and then 24 random bytes as base64"
+        )
+    return keys
+
+
+def post(url: str, keys: Sequence[bytes], message: Message) -> str:
+    """Post a message: its newest event, and how often it happened.
+
+    Args:
+        url: Where to.
+        keys: Each signs.
+        message: Its id is the header `webhook-id`, whatever the attempt.
+
+    Raises:
+        NotTakenError: The host leads where it must not, or does not answer with success.
+        OSError: It cannot be reached; or HTTPException: it does not speak HTTP.
+    """
+    parts, event = urlsplit(url), message.events[-1]
+    host = parts.hostname or ""
+    data: dict[str, object] = {"subject": event.subject, "id": event.id, "text": event.text}
+    data |= {"count": len(message.events), **json.loads(event.fields)}
+    told = {"type": event.kind, "timestamp": event.time and event.time.isoformat(), "data": data}
+    body = json.dumps(told).encode()
+    if parts.scheme == "https":
+        tls = ssl.create_default_context()
+        to: HTTPConnection = HTTPSConnection(host, parts.port, timeout=TIMEOUT_SECONDS, context=tls)
+    else:
+        to = HTTPConnection(host, parts.port, timeout=TIMEOUT_SECONDS)
+    with closing(to):
+        to.connect()
+        _check(host, to.sock.getpeername()[0])
+        path = (parts.path or "/") + (parts.query and f"?{parts.query}")
+        to.request("POST", path, body, _headers(message.id, body, keys))
+        answer = to.getresponse()
+        if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+            raise NotTakenError(f"HTTP {answer.status}", seconds(answer.getheader("Retry-After")))
+    return ""
+
+
+def seconds(retry_after: str | None) -> float | None:
+    """How long a server wants to be left alone, at most a day; None where it does not say."""
+    if retry_after is None or not retry_after.strip().isdecimal():
+        return None
+    return min(float(retry_after), _LONGEST_WAIT_SECONDS)
+
+
+def _headers(name: str, body: bytes, keys: Sequence[bytes]) -> dict[str, str]:
+    now = str(int(time.time()))
+    signed = f"{name}.{now}.".encode() + body
+    signatures = [b64encode(hmac.digest(key, signed, "sha256")).decode() for key in keys]
+    return {
+        "content-type": "application/json",
+        "webhook-id": name,
+        "webhook-timestamp": now,
+        "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
+    }
+
+
+def _check(host: str, address: str) -> None:
+    """Refuse a name that leads where no receiver is: to this machine, or to a cloud's metadata.
+
+    It is looked at once connected, so that the name cannot lead elsewhere the next time.
+
+    Raises:
+        NotTakenError: It does.
+    """
+    found = ip_address(address)
+    found = getattr(found, "ipv4_mapped", None) or found
+    wrong = found.is_link_local or found.is_multicast or found.is_unspecified
+    if wrong or (found.is_loopback and not is_loopback(host)):
+        raise NotTakenError(f"{host} leads to {address}, where no receiver may be")
+
+
+ATTEMPTS = 10
+_TEXTS = ("id", "kind", "subject", "text", "cause", "fields", "channel", "message", "error")
+SCHEMA: dict[str, pl.DataType] = {
+    **dict.fromkeys((PARTITION, *_TEXTS), pl.String()),
+    **dict.fromkeys(("time", "since", "sent"), pl.Datetime("us", "UTC")),
+    "attempts": pl.Int64(),
+    "wait": pl.Float64(),
+}
+
+
+@dataclass(frozen=True)
+class Outbox:
+    """The outbox of one model or dataset, named by `subject`."""
+
+    tables: Tables
+    subject: str
+
+    def read(self) -> list[Notice]:
+        """All notices, oldest first."""
+        return self._read(self.tables.version(self._table))
+
+    def change(self, make: Callable[[Sequence[Notice]], list[Notice]]) -> list[Notice]:
+        """Replace the notices by what is made of them; nothing is written where that is the same.
+
+        Args:
+            make: Is called again where another process has changed them meanwhile.
+
+        Returns:
+            What the outbox holds then.
+
+        Raises:
+            StorageError: The table cannot be read or written, or others were faster each time.
+        """
+        for _ in range(ATTEMPTS):
+            base = self.tables.version(self._table)
+            notices = self._read(base)
+            made = make(notices)
+            if made == notices:
+                return made
+            records = [asdict(notice) | {PARTITION: self.subject} for notice in made]
+            rows = pl.DataFrame(records, schema=SCHEMA)
+            with suppress(StaleTableError):
+                self.tables.replace(self._table, rows, [self.subject], {}, base=base)
+                return made
+        raise StaleTableError(f"table {self._table}: others changed it {ATTEMPTS} times")
+
+    @property
+    def _table(self) -> str:
+        return f"{self.subject}/outbox"
+
+    def _read(self, version: int | None) -> list[Notice]:
+        if version is None:
+            return []
+        rows = self.tables.scan(self._table, version=version).drop(PARTITION)
+        found = self.tables.collect(rows, self._table, version)
+        return [Notice(**record) for record in found.iter_rows(named=True)]

@@ -1,0 +1,119 @@
+"""Infra validation: does a stored model load and predict in a process that knows nothing of it?
+
+Run it as `python -m retrain_assets.stores.registry.model_check MODEL SHA256 EXAMPLE KIND`. It
+exits with 0, or with 1 and a line that says what is wrong. It
+imports no Dagster and no MLflow, so that it is quick. Not
+here: fetching the model, and whether its predictions are good.
+"""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import polars as pl
+
+from retrain_assets.specs.features import Kind
+from retrain_assets.stores.registry.model_file import ModelFileError, load_model, prepare_threads
+
+EXAMPLE_FILE = "example.parquet"
+EXPECTED = "_expected"
+TIMEOUT_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Whether a model loads and predicts elsewhere.
+
+    Args:
+        passed: It gave exactly the predictions that were expected.
+        detail: One sentence.
+        seconds: What it took, with the start of the process.
+    """
+
+    passed: bool
+    detail: str
+    seconds: float
+
+
+def check_file(
+    model_path: Path,
+    sha256: str,
+    example_path: Path,
+    kind: Kind,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> CheckResult:
+    """Load a model file in a new process and compare its predictions exactly.
+
+    Args:
+        model_path: The file.
+        sha256: Its digest.
+        example_path: Rows and what the fitted pipeline predicted for them, by `write_example`.
+        kind: The kind of prediction.
+        timeout_seconds: How long to wait.
+    """
+    prepare_threads()
+    arguments = [str(model_path), sha256, str(example_path), kind]
+    started = perf_counter()
+    try:
+        done = subprocess.run(  # noqa: S603 our own interpreter and module, no shell
+            [sys.executable, "-m", __name__, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return CheckResult(False, f"no answer within {timeout_seconds:g} s", timeout_seconds)
+    said = (done.stdout or done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
+    return CheckResult(done.returncode == 0, said[-1], perf_counter() - started)
+
+
+def write_example(path: Path, example: pl.DataFrame, expected: np.ndarray) -> None:
+    """Write rows of features with the predictions that are expected of them."""
+    column = pl.Series(EXPECTED, expected.tolist(), strict=False)
+    example.with_columns(column).write_parquet(path)
+
+
+def compare_with_example(model: Path, sha256: str, example: Path, kind: Kind) -> str:
+    """Load, predict, compare; in the process that was started for it.
+
+    Returns:
+        What to say of a model that passed.
+
+    Raises:
+        ModelFileError: It cannot be loaded, or predicts something else.
+    """
+    from retrain_assets.domain.model.estimator import predict
+
+    pipeline = load_model(model.read_bytes(), sha256, str(model.name))
+    rows = pl.read_parquet(example)
+    expected = np.array(rows[EXPECTED].to_list())
+    given = predict(pipeline, kind, rows.drop(EXPECTED))
+    if given.shape != expected.shape:
+        raise ModelFileError(f"predictions of shape {given.shape}, expected {expected.shape}")
+    differing = np.argwhere(given != expected)
+    if len(differing):
+        place = tuple(differing[0])
+        raise ModelFileError(
+            f"row {place[0]} (counted from 0) predicts {float(given[place])!r}, "
+            f"expected {float(expected[place])!r}: the process differs from the one that trained"
+        )
+    return f"loaded, and predicted {len(given)} rows as in training"
+
+
+def main(arguments: list[str]) -> int:
+    """The command: one line on standard output and the exit code."""
+    model, sha256, example, kind = arguments
+    try:
+        said, code = compare_with_example(Path(model), sha256, Path(example), kind), 0  # type: ignore[arg-type]
+    except (ModelFileError, ValueError, OSError) as error:
+        said, code = " ".join(str(error).split()), 1
+    sys.stdout.write(f"{said}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,378 @@
+"""Features of one row are those of its batch, and see nothing that is not known yet."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from retrain_assets.domain.features.build import (
+    FeatureError,
+    History,
+    build_features,
+    feature_names,
+    known_schema,
+    row_features,
+)
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.model import ModelSpec
+
+NOON = datetime(2013, 1, 1, 12, tzinfo=UTC)
+DATASET = DatasetSpec.model_validate(
+    {
+        "name": "flights",
+        "landing": "{partition}.csv",
+        "partition": {"by": "day", "column": "day", "start": "2013-01-01"},
+        "columns": {
+            "day": {"type": "date"},
+            "time": {"type": "datetime"},
+            "carrier": {"type": "category"},
+            "origin": {"type": "category"},
+            "tail": {"type": "text"},
+            "delay": {"type": "float", "known": "later"},
+        },
+        "key": ["carrier", "time"],
+    }
+)
+
+
+def model(**changes: object) -> ModelSpec:
+    return ModelSpec.model_validate(
+        {
+            "name": "m",
+            "dataset": "flights",
+            "lookups": {
+                "weather": {"on": ["origin"], "as_of": "time", "lag": "1h", "tolerance": "3h"},
+                "planes": {"on": ["tail"]},
+            },
+            "features": {
+                "sql": "SELECT carrier, weather_temp AS temp, planes_seats AS seats FROM rows"
+            },
+            "target": {"column": "late", "expression": "delay > 15", "kind": "binary"},
+            "estimator": {"class": "sklearn.linear_model.LogisticRegression"},
+            "gate": {"metric": "log_loss"},
+        }
+        | changes
+    )
+
+
+def rows(*times: datetime, tail: str = "N1") -> pl.DataFrame:
+    count = len(times)
+    return pl.DataFrame(
+        {
+            "_landing_partition": ["2013-01-01"] * count,
+            "day": [date(2013, 1, 1)] * count,
+            "time": times,
+            "carrier": [f"C{number}" for number in range(count)],
+            "origin": ["JFK"] * count,
+            "tail": [tail] * count,
+            "delay": [float(10 * number) for number in range(count)],
+        },
+        schema_overrides={"time": pl.Datetime("us", "UTC")},
+    )
+
+
+def weather(**temps: float) -> pl.DataFrame:
+    times = [NOON + timedelta(hours=int(hour[1:].replace("m", "-"))) for hour in temps]
+    return pl.DataFrame(
+        {"origin": ["JFK"] * len(temps), "time": times, "temp": list(temps.values())},
+        schema_overrides={"time": pl.Datetime("us", "UTC")},
+    )
+
+
+PLANES = pl.DataFrame({"tail": ["N1", "N2"], "seats": [100, 200]})
+
+
+def temp_at(time: datetime, table: pl.DataFrame) -> float | None:
+    lookups = {"weather": table, "planes": PLANES}
+    return row_features(rows(time), lookups, model(), DATASET)["temp"].item()  # type: ignore[no-any-return]
+
+
+def test_a_lookup_row_is_seen_only_after_its_lag() -> None:
+    table = weather(h0=1.0)
+    assert temp_at(NOON + timedelta(minutes=59), table) is None
+    assert temp_at(NOON + timedelta(minutes=60), table) == 1.0
+
+
+def test_a_value_from_the_future_is_never_seen() -> None:
+    planted = weather(hm2=1.0, h0=999.0, h1=999.0)
+    assert temp_at(NOON + timedelta(minutes=30), planted) == 1.0
+
+
+def test_a_lookup_row_older_than_its_tolerance_is_not_used() -> None:
+    table = weather(h0=1.0)
+    assert temp_at(NOON + timedelta(hours=3), table) == 1.0
+    assert temp_at(NOON + timedelta(hours=3, seconds=1), table) is None
+
+
+def test_one_row_has_the_features_it_has_in_its_batch() -> None:
+    batch = rows(*(NOON + timedelta(minutes=20 * step) for step in range(12)))
+    lookups = {"weather": weather(hm1=1.0, h0=2.0, h1=3.0, h2=4.0), "planes": PLANES}
+    together = row_features(batch, lookups, model(), DATASET)
+    for number in range(batch.height):
+        alone = row_features(batch[number], lookups, model(), DATASET)
+        assert_frame_equal(alone, together[number])
+
+
+def test_a_missing_lookup_row_gives_nulls_and_loses_no_row() -> None:
+    batch = rows(NOON, NOON, tail="unknown")
+    found = row_features(batch, {"weather": weather(h9=1.0), "planes": PLANES}, model(), DATASET)
+    assert found["temp"].null_count() == found["seats"].null_count() == batch.height == 2
+
+
+def test_features_cannot_see_what_is_known_later() -> None:
+    spec = model(features={"sql": "SELECT delay FROM rows"}, lookups={})
+    with pytest.raises(FeatureError, match="delay"):
+        row_features(rows(NOON), {}, spec, DATASET)
+
+
+def test_rows_without_the_later_columns_score_all_the_same() -> None:
+    lookups = {"weather": weather(hm1=1.0), "planes": PLANES}
+    complete = row_features(rows(NOON), lookups, model(), DATASET)
+    bare = row_features(rows(NOON).drop("delay"), lookups, model(), DATASET)
+    assert_frame_equal(complete, bare)
+
+
+def test_the_target_is_null_where_the_label_is() -> None:
+    batch = rows(NOON, NOON, NOON).with_columns(delay=pl.Series([20.0, None, 3.0]))
+    table = build_features(batch, {}, model(lookups={}, features=CARRIER), DATASET)
+    assert table["late"].to_list() == [1.0, None, 0.0]
+    assert table["_key"].to_list()[0].startswith("C0|2013-01-01 12:00")
+
+
+CARRIER = {"sql": "SELECT carrier FROM rows"}
+
+
+def test_rows_are_sorted_by_key_so_that_arrival_order_changes_nothing() -> None:
+    batch = rows(*(NOON + timedelta(hours=hour) for hour in range(5)))
+    spec = model(lookups={}, features=CARRIER)
+    assert_frame_equal(
+        build_features(batch, {}, spec, DATASET), build_features(batch[::-1], {}, spec, DATASET)
+    )
+
+
+def test_a_lookup_that_would_multiply_rows_is_refused() -> None:
+    doubled = pl.concat([PLANES, PLANES])
+    with pytest.raises(FeatureError, match="planes"):
+        row_features(rows(NOON), {"weather": weather(h0=1.0), "planes": doubled}, model(), DATASET)
+
+
+def test_the_target_among_its_own_features_is_refused() -> None:
+    spec = model(features={"sql": "SELECT carrier AS late FROM rows"}, lookups={})
+    with pytest.raises(FeatureError, match="late"):
+        build_features(rows(NOON), {}, spec, DATASET)
+
+
+@pytest.mark.parametrize(
+    ("sql", "named"),
+    [
+        ("SELECT carrier FROM rows LIMIT 1", "1 rows for 2"),
+        ("SELECT day FROM rows", "day"),
+        ("SELECT missing FROM rows", "missing"),
+    ],
+)
+def test_unusable_features_are_refused_by_name(sql: str, named: str) -> None:
+    with pytest.raises(FeatureError, match=named):
+        row_features(rows(NOON, NOON), {}, model(features={"sql": sql}, lookups={}), DATASET)
+
+
+def weekday(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.select(weekday=pl.col("day").dt.weekday())
+
+
+def test_features_may_be_a_python_function() -> None:
+    spec = model(features={"python": f"{__name__}:weekday"}, lookups={})
+    found = row_features(rows(NOON), {}, spec, DATASET)
+    assert found["weekday"].to_list() == [2]
+
+
+def test_weights_come_from_the_spec() -> None:
+    spec = model(features=CARRIER, lookups={}, weight="delay + 1")
+    table = build_features(rows(NOON, NOON), {}, spec, DATASET)
+    assert table["_weight"].to_list() == [1.0, 11.0]
+    assert feature_names(spec, DATASET, {}) == ("carrier",)
+
+
+def test_a_date_is_its_midnight_so_that_a_lag_of_hours_hides_the_same_day() -> None:
+    dated = {"weather": {"on": ["origin"], "as_of": "day", "lag": "12h"}}
+    spec = model(lookups=dated, features={"sql": "SELECT weather_temp AS temp FROM rows"})
+    table = pl.DataFrame(
+        {
+            "origin": ["JFK"] * 2,
+            "day": [date(2012, 12, 31), date(2013, 1, 1)],
+            "temp": [1.0, 999.0],
+        }
+    )
+    assert row_features(rows(NOON), {"weather": table}, spec, DATASET)["temp"].item() == 1.0
+
+
+def test_two_lookup_rows_of_one_time_are_refused_as_no_one_can_tell_which_is_meant() -> None:
+    doubled = pl.concat([weather(h0=1.0), weather(h0=2.0)])
+    with pytest.raises(FeatureError, match="2 rows share origin and time"):
+        temp_at(NOON + timedelta(hours=2), doubled)
+
+
+def test_a_lookup_row_of_no_known_time_or_key_is_not_used() -> None:
+    table = weather(hm1=1.0, h0=2.0).with_columns(
+        time=pl.when(pl.col("temp") == 1.0).then(pl.col("time"))
+    )
+    assert temp_at(NOON + timedelta(hours=2), table) == 1.0
+    batch = rows(NOON).with_columns(origin=pl.lit(None, pl.String))
+    unnamed = pl.concat([weather(hm1=3.0).with_columns(origin=pl.lit(None, pl.String))] * 2)
+    found = row_features(batch, {"weather": unnamed, "planes": PLANES}, model(), DATASET)
+    assert found["temp"].item() is None
+
+
+def test_a_lookup_shows_no_column_that_is_known_later() -> None:
+    assert "delay" not in known_schema(DATASET)
+    spec = model(
+        lookups={"others": {"on": ["tail"]}}, features={"sql": "SELECT others_delay FROM rows"}
+    )
+    with pytest.raises(FeatureError, match="others_delay"):
+        feature_names(spec, DATASET, {"others": DATASET})
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        (
+            "SELECT AVG(distance) OVER () AS mean FROM rows",
+            r"mean of a row is 1\.0 alone and 4\.0 among 3 rows",
+        ),
+        ("SELECT AVG(distance) AS mean FROM rows", "1 rows for 3"),
+    ],
+)
+def test_features_that_depend_on_the_rows_beside_are_refused(sql: str, said: str) -> None:
+    before = DATASET.columns["delay"].model_copy(update={"known": "before"})
+    columns = DATASET.columns | {"distance": before}
+    dataset = DATASET.model_copy(update={"columns": columns})
+    batch = rows(NOON, NOON, NOON).with_columns(distance=pl.Series([1.0, 2.0, 9.0]))
+    with pytest.raises(FeatureError, match=said):
+        build_features(batch, {}, model(features={"sql": sql}, lookups={}), dataset)
+
+
+def shuffled(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.select("carrier").sort("carrier", descending=True)
+
+
+def test_a_function_that_gives_rows_in_another_order_is_refused() -> None:
+    spec = model(features={"python": f"{__name__}:shuffled"}, lookups={})
+    with pytest.raises(FeatureError, match="carrier of a row is 'C0' alone and 'C2'"):
+        build_features(rows(NOON, NOON, NOON), {}, spec, DATASET)
+
+
+def test_blocks_never_straddle_partitions() -> None:
+    spec = model(features=CARRIER, lookups={}, blocks="origin")
+    batch = pl.concat(
+        [
+            rows(NOON),
+            rows(NOON).with_columns(_landing_partition=pl.lit("2013-01-02")),
+            rows(NOON).with_columns(origin=pl.lit(None, pl.String)),
+        ]
+    )
+    found = build_features(batch, {}, spec, DATASET)["_block"]
+    assert found.sort().to_list() == ["2013-01-01|", "2013-01-01|JFK", "2013-01-02|JFK"]
+
+
+DAYS = tuple(f"2013-01-0{day}" for day in range(1, 7))
+HISTORY = {
+    "sql": "SELECT rows.carrier, h.mean, h.flights FROM rows LEFT JOIN "
+    "(SELECT carrier, AVG(delay) AS mean, COUNT(*) AS flights FROM history GROUP BY carrier) AS h "
+    "ON rows.carrier = h.carrier",
+    "history": 3,
+}
+
+
+def days(**changes: pl.Expr) -> pl.DataFrame:
+    """Six days of three carriers, whose delay is the day of the month."""
+    parts = [
+        rows(NOON, NOON, NOON).with_columns(
+            _landing_partition=pl.lit(key), delay=pl.lit(float(key[-1]))
+        )
+        for key in DAYS
+    ]
+    return pl.concat(parts).with_columns(**changes)
+
+
+def on_day(frame: pl.DataFrame, key: str, delay: int = 0) -> pl.DataFrame:
+    """Features of one day, made from whatever a frame holds."""
+    spec = model(lookups={}, features=HISTORY, labels={"delay": delay})
+    past = History(frame, DAYS, spec, DATASET)
+    own = frame.filter(_landing_partition=key)
+    return build_features(own, {}, spec, DATASET, past.before)
+
+
+def test_a_row_looks_back_on_the_partitions_before_its_own() -> None:
+    assert on_day(days(), DAYS[4])["mean"].to_list() == [3.0] * 3
+    assert on_day(days(), DAYS[1])["mean"].to_list() == [1.0] * 3
+    assert on_day(days(), DAYS[0])["flights"].to_list() == [None] * 3
+
+
+def test_a_gap_is_skipped_in_history() -> None:
+    spec = model(lookups={}, features=HISTORY)
+    past = History(days(), (*DAYS[:2], *DAYS[4:]), spec, DATASET)
+    assert past.before(DAYS[5])["delay"].unique().sort().to_list() == [1.0, 2.0, 5.0]
+    assert past.before("2013-02-01")["delay"].unique().sort().to_list() == [2.0, 5.0, 6.0]
+
+
+def test_history_shows_labels_that_are_final_and_no_others() -> None:
+    assert on_day(days(), DAYS[4], delay=1)["mean"].to_list() == [2.5] * 3
+    assert on_day(days(), DAYS[4], delay=2)["mean"].to_list() == [2.0] * 3
+    hidden = on_day(days(), DAYS[4], delay=3)
+    assert hidden["mean"].to_list() == [None] * 3
+    assert hidden["flights"].to_list() == [3] * 3
+
+
+PLANTED = pl.lit(999.0)
+FUTURE = {
+    "its own partition": pl.col("_landing_partition") == DAYS[4],
+    "a later partition": pl.col("_landing_partition") > DAYS[4],
+    "labels that are not final": pl.col("_landing_partition") == DAYS[3],
+    "partitions further back": pl.col("_landing_partition") < DAYS[1],
+}
+
+
+@pytest.mark.parametrize("where", FUTURE)
+def test_what_is_planted_in_the_future_does_not_change_features(where: str) -> None:
+    planted = days(delay=pl.when(FUTURE[where]).then(PLANTED).otherwise("delay"))
+    assert_frame_equal(
+        on_day(planted, DAYS[4], delay=1).drop("late"),
+        on_day(days(), DAYS[4], delay=1).drop("late"),
+    )
+
+
+def test_training_batch_and_a_single_row_have_the_same_history() -> None:
+    frame = days()
+    spec = model(lookups={}, features=HISTORY)
+    past = History(frame[::-1], DAYS, spec, DATASET)
+    together = build_features(frame, {}, spec, DATASET, past.before)
+    for key in DAYS:
+        own = frame.filter(_landing_partition=key)
+        alone = build_features(own, {}, spec, DATASET, past.before)
+        assert_frame_equal(alone, together.filter(_landing_partition=key))
+        for number in range(own.height):
+            row = own.sort("carrier")[number].drop("delay", "_landing_partition")
+            one = row_features(row, {}, spec, DATASET, past.before(key))
+            assert_frame_equal(one, alone.select(one.columns)[number])
+
+
+def test_no_rows_have_features_of_the_same_types() -> None:
+    spec = model(lookups={}, features=HISTORY)
+    past = History(days(), DAYS, spec, DATASET)
+    some = build_features(days(), {}, spec, DATASET, past.before)
+    assert build_features(days().clear(), {}, spec, DATASET, past.before).schema == some.schema
+    assert feature_names(spec, DATASET, {}) == ("carrier", "mean", "flights")
+
+
+def looking_back(frame: pl.DataFrame, history: pl.DataFrame) -> pl.DataFrame:
+    return frame.select(known=pl.col("carrier").is_in(history["carrier"].to_list()))
+
+
+def test_a_function_gets_history_as_its_second_argument() -> None:
+    spec = model(features={"python": f"{__name__}:looking_back", "history": 1}, lookups={})
+    past = History(days(), DAYS, spec, DATASET)
+    found = build_features(days(), {}, spec, DATASET, past.before)
+    assert found["known"].to_list() == [False] * 3 + [True] * 15
+    assert feature_names(spec, DATASET, {}) == ("known",)

@@ -1,0 +1,68 @@
+"""Evidence that is looked at after every partition alarms no oftener than was stated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from retrain_assets.domain.metrics.intervals import evidence, needed
+
+LOOKS, ROUNDS = 200, 1500
+LAWS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
+    "normal": lambda rng: rng.normal(size=LOOKS),
+    "heavy tails": lambda rng: rng.standard_t(5, size=LOOKS),
+    "below zero": lambda rng: rng.normal(-0.1, size=LOOKS),
+    "any scale": lambda rng: 1e-6 * rng.normal(size=LOOKS),
+}
+
+
+def alarms(law: Callable[[np.random.Generator], np.ndarray], confidence: float) -> float:
+    rng = np.random.default_rng(0)
+    ever = [evidence(law(rng)).max() >= needed(confidence) for _ in range(ROUNDS)]
+    return float(np.mean(ever))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("confidence", [0.8, 0.9, 0.98])
+def test_without_an_effect_two_hundred_looks_alarm_no_oftener_than_stated(
+    law: str, confidence: float
+) -> None:
+    stated = (1 - confidence) / 2
+    assert alarms(LAWS[law], confidence) <= stated + 2 * (stated * (1 - stated) / ROUNDS) ** 0.5
+
+
+def test_looking_again_and_again_at_an_interval_would_alarm_far_oftener() -> None:
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(ROUNDS):
+        gains = rng.normal(size=LOOKS)
+        count = np.arange(1, LOOKS + 1)
+        mean = gains.cumsum() / count
+        wrong += bool((mean[10:] > 1.645 / np.sqrt(count[10:])).any())
+    assert wrong / ROUNDS > 0.15
+
+
+@pytest.mark.parametrize(("effect", "looks", "share"), [(0.5, 60, 0.8), (1.0, 14, 0.6)])
+def test_a_real_effect_is_found(effect: float, looks: int, share: float) -> None:
+    found = alarms(lambda rng: rng.normal(effect, 1.0, size=looks), 0.9)
+    assert found >= share
+
+
+def test_it_is_the_likelihood_ratio_of_the_t_statistic() -> None:
+    """Against the ratio of the densities of T, integrated numerically over effects."""
+    from scipy.integrate import quad
+    from scipy.stats import nct, norm
+    from scipy.stats import t as student
+
+    gains = np.array([0.4, 1.1, -0.2, 0.9, 0.7])
+    n = len(gains)
+    t = gains.mean() / gains.std(ddof=1) * n**0.5
+    weighed, _ = quad(lambda d: nct.pdf(t, n - 1, d * n**0.5) * norm.pdf(d, 0, 0.5), -5, 5)
+    assert evidence(gains)[-1] == pytest.approx(weighed / student.pdf(t, n - 1), rel=1e-6)
+
+
+def test_nothing_is_told_of_one_partition_of_none_or_of_equal_models() -> None:
+    assert evidence([]).tolist() == []
+    assert evidence([5.0]).tolist() == [1.0]
+    assert evidence([0.0, 0.0, 0.0]).tolist() == [1.0, 1.0, 1.0]

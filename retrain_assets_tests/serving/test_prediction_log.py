@@ -1,0 +1,267 @@
+"""Every answer is in the prediction log once, whatever happens to process and storage."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from retrain_assets.serving import prediction_log
+from retrain_assets.serving.run import _behind, following
+from retrain_assets.stores.tables.tables import Tables
+from retrain_assets_tests.killing import Point, kill_at
+from retrain_assets_tests.serving.http.test_predict import as_json, raw_rows
+from retrain_assets_tests.serving.site import ROW, Site, listening, new_site, post, post_arrow
+
+TABLE = "churn/prediction_log"
+
+
+@pytest.fixture
+def changing(tmp_path: Path) -> Site:
+    return new_site(tmp_path)
+
+
+def logged(site: Site) -> pl.DataFrame:
+    found = site.storage.tables.scan(TABLE).collect()
+    return found.sort("_time", "_id", "_role")
+
+
+def files(site: Site) -> list[Path]:
+    return sorted((site.root / "serving" / "log").rglob("*.log"))
+
+
+def test_what_was_answered_is_logged_with_features_version_and_key(changing: Site) -> None:
+    service = changing.service()
+    with listening(service) as client, following(service, print):
+        answered = [post(client).json(), post(client, ROW, ROW | {"id": 2, "x": -1.5}).json()]
+    expected = [row for one in answered for row in one["predictions"]]
+    found = logged(changing)
+    assert found["_id"].to_list() == [row["id"] for row in expected]
+    assert found["_prediction"].to_list() == [row["prediction"] for row in expected]
+    assert found["_key"].to_list() == ["2020-01-20|1", "2020-01-20|1", "2020-01-20|2"]
+    assert set(found["_landing_partition"]) == {"2020-01-20"}
+    assert set(found["_version"]) == {1}
+    assert found["x"].to_list() == [0.5, 0.5, -1.5]
+    assert found["side"].to_list() == ["up, or not", "up, or not", "down"]
+    assert files(changing) == []
+
+
+def test_rows_that_come_as_arrow_are_logged_as_rows_of_json_are(changing: Site) -> None:
+    changing.decide(*range(2, 14), action="hold")
+    service, raw = changing.service(), raw_rows(changing, 15)
+    with listening(service) as client, following(service, print):
+        few = [post(client, *as_json(raw[at : at + 50])) for at in range(0, raw.height, 50)]
+        one = [row for answered in few for row in answered.json()["predictions"]]
+        answers = [post_arrow(client, raw[:70]), post_arrow(client, raw[70:])]
+    two = pl.concat(pl.read_ipc_stream(io.BytesIO(found.content)) for found in answers)
+    json, arrow = (
+        part.drop("_id", "_time", "_segment").sort("_role", "_key")
+        for part in (logged(changing)[: 2 * len(one)], logged(changing)[2 * len(one) :])
+    )
+    assert_frame_equal(arrow, json)
+    assert json.height == 2 * raw.height
+    kept = logged(changing).filter(pl.col("_role") == "production")["_id"]
+    assert set(kept) == {*(row["id"] for row in one), *two["id"]}
+    assert files(changing) == []
+
+
+def test_another_process_stores_and_this_one_where_that_is_gone(changing: Site) -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _behind) as elsewhere:
+        states = {"churn": changing.state}
+        kept = prediction_log.PredictionLog(
+            changing.root / "serving" / "log", states, 2**20, elsewhere
+        )
+        with listening(replace(changing.service(), log=kept)) as client:
+            post(client)
+            assert kept.flush() == 1
+            process = elsewhere.submit(os.getpid).result()
+            assert process != os.getpid()
+            os.kill(process, signal.SIGKILL)
+            post(client, ROW | {"id": 2})
+            assert kept.flush() == 1
+    assert logged(changing)["_key"].to_list() == ["2020-01-20|1", "2020-01-20|2"]
+    assert files(changing) == []
+
+
+def test_a_held_candidate_predicts_in_the_shadow_and_answers_nobody(changing: Site) -> None:
+    changing.decide(*range(2, 14), action="hold")
+    service = changing.service()
+    with listening(service) as client, following(service, print):
+        answered = post(client).json()
+    live, shadow = logged(changing).partition_by("_role", maintain_order=True)
+    assert (live["_version"].to_list(), shadow["_version"].to_list()) == ([1], [2])
+    assert live["_prediction"].to_list() == [answered["predictions"][0]["prediction"]]
+    assert live["_id"].to_list() == shadow["_id"].to_list()
+    assert live["_prediction"].to_list() != shadow["_prediction"].to_list()
+
+
+def answer_and_store(root: str, count: int) -> None:
+    """In a process that will be killed: answer requests, then store the log."""
+    site = Site(Path(root))
+    service = site.service()
+    with listening(service) as client:
+        for number in range(count):
+            post(client, ROW | {"id": number})
+        service.log.flush()
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        Point("retrain_assets.stores.tables.tables:Tables.replace"),
+        Point("retrain_assets.stores.tables.tables:Tables.replace", after=True),
+        Point("retrain_assets.serving.prediction_log:PredictionLog.flush"),
+        Point("retrain_assets.serving.prediction_log:PredictionLog.write", 3, after=True),
+    ],
+    ids=str,
+)
+def test_what_a_killed_process_had_answered_is_stored_once(changing: Site, point: Point) -> None:
+    kill_at(point, answer_and_store, str(changing.root), 5)
+    wanted = 3 if "write" in point.function else 5
+    assert changing.service().log.flush() == 1
+    assert logged(changing)["_key"].to_list() == [f"2020-01-20|{n}" for n in range(wanted)]
+    assert changing.service().log.flush() == 0
+
+
+@pytest.mark.parametrize("form", ["json", "arrow"])
+def test_a_record_that_was_cut_off_is_left_out(changing: Site, form: str) -> None:
+    service, raw = changing.service(), raw_rows(changing, 15).head(3)
+    with listening(service) as client:
+        for _ in range(2):
+            post(client, *as_json(raw)) if form == "json" else post_arrow(client, raw)
+    (path,) = files(changing)
+    os.truncate(path, path.stat().st_size - 200)
+    service.log.flush()
+    assert logged(changing).height == 3
+
+
+def test_a_file_that_is_full_is_stored_while_the_next_is_written(
+    changing: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_log, "SEGMENT_BYTES", 10)
+    service = changing.service()
+    with listening(service) as client:
+        for number in range(5):
+            post(client, ROW | {"id": number})
+        assert service.log.flush() == 5
+    assert logged(changing).height == 5
+
+
+def test_a_file_that_another_process_writes_is_left_alone(changing: Site) -> None:
+    service = changing.service()
+    with listening(service) as client:
+        post(client)
+        assert changing.service().log.flush() == 0
+        assert service.log.flush() == 1
+
+
+def test_while_storage_is_away_predictions_wait_on_disk_up_to_a_bound(
+    changing: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    service = changing.service(backlog_bytes=3_000)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OSError("storage is away")
+
+    with monkeypatch.context() as without:
+        without.setattr(Tables, "replace", away)
+        with listening(service) as client, following(service, told.append, flush_seconds=0.05):
+            answers = [post(client) for _ in range(30)]
+    codes = [answered.status_code for answered in answers]
+    assert codes == sorted(codes)
+    assert set(codes) == {200, 503}
+    assert answers[-1].json()["error"]["code"] == "backlog"
+    assert len([line for line in told if "storage is away" in line]) <= 30
+    service.log.flush()
+    assert logged(changing).height == codes.count(200)
+    with listening(service) as client:
+        assert post(client).status_code == 200
+
+
+def test_what_cannot_be_written_down_is_not_answered(
+    changing: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = changing.service()
+    with listening(service) as client:
+        assert post(client).status_code == 200
+        with monkeypatch.context() as full:
+            full.setattr("os.write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+            refused = post(client)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "log")
+        assert post(client).status_code == 200
+    service.log.flush()
+    assert logged(changing).height == 2
+
+
+def test_a_disk_that_was_full_from_the_start_leaves_nothing_behind(
+    changing: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = changing.service()
+
+    def held() -> list[Path]:
+        found = [
+            place.readlink() for place in Path("/proc/self/fd").iterdir() if place.is_symlink()
+        ]
+        return [path for path in found if path.is_relative_to(changing.root / "serving" / "log")]
+
+    with listening(service) as client:
+        with monkeypatch.context() as full:
+            full.setattr("os.write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+            assert [post(client).status_code for _ in range(3)] == [503] * 3
+        assert (files(changing), held()) == ([], [])
+        assert post(client).status_code == 200
+        assert len(held()) == 1
+    assert service.log.flush() == 1
+    assert logged(changing).height == 1
+
+
+def test_a_flush_elsewhere_takes_no_file_that_is_just_begun(
+    changing: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, elsewhere, lock = changing.service(), changing.service().log, fcntl.flock
+    flushed: list[int] = []
+
+    def late(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        flushed.append(elsewhere.flush())
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with listening(service) as client:
+        assert post(client).status_code == 200
+    assert flushed == [1]
+    service.log.flush()
+    assert logged(changing).height == 1
+
+
+def test_a_class_of_several_is_logged_with_its_probabilities(tmp_path: Path) -> None:
+    target = {"column": "gone", "expression": "plan", "kind": "multiclass"}
+    site = new_site(
+        tmp_path,
+        target=target,
+        features={"sql": "SELECT x, plans_price AS price FROM rows"},
+        triggers={},
+        gate={"metric": "log_loss", "min_blocks": 4},
+    )
+    service = site.service()
+    with listening(service) as client, following(service, print):
+        (found,) = post(client).json()["predictions"]
+        framed = post_arrow(client, raw_rows(site, 15).head(2))
+    assert found["prediction"] == max(found["probabilities"], key=found["probabilities"].get)
+    classes = list(found["probabilities"])
+    answered = pl.read_ipc_stream(io.BytesIO(framed.content))
+    rows = answered.select(f"probability_{name}" for name in classes).rows()
+    assert answered["prediction"].to_list() == [classes[row.index(max(row))] for row in rows]
+    kept = [list(found["probabilities"].values()), *map(list, rows)]
+    assert logged(site)["_prediction"].to_list() == kept

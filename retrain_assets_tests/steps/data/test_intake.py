@@ -1,0 +1,396 @@
+"""Whatever lands, in whatever order and file, the same rows end in the same partitions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from retrain_assets.domain.data.contract import UNPLACED
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.steps.data import intake
+from retrain_assets.steps.data.ingest import Ingestion, NothingLandedError, ingest
+from retrain_assets.steps.data.intake import Intake
+from retrain_assets.stores.storage import Storage
+
+DAYS = [f"2013-01-{day:02}" for day in range(1, 29)]
+SALES: dict[str, Any] = {
+    "name": "sales",
+    "landing": "sales/*.csv",
+    "partition": {"by": "day", "column": "day", "start": "2013-01-01", "end": "2013-01-28"},
+    "columns": {
+        "day": {"type": "date", "required": True},
+        "id": {"type": "int", "required": True},
+        "price": {"type": "float", "min": 0},
+    },
+    "key": ["day", "id"],
+    "quarantine": {"max_fraction": 0.5},
+}
+
+
+def dataset(**changes: Any) -> DatasetSpec:
+    return DatasetSpec.model_validate(SALES | changes)
+
+
+def deliver(root: Path, name: str, *lines: str) -> Path:
+    path = root / "landing" / "sales" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["day,id,price", *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+def run(root: Path, spec: DatasetSpec, asked: list[str] | None = None) -> Ingestion:
+    return ingest(Storage(root), spec, asked or DAYS, "run")
+
+
+def table(root: Path, name: str = "dataset") -> dict[str, list[int | None]]:
+    rows = Storage(root).tables.scan(f"sales/{name}").sort("id")
+    return dict(
+        rows.group_by("_landing_partition")
+        .agg("id")
+        .sort("_landing_partition")
+        .collect()
+        .iter_rows()
+    )
+
+
+def quarantined(root: Path) -> list[tuple[str, str, int | None, str]]:
+    rows = Storage(root).tables.scan("sales/quarantine").collect().sort("_file", "_line")
+    return [
+        (row["_landing_partition"], row["_file"], row["_line"], row["_reasons"][0]["rule"])
+        for row in rows.to_dicts()
+    ]
+
+
+def test_a_file_of_many_partitions_fills_them_all(tmp_path: Path) -> None:
+    deliver(tmp_path, "a.csv", "2013-01-01,1,5", "2013-01-03,2,5", "2013-01-01,3,5")
+    done = run(tmp_path, dataset())
+    assert table(tmp_path) == {"2013-01-01": [1, 3], "2013-01-03": [2]}
+    assert done.requested == done.published == ("2013-01-01", "2013-01-03")
+    assert done.files == 1
+    assert Intake(Storage(tmp_path), dataset()).unread == []
+
+
+def test_of_a_file_delivered_again_only_changed_partitions_are_replaced(tmp_path: Path) -> None:
+    sound = ["2013-01-01,1,5", "2013-01-02,2,5", "2013-01-03,3,5"]
+    deliver(tmp_path, "a.csv", *sound)
+    run(tmp_path, dataset())
+    deliver(tmp_path, "a.csv", "2013-01-02,7,5", *sound)
+    done = run(tmp_path, dataset())
+    assert done.published == ("2013-01-02",)
+    assert table(tmp_path) == {"2013-01-01": [1], "2013-01-02": [2, 7], "2013-01-03": [3]}
+
+
+def test_a_file_delivered_twice_is_counted_once_and_changes_nothing(tmp_path: Path) -> None:
+    deliver(tmp_path, "a.csv", "2013-01-01,1,5")
+    version = run(tmp_path, dataset()).version
+    deliver(tmp_path, "a.csv", "2013-01-01,1,5").touch()
+    done = run(tmp_path, dataset())
+    assert (done.published, done.version) == ((), version)
+    assert Intake(Storage(tmp_path), dataset()).unread == []
+
+
+def test_a_partition_is_made_of_all_files_that_hold_it(tmp_path: Path) -> None:
+    deliver(tmp_path, "a.csv", "2013-01-01,1,5", "2013-01-02,2,5")
+    run(tmp_path, dataset())
+    deliver(tmp_path, "b.csv", "2013-01-02,3,5", "2013-01-04,4,5")
+    assert run(tmp_path, dataset()).published == ("2013-01-02", "2013-01-04")
+    assert table(tmp_path) == {"2013-01-01": [1], "2013-01-02": [2, 3], "2013-01-04": [4]}
+
+
+def test_a_key_that_two_files_hold_is_refused_in_both(tmp_path: Path) -> None:
+    deliver(tmp_path, "a.csv", "2013-01-01,1,5", "2013-01-01,2,5")
+    deliver(tmp_path, "b.csv", "2013-01-01,1,6", "2013-01-01,3,5")
+    run(tmp_path, dataset())
+    assert table(tmp_path) == {"2013-01-01": [2, 3]}
+    assert quarantined(tmp_path) == [
+        ("2013-01-01", "sales/a.csv", 2, "key"),
+        ("2013-01-01", "sales/b.csv", 2, "key"),
+    ]
+
+
+def test_a_row_that_another_file_holds_too_counts_once_and_refuses_nobody(tmp_path: Path) -> None:
+    deliver(tmp_path, "a.csv", "2013-01-01,1,5", "2013-01-01,2,5")
+    deliver(tmp_path, "copy.csv", "2013-01-01,1,5", "2013-01-01,2,5")
+    assert run(tmp_path, dataset(quarantine={"max_fraction": 0})).refused == {}
+    assert table(tmp_path) == {"2013-01-01": [1, 2]}
+    assert [rule for *_, rule in quarantined(tmp_path)] == ["repeat", "repeat"]
+
+
+def test_a_file_with_one_bad_row_of_a_large_partition_does_not_refuse_it(tmp_path: Path) -> None:
+    deliver(tmp_path, "a.csv", *(f"2013-01-01,{number},5" for number in range(9)))
+    deliver(tmp_path, "b.csv", "2013-01-01,9,-5")
+    assert run(tmp_path, dataset(quarantine={"max_fraction": 0.1})).refused == {}
+    assert len(table(tmp_path)["2013-01-01"]) == 9
+
+
+def test_rows_of_no_partition_are_kept_under_their_file(tmp_path: Path) -> None:
+    deliver(
+        tmp_path, "a.csv", "2013-01-01,1,5", "2013-02-30,2,5", "2013-05-01,3,5", "2013-01-02,4,5"
+    )
+    done = run(tmp_path, dataset())
+    key = f"{UNPLACED}sales/a.csv"
+    assert quarantined(tmp_path) == [
+        (key, "sales/a.csv", 3, "type"),
+        (key, "sales/a.csv", 4, "partition"),
+    ]
+    assert done.published == ("2013-01-01", "2013-01-02")
+    assert done.unaccounted() == []
+
+
+def test_too_many_rows_of_no_partition_refuse_the_file_and_keep_what_stood(tmp_path: Path) -> None:
+    deliver(tmp_path, "a.csv", "2013-01-01,1,5")
+    run(tmp_path, dataset())
+    deliver(tmp_path, "a.csv", "2013-01-01,2,5", "x,3,5", "y,4,5")
+    done = run(tmp_path, dataset())
+    (why,) = done.refused.values()
+    assert "sales/a.csv: 2 of 3 rows were refused" in why
+    record = Storage(tmp_path).tables.scan("sales/quarantine").collect().to_dicts()[-1]
+    assert [line["_line"] for line in json.loads(record["_row"])["sample"]] == [3, 4]
+    assert table(tmp_path) == {"2013-01-01": [1]}
+    assert Intake(Storage(tmp_path), dataset()).unread == []
+
+
+def test_one_bad_partition_never_holds_back_its_neighbours(tmp_path: Path) -> None:
+    deliver(tmp_path, "a.csv", "2013-01-01,1,5", "2013-01-02,2,-5", "2013-01-03,3,5")
+    done = run(tmp_path, dataset())
+    assert done.published == ("2013-01-01", "2013-01-03")
+    assert list(done.refused) == ["2013-01-02"]
+
+
+def test_a_file_of_which_not_all_was_asked_for_stays_unread(tmp_path: Path) -> None:
+    deliver(tmp_path, "a.csv", "2013-01-01,1,5", "2013-01-02,2,5")
+    run(tmp_path, dataset(), ["2013-01-01"])
+    assert table(tmp_path) == {"2013-01-01": [1]}
+    assert [file.path for file in Intake(Storage(tmp_path), dataset()).unread] == ["sales/a.csv"]
+    assert run(tmp_path, dataset()).published == ("2013-01-02",)
+
+
+def test_what_is_asked_for_by_hand_is_taken_in_again(tmp_path: Path) -> None:
+    deliver(tmp_path, "a.csv", "2013-01-01,1,5", "2013-01-02,2,5")
+    run(tmp_path, dataset())
+    before = table(tmp_path)
+    assert run(tmp_path, dataset(), ["2013-01-02"]).published == ("2013-01-02",)
+    assert table(tmp_path) == before
+
+
+def test_what_is_asked_for_by_hand_does_not_depend_on_files_of_other_partitions(
+    tmp_path: Path,
+) -> None:
+    deliver(tmp_path, "a.csv", "2013-01-01,1,5", "2013-01-02,2,5")
+    run(tmp_path, dataset())
+    deliver(tmp_path, "b.csv", "2013-01-07,3,5")
+    assert run(tmp_path, dataset(), ["2013-01-02"]).published == ("2013-01-02",)
+    assert [file.path for file in Intake(Storage(tmp_path), dataset()).unread] == ["sales/b.csv"]
+
+
+@pytest.mark.parametrize("gone", ["deleted", "shortened"])
+def test_rows_whose_file_holds_them_no_more_are_not_dropped(tmp_path: Path, gone: str) -> None:
+    old = deliver(tmp_path, "a.csv", "2013-01-01,1,5", "2013-01-02,2,5")
+    run(tmp_path, dataset())
+    if gone == "deleted":
+        old.unlink()
+    else:
+        deliver(tmp_path, "a.csv", "2013-01-02,2,5")
+    deliver(tmp_path, "b.csv", "2013-01-01,3,5")
+    done = run(tmp_path, dataset())
+    assert "sales/a.csv: it held 1 rows of this partition" in done.refused["2013-01-01"]
+    assert table(tmp_path)["2013-01-01"] == [1]
+
+
+def test_a_partition_file_that_was_deleted_is_missed(tmp_path: Path) -> None:
+    spec = dataset(landing="sales/{partition}-*.csv")
+    old = deliver(tmp_path, "2013-01-01-a.csv", "2013-01-01,1,5")
+    run(tmp_path, spec)
+    old.unlink()
+    deliver(tmp_path, "2013-01-01-b.csv", "2013-01-01,2,5")
+    assert "restore it" in run(tmp_path, spec).refused["2013-01-01"]
+    assert table(tmp_path) == {"2013-01-01": [1]}
+
+
+def test_the_keys_of_a_file_are_known_before_it_is_taken_in(tmp_path: Path) -> None:
+    deliver(tmp_path, "a.csv", "2013-01-03,1,5", "x,1,5", "2013-01-01,2,5")
+    deliver(tmp_path, "b.csv", "2013-01-07,1,5").write_bytes(b"\xff\xfe")
+    found = Intake(Storage(tmp_path), dataset())
+    assert found.keys(found.unread) == {"2013-01-03", "2013-01-01"}
+
+
+def test_batches_change_nothing_and_hold_whole_partitions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = dataset(landing="sales/{partition}-*.csv", quarantine={"max_fraction": 0.9})
+    for day in DAYS:
+        deliver(tmp_path, f"{day}-a.csv", f"{day},1,5", f"{day},2,-1", f"{day},3,5")
+        deliver(tmp_path, f"{day}-b.csv", f"{day},3,6", f"{day},4,5", f"{day},5,5")
+    whole = run(tmp_path, spec)
+    tables = table(tmp_path), quarantined(tmp_path)
+    monkeypatch.setattr(intake, "BATCH_BYTES", 200)
+    batches = list(Intake(Storage(tmp_path), spec).batches(set(DAYS)))
+    assert len(batches) > 5
+    assert sum(share for _, share in batches) == pytest.approx(1)
+    again = run(tmp_path, spec)
+    assert (table(tmp_path), quarantined(tmp_path)) == tables
+    assert again.found.judgement.files.equals(whole.found.judgement.files)
+
+
+def test_a_batch_is_bounded_by_what_files_hold_however_well_they_are_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = dataset(landing="sales/{partition}.parquet")
+    (tmp_path / "landing" / "sales").mkdir(parents=True)
+    for day in DAYS:
+        rows = pl.DataFrame({"day": [day], "id": [1], "price": [5.0]}).sample(
+            5_000, with_replacement=True
+        )
+        file = tmp_path / "landing" / "sales" / f"{day}.parquet"
+        rows.with_columns(pl.col("day").str.to_date()).write_parquet(file)
+        assert file.stat().st_size < 5_000
+    monkeypatch.setattr(intake, "BATCH_BYTES", 10_000 * 6 * intake.BYTES_A_VALUE)
+    batches = list(Intake(Storage(tmp_path), spec).batches(set(DAYS)))
+    assert [len(raw) for raw, _ in batches] == [2] * 14
+
+
+def test_a_delta_table_is_a_dataset_and_its_new_version_is_new_data(tmp_path: Path) -> None:
+    spec = dataset(landing=None, delta="other/sales", rows={"min": 0})
+    uri = str(tmp_path / "other" / "sales")
+    assert Intake(Storage(tmp_path), spec).files == []
+    rows = pl.DataFrame({"day": DAYS[:3], "id": [1, 2, 3], "price": [5.0, 5.0, -1.0], "more": 0})
+    write_deltalake(uri, rows.with_columns(pl.col("day").str.to_date()))
+    done = run(tmp_path, spec)
+    assert table(tmp_path) == {"2013-01-01": [1], "2013-01-02": [2]}
+    assert done.found.extra == {"other/sales": ("more",)}
+    more = pl.DataFrame({"day": DAYS[1:2], "id": [9], "price": [5.0], "more": 0})
+    write_deltalake(uri, more.with_columns(pl.col("day").str.to_date()), mode="append")
+    assert run(tmp_path, spec).published == ("2013-01-02",)
+    assert table(tmp_path) == {"2013-01-01": [1], "2013-01-02": [2, 9]}
+    assert DeltaTable(uri).version() == 1
+
+
+def test_nothing_landed_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(NothingLandedError, match=r"nothing for 2013-01-01 to 2013-01-28 in sales/"):
+        run(tmp_path, dataset())
+
+
+def test_keys_in_several_partitions_are_counted(tmp_path: Path) -> None:
+    spec = dataset(key=["id"])
+    deliver(tmp_path, "a.csv", "2013-01-01,1,5", "2013-01-02,1,5", "2013-01-02,2,5")
+    assert run(tmp_path, spec).shared_keys == [{"partitions": "2013-01-01, 2013-01-02", "keys": 1}]
+    deliver(tmp_path, "b.csv", "2013-01-03,2,5", "2013-01-03,3,5")
+    assert run(tmp_path, spec).shared_keys == [{"partitions": "2013-01-02, 2013-01-03", "keys": 1}]
+
+
+def test_an_unusual_number_of_rows_is_told_against_the_partitions_before(tmp_path: Path) -> None:
+    spec = dataset(rows={"typical": 0.5})
+    for day in DAYS[:9]:
+        deliver(
+            tmp_path, f"{day}.csv", *(f"{day},{n},5" for n in range(1 if day == DAYS[7] else 4))
+        )
+    assert run(tmp_path, spec).atypical == [{"partition": DAYS[7], "rows": 1, "median_before": 4.0}]
+
+
+BY = {
+    "hour": ("at", "2013-01-01T00", {"2013-01-01T00", "2013-01-01T23", "2013-03-10T02"}),
+    "week": ("at", "2012-12-31", {"2012-12-31", "2013-03-04"}),
+    "month": ("at", "2013-01", {"2013-01", "2013-03"}),
+    "year": ("at", "2013", {"2013"}),
+}
+
+
+@pytest.mark.parametrize("by", BY)
+def test_each_period_has_its_own_keys(tmp_path: Path, by: str) -> None:
+    column, start, keys = BY[by]
+    spec = dataset(
+        partition={"by": by, "column": column, "start": start},
+        columns={"at": {"type": "datetime"}, "id": {"type": "int"}},
+        key=["id"],
+    )
+    path = tmp_path / "landing" / "sales" / "a.csv"
+    path.parent.mkdir(parents=True)
+    times = ["2013-01-01T00:59:59Z", "2013-01-01T23:00:00Z", "2013-03-10T03:30:00+01:00"]
+    lines = [f"{time},{number}" for number, time in enumerate(times)]
+    path.write_text("\n".join(["at,id", *lines]) + "\n")
+    found = Intake(Storage(tmp_path), spec)
+    assert found.keys(found.unread) == keys
+    run(tmp_path, spec, sorted(keys))
+    assert set(table(tmp_path)) == keys
+
+
+def test_partitions_by_value_need_no_time(tmp_path: Path) -> None:
+    columns = {"shop": {"type": "category"}, "id": {"type": "int"}}
+    values = {"by": "value", "column": "shop", "values": ["Nice", "Agen"]}
+    spec = dataset(partition=values, columns=columns, key=["id"], quarantine={"max_fraction": 0.5})
+    path = tmp_path / "landing" / "sales" / "a.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("shop,id\nNice,1\nAgen,2\nLyon,3\n")
+    run(tmp_path, spec, ["Agen", "Nice"])
+    assert table(tmp_path) == {"Agen": [2], "Nice": [1]}
+    assert [rule for *_, rule in quarantined(tmp_path)] == ["partition"]
+
+
+ROWS = st.lists(
+    st.tuples(st.sampled_from([*DAYS[:4], "2013-02-30"]), st.integers(0, 3), st.integers(-1, 1)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(files=st.lists(ROWS, min_size=1, max_size=3), order=st.randoms(use_true_random=False))
+def test_one_run_many_runs_and_any_order_of_arrival_end_alike(
+    tmp_path_factory: pytest.TempPathFactory, files: list[Any], order: Any
+) -> None:
+    spec = dataset(quarantine={"max_fraction": 0.9})
+    lines = [[f"{day},{number},{price}" for day, number, price in rows] for rows in files]
+    together, apart = tmp_path_factory.mktemp("together"), tmp_path_factory.mktemp("apart")
+    for name, content in enumerate(lines):
+        deliver(together, f"{name}.csv", *content)
+    done = run(together, spec)
+    # A partition that is refused keeps what it held before, which is of the order of arrival.
+    assume(not done.refused)
+    arrivals = list(enumerate(lines))
+    order.shuffle(arrivals)
+    for name, content in arrivals:
+        deliver(apart, f"{name}.csv", *content)
+        found = Intake(Storage(apart), spec)
+        days = list(found.keys(found.unread)) or DAYS[:1]
+        order.shuffle(days)
+        for day in days:
+            run(apart, spec, [day])
+        run(apart, spec)
+    assert published(together) == published(apart)
+    assert quarantined(together) == quarantined(apart)
+
+
+def published(root: Path) -> list[tuple[Any, ...]]:
+    schema = {"_landing_partition": pl.String, "id": pl.Int64, "price": pl.Float64}
+    rows = Storage(root).tables.scan("sales/dataset", schema).select(*schema).collect()
+    return sorted(rows.iter_rows())
+
+
+STREAM: dict[str, Any] = {
+    "landing": "sales/*.jsonl",
+    "columns": {**SALES["columns"], "coupon": {"type": "text"}},
+    "rows": {"min": 1},
+}
+
+
+def test_a_small_file_of_a_stream_may_lack_what_producers_leave_out(tmp_path: Path) -> None:
+    folder = tmp_path / "landing" / "sales"
+    folder.mkdir(parents=True)
+    (folder / "t-0-000-001.jsonl").write_text(
+        '{"day": "2013-01-01", "id": 1, "price": 5}\n{"day": "2013-01-02", "id": 2}\n'
+    )
+    (folder / "t-0-002-002.jsonl").write_text('{"day": "2013-01-02", "id": 3, "cupon": "x"}\n')
+    (folder / "t-0-003-003.jsonl").write_text('"not a message"\n')
+    done = run(tmp_path, dataset(**STREAM))
+    assert table(tmp_path) == {"2013-01-01": [1], "2013-01-02": [2]}
+    assert done.published == ("2013-01-01", "2013-01-02")
+    refused = sorted(done.refused.values())
+    assert "lacks coupon (is 'cupon' meant?)" in refused[0]
+    assert "t-0-003-003.jsonl: all of its 1 rows were refused" in refused[1]

@@ -1,0 +1,272 @@
+"""A model that a team already runs becomes the first production, and the loop goes on from it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import mlflow.sklearn
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import LinearSVC
+
+from retrain_assets.domain.model.estimator import predict, taking_features
+from retrain_assets.domain.model.pipeline import TrainingError
+from retrain_assets.serving.scoring.version import Loader
+from retrain_assets.steps.decision.evaluate import stored
+from retrain_assets.steps.decision.operate import adopt
+from retrain_assets.steps.decision.promote import DecisionError
+from retrain_assets.steps.inspect.card import card
+from retrain_assets.steps.inspect.reproduce import NotRecordedError, reproduce
+from retrain_assets.steps.inspect.status import staleness
+from retrain_assets.stores.registry.model_file import ModelFileError
+from retrain_assets.stores.tables.tables import StaleTableError
+from retrain_assets_tests.world import World, customers, key, new_world
+
+LANDED, THROUGH = 12, 5
+
+
+@pytest.fixture(scope="module")
+def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The storage of a world with twelve days, too few to train a model of its own."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        world = new_world(tmp_path_factory.mktemp("monitored"), instance)
+        world.land(*range(LANDED))
+        world.settle()
+        world.storage.registry("churn").prepare()
+        yield world.root
+
+
+@pytest.fixture
+def world(monitored: Path, tmp_path: Path, instance: dg.DagsterInstance) -> World:
+    shutil.copytree(monitored, tmp_path / "data")
+    return new_world(tmp_path / "data", instance)
+
+
+def history() -> pl.DataFrame:
+    """What the team had trained on, before any of it landed here."""
+    return pl.concat([customers(number) for number in range(1000, 1030)])
+
+
+def theirs(estimator: Any = None, columns: tuple[str, ...] = ("x", "plan")) -> Any:
+    """Their model, fitted on a pandas frame."""
+    plans = make_column_transformer((OneHotEncoder(), ["plan"]), remainder=StandardScaler())
+    made = make_pipeline(*([plans] if "plan" in columns else []), estimator or LogisticRegression())
+    rows = history()
+    return made.fit(rows.select(columns).to_pandas(), rows["left"].to_numpy())
+
+
+def saved(world: World, model: Any, form: str = "cloudpickle") -> str:
+    """A folder of an MLflow model."""
+    folder = world.root.parent / "theirs"
+    mlflow.sklearn.save_model(
+        model, folder, serialization_format=form, pip_requirements=["scikit-learn"]
+    )
+    return str(folder)
+
+
+def ask(world: World, source: str, through: str = key(THROUGH)) -> Any:
+    asked = {"trained_through": through, "reason": "it runs since spring", "by": "the team"}
+    return adopt(world.state, world.storage.registry("churn"), source, **asked)
+
+
+@pytest.mark.parametrize("form", ["cloudpickle", "skops"])
+def test_an_adopted_model_predicts_as_it_did_for_its_team(world: World, form: str) -> None:
+    model = theirs()
+    row = ask(world, saved(world, model, form))
+    assert (row.action, row.version, row.previous, row.by) == ("adopt", 1, None, "the team")
+    assert row.data_range == (key(0), key(THROUGH))
+    registry = world.storage.registry("churn")
+    assert registry.alias("production") == 1
+    assert world.state.ledger.read().production == row
+    rows = customers(50).with_columns(plan=pl.col("plan").replace("pro", None))
+    known = rows.drop_nulls("plan")
+    given = predict(registry.load(1, row.sha256), "binary", known.select("plan", "x"))
+    expected = model.predict_proba(known.select("x", "plan").to_pandas())[:, 1]
+    assert given.tolist() == expected.tolist()
+
+
+def test_a_model_of_the_registry_is_adopted_by_name_and_version(world: World) -> None:
+    registry = world.storage.registry("churn")
+    registry.prepare()
+    with mlflow.start_run():
+        mlflow.sklearn.log_model(
+            theirs(),
+            name="m",
+            registered_model_name="old",
+            serialization_format="cloudpickle",
+            pip_requirements=["scikit-learn"],
+        )
+    row = ask(world, "models:/old/1")
+    assert "from models:/old/1, trained through 2020-01-06" in row.reason
+    assert registry.version(1).tags["adopted_from"] == "models:/old/1"
+
+
+def test_it_is_judged_on_what_it_had_not_seen_and_the_loop_goes_on_from_it(world: World) -> None:
+    row = ask(world, saved(world, theirs()))
+    assert 0 < row.metrics["log_loss"] < np.log(2)
+    world.land(*range(LANDED, 30), slope=-2.0)
+    world.settle()
+    rows = world.state.ledger.read().rows
+    assert rows[0].action == "adopt"
+    assert rows[1].causes == ("performance",)
+    judged = stored(world.state, rows[1].candidate or 0, production=1)
+    assert judged is not None
+    assert (judged.holdout_from or "") > key(THROUGH)
+    predicted = world.storage.tables.scan("churn/predictions").collect()
+    by_theirs = predicted.filter(pl.col("model_version") == 1)
+    assert by_theirs["_landing_partition"].min() == key(LANDED)
+    watched = world.storage.tables.scan("churn/monitoring").filter(pl.col("model_version") == 1)
+    roles = set(watched.collect()["role"])
+    assert {"feature", "target", "prediction", "performance"} <= roles
+
+
+def test_a_holdout_it_may_have_seen_is_no_holdout(world: World) -> None:
+    row = ask(world, saved(world, theirs()), key(LANDED - 1))
+    assert (row.metrics, row.candidate) == ({}, None)
+    assert "trained on data of no known version" in staleness(world.state)
+    world.land(*range(LANDED, 16))
+    world.settle()
+    world.daemon.execute("churn_retrain", {}, {})
+    judged = stored(world.state, 2, production=1)
+    assert judged is not None
+    assert (judged.holdout_from, judged.holdout_to) == (key(LANDED), key(15))
+
+
+def test_it_is_served_as_it_predicts(world: World) -> None:
+    model = theirs()
+    row = ask(world, saved(world, model))
+    registry = world.storage.registry("churn")
+    version = Loader(world.state, lambda: registry, world.root / "copies").load(row)
+    assert version.quick is None
+    rows = pl.DataFrame({"x": [0.5, -1.0], "plan": ["pro", "basic"]}).select(version.columns)
+    frame = pl.DataFrame(rows.rows(), schema=version.schema, orient="row")
+    expected = model.predict_proba(rows.to_pandas())[:, 1]
+    assert version.predict(world.state, frame).tolist() == expected.tolist()
+
+
+def test_its_card_says_where_it_is_from_and_what_it_is_judged_on(world: World) -> None:
+    source = saved(world, theirs())
+    ask(world, source)
+    made = card(world.state, world.storage.registry("churn"), 1)
+    assert f"<td>adopted_from</td><td>{source}</td>" in made
+    assert f"on 720 rows of 6 partitions, {key(THROUGH + 1)} to {key(LANDED - 1)}" in made
+
+
+def test_it_is_not_built_again_and_the_reason_is_said(world: World) -> None:
+    source = saved(world, theirs())
+    ask(world, source)
+    with pytest.raises(NotRecordedError, match=f"was adopted from {source} and not made here"):
+        reproduce(world.state, world.storage.registry("churn"), 1)
+
+
+def test_what_was_registered_before_a_kill_is_found_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = saved(world, theirs())
+    with monkeypatch.context() as patch:
+        patch.setattr("retrain_assets.stores.ledger.Ledger.append", _raise)
+        with pytest.raises(StaleTableError):
+            ask(world, source)
+    assert ask(world, source).version == 1
+    assert len(world.storage.registry("churn").versions()) == 1
+
+
+def _raise(*_: object) -> None:
+    raise StaleTableError("moved on")
+
+
+def test_only_the_first_is_adopted(world: World) -> None:
+    source = saved(world, theirs())
+    ask(world, source)
+    with pytest.raises(DecisionError, match="churn: version 1 is in production"):
+        ask(world, source)
+
+
+class Bomb(LogisticRegression):
+    """Not of scikit-learn, so that it could do anything once it is loaded for serving."""
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (lambda: theirs(LinearSVC()), "Pipeline gives no probabilities"),
+        (lambda: theirs(LinearRegression()), "is no classifier"),
+        (lambda: theirs(Bomb()), "Bomb, which is not among the types that are loaded"),
+        (
+            lambda: LogisticRegression().fit([[0.0] * 3, [1.0] * 3], [0, 1]),
+            "3 unnamed columns, the spec makes 2: x, plan",
+        ),
+        (
+            lambda: theirs(columns=("x", "id")),
+            "it wants id, which features of the spec do not make",
+        ),
+        (
+            lambda: LogisticRegression().fit(history().select("x").to_pandas(), ["n", "y"] * 1800),
+            "its classes are .*, target.kind binary needs 0 and 1",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_in_production(
+    world: World, model: Any, said: str
+) -> None:
+    with pytest.raises((TrainingError, ModelFileError), match=said):
+        ask(world, saved(world, model()))
+    assert world.state.ledger.read().rows == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("models:/nope/1", "cannot be loaded as a scikit-learn model: .*nope"),
+        ("https://elsewhere/model", "neither models:/name/version nor a local folder"),
+        (os.devnull, "neither models:/name/version nor a local folder"),
+    ],
+)
+def test_a_source_that_is_not_there_is_said(world: World, source: str, said: str) -> None:
+    with pytest.raises(ModelFileError, match=said):
+        ask(world, source)
+
+
+@pytest.mark.parametrize("through", ["2019-12-31", "2020-1-5", "yesterday"])
+def test_without_anything_it_was_trained_on_there_is_no_reference(
+    world: World, through: str
+) -> None:
+    with pytest.raises(DecisionError, match=f"nothing is monitored through '{through}'"):
+        ask(world, saved(world, theirs()), through)
+
+
+def test_a_model_cannot_have_been_trained_on_what_has_not_landed(world: World) -> None:
+    said = f"cannot be trained through {key(LANDED)}, as the newest .* stored is {key(LANDED - 1)}"
+    with pytest.raises(DecisionError, match=said):
+        ask(world, saved(world, theirs()), key(LANDED))
+
+
+def test_categories_of_pandas_are_given_as_they_were(world: World) -> None:
+    rows = history()
+    frame = rows.select("x", "plan").with_columns(pl.col("plan").cast(pl.Categorical)).to_pandas()
+    boosted = HistGradientBoostingClassifier(categorical_features="from_dtype", max_iter=5)
+    boosted.fit(frame, rows["left"])
+    row = ask(world, saved(world, boosted))
+    pipeline = world.storage.registry("churn").load(1, row.sha256)
+    given = predict(pipeline, "binary", rows.select("x", "plan"))
+    assert given.tolist() == boosted.predict_proba(frame)[:, 1].tolist()
+
+
+def test_what_was_fitted_on_an_array_is_given_one_in_the_order_of_the_spec() -> None:
+    rows = history().select("id", "x")
+    model = LogisticRegression().fit(rows.to_numpy(), history()["left"].to_numpy())
+    with warnings.catch_warnings(action="error"):
+        given = predict(taking_features(model, "binary", rows), "binary", rows.select("x", "id"))
+    assert given.tolist() == model.predict_proba(rows.to_numpy())[:, 1].tolist()
