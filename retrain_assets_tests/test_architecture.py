@@ -84,7 +84,8 @@ def test_no_layer_imports_a_higher_one(layer: str) -> None:
         (module_name(path), name)
         for path in sources(layer)
         for name in imported(path)
-        if name.startswith("retrain_assets.") and name.split(".")[1] not in BELOW[layer] | {layer}
+        if name.startswith("retrain_assets.")
+        and name.split(".")[1] not in BELOW[layer] | {layer, "errors"}
     }
     assert offences == set()
 

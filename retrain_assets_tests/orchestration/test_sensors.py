@@ -16,7 +16,6 @@ import pytest
 
 from retrain_assets.domain.features.build import FeatureError
 from retrain_assets.domain.metrics.metrics import MeasureError
-from retrain_assets.domain.model.estimator import SearchError
 from retrain_assets.domain.model.pipeline import TrainingError
 from retrain_assets.orchestration.dagster_internals.ticks import UnsettledError
 from retrain_assets.orchestration.run_requests import (
@@ -190,7 +189,6 @@ def fail(instance: dg.DagsterInstance, error: Exception, **tags: str) -> None:
         (NothingLandedError("gone"), 1, "failed with NothingLandedError, as another would"),
         (TrainingError("one class"), 1, "failed with TrainingError, as another would"),
         (FeatureError("no frame"), 1, "failed with FeatureError, as another would"),
-        (SearchError("no folds"), 1, "failed with SearchError, as another would"),
         (MeasureError("no number"), 1, "failed with MeasureError, as another would"),
         (OwnError("at any depth"), 1, "failed with OwnError, as another would"),
         (ModuleNotFoundError("no package"), 1, "failed with ModuleNotFoundError, as another would"),

@@ -84,7 +84,7 @@ def test_code_of_the_platform_counts_where_it_decides_what_a_model_is(
 
 
 def test_a_docstring_that_is_written_anew_changes_nothing(platform: Path) -> None:
-    before, file = code_digest(model()), platform / "steps" / "rows.py"
+    before, file = code_digest(model()), platform / "steps" / "features" / "rows.py"
     text = file.read_text(encoding="utf-8")
     assert "Features of all rows" in text
     file.write_text(text.replace("Features of all rows", "Other words"), encoding="utf-8")
@@ -94,15 +94,15 @@ def test_a_docstring_that_is_written_anew_changes_nothing(platform: Path) -> Non
 def test_features_of_the_user_and_of_the_platform_in_files_of_one_name_both_count(
     project: Path, platform: Path
 ) -> None:
-    (project / "features.py").write_text(FEATURES, encoding="utf-8")
-    spec = model(features={"python": "features:make"})
+    (project / "build.py").write_text(FEATURES, encoding="utf-8")
+    spec = model(features={"python": "build:make"})
     digests = [code_digest(spec)]
-    add(platform / "domain" / "features.py", "MORE = 1")
+    add(platform / "domain" / "features" / "build.py", "MORE = 1")
     digests.append(code_digest(spec))
-    add(project / "features.py", "MORE = 1")
+    add(project / "build.py", "MORE = 1")
     digests.append(code_digest(spec))
     assert len({*digests}) == 3
-    add(project / "features.py", "# A comment.")
+    add(project / "build.py", "# A comment.")
     assert code_digest(spec) == digests[-1]
 
 

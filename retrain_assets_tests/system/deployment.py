@@ -58,10 +58,10 @@ from pathlib import Path
 import dagster as dg
 
 from retrain_assets.definitions import build_defs
-from retrain_assets.orchestration import requests
-from retrain_assets.stores.tables import Tables
+from retrain_assets.orchestration import run_requests
+from retrain_assets.stores.tables.tables import Tables
 
-requests.WATCHING |= {watching}
+run_requests.WATCHING |= {watching}
 HOLD, replace = Path({hold!r}), Tables.replace
 
 

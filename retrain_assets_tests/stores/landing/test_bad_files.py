@@ -470,7 +470,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.local_files import LocalFiles
+from retrain_assets.stores.landing.local import LocalFiles
 root, spec = Path(sys.argv[1]), DatasetSpec.model_validate_json(sys.argv[2])
 def peak():
     status = Path("/proc/self/status").read_text()

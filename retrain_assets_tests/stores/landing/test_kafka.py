@@ -124,9 +124,9 @@ class Writer:
 CHILD = """
 import json, os, signal, sys
 from pathlib import Path
-from retrain_assets.steps.land import Bounds, land, told_to_stop
-from retrain_assets.stores.kafka import Topic
-from retrain_assets.stores.topic_files import TopicFiles
+from retrain_assets.steps.data.kafka import Bounds, land, told_to_stop
+from retrain_assets.stores.landing.kafka import Topic
+from retrain_assets.stores.landing.topic import TopicFiles
 from retrain_assets_tests.stores.landing.test_topic import dataset
 
 def killed(owner, name, at):
