@@ -68,7 +68,7 @@ def _last_listing(
     try:
         landing, since, listed_at = json.loads(cursor or "")
         recent = 0 <= now_seconds - listed_at < SECONDS_BETWEEN_FULL_LISTINGS
-        if recent and landing == spec.landing and spec.partition.is_key(since):
+        if recent and since and landing == spec.landing and spec.partition.is_key(since):
             return since, listed_at
     except (ValueError, TypeError):
         pass

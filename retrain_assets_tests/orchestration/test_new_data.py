@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from retrain_assets.orchestration import sensors
@@ -281,6 +282,39 @@ def test_what_is_late_and_still_being_written_is_not_forgotten_for_an_hour(
     assert str(sensor.tick()) == f"39 files have landed, all were read; ignored: {said}"
     clock.later(61)
     assert sensor.ranges() == days((3, 3))
+
+
+AT = {"type": "datetime", "required": True}
+KINDS: dict[str, dict[str, Any]] = {
+    "hour": {"partition": {"by": "hour", "column": "at", "start": "2020-01-01T00"}},
+    "day": {"partition": {"by": "day", "column": "day", "start": "2020-01-01"}},
+    "week": {"partition": {"by": "week", "column": "day", "start": "2019-12-30"}},
+    "month": {"partition": {"by": "month", "column": "day", "start": "2020-01"}},
+    "year": {"partition": {"by": "year", "column": "day", "start": "2019"}},
+    "numbers": {"partition": {"by": "value", "column": "id", "start": "000", "end": "119"}},
+    "values": {"partition": {"by": "value", "column": "plan", "values": ["basic", "plus", "pro"]}},
+    "none": {"partition": {"by": "none"}},
+}
+
+
+@pytest.mark.parametrize("by", KINDS)
+def test_each_tick_takes_the_cursor_of_the_one_before_for_every_kind_of_partition(
+    by: str, world: World
+) -> None:
+    columns = DATASET["columns"] | {"at": AT}
+    partitioned = changed(world, landing="customers/*.csv", columns=columns, **KINDS[by])
+    sensor, folder = Sensor(partitioned), world.root / "landing" / "customers"
+    folder.mkdir(parents=True)
+    for number in (3, 4):
+        rows = customers(number).with_columns(at=pl.lit(f"{key(number)}T07:00:00Z"))
+        rows.write_csv(folder / f"{number}.csv")
+        (request,) = sensor.tick()
+        partitioned.definitions.resolve_job_def("customers_ingest").execute_in_process(
+            instance=world.instance,
+            tags=request.tags,  # type: ignore[union-attr]
+        )
+        assert "all were read" in str(sensor.tick())
+        assert "all were read" in str(sensor.tick())
 
 
 @pytest.mark.parametrize(

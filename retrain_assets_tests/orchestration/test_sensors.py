@@ -34,16 +34,24 @@ from retrain_assets_tests.world import DATASET, World, customers, key, new_world
 
 
 def tick(world: World, name: str) -> list[dg.RunRequest] | str | None:
-    """What a sensor asks for, or why it does not."""
+    """Return what a sensor asks for, or why it does not; a second tick with its cursor agrees."""
     repository = world.definitions.get_repository_def()
-    context = dg.build_sensor_context(
-        instance=world.instance,
-        repository_def=repository,
-        sensor_name=name,
-        resources=repository.get_top_level_resources(),
-    )
-    outcome = repository.get_sensor_def(name).evaluate_tick(context)
-    return outcome.run_requests or outcome.skip_message
+
+    def outcome(cursor: str | None = None) -> Any:
+        context = dg.build_sensor_context(
+            instance=world.instance,
+            repository_def=repository,
+            sensor_name=name,
+            resources=repository.get_top_level_resources(),
+            cursor=cursor,
+        )
+        return repository.get_sensor_def(name).evaluate_tick(context)
+
+    first = outcome()
+    second = outcome(first.cursor)
+    keys = [[request.run_key for request in tick.run_requests or ()] for tick in (first, second)]
+    assert keys[0] == keys[1]
+    return first.run_requests or first.skip_message
 
 
 @pytest.fixture

@@ -72,6 +72,7 @@ class InProcessDaemon:
             ),
             key=_downstream_last,
         )
+        self.cursors: dict[str, str | None] = {}
 
     def settle(self) -> Iterator[Executed]:
         """Tick all sensors, round after round, executing each run as it is asked for.
@@ -114,8 +115,11 @@ class InProcessDaemon:
             repository_def=self.repository,
             sensor_name=sensor.name,
             resources=self.repository.get_top_level_resources(),
+            cursor=self.cursors.get(sensor.name),
         )
-        for asked in sensor.evaluate_tick(context).run_requests or []:
+        outcome = sensor.evaluate_tick(context)
+        self.cursors[sensor.name] = outcome.cursor
+        for asked in outcome.run_requests or []:
             job = asked.job_name or sensor.job_name or ""
             tags = {SENSOR_NAME_TAG: sensor.name, RUN_KEY_TAG: asked.run_key or ""}
             run_id = self.execute(job, {**asked.tags, **tags}, asked.run_config)
