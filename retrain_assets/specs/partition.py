@@ -137,10 +137,11 @@ class PartitionSpec(Spec):
         if self.end is not None:
             following = self.period.following(self.end)
             end = datetime.strptime(following, self.period.key_format)  # noqa: DTZ007 as above
+        last = end - timedelta(microseconds=1)
         if is_timed:
             zone = ZoneInfo(self.timezone)
-            return {"ge": begin.replace(tzinfo=zone), "lt": end.replace(tzinfo=zone)}
-        return {"ge": begin.date(), "lt": end.date()}
+            return {"ge": begin.replace(tzinfo=zone), "le": last.replace(tzinfo=zone)}
+        return {"ge": begin.date(), "le": last.date()}
 
     @field_validator("timezone")
     @classmethod

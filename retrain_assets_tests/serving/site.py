@@ -50,6 +50,8 @@ COLUMNS: dict[str, Any] = {
     "plan": {"type": "category", "required": True},
     "left": {"type": "int", "min": 0, "max": 1, "known": "later"},
 }
+# Files have local times, while requests may also have times with an offset.
+READ = DATASET["read"] | {"date_format": {"at": "%Y-%m-%dT%H:%M:%S"}}
 PLANS: dict[str, Any] = {
     "name": "plans",
     "landing": "plans/plans.csv",
@@ -124,7 +126,7 @@ class Site:
         lookups = {found["name"]: DatasetSpec.model_validate(found) for found in (PLANS, USAGE)}
         spec = ModelSpec.model_validate(SERVED | self.changes)
         wanted = {name: lookups[name] for name in spec.lookups}
-        dataset = DatasetSpec.model_validate(DATASET | {"columns": COLUMNS})
+        dataset = DatasetSpec.model_validate(DATASET | {"columns": COLUMNS, "read": READ})
         return Model(spec, dataset, wanted)
 
     @property

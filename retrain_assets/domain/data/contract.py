@@ -282,8 +282,8 @@ def slices(file: RawT, spec: DatasetSpec) -> list[RawT]:
     unplaced = replace(file, partition=f"{UNPLACED}{file.path}")
     if file.refusal is not None or unreadable(file, spec) is not None:
         return [unplaced]
-    keys = partition_keys(file, spec)
-    parts = file.rows.with_columns(keys.alias(_KEY)).partition_by(
+    keys = partition_keys(typed([file], spec), spec)
+    parts = file.rows.with_columns(keys).partition_by(
         _KEY, maintain_order=True, include_key=False, as_dict=True
     )
     rest = parts.pop((None,), file.rows.clear())
@@ -296,12 +296,12 @@ def slices(file: RawT, spec: DatasetSpec) -> list[RawT]:
     return [*placed, replace(unplaced, rows=rest)]
 
 
-def partition_keys(file: RawRows, spec: DatasetSpec) -> pl.Series:
-    """Return the partition of each raw row; null where the dataset has no such partition."""
+def partition_keys(rows: pl.DataFrame, spec: DatasetSpec) -> pl.Series:
+    """Return the partition of each typed row; null where the dataset has no such partition."""
     key = partition_of(spec.partition, spec.partition.column or "")
-    keys = typed([file], spec).select(key.alias(_KEY))
-    valid = [key for key in keys[_KEY].unique().drop_nulls() if spec.partition.is_key(key)]
-    return keys.select(pl.when(pl.col(_KEY).is_in(valid)).then(pl.col(_KEY)))[_KEY]
+    keys = rows.select(key.alias(_KEY))[_KEY]
+    valid = [key for key in keys.unique().drop_nulls() if spec.partition.is_key(key)]
+    return keys.set(~keys.is_in(valid), None)
 
 
 def _digest(rows: pl.DataFrame) -> str:

@@ -30,6 +30,11 @@ NOT_NULL, BETWEEN = "expect_column_values_to_not_be_null", "expect_column_values
 IN_SET = "expect_column_values_to_be_in_set"
 UNIQUE = "expect_compound_columns_to_be_unique"
 
+_TIGHTER: dict[str, Callable[[Any, Any], Any]] = {
+    "le": min,
+    "enum": lambda first, second: [value for value in first if value in second],
+}
+
 STORED: dict[ColumnType, Type] = {
     "int": pl.Int64,
     "float": pl.Float64,
@@ -147,7 +152,7 @@ def _outlier(spec: DatasetSpec) -> Iterator[Rule]:
 def _partition(spec: DatasetSpec) -> Iterator[Rule]:
     """Refuse a row of another partition than its file, or of none."""
     name = spec.partition.column
-    if name is not None:
+    if name in spec.columns:
         present = _present(name)
         foreign = partition_of(spec.partition, name) != pl.col(PARTITION)
         pair = {"column_A": PARTITION, "column_B": OWN_PARTITION}
@@ -196,6 +201,17 @@ RULES: dict[str, Callable[[DatasetSpec], Iterator[Rule]]] = {
 def contract_rules(spec: DatasetSpec) -> list[tuple[str, Rule]]:
     """Return all rules of a dataset with their names."""
     return [(name, rule) for name, rules in RULES.items() for rule in rules(spec)]
+
+
+def column_limits(spec: DatasetSpec) -> dict[str, dict[str, Any]]:
+    """Return the limits of all rules on single values, by column."""
+    merged: dict[str, dict[str, Any]] = {name: {} for name in spec.columns}
+    for _, rule in contract_rules(spec):
+        for key, limit in (rule.limits or {}).items():
+            column = merged[rule.columns[0]]
+            if limit is not None:
+                column[key] = _TIGHTER.get(key, max)(column.get(key, limit), limit)
+    return merged
 
 
 def shared_keys(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:

@@ -1,19 +1,22 @@
-"""What a request may hold: raw rows of a dataset as they land, by its contract.
+"""The rows that a request may hold: raw rows of a dataset, by the contract that landing applies.
 
-The types are pydantic's, so that what is checked and what OpenAPI shows are one thing. What landing
-would quarantine is refused; a text outside `allowed` is not, since a model takes it for one that it
-has never seen, and says so. Not here: features, and the transport.
+The rules are those of `domain.data.rules`, as limits on single values, so that serving refuses what
+landing quarantines and takes what landing takes. The types are pydantic's, so that OpenAPI shows
+what is checked. Not here: features, derived columns, and the transport.
 """
 
 import json
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
 
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     FailFast,
     Field,
@@ -25,34 +28,40 @@ from pydantic import (
 from pydantic_core import core_schema, to_json
 from typing_extensions import TypedDict
 
-from retrain_assets.domain.data.patterns import full_match
-from retrain_assets.domain.data.rules import STORED
-from retrain_assets.specs.dataset import ColumnSpec, DatasetSpec
+from retrain_assets.domain.data.rules import STORED, column_limits
+from retrain_assets.domain.data.values import (
+    ISO,
+    is_local,
+    misfit,
+    null_words,
+    text_reader,
+    time_reader,
+)
+from retrain_assets.specs.dataset import DatasetSpec
 
 Row = dict[str, Any]
 Sent = list[Row] | pl.DataFrame
-_INT64 = 2**63
-_NOT_JSON = "json_invalid"
+MANY = 64  # from this number of rows on, a request is handled as a frame
 _SHOWN = 20
-MANY = 64  # rows that are a frame from here on
-_TYPED_DICT: Any = TypedDict  # made of names that are known when the service starts
-# A time is written as ISO 8601 and not as seconds, which pydantic would take too.
-_ISO = core_schema.custom_error_schema(
-    core_schema.str_schema(pattern="(?s).-", strict=True),
-    "not_iso",
-    custom_error_message="Value error, Input should be ISO 8601, such as 2013-01-31 or "
-    "2013-01-31T12:00:00Z",
-)
+_NOT_JSON, _NOT_ISO = "json_invalid", "it should be ISO 8601: 2013-01-31 or 2013-01-31T12:00:00Z"
+_RANGES: dict[str, tuple[Any, Any]] = {
+    "int": (-(2**63), 2**63 - 1),
+    "float": (-math.inf, math.inf),
+    "bool": (0, 1),
+    "date": (date.min, date.max),
+    "datetime": (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)),
+}
+_TYPED_DICT: Any = TypedDict  # called with names that are known when the service starts
 
 
 class RequestError(Exception):
-    """A request that cannot be answered.
+    """A request that is refused.
 
     Args:
-        status: Of HTTP.
-        code: What it is, for programs.
-        message: What was wrong and what would do.
-        faults: Where in the rows, as `{"row", "column", "message"}`.
+        status: Status of HTTP.
+        code: Name of the error, for programs.
+        message: What is wrong and how to correct it.
+        faults: Faults in the rows, as `{"row", "column", "message"}`.
     """
 
     def __init__(
@@ -63,143 +72,204 @@ class RequestError(Exception):
         self.faults = faults or []
 
     def body(self) -> dict[str, Any]:
-        """The error as it is answered."""
-        found: dict[str, Any] = {"code": self.code, "message": self.message}
-        return {"error": found | ({"rows": self.faults} if self.faults else {})}
-
-
-def _typed(name: str, fields: dict[str, Any]) -> Any:
-    """A dict with just these keys."""
-    made = _TYPED_DICT(name, fields)
-    made.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
-    return made
-
-
-def _bodies(types: dict[str, Any]) -> TypeAdapter[dict[str, list[Row]]]:
-    several: Any = list[_typed("Row", types)]  # type: ignore[misc]
-    # The first row that is wrong tells enough.
-    return TypeAdapter(_typed("Body", {"rows": Annotated[several, FailFast()]}))
+        """Return the body of the answer."""
+        error: dict[str, Any] = {"code": self.code, "message": self.message}
+        return {"error": error | ({"rows": self.faults} if self.faults else {})}
 
 
 class Contract:
     """Rows of a dataset in a request: every column that is known before the prediction.
 
     Args:
-        dataset: Whose rows are predicted.
+        dataset: The dataset whose rows are predicted.
         most: How many rows a request may hold.
     """
 
     def __init__(self, dataset: DatasetSpec, most: int) -> None:
-        self.dataset, self._zone = dataset, ZoneInfo(dataset.partition.timezone)
-        self.columns = {
-            name: column
-            for name, column in dataset.file_columns.items()
-            if column.known == "before"
-        }
-        required = {name: self.is_required(name) for name in self.columns}
-        types = {
-            name: _type(found, required=required[name]) for name, found in self.columns.items()
-        }
-        self.most = most
-        self._timed = [name for name, found in self.columns.items() if found.type == "datetime"]
-        unquoted = ("int", "float", "bool")
-        self._quoted = [name for name, found in self.columns.items() if found.type not in unquoted]
-        schema = {name: STORED[found.type] for name, found in self.columns.items()}
-        self._arrow = pl.DataFrame(schema=schema).to_arrow().schema
+        self.dataset, self.most, self._limits = dataset, most, column_limits(dataset)
+        self.columns = {n: c for n, c in dataset.file_columns.items() if c.known == "before"}
+        self._schema = pl.Schema({name: STORED[c.type] for name, c in self.columns.items()})
+        self._arrow = pl.DataFrame(schema=self._schema).to_arrow().schema
+        types = {name: self._nullable(name, self._type(name)) for name in self.columns}
         self._row: TypeAdapter[Row] = TypeAdapter(_typed("Row", types))
         self._body = _bodies(types)
-        # Of many rows the texts of times are read once each.
+        # Of many rows, each distinct text is read once.
         self._texts: dict[str, TypeAdapter[list[Any]]] = {
             name: TypeAdapter(list[types[name]])  # type: ignore[valid-type]
-            for name, found in self.columns.items()
-            if found.type in ("date", "datetime")
+            for name, column in self.columns.items()
+            if column.type not in ("int", "float", "bool")
         }
-        texts = {name: str if required[name] else str | None for name in self._texts}
+        texts = {name: self._nullable(name, str) for name in self._texts}
         self._light = _bodies(types | texts)
 
-    def is_required(self, name: str) -> bool:
-        """Whether a column must have a value."""
-        must = {*self.dataset.key, self.dataset.partition.column}
-        return self.columns[name].required or name in must
-
     def schema(self) -> dict[str, Any]:
-        """One row as JSON schema."""
+        """Return one row as JSON schema."""
         return self._row.json_schema()
 
     def read(self, content: bytes) -> Sent:
-        """The rows of `{"rows": [{…}, …]}`; many of them as a frame.
+        """Read the rows of `{"rows": [{…}, …]}`; many of them as a frame.
 
         Raises:
-            RequestError: It is not JSON, a key is given twice, or a row breaks the contract.
+            RequestError: It is not JSON, a key occurs twice, or a row breaks the contract.
         """
         frame = self._frame(content) if content.count(b"{") > MANY else None
         rows: Sent = self._few(content) if frame is None else frame
         count_rows(len(rows), self.most)
-        quoted = len(rows) * (len(self.columns) + len(self._quoted))
-        quoted -= sum(
-            [row[name] for row in rows].count(None)
-            if isinstance(rows, list)
-            else rows[name].null_count()
-            for name in self._quoted
-        )
-        if b"\\" in content or content.count(b'"') != 2 * (1 + quoted):
-            unique_keys(content)  # there are more texts than keys and values, or none can be told
+        if isinstance(rows, list):
+            nulls = [row[name] for row in rows for name in self._texts].count(None)
+        else:
+            nulls = sum(rows[name].null_count() for name in self._texts)
+        texts = 1 + len(rows) * (len(self.columns) + len(self._texts)) - nulls
+        if b"\\" in content or content.count(b'"') != 2 * texts:
+            unique_keys(content)  # there are more texts than keys and values, or it is unclear
         return rows
+
+    def check(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return a frame of raw rows as their types.
+
+        Raises:
+            RequestError: The columns are not those of the dataset, or a row breaks the contract.
+        """
+        count_rows(frame.height, self.most)
+        if different := set(frame.columns) ^ set(self.columns):
+            raise invalid(f"columns missing or not of the dataset: {', '.join(sorted(different))}")
+        frame = frame.select(*self.columns)
+        if all(map(self._is_sound, frame)):
+            return frame
+        if (
+            reason := misfit(frame.drop(cs.datetime(time_zone=None)).schema, self.dataset)
+        ) is not None:
+            raise invalid(reason)
+        times = map(self._as_text, frame.select(cs.date() | cs.datetime()))
+        rows = frame.with_columns(*times, cs.decimal().cast(pl.Float64)).to_dicts()
+        content = to_json({"rows": rows}, inf_nan_mode="constants")
+        return pl.DataFrame(self._few(content), self._schema)
 
     def _few(self, content: bytes) -> list[Row]:
         try:
-            return self._in_utc(self._body.validate_json(content)["rows"])
+            return self._body.validate_json(content)["rows"]
         except ValidationError as error:
             raise refusal(error, 1) from None
 
     def _frame(self, content: bytes) -> pl.DataFrame | None:
-        """The rows of a body as a frame; None where something is wrong, which `_few` then tells."""
+        """Read many rows as a frame; None where one is wrong, which `_few` then reports."""
         try:
             rows = self._light.validate_json(content)["rows"]
             columns = zip(*(row.values() for row in rows), strict=True)
-            series = [self._series(*each) for each in zip(self._arrow, columns, strict=True)]
+            return pl.DataFrame([*map(self._series, self._arrow, columns)])
         except (ValueError, OverflowError):
             return None
-        return pl.DataFrame(series)
 
     def _series(self, field: pa.Field, values: Sequence[Any]) -> pl.Series:
         if field.name not in self._texts:
             return pl.Series(field.name, pa.array(values, field.type))
         places = {text: place for place, text in enumerate(dict.fromkeys(values))}
-        read = self._texts[field.name].validate_json(to_json([*places]))
-        if field.name in self._timed:
-            read = [self._utc(at) for at in read]
-        known = pl.Series(field.name, pa.array(read, field.type))
-        return known[pl.Series([places[text] for text in values], dtype=pl.UInt32)]
+        distinct = self._texts[field.name].validate_json(to_json([*places]))
+        series = pl.Series(field.name, pa.array(distinct, field.type))
+        return series[pl.Series([places[text] for text in values], dtype=pl.UInt32)]
 
-    def _utc(self, at: datetime | None) -> datetime | None:
-        """A time without offset is local to the dataset's time zone, as in its files."""
-        return at and self._zoned(at).astimezone(UTC)
+    def _as_text(self, values: pl.Series) -> pl.Series:
+        """Write times as JSON has them; one without a single meaning as `?`, which is refused."""
+        times = values.set(~values.dt.year().is_between(1, 9999).fill_null(value=False), None)
+        is_naive = getattr(values.dtype, "time_zone", "UTC") is None
+        if is_naive and is_local(self.dataset.read.date_format.get(values.name)):
+            zone = self.dataset.partition.timezone
+            times = times.dt.replace_time_zone(zone, ambiguous="null", non_existent="null")
+        texts = times.dt.to_string("iso:strict")
+        return texts.set(texts.is_null() & values.is_not_null(), "?")
 
-    def _in_utc(self, rows: list[Row]) -> list[Row]:
-        for name in self._timed:
-            for place, row in enumerate(rows):
-                try:
-                    row[name] = self._utc(row[name])
-                except (OverflowError, ValueError) as error:
-                    said = f"Value error, {error}"
-                    if isinstance(error, OverflowError):
-                        said = "Value error, Input should be a year from 1 to 9999"
-                    raise refused([{"row": place, "column": name, "message": said}]) from None
-        return rows
+    def _is_sound(self, values: pl.Series) -> bool:
+        """Return whether a column is surely sound, which takes microseconds."""
+        name, kind = values.name, values.dtype
+        is_null = "required" in self._limits[name] and values.null_count() > 0
+        if kind != self._schema[name] or is_null:
+            return False
+        if kind == pl.String:
+            texts = values.unique().to_list()
+            try:
+                return self._texts[name].validate_python(texts) == texts
+            except ValidationError:
+                return False
+        bounds: list[Any] = list(self._range(name))
+        if kind.is_temporal():
+            values, bounds = values.cast(pl.Int64), [*pl.Series(bounds, dtype=kind).cast(pl.Int64)]
+        ends: list[Any] = [values.min(), values.max()]
+        return ends[0] is None or (
+            math.isfinite(values.sum()) and bounds[0] <= ends[0] and ends[1] <= bounds[1]
+        )
 
-    def _zoned(self, at: datetime) -> datetime:
-        """A time with its offset; a local hour that a clock skips or repeats has none."""
-        if at.tzinfo:
-            return at
-        local = at.replace(tzinfo=self._zone)
-        if local.utcoffset() != local.replace(fold=1).utcoffset():
-            raise ValueError(f"clocks in {self._zone} skip or repeat that hour: give its offset")
-        return local
+    def _range(self, name: str) -> tuple[Any, Any]:
+        low, high = _RANGES[self.columns[name].type]
+        return self._limits[name].get("ge", low), self._limits[name].get("le", high)
+
+    def _type(self, name: str) -> Any:
+        """Return the type of a column in JSON, with the limits of its rules."""
+        kind, limits = self.columns[name].type, self._limits[name]
+        if kind in ("category", "text"):
+            words = "".join(f"|^{re.escape(word)}$" for word in null_words(self.dataset))
+            pattern = Field(pattern=limits["pattern"] + words if "pattern" in limits else None)
+            read = AfterValidator(text_reader(name, self.dataset, limits))
+            shown = {key: limits[key] for key in ("enum", "pattern") if key in limits}
+            return Annotated[str, pattern, read, WithJsonSchema({"type": "string"} | shown)]
+        low, high = self._range(name)
+        if kind in ("date", "datetime"):
+            return _time(ISO[kind], low, high, time_reader(name, self.dataset, limits))
+        if kind == "int":
+            return Annotated[int, Field(ge=low, le=high)]
+        bounds = {key: limits[key] for key in ("ge", "le") if key in limits}
+        return Annotated[float, Field(allow_inf_nan=False, **bounds)] if kind == "float" else bool
+
+    def _nullable(self, name: str, kind: Any) -> Any:
+        return kind if "required" in self._limits[name] else kind | None
+
+
+def _typed(name: str, fields: dict[str, Any]) -> Any:
+    """Make a dict with just these keys."""
+    typed = _TYPED_DICT(name, fields)
+    typed.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    return typed
+
+
+def _bodies(types: dict[str, Any]) -> TypeAdapter[dict[str, list[Row]]]:
+    rows: Any = list[_typed("Row", types)]  # type: ignore[misc]
+    # The first wrong row says enough.
+    return TypeAdapter(_typed("Body", {"rows": Annotated[rows, FailFast()]}))
+
+
+def _time(form: str, low: Any, high: Any, other: Callable[[str], Any]) -> Any:
+    """Return the type of times: ISO 8601, read without Python code, or as the files have them."""
+    iso = core_schema.custom_error_schema(
+        core_schema.str_schema(strict=True, pattern=f"^{form}$"),
+        "not_iso",
+        custom_error_message=_NOT_ISO,
+    )
+    read: core_schema.CoreSchema = core_schema.date_schema(strict=False, ge=low, le=high)
+    if is_timed := isinstance(low, datetime):
+        read = core_schema.datetime_schema(strict=False, ge=low, le=high)
+        read = core_schema.no_info_after_validator_function(_in_utc, read)
+    text = core_schema.str_schema(strict=True)
+    as_in_files = core_schema.no_info_after_validator_function(other, text)
+    either = core_schema.union_schema(
+        [core_schema.chain_schema([iso, read]), as_in_files], mode="left_to_right"
+    )
+    shown = WithJsonSchema({"type": "string", "format": "date-time" if is_timed else "date"})
+    return Annotated[date, GetPydanticSchema(lambda *_: either), shown]
+
+
+def _in_utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the year in UTC should be 1 to 9999") from None
+
+
+def invalid(message: str, faults: list[dict[str, Any]] | None = None) -> RequestError:
+    """Return the answer to rows that break the contract."""
+    return RequestError(422, "invalid_rows", message, faults)
 
 
 def count_rows(count: int, most: int) -> None:
-    """Refuse no rows and too many.
+    """Refuse a request without rows or with too many.
 
     Raises:
         RequestError: 422 or 413.
@@ -211,77 +281,50 @@ def count_rows(count: int, most: int) -> None:
 
 
 def refusal(error: ValidationError, depth: int) -> RequestError:
-    """What to answer to a body that pydantic refused; values are not repeated.
+    """Return the answer to a body that pydantic refused; values are not repeated.
 
     Args:
-        error: What it said.
-        depth: At which place of a location the number of the row stands.
+        error: The error of pydantic.
+        depth: The position of the row number within a location.
     """
-    found = error.errors(include_url=False, include_input=False, include_context=False)
-    if found[0]["type"] == _NOT_JSON:
-        return RequestError(400, "not_json", found[0]["msg"])
-    faults = []
-    for fault in found[:_SHOWN]:
-        row, *column = fault["loc"][depth:] or (None,)
-        where = {"row": row, "column": ".".join(map(str, column)) or None}
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    if errors[0]["type"] == _NOT_JSON:
+        return RequestError(400, "not_json", errors[0]["msg"])
+    faults: dict[tuple[Any, str | None], str] = {}
+    for fault in errors[:_SHOWN]:
+        row, *column = fault["loc"][depth : depth + 2] or (None,)
         if not isinstance(row, int):
-            where = {"row": None, "column": ".".join(map(str, fault["loc"])) or None}
-        faults.append({**where, "message": fault["msg"]})
-    return refused(faults)
+            row, column = None, [*fault["loc"]]
+        # Of a value that may be written in two ways, the first error is the one to report.
+        faults.setdefault((row, ".".join(map(str, column)) or None), fault["msg"])
+    return refused([{"row": r, "column": c, "message": m} for (r, c), m in faults.items()])
 
 
 def refused(faults: list[dict[str, Any]]) -> RequestError:
-    """What to answer to rows with faults, each as `{"row", "column", "message"}`."""
+    """Return the answer to rows with faults, each as `{"row", "column", "message"}`."""
     first = faults[0]
     place = "" if first["row"] is None else f"row {first['row']} (counted from 0): "
     message = f"{place}{first['column'] or 'body'}: {first['message']}"
-    return RequestError(422, "invalid_rows", message, faults)
+    return invalid(message, faults)
 
 
 def unique_keys(content: bytes) -> Any:
-    """JSON in which no object has a key twice: which value is meant could not be told.
+    """Read JSON and refuse a key that occurs twice in an object, as its value is ambiguous.
 
     Raises:
-        RequestError: It has one, or is not JSON.
+        RequestError: A key occurs twice, or it is not JSON.
     """
     try:
         return json.loads(content, object_pairs_hook=_object)
     except RequestError:
         raise
     except (ValueError, RecursionError) as error:
-        said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise RequestError(400, "not_json", f"the body is not JSON: {said}") from None
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RequestError(400, "not_json", f"the body is not JSON: {reason}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Row:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
         raise RequestError(400, "key_twice", "an object has a key twice: give each once")
-    return found
-
-
-def _type(column: ColumnSpec, *, required: bool) -> Any:
-    bounds: dict[str, Any] = {"ge": column.min, "le": column.max}
-    kinds: dict[str, Any] = {
-        "int": Annotated[int, Field(**_whole(bounds))],
-        "float": Annotated[float, Field(allow_inf_nan=False, **bounds)],
-        "bool": bool,
-        "date": _iso(date, core_schema.date_schema(strict=False), "date"),
-        "datetime": _iso(datetime, core_schema.datetime_schema(strict=False), "date-time"),
-    }
-    # Anchors that OpenAPI's regular expressions know too.
-    pattern = column.pattern and full_match(column.pattern, begin="^", end="$")
-    kind = kinds.get(column.type, Annotated[str, Field(pattern=pattern)])
-    return kind if required else kind | None
-
-
-def _whole(bounds: dict[str, Any]) -> dict[str, Any]:
-    low, high = bounds["ge"], bounds["le"]
-    return {"ge": -_INT64 if low is None else low, "le": _INT64 - 1 if high is None else high}
-
-
-def _iso(kind: type[date], read: core_schema.CoreSchema, name: str) -> Any:
-    """A text that is read as a time, without Python code for each value."""
-    steps = core_schema.chain_schema([_ISO, read])
-    shown = WithJsonSchema({"type": "string", "format": name})
-    return Annotated[kind, GetPydanticSchema(lambda *_: steps), shown]
+    return row

@@ -11,11 +11,20 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from retrain_assets.domain.data.rules import BROKEN, LINE, PARTITION, STORED, partition_of
-from retrain_assets.domain.data.values import derive
+from retrain_assets.domain.data.contract import partition_keys
+from retrain_assets.domain.data.rules import (
+    BROKEN,
+    LINE,
+    PARTITION,
+    STORED,
+    contract_rules,
+    partition_of,
+)
+from retrain_assets.domain.data.values import derive, sources
 from retrain_assets.domain.features.build import join_lookups, row_features
 from retrain_assets.serving.scoring.quick_features import Quick
-from retrain_assets.serving.scoring.request import Row
+from retrain_assets.serving.scoring.request import Row, refused
+from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.features.rows import Rows
 from retrain_assets.steps.state import ModelState
 
@@ -59,6 +68,12 @@ class RowMaker:
             for name, column in columns
             if column.known == "before" and column.expression is None
         }
+        derived = _derived_before(state.dataset)
+        self._derived_rules = [
+            (name, rule)
+            for name, rule in contract_rules(state.dataset)
+            if rule.limits is not None and derived.issuperset(rule.columns)
+        ]
         self._past: dict[tuple[int | None, str], pl.DataFrame] = {}
 
     def features(self, rows: Sequence[Row] | pl.DataFrame) -> pl.DataFrame:
@@ -121,9 +136,22 @@ class RowMaker:
             missing = [found for found in later if found.meta.output_name() not in frame.columns]
             broken = pl.lit(None, pl.String).alias(BROKEN)
             found = derive(frame.with_row_index(LINE, 1).with_columns(broken, *missing), dataset)
+            self._check_derived(found)
             frame = found.select(n for n, c in dataset.columns.items() if c.known == "before")
         key = partition_of(dataset.partition, dataset.partition.column or "")
         return frame.select(key.alias(PARTITION), pl.all())
+
+    def _check_derived(self, rows: pl.DataFrame) -> None:
+        """Refuse rows whose derived columns break a rule, as landing would quarantine them."""
+        dataset = self.state.dataset
+        if dataset.partition.column is not None:
+            key = partition_keys(rows, dataset).fill_null("").alias(PARTITION)
+            rows = rows.with_columns(key)
+        for name, rule in self._derived_rules:
+            broken = rows.select(rule.fails.fill_null(False)).to_series().arg_true()
+            if len(broken):
+                message = f"its value breaks the rule {name!r} of the contract"
+                raise refused([{"row": broken[0], "column": rule.column, "message": message}])
 
     def _before(self, key: str) -> pl.DataFrame | None:
         """What rows of a partition look back on; read again when the dataset changes."""
@@ -132,3 +160,12 @@ class RowMaker:
             history = Rows(self.state).history([key])
             self._past = {at: history.before(key)} if history else {}
         return self._past.get(at)
+
+
+def _derived_before(dataset: DatasetSpec) -> set[str]:
+    """Return the columns that are derived from what is known before the prediction alone."""
+    names = {LINE}
+    for name, column in (dataset.file_columns | dataset.columns).items():
+        if column.known == "before" and names.issuperset(sources(column)):
+            names.add(name)
+    return names - dataset.file_columns.keys()

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from retrain_assets.domain.data.contract import UNPLACED, partition_keys, slices
+from retrain_assets.domain.data.row_checks import typed
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.windows import batched
 from retrain_assets.specs.base import duration
@@ -155,7 +156,8 @@ class Intake:
         spec = narrow if narrow.file_columns else self.spec
         source = self.storage.source(spec)
         read = [raw for file in files if (raw := source.read(file)).refusal is None]
-        return {key for raw in read for key in partition_keys(raw, spec).drop_nulls()}
+        typed_rows = (typed([raw], spec) for raw in read)
+        return {key for rows in typed_rows for key in partition_keys(rows, spec).drop_nulls()}
 
     def batches(self, asked: set[str]) -> Iterator[Batch]:
         """Read what holds the partitions asked for, all of their files.

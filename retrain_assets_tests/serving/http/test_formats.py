@@ -21,7 +21,7 @@ from retrain_assets.serving.http.formats import ARROW, read_arrow
 from retrain_assets.serving.scoring.request import Contract, RequestError
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets_tests.serving.http.test_predict import JSON, as_json, raw_rows
-from retrain_assets_tests.serving.site import COLUMNS, ROW, Site, post
+from retrain_assets_tests.serving.site import COLUMNS, READ, ROW, Site, post
 from retrain_assets_tests.world import DATASET
 
 
@@ -245,7 +245,7 @@ NEW_YORK = {"by": "day", "column": "day", "timezone": "America/New_York", "start
 def test_a_local_hour_that_is_none_or_two_is_refused_as_it_is_in_files(
     local: str, utc: str | None
 ) -> None:
-    dataset = DATASET | {"columns": COLUMNS, "partition": NEW_YORK}
+    dataset = DATASET | {"columns": COLUMNS, "partition": NEW_YORK, "read": READ}
     contract = Contract(DatasetSpec.model_validate(dataset), 100)
     row = ROW | {"at": local}
     body, days = to_json({"rows": [row]}), pl.col("day").str.to_date()
