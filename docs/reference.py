@@ -6,7 +6,7 @@ Run it as `python docs/reference.py`.
 from pathlib import Path
 from typing import Any
 
-from retrain_assets.orchestration.checks import WHEN_RED
+from retrain_assets.orchestration.checks import CHECK_HELP
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 
@@ -33,7 +33,7 @@ def reference() -> str:
 def operations(page: str) -> str:
     """Return the page about operations, with the present texts of the checks."""
     before, rest = page.split(START)
-    rows = [f"| `{name}` | {text} |" for name, text in sorted(WHEN_RED.items())]
+    rows = [f"| `{name}` | {text} |" for name, text in sorted(CHECK_HELP.items())]
     table = "\n".join(["| check | what to do |", "|---|---|", *rows])
     return f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}"
 

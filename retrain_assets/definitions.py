@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
-from dagster_shared.utils.config import discover_config_file, load_toml_as_dict
 
 from retrain_assets.components.landed_dataset import LandedDataset
 from retrain_assets.components.retrained_model import RetrainedModel
 from retrain_assets.components.spec_component import check_head
 from retrain_assets.orchestration.assets.monitoring import Model
+from retrain_assets.orchestration.dagster_internals import discover_config_file, load_toml_as_dict
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.yaml import load_strictly
 

@@ -120,6 +120,17 @@ def test_loading_the_definitions_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]", done.stderr[-2000:]
 
 
+def test_only_one_folder_reaches_into_dagsters_internals() -> None:
+    offences = {
+        (module_name(path), name)
+        for path in sources()
+        for name in imported(path)
+        if name.startswith(("dagster._", "dagster_shared"))
+        and "dagster_internals" not in path.parts
+    }
+    assert offences == set()
+
+
 def test_files_stay_short() -> None:
     counts = {module_name(path): len(path.read_text("utf-8").splitlines()) for path in sources()}
     assert len(counts) == len(sources())

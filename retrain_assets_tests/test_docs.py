@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from retrain_assets.cli import main
 from retrain_assets.definitions import build_defs
-from retrain_assets.orchestration.checks import WHEN_RED
+from retrain_assets.orchestration.checks import CHECK_HELP
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.specs.yaml import load_strictly
@@ -34,8 +34,8 @@ def test_the_reference_is_made_from_the_specs_and_the_checks() -> None:
 def test_every_check_says_what_to_do_when_it_fails() -> None:
     graph = build_defs().get_repository_def().asset_graph
     specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
-    assert {spec.name for spec in specs} == set(WHEN_RED)
-    assert all(f"When red: {WHEN_RED[spec.name]}" in (spec.description or "") for spec in specs)
+    assert {spec.name for spec in specs} == set(CHECK_HELP)
+    assert all(f"When red: {CHECK_HELP[spec.name]}" in (spec.description or "") for spec in specs)
 
 
 def test_the_readme_lists_every_command_and_no_other() -> None:

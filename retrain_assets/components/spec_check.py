@@ -16,12 +16,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
-from dagster._utils.schedules import is_valid_cron_string
 
 from retrain_assets.domain.data.rules import STORED, dataset_schema
 from retrain_assets.domain.data.spec_check import column_mistakes
 from retrain_assets.domain.drift.permutation_test import supported_rate
 from retrain_assets.domain.features.build import FeatureError, feature_names
+from retrain_assets.orchestration.dagster_internals import is_valid_cron_string
 from retrain_assets.orchestration.partitions import partitions_definition
 from retrain_assets.specs.base import hint
 from retrain_assets.specs.dataset import DatasetSpec

@@ -1,15 +1,13 @@
-"""What to do when a check fails: shown with the check, and in docs/operations.md.
+"""Asset checks as Dagster shows them, and the help of each check for when it fails.
 
-Asset checks as Dagster shows them: a proposition, whether it holds, and a table of where not.
-
-Not here: what is checked.
+Dagster shows the help with the check, and docs/operations.md lists it. Not here: what is checked.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
-WHEN_RED: dict[str, str] = {
+CHECK_HELP: dict[str, str] = {
     "not_worse_than_before": "With `watch: auto`, the version before is already in production "
     "again. Otherwise run `retrain rollback`, unless the data since the promotion were unusual.",
     "schema_matches": "Look at the file and the row in the table. If the file was cut off or has "
@@ -55,28 +53,27 @@ WHEN_RED: dict[str, str] = {
     "matter, start the retrain job by hand. In any case, the next retraining uses the new data.",
 }
 
-
 MAX_ROWS_SHOWN = 100
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 
 
 def spec(key: dg.AssetKey, name: str, text: str, *, blocking: bool = False) -> dg.AssetCheckSpec:
-    """A check of an asset, which says what to do when it fails."""
-    described = f"{text} When red: {WHEN_RED[name]}"
-    return dg.AssetCheckSpec(name, asset=key, description=described, blocking=blocking)
+    """Return the check of an asset, with its help in the description."""
+    description = f"{text} When red: {CHECK_HELP[name]}"
+    return dg.AssetCheckSpec(name, asset=key, description=description, blocking=blocking)
 
 
 def table(records: Sequence[Mapping[str, object]]) -> dg.TableMetadataValue:
-    """Records as a table in the UI; at most `MAX_ROWS_SHOWN`, every value as text or number."""
-    shown = [
+    """Return at most `MAX_ROWS_SHOWN` records as a table, every value as text or number."""
+    rows = [
         dg.TableRecord({key: _cell(value) for key, value in record.items()})
         for record in records[:MAX_ROWS_SHOWN]
     ]
     columns = [
         dg.TableColumn(name, "float" if isinstance(value, float) else "string")
-        for name, value in (shown[0].data if shown else {}).items()
+        for name, value in (rows[0].data if rows else {}).items()
     ]
-    return dg.MetadataValue.table(shown, schema=dg.TableSchema(columns))
+    return dg.MetadataValue.table(rows, schema=dg.TableSchema(columns))
 
 
 def _cell(value: object) -> int | float | str:
@@ -91,41 +88,39 @@ def result(
     failures: Sequence[Mapping[str, object]],
     *,
     severity: dg.AssetCheckSeverity = ERROR,
-    said: str = "",
+    message: str = "",
     passed: bool | None = None,
 ) -> dg.AssetCheckResult:
-    """The outcome of a check.
+    """Return the result of a check.
 
     Args:
-        name: The proposition, true when it passes.
-        key: The asset it is about.
-        failures: Where it does not hold, one record each; none means it passed.
-        severity: Of a failure.
-        said: One sentence for people.
-        passed: Given where the records are evidence rather than failures.
+        name: Name of the check: a proposition, which is true when the check passes.
+        key: The asset that the check is about.
+        failures: Where the proposition does not hold, one record each.
+        severity: Severity of a failure.
+        message: One sentence for people.
+        passed: Whether the check passes, if the records are evidence rather than failures.
     """
-    holds = not failures if passed is None else passed
     metadata: dict[str, int | dg.TableMetadataValue] = {"records": len(failures)}
     if failures:
         metadata["where"] = table(failures)
     return dg.AssetCheckResult(
-        passed=holds,
+        passed=not failures if passed is None else passed,
         check_name=name,
         asset_key=key,
         severity=severity,
-        description=said or None,
+        description=message or None,
         metadata=metadata,
     )
 
 
 def failures(instance: dg.DagsterInstance, run_id: str) -> Iterator[str]:
-    """What the checks of a run found beyond a warning, a line each with the first case."""
+    """Yield one line with the first case for each check of a run that failed as an error."""
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         event = entry.dagster_event
-        if event is None or (found := event.asset_check_evaluation_data).passed:
-            continue
-        if found.severity == ERROR:
-            where = found.metadata.get("where")
+        check = event.asset_check_evaluation_data if event else None
+        if check and not check.passed and check.severity == ERROR:
+            where = check.metadata.get("where")
             first = where.records[0].data if isinstance(where, dg.TableMetadataValue) else {}
             case = ", ".join(f"{name} {value}" for name, value in first.items())
-            yield f"{found.asset_key.to_user_string()} {found.check_name}: {case}"
+            yield f"{check.asset_key.to_user_string()} {check.check_name}: {case}"

@@ -1,6 +1,4 @@
-"""Jobs by name, for sensors, backfills and the UI: ingest, monitor, retrain, replay.
-
-Jobs that a person starts, from the UI or the command line: approve, roll back, pause and so on.
+"""Jobs by name: what sensors, backfills and people start.
 
 Not here: what the assets and steps do.
 """
@@ -10,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from retrain_assets.orchestration import checks
 from retrain_assets.orchestration.assets.monitoring import Model
+from retrain_assets.orchestration.dagster_internals import AssetJob
 from retrain_assets.orchestration.messages import tell_at_once
 from retrain_assets.orchestration.metadata import DATASET_TAG, MODEL_TAG
 from retrain_assets.orchestration.resources import Channels, StorageResource
@@ -25,67 +23,53 @@ from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.registry.registry import ModelRegistry
 
 WORK = {"retrain/work": "yes"}  # dagster.yaml keeps a run free of these
-MONITORED = ("features", "profile", "predictions", "monitoring")
+FIRST = {"dagster/priority": "10"}  # in the run queue
 CURRENCY = "trained_on_current_data"
-DECIDED = ("candidate_model", "evaluation", "production_model")
 
 
-def ingest_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
-    """`<d>_ingest`: landing files to dataset and quarantine, one run over a range."""
-    return dg.define_asset_job(
-        f"{spec.name}_ingest",
-        selection=dg.AssetSelection.assets([spec.name, "dataset"], [spec.name, "quarantine"]),
-        description=f"Take in what has landed of {spec.name}.",
-        tags={DATASET_TAG: spec.name, **WORK},
-        hooks={tag_permanent_error},
-    )
+def ingest_job(spec: DatasetSpec) -> AssetJob:
+    """Return `<d>_ingest`: landing files to dataset and quarantine, one run over a range."""
+    selection = dg.AssetSelection.assets([spec.name, "dataset"], [spec.name, "quarantine"])
+    text = f"Take in what has landed of {spec.name}."
+    return _job(f"{spec.name}_ingest", selection, text, {DATASET_TAG: spec.name})
 
 
-def monitor_job(model: Model) -> UnresolvedAssetJobDefinition:
-    """`<m>_monitor`: features to monitoring, one run over a range."""
-    current = dg.AssetCheckKey(model.key("production_model"), CURRENCY)
-    return _job(
-        model,
-        "monitor",
-        _assets(model, *MONITORED) | dg.AssetSelection.checks(current),
-        "Build features, summarise, predict and watch.",
-    )
+def monitor_job(model: Model) -> AssetJob:
+    """Return `<m>_monitor`: features to monitoring, one run over a range."""
+    selection = _assets(model, "features", "profile", "predictions", "monitoring")
+    current = dg.AssetSelection.checks(dg.AssetCheckKey(model.key("production_model"), CURRENCY))
+    text = "Build features, summarise, predict and watch."
+    return _model_job(model, "monitor", selection | current, text)
 
 
-def replay_job(model: Model) -> UnresolvedAssetJobDefinition:
-    """`<m>_replay`: other policies over stored history."""
+def replay_job(model: Model) -> AssetJob:
+    """Return `<m>_replay`: other policies over stored history."""
     text = "Play other policies over stored history, and change nothing."
-    return _job(model, "replay", _assets(model, "replay"), text)
+    return _model_job(model, "replay", _assets(model, "replay"), text)
 
 
-def retrain_job(model: Model) -> UnresolvedAssetJobDefinition:
-    """`<m>_retrain`: candidate, evaluation, decision."""
+def retrain_job(model: Model) -> AssetJob:
+    """Return `<m>_retrain`: candidate, evaluation, decision."""
     text = "Train a candidate, compare it with production, promote it if it is better."
-    return _job(model, "retrain", _assets(model, *DECIDED), text)
+    selection = _assets(model, "candidate_model", "evaluation", "production_model")
+    return _model_job(model, "retrain", selection, text)
 
 
 def _assets(model: Model, *names: str) -> dg.AssetSelection:
     return dg.AssetSelection.assets(*(model.key(name) for name in names))
 
 
-def _job(
-    model: Model, name: str, selection: dg.AssetSelection, text: str
-) -> UnresolvedAssetJobDefinition:
-    tags = {MODEL_TAG: model.spec.name, **WORK}
-    return dg.define_asset_job(
-        f"{model.spec.name}_{name}",
-        selection,
-        description=text,
-        tags=tags,
-        hooks={tag_permanent_error},
-    )
+def _model_job(model: Model, name: str, selection: dg.AssetSelection, text: str) -> AssetJob:
+    return _job(f"{model.spec.name}_{name}", selection, text, {MODEL_TAG: model.spec.name})
 
 
-FIRST = {"dagster/priority": "10"}  # in the run queue
+def _job(name: str, selection: dg.AssetSelection, text: str, tags: dict[str, str]) -> AssetJob:
+    hooks = {tag_permanent_error}
+    return dg.define_asset_job(name, selection, description=text, tags=tags | WORK, hooks=hooks)
 
 
 class Plan(dg.Config):
-    """Nothing is asked for."""
+    """The config of an operation that needs none."""
 
 
 class Resume(dg.Config):
@@ -96,7 +80,7 @@ class Resume(dg.Config):
 
 
 class Approve(Resume):
-    """Which version; it must be the one that waits."""
+    """Which version is approved; it must be the one that waits."""
 
     version: int
 
@@ -108,14 +92,14 @@ class Pause(Resume):
 
 
 class Rollback(Resume):
-    """To which version; the one before the present by default."""
+    """To which version to go back; the one before production by default."""
 
     to: int | None = None
 
 
 @dataclass(frozen=True)
-class Operated:
-    """What an operation is done on."""
+class Operation:
+    """What an operation works with."""
 
     context: dg.OpExecutionContext
     config: Any
@@ -123,32 +107,22 @@ class Operated:
     registry: ModelRegistry
 
 
-Shown = dict[str, Any]
+Metadata = dict[str, Any]
 
 
 def operation_jobs(model: Model) -> list[dg.JobDefinition]:
-    """`<m>_approve`, `<m>_rollback`, `<m>_pause`, `<m>_resume`, `<m>_plan`."""
-    return [
-        _operations_job(
-            model, "approve", "Put the version that waits into production.", Approve, _approve
-        ),
-        _operations_job(model, "rollback", "Put an earlier version back.", Rollback, _roll_back),
-        _operations_job(model, "pause", "Ask for no retraining before a partition.", Pause, _pause),
-        _operations_job(model, "resume", "End a pause.", Resume, _resume),
-        _operations_job(
-            model, "plan", "Show what would happen now, and change nothing.", Plan, _plan
-        ),
-    ]
+    """Return `<m>_approve`, `<m>_rollback`, `<m>_pause`, `<m>_resume` and `<m>_plan`."""
+    return [_operation_job(model, name, *parts) for name, parts in _OPERATIONS.items()]
 
 
-def _operations_job(
+def _operation_job(
     model: Model,
     name: str,
     description: str,
     config_class: type[dg.Config],
-    act: Callable[[Operated], Shown],
+    act: Callable[[Operation], Metadata],
 ) -> dg.JobDefinition:
-    """One operation; what it says is seen on the asset `production_model`."""
+    """Return the job of an operation, whose result is seen on the asset `production_model`."""
 
     @dg.op(name=f"{model.spec.name}_{name}_op", description=description)
     def operation(
@@ -159,10 +133,10 @@ def _operations_job(
     ) -> None:
         opened = storage.open()
         registry = opened.registry(model.spec.name)
-        shown = act(Operated(context, config, model.state(opened), registry))
-        key, metadata = model.key("production_model"), {"operation": name, **shown}
-        made = dg.AssetMaterialization if "action" in shown else dg.AssetObservation
-        context.log_event(made(key, metadata=metadata))
+        metadata = act(Operation(context, config, model.state(opened), registry))
+        event = dg.AssetMaterialization if "action" in metadata else dg.AssetObservation
+        key = model.key("production_model")
+        context.log_event(event(key, metadata={"operation": name, **metadata}))
         tell_at_once(model, opened, channels, context)
 
     @dg.job(
@@ -176,46 +150,52 @@ def _operations_job(
     return job
 
 
-def _approve(on: Operated) -> Shown:
+def _approve(on: Operation) -> Metadata:
     config = on.config
     row = operate.approve(on.state, on.registry, config.version, config.reason, config.by)
     return {"action": row.action, "version": row.version, "reason": row.reason}
 
 
-def _roll_back(on: Operated) -> Shown:
+def _roll_back(on: Operation) -> Metadata:
     row = operate.roll_back(on.state, on.registry, on.config.to, on.config.reason, on.config.by)
     return {"action": row.action, "version": row.version, "reason": row.reason}
 
 
-def _pause(on: Operated) -> Shown:
-    made = operate.pause(on.state, on.config.until, on.config.reason, on.config.by)
-    return {"until": made.until, "reason": made.reason, "by": made.by}
+def _pause(on: Operation) -> Metadata:
+    pause = operate.pause(on.state, on.config.until, on.config.reason, on.config.by)
+    return {"until": pause.until, "reason": pause.reason, "by": pause.by}
 
 
-def _resume(on: Operated) -> Shown:
-    stood = operate.resume(on.state, on.config.reason, on.config.by)
+def _resume(on: Operation) -> Metadata:
+    pause = operate.resume(on.state, on.config.reason, on.config.by)
+    ended = f"the pause until {pause.until}" if pause else "there was no pause"
+    return {"ended": ended, "reason": on.config.reason, "by": on.config.by}
+
+
+def _plan(on: Operation) -> Metadata:
+    plan = status.plan(on.state, last_seconds(on.context.instance, on.state.spec.name))
     return {
-        "ended": f"the pause until {stood.until}" if stood else "there was no pause",
-        "reason": on.config.reason,
-        "by": on.config.by,
+        "wanted": plan["wanted"],
+        "reason": plan["reason"],
+        "causes": checks.table(plan["triggers"]),
+        **{name: " to ".join(keys) for name, keys in plan["windows"].items()},
+        **{name: value for name, value in plan["cost"].items() if value is not None},
     }
 
 
-def _plan(on: Operated) -> Shown:
-    found = status.plan(on.state, last_seconds(on.context.instance, on.state.spec.name))
-    return {
-        "wanted": found["wanted"],
-        "reason": found["reason"],
-        "causes": checks.table(found["triggers"]),
-        **{name: " to ".join(keys) for name, keys in found["windows"].items()},
-        **{name: value for name, value in found["cost"].items() if value is not None},
-    }
+_OPERATIONS: dict[str, tuple[str, type[dg.Config], Callable[[Operation], Metadata]]] = {
+    "approve": ("Put the version that waits into production.", Approve, _approve),
+    "rollback": ("Put an earlier version back.", Rollback, _roll_back),
+    "pause": ("Ask for no retraining before a partition.", Pause, _pause),
+    "resume": ("End a pause.", Resume, _resume),
+    "plan": ("Show what would happen now, and change nothing.", Plan, _plan),
+}
 
 
 def last_seconds(instance: dg.DagsterInstance, model: str) -> float | None:
-    """How long the newest retraining that succeeded took."""
-    done = dg.RunsFilter(job_name=f"{model}_retrain", statuses=[dg.DagsterRunStatus.SUCCESS])
-    for record in instance.get_run_records(done, limit=1):
+    """Return how many seconds the newest retraining that succeeded took, or None."""
+    succeeded = dg.RunsFilter(job_name=f"{model}_retrain", statuses=[dg.DagsterRunStatus.SUCCESS])
+    for record in instance.get_run_records(succeeded, limit=1):
         if record.start_time and record.end_time:
             return round(record.end_time - record.start_time, 1)
     return None

@@ -12,9 +12,9 @@ from hashlib import sha256
 from typing import Any
 
 import dagster as dg
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from retrain_assets.errors import is_permanent
+from retrain_assets.orchestration.dagster_internals import NOT_FINISHED_STATUSES
 from retrain_assets.orchestration.dagster_internals.runs import has_died
 
 REQUEST_TAG = "retrain/request"

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterable, Iterator
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from retrain_assets.domain.windows import widened
 from retrain_assets.orchestration.assets.monitoring import Model
+from retrain_assets.orchestration.dagster_internals import AssetJob
 from retrain_assets.orchestration.metadata import AS_OF_TAG, BECAUSE_TAG, CAUSES_TAG, HELD_TAG
 from retrain_assets.orchestration.partitions import RANGE_END, RANGE_START, covering, range_tags
 from retrain_assets.orchestration.resources import StorageResource
@@ -31,7 +31,7 @@ SECONDS_BETWEEN_FULL_LISTINGS = 3600
 MAX_FAILED = 20  # runs, the newest, whose ranges are asked for by themselves
 
 
-def new_data_sensor(spec: DatasetSpec, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+def new_data_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
     """`<d>_new_data`: files that were not read yet, as few ranges."""
 
     @dg.sensor(
@@ -96,7 +96,7 @@ def _stamps(files: Iterable[LandingFile]) -> list[str]:
 MAX_REASON = 500  # of a tag
 
 
-def data_ready_sensor(model: Model, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+def data_ready_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
     """`<m>_data_ready`: partitions whose datasets changed since monitoring.
 
     Each range holds all whose window looks at a changed one; far apart, they are ranges of their
@@ -127,7 +127,7 @@ def data_ready_sensor(model: Model, job: UnresolvedAssetJobDefinition) -> dg.Sen
     return _sensor
 
 
-def retrain_wanted_sensor(model: Model, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+def retrain_wanted_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
     """`<m>_retrain_wanted`: what the triggering policy decides on what was monitored."""
 
     @dg.sensor(
@@ -142,9 +142,7 @@ def retrain_wanted_sensor(model: Model, job: UnresolvedAssetJobDefinition) -> dg
     return _sensor
 
 
-def policy_schedule(
-    model: Model, job: UnresolvedAssetJobDefinition
-) -> dg.ScheduleDefinition | None:
+def policy_schedule(model: Model, job: AssetJob) -> dg.ScheduleDefinition | None:
     """`<m>_schedule`: wakes the policy; whether to retrain is decided in data time all the same."""
     if model.spec.schedule is None:
         return None

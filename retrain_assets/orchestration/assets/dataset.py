@@ -138,8 +138,8 @@ def _check_results(
             dataset,
             refused or shared,
             severity=checks.ERROR if above else checks.WARN,
-            said=f"{sum(int(record['rows']) for record in refused)} rows or files refused for this "
-            f"reason; a file above {bound} is refused whole"
+            message=f"{sum(int(record['rows']) for record in refused)} rows or files refused for "
+            f"this reason; a file above {bound} is refused whole"
             + (f"; keys in several partitions: {len(shared)} pairs" if shared else ""),
         )
     volume = done.findings(volume=True)
@@ -148,7 +148,7 @@ def _check_results(
         dataset,
         volume or done.atypical,
         severity=checks.ERROR if volume else checks.WARN,
-        said=str(spec.rows),
+        message=str(spec.rows),
     )
     yield checks.result(
         "outlier_share_within_range", dataset, done.outlying(spec), severity=checks.WARN
@@ -157,7 +157,7 @@ def _check_results(
         "accepted_rows_pass_great_expectations",
         dataset,
         done.findings(volume=False),
-        said=f"{done.found.audit.rows_audited} of {done.found.audit.rows} rows audited, "
+        message=f"{done.found.audit.rows_audited} of {done.found.audit.rows} rows audited, "
         f"{len(done.found.audit.findings)} expectations",
     )
     yield checks.result("every_row_accounted_for", dataset, done.unaccounted())

@@ -13,7 +13,7 @@ import dagster as dg
 
 from retrain_assets.orchestration import checks
 from retrain_assets.orchestration.assets.monitoring import Model
-from retrain_assets.orchestration.checks import WHEN_RED
+from retrain_assets.orchestration.checks import CHECK_HELP
 from retrain_assets.orchestration.jobs import CURRENCY
 from retrain_assets.orchestration.messages import tell_at_once
 from retrain_assets.orchestration.metadata import (
@@ -100,7 +100,7 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
         ]
         said = "; ".join(one.detail for one in tried)
         passed = all(one.passed for one in tried)
-        yield checks.result("loads_and_predicts", key, [], passed=passed, said=said)
+        yield checks.result("loads_and_predicts", key, [], passed=passed, message=said)
 
     return candidate_model
 
@@ -130,7 +130,7 @@ def _evaluation(model: Model) -> dg.AssetsDefinition:
             [guard for guard in found.evidence.get("guards", []) if not guard["passed"]],
             passed=found.verdict.value == "PROMOTE",
             severity=checks.WARN,
-            said=found.reason,
+            message=found.reason,
         )
         slices = found.evidence.get("slices", [])
         yield checks.result(
@@ -138,7 +138,7 @@ def _evaluation(model: Model) -> dg.AssetsDefinition:
             key,
             [entry for entry in slices if entry["regresses"]],
             severity=checks.WARN,
-            said=f"{len(slices)} slices compared",
+            message=f"{len(slices)} slices compared",
         )
 
     return evaluation
@@ -196,7 +196,7 @@ def _production(model: Model) -> dg.AssetsDefinition:
             key,
             [],
             passed=matches,
-            said=f"production is version {now.version}" if now else "nothing is in production",
+            message=f"production is version {now.version}" if now else "nothing is in production",
         )
 
     return production_model
@@ -221,13 +221,13 @@ def currency_check(model: Model) -> dg.AssetChecksDefinition:
         asset=model.key("production_model"),
         name=CURRENCY,
         description="No partition that production was trained on was corrected since. "
-        f"When red: {WHEN_RED[CURRENCY]}",
+        f"When red: {CHECK_HELP[CURRENCY]}",
     )
     def check(storage: StorageResource) -> dg.AssetCheckResult:
         state = model.state(storage.open())
         corrected = [{"partition": key} for key in stale(state)]
         key, said = model.key("production_model"), staleness(state)
-        return checks.result(CURRENCY, key, corrected, severity=checks.WARN, said=said)
+        return checks.result(CURRENCY, key, corrected, severity=checks.WARN, message=said)
 
     return check
 

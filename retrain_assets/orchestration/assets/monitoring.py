@@ -115,7 +115,7 @@ def _features(model: Model) -> dg.AssetsDefinition:
         yield _materialized(state, "features", built)
         for name, (cases, said) in found.items():
             key = model.key("features")
-            yield checks.result(name, key, cases, severity=checks.WARN, said=said)
+            yield checks.result(name, key, cases, severity=checks.WARN, message=said)
 
     return features
 
@@ -192,7 +192,7 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
             alerts = _alerts(built.rows, role)
             said = f"{len(alerts)} alerts in {len(built.partitions)} partitions"
             yield checks.result(
-                name, model.key("monitoring"), alerts, severity=checks.WARN, said=said
+                name, model.key("monitoring"), alerts, severity=checks.WARN, message=said
             )
         yield _watch(model, state, storage.open(), context)
 
@@ -209,7 +209,7 @@ def _watch(
     said = found.said if found else "there is no version before it to compare with, or `watch: off`"
     said += f": rolled back to version {row.version}" if row else ""
     passed, key = not (found and found.is_worse), model.key("monitoring")
-    return checks.result(NOT_WORSE, key, [], severity=checks.WARN, said=said, passed=passed)
+    return checks.result(NOT_WORSE, key, [], severity=checks.WARN, message=said, passed=passed)
 
 
 def _dataset_deps(model: Model) -> list[dg.AssetDep]:
