@@ -1,4 +1,4 @@
-"""Asking Dagster for runs: once for one thing, again after a failure, never beside one under way.
+"""Requests for runs: once for one thing, again after a failure, never beside a run under way.
 
 A request is named by a digest of what it is about and the attempt, since Dagster never repeats a
 run key: a failed run can be asked for again, and a repeated tick asks for the same. Not here: what
@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import takewhile
 from typing import Any
 
 import dagster as dg
@@ -31,10 +32,10 @@ Evaluated = list[dg.RunRequest] | dg.SkipReason
 
 @dataclass(frozen=True)
 class Wish:
-    """A run that is wanted.
+    """A run that would have something to do.
 
     Args:
-        about: What it is about: file stamps, partition contents, or as-of and causes.
+        about: What it is about: file stamps, partition contents, or as-of, causes and recipe.
         tags: Tags of the run.
     """
 
@@ -43,7 +44,7 @@ class Wish:
 
     @property
     def digest(self) -> str:
-        """Names the request."""
+        """Return the name of the request."""
         return sha256(json.dumps(sorted(self.about)).encode()).hexdigest()[:16]
 
 
@@ -60,13 +61,13 @@ def tag_permanent_error(context: dg.HookContext) -> None:
 
 
 def requests(context: Tick, job: str, wishes: Iterable[Wish]) -> Evaluated:
-    """Ask for runs of a job, unless one is under way; for none that failed too often.
+    """Ask for runs of a job, unless one is under way.
 
     Args:
-        context: Of the tick.
+        context: Context of the tick.
         job: Name of the job.
-        wishes: Runs that are wanted, of one range each; the first `MAX_RUNS` are asked for that
-            did not fail too often.
+        wishes: Runs of one range each; the first `MAX_RUNS` that did not fail too often are
+            asked for.
     """
     under_way = dg.RunsFilter(job_name=job, statuses=NOT_FINISHED_STATUSES)
     for run in context.instance.get_runs(filters=under_way):
@@ -77,31 +78,48 @@ def requests(context: Tick, job: str, wishes: Iterable[Wish]) -> Evaluated:
     for run in context.instance.get_runs(filters=failed, limit=1):
         if run.is_complete_and_waiting_to_retry:  # Dagster does so where a worker died
             return dg.SkipReason(f"run {run.run_id} is about to be tried again")
-    wanted: list[dg.RunRequest] = []
-    settled: list[str] = []
+    runs: list[dg.RunRequest] = []
+    reasons: list[str] = []
     for wish in wishes:
-        asked = _asked(context.instance, job, wish)
-        if isinstance(asked, str):
-            settled.append(asked)
+        request = _request(context.instance, job, wish)
+        if isinstance(request, str):
+            reasons.append(request)
         else:
-            wanted.append(asked)
-        if len(wanted) == MAX_RUNS:
+            runs.append(request)
+        if len(runs) == MAX_RUNS:
             break
-    return wanted or dg.SkipReason("; ".join(settled[:MAX_RUNS]))
+    return runs or dg.SkipReason("; ".join(reasons[:MAX_RUNS]))
 
 
-def _asked(instance: dg.DagsterInstance, job: str, wish: Wish) -> dg.RunRequest | str:
-    """The request, or why it is not made again."""
+def _request(instance: dg.DagsterInstance, job: str, wish: Wish) -> dg.RunRequest | str:
+    """Return the request, or the reason why it is not made again.
+
+    Only failures since the last success count, since the same work may be needed several times.
+    """
     runs = instance.get_runs(filters=dg.RunsFilter(job_name=job, tags={REQUEST_TAG: wish.digest}))
-    lasting = _lasting(instance, runs[0]) if runs else None
-    if lasting or len(runs) >= MAX_ATTEMPTS:
-        why = f" with {lasting}, as another would" if lasting else f" after {len(runs) - 1} others"
-        return f"run {runs[0].run_id} failed{why}: see why, mend it, and start the job by hand"
+    failed = list(takewhile(lambda run: run.status != dg.DagsterRunStatus.SUCCESS, runs))
+    error = _permanent_error(instance, failed[0]) if failed else None
+    advice = "see why, mend it, and start the job by hand"
+    if error or len(failed) >= MAX_ATTEMPTS:
+        why = f"with {error}, as another would" if error else f"after {len(failed) - 1} others"
+        return f"run {failed[0].run_id} failed {why}: {advice}"
+    newest = instance.get_runs(filters=dg.RunsFilter(job_name=job), limit=MAX_ATTEMPTS)
+    if len(newest) == MAX_ATTEMPTS and all(_settled_nothing(run, wish) for run in newest):
+        return (
+            f"run {newest[0].run_id} and {MAX_ATTEMPTS - 1} before it succeeded, and the same "
+            f"work is still asked for: {advice}"
+        )
     key = f"{wish.digest}:{len(runs)}"
     return dg.RunRequest(run_key=key, tags={**wish.tags, REQUEST_TAG: wish.digest})
 
 
-def _lasting(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
+def _settled_nothing(run: dg.DagsterRun, wish: Wish) -> bool:
+    """Tell if a run succeeded for a wish that is nevertheless still there."""
+    is_same = run.tags.get(REQUEST_TAG) == wish.digest
+    return is_same and run.status == dg.DagsterRunStatus.SUCCESS
+
+
+def _permanent_error(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
     """Return the error of a failed run, if the same work would meet it again.
 
     A run that is repeated in the UI has the tags of the earlier run, so the tag has to be of the
@@ -112,7 +130,7 @@ def _lasting(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
 
 
 def failure(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
-    """Class and text of what a step of a run raised, or what Dagster says where none did."""
+    """Return class and text of the error of a step, or what Dagster says if no step failed."""
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
         error = entry.get_dagster_event().step_failure_data.error
         if error := error and (error.cause or error):

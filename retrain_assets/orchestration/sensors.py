@@ -1,12 +1,8 @@
-"""`<d>_new_data`: files that were not read yet are asked for, range by range.
+"""The sensors and schedules that ask for runs when files, data or monitoring have changed.
 
-A tick lists what is new and a few partitions before it; everything once an hour, and whenever the
-sensor has no cursor. The cursor only saves work: what is asked for depends on files and tables
-alone.
-
-A model's sensors and schedule: what has happened in, run requests out.
-
-Not here: which files there are, and what is made of them.
+A tick of `<d>_new_data` lists what is new and a few partitions before it; everything once an hour,
+and whenever the sensor has no cursor. The cursor only saves work: what is asked for depends on
+files and tables alone. Not here: which files there are, and the triggering policy.
 """
 
 import json
@@ -32,7 +28,7 @@ MAX_FAILED = 20  # runs, the newest, whose ranges are asked for by themselves
 
 
 def new_data_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
-    """`<d>_new_data`: files that were not read yet, as few ranges."""
+    """Return `<d>_new_data`, which asks to read files that were not read yet, as few ranges."""
 
     @dg.sensor(
         name=f"{spec.name}_new_data",
@@ -64,7 +60,7 @@ def new_data_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
 def _last_listing(
     cursor: str | None, spec: DatasetSpec, now_seconds: int
 ) -> tuple[str | None, int]:
-    """The partition to list from, None for all; and when all were listed last, or are now."""
+    """Return the partition to list from, or None for all, and when all were listed last."""
     try:
         landing, since, listed_at = json.loads(cursor or "")
         recent = 0 <= now_seconds - listed_at < SECONDS_BETWEEN_FULL_LISTINGS
@@ -76,10 +72,10 @@ def _last_listing(
 
 
 def _wishes(instance: dg.DagsterInstance, intake: Intake, job: str) -> Iterator[Wish]:
-    """Runs over ranges of bounded size; over one, where rows say which partitions they are of."""
+    """Yield runs over ranges of bounded size, or over one range if rows name their partitions."""
     if intake.spec.is_split:
-        if chosen := intake.settled[:MAX_FILES]:
-            yield Wish(_stamps(chosen), covering(intake.spec.partition, intake.keys(chosen)))
+        if files := intake.settled[:MAX_FILES]:
+            yield Wish(_stamps(files), covering(intake.spec.partition, intake.keys(files)))
         return
     statuses = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     filters = dg.RunsFilter(job_name=job, statuses=statuses)
@@ -97,10 +93,10 @@ MAX_REASON = 500  # of a tag
 
 
 def data_ready_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
-    """`<m>_data_ready`: partitions whose datasets changed since monitoring.
+    """Return `<m>_data_ready`, for partitions whose datasets changed since they were monitored.
 
-    Each range holds all whose window looks at a changed one; far apart, they are ranges of their
-    own, so that a correction of an old day does not build all days since again.
+    Each range has all partitions whose window has a changed partition. Changes that lie far apart
+    are separate ranges, so that a corrected old day does not rebuild all days since.
     """
 
     @dg.sensor(
@@ -128,7 +124,7 @@ def data_ready_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
 
 
 def retrain_wanted_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
-    """`<m>_retrain_wanted`: what the triggering policy decides on what was monitored."""
+    """Return `<m>_retrain_wanted`, which asks to retrain when the triggering policy says so."""
 
     @dg.sensor(
         name=f"{model.spec.name}_retrain_wanted",
@@ -137,13 +133,13 @@ def retrain_wanted_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
         description="Asks to retrain when the triggering policy finds a cause.",
     )
     def _sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> Evaluated:
-        return _wanted(model, job.name, context, storage)
+        return _retraining(model, job.name, context, storage)
 
     return _sensor
 
 
 def policy_schedule(model: Model, job: AssetJob) -> dg.ScheduleDefinition | None:
-    """`<m>_schedule`: wakes the policy; whether to retrain is decided in data time all the same."""
+    """Return `<m>_schedule`, which wakes the policy; the policy itself decides in data time."""
     if model.spec.schedule is None:
         return None
 
@@ -156,19 +152,21 @@ def policy_schedule(model: Model, job: AssetJob) -> dg.ScheduleDefinition | None
         description="Wakes the triggering policy at fixed times.",
     )
     def _schedule(context: dg.ScheduleEvaluationContext, storage: StorageResource) -> Evaluated:
-        return _wanted(model, job.name, context, storage)
+        return _retraining(model, job.name, context, storage)
 
     return _schedule
 
 
-def _wanted(model: Model, job: str, context: Tick, storage: StorageResource) -> Evaluated:
-    found = recorded(model.state(storage.open()))
-    if not found.wanted or found.as_of is None:
-        return dg.SkipReason(found.reason)
+def _retraining(model: Model, job: str, context: Tick, storage: StorageResource) -> Evaluated:
+    state = model.state(storage.open())
+    request = recorded(state)
+    if not request.wanted or request.as_of is None:
+        return dg.SkipReason(request.reason)
     tags = {
-        AS_OF_TAG: found.as_of,
-        CAUSES_TAG: ",".join(found.fired),
-        BECAUSE_TAG: found.reason[:MAX_REASON],
-        **({HELD_TAG: str(found.held)} if found.held else {}),
+        AS_OF_TAG: request.as_of,
+        CAUSES_TAG: ",".join(request.fired),
+        BECAUSE_TAG: request.reason[:MAX_REASON],
+        **({HELD_TAG: str(request.held)} if request.held else {}),
     }
-    return requests(context, job, [Wish([found.as_of, *found.fired], tags)])
+    about = [request.as_of, *request.fired, state.recipe]
+    return requests(context, job, [Wish(about, tags)])

@@ -160,6 +160,41 @@ def test_a_run_under_way_is_not_doubled_and_a_failed_one_is_asked_for_again(
     assert asked(instance, "another file").endswith("is at it" if outcome == "is at it" else ":0")
 
 
+def test_successes_are_no_failures_and_work_that_settles_nothing_is_not_repeated_for_ever(
+    instance: dg.DagsterInstance,
+) -> None:
+    job = dg.job(name="some")(lambda: None)
+
+    def succeed(about: str) -> None:
+        tags = {REQUEST_TAG: Wish([about], {}).digest}
+        instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.SUCCESS)
+
+    for content in ("corrected", "a file") * 3:
+        succeed(content)
+    assert asked(instance, "a file").endswith(":3")
+    fail(instance, OSError("no space left"))
+    assert asked(instance, "a file").endswith(":4")
+    for _ in range(3):
+        succeed("a file")
+    assert "2 before it succeeded, and the same work is still asked for" in asked(
+        instance, "a file"
+    )
+
+
+def test_each_change_of_the_yaml_is_asked_for_as_of_the_same_partition(world: World) -> None:
+    world.land(*range(16))
+    world.settle()
+    for decisions, strength in enumerate((0.5, 0.25, 0.1, 0.05), start=2):
+        params = {"params": {"C": strength}}
+        estimator = {"class": "sklearn.linear_model.LogisticRegression", **params}
+        spec = world.spec.model_validate(
+            world.spec.model_dump(by_alias=True) | {"estimator": estimator}
+        )
+        world = replace(world, spec=spec)
+        world.settle()
+        assert len(world.state.ledger.read().rows) == decisions
+
+
 def test_a_run_that_dagster_is_about_to_try_again_is_not_asked_for_beside_that(
     instance: dg.DagsterInstance,
 ) -> None:
