@@ -32,6 +32,7 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/dg check defs
 	$(BIN)/dagster definitions validate --workspace workspace.yaml
+	$(BIN)/python benchmarks/size.py
 
 soak: .venv/installed
 	$(BIN)/pytest -m soak

@@ -1,7 +1,5 @@
 """What the documents say is what the code does."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from pathlib import Path
@@ -14,8 +12,12 @@ from retrain_assets.orchestration.checks import CHECK_HELP
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.specs.yaml import load_strictly
+from retrain_assets_tests.test_architecture import BELOW
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "retrain_assets"
+FOLDERS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_reference_is_made_from_the_specs_and_the_checks() -> None:
@@ -68,7 +70,68 @@ def test_make_targets_of_the_readme_exist() -> None:
     assert {"demo", "dev", "test", "test-system", "check"} <= told <= targets
 
 
-def test_files_named_in_the_documents_are_there() -> None:
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        for target in re.findall(r"\]\(([\w./-]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} names {target}"
+def table(title: str) -> list[list[str]]:
+    """Return the rows of the first table below a heading of docs/design.md."""
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    _, section = page.split(f"\n## {title}\n")
+    _, rows = re.split(r"\n\|(?:---\|)+\n", section, maxsplit=1)
+    return [
+        [cell.strip() for cell in row.strip("|").split("|")]
+        for row in rows.split("\n\n")[0].splitlines()
+    ]
+
+
+def paths(text: str) -> set[str]:
+    """Return the paths of modules and folders of code that stand in backticks."""
+    quoted = set(re.findall(r"`(?:retrain_assets/)?([\w/.]+)`", text))
+    return {path for path in quoted if path.endswith(".py") or path.partition("/")[0] in FOLDERS}
+
+
+def test_the_map_says_which_file_to_open_for_each_change() -> None:
+    rows = table("Where to change what")
+    assert len(rows) >= 20
+    for change, place in rows:
+        assert paths(place), f"{change}: no file is named"
+        for path in paths(place):
+            assert (PACKAGE / path).exists(), f"{change}: {path} is not there"
+
+
+def test_the_table_of_layers_is_what_the_architecture_tests_check() -> None:
+    layers = {
+        folder.strip("`"): set(re.findall(r"`(\w+)`", below))
+        for folder, _, below in table("Layers")
+    }
+    assert set(layers) == FOLDERS
+    assert {folder: layers[folder] for folder in BELOW} == BELOW
+
+
+def test_modules_named_in_the_documents_are_there() -> None:
+    places = [
+        PACKAGE,
+        *(ROOT / name for name in ("", "retrain_assets_tests", "benchmarks", "docs")),
+    ]
+    for page in PAGES:
+        for path in paths(page.read_text(encoding="utf-8")):
+            # A path without .py may be one of the storage root, such as reports/cards.
+            is_there = any((place / path).exists() for place in places)
+            assert is_there or not path.endswith(".py"), f"{page.name} names {path}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\((?!https?:)([\w./-]*)#?([\w-]*)\)", text):
+            place = page.parent / target if target else page
+            assert place.exists(), f"{page.name} names {target}"
+            assert not anchor or anchor in anchors(place), f"{page.name} names {target}#{anchor}"
+
+
+def test_make_check_prints_the_size_of_the_code() -> None:
+    recipe = (ROOT / "Makefile").read_text().split("\ncheck:")[1].split("\n\n")[0]
+    assert "$(BIN)/python benchmarks/size.py" in recipe
