@@ -113,8 +113,10 @@ def loads(state: ModelState) -> tuple[list[Load], list[Load]]:
 
     held = {}
     for name in state.lookups:
-        version, at = state.tables.changed(f"{name}/dataset") or (0, None)
-        held[name] = LookupRows(version, at, state.tables.scan(f"{name}/dataset").collect())
+        description = state.tables.describe(f"{name}/dataset")
+        if description is None:
+            raise LookupError(f"dataset {name} was never written")
+        held[name] = LookupRows(*description[:2], state.tables.scan(f"{name}/dataset").collect())
     maker = RowMaker(state, held)
     rows = pl.DataFrame(maker.stored_rows(most=BATCH))  # of one partition, so they may be fewer
     rows = pl.concat([rows] * (BATCH // rows.height + 1)).head(BATCH)

@@ -28,14 +28,15 @@ ROWS = "dagster/partition_row_count"
 
 def about(tables: Tables, table: str) -> dict[str, Any]:
     """A table as it is now: name, place, version, rows and columns."""
-    rows, schema = tables.size(table)
+    found = tables.describe(table)
+    schema = found.schema if found else {}
     columns = [dg.TableColumn(name, str(dtype)) for name, dtype in schema.items()]
     return {
         "dagster/table_name": table,
         "dagster/uri": tables.uri(table),
-        "dagster/row_count": rows,
+        "dagster/row_count": found.rows if found else 0,
         "dagster/column_schema": dg.TableSchema(columns),
-        "delta_version": tables.version(table) or 0,
+        "delta_version": found.version if found else 0,
     }
 
 

@@ -130,7 +130,7 @@ class Followed:
         changed = False
         for name, spec in self.state.lookups.items():
             table = f"{name}/dataset"
-            found = self.state.tables.changed(table)
+            found = self.state.tables.describe(table)
             if found is None:
                 raise LookupError(f"lookup {name} was never ingested")
             if name in self.held and self.held[name].version == found[0]:
@@ -138,7 +138,10 @@ class Followed:
             self.state.tables.verify(table, None, found[0])
             scanned = self.state.tables.scan(table, version=found[0]).select(*known_schema(spec))
             rows = self.state.tables.collect(scanned, table, found[0])
-            self.held, changed = self.held | {name: LookupRows(*found, rows, _bound(spec))}, True
+            self.held, changed = (
+                self.held | {name: LookupRows(found[0], found[1], rows, _bound(spec))},
+                True,
+            )
         if changed and self.serving is not None:
             self.serving = replace(self.serving, maker=self._maker())
 

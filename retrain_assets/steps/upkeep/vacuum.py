@@ -66,7 +66,7 @@ def vacuum(
         kept = [version for version in wanted if version <= newest[name]]
         if not dry_run:
             storage.tables.merge(name)
-        paths = storage.tables.unneeded(name, kept, hours)
+        paths = storage.tables.unneeded_files(name, kept, hours)
         freed = sum(path.stat().st_size for path in paths)
         for path in () if dry_run else paths:
             path.unlink()

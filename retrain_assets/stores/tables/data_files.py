@@ -1,10 +1,8 @@
-"""The data files of a Delta table: laid out, streamed, merged, found broken, and removed at last.
+"""The data files of a Delta table: how they are written, merged, sealed with digests and removed.
 
-Digests of data files, since parquet as Delta writes it does not tell most flipped bits.
-
-Frames set aside on disk until they are committed together, so that memory stays flat.
-
-Not here: what is committed and when, and which versions are still needed.
+Each data file has the digest of its content beside it, since parquet as Delta writes it does not
+notice most flipped bits. Rows that wait for a commit are spilled to disk, so that memory stays
+flat. Not here: what is committed and when, and which versions are still needed.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import polars as pl
-import polars.selectors as cs
 from deltalake import DeltaTable, WriterProperties
 from deltalake.exceptions import DeltaError
 
@@ -48,14 +45,14 @@ _SMALL_BYTES, MAX_SMALL_FILES = _FILE_BYTES // 4, 64
 FAILURES = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, DeltaError)
 
 
-def streamed(rows: pl.DataFrame | pl.LazyFrame) -> pa.RecordBatchReader:
-    """Rows as a stream of batches, so that they are never in memory together.
+def record_batches(rows: pl.DataFrame | pl.LazyFrame) -> pa.RecordBatchReader:
+    """Return rows as a stream of batches, so that they are never in memory together.
 
     Categories become text, as Delta has no other type for them.
     """
     import pyarrow as pa
 
-    lazy = rows.lazy().with_columns(cs.by_dtype(pl.Categorical, pl.Enum).cast(pl.String))
+    lazy = rows.lazy().with_columns(pl.selectors.by_dtype(pl.Categorical, pl.Enum).cast(pl.String))
 
     def batches() -> Iterator[pa.RecordBatch]:
         for part in lazy.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True):
@@ -66,10 +63,10 @@ def streamed(rows: pl.DataFrame | pl.LazyFrame) -> pa.RecordBatchReader:
 
 
 def merge_small_files(opened: DeltaTable | None) -> None:
-    """Merge small files once they are many; a race lost to another commit is left to the next.
+    """Merge small files once they are many; if another commit is faster, leave it to the next.
 
     Args:
-        opened: The table after a commit; None where the commit made it.
+        opened: The table after a commit; None if the commit created it.
     """
     if opened is None:
         return
@@ -81,34 +78,33 @@ def merge_small_files(opened: DeltaTable | None) -> None:
             )
 
 
-def unneeded(opened: DeltaTable, keep: list[int], hours: int) -> list[Path]:
-    """Data files that neither the newest version nor one to keep names, and their digests.
+def unneeded_files(opened: DeltaTable, keep: list[int], hours: int) -> list[Path]:
+    """Return data files that neither the newest version nor one to keep names, and their digests.
 
-    Delta's own vacuum says which; it does not remove them, since it would commit two versions in
+    Delta's own vacuum lists them; it does not remove them, since it would commit two versions in
     doing so, in which nothing is replaced or decided.
 
     Args:
-        opened: The table, in a local folder, as it is now.
-        keep: Further versions that stay readable, all of which there are.
-        hours: Files that were written or given up later than this before now stay.
+        opened: The newest version of the table, in a local folder.
+        keep: Further versions that stay readable; all must exist.
+        hours: Files that were written or replaced within the last hours stay.
     """
-    root = Path(opened.table_uri.removeprefix("file://"))
     names = opened.vacuum(hours, enforce_retention_duration=False, full=True, keep_versions=keep)
-    paths = (root / folder / name for name in names for folder in ("", "_seals"))
+    paths = (_root(opened) / folder / name for name in names for folder in ("", "_seals"))
     return [path for path in paths if path.exists()]
 
 
-def broken_file(opened: DeltaTable | None, key: str) -> str | None:
-    """The first data file that cannot be read, and which values of `key` are in it."""
-    if opened is None:
-        return None
-    for file in pl.DataFrame(opened.get_add_actions(flatten=True)).iter_rows(named=True):
-        path = f"{opened.table_uri.removeprefix('file://').rstrip('/')}/{file['path']}"
+def unreadable_file(opened: DeltaTable | None, key: str) -> str | None:
+    """Name the first data file that cannot be read, and the values of `key` in it."""
+    for file in _files(opened):
+        path = _root(opened) / file["path"]
         try:
             pl.read_parquet(path)
         except FAILURES as error:
-            held = f"{file.get(f'min.{key}')} to {file.get(f'max.{key}')}"
-            return f"data file {path} of partitions {held} is unreadable: {short(error)}; {REPAIR}"
+            values = f"{file.get(f'min.{key}')} to {file.get(f'max.{key}')}"
+            return (
+                f"data file {path} of partitions {values} is unreadable: {short(error)}; {REPAIR}"
+            )
     return None
 
 
@@ -119,39 +115,38 @@ def seal(opened: DeltaTable) -> None:
         return
     folder.mkdir(exist_ok=True)
     for file in _files(opened):
-        kept = folder / file["path"]
-        if not kept.exists():
-            unfinished = kept.with_suffix(".part")
+        path = folder / file["path"]
+        if not path.exists():
+            unfinished = path.with_suffix(".part")
             unfinished.write_text(_digest(_root(opened) / file["path"]), encoding="ascii")
-            unfinished.replace(kept)
+            unfinished.replace(path)
 
 
-def broken_seal(opened: DeltaTable | None, key: str, values: Collection[str] | None) -> str | None:
-    """The first data file with such values of `key` that is not what was written, and which.
+def changed_file(opened: DeltaTable | None, key: str, values: Collection[str] | None) -> str | None:
+    """Name the first data file with some values of `key` whose digest is not that of its seal.
 
     Args:
-        opened: The version that is read; None where there is no table.
+        opened: The version that is read; None if there is no table.
         key: Column that files are chosen by.
-        values: What is looked for; None means all files.
+        values: The values of `key`; None means all files.
     """
-    if opened is None or values == []:
-        return None
-    for file in _files(opened):
+    for file in () if values == [] else _files(opened):
         low, high = (file.get(f"{end}.{key}") or "" for end in ("min", "max"))
-        data, kept = (_root(opened) / part / file["path"] for part in ("", "_seals"))
+        data, sealed = (_root(opened) / part / file["path"] for part in ("", "_seals"))
         if values and high and (high < min(values) or low > max(values)):
             continue
-        if kept.exists() and data.exists() and kept.read_text(encoding="ascii") != _digest(data):
+        if sealed.exists() and data.exists() and sealed.read_text("ascii") != _digest(data):
             return f"data file {data} of partitions {low} to {high} is not what was written"
     return None
 
 
-def _files(opened: DeltaTable) -> Iterator[dict[str, Any]]:
-    yield from pl.DataFrame(opened.get_add_actions(flatten=True)).iter_rows(named=True)
+def _files(opened: DeltaTable | None) -> Iterator[dict[str, Any]]:
+    if opened is not None:
+        yield from pl.DataFrame(opened.get_add_actions(flatten=True)).iter_rows(named=True)
 
 
-def _root(opened: DeltaTable) -> Path:
-    return Path(opened.table_uri.removeprefix("file://"))
+def _root(opened: DeltaTable | None) -> Path:
+    return Path(opened.table_uri.removeprefix("file://") if opened else "")
 
 
 def _digest(path: Path) -> str:
@@ -160,32 +155,27 @@ def _digest(path: Path) -> str:
 
 
 class Spill(TemporaryDirectory[str]):
-    """Frames of one schema; a single one stays in memory."""
+    """Frames of one schema that wait on disk for a commit; one alone stays in memory."""
 
     def __init__(self) -> None:
         super().__init__(prefix="retrain-")
-        self._first: pl.DataFrame | None = None
-        self._spilled = 0
+        self._frames: list[pl.DataFrame] = []
+        self._count = 0
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Set a frame aside."""
-        if self._first is None and self._spilled == 0:
-            self._first = frame
-            return
-        if self._first is not None:
-            first, self._first = self._first, None
-            self._write(first)
-        self._write(frame)
+        """Append a frame."""
+        self._frames.append(frame)
+        self._count += 1
+        if self._count > 1:
+            first = self._count - len(self._frames)
+            for number, waiting in enumerate(self._frames, first):
+                path = Path(self.name) / f"{number:06}.parquet"
+                waiting.write_parquet(path, compression="lz4")
+            self._frames.clear()
 
     def frame(self) -> pl.DataFrame | pl.LazyFrame:
-        """All of them, in order: the one in memory, or a scan of those on disk."""
-        if self._first is not None:
-            return self._first
-        return pl.scan_parquet(f"{self.name}/*.parquet")
-
-    def _write(self, frame: pl.DataFrame) -> None:
-        frame.write_parquet(Path(self.name) / f"{self._spilled:06}.parquet", compression="lz4")
-        self._spilled += 1
+        """Return all of them, in order: the one in memory, or a scan of those on disk."""
+        return self._frames[0] if self._frames else pl.scan_parquet(f"{self.name}/*.parquet")
 
     def __enter__(self) -> Self:  # type: ignore[override]
         return self

@@ -1,7 +1,7 @@
 """Delta tables: the one place where rows are read from and committed to storage.
 
-A table's name is `<group>/<table>`; each has the column `_landing_partition`, which says where a
-row came from and is what a replacement is keyed on, so that a row with a null or foreign date can
+A table's name is `<group>/<table>`. Each table has the column `_landing_partition`, which says
+where a row came from and by which rows are replaced, so that a row with a null or foreign date can
 be stored all the same. Not here: what the rows mean, and any decision on them.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import polars as pl
@@ -17,30 +17,12 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.stores.tables.data_files import (
-    CONFIGURATION,
-    FAILURES,
-    LAYOUT,
-    broken_file,
-    broken_seal,
-    merge_small_files,
-    seal,
-    streamed,
-    unneeded,
-)
-from retrain_assets.stores.tables.log import (
-    REPAIR,
-    commits_after,
-    log_damage,
-    replaced_in,
-    replacement,
-    short,
-    torn_commit,
-)
+from retrain_assets.stores.tables import data_files, log
 
+Schema = Mapping[str, pl.DataType | type[pl.DataType]]
 ATTEMPTS = 10
 NOW: Final = -1
-_TOKEN = "token"  # noqa: S105 in a commit: which call made it
+_TOKEN = "token"  # noqa: S105 the key of a commit that names the call of `_commit`
 
 
 class StorageError(RuntimeError):
@@ -49,6 +31,22 @@ class StorageError(RuntimeError):
 
 class StaleTableError(StorageError):
     """The table has moved on since the version that the caller decided on."""
+
+
+class Description(NamedTuple):
+    """A table as it is now.
+
+    Args:
+        version: The newest version.
+        changed: When that was committed.
+        rows: How many rows it has.
+        schema: Its columns and their types.
+    """
+
+    version: int
+    changed: datetime
+    rows: int
+    schema: pl.Schema
 
 
 @dataclass(frozen=True)
@@ -62,48 +60,42 @@ class Tables:
     root: str
 
     def uri(self, table: str) -> str:
-        """Where a table is stored."""
+        """Return where a table is stored."""
         return f"{self.root}/{table}"
 
     def names(self) -> list[str]:
-        """All tables there are, where they are kept in a folder."""
+        """Return the names of all tables below a local root."""
         root = Path(self.root)
         return sorted(str(log.parent.relative_to(root)) for log in root.glob("*/*/_delta_log"))
 
     def version(self, table: str) -> int | None:
-        """The newest version of a table; None where it was never written."""
+        """Return the newest version of a table; None if it was never written."""
         return _version(self._open(table))
 
-    def size(self, table: str) -> tuple[int, pl.Schema]:
-        """Rows and columns of a table as it is now, from its log; none where it is not there."""
-        opened = self._open(table)
-        if opened is None:
-            return 0, pl.Schema()
-        return opened.count(), pl.scan_delta(opened).collect_schema()
-
-    def changed(self, table: str) -> tuple[int, datetime] | None:
-        """The newest version of a table and when it was committed; None where there is none."""
+    def describe(self, table: str) -> Description | None:
+        """Return what the log says of a table as it is now; None if it was never written."""
         opened = self._open(table)
         if opened is None:
             return None
         millis = opened.history(1)[0]["timestamp"]
-        return opened.version(), datetime.fromtimestamp(millis / 1000, UTC)
+        changed, schema = datetime.fromtimestamp(millis / 1000, UTC), pl.scan_delta(opened)
+        return Description(opened.version(), changed, opened.count(), schema.collect_schema())
 
     def scan(
         self,
         table: str,
-        schema: Mapping[str, pl.DataType | type[pl.DataType]] | None = None,
+        schema: Schema | None = None,
         version: int | None = None,
     ) -> pl.LazyFrame:
-        """Read a table lazily; `collect` what is made of it.
+        """Read a table lazily; `collect` the result.
 
         Args:
             table: `<group>/<table>`.
-            schema: What an unwritten table looks like; without it, reading one is an error.
+            schema: The columns if it was never written; without it, that is an error.
             version: An earlier version; the newest by default.
 
         Raises:
-            StorageError: The table or version is not there.
+            StorageError: The table or version does not exist.
         """
         opened = self._open(table, version)
         if opened is None:
@@ -113,11 +105,11 @@ class Tables:
         return pl.scan_delta(opened)
 
     def collect(self, rows: pl.LazyFrame, table: str, version: int | None = None) -> pl.DataFrame:
-        """What was made of a scan.
+        """Execute a query on a scan.
 
         Args:
-            rows: A scan of the table, and whatever was done to it.
-            table: The table that is named where it cannot be read.
+            rows: The query.
+            table: The scanned table, for messages.
             version: The version that was scanned.
 
         Raises:
@@ -125,33 +117,34 @@ class Tables:
         """
         try:
             return rows.collect()
-        except FAILURES as error:
-            broken = broken_file(self._open(table, version), PARTITION)
-            raise StorageError(f"table {table}: {broken or short(error)}") from error
+        except data_files.FAILURES as error:
+            damage = data_files.unreadable_file(self._open(table, version), PARTITION)
+            raise StorageError(f"table {table}: {damage or log.short(error)}") from error
 
     def read(
         self,
         table: str,
         partitions: Iterable[str],
-        schema: Mapping[str, pl.DataType | type[pl.DataType]] | None = None,
+        schema: Schema | None = None,
         version: int | None = None,
     ) -> pl.DataFrame:
-        """The rows of some partitions; a damaged data file is an error, never other rows."""
+        """Return the rows of some partitions; a damaged data file is an error, never other rows."""
         keys = list(partitions)
         self.verify(table, keys, version)
-        wanted = pl.col(PARTITION).is_in(keys)
-        return self.collect(self.scan(table, schema, version).filter(wanted), table, version)
+        rows = self.scan(table, schema, version).filter(pl.col(PARTITION).is_in(keys))
+        return self.collect(rows, table, version)
 
     def verify(
         self, table: str, partitions: Sequence[str] | None = None, version: int | None = None
     ) -> None:
-        """Hold the data files of some partitions, or of all, against their digests.
+        """Compare the data files of some partitions, or of all, with their digests.
 
         Raises:
             StorageError: A file is not what was written; the message names it and its partitions.
         """
-        if wrong := broken_seal(self._open(table, version), PARTITION, partitions):
-            raise StorageError(f"table {table}: {wrong}; {REPAIR}")
+        damage = data_files.changed_file(self._open(table, version), PARTITION, partitions)
+        if damage:
+            raise StorageError(f"table {table}: {damage}; {log.REPAIR}")
 
     def replace(
         self,
@@ -164,21 +157,21 @@ class Tables:
     ) -> int:
         """Replace whole partitions in one atomic commit.
 
-        Where another run commits other partitions meanwhile, this one is tried again; where it
-        commits the same, this one fails, as what it read may be older.
+        If another run commits other partitions meanwhile, this call tries again; if that run
+        commits the same partitions, this call fails, since the rows may come from older data.
 
         Args:
             table: `<group>/<table>`.
             rows: All rows of the partitions; none means the partitions become empty. A lazy frame
                 is written in bounded memory.
             partitions: The values of `key` that are replaced.
-            commit: What is written beside the commit: run, asset, fingerprints.
+            commit: Notes in the commit, such as the id of the run.
             key: Column that says which partition a row is of.
-            base: Version that was there before anything was read that `rows` are made from; None
-                where the table was not written yet, by default the version now.
+            base: The version before anything was read that `rows` are computed from; None if the
+                table was not written yet, by default the version now.
 
         Returns:
-            The version the commit made.
+            The new version.
 
         Raises:
             StaleTableError: Another run replaced the same partitions since `base`.
@@ -194,13 +187,13 @@ class Tables:
             )
         opened = self._open(table)
         since = _version(opened) if base == NOW else base
-        said, predicate = {**commit, **replacement(keys)}, _among(key, keys)
+        notes, predicate = {**commit, **log.replacement_note(keys)}, _among(key, keys)
         for _ in range(ATTEMPTS):
             _refuse_stale(table, opened, since, keys)
-            version = self._commit(table, opened, rows, said, predicate)
+            version = self._commit(table, opened, rows, notes, predicate)
             if version is not None:
-                merge_small_files(opened)
-                seal(DeltaTable(self.uri(table)))
+                data_files.merge_small_files(opened)
+                data_files.seal(DeltaTable(self.uri(table)))
                 return version
             opened = self._open(table)
         raise StorageError(
@@ -215,12 +208,12 @@ class Tables:
 
         Args:
             table: `<group>/<table>`.
-            rows: What is appended.
-            commit: What is written beside the commit.
+            rows: The rows to append.
+            commit: Notes in the commit.
             expected: The version the caller decided on; None for a table not yet written.
 
         Returns:
-            The version the commit made.
+            The new version.
 
         Raises:
             StaleTableError: The table has moved on.
@@ -233,13 +226,13 @@ class Tables:
         return version
 
     def merge(self, table: str) -> None:
-        """Merge small files that are many, where a commit has not done so already."""
-        merge_small_files(self._open(table))
+        """Merge small files if they are many and no commit has merged them yet."""
+        data_files.merge_small_files(self._open(table))
 
-    def unneeded(self, table: str, keep: Iterable[int], hours: int) -> list[Path]:
-        """Files that neither the newest version nor one to keep names; see `table_files`."""
+    def unneeded_files(self, table: str, keep: Iterable[int], hours: int) -> list[Path]:
+        """Return files that neither the newest version nor one to keep names."""
         opened = self._open(table)
-        return [] if opened is None else unneeded(opened, sorted(keep), hours)
+        return [] if opened is None else data_files.unneeded_files(opened, sorted(keep), hours)
 
     def _open(self, table: str, version: int | None = None) -> DeltaTable | None:
         uri = self.uri(table)
@@ -248,10 +241,9 @@ class Tables:
         except TableNotFoundError:
             return None
         except DeltaError as error:
-            raise StorageError(
-                f"table {table}: {log_damage(uri, version) or short(error)}"
-            ) from error
-        if torn := torn_commit(uri, opened.version()):
+            damage = log.log_damage(uri, version) or log.short(error)
+            raise StorageError(f"table {table}: {damage}") from error
+        if torn := log.torn_commit(uri, opened.version()):
             raise StorageError(f"table {table}: {torn}")
         return opened
 
@@ -266,28 +258,29 @@ class Tables:
         """Commit on exactly the version that was opened.
 
         Returns:
-            The version made, or None where another writer made it first.
+            The new version, or None if another writer was faster.
         """
         before, token = _version(opened), uuid4().hex
-        how: dict[str, Any] = {"mode": "append", "schema_mode": "merge"}
+        options: dict[str, Any] = {"mode": "append", "schema_mode": "merge"}
         if opened is None:
-            how = {"mode": "error", "configuration": CONFIGURATION}
+            options = {"mode": "error", "configuration": data_files.CONFIGURATION}
         elif predicate is not None:
-            how = {"mode": "overwrite", "schema_mode": "merge", "predicate": predicate}
+            options |= {"mode": "overwrite", "predicate": predicate}
         # With retries, two first commits both land, and so does a stale append.
-        how["commit_properties"] = CommitProperties({**commit, _TOKEN: token}, max_commit_retries=0)
+        notes = CommitProperties({**commit, _TOKEN: token}, max_commit_retries=0)
+        options |= data_files.LAYOUT | {"commit_properties": notes}
         try:
-            write_deltalake(opened or self.uri(table), streamed(rows), **how, **LAYOUT)
-        except FAILURES as error:
+            write_deltalake(opened or self.uri(table), data_files.record_batches(rows), **options)
+        except data_files.FAILURES as error:
             now = self._open(table)
-            for made in commits_after(now, before):
-                if made.get(_TOKEN) == token:
-                    return int(made["version"])
+            for header in log.commits_after(now, before):
+                if header.get(_TOKEN) == token:
+                    return int(header["version"])
             if _version(now) != before:
                 return None
-            wrong = broken_file(now, PARTITION) or short(error)
+            damage = data_files.unreadable_file(now, PARTITION) or log.short(error)
             raise StorageError(
-                f"table {table} could not be written and stays at version {before}: {wrong}"
+                f"table {table} could not be written and stays at version {before}: {damage}"
             ) from error
         return 0 if before is None else before + 1
 
@@ -299,8 +292,8 @@ def _version(opened: DeltaTable | None) -> int | None:
 def _refuse_stale(
     table: str, opened: DeltaTable | None, since: int | None, partitions: list[str]
 ) -> None:
-    for commit in commits_after(opened, since):
-        if same := replaced_in(commit, partitions):
+    for commit in log.commits_after(opened, since):
+        if same := log.replaced_partitions(commit, partitions):
             raise StaleTableError(
                 f"table {table}: {len(same)} partitions, such as {', '.join(same[:3])}, were "
                 f"replaced by run {commit.get('run_id', 'unknown')} in version {commit['version']} "

@@ -80,7 +80,7 @@ def die_before(root: str, rows: Content) -> None:
 def die_within(root: str, rows: Content) -> None:
     """Once the first rows are written, of batches and files that hold one row each."""
     data_files._BATCH_ROWS = 1
-    module.LAYOUT["target_file_size"] = 1
+    data_files.LAYOUT["target_file_size"] = 1
     real, calls, before = pl.DataFrame.to_arrow, iter(range(100)), stored_files(Tables(root))
 
     def to_arrow(self: pl.DataFrame, **named: Any) -> Any:
@@ -110,14 +110,14 @@ def die_after(root: str, rows: Content) -> None:
 
 def die_merging(root: str, rows: Content) -> None:
     data_files.MAX_SMALL_FILES = 0
-    real = module.merge_small_files
+    real = data_files.merge_small_files
 
     def merge(opened: DeltaTable) -> None:
         watch(Tables(root))
         real(opened)
         die()
 
-    module.merge_small_files = merge
+    data_files.merge_small_files = merge
     replace(Tables(root), rows)
 
 

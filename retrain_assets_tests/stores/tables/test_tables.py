@@ -16,7 +16,6 @@ from polars.testing import assert_frame_equal
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.stores.tables import data_files
-from retrain_assets.stores.tables import tables as module
 from retrain_assets.stores.tables.log import MAX_LISTED
 from retrain_assets.stores.tables.tables import StaleTableError, StorageError, Tables
 
@@ -245,14 +244,14 @@ def test_a_lost_merge_is_left_to_the_next_commit(
 ) -> None:
     tables.replace("d/t", rows(d01=[1]), ["01"], COMMIT)
     monkeypatch.setattr(data_files, "MAX_SMALL_FILES", 0)
-    real = module.merge_small_files
+    real = data_files.merge_small_files
 
     def overtaken(opened: DeltaTable) -> None:
-        monkeypatch.setattr(module, "merge_small_files", lambda _: None)
+        monkeypatch.setattr(data_files, "merge_small_files", lambda _: None)
         Tables(tables.root).replace("d/t", rows(d01=[9]), ["01"], COMMIT)
         real(opened)
 
-    monkeypatch.setattr(module, "merge_small_files", overtaken)
+    monkeypatch.setattr(data_files, "merge_small_files", overtaken)
     assert tables.replace("d/t", rows(d02=[2]), ["02"], COMMIT) == 1
     assert tables.version("d/t") == 2
     assert content(tables, "d/t") == {"01": [9], "02": [2]}
