@@ -85,10 +85,7 @@ class Spec(BaseModel):
 class NamedSpec(Spec):
     """The attributes that both components have."""
 
-    name: Name = Field(
-        description="Group and first part of the asset keys: lower-case letters, digits and "
-        "underscores, starting with a letter."
-    )
+    name: Name = Field(description="Group and first part of the asset keys.")
     owners: list[Owner] = Field([], description="Owners of the assets, which Dagster shows.")
 
 

@@ -27,8 +27,7 @@ class OutlierSpec(Spec):
 
     robust_z: float = Field(
         gt=0,
-        description="A value lies far out beyond this many standard deviations from the median. "
-        "The standard deviation is estimated from the median absolute deviation.",
+        description="Robust standard deviations from the median beyond which a value is far out.",
     )
     action: Literal["flag", "quarantine"] = Field(
         "flag", description="`flag` counts the rows; `quarantine` refuses them."
@@ -41,37 +40,24 @@ class OutlierSpec(Spec):
 class ColumnSpec(Spec):
     """One column of the landing files, and the rules that its values must keep."""
 
-    type: ColumnType = Field(
-        description="Type of the values. `category` and `text` are strings; `datetime` is stored "
-        "in UTC."
-    )
+    type: ColumnType = Field(description="Type of the values; a `datetime` is stored in UTC.")
     required: bool = Field(False, description="Whether a row without a value goes to quarantine.")
     allowed: list[str] | None = Field(
-        None, min_length=1, description="The only values that a category or text may have."
+        None, min_length=1, description="The only values that are allowed."
     )
     min: float | None = Field(None, description="Smallest value that is allowed.")
     max: float | None = Field(None, description="Largest value that is allowed.")
     pattern: str | None = Field(
-        None,
-        max_length=500,
-        description="Regular expression that a text must match in full. It may contain literals, "
-        "sets, groups, counts and `\\d \\w \\s` (which are ASCII), which all engines read alike.",
+        None, max_length=500, description="Regular expression that a text must match in full."
     )
     outliers: OutlierSpec | None = Field(None, description="Rules for numbers that lie far out.")
-    personal: bool = Field(
-        False,
-        description="Whether values are masked wherever they are shown: in quarantine, logs, "
-        "metadata and reports.",
-    )
+    personal: bool = Field(False, description="Whether values are masked wherever they are shown.")
     expression: str | None = Field(
-        None,
-        description="SQL expression over the other columns and `_line`, the number of the line "
-        "counted from 1. A column with an expression is computed, and not read from the file.",
+        None, description="SQL over other columns and `_line` that computes it."
     )
     known: Literal["before", "later"] = Field(
         "before",
-        description="When the value is known. A `later` value is not known when the prediction is "
-        "made, so no feature can use it.",
+        description="A `later` value is not known when predicting, so no feature can use it.",
     )
 
     @model_validator(mode="after")
@@ -91,9 +77,7 @@ class ReadSpec(Spec):
     """Options by which the bytes of a landing file are read as columns."""
 
     header: list[str] | None = Field(
-        None,
-        min_length=1,
-        description="Names of the columns of a CSV without header line.",
+        None, min_length=1, description="Names of the columns of a CSV without header line."
     )
     delimiter: str = Field(",", min_length=1, max_length=1, description="Separator of CSV fields.")
     decimal: Literal[".", ","] = Field(".", description="Decimal mark of CSV numbers.")
@@ -101,29 +85,15 @@ class ReadSpec(Spec):
     nulls: list[str] = Field([""], description="CSV texts that mean that there is no value.")
     encoding: Encoding = Field("utf-8", description="Encoding of CSV and JSONL files.")
     date_format: dict[str, str] = Field(
-        {},
-        description="Format of dates and times, such as `%m/%d/%y`, by name of the column. The "
-        "default is ISO 8601. Times without an offset are local to `partition.timezone`.",
+        {}, description="Formats such as `%m/%d/%y` by column; ISO 8601 by default."
     )
     rename: dict[str, str] = Field(
-        {},
-        description='Names in `columns`, by the name in the file, which is `""` for a column '
-        "without a name.",
+        {}, description='Names in `columns`, by the name in the file (`""` for none).'
     )
-    max_bytes: int = Field(
-        2**30,
-        ge=1,
-        description="A file that has more bytes, or a parquet that unpacks to more, is refused.",
-    )
-    max_rows: int = Field(
-        5_000_000,
-        ge=1,
-        description="A file with more rows is refused, since judging takes some 400 bytes a row.",
-    )
+    max_bytes: int = Field(2**30, ge=1, description="Most bytes of a file, packed or unpacked.")
+    max_rows: int = Field(5000000, ge=1, description="Most rows of a file.")
     settle: Duration = Field(
-        "5s",
-        description="A file is read once it has been unchanged for this time, since a newer one "
-        "may still be written.",
+        "5s", description="A file is read once it has been unchanged for this time."
     )
 
     @model_validator(mode="after")
@@ -152,8 +122,7 @@ class RowsSpec(Spec):
     typical: float | None = Field(
         None,
         gt=0,
-        description="The check warns of a partition whose number of rows differs from the median "
-        "of the 28 partitions before it by more than this share of the median.",
+        description="Above this relative difference from the usual count, the check warns.",
     )
 
     @model_validator(mode="after")
@@ -167,11 +136,8 @@ class ExpectationSpec(Spec):
     """A further rule of Great Expectations that the accepted rows must keep."""
 
     type: str = Field(
-        pattern=r"^expect_[a-z0-9_]+$",
-        description="Name of the expectation, such as `expect_column_mean_to_be_between`. Each "
-        "partition must meet mean, median, min, max, sum, stdev, unique value count and proportion "
-        "of unique values of a number, if they have only `column` and bounds. All other "
-        "expectations apply to the accepted rows of a run, or to a sample of some 50,000.",
+        pattern="^expect_[a-z0-9_]+$",
+        description="Name of an expectation, such as `expect_column_mean_to_be_between`.",
     )
     kwargs: dict[str, Any] = Field({}, description="Arguments of the expectation.")
 
@@ -181,15 +147,10 @@ class DatasetSpec(NamedSpec):
 
     landing: str | None = Field(
         None,
-        description="Path of the files below `landing/`, such as `flights/{partition}.parquet`, or "
-        "in an object store (s3, gs, az, abfs), such as `s3://bucket/flights/{partition}.parquet`. "
-        "A `*` matches any part of one name. Without `{partition}`, a file may contain rows of "
-        "many partitions. The ending gives the format: csv, jsonl or parquet.",
+        description="Path of the files below `landing/` or URI, such as `flights/{partition}.csv`.",
     )
     delta: str | None = Field(
-        None,
-        description="Path or URI of an existing Delta table that is read instead of files. Each "
-        "new version of the table is new data.",
+        None, description="Path or URI of a Delta table that is read instead of files."
     )
     read: ReadSpec = Field(ReadSpec(), description="How files are read.")
     partition: PartitionSpec = Field(description="How the dataset is partitioned.")
@@ -205,8 +166,7 @@ class DatasetSpec(NamedSpec):
         [], description="Further rules, of Great Expectations."
     )
     expected: Duration | None = Field(
-        None,
-        description="People are told of a partition that has not landed this long after its end.",
+        None, description="A partition is reported as late this long after its end."
     )
     notify: NotifySpec = Field(NotifySpec(), description="Who is told of refused and late data.")
 

@@ -24,26 +24,14 @@ class LookupSpec(Spec):
 
     model_config = ConfigDict(json_schema_extra=_allow_boolean_on)
 
-    on: list[str] = Field(
-        min_length=1,
-        description="Columns that must be equal in both datasets. They are always needed.",
-    )
+    on: list[str] = Field(min_length=1, description="Columns that must be equal in both datasets.")
     as_of: str | None = Field(
-        None,
-        description="A time column that both datasets have. Of the lookup's rows that were known "
-        "at the time of the row, the newest is joined.",
+        None, description="Time column of both datasets; the newest row known by then is joined."
     )
-    lag: Duration = Field(
-        "0s", description="How long after its time a row of the lookup becomes known."
-    )
-    tolerance: Duration | None = Field(
-        None, description="Rows of the lookup that are older than this are not joined."
-    )
+    lag: Duration = Field("0s", description="Time until a row of the lookup is known.")
+    tolerance: Duration | None = Field(None, description="Older rows of the lookup are not joined.")
     lateness: int = Field(
-        1,
-        ge=0,
-        description="A partition of the lookup that is late is not waited for once this many newer "
-        "partitions of the dataset have arrived.",
+        1, ge=0, description="Number of newer partitions after which a late one is not waited for."
     )
 
     @model_validator(mode="after")
@@ -59,23 +47,15 @@ class FeaturesSpec(Spec):
     """The features of a row after the joins, written in SQL or as a Python function."""
 
     sql: str | None = Field(
-        None,
-        description="A query `SELECT … FROM rows`. Columns of a lookup are called "
-        "`<lookup>_<column>`. A subquery that joins or groups must select `_row`, a column of "
-        "`rows`.",
+        None, description="A query `SELECT … FROM rows`, with `<lookup>_<column>`."
     )
     python: str | None = Field(
         None,
         pattern=PYTHON_REFERENCE,
-        description="`module:function` of a function that takes a polars frame of rows and returns "
-        "a frame of features.",
+        description="`module:function` from a polars frame of rows to features.",
     )
     history: int = Field(
-        0,
-        ge=0,
-        description="How many partitions before its own a row may look back on. They are the table "
-        "`history` in SQL, and the second argument of a function. Columns with `known: later` are "
-        "null in the newest `labels.delay` of them, since those labels were not final yet.",
+        0, ge=0, description="Number of partitions before its own that a row may look back on."
     )
 
     @model_validator(mode="after")
@@ -90,18 +70,14 @@ class TargetSpec(Spec):
 
     column: Name = Field(description="Name of the target in the features table.")
     expression: str | None = Field(
-        None,
-        description="SQL expression that computes the target from columns of the dataset, and from "
-        "those columns of lookups that are `known: later` (as `<lookup>_<column>`). By default, "
-        "the target is the dataset's column of that name.",
+        None, description="SQL that computes the target; by default the column of its name."
     )
     kind: Kind = Field(description="What is predicted: one of two labels, one of many, a number.")
     positive_share: list[float] = Field(
         [0.0, 1.0],
         min_length=2,
         max_length=2,
-        description="Smallest and largest share of positive labels that a partition may have "
-        "(`kind: binary`).",
+        description="Smallest and largest share of positive labels of a partition.",
     )
 
     @model_validator(mode="after")

@@ -74,22 +74,16 @@ class GuardsSpec(Spec):
         None, description="Bound on the growth of the calibration error beyond its interval."
     )
     negative_flips: GuardSpec | None = Field(
-        None,
-        description="Bound on the share of rows that production predicts right and the candidate "
-        "predicts wrong.",
+        None, description="Bound on the share of rows that only the candidate predicts wrong."
     )
     latency: GuardSpec | None = Field(
-        None,
-        description="Bound on the time to predict one row and a batch, as a multiple of "
-        "production's time.",
+        None, description="Bound on the time to predict, as a multiple of production's."
     )
     size: GuardSpec | None = Field(
-        None, description="Bound on the size of the model, as a multiple of production's size."
+        None, description="Bound on the size, as a multiple of production's."
     )
     skew: Literal["warn", "block"] | None = Field(
-        None,
-        description="What to do when a new process does not predict the same for every row of the "
-        "holdout.",
+        None, description="What to do when a new process predicts otherwise."
     )
 
 
@@ -117,60 +111,42 @@ class GateSpec(Spec):
         None,
         gt=0,
         lt=1,
-        description="Probability from which a binary prediction counts as 1, for `accuracy`, "
-        "`balanced_accuracy`, `f1` and `cost`. The default is 0.5, or the cheapest for `cost`.",
+        description="Probability from which a prediction counts as 1; 0.5 or the cheapest.",
     )
     cost: CostSpec | None = Field(
-        None,
-        description="With `metric: cost`: the costs whose mean over all rows is compared.",
+        None, description="With `metric: cost`: the costs whose mean is compared."
     )
     quantile: float | None = Field(
-        None, gt=0, lt=1, description="With `metric: pinball`: the quantile that is predicted."
+        None, gt=0, lt=1, description="With `metric: pinball`: the predicted quantile."
     )
     python: str | None = Field(
         None,
         pattern=PYTHON_REFERENCE,
-        description="With `metric: python`: `module:function` of a function that takes arrays of "
-        "labels and predictions, and returns a number, or NaN where the metric is undefined. For "
-        "multiclass, a label is the number of its column in the predictions.",
+        description="With `metric: python`: `module:function` of arrays.",
     )
     greater_is_better: bool = Field(
-        False, description="With `metric: python`: whether a greater value is better."
+        False, description="With `metric: python`: whether greater is better."
     )
     promote_when: Literal["better"] | NotWorseSpec = Field(
         "better",
-        description="What must be shown: that the candidate is `better`, or, with `not_worse: "
-        "{margin: …}`, that it is worse by less than the margin.",
+        description="Whether the candidate must be better, or may be worse within a margin.",
     )
     confidence: float = Field(
-        0.9, gt=0.5, lt=1, description="Confidence of the two-sided interval of the gain."
+        0.9, gt=0.5, lt=1, description="Confidence of the interval of the gain."
     )
     false_promotions_per_year: float | None = Field(
-        None,
-        gt=0,
-        description="Instead of `confidence`: how many candidates that are no better may be "
-        "promoted in a year of data, if there are as many as `triggers.cooldown` allows.",
+        None, gt=0, description="Instead of `confidence`: acceptable false promotions a year."
     )
-    min_gain: float = Field(
-        0.0, ge=0, description="Smallest improvement that is worth a promotion."
-    )
+    min_gain: float = Field(0.0, ge=0, description="Smallest improvement worth a promotion.")
     min_blocks: int = Field(
-        5,
-        ge=2,
-        description="Smallest number of blocks in the holdout to decide on. Blocks are the "
-        "partitions, or what the model's `blocks` makes of the rows.",
+        5, ge=2, description="Smallest number of blocks in the holdout to decide on."
     )
     guards: GuardsSpec = Field(GuardsSpec(), description="What else must not get worse.")
     slices: list[str] = Field(
-        [],
-        description="Features by whose values the holdout is divided into slices. The metric must "
-        "not get worse in any of them.",
+        [], description="Features by whose values the metric must not get worse."
     )
     max_slice_loss: float = Field(
-        0.1,
-        gt=0,
-        le=1,
-        description="Largest acceptable relative loss in a slice, beyond its interval.",
+        0.1, gt=0, le=1, description="Largest relative loss in a slice, beyond its interval."
     )
 
     @property

@@ -66,19 +66,17 @@ class EstimatorSpec(Spec):
     class_: str | None = Field(
         None,
         alias="class",
-        pattern=r"^sklearn(\.[A-Za-z_][A-Za-z0-9_]*){2,}$",
-        description="A class of scikit-learn, such as `sklearn.linear_model.LogisticRegression`.",
+        pattern="^sklearn(\\.[A-Za-z_][A-Za-z0-9_]*){2,}$",
+        description="A class, such as `sklearn.svm.SVC`.",
     )
     python: str | None = Field(
         None,
         pattern=PYTHON_REFERENCE,
-        description="`module:function` of a function that returns an unfitted estimator of "
-        "scikit-learn's kind.",
+        description="`module:function` that returns an unfitted estimator.",
     )
     params: dict[str, Any] = Field({}, description="Arguments of the class or function.")
     search: SearchSpec | None = Field(
-        None,
-        description="Search for hyper-parameters at each training; `params` are tried first.",
+        None, description="Search at each training; `params` are tried first."
     )
     threads: int = Field(
         1, ge=1, le=256, description="Number of OpenMP and BLAS threads that a fit may use."
@@ -98,8 +96,7 @@ class WindowsSpec(Spec):
     also: list[PositiveInt] = Field(
         [],
         max_length=5,
-        description="Shorter training windows, each of which makes one more candidate. The gate "
-        "promotes the best candidate that passes, and asks each for a higher confidence.",
+        description="Shorter training windows, each of which makes one more candidate.",
     )
     holdout: int = Field(
         14, ge=1, description="Number of newest partitions, on which models are compared."
@@ -119,7 +116,7 @@ class LabelsSpec(Spec):
     """The time after which the target can be trusted."""
 
     delay: int = Field(
-        0, ge=0, description="Number of later partitions after which the label of a row is final."
+        0, ge=0, description="Number of later partitions after which a label is final."
     )
 
 
@@ -130,11 +127,10 @@ class OutliersSpec(Spec):
         0.001, gt=0, lt=0.5, description="Share of the training rows that counts as far out."
     )
     max_share: float = Field(
-        0.02, ge=0, le=1, description="Above this share of a partition's rows, the check warns."
+        0.02, ge=0, le=1, description="Above this share of rows, the check warns."
     )
     action: Literal["flag", "quarantine"] = Field(
-        "flag",
-        description="`flag` marks the rows; `quarantine` also keeps them out of training.",
+        "flag", description="`flag` marks the rows; `quarantine` also keeps them out of training."
     )
 
 
@@ -159,50 +155,37 @@ class ModelSpec(NamedSpec):
 
     dataset: Name = Field(description="The `LandedDataset` whose rows are predicted.")
     lookups: dict[Name, LookupSpec] = Field(
-        {}, description="Datasets whose columns are joined to each row, by name of the dataset."
+        {}, description="Datasets that are joined to each row, by name."
     )
     features: FeaturesSpec = Field(description="How rows become features.")
     target: TargetSpec = Field(description="What is predicted.")
     weight: str | None = Field(
-        None,
-        description="SQL expression over the dataset's columns that gives the weight of a row.",
+        None, description="SQL over the dataset's columns that gives the weight of a row."
     )
     estimator: EstimatorSpec = Field(description="The estimator that is fitted.")
-    windows: WindowsSpec = Field(
-        WindowsSpec(), description="Lengths of the windows for training, comparing and watching."
-    )
+    windows: WindowsSpec = Field(WindowsSpec(), description="Lengths of the windows.")
     exclude: list[ExcludedSpec] = Field([], description="Partitions that are known to be bad.")
     blocks: str | None = Field(
-        None,
-        description="SQL expression over the dataset's columns that names the block of a row. "
-        "Blocks are what confidence intervals are computed from. By default they are the "
-        "partitions; where there are too few of these, something smaller is needed.",
+        None, description="SQL that names the block of a row, for intervals; partitions by default."
     )
     outliers: OutliersSpec | None = Field(None, description="How rows that lie far out are found.")
     labels: LabelsSpec = Field(LabelsSpec(), description="When labels are final.")
     triggers: TriggersSpec = Field(TriggersSpec(), description="When to retrain.")
     gate: GateSpec = Field(description="When to promote a candidate.")
     approval: Literal["auto", "manual"] = Field(
-        "auto",
-        description="`auto` promotes a candidate that passes the gate; `manual` lets it wait for "
-        "`retrain approve`.",
+        "auto", description="`manual` lets a candidate that passes wait for `retrain approve`."
     )
     watch: Literal["auto", "notify", "off"] = Field(
         "notify",
-        description="What to do when the version before production is shown to be better on the "
-        "data since the promotion: `auto` rolls back to it, `notify` tells people, `off` does "
-        "nothing.",
+        description="What to do when the version before is better: `auto` rolls back to it.",
     )
     refit: bool = Field(
-        True,
-        description="Whether a promoted model is fitted again on all data through its as-of, "
-        "holdout included.",
+        True, description="Whether a promoted model is fitted again with the holdout."
     )
     schedule: str | None = Field(
         "0 6 * * 1",
-        pattern=r"^[\d*,/A-Za-z-]+( [\d*,/A-Za-z-]+){4}$",
-        description="Cron schedule on which the triggers are evaluated; null to evaluate them only "
-        "when new data has arrived.",
+        pattern="^[\\d*,/A-Za-z-]+( [\\d*,/A-Za-z-]+){4}$",
+        description="Cron schedule on which the triggers are evaluated; null for never.",
     )
     notify: NotifySpec = Field(NotifySpec(), description="Who is told of decisions.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random numbers.")
@@ -267,8 +250,7 @@ class PolicySpec(Spec):
     every: int | None = Field(
         None,
         ge=1,
-        description="Instead of triggers and gate: after this many partitions each, fit a model "
-        "through the newest mature partition and serve it, however good it is.",
+        description="Instead of triggers and gate: fit and serve after this many partitions.",
     )
     triggers: TriggersSpec | None = Field(None, description="Triggers in place of the model's.")
     gate: GateSpec | None = Field(None, description="Gate in place of the model's.")

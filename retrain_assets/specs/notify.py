@@ -31,30 +31,21 @@ class NotifySpec(Spec):
     """The people and systems that are told of events."""
 
     slack: str | None = Field(
-        None, pattern=r"^[#@]?[\w.-]+$", description="A Slack channel, such as `#models`."
+        None, pattern="^[#@]?[\\w.-]+$", description="A Slack channel, such as `#models`."
     )
     email: list[Address] = Field([], max_length=50, description="E-mail addresses.")
     webhook: str | None = Field(
         None,
         max_length=2000,
-        description="A URL to which each event is posted with a signature. Its host must be listed "
-        "in the environment variable `RETRAIN_WEBHOOK_HOSTS`, and it must begin with https unless "
-        "the host is this machine.",
+        description="URL to which events are posted; its host must be in `RETRAIN_WEBHOOK_HOSTS`.",
     )
     events: dict[Channel, list[EventKind]] = Field(
-        {},
-        description="The events that a channel is told of. A channel that is not listed here is "
-        "told of all events.",
+        {}, description="The events a channel is told of; all by default."
     )
     digest: Duration = Field(
-        "10m",
-        description="Refused data, late data and failed runs within this time become one message. "
-        "Decisions are sent at once, and webhooks get each event by itself.",
+        "10m", description="Time within which data events and failed runs become one message."
     )
-    quiet: Duration = Field(
-        "24h",
-        description="An event that repeats within this time is counted, and reported after it.",
-    )
+    quiet: Duration = Field("24h", description="Time within which repetitions are only counted.")
 
     @property
     def channels(self) -> tuple[Channel, ...]:

@@ -79,31 +79,18 @@ class PartitionSpec(Spec):
     """How rows and files are divided into partitions, which are replaced and monitored as units."""
 
     by: Literal["hour", "day", "week", "month", "year", "value", "none"] = Field(
-        description="What makes a partition. A `week` is named by its Monday, a `value` is what "
-        "`column` contains, and with `none` each delivery replaces the whole dataset."
+        description="A `week` is named by its Monday; `none` replaces the whole dataset."
     )
-    column: str | None = Field(
-        None, description="The column that tells to which partition a row belongs."
-    )
-    start: str | None = Field(
-        None,
-        description="First partition, such as `2013-01-01`, or `000` where values are numbers.",
-    )
-    end: str | None = Field(
-        None,
-        description="Last partition of a dataset that gets no more. Where values are numbers, it "
-        "is required.",
-    )
+    column: str | None = Field(None, description="The column that names the partition of a row.")
+    start: str | None = Field(None, description="First partition, such as `2013-01-01` or `000`.")
+    end: str | None = Field(None, description="Last partition, if the dataset gets no more.")
     values: list[str] | None = Field(
         None,
         min_length=1,
         max_length=_MOST_VALUES,
-        description="The values of a text column that make partitions. Windows take them in "
-        "alphabetical order.",
+        description="Values that make partitions, taken in alphabetical order.",
     )
-    timezone: str = Field(
-        "UTC", description="IANA time zone in which days, weeks, months and years begin."
-    )
+    timezone: str = Field("UTC", description="IANA time zone in which periods begin.")
 
     @property
     def period(self) -> Period | None:

@@ -22,28 +22,15 @@ class DriftTrigger(Spec):
     """Ask for retraining when a distribution has moved."""
 
     measure: DriftMeasure = Field("psi", description="The statistic compared with `threshold`.")
-    threshold: float | None = Field(
-        None, gt=0, description="A column alerts when its statistic is at or above this."
-    )
+    threshold: float | None = Field(None, gt=0, description="Statistic from which a column alerts.")
     false_alarms_per_year: float | None = Field(
-        None,
-        gt=0,
-        description="Instead of a threshold: how many false alarms a year are acceptable. The "
-        "trigger then alerts where windows drawn at random from reference and present together "
-        "are as far apart so rarely. The measure is `ks` for numbers, `jensen_shannon` for "
-        "categories, and `null_share` for both.",
+        None, gt=0, description="Instead of `threshold`: acceptable false alarms a year."
     )
     share: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="The trigger fires when more than this share of the columns alerts.",
+        0.0, ge=0, le=1, description="Share of columns above which the trigger fires."
     )
     although_performance_holds: bool = Field(
-        False,
-        description="Whether the trigger also fires where the labels of the same window have come "
-        "and performance is within its bounds. By default, such drift is recorded, and asks for "
-        "nothing.",
+        False, description="Whether it also fires while performance holds."
     )
 
     @model_validator(mode="after")
@@ -63,23 +50,14 @@ class PerformanceTrigger(Spec):
 
     metric: Metric = Field(description="The metric that is followed.")
     max_drop: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="Largest acceptable loss, relative to the evaluation at promotion.",
+        None, gt=0, le=1, description="Largest loss, relative to the one at promotion."
     )
     limit: float | None = Field(None, description="Worst value of the metric that is acceptable.")
     confidence: float = Field(
-        POINT,
-        ge=POINT,
-        lt=1,
-        description="How certain the loss must be, judged by the spread over the partitions of "
-        "the window. At 0.5, the mean itself decides.",
+        POINT, ge=POINT, lt=1, description="How certain the loss must be; at 0.5 the mean decides."
     )
     estimated: bool = Field(
-        True,
-        description="Whether a classifier whose labels have not come yet is judged by the metric "
-        "that its calibrated probabilities predict, once such estimates have proved right.",
+        True, description="Whether reliable estimates stand in until labels come."
     )
 
     @model_validator(mode="after")
@@ -96,13 +74,11 @@ class ReferenceSpec(Spec):
         None, ge=1, description="Compare with this many partitions before the window."
     )
     first: str | None = Field(
-        None, description="Compare always with the partitions from this one to `last`."
+        None, description="Compare with the partitions from this one to `last`."
     )
     last: str | None = Field(None, description="Last partition of the reference, inclusive.")
     season: Literal["month", "weekday"] | None = Field(
-        None,
-        description="Compare with all earlier partitions of the same months, or of the same days "
-        "of the week.",
+        None, description="Compare with earlier partitions of the same season."
     )
 
     @model_validator(mode="after")
@@ -118,9 +94,7 @@ class LastingSpec(Spec):
     """The number of newest windows in which a signal must alert."""
 
     alerts: int = Field(1, ge=1, description="Smallest number of windows that must alert.")
-    of: int = Field(
-        1, ge=1, description="Number of newest windows, one a partition, that are looked at."
-    )
+    of: int = Field(1, ge=1, description="Number of newest windows that are looked at.")
 
     @model_validator(mode="after")
     def _check_count(self) -> Self:
@@ -133,49 +107,35 @@ class TriggersSpec(Spec):
     """The triggering policy: what asks for retraining, and when it counts."""
 
     data_drift: DriftTrigger | None = Field(
-        None, description="Retrain when the distribution of the features has moved."
+        None, description="Retrain when the features have moved."
     )
     prediction_drift: DriftTrigger | None = Field(
-        None, description="Retrain when the distribution of the predictions has moved."
+        None, description="Retrain when the predictions have moved."
     )
     target_drift: DriftTrigger | None = Field(
-        None, description="Retrain when the distribution of the target has moved."
+        None, description="Retrain when the target has moved."
     )
     performance: PerformanceTrigger | None = Field(
-        None, description="Retrain when performance on real labels has fallen."
+        None, description="Retrain when performance has fallen."
     )
     require: Literal["any", "all"] = Field(
-        "any", description="Whether any of these signals suffices, or all that are given must fire."
+        "any", description="Whether any signal suffices, or all must fire."
     )
     reference: ReferenceSpec | None = Field(
-        None,
-        description="What drift of features and target is measured against. By default, it is "
-        "production's training window.",
+        None, description="What drift is measured against; production's training window by default."
     )
     lasting: LastingSpec = Field(
-        LastingSpec(), description="In how many windows a signal must alert before it counts."
+        LastingSpec(), description="In how many windows a signal must alert."
     )
     new_partitions: int | None = Field(
-        None,
-        ge=1,
-        description="Retrain after this many new mature partitions since the last decision.",
+        None, ge=1, description="Retrain after this many new mature partitions."
     )
     spec_change: bool = Field(
-        True,
-        description="Whether to retrain when the YAML has changed, or your code behind a `python:` "
-        "field.",
+        True, description="Whether to retrain when the YAML or your code behind it has changed."
     )
-    cooldown: int = Field(
-        7,
-        ge=0,
-        description="Number of new mature partitions to wait for after a decision before anything "
-        "may ask for retraining again.",
-    )
+    cooldown: int = Field(7, ge=0, description="Number of new mature partitions between decisions.")
     back_off: int | None = Field(
-        None,
-        ge=1,
-        description="Once this many candidates in a row that a cause asked for were not promoted, "
-        "the cooldown of the cause doubles with each further one.",
+        None, ge=1, description="Candidates in a row not promoted after which the cooldown doubles."
     )
 
     @property
