@@ -21,8 +21,8 @@ from policies import MODEL, RUN, prepared
 from retrain_assets.domain.windows import mature_partitions
 from retrain_assets.specs.model import PolicySpec
 from retrain_assets.steps.decision.promote import decide_candidate
-from retrain_assets.steps.decision.reconsider import proposed
-from retrain_assets.steps.decision.train import fitted
+from retrain_assets.steps.decision.reconsider import propose
+from retrain_assets.steps.decision.train import fit_model
 from retrain_assets.steps.monitoring.monitor import monitor
 from retrain_assets.steps.monitoring.predict import predictions
 from retrain_assets.steps.replay import Replay
@@ -65,7 +65,7 @@ class Months(Replay):
             monitor(now, keys, RUN)
             if keys[-1] in self.ends:
                 why = ("schedule",), "a month has ended"
-                proposed(now, registry, None, None, why, lambda: RUN)
+                propose(now, registry, None, None, why, lambda: RUN)
                 decide_candidate(now, registry, RUN, lambda: RUN)
         self.rows = state.ledger.read().rows
         history = state.ledger.read()
@@ -79,7 +79,7 @@ class Months(Replay):
         for end in self.ends:
             past = self.keys[: self.keys.index(end) + 1]
             mature = mature_partitions(past, state.spec.labels.delay)
-            made[end] = fitted(state, mature[-state.spec.windows.train :]).pipeline
+            made[end] = fit_model(state, mature[-state.spec.windows.train :]).pipeline
         newest = {key: made[max(end for end in made if end < key)] for key in self.keys[begun:]}
         first = dict.fromkeys(self.keys[begun:], made[self.ends[0]])
         return self._values(state, newest), self._values(state, first)

@@ -158,14 +158,14 @@ def losses_of_each(history: Replay) -> Iterator[np.ndarray]:
     """Log loss of each day by the model fitted through each, of shape (days,); inf before it."""
     from retrain_assets.domain.metrics.metrics import block_values
     from retrain_assets.domain.model.estimator import predict
-    from retrain_assets.steps.decision.train import fitted, sample
+    from retrain_assets.steps.decision.train import fit_model, sample
 
     state, keys = replace(history.state, memo=history.memo), history.keys
     later = [key for key in keys if key >= REPORTED_FROM]
     rows = sample(state, later)
     for place, first in enumerate(track(later, console=Console(stderr=True))):
         through = keys[: keys.index(first)][-state.spec.windows.train :]
-        model, since = fitted(state, through).pipeline, rows.partitions >= first
+        model, since = fit_model(state, through).pipeline, rows.partitions >= first
         output = predict(model, state.spec.target.kind, rows.features.filter(since))
         labels, blocks = rows.target.filter(since).to_numpy(), rows.partitions.filter(since)
         found = block_values("log_loss", labels, output, blocks)["value"].to_numpy()

@@ -256,7 +256,7 @@ def time_clean_process_check() -> list[float]:
 
 def fit_once(root: Path) -> float:
     """CPU seconds of one fit on the newest training window."""
-    from retrain_assets.steps.decision.train import fitted
+    from retrain_assets.steps.decision.train import fit_model
     from retrain_assets.stores.registry.model_file import prepare_threads
     from retrain_assets.stores.storage import Storage
 
@@ -265,7 +265,7 @@ def fit_once(root: Path) -> float:
     state = model.state(Storage(root))
     partitions = state.mature()[-model.spec.windows.train :]
     before = sum(os.times()[:4])
-    fitted(state, partitions)
+    fit_model(state, partitions)
     return sum(os.times()[:4]) - before
 
 

@@ -35,7 +35,7 @@ def adopt(model: str, source: str, **asked: str) -> None:
 
     Code that is in its file runs: adopt none that you would not run yourself.
     """
-    from retrain_assets.steps.decision.operate import adopt as step
+    from retrain_assets.steps.decision.adopt import adopt as step
     from retrain_assets.steps.inspect.card import write_card
 
     state = model_named(model).state(opened := storage())

@@ -24,12 +24,12 @@ from retrain_assets.specs.model import ModelSpec, PolicySpec
 @click.option("--picture", type=click.Path(dir_okay=False), help="A PNG file to draw to.")
 def replay(model: str, first: str, last: str, policies: str | None, picture: str | None) -> None:
     """Play policies over stored history, and touch neither ledger nor registry."""
-    from retrain_assets.steps.replay import replayed
+    from retrain_assets.steps.replay import replay_policies
 
     chosen = model_named(model)
     tried = _policies(chosen.spec, here() / policies if policies else None)
     with _progress() as tell:
-        outcome = replayed(chosen.state(storage()), tried, tell, first, last)
+        outcome = replay_policies(chosen.state(storage()), tried, tell, first, last)
     if picture:
         from retrain_assets.reports.canvas import png
         from retrain_assets.reports.plots import replay_figure

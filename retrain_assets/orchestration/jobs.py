@@ -17,7 +17,7 @@ from retrain_assets.orchestration.metadata import DATASET_TAG, MODEL_TAG
 from retrain_assets.orchestration.resources import Channels, StorageResource
 from retrain_assets.orchestration.run_requests import tag_permanent_error
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps.decision import operate
+from retrain_assets.steps.decision import policy, promote
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.registry.registry import ModelRegistry
@@ -152,22 +152,22 @@ def _operation_job(
 
 def _approve(on: Operation) -> Metadata:
     config = on.config
-    row = operate.approve(on.state, on.registry, config.version, config.reason, config.by)
+    row = promote.approve(on.state, on.registry, config.version, config.reason, config.by)
     return {"action": row.action, "version": row.version, "reason": row.reason}
 
 
 def _roll_back(on: Operation) -> Metadata:
-    row = operate.roll_back(on.state, on.registry, on.config.to, on.config.reason, on.config.by)
+    row = promote.roll_back(on.state, on.registry, on.config.to, on.config.reason, on.config.by)
     return {"action": row.action, "version": row.version, "reason": row.reason}
 
 
 def _pause(on: Operation) -> Metadata:
-    pause = operate.pause(on.state, on.config.until, on.config.reason, on.config.by)
+    pause = policy.pause(on.state, on.config.until, on.config.reason, on.config.by)
     return {"until": pause.until, "reason": pause.reason, "by": pause.by}
 
 
 def _resume(on: Operation) -> Metadata:
-    pause = operate.resume(on.state, on.config.reason, on.config.by)
+    pause = policy.resume(on.state, on.config.reason, on.config.by)
     ended = f"the pause until {pause.until}" if pause else "there was no pause"
     return {"ended": ended, "reason": on.config.reason, "by": on.config.by}
 

@@ -20,7 +20,7 @@ from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.orchestration.run_requests import WATCHING, Evaluated, Tick, Wish, requests
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data.intake import MAX_FILES, Intake
-from retrain_assets.steps.decision.policy import recorded
+from retrain_assets.steps.decision.policy import record_request
 from retrain_assets.stores.landing.source import LandingError, LandingFile
 
 SECONDS_BETWEEN_FULL_LISTINGS = 3600
@@ -159,7 +159,7 @@ def policy_schedule(model: Model, job: AssetJob) -> dg.ScheduleDefinition | None
 
 def _retraining(model: Model, job: str, context: Tick, storage: StorageResource) -> Evaluated:
     state = model.state(storage.open())
-    request = recorded(state)
+    request = record_request(state)
     if not request.wanted or request.as_of is None:
         return dg.SkipReason(request.reason)
     tags = {

@@ -24,8 +24,8 @@ from retrain_assets.domain.metrics.metrics import block_values, followed
 from retrain_assets.serving.prediction_log import LIVE, TABLE
 from retrain_assets.serving.scoring.follow import Followed
 from retrain_assets.serving.scoring.version import Version
-from retrain_assets.steps.decision.evaluate import calibrated_on
-from retrain_assets.steps.decision.train import as_column
+from retrain_assets.steps.decision.evaluate import read_calibration
+from retrain_assets.steps.decision.train import to_column
 from retrain_assets.steps.upkeep.messages import leave
 
 ROWS, SPAN = 20_000, timedelta(days=1)  # at most, of the newest predictions: one block
@@ -79,7 +79,7 @@ class Live:
         if version.row.candidate is not None:
             candidate, table = str(version.row.candidate), state.table("reference")
             stored = state.tables.read(table, [candidate], PROFILE_SCHEMA)
-            output = rows.select(block, as_column(version.classes, answered))
+            output = rows.select(block, to_column(version.classes, answered))
             trigger = state.spec.triggers.prediction_drift
             yield from watch.drift(
                 watch.PREDICTION, trigger, merge(stored), merge(build_profile(output))
@@ -91,7 +91,7 @@ class Live:
         """What performance the calibrated probabilities promise, before any label."""
         state, candidate = self._model.state, version.row.candidate
         trigger = state.spec.triggers.performance
-        calibrated = calibrated_on(state, candidate)
+        calibrated = read_calibration(state, candidate)
         if trigger is None or calibrated is None or not trigger.estimated:
             return
         baseline = version.row.metrics.get(trigger.metric, math.nan)

@@ -17,10 +17,9 @@ from retrain_assets.domain.decision.triggers import decide
 from retrain_assets.domain.metrics.metrics import block_values, judged_by
 from retrain_assets.domain.windows import elapsed, mature_partitions
 from retrain_assets.specs.model import PolicySpec
-from retrain_assets.steps.decision.candidates import beside
 from retrain_assets.steps.decision.promote import decide_candidate
-from retrain_assets.steps.decision.reconsider import proposed
-from retrain_assets.steps.decision.train import classes_of, fitted
+from retrain_assets.steps.decision.reconsider import propose
+from retrain_assets.steps.decision.train import fit_model, get_classes, list_candidates
 from retrain_assets.steps.features.build import stored_features
 from retrain_assets.steps.monitoring.monitor import monitor
 from retrain_assets.steps.monitoring.predict import predictions
@@ -113,7 +112,7 @@ class Replay:
             wish = decide(state.spec, state.situation())
             if wish.wanted:
                 why = wish.fired, wish.reason
-                proposed(state, registry, wish.held, wish.as_of, why, lambda: RUN)
+                propose(state, registry, wish.held, wish.as_of, why, lambda: RUN)
                 decide_candidate(state, registry, RUN, lambda: RUN)
             tell(keys[-1])
         history = state.ledger.read()
@@ -140,7 +139,7 @@ class Replay:
             mature = mature_partitions(self.keys[: place + 1], state.spec.labels.delay)
             kept = [found for found in mature if not state.is_excluded(found)]
             if len(kept) >= needed and (not promoted or elapsed(kept, promoted[-1]) >= every):
-                model = fitted(state, kept[-state.spec.windows.train :]).pipeline
+                model = fit_model(state, kept[-state.spec.windows.train :]).pipeline
                 promoted.append(kept[-1])
             tell(key)
         values = self._values(state, served)
@@ -159,7 +158,7 @@ class Replay:
                 rows = stored_features(state, [key]).drop_nulls(target.column)
                 output = predict(pipeline, target.kind, rows.select(state.feature_names))
                 blocks, labels = rows[PARTITION], rows[target.column].to_numpy()
-                values = block_values(metric, labels, output, blocks, classes_of(pipeline))
+                values = block_values(metric, labels, output, blocks, get_classes(pipeline))
                 self.judged[known] = values["value"][0] if rows.height else None
             if (value := self.judged[known]) is not None:
                 found[key] = value
@@ -169,10 +168,10 @@ class Replay:
 def _fitted_for(registry: ModelRegistry, row: LedgerRow) -> list[ModelVersion]:
     """Versions of a decision. What is judged again has the digest it had, and was fitted once."""
     candidate = registry.version(row.candidate or row.version)
-    return [registry.version(row.version), *beside(registry, candidate)]
+    return [registry.version(row.version), *list_candidates(registry, candidate)]
 
 
-def replayed(
+def replay_policies(
     state: ModelState,
     policies: Sequence[PolicySpec],
     tell: Callable[[str, int, int], None],

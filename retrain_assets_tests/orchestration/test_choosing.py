@@ -9,13 +9,12 @@ import dagster as dg
 import pytest
 
 from retrain_assets.specs.model import PolicySpec
-from retrain_assets.steps.decision.candidates import beside, candidates
-from retrain_assets.steps.decision.evaluate import stored
+from retrain_assets.steps.decision.evaluate import read_evaluation
 from retrain_assets.steps.decision.promote import decide_candidate
-from retrain_assets.steps.decision.train import plan
+from retrain_assets.steps.decision.train import list_candidates, plan, train_candidates
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.inspect.reproduce import reproduce
-from retrain_assets.steps.replay import replayed
+from retrain_assets.steps.replay import replay_policies
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets_tests.killing import Point, kill_at
@@ -50,7 +49,7 @@ def decided(world: World) -> LedgerRow:
 
 
 def test_the_gate_chooses_the_window_that_serves_best(world: World, decided: LedgerRow) -> None:
-    usual, short = beside(registry(world), registry(world).version(decided.candidate or 0))
+    usual, short = list_candidates(registry(world), registry(world).version(decided.candidate or 0))
     assert [usual.tags["train_from"], usual.tags["train_to"]] == [key(10), key(19)]
     assert [short.tags["train_from"], short.tags["train_to"]] == [key(16), key(19)]
     assert (decided.action, decided.candidate) == ("promote", short.version)
@@ -60,7 +59,7 @@ def test_the_gate_chooses_the_window_that_serves_best(world: World, decided: Led
 
 
 def test_each_is_judged_surer_for_being_one_of_two(world: World, decided: LedgerRow) -> None:
-    found = stored(world.state, decided.candidate or 0, decided.previous)
+    found = read_evaluation(world.state, decided.candidate or 0, decided.previous)
     assert found is not None
     assert found.evidence["comparison"]["confidence"] == pytest.approx(0.95)
 
@@ -73,7 +72,7 @@ def test_the_refit_is_on_the_window_that_was_chosen(world: World, decided: Ledge
 def test_each_fit_has_a_run_of_its_own_below_that_of_the_first(
     world: World, decided: LedgerRow
 ) -> None:
-    usual, short = beside(registry(world), registry(world).version(decided.candidate or 0))
+    usual, short = list_candidates(registry(world), registry(world).version(decided.candidate or 0))
     run = registry(world).client.get_run(short.run_id)
     assert run.data.tags["mlflow.parentRunId"] == usual.run_id
     assert run.info.status == "FINISHED"
@@ -84,7 +83,7 @@ def test_what_a_plan_costs_counts_each_fit(world: World) -> None:
 
 
 def test_a_replay_chooses_the_same_and_counts_all_fits(world: World) -> None:
-    played = replayed(world.state, [PolicySpec(name="now")], lambda *_: None).played[0]
+    played = replay_policies(world.state, [PolicySpec(name="now")], lambda *_: None).played[0]
     rows = world.state.ledger.read().rows
     assert list(played.decided) == [(row.as_of, row.action) for row in rows]
     assert played.fits == len(registry(world).versions()) == 6
@@ -96,7 +95,7 @@ def take(root: Path) -> None:
     registry(world).prepare()
     client = registry(world).client
     run = client.create_run(client.get_experiment_by_name("churn").experiment_id).info.run_id
-    candidates(world.state, registry(world), plan(world.state, key(24), ["x"]), lambda: run)
+    train_candidates(world.state, registry(world), plan(world.state, key(24), ["x"]), lambda: run)
 
 
 def test_a_run_that_is_killed_between_two_fits_leaves_the_first_to_the_next(world: World) -> None:
@@ -112,7 +111,7 @@ def test_a_run_that_is_killed_between_two_fits_leaves_the_first_to_the_next(worl
 def test_what_was_decided_is_not_decided_again_for_the_others(
     world: World, decided: LedgerRow
 ) -> None:
-    usual, _ = beside(registry(world), registry(world).version(decided.candidate or 0))
+    usual, _ = list_candidates(registry(world), registry(world).version(decided.candidate or 0))
     registry(world).set_alias("candidate", usual.version)
     again = decide_candidate(world.state, registry(world), "run", lambda: "")
     assert again == decided

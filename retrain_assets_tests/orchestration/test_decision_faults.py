@@ -14,8 +14,7 @@ import dagster as dg
 import pytest
 
 from retrain_assets.steps.decision import promote
-from retrain_assets.steps.decision.operate import roll_back
-from retrain_assets.steps.decision.promote import decide_candidate
+from retrain_assets.steps.decision.promote import decide_candidate, roll_back
 from retrain_assets.steps.inspect.status import verify
 from retrain_assets.stores.ledger import History, Ledger, LedgerRow
 from retrain_assets_tests.killing import Point, kill_at

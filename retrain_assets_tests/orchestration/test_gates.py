@@ -8,7 +8,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from retrain_assets.steps.decision.evaluate import evaluate, stored
+from retrain_assets.steps.decision.evaluate import evaluate, read_evaluation
 from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets_tests.world import MODEL, new_world
 
@@ -29,7 +29,7 @@ def test_a_better_candidate_that_a_guard_blocks_is_rejected_and_so_is_one_that_p
         refused = history.rows[-1]
         assert refused.reason.startswith("bytes: 1")
         assert "times" in refused.reason
-        found = stored(world.state, refused.candidate or 0, refused.previous)
+        found = read_evaluation(world.state, refused.candidate or 0, refused.previous)
         assert found is not None
         seen = {guard["guard"]: guard["passed"] for guard in found.evidence["guards"]}
         assert seen == {"calibration": True, "size": False}

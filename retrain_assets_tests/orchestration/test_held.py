@@ -9,10 +9,10 @@ import dagster as dg
 import pytest
 
 from retrain_assets.specs.model import PolicySpec
-from retrain_assets.steps.decision.evaluate import stored, unseen
-from retrain_assets.steps.decision.reconsider import taken_up
+from retrain_assets.steps.decision.evaluate import list_unseen_partitions, read_evaluation
+from retrain_assets.steps.decision.reconsider import reconsider_held
 from retrain_assets.steps.inspect import status
-from retrain_assets.steps.replay import replayed
+from retrain_assets.steps.replay import replay_policies
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets_tests.killing import Point, kill_at
@@ -66,7 +66,7 @@ def test_it_is_judged_on_the_partitions_that_have_come_since(settled: tuple[Worl
     assert (first.action, first.as_of, first.more) == ("hold", key(HELD), MORE)
     assert (second.action, second.as_of) == ("promote", key(HELD + MORE))
     assert second.causes == ("held", "new_partitions")
-    looked = stored(world.state, second.candidate or 0, second.previous)
+    looked = read_evaluation(world.state, second.candidate or 0, second.previous)
     assert looked is not None
     assert (looked.holdout_from, looked.holdout_to) == (key(HELD + 1), key(HELD + MORE))
     assert len(looked.evidence["comparison"]["block_gains"]) == MORE
@@ -88,7 +88,7 @@ def test_it_is_not_fitted_again_but_for_the_refit(settled: tuple[World, int]) ->
 
 def test_a_replay_takes_it_up_as_the_sensor_did(settled: tuple[World, int]) -> None:
     world, _ = settled
-    outcome = replayed(world.state, [PolicySpec(name="now")], lambda *_: None)
+    outcome = replay_policies(world.state, [PolicySpec(name="now")], lambda *_: None)
     decided = [(row.as_of, row.action) for row in ledger(world)]
     assert list(outcome.played[0].decided) == decided
     assert outcome.played[0].fits == len({v.sha256 for v in registry(world).versions()})
@@ -104,16 +104,16 @@ def test_a_run_that_is_killed_leaves_the_version_to_the_next(settled: tuple[Worl
         world.root,
     )
     assert len(registry(world).versions()) == count + 1
-    found = taken_up(world.state, registry(world), held, earlier, ["held"])
+    found = reconsider_held(world.state, registry(world), held, earlier, ["held"])
     assert found == registry(world).versions()[0]
     assert len(registry(world).versions()) == count + 1
-    assert unseen(world.state, found.tags) == tuple(key(n) for n in range(30, 38))
+    assert list_unseen_partitions(world.state, found.tags) == tuple(key(n) for n in range(30, 38))
 
 
 def take(root: Path) -> None:
     """Take up what was held, a day early."""
     world = new_world(root, dg.DagsterInstance.ephemeral(), triggers=CAUSES)
-    taken_up(world.state, registry(world), 5, key(HELD + MORE - 1), ["held"])
+    reconsider_held(world.state, registry(world), 5, key(HELD + MORE - 1), ["held"])
 
 
 def test_what_was_held_for_want_of_partitions_is_judged_on_all_of_them(
@@ -126,7 +126,7 @@ def test_what_was_held_for_want_of_partitions_is_judged_on_all_of_them(
     assert (asked.action, asked.more, asked.as_of) == ("hold", 4, key(38))
     land(world, 38 + 6)
     row = ledger(world)[-1]
-    looked = stored(world.state, row.candidate or 0, row.previous)
+    looked = read_evaluation(world.state, row.candidate or 0, row.previous)
     assert looked is not None
     assert "held" in row.causes
     assert registry(world).version(row.candidate or 0).tags["since"] == key(32)

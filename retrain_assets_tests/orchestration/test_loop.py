@@ -13,8 +13,7 @@ from polars.testing import assert_frame_equal
 
 from retrain_assets.orchestration.partitions import range_tags
 from retrain_assets.steps.data.ingest import ingest
-from retrain_assets.steps.decision.operate import roll_back
-from retrain_assets.steps.decision.promote import DecisionError, reconcile
+from retrain_assets.steps.decision.promote import DecisionError, reconcile, roll_back
 from retrain_assets.steps.features.build import features, profile
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.inspect.lineage import lineage
@@ -319,7 +318,7 @@ def test_changed_features_are_rebuilt_retrained_and_promoted_without_waiting(
     assert [run.job for run in world.settle()] == ["churn_monitor", "churn_retrain"]
     first, second = ledger(world)
     assert (second.action, second.causes) == ("promote", ("spec_change",))
-    assert "production needs plan, no longer made" in second.reason
+    assert "production needs plan, which the spec no longer makes" in second.reason
     assert registry(world).load(second.version, second.sha256)["encode"].columns_ == ["x", "square"]
     assert second.recipe != first.recipe
     assert world.settle() == []

@@ -32,7 +32,7 @@ from retrain_assets.serving.prediction_log import PredictionLog
 from retrain_assets.serving.run import new_service
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
-from retrain_assets.steps.decision.train import fitted, register
+from retrain_assets.steps.decision.train import fit_model, register
 from retrain_assets.steps.features.build import features, profile
 from retrain_assets.steps.monitoring.monitor import monitor
 from retrain_assets.steps.monitoring.predict import predictions
@@ -177,7 +177,7 @@ class Site:
         registry.prepare()
         experiment = registry.client.get_experiment_by_name("churn").experiment_id
         run = registry.client.create_run(experiment).info.run_id
-        trained = fitted(state, [key(number) for number in numbers])
+        trained = fit_model(state, [key(number) for number in numbers])
         found = register(state, registry, run, trained, tags={}, metrics={}, figures={})
         registry.client.set_terminated(run)
         history = state.ledger.read()

@@ -16,7 +16,7 @@ from retrain_assets.domain.decision.replay import Outcome
 from retrain_assets.reports.canvas import png
 from retrain_assets.reports.plots import replay_figure
 from retrain_assets.specs.model import PolicySpec, TriggersSpec, usual_policies
-from retrain_assets.steps.replay import replayed
+from retrain_assets.steps.replay import replay_policies
 from retrain_assets_tests.world import World, key, new_world
 
 TURN, LAST = 22, 40
@@ -43,7 +43,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def outcome(lived: World) -> Outcome:
-    return replayed(lived.state, [NOW, NEVER, WEEKLY], silent)
+    return replay_policies(lived.state, [NOW, NEVER, WEEKLY], silent)
 
 
 def content(root: Path) -> dict[str, str]:
@@ -72,7 +72,7 @@ def test_a_replay_of_the_policy_as_it_is_decides_what_was_decided(
 
 def test_what_is_stored_stays_as_it_is(lived: World) -> None:
     before = content(lived.root)
-    replayed(lived.state, [NOW], silent)
+    replay_policies(lived.state, [NOW], silent)
     assert content(lived.root) == before
 
 
@@ -88,7 +88,7 @@ def test_a_calendar_fits_through_the_newest_partition_whatever_was_seen(outcome:
 
 def test_labels_that_come_later_train_later(lived: World, tmp_path: Path) -> None:
     late = new_world(lived.root, lived.instance, labels={"delay": 2})
-    found = replayed(late.state, [NOW, WEEKLY], silent)
+    found = replay_policies(late.state, [NOW, WEEKLY], silent)
     assert found.played[1].decided[0] == (key(15), "promote")
     assert min(found.played[1].values) == key(18)
     assert found.played[0].decided[0] == (key(15), "promote")
@@ -97,7 +97,7 @@ def test_labels_that_come_later_train_later(lived: World, tmp_path: Path) -> Non
 
 def test_too_short_a_history_is_told(lived: World) -> None:
     with pytest.raises(ValueError, match=r"10 partitions are stored, windows\.train"):
-        replayed(lived.state, [NOW], silent, last=key(9))
+        replay_policies(lived.state, [NOW], silent, last=key(9))
 
 
 def test_the_usual_policies_are_near_the_model_and_its_rivals(lived: World) -> None:

@@ -27,7 +27,7 @@ from retrain_assets.orchestration.metadata import (
 from retrain_assets.orchestration.resources import Channels, StorageResource, mlflow_run, nested_run
 from retrain_assets.steps.decision.evaluate import Evaluation, evaluate
 from retrain_assets.steps.decision.promote import decide_candidate
-from retrain_assets.steps.decision.reconsider import proposed
+from retrain_assets.steps.decision.reconsider import propose
 from retrain_assets.steps.decision.train import PRODUCTION
 from retrain_assets.steps.inspect.card import write_card
 from retrain_assets.steps.inspect.status import stale, staleness
@@ -74,7 +74,7 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
             start = partial(mlflow_run, context, opened, model.spec.name)
             starts: Iterator[Callable[[], AbstractContextManager[str]]]
             starts = chain([start], repeat(nested_run))
-            version, *others = proposed(
+            version, *others = propose(
                 state,
                 registry,
                 int(held) if held else None,

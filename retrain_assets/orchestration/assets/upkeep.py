@@ -37,14 +37,14 @@ def replay_asset(model: Model) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> dg.MaterializeResult[None]:
         from retrain_assets.reports.plots import markdown, replay_figure
-        from retrain_assets.steps.replay import replayed
+        from retrain_assets.steps.replay import replay_policies
 
         def tell(name: str, done: int, total: int) -> None:
             if done % NEWS == 0 or done == total:
                 context.log.info("%s: %d of %d partitions", name, done, total)
 
         state = model.state(storage.open())
-        outcome = replayed(state, usual_policies(model.spec), tell)
+        outcome = replay_policies(state, usual_policies(model.spec), tell)
         rows = pl.DataFrame([asdict(one) for one in outcome.standings])
         return dg.MaterializeResult(
             metadata={

@@ -19,7 +19,7 @@ import polars as pl
 
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.serving.scoring.quick_model import Fast, fast
-from retrain_assets.steps.decision.train import classes_of, lacking
+from retrain_assets.steps.decision.train import get_classes, list_missing_features
 from retrain_assets.steps.features.build import stored_features
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import History, LedgerRow
@@ -155,10 +155,10 @@ class Loader:
         model = copy / MODEL_FILE
         compare_with_example(model, row.sha256, copy / EXAMPLE_FILE, kind)
         pipeline = load_model(model.read_bytes(), row.sha256, f"version {row.version}")
-        if missing := lacking(state, pipeline):
+        if missing := list_missing_features(state, pipeline):
             raise ModelFileError(f"the spec no longer makes {', '.join(missing)}: retrain")
         quick, how = fast(pipeline, kind, self._stored())
-        classes = classes_of(pipeline)
+        classes = get_classes(pipeline)
         named = None if classes is None else [str(found) for found in classes]
         return Version(row, pipeline, quick, how, source, named)
 

@@ -1,4 +1,4 @@
-"""Compare candidate and production on the same holdout, and record the verdict.
+"""Compare candidate and production on the same holdout, and store the verdict.
 
 Not here: the statistics of the comparison, and acting on the verdict.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -19,9 +19,8 @@ from retrain_assets.domain.drift.performance_estimate import Calibration
 from retrain_assets.domain.windows import left_out, outside
 from retrain_assets.errors import PermanentError
 from retrain_assets.reports.plots import gain_by_block
-from retrain_assets.steps.decision.candidates import beside
-from retrain_assets.steps.decision.judge import CALIBRATION, judge, trained_on
-from retrain_assets.steps.decision.train import CANDIDATE, Sample, lacking, sample
+from retrain_assets.steps.decision import train
+from retrain_assets.steps.decision.judge import CALIBRATION, judge
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import History
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
@@ -29,38 +28,24 @@ from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCHEMA: dict[str, pl.DataType] = {
-    PARTITION: pl.String(),
-    "candidate": pl.Int64(),
-    "production": pl.Int64(),
-    "as_of": pl.String(),
-    "holdout_from": pl.String(),
-    "holdout_to": pl.String(),
-    "verdict": pl.String(),
-    "reason": pl.String(),
-    "more_partitions": pl.Int64(),
-    "metrics": pl.String(),
-    "evidence": pl.String(),
-}
-
 
 class NoCandidateError(PermanentError):
-    """There is nothing to evaluate."""
+    """No version stands as candidate, so there is nothing to evaluate."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A verdict and what it was reached on.
+    """Hold a verdict and the evidence for it.
 
     Args:
-        candidate: The version judged.
+        candidate: The version that was judged.
         production: The version it was compared with; None before the first promotion.
-        as_of: Last partition the comparison looked at.
-        holdout_from: First partition that neither was trained on; None where there is none.
+        as_of: Last partition of the comparison.
+        holdout_from: First partition on which neither was trained; None if there is none.
         holdout_to: Last such partition.
         verdict: PROMOTE, HOLD or REJECT.
         reason: One sentence.
-        more_partitions: Further partitions a HOLD would probably take; None where that is unknown.
+        more_partitions: Further partitions a HOLD would probably take; None if that is unknown.
         metrics: The candidate's metrics on the holdout.
         evidence: Comparison, slices and gain by partition, as far as they were computed.
     """
@@ -76,23 +61,36 @@ class Evaluation:
     metrics: dict[str, float]
     evidence: dict[str, Any]
 
+    @property
+    def gain(self) -> float:
+        """Return the gain over what it was compared with; NaN if nothing was compared."""
+        return float(self.evidence.get("comparison", {}).get("gain", math.nan))
+
     def picture(self) -> Figure | None:
-        """The gain by block; None where nothing was compared."""
-        found = self.evidence.get("comparison")
-        if found is None:
+        """Draw the gain by block; None if nothing was compared."""
+        comparison = self.evidence.get("comparison")
+        if comparison is None:
             return None
-        title = f"{self.verdict.value}: gain in {found['metric']} by partition"
-        interval, blocks = (found["gain"], found["low"], found["high"]), found["block_gains"]
-        return gain_by_block(list(blocks), list(blocks.values()), *interval, title)
+        title = f"{self.verdict.value}: gain in {comparison['metric']} by partition"
+        interval = comparison["gain"], comparison["low"], comparison["high"]
+        gains = comparison["block_gains"]
+        return gain_by_block(list(gains), list(gains.values()), *interval, title)
 
 
-def candidate_version(registry: ModelRegistry) -> ModelVersion:
-    """The version that stands as candidate.
+NUMBERS = {"candidate", "production", "more_partitions"}
+SCHEMA: dict[str, pl.DataType] = {
+    name: pl.Int64() if name in NUMBERS else pl.String()
+    for name in (PARTITION, *(field.name for field in fields(Evaluation)))
+}
+
+
+def get_candidate(registry: ModelRegistry) -> ModelVersion:
+    """Return the version that stands as candidate.
 
     Raises:
         NoCandidateError: None does.
     """
-    number = registry.alias(CANDIDATE)
+    number = registry.alias(train.CANDIDATE)
     if number is None:
         raise NoCandidateError(f"model {registry.name} has no candidate: train one first")
     return registry.version(number)
@@ -103,52 +101,56 @@ def evaluate(
 ) -> Evaluation:
     """Judge the candidate against the version now in production, and store the verdict.
 
-    Of several, each is judged, and the best becomes `candidate`: its verdict is the one that
-    counts. Where the spec no longer makes a feature that production needs, the two cannot be
-    compared, and the candidate is held against the trivial predictor alone.
+    Of several candidates each is judged; the best becomes `candidate`, and its verdict counts. If
+    the spec no longer makes a feature that production needs, the two cannot be compared, and the
+    candidate is compared with the trivial predictor alone.
     """
-    several = beside(registry, candidate_version(registry))
-    found = [_evaluated(state, registry, history, one, len(several)) for one in several]
-    gains = [one.evidence.get("comparison", {}).get("gain", math.nan) for one in found]
-    evaluation = found[best([one.verdict for one in found], gains)]
-    if len(found) > 1:
-        windows = (len(trained_on(state, version)) for version in several)
-        named = [
-            f"version {one.candidate} of {window} partitions {one.verdict}"
-            + ("" if math.isnan(gain) else f", gain {gain:.3g}")
-            for one, window, gain in zip(found, windows, gains, strict=True)
-        ]
-        said = f"{evaluation.reason}; chosen of {len(found)}: {', '.join(named)}"
-        evaluation = replace(evaluation, reason=said)
+    candidates = train.list_candidates(registry, get_candidate(registry))
+    evaluations = [
+        _evaluate(state, registry, history, candidate, len(candidates)) for candidate in candidates
+    ]
+    gains = [item.gain for item in evaluations]
+    evaluation = evaluations[best([item.verdict for item in evaluations], gains)]
+    if len(evaluations) > 1:
+        summary = ", ".join(map(_summarize, evaluations, candidates))
+        reason = f"{evaluation.reason}; chosen of {len(evaluations)}: {summary}"
+        evaluation = replace(evaluation, reason=reason)
     _store(state, evaluation, run_id)
-    registry.set_alias(CANDIDATE, evaluation.candidate)
+    registry.set_alias(train.CANDIDATE, evaluation.candidate)
     return evaluation
 
 
-def _evaluated(
+def _summarize(evaluation: Evaluation, candidate: ModelVersion) -> str:
+    window = len(json.loads(candidate.tags["trained_on"]))
+    gain = "" if math.isnan(evaluation.gain) else f", gain {evaluation.gain:.3g}"
+    return f"version {candidate.version} of {window} partitions {evaluation.verdict}{gain}"
+
+
+def _evaluate(
     state: ModelState,
     registry: ModelRegistry,
     history: History,
     candidate: ModelVersion,
     among: int,
 ) -> Evaluation:
-    production = history.production
-    as_of = candidate.tags["as_of"]
-    holdout = unseen(state, candidate.tags)
+    production, as_of = history.production, candidate.tags["as_of"]
+    holdout = list_unseen_partitions(state, candidate.tags)
     rival = registry.load(production.version, production.sha256) if production else None
-    comparable = rival is not None and not lacking(state, rival)
-    if production is not None and comparable:
+    if production and not train.list_missing_features(state, rival):
         holdout = outside(holdout, *production.data_range)
-    rows = sample(state, holdout)
-    blocks = rows.blocks.n_unique()
-    decision, evidence = (
-        judge(state, registry, candidate, rival, rows, among=among)
-        if blocks >= state.spec.gate.min_blocks
-        else (_too_few(state, blocks), {})
-    )
-    more = _as_partitions(decision.more_blocks, rows)
+    rows = train.sample(state, holdout)
+    blocks, needed = rows.blocks.n_unique(), state.spec.gate.min_blocks
+    if blocks >= needed:
+        decision, evidence = judge(state, registry, candidate, rival, rows, among=among)
+    else:
+        reason = (
+            f"{blocks} holdout blocks that neither model was trained on, "
+            f"gate.min_blocks asks for {needed}"
+        )
+        decision, evidence = Decision(Verdict.HOLD, reason, None, needed - blocks), {}
+    more = _to_partitions(decision.more_blocks, rows)
     wait = "" if more is None else f"some {more} more partitions would probably do"
-    spanned = left_out(state.spec.exclude, candidate.tags["train_from"], as_of)
+    excluded = left_out(state.spec.exclude, candidate.tags["train_from"], as_of)
     return Evaluation(
         candidate=candidate.version,
         production=production.version if production else None,
@@ -156,39 +158,28 @@ def _evaluated(
         holdout_from=holdout[0] if holdout else None,
         holdout_to=holdout[-1] if holdout else None,
         verdict=decision.verdict,
-        reason="; ".join(filter(None, (decision.reason, wait, spanned))),
+        reason="; ".join(filter(None, (decision.reason, wait, excluded))),
         more_partitions=more,
         metrics=dict(candidate.metrics),
         evidence=evidence,
     )
 
 
-def _too_few(state: ModelState, blocks: int) -> Decision:
-    needed = state.spec.gate.min_blocks
-    return Decision(
-        Verdict.HOLD,
-        f"{blocks} holdout blocks that neither model was trained on, "
-        f"gate.min_blocks asks for {needed}",
-        None,
-        needed - blocks,
-    )
-
-
-def _as_partitions(blocks: int | None, rows: Sample) -> int | None:
-    """How many partitions have so many blocks, if further ones are like those of the holdout."""
+def _to_partitions(blocks: int | None, rows: train.Sample) -> int | None:
+    """Return how many partitions have so many blocks, if they are like those of the holdout."""
     if blocks is None or rows.blocks.is_empty():
         return blocks
     return -(-blocks * rows.partitions.n_unique() // rows.blocks.n_unique())
 
 
-def unseen(state: ModelState, tags: Mapping[str, str]) -> tuple[str, ...]:
-    """Mature partitions through its as-of that a version neither was trained nor judged on."""
+def list_unseen_partitions(state: ModelState, tags: Mapping[str, str]) -> tuple[str, ...]:
+    """List mature partitions through its as-of on which a version was not trained or judged."""
     since = tags.get("since", tags["train_to"])
     return tuple(key for key in state.mature() if since < key <= tags["as_of"])
 
 
-def stored(state: ModelState, candidate: int, production: int | None) -> Evaluation | None:
-    """The verdict on a candidate, unless production is no longer what it was judged against."""
+def read_evaluation(state: ModelState, candidate: int, production: int | None) -> Evaluation | None:
+    """Return the stored verdict on a candidate, if it was judged against this production."""
     rows = state.tables.read(state.table("evaluation"), [str(candidate)], SCHEMA)
     rows = rows.filter(pl.col("production").eq_missing(production))
     if rows.is_empty():
@@ -198,21 +189,19 @@ def stored(state: ModelState, candidate: int, production: int | None) -> Evaluat
     return Evaluation(**{**record, "verdict": Verdict(record["verdict"])})
 
 
-def calibrated_on(state: ModelState, candidate: int | None) -> Calibration | None:
-    """What the candidate's probabilities were worth on its holdout, if it is a classifier."""
+def read_calibration(state: ModelState, candidate: int | None) -> Calibration | None:
+    """Return how reliable a candidate's probabilities were on its holdout, for a classifier."""
     rows = state.tables.read(state.table("evaluation"), [str(candidate)], SCHEMA)
-    found = [json.loads(text).get(CALIBRATION) for text in rows["evidence"]]
-    return Calibration(**found[-1]) if found and found[-1] else None
+    curves = [json.loads(text).get(CALIBRATION) for text in rows["evidence"]]
+    return Calibration(**curves[-1]) if curves and curves[-1] else None
 
 
 def _store(state: ModelState, evaluation: Evaluation, run_id: str) -> None:
-    key = str(evaluation.candidate)
-    record = {
-        **asdict(evaluation),
+    key, record = str(evaluation.candidate), asdict(evaluation)
+    record |= {
         PARTITION: key,
         "verdict": evaluation.verdict.value,
-        "metrics": json.dumps(evaluation.metrics, sort_keys=True),
-        "evidence": json.dumps(evaluation.evidence, sort_keys=True),
+        **{name: json.dumps(record[name], sort_keys=True) for name in ("metrics", "evidence")},
     }
-    rows = pl.DataFrame([{name: record[name] for name in SCHEMA}], schema=SCHEMA)
+    rows = pl.DataFrame([record], schema=SCHEMA)
     state.tables.replace(state.table("evaluation"), rows, [key], {"run_id": run_id})

@@ -1,8 +1,7 @@
-"""Judge one candidate against what is in production, on rows that neither has seen.
+"""Judge one candidate against the model in production, on rows that neither was trained on.
 
-Look at the guards of a gate: what needs a clock, a file or a process.
-
-Not here: which rows, the statistics, choosing among several, and storing the verdict.
+The guards that need a clock, a file or a process are run here too. Not here: which rows, the
+statistics, choosing among several candidates, and storing the verdict.
 """
 
 from __future__ import annotations
@@ -19,31 +18,16 @@ import numpy as np
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.decision import guards as domain
-from retrain_assets.domain.decision.gate import (
-    Decision,
-    Verdict,
-    compare,
-    compare_slices,
-    decide,
-    shared,
-)
-from retrain_assets.domain.decision.guards import GuardResult
+from retrain_assets.domain.decision import gate as gates
+from retrain_assets.domain.decision import guards
 from retrain_assets.domain.drift.performance_estimate import calibration
 from retrain_assets.domain.drift.profile import build_profile
 from retrain_assets.domain.metrics.metrics import comparable, judged_by, onto_classes
 from retrain_assets.domain.model.estimator import PredictionError, predict, trivial_prediction
 from retrain_assets.specs.features import Kind
 from retrain_assets.specs.gate import GateSpec
-from retrain_assets.steps.decision.train import (
-    PREDICTION_COLUMN,
-    Output,
-    Sample,
-    as_column,
-    lacking,
-    predicted,
-    sample,
-)
+from retrain_assets.steps.decision import train
+from retrain_assets.steps.decision.train import Output, Sample
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, check_file, write_example
 from retrain_assets.stores.registry.model_file import MODEL_FILE, digest
@@ -52,8 +36,22 @@ from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-CALIBRATION = "calibration"  # of the evidence
+CALIBRATION = "calibration"  # a key of the evidence
 BLOCK = "block"  # the partition that a summary of expected output is of
+REPEATS, BATCH = 15, 1000
+
+
+@dataclass(frozen=True)
+class Side:
+    """Hold one of two models, and what it predicts for the holdout.
+
+    Args:
+        pipeline: The model.
+        output: Its predictions, in the columns of the classes of both models.
+    """
+
+    pipeline: Pipeline
+    output: np.ndarray
 
 
 def judge(
@@ -64,163 +62,161 @@ def judge(
     rows: Sample,
     *,
     among: int,
-) -> tuple[Decision, dict[str, Any]]:
+) -> tuple[gates.Decision, dict[str, Any]]:
     """Judge a candidate.
 
     Args:
         state: The model.
         registry: Its versions.
-        candidate: What is judged.
-        rival: What is in production, if anything is.
-        rows: That neither was trained on.
+        candidate: The version to judge.
+        rival: The model in production, if there is one.
+        rows: Rows on which neither was trained.
         among: How many candidates the best is chosen of.
 
     Returns:
-        The verdict; and comparison, slices and guards as far as they were looked at.
+        The verdict; and comparison, slices and guards as far as they were computed.
     """
-    gate, metric, labels = _gate(state), judged_by(state.spec.gate), rows.target.to_numpy()
     pipeline = registry.load(candidate.version, candidate.sha256)
     try:
-        ours = predicted(state, pipeline, rows)
+        output = train.predict_sample(state, pipeline, rows)
     except PredictionError as error:
-        return Decision(Verdict.REJECT, str(error), None, None), {}
-    store_expected_output(state, candidate, ours, rows.partitions)
-    worth = calibration(labels, ours.values, ours.classes) if ours.classes else None
-    evidence: dict[str, Any] = {CALIBRATION: asdict(worth)} if worth else {}
-    kind, confidence = state.spec.target.kind, shared(gate.confidence, among)
-    trained = sample(state, trained_on(state, candidate), fitting=True)
-    trivial = trivial_prediction(kind, trained.target, trained.weight, len(labels), gate)
-    against_trivial = compare(
-        metric, labels, ours.values, trivial, rows.blocks, confidence, classes=ours.classes
-    )
-    missing = lacking(state, rival) if rival else []
+        return gates.Decision(gates.Verdict.REJECT, str(error), None, None), {}
+    store_expected_output(state, candidate, output, rows.partitions)
+    gate, labels = _gate(state), rows.target.to_numpy()
+    confidence = gates.shared(gate.confidence, among)
+    curve = calibration(labels, output.values, output.classes) if output.classes else None
+    evidence: dict[str, Any] = {CALIBRATION: asdict(curve)} if curve else {}
+    trivial = _compare_with_trivial(state, candidate, output, rows, confidence)
+    missing = train.list_missing_features(state, rival) if rival else []
     if rival is None or missing:
-        decision = decide(gate, None, against_trivial)
+        decision = gates.decide(gate, None, trivial)
         if missing:
-            said = f"{decision.reason}; production needs {', '.join(missing)}, no longer made"
-            decision = replace(decision, reason=said)
-        return decision, evidence | {"comparison": asdict(against_trivial)}
-    first, second, classes = aligned(ours, predicted(state, rival, rows))
-    told = labels, first, second, rows.blocks
-    comparison = compare(metric, *told, confidence, classes=classes)
-    slices = compare_slices(gate, metric, rows.features.select(gate.slices), *told, classes)
-    sides = Side(pipeline, first), Side(rival, second)
-    guards = list(looked_at(gate, kind, rows, *sides, classes))
+            note = f"production needs {', '.join(missing)}, which the spec no longer makes"
+            decision = replace(decision, reason=f"{decision.reason}; {note}")
+        return decision, evidence | {"comparison": asdict(trivial)}
+    ours, theirs, classes = align_outputs(output, train.predict_sample(state, rival, rows))
+    metric, inputs = judged_by(gate), (labels, ours, theirs, rows.blocks)
+    comparison = gates.compare(metric, *inputs, confidence, classes=classes)
+    features = rows.features.select(gate.slices)
+    slices = gates.compare_slices(gate, metric, features, *inputs, classes)
+    sides = Side(pipeline, ours), Side(rival, theirs)
+    results = list(run_guards(gate, state.spec.target.kind, rows, *sides, classes))
     evidence |= {
         "comparison": asdict(comparison),
-        "slices": [asdict(found) for found in slices],
-        "guards": [asdict(found) for found in guards],
+        "slices": [asdict(result) for result in slices],
+        "guards": [asdict(result) for result in results],
     }
-    return decide(gate, comparison, against_trivial, slices, guards), evidence
+    return gates.decide(gate, comparison, trivial, slices, results), evidence
 
 
-def aligned(ours: Output, theirs: Output) -> tuple[np.ndarray, np.ndarray, list[Any] | None]:
-    """Both outputs in the same columns, since one model may know a class the other does not."""
+def _compare_with_trivial(
+    state: ModelState, candidate: ModelVersion, output: Output, rows: Sample, confidence: float
+) -> gates.Comparison:
+    """Compare a candidate with a constant prediction that is made from its own training rows."""
+    gate, labels = state.spec.gate, rows.target.to_numpy()
+    tags = candidate.tags
+    keys = state.trained_on(state.mature(), (tags["train_from"], tags["train_to"]))
+    trained = train.sample(state, keys, fitting=True)
+    trivial = trivial_prediction(
+        state.spec.target.kind, trained.target, trained.weight, len(labels), gate
+    )
+    inputs = labels, output.values, trivial, rows.blocks, confidence
+    return gates.compare(judged_by(gate), *inputs, classes=output.classes)
+
+
+def align_outputs(ours: Output, theirs: Output) -> tuple[np.ndarray, np.ndarray, list[Any] | None]:
+    """Return both outputs in the same columns, since one model may know more classes."""
     if ours.classes is None or theirs.classes is None or ours.values.ndim == 1:
         return ours.values, theirs.values, ours.classes
-    every = sorted({*ours.classes, *theirs.classes})
-    values = (onto_classes(side.values, side.classes or [], every) for side in (ours, theirs))
-    return *values, every  # type: ignore[return-value]
+    classes = sorted({*ours.classes, *theirs.classes})
+    values = (onto_classes(side.values, side.classes or [], classes) for side in (ours, theirs))
+    return *values, classes  # type: ignore[return-value]
 
 
 def _gate(state: ModelState) -> GateSpec:
-    """The gate at the confidence that its yearly rate comes to."""
+    """Return the gate with the confidence that follows from its yearly rate."""
     spec, period = state.spec, state.dataset.partition.period
-    if period is None:  # where `false_promotions_per_year` is refused
+    if period is None:  # `false_promotions_per_year` is refused for such partitions
         return spec.gate
     confidence = spec.gate.confidence_at(period.per_year, spec.triggers.cooldown)
     return spec.gate.model_copy(update={"confidence": confidence})
 
 
-def trained_on(state: ModelState, version: ModelVersion) -> list[str]:
-    """Partitions that a version was trained on."""
-    tags = version.tags
-    return list(state.trained_on(state.mature(), (tags["train_from"], tags["train_to"])))
-
-
 def store_expected_output(
     state: ModelState, candidate: ModelVersion, output: Output, partitions: pl.Series
 ) -> None:
-    """Keep summaries of the output on unseen rows: what prediction drift is measured against."""
-    key, said = str(candidate.version), as_column(output.classes, output.values)
-    made = build_profile(pl.DataFrame({PARTITION: partitions, PREDICTION_COLUMN: said}))
-    rows = made.with_columns(pl.lit(key).alias(PARTITION), pl.col(PARTITION).alias(BLOCK))
+    """Store summaries of the output on unseen rows, the reference of prediction drift."""
+    key, column = str(candidate.version), train.to_column(output.classes, output.values)
+    profile = build_profile(pl.DataFrame({PARTITION: partitions, train.PREDICTION_COLUMN: column}))
+    rows = profile.with_columns(pl.lit(key).alias(PARTITION), pl.col(PARTITION).alias(BLOCK))
     state.tables.replace(state.table("reference"), rows, [key], {"candidate": key})
 
 
-REPEATS, BATCH = 15, 1000
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of two models on the holdout.
-
-    Args:
-        pipeline: The model.
-        output: What it predicts for the rows, in the columns of the classes of both.
-    """
-
-    pipeline: Pipeline
-    output: np.ndarray
-
-
-def looked_at(
+def run_guards(
     gate: GateSpec,
     kind: Kind,
     rows: Sample,
     candidate: Side,
     production: Side,
     classes: Sequence[Any] | None,
-) -> Iterator[GuardResult]:
-    """What each guard of the YAML says of a candidate."""
-    asked, labels = gate.guards, rows.target.to_numpy()
+) -> Iterator[guards.GuardResult]:
+    """Run each guard of the YAML on a candidate."""
+    spec, labels = gate.guards, rows.target.to_numpy()
     ours, theirs = candidate.output, production.output
-    if asked.calibration:
-        yield domain.calibration(
-            asked.calibration, labels, ours, theirs, rows.blocks, gate.confidence
-        )
-    if asked.negative_flips:
-        known, ours = comparable(labels, ours, classes)
-        yield domain.negative_flips(asked.negative_flips, known, ours, theirs, gate.threshold)
-    if asked.latency:
-        times = _seconds(kind, rows.features, candidate.pipeline, production.pipeline)
-        yield domain.ratio("latency", asked.latency, *times)
-    if asked.size:
-        both = ({"bytes": float(len(_file(side.pipeline)))} for side in (candidate, production))
-        yield domain.ratio("size", asked.size, *both)
-    if asked.skew:
-        yield _skew(asked.skew, kind, rows.features, candidate.pipeline)
+    pipelines = candidate.pipeline, production.pipeline
+    if spec.calibration:
+        inputs = labels, ours, theirs, rows.blocks, gate.confidence
+        yield guards.calibration(spec.calibration, *inputs)
+    if spec.negative_flips:
+        targets, ours = comparable(labels, ours, classes)
+        yield guards.negative_flips(spec.negative_flips, targets, ours, theirs, gate.threshold)
+    if spec.latency:
+        yield guards.ratio("latency", spec.latency, *_time_models(kind, rows.features, *pipelines))
+    if spec.size:
+        sizes = ({"bytes": float(len(_serialize(pipeline)))} for pipeline in pipelines)
+        yield guards.ratio("size", spec.size, *sizes)
+    if spec.skew:
+        yield _check_skew(spec.skew, kind, rows.features, candidate.pipeline)
 
 
-def _seconds(
+def _time_models(
     kind: Kind, features: pl.DataFrame, *pipelines: Pipeline
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Medians by size of the batch; the two take turns, so that a busy machine slows both."""
-    found: tuple[dict[str, float], dict[str, float]] = ({}, {})
-    for name, batch in (("one row", features.head(1)), ("a batch", features.head(BATCH))):
-        taken: tuple[list[float], list[float]] = ([], [])
-        for _ in range(REPEATS):
-            for pipeline, seconds in zip(pipelines, taken, strict=True):
-                began = perf_counter()
-                predict(pipeline, kind, batch)
-                seconds.append(perf_counter() - began)
-        for side, seconds in zip(found, taken, strict=True):
-            side[f"seconds of {name}"] = median(seconds)
-    return found
+) -> list[dict[str, float]]:
+    """Return each model's median seconds by size of the batch.
+
+    The models take turns, so that a busy machine slows both alike.
+    """
+    batches = {"one row": features.head(1), "a batch": features.head(BATCH)}
+    rounds = {
+        name: [[_time(kind, batch, pipeline) for pipeline in pipelines] for _ in range(REPEATS)]
+        for name, batch in batches.items()
+    }
+    return [
+        {f"seconds of {name}": median(times[place] for times in rounds[name]) for name in rounds}
+        for place in range(len(pipelines))
+    ]
 
 
-def _file(pipeline: Pipeline) -> bytes:
+def _time(kind: Kind, batch: pl.DataFrame, pipeline: Pipeline) -> float:
+    start = perf_counter()
+    predict(pipeline, kind, batch)
+    return perf_counter() - start
+
+
+def _serialize(pipeline: Pipeline) -> bytes:
     import skops.io
 
     return bytes(skops.io.dumps(pipeline))
 
 
-def _skew(action: Any, kind: Kind, features: pl.DataFrame, pipeline: Pipeline) -> GuardResult:
-    """Whether a clean process predicts the same for every row of the holdout, bit for bit."""
-    content = _file(pipeline)
+def _check_skew(
+    action: Any, kind: Kind, features: pl.DataFrame, pipeline: Pipeline
+) -> guards.GuardResult:
+    """Check that a clean process predicts the same for every row of the holdout, bit for bit."""
+    content = _serialize(pipeline)
     with TemporaryDirectory() as folder:
         path, example = Path(folder) / MODEL_FILE, Path(folder) / EXAMPLE_FILE
         path.write_bytes(content)
         write_example(example, features, predict(pipeline, kind, features))
-        tried = check_file(path, digest(content), example, kind)
-    return GuardResult("skew", action, tried.passed, tried.detail)
+        check = check_file(path, digest(content), example, kind)
+    return guards.GuardResult("skew", action, check.passed, check.detail)

@@ -1,15 +1,17 @@
-"""What the triggering policy decided as of each partition, kept with what every cause said.
+"""Ask for retraining, record what was asked and why, and let a person hold requests back.
 
-The table `decisions` answers why a model was retrained, and why it was not. Not here: the policy.
+The table `decisions` answers why a retraining was asked for as of a partition, and why it was not.
+Not here: the rules that decide this (`domain.decision.triggers`).
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.decision.situation import Request
+from retrain_assets.domain.decision.situation import Pause, Request
 from retrain_assets.domain.decision.triggers import decide
 from retrain_assets.steps.state import ModelState, data_digest, digest
 
@@ -26,70 +28,90 @@ SCHEMA: dict[str, pl.DataType] = {
 }
 
 
-def recorded(state: ModelState) -> Request:
-    """Decide as of now, and keep the decision.
+def record_request(state: ModelState) -> Request:
+    """Apply the triggers as of now, and store the request.
 
-    What asked for a candidate stays as it was decided; anything else is replaced by what is decided
-    later as of the same partition, such as after a changed spec.
+    A request that asked for a candidate is never overwritten. Any other is replaced by what is
+    decided later as of the same partition, such as after a change of the spec.
     """
     situation = state.situation()
-    wish = decide(state.spec, situation)
-    if wish.as_of is None:
-        return wish
+    request = decide(state.spec, situation)
+    if (as_of := request.as_of) is None:
+        return request
     built, production = state.built(), situation.production
-    seen_from = _seen_from(state, built, wish.as_of)
-    fixed = {
-        PARTITION: wish.as_of,
-        "wanted": wish.wanted,
-        "said": wish.reason,
+    first = _find_first_partition(state, built, as_of)
+    shared = {
+        PARTITION: as_of,
+        "wanted": request.wanted,
+        "said": request.reason,
         "production": production.version if production else None,
-        "seen_from": seen_from,
-        "data": _seen(built, seen_from, wish.as_of),
+        "seen_from": first,
+        "data": _digest_data(built, first, as_of),
     }
-    rows = pl.DataFrame(
-        [
-            fixed | {"cause": one.cause, "fired": one.fired, "reason": one.reason}
-            for one in wish.causes
-        ],
-        schema=SCHEMA,
-    )
-    kept = state.stored("decisions", SCHEMA, pl.col(PARTITION) == wish.as_of)
-    if not kept["wanted"].any() and not rows.equals(kept.select(SCHEMA.keys())):
-        state.tables.replace(state.table("decisions"), rows, [wish.as_of], {"as_of": wish.as_of})
-    return wish
+    causes = [shared | asdict(cause) for cause in request.causes]
+    rows = pl.DataFrame(causes, schema=SCHEMA)
+    stored = state.stored("decisions", SCHEMA, pl.col(PARTITION) == as_of)
+    if not stored["wanted"].any() and not rows.equals(stored.select(SCHEMA.keys())):
+        state.tables.replace(state.table("decisions"), rows, [as_of], {"as_of": as_of})
+    return request
 
 
-def decisions(state: ModelState, last: int) -> list[dict[str, Any]]:
-    """The newest decisions that a cause had fired for, newest first.
+def list_requests(state: ModelState, last: int) -> list[dict[str, Any]]:
+    """List the newest requests for which a cause had fired, newest first.
 
-    Each says whether a candidate was asked for, why or why not, and whether data it looked at have
-    been corrected since.
+    Each states whether a candidate was asked for, why or why not, and whether data that it was
+    based on have been corrected since.
     """
-    built, found = state.built(), []
+    built = state.built()
     fired = state.stored("decisions", SCHEMA).filter(pl.col("fired").any().over(PARTITION))
-    parts = fired.partition_by(PARTITION, as_dict=True)
-    for (key,) in sorted(parts, reverse=True)[:last]:
-        part = parts[key,]
-        first = part.row(0, named=True)
-        found.append(
-            {
-                "as_of": key,
-                "wanted": first["wanted"],
-                "reason": first["said"],
-                "causes": part.filter("fired")["cause"].to_list(),
-                "outdated": first["data"] != _seen(built, first["seen_from"], str(key)),
-            }
-        )
-    return found
+    newest = fired.filter(pl.col(PARTITION).rank("dense", descending=True) <= last)
+    requests = newest.group_by(PARTITION).agg(
+        pl.col("cause").filter("fired"), pl.exclude("cause").first()
+    )
+    return [
+        {
+            "as_of": row[PARTITION],
+            "wanted": row["wanted"],
+            "reason": row["said"],
+            "causes": row["cause"],
+            "outdated": row["data"] != _digest_data(built, row["seen_from"], row[PARTITION]),
+        }
+        for row in requests.sort(PARTITION, descending=True).iter_rows(named=True)
+    ]
 
 
-def _seen_from(state: ModelState, built: Mapping[str, str], as_of: str) -> str:
-    """The first partition that a decision looks at."""
+def pause(state: ModelState, until: str, reason: str, by: str) -> Pause:
+    """Prevent requests for retraining as of any partition before one.
+
+    Raises:
+        ValueError: `until` is no partition of the dataset.
+    """
+    if not state.dataset.partition.is_key(until):
+        raise ValueError(f"until: {until!r} is no partition of {state.dataset.name}")
+    pause_ = Pause(until, reason, by)
+    state.pauses.write(pause_, {"action": "pause", **asdict(pause_)})
+    return pause_
+
+
+def resume(state: ModelState, reason: str, by: str) -> Pause | None:
+    """End the present pause.
+
+    Returns:
+        The pause that was ended; None if there was none.
+    """
+    pause_ = state.pauses.read()
+    if pause_ is not None:
+        state.pauses.write(None, {"action": "resume", "reason": reason, "by": by})
+    return pause_
+
+
+def _find_first_partition(state: ModelState, built: Mapping[str, str], as_of: str) -> str:
+    """Return the first partition that a request is based on."""
     windows = state.spec.windows
     length = windows.train + windows.holdout + state.spec.monitoring_span
     return [key for key in built if key <= as_of][-length:][0]
 
 
-def _seen(built: Mapping[str, str], first: str, last: str) -> str:
-    """Digest of the data of the partitions that a decision looked at."""
+def _digest_data(built: Mapping[str, str], first: str, last: str) -> str:
+    """Return the digest of the data of the partitions that a request is based on."""
     return digest(*(f"{key}:{data_digest(built[key])}" for key in built if first <= key <= last))

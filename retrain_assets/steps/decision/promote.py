@@ -1,37 +1,31 @@
-"""Act on a verdict: one row in the ledger, then the alias follows.
+"""Put a version into production: on the gate's verdict, by approval, or by rolling back.
 
-The ledger row is committed against the ledger that was read; whoever loses the race decides again
-on the new one. The alias is set from the ledger, and set again wherever the two differ. Not here:
-the verdict, and telling people.
+One row is committed to the ledger, then the alias follows. The row is committed against the ledger
+that was read; whoever loses the race decides again on the new one. The alias is set from the
+ledger, and set again wherever the two differ. Not here: the verdict, and telling people.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from retrain_assets.domain.decision.gate import Verdict
 from retrain_assets.domain.metrics.metrics import judged_by, loss_increase
 from retrain_assets.errors import PermanentError
-from retrain_assets.steps.decision.candidates import beside
-from retrain_assets.steps.decision.evaluate import Evaluation, candidate_version, evaluate, stored
-from retrain_assets.steps.decision.judge import aligned
-from retrain_assets.steps.decision.train import (
-    PRODUCTION,
-    STAGING,
-    Output,
-    Sample,
-    fitted,
-    holdout_metrics,
-    predicted,
-    read_from,
-    register,
-    sample,
+from retrain_assets.steps.decision import train
+from retrain_assets.steps.decision.evaluate import (
+    Evaluation,
+    evaluate,
+    get_candidate,
+    read_evaluation,
 )
+from retrain_assets.steps.decision.judge import align_outputs
 from retrain_assets.steps.state import ModelState
-from retrain_assets.stores.ledger import History, LedgerRow
+from retrain_assets.stores.ledger import Action, History, LedgerRow, reversible
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 from retrain_assets.stores.tables.tables import StaleTableError
 
@@ -41,7 +35,11 @@ if TYPE_CHECKING:
 ATTEMPTS = 3
 # A regularised fit need not be the best on its own rows: 5 % were seen of a logistic regression.
 REFIT_TOLERANCE = 0.1
-ACTIONS = {Verdict.PROMOTE: "promote", Verdict.HOLD: "hold", Verdict.REJECT: "reject"}
+ACTIONS: dict[Verdict, Action] = {
+    Verdict.PROMOTE: "promote",
+    Verdict.HOLD: "hold",
+    Verdict.REJECT: "reject",
+}
 
 
 class DecisionError(RuntimeError):
@@ -53,37 +51,36 @@ class WorseRefitError(DecisionError, PermanentError):
 
 
 def decide_candidate(
-    state: ModelState, registry: ModelRegistry, run_id: str, mlflow_run: Callable[[], str]
+    state: ModelState, registry: ModelRegistry, run_id: str, start_run: Callable[[], str]
 ) -> LedgerRow:
     """Carry out the verdict on the candidate, once.
 
-    It is the stored verdict, or one reached anew where production is no longer what the candidate
-    was judged against; so nothing refused is promoted by asking for this step alone.
+    It is the stored verdict, or a new one if production is no longer the version that the candidate
+    was judged against. So nothing refused is promoted by asking for this step alone.
 
     Args:
         state: The model.
         registry: Its versions.
-        run_id: Who decides.
-        mlflow_run: Starts the MLflow run a refit is logged to.
+        run_id: The run that decides.
+        start_run: A function that starts the MLflow run to which a refit is logged.
 
     Raises:
         DecisionError: The ledger moved on at every attempt.
     """
     for _ in range(ATTEMPTS):
-        history = state.ledger.read()
-        candidate = candidate_version(registry)
-        made = history.decision_on(*(one.version for one in beside(registry, candidate)))
-        if made is not None:
+        history, candidate = state.ledger.read(), get_candidate(registry)
+        candidates = train.list_candidates(registry, candidate)
+        decision = history.decision_on(*(version.version for version in candidates))
+        if decision is not None:
             reconcile(registry, history)
-            return made
+            return decision
         production = history.production.version if history.production else None
-        evaluation = stored(state, candidate.version, production) or evaluate(
-            state, registry, history, run_id
-        )
-        version = candidate = registry.version(evaluation.candidate)
+        evaluation = read_evaluation(state, candidate.version, production)
+        evaluation = evaluation or evaluate(state, registry, history, run_id)
+        version = registry.version(evaluation.candidate)
         if evaluation.verdict is Verdict.PROMOTE and state.spec.refit:
-            version = _refit(state, registry, candidate, mlflow_run)
-        row = _row(state, version, evaluation, history, f"run {run_id}")
+            version = _refit(state, registry, version, start_run)
+        row = _record(state, version, evaluation, history, f"run {run_id}")
         try:
             history = state.ledger.append(row, history)
         except StaleTableError:
@@ -93,57 +90,162 @@ def decide_candidate(
     raise DecisionError(f"model {state.spec.name}: the ledger moved on {ATTEMPTS} times: run again")
 
 
-def reconcile(registry: ModelRegistry, history: History) -> bool:
-    """Set the aliases `production` and `staging` to what the ledger says, and keep its head.
+def approve(
+    state: ModelState, registry: ModelRegistry, version: int, reason: str, by: str
+) -> LedgerRow:
+    """Put the version that waits for approval into production.
 
-    A head that the ledger does not have stays: it is the evidence that the ledger was changed.
-    Versions without a record beside their files, such as those of a killed run, get one.
+    Args:
+        state: The model.
+        registry: Its versions.
+        version: The version.
+        reason: Why, for the ledger.
+        by: Who approves.
+
+    Raises:
+        DecisionError: Another version waits, or none.
+    """
+    history = state.ledger.read()
+    staged = history.staged
+    if staged is None or staged.version != version:
+        waiting = f"version {staged.version} does" if staged else "none does"
+        raise DecisionError(
+            f"model {state.spec.name}: version {version} does not wait for approval: {waiting}"
+        )
+    return _serve(state, registry, history, staged, action="approve", reason=reason, by=by)
+
+
+def roll_back(
+    state: ModelState, registry: ModelRegistry, to: int | None, reason: str, by: str
+) -> LedgerRow:
+    """Put an earlier version back into production.
+
+    A rollback that was killed after its ledger row was written is finished, and no second row is
+    written.
+
+    Args:
+        state: The model.
+        registry: Its versions.
+        to: The version; the one before the present by default.
+        reason: Why, for the ledger.
+        by: Who asks.
+
+    Raises:
+        DecisionError: There is no such version to go back to; the message lists those there are.
+    """
+    history, name = state.ledger.read(), state.spec.name
+    last = history.rows[-1] if history.rows else None
+    unfinished = last and last.action == "rollback" and to in {None, last.version}
+    if last and unfinished and reconcile(registry, history):
+        return last
+    served, production = reversible(history.rows), history.production
+    earlier = [version for version in served if production and version != production.version]
+    if production is None or not (earlier or to):
+        raise DecisionError(f"model {name}: no earlier version to roll back to")
+    target = earlier[0] if to is None else to
+    if target not in earlier:
+        raise DecisionError(
+            f"model {name}: cannot roll back to version {target}: version {production.version} is "
+            f"in production, earlier ones are {', '.join(map(str, earlier)) or 'none'}"
+        )
+    row = next(row for row in reversed(history.rows) if row.version == target)
+    return _serve(state, registry, history, row, action="rollback", reason=reason, by=by)
+
+
+def reconcile(registry: ModelRegistry, history: History) -> bool:
+    """Set the aliases `production` and `staging` as the ledger says, and store the ledger's head.
+
+    A stored head that the ledger does not have is left: it is the evidence that the ledger was
+    changed.
 
     Returns:
         Whether an alias had to be changed.
     """
-    said = {PRODUCTION: history.production, STAGING: history.staged}
-    wanted = {alias: row.version if row else None for alias, row in said.items()}
-    wrong = [alias for alias, version in wanted.items() if registry.alias(alias) != version]
+    rows = {train.PRODUCTION: history.production, train.STAGING: history.staged}
+    versions = {alias: row.version if row else None for alias, row in rows.items()}
+    wrong = [alias for alias, version in versions.items() if registry.alias(alias) != version]
     for alias in wrong:
-        registry.set_alias(alias, wanted[alias])
-    kept = registry.ledger_head
-    if kept != history.head and not history.misfit and (not kept or history.has(kept)):
+        registry.set_alias(alias, versions[alias])
+    head = registry.ledger_head
+    if head != history.head and not history.misfit and (not head or history.has(head)):
         registry.ledger_head = history.head
     return bool(wrong)
 
 
-def _row(
+def describe_decision(state: ModelState, history: History, version: ModelVersion) -> dict[str, Any]:
+    """Return the fields of a ledger row that any decision on a version has, made now."""
+    return {
+        "time": datetime.now(UTC),
+        # What is decided now serves the partitions after the last one that was monitored.
+        "seen_through": max(state.built()),
+        "version": version.version,
+        "previous": history.production.version if history.production else None,
+        "data_range": (version.tags["train_from"], version.tags["train_to"]),
+        "sha256": version.sha256,
+    }
+
+
+def _serve(
+    state: ModelState,
+    registry: ModelRegistry,
+    history: History,
+    row: LedgerRow,
+    *,
+    action: Action,
+    reason: str,
+    by: str,
+) -> LedgerRow:
+    """Put the version of an earlier row into production, if it answers in a clean process.
+
+    Raises:
+        DecisionError: A clean process cannot load it, or it predicts something else than it did.
+    """
+    version = replace(registry.version(row.version), sha256=row.sha256)
+    check = registry.check_in_clean_process(version, state.spec.target.kind)
+    if not check.passed:
+        raise DecisionError(
+            f"model {state.spec.name}: version {row.version} does not answer, production stays: "
+            f"{check.detail}"
+        )
+    row = replace(
+        row,
+        **describe_decision(state, history, version) | {"data_range": row.data_range},
+        as_of=max(state.mature(), default=row.as_of),
+        action=action,
+        reason=reason,
+        causes=("request",),
+        because="",
+        by=by,
+    )
+    reconcile(registry, state.ledger.append(row, history))
+    return row
+
+
+def _record(
     state: ModelState,
     version: ModelVersion,
     evaluation: Evaluation,
     history: History,
     by: str,
 ) -> LedgerRow:
-    action = ACTIONS[evaluation.verdict]
+    action, tags = ACTIONS[evaluation.verdict], version.tags
     if action == "promote" and state.spec.approval == "manual":
         action = "stage"
     return LedgerRow(
-        time=datetime.now(UTC),
+        **describe_decision(state, history, version),
         as_of=evaluation.as_of,
-        seen_through=seen_through(state),
-        action=action,  # type: ignore[arg-type]
-        version=version.version,
+        action=action,
         candidate=evaluation.candidate,
-        previous=history.production.version if history.production else None,
         reason=evaluation.reason,
-        causes=tuple(filter(None, version.tags["causes"].split(", "))),
-        data_range=(version.tags["train_from"], version.tags["train_to"]),
+        causes=tuple(filter(None, tags["causes"].split(", "))),
         metrics=evaluation.metrics,
         by=by,
-        sha256=version.sha256,
-        recipe=version.tags["spec_digest"],
-        because=version.tags["because"],
+        recipe=tags["spec_digest"],
+        because=tags["because"],
         datasets={
-            name: int(version.tags[f"{name}_version"])
-            for name in (state.dataset.name, *state.spec.lookups)
+            name: int(tags[f"{name}_version"]) for name in (state.dataset.name, *state.spec.lookups)
         },
-        trained_on=json.loads(version.tags["trained_on"]),
+        trained_on=json.loads(tags["trained_on"]),
         more=evaluation.more_partitions,
     )
 
@@ -152,55 +254,52 @@ def _refit(
     state: ModelState,
     registry: ModelRegistry,
     candidate: ModelVersion,
-    mlflow_run: Callable[[], str],
+    start_run: Callable[[], str],
 ) -> ModelVersion:
-    """Fit the gated recipe again through the as-of, and register it as the candidate's child.
+    """Fit the gated recipe once more through the as-of, and register it as the candidate's child.
 
     Raises:
-        WorseRefitError: The refit judges the rows it was fitted on worse than the gated fit did.
+        WorseRefitError: The refit does worse on the rows it was fitted on than the gated fit did.
     """
-    tags = {"parent": str(candidate.version), "role": "refit"}
-    existing = registry.find({**tags, "candidate_id": candidate.tags["candidate_id"]})
+    identity = {"parent": str(candidate.version), "role": "refit"}
+    existing = registry.find({**identity, "candidate_id": candidate.tags["candidate_id"]})
     if existing is not None:
         return existing
-    mature, windows = state.mature(), state.spec.windows
+    windows = state.spec.windows
     length = int(candidate.tags.get("window", windows.train))
-    through = [key for key in mature if key <= candidate.tags["as_of"]][-length:]
-    made = read_from(state)
-    trained = fitted(state, through, int(made["features_version"]))
-    rows = sample(state, through[-windows.holdout :])
-    metrics = _checked(state, registry, candidate, trained.pipeline, rows)
-    tags = {**candidate.tags, **tags, **made}
-    return register(state, registry, mlflow_run(), trained, tags=tags, metrics=metrics, figures={})
+    keys = [key for key in state.mature() if key <= candidate.tags["as_of"]][-length:]
+    versions = train.read_table_versions(state)
+    trained = train.fit_model(state, keys, int(versions["features_version"]))
+    rows = train.sample(state, keys[-windows.holdout :])
+    metrics = _check_refit(state, registry, candidate, trained.pipeline, rows)
+    tags = {**candidate.tags, **identity, **versions}
+    return train.register(state, registry, start_run(), trained, tags=tags, metrics=metrics)
 
 
-def _checked(
+def _check_refit(
     state: ModelState,
     registry: ModelRegistry,
     candidate: ModelVersion,
     refit: Pipeline,
-    rows: Sample,
+    rows: train.Sample,
 ) -> dict[str, float]:
-    """Metrics of a refit on rows that the gated fit had not seen, and how far the two are apart.
+    """Return metrics of a refit on rows that only it was trained on, and its distance to the fit.
 
-    The refit was trained on these rows, so doing worse on them than the gated fit means that
-    something went wrong in between.
+    Since the refit was trained on these rows, something went wrong if it does worse on them than
+    the gated fit.
     """
     metric, first = judged_by(state.spec.gate), registry.load(candidate.version, candidate.sha256)
-    output, gated, classes = aligned(*(predicted(state, model, rows) for model in (refit, first)))
+    predictions = (train.predict_sample(state, model, rows) for model in (refit, first))
+    output, gated, classes = align_outputs(*predictions)
     metrics, before = (
-        holdout_metrics(state, rows, Output(said, classes)) for said in (output, gated)
+        train.compute_metrics(state, rows, train.Output(values, classes))
+        for values in (output, gated)
     )
-    worse = loss_increase(metric, metrics[metric.name], before[metric.name])
-    if worse > REFIT_TOLERANCE:
+    loss = loss_increase(metric, metrics[metric.name], before[metric.name])
+    if loss > REFIT_TOLERANCE:
         raise WorseRefitError(
-            f"model {state.spec.name}: the refit's {metric.name} on its own rows is {worse:.1%} "
+            f"model {state.spec.name}: the refit's {metric.name} on its own rows is {loss:.1%} "
             f"worse than that of version {candidate.version}, which had not seen them: look at the "
             f"data of {rows.partitions[0]} to {rows.partitions[-1]}, then run again"
         )
     return {**metrics, "distance_to_gated": float(abs(output - gated).mean())}
-
-
-def seen_through(state: ModelState) -> str:
-    """The last partition that was monitored; what is decided now serves those after it."""
-    return max(state.built())

@@ -1,43 +1,42 @@
-"""What a decision is asked on: new fits, or a held candidate that is taken up again.
+"""Propose the versions to decide on: new fits, or a held candidate that is judged once more.
 
-That is the same fit, judged on the partitions that have come since. It is registered once more,
-under a number of its own, as one version is decided on once; its files are those of the version
-that was held. Not here: when it is taken up, and judging it.
+A held candidate is reconsidered without a new fit, on the partitions that have come since. It gets
+a new version number, because a version is decided on once; its files stay the same. Not here: when
+it is reconsidered, and judging it.
 """
 
 from collections.abc import Callable, Sequence
 
-from retrain_assets.steps.decision.candidates import BESIDE, candidates
-from retrain_assets.steps.decision.evaluate import stored, unseen
-from retrain_assets.steps.decision.train import CANDIDATE, holdout_metrics, plan, predicted, sample
+from retrain_assets.steps.decision import train
+from retrain_assets.steps.decision.evaluate import list_unseen_partitions, read_evaluation
 from retrain_assets.steps.state import ModelState, digest_of
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 
 
-def proposed(
+def propose(
     state: ModelState,
     registry: ModelRegistry,
-    held: int | None,
+    held_version: int | None,
     as_of: str | None,
     why: tuple[Sequence[str], str],
-    mlflow_run: Callable[[], str],
+    start_run: Callable[[], str],
 ) -> list[ModelVersion]:
-    """The versions to decide on, the one that becomes `candidate` first.
+    """Return the versions to decide on; the first becomes the alias `candidate`.
 
     Args:
         state: The model.
         registry: Its versions.
-        held: The version to take up again, if it is one.
+        held_version: The held version to reconsider, if the request is for one.
         as_of: Last partition to train or to judge on; the newest mature one by default.
-        why: The causes that asked for it, and why in words.
-        mlflow_run: Starts the MLflow run that a new fit is logged to.
+        why: The causes of the request, and its reason in words.
+        start_run: A function that starts the MLflow run to which a new fit is logged.
     """
-    if held is not None and as_of is not None:
-        return [taken_up(state, registry, held, as_of, *why)]
-    return candidates(state, registry, plan(state, as_of, *why), mlflow_run)
+    if held_version is not None and as_of is not None:
+        return [reconsider_held(state, registry, held_version, as_of, *why)]
+    return train.train_candidates(state, registry, train.plan(state, as_of, *why), start_run)
 
 
-def taken_up(
+def reconsider_held(
     state: ModelState,
     registry: ModelRegistry,
     number: int,
@@ -45,38 +44,37 @@ def taken_up(
     causes: Sequence[str],
     because: str = "",
 ) -> ModelVersion:
-    """The held version as of a later partition, as `candidate`: an earlier run's, or a new number.
+    """Register a held version once more, as `candidate`, unless an earlier run has done so.
 
     Args:
         state: The model.
         registry: Its versions.
         number: The version that was held.
         as_of: Last partition to judge it on.
-        causes: What asked for it.
-        because: Why, in words.
+        causes: The causes of the request.
+        because: Its reason, in words.
     """
-    held = registry.version(number)
-    since = _looked_through(state, held)
-    named = {"held": held.tags["candidate_id"], "since": since, "as_of": as_of}
-    tags = named | {"candidate_id": digest_of(named), "held": str(number), BESIDE: ""}
-    found = registry.find({"candidate_id": tags["candidate_id"], "role": "gated"})
-    if found is None:
+    version = registry.version(number)
+    since = _last_compared_partition(state, version)
+    inputs = {"held": version.tags["candidate_id"], "since": since, "as_of": as_of}
+    tags = inputs | {"candidate_id": digest_of(inputs), "held": str(number), train.DECISION_TAG: ""}
+    candidate = registry.find({"candidate_id": tags["candidate_id"], "role": "gated"})
+    if candidate is None:
         tags |= {"causes": ", ".join(causes), "because": because}
-        found = registry.again(held, tags, _metrics(state, registry, held, held.tags | tags))
-    registry.set_alias(CANDIDATE, found.version)
-    return found
+        rows = train.sample(state, list_unseen_partitions(state, version.tags | tags))
+        output = train.predict_sample(state, registry.load(number, version.sha256), rows)
+        candidate = registry.again(version, tags, train.compute_metrics(state, rows, output))
+    registry.set_alias(train.CANDIDATE, candidate.version)
+    return candidate
 
 
-def _looked_through(state: ModelState, held: ModelVersion) -> str:
-    """The last partition on which it was compared; where there were too few, none counts."""
-    now = state.ledger.read().production
-    before = stored(state, held.version, now.version if now else None)
-    compared = before is None or before.evidence
-    return held.tags["as_of"] if compared else held.tags.get("since", held.tags["train_to"])
+def _last_compared_partition(state: ModelState, version: ModelVersion) -> str:
+    """Return the last partition on which a held version was compared.
 
-
-def _metrics(
-    state: ModelState, registry: ModelRegistry, held: ModelVersion, tags: dict[str, str]
-) -> dict[str, float]:
-    pipeline, rows = registry.load(held.version, held.sha256), sample(state, unseen(state, tags))
-    return holdout_metrics(state, rows, predicted(state, pipeline, rows))
+    If there were too few partitions to compare, all of them can be used again.
+    """
+    production = state.ledger.read().production
+    evaluation = read_evaluation(state, version.version, production.version if production else None)
+    if evaluation is None or evaluation.evidence:
+        return version.tags["as_of"]
+    return version.tags.get("since", version.tags["train_to"])

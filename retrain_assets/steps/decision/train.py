@@ -1,14 +1,15 @@
-"""Fit a candidate as of a partition and register it.
+"""Fit candidates as of a partition and register them as versions.
 
-A candidate is named by everything that determines it, so that the same work run again after a
-crash finds the version that was registered. Not here: judging it.
+A candidate is named by everything that determines it, so that a run that starts again after a
+crash finds the version that was registered before. One decision may have several candidates, fitted
+on training windows of several lengths. Not here: judging candidates.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from io import BytesIO
@@ -24,15 +25,8 @@ from retrain_assets.domain.model.estimator import Fitted, fit, predict
 from retrain_assets.domain.model.outliers import OUTLIER
 from retrain_assets.domain.windows import Windows, left_out, split
 from retrain_assets.reports.plots import holdout_figure
-from retrain_assets.steps.state import (
-    SOURCE,
-    ModelState,
-    code_digest,
-    data_digest,
-    digest_of,
-    installed,
-    lock_digest,
-)
+from retrain_assets.steps import state as facts
+from retrain_assets.steps.state import ModelState, data_digest, digest_of
 from retrain_assets.stores.checkout import checkout
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 
@@ -43,34 +37,33 @@ if TYPE_CHECKING:
 EXAMPLE_ROWS = 5
 CANDIDATE, STAGING, PRODUCTION = "candidate", "staging", "production"
 PREDICTION_COLUMN = "prediction"
+DECISION_TAG = "beside"  # the tag that all candidates of one decision share
 SPEC_FILE, PACKAGES_FILE = "spec.json", "packages.json"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is about to be trained.
+    """Describe a candidate before it is trained.
 
     Args:
         windows: Training and holdout partitions.
-        identity: Digest of all that determines the candidate.
-        tags: What is recorded on its version.
+        tags: The tags of its version; `candidate_id` is the digest of all that determines it.
     """
 
     windows: Windows
-    identity: str
     tags: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Labelled rows of some partitions, in a fixed order.
+    """Hold labelled rows of some partitions, in a fixed order.
 
     Args:
         features: One column a feature.
         target: Labels, never null.
         partitions: The partition of each row.
-        blocks: The block of each row: what is resampled when models are compared.
-        weight: Row weights, where the model has them.
+        blocks: The block of each row, the unit that is resampled when models are compared.
+        weight: Row weights, if the model has them.
         data: Digest of the data of each partition.
     """
 
@@ -83,24 +76,24 @@ class Sample:
 
     @property
     def sha256(self) -> str:
-        """Digest of the rows themselves, in their order."""
+        """Return the digest of the rows themselves, in their order."""
         weights = [] if self.weight is None else [self.weight]
         rows = [*self.features.get_columns(), self.target, self.partitions, *weights]
         numbered = [column.alias(str(number)) for number, column in enumerate(rows)]
-        stored = BytesIO()
-        pl.DataFrame(numbered).rechunk().write_ipc(stored, compat_level=pl.CompatLevel.oldest())
-        return sha256(stored.getbuffer()).hexdigest()
+        file = BytesIO()
+        pl.DataFrame(numbered).rechunk().write_ipc(file, compat_level=pl.CompatLevel.oldest())
+        return sha256(file.getbuffer()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Trained(Fitted):
-    """A fitted pipeline and what it was fitted on.
+    """Hold a fitted pipeline and the data that it was fitted on.
 
     Args:
-        partitions: That it was fitted on.
+        partitions: The training partitions.
         data: Digest of the data of each.
-        example: A few rows it is tried on whenever it is loaded.
-        rows_sha256: Digest of the rows it was fitted on.
+        example: A few rows on which the pipeline is checked whenever it is loaded.
+        rows_sha256: Digest of the training rows.
     """
 
     partitions: tuple[str, ...]
@@ -111,46 +104,55 @@ class Trained(Fitted):
 
 @dataclass(frozen=True)
 class Output:
-    """What a model says of rows, as `predict` has it, and the class of each column, if any."""
+    """Hold the output of `predict` for some rows, and the class of each column, if any."""
 
     values: np.ndarray
     classes: list[Any] | None
 
 
 def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: str = "") -> Plan:
-    """Choose windows and name the candidate.
+    """Choose the windows of a candidate and name it.
 
     Args:
         state: The model.
         as_of: Last partition to use; the newest mature one by default.
-        causes: What asked for it.
-        because: Why, in words.
+        causes: The causes that asked for it.
+        because: Why they did, in words.
 
     Raises:
         TooFewPartitionsError: There is not enough mature history.
     """
-    windows = split(state.mature(), state.spec.windows, as_of)
-    sources = state.sources()
-    used = {key: sources[key] for key in windows.train}
-    tags = {
-        **read_from(state),
+    windows, sources = split(state.mature(), state.spec.windows, as_of), state.sources()
+    inputs = {
         "spec_digest": state.recipe,
-        "code_digest": code_digest(state.spec),
-        "lock_digest": lock_digest(),
+        "code_digest": facts.code_digest(state.spec),
+        "lock_digest": facts.lock_digest(),
+        "as_of": windows.as_of,
+    }
+    tags = {
+        **read_table_versions(state),
+        **inputs,
+        "candidate_id": digest_of({**{key: sources[key] for key in windows.train}, **inputs}),
         "seed": str(state.spec.seed),
         "threads": str(state.spec.estimator.threads),
-        "as_of": windows.as_of,
         "causes": ", ".join(causes),
         "because": because,
         "checkout": checkout(),
         "window": str(len(windows.train)),
+        "role": "gated",
     }
-    stable = {key: tags[key] for key in ("spec_digest", "code_digest", "lock_digest", "as_of")}
-    return Plan(windows, digest_of({**used, **stable}), tags)
+    return Plan(windows, tags)
 
 
-def read_from(state: ModelState) -> dict[str, str]:
-    """Versions of the tables that a fit made now goes back to, as its version is tagged."""
+def _shorten(plan: Plan, length: int) -> Plan:
+    """Plan the same candidate on a shorter training window."""
+    windows, window = replace(plan.windows, train=plan.windows.train[-length:]), str(length)
+    identity = digest_of({DECISION_TAG: plan.tags["candidate_id"], "window": window})
+    return Plan(windows, plan.tags | {"window": window, "candidate_id": identity})
+
+
+def read_table_versions(state: ModelState) -> dict[str, str]:
+    """Return the versions of the tables that a fit reads now, as tags of a model's version."""
     versions = {
         f"{name}_version": str(state.tables.version(f"{name}/dataset"))
         for name in (state.dataset.name, *state.lookups)
@@ -162,34 +164,50 @@ def read_from(state: ModelState) -> dict[str, str]:
     }
 
 
-def candidate(
-    state: ModelState, registry: ModelRegistry, planned: Plan, mlflow_run: Callable[[], str]
-) -> ModelVersion:
-    """The version that was planned: what an earlier run registered, or a new fit.
+def train_candidates(
+    state: ModelState, registry: ModelRegistry, plan: Plan, start_run: Callable[[], str]
+) -> list[ModelVersion]:
+    """Train the planned candidate, and one on each shorter window that the spec names.
+
+    The first becomes the alias `candidate`. What an earlier run has registered is not fitted again.
 
     Args:
         state: The model.
-        registry: Where the version is, or goes.
-        planned: What to train.
-        mlflow_run: Starts the MLflow run that a new fit is logged to.
+        registry: The registry that holds the versions.
+        plan: The candidate to train.
+        start_run: A function that starts the MLflow run to which a new fit is logged.
     """
-    found = registry.find({"candidate_id": planned.identity, "role": "gated"})
-    return found or _train(state, registry, planned, mlflow_run())
+    if shorter := state.spec.windows.also:
+        plan = replace(plan, tags=plan.tags | {DECISION_TAG: plan.tags["candidate_id"]})
+    plans = [plan, *(_shorten(plan, length) for length in shorter)]
+    versions = [_train(state, registry, item, start_run) for item in plans]
+    registry.set_alias(CANDIDATE, versions[0].version)
+    return versions
 
 
-def _train(state: ModelState, registry: ModelRegistry, planned: Plan, run_id: str) -> ModelVersion:
-    windows, made = planned.windows, int(planned.tags["features_version"])
-    trained, holdout = fitted(state, windows.train, made), sample(state, windows.holdout)
-    output, labels = predicted(state, trained.pipeline, holdout), holdout.target.to_numpy()
-    shown = state.spec.target.kind, labels, output.values, output.classes
+def list_candidates(registry: ModelRegistry, version: ModelVersion) -> list[ModelVersion]:
+    """List a candidate and the others of the same decision, the one of the full window first."""
+    identity = version.tags.get(DECISION_TAG)
+    if not identity:
+        return [version]
+    tags = {DECISION_TAG: identity, "role": "gated"}.items()
+    return [item for item in reversed(registry.versions()) if tags <= item.tags.items()]
+
+
+def _train(
+    state: ModelState, registry: ModelRegistry, plan: Plan, start_run: Callable[[], str]
+) -> ModelVersion:
+    identity = {"candidate_id": plan.tags["candidate_id"], "role": "gated"}
+    if (existing := registry.find(identity)) is not None:
+        return existing
+    run_id, holdout = start_run(), sample(state, plan.windows.holdout)
+    trained = fit_model(state, plan.windows.train, int(plan.tags["features_version"]))
+    output, labels = predict_sample(state, trained.pipeline, holdout), holdout.target.to_numpy()
+    draw = partial(holdout_figure, state.spec.target.kind, labels, output.values, output.classes)
+    metrics = compute_metrics(state, holdout, output)
+    figures = {"holdout.png": draw}
     return register(
-        state,
-        registry,
-        run_id,
-        trained,
-        tags={**planned.tags, "candidate_id": planned.identity, "role": "gated"},
-        metrics=holdout_metrics(state, holdout, output),
-        figures={"holdout.png": partial(holdout_figure, *shown)},
+        state, registry, run_id, trained, tags=plan.tags, metrics=metrics, figures=figures
     )
 
 
@@ -201,16 +219,11 @@ def register(
     *,
     tags: Mapping[str, str],
     metrics: Mapping[str, float],
-    figures: Mapping[str, Callable[[], Figure]],
+    figures: Mapping[str, Callable[[], Figure]] | None = None,
 ) -> ModelVersion:
     """Log a fitted pipeline to its MLflow run and register it as a version."""
     first, last = trained.partitions[0], trained.partitions[-1]
-    texts = {
-        SPEC_FILE: state.spec.model_dump_json(by_alias=True, indent=2),
-        PACKAGES_FILE: json.dumps(installed(), indent=2),
-    }
-    if trained.search is not None:
-        texts["search.csv"] = trained.search.write_csv()
+    search = {} if trained.search is None else {"search.csv": trained.search.write_csv()}
     return registry.log_version(
         run_id,
         trained.pipeline,
@@ -226,31 +239,35 @@ def register(
             "rows_sha256": trained.rows_sha256,
             "excluded": left_out(state.spec.exclude, first, last),
         },
-        texts=texts,
-        figures=figures,
+        texts={
+            SPEC_FILE: state.spec.model_dump_json(by_alias=True, indent=2),
+            PACKAGES_FILE: json.dumps(facts.installed(), indent=2),
+            **search,
+        },
+        figures=figures or {},
     )
 
 
-def fitted(state: ModelState, partitions: Sequence[str], version: int | None = None) -> Trained:
-    """Fit the model's recipe on some partitions, unless that fit is kept.
+def fit_model(state: ModelState, partitions: Sequence[str], version: int | None = None) -> Trained:
+    """Fit the model's recipe on some partitions, or return the fit that is in memory.
 
     Args:
         state: The model.
-        partitions: Keys.
-        version: Of the features table; the newest by default.
+        partitions: Keys of the partitions.
+        version: Version of the features table; the newest by default.
     """
     keys = tuple(partitions)
 
-    def made() -> Trained:
+    def fit_once() -> Trained:
         rows = sample(state, keys, fitting=True, version=version)
-        found = fit(state.spec, rows.features, rows.target, rows.partitions, rows.weight)
+        model = fit(state.spec, rows.features, rows.target, rows.partitions, rows.weight)
         # A copy: a slice would keep all rows in memory.
         example = rows.features.filter(pl.int_range(pl.len()) < EXAMPLE_ROWS)
         return Trained(
-            **vars(found), partitions=keys, data=rows.data, example=example, rows_sha256=rows.sha256
+            **vars(model), partitions=keys, data=rows.data, example=example, rows_sha256=rows.sha256
         )
 
-    return state.once(("fit", state.spec.recipe, *keys), made)
+    return state.once(("fit", state.spec.recipe, *keys), fit_once)
 
 
 def sample(
@@ -260,22 +277,22 @@ def sample(
     fitting: bool = False,
     version: int | None = None,
 ) -> Sample:
-    """Labelled rows of some partitions, sorted by partition and key.
+    """Read the labelled rows of some partitions, sorted by partition and key.
 
-    The order is fixed since estimators that subsample give another model for another order.
+    The order is fixed because an estimator that subsamples fits another model to another order.
 
     Args:
         state: The model.
-        partitions: Keys.
-        fitting: Whether outliers are left out, where the spec keeps them from training.
-        version: Of the features table; the newest by default.
+        partitions: Keys of the partitions.
+        fitting: Leave outliers out, if the spec keeps them from training.
+        version: Version of the features table; the newest by default.
     """
     table = state.tables.read(state.table("features"), partitions, version=version)
     outliers = state.spec.outliers
     labelled = table.drop_nulls(state.spec.target.column).sort(PARTITION, KEY)
     if fitting and outliers is not None and outliers.action == "quarantine":
         labelled = labelled.filter(~pl.col(OUTLIER).fill_null(value=False))
-    built = labelled.select(PARTITION, SOURCE).unique().sort(PARTITION)
+    built = labelled.select(PARTITION, facts.SOURCE).unique().sort(PARTITION)
     return Sample(
         features=labelled.select(state.feature_names),
         target=labelled[state.spec.target.column],
@@ -286,35 +303,35 @@ def sample(
     )
 
 
-def predicted(state: ModelState, pipeline: Pipeline, rows: Sample) -> Output:
-    """What a model says of some rows."""
+def predict_sample(state: ModelState, pipeline: Pipeline, rows: Sample) -> Output:
+    """Predict the rows of a sample."""
     output = predict(pipeline, state.spec.target.kind, rows.features)
-    return Output(output, classes_of(pipeline))
+    return Output(output, get_classes(pipeline))
 
 
-def as_column(classes: Sequence[Any] | None, output: np.ndarray) -> pl.Series:
-    """A model's output as one stored column: the number, or the most likely of its classes."""
+def to_column(classes: Sequence[Any] | None, output: np.ndarray) -> pl.Series:
+    """Return a model's output as one column: the number, or the most likely of its classes."""
     if output.ndim == 1:
         return pl.Series(PREDICTION_COLUMN, output)
     names = pl.Series(PREDICTION_COLUMN, list(classes or ()), dtype=pl.String)
     return names.gather(output.argmax(axis=1))
 
 
-def classes_of(pipeline: Pipeline) -> list[Any] | None:
-    """The class of each column of a classifier's output; None of a regression."""
+def get_classes(pipeline: Pipeline) -> list[Any] | None:
+    """Return the class of each column of a classifier's output; None for a regression."""
     classes = getattr(pipeline, "classes_", None)
     return None if classes is None else list(classes)
 
 
-def lacking(state: ModelState, pipeline: Pipeline) -> list[str]:
-    """Features a model was trained on that the spec no longer makes."""
+def list_missing_features(state: ModelState, pipeline: Pipeline) -> list[str]:
+    """List the features that a model was trained on and the spec no longer makes."""
     return [name for name in pipeline["encode"].columns_ if name not in state.feature_names]
 
 
-def holdout_metrics(state: ModelState, rows: Sample, output: Output) -> dict[str, float]:
-    """Every metric of the model's kind on the holdout, as a row-weighted mean over partitions."""
-    told = rows.target.to_numpy(), output.values, rows.partitions, output.classes
+def compute_metrics(state: ModelState, rows: Sample, output: Output) -> dict[str, float]:
+    """Return each metric of the model's kind, as the mean over partitions weighted by rows."""
+    inputs = rows.target.to_numpy(), output.values, rows.partitions, output.classes
     return {
-        metric.name: mean_over_blocks(metric, *told)
+        metric.name: mean_over_blocks(metric, *inputs)
         for metric in offered(state.spec.target.kind, state.spec.gate)
     }

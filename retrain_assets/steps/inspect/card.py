@@ -22,8 +22,8 @@ from retrain_assets.reports.movers import watched_heatmap
 from retrain_assets.reports.page import page, sections
 from retrain_assets.reports.plots import holdout_figure, importance
 from retrain_assets.specs.model import ModelSpec
-from retrain_assets.steps.decision.evaluate import stored
-from retrain_assets.steps.decision.train import SPEC_FILE, Sample, classes_of, sample
+from retrain_assets.steps.decision.evaluate import read_evaluation
+from retrain_assets.steps.decision.train import SPEC_FILE, Sample, get_classes, sample
 from retrain_assets.steps.inspect.lineage import DECIDED
 from retrain_assets.steps.state import MONITORING_SCHEMA, ModelState
 from retrain_assets.stores.ledger import LedgerRow
@@ -94,13 +94,13 @@ def _judged(
     if not len(rows.target):
         return {"Holdout": ["There are no labelled rows that it was not trained on."]}
     pipeline, kind = registry.load(gated.version, gated.sha256), then.spec.target.kind
-    output, classes = predict(pipeline, kind, rows.features), classes_of(pipeline)
+    output, classes = predict(pipeline, kind, rows.features), get_classes(pipeline)
     where = (
         f"Version {gated.version} on {len(rows.target):,} rows of {len(keys)} partitions, "
         f"{keys[0]} to {keys[-1]}, none of which it was trained on; {CONFIDENCE:.0%} intervals "
         "over partitions."
     )
-    known = stored(state, gated.version, told[0].previous if told else None)
+    known = read_evaluation(state, gated.version, told[0].previous if told else None)
     tables = (known.evidence.get(name) for name in ("guards", "slices")) if known else ()
     measured = [
         _with_interval(metric, rows, output, classes) for metric in offered(kind, then.spec.gate)
@@ -136,7 +136,7 @@ def _importance(
 
     def value(given: pl.DataFrame) -> float:
         output = predict(pipeline, state.spec.target.kind, given)
-        return evaluate(metric, target.to_numpy(), output, classes_of(pipeline))
+        return evaluate(metric, target.to_numpy(), output, get_classes(pipeline))
 
     whole, sign = value(features), 1 if metric.greater_is_better else -1
     shuffled = {name: pl.col(name).shuffle(state.spec.seed) for name in features.columns}

@@ -15,8 +15,8 @@ import numpy as np
 
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.specs.model import ModelSpec
-from retrain_assets.steps.decision.operate import ADOPTED
-from retrain_assets.steps.decision.train import PACKAGES_FILE, SPEC_FILE, Sample, fitted, sample
+from retrain_assets.steps.decision.adopt import ADOPTED
+from retrain_assets.steps.decision.train import PACKAGES_FILE, SPEC_FILE, Sample, fit_model, sample
 from retrain_assets.steps.state import ModelState, code_digest, installed, lock_digest
 from retrain_assets.stores.checkout import checkout
 from retrain_assets.stores.registry.model_file import content_digest
@@ -70,7 +70,7 @@ def reproduce(state: ModelState, registry: ModelRegistry, number: int) -> Reprod
     then = replace(state, spec=ModelSpec.model_validate_json(spec))
     keys, made = tuple(json.loads(found.tags["trained_on"])), int(found.tags["features_version"])
     rows = sample(then, keys, fitting=True, version=made)
-    again = fitted(then, keys, made)
+    again = fit_model(then, keys, made)
     row = next((r for r in state.ledger.read().rows if r.version == number), None)
     stored = registry.load(number, row.sha256 if row else found.sha256)
     unequal = list(_unequal(found, rows, again.pipeline, stored, registry.content(found), spec))

@@ -21,7 +21,7 @@ from retrain_assets.domain.drift.observations import (
     TARGET,
 )
 from retrain_assets.domain.windows import split
-from retrain_assets.steps.decision.policy import decisions
+from retrain_assets.steps.decision.policy import list_requests
 from retrain_assets.steps.state import MONITORING_SCHEMA, ModelState, data_digest, landed_rows
 from retrain_assets.stores.ledger import LedgerError
 from retrain_assets.stores.registry.registry import ModelRegistry
@@ -57,7 +57,7 @@ def status(state: ModelState) -> dict[str, Any]:
         "triggers": [asdict(cause) for cause in wish.causes],
         "performance": performance(state),
         "moved": moved(state),
-        "decisions": decisions(state, SHOWN // 2),
+        "decisions": list_requests(state, SHOWN // 2),
     }
 
 

@@ -19,9 +19,14 @@ from retrain_assets.domain.drift.profile import build_profile
 from retrain_assets.domain.features.build import KEY
 from retrain_assets.domain.metrics.metrics import MetricDef, block_values, followed
 from retrain_assets.domain.model.estimator import predict
-from retrain_assets.steps.decision.evaluate import calibrated_on
+from retrain_assets.steps.decision.evaluate import read_calibration
 from retrain_assets.steps.decision.promote import reconcile
-from retrain_assets.steps.decision.train import PREDICTION_COLUMN, as_column, classes_of, lacking
+from retrain_assets.steps.decision.train import (
+    PREDICTION_COLUMN,
+    get_classes,
+    list_missing_features,
+    to_column,
+)
 from retrain_assets.steps.features.build import Built, commit_metadata, ready, stored_features
 from retrain_assets.steps.features.rows import Rows
 from retrain_assets.steps.state import ModelState, by_production
@@ -96,7 +101,7 @@ def scores(
         wanted = "nothing in production" if version is None else f"no version {version}"
         raise LookupError(f"model {state.spec.name} has {wanted}: decided on are {known}")
     pipeline = registry.load(row.version, row.sha256)
-    if missing := lacking(state, pipeline):
+    if missing := list_missing_features(state, pipeline):
         said = f"version {row.version} needs {', '.join(missing)}, which the spec no longer makes"
         raise ModelFileError(said)
     for keys in Rows(state).batches(partitions):
@@ -115,7 +120,7 @@ def _score(
         if row is None:
             continue
         pipeline = load(row.version, row.sha256)
-        if lacking(state, pipeline):
+        if list_missing_features(state, pipeline):
             continue  # the spec has changed, its candidate is still to come
         found, output = _predict(state, pipeline, part, row)
         scored.append(found)
@@ -128,7 +133,7 @@ def _predict(
 ) -> tuple[pl.DataFrame, np.ndarray]:
     first, last = row.data_range
     output = predict(pipeline, state.spec.target.kind, table.select(state.feature_names))
-    columns = {PREDICTION_COLUMN: as_column(classes_of(pipeline), output)}
+    columns = {PREDICTION_COLUMN: to_column(get_classes(pipeline), output)}
     if output.ndim > 1:
         columns["probabilities"] = pl.Series(output.tolist(), dtype=pl.List(pl.Float64))
     found = table.select(
@@ -173,9 +178,9 @@ def _performance(
     if known.any():
         labels = scored["label"].filter(known).to_numpy()
         kept, parts = output[known.to_numpy()], blocks.filter(known)
-        values = block_values(metric, labels, kept, parts, classes_of(pipeline))
+        values = block_values(metric, labels, kept, parts, get_classes(pipeline))
         found.append(_told(PERFORMANCE, values, metric, row))
-    if fresh.any() and (calibrated := trigger.estimated and calibrated_on(state, row.candidate)):
+    if fresh.any() and (calibrated := trigger.estimated and read_calibration(state, row.candidate)):
         kept, parts = output[fresh.to_numpy()], blocks.filter(fresh)
         values = block_estimates(metric, kept, parts, calibrated)
         found.append(_told(ESTIMATED, values, metric, row))

@@ -11,8 +11,8 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.metrics.intervals import evidence, needed
 from retrain_assets.domain.metrics.metrics import block_values, judged_by
 from retrain_assets.domain.model.estimator import predict
-from retrain_assets.steps.decision.operate import roll_back
-from retrain_assets.steps.decision.train import classes_of, lacking
+from retrain_assets.steps.decision.promote import roll_back
+from retrain_assets.steps.decision.train import get_classes, list_missing_features
 from retrain_assets.steps.features.build import stored_features
 from retrain_assets.steps.state import SOURCE, ModelState
 from retrain_assets.stores.ledger import LedgerRow
@@ -150,10 +150,10 @@ def _losses(
     digests = {found.version: found.sha256 for found in state.ledger.read().rows}
     for version in (row.version, row.previous or 0):
         pipeline = registry.load(version, digests[version])
-        if lacking(state, pipeline):
+        if list_missing_features(state, pipeline):
             return pl.DataFrame(schema=SCHEMA).drop(SOURCE)
         output = predict(pipeline, target.kind, rows.select(state.feature_names))
-        values.append(block_values(metric, labels, output, blocks, classes_of(pipeline)))
+        values.append(block_values(metric, labels, output, blocks, get_classes(pipeline)))
     sign = -1 if metric.greater_is_better else 1
     now, before = values
     return now.join(before, on="block", suffix="_before").select(

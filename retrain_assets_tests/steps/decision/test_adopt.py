@@ -24,8 +24,8 @@ from sklearn.svm import LinearSVC
 from retrain_assets.domain.model.estimator import predict, taking_features
 from retrain_assets.domain.model.pipeline import TrainingError
 from retrain_assets.serving.scoring.version import Loader
-from retrain_assets.steps.decision.evaluate import stored
-from retrain_assets.steps.decision.operate import adopt
+from retrain_assets.steps.decision.adopt import adopt
+from retrain_assets.steps.decision.evaluate import read_evaluation
 from retrain_assets.steps.decision.promote import DecisionError
 from retrain_assets.steps.inspect.card import card
 from retrain_assets.steps.inspect.reproduce import NotRecordedError, reproduce
@@ -121,7 +121,7 @@ def test_it_is_judged_on_what_it_had_not_seen_and_the_loop_goes_on_from_it(world
     rows = world.state.ledger.read().rows
     assert rows[0].action == "adopt"
     assert rows[1].causes == ("performance",)
-    judged = stored(world.state, rows[1].candidate or 0, production=1)
+    judged = read_evaluation(world.state, rows[1].candidate or 0, production=1)
     assert judged is not None
     assert (judged.holdout_from or "") > key(THROUGH)
     predicted = world.storage.tables.scan("churn/predictions").collect()
@@ -139,7 +139,7 @@ def test_a_holdout_it_may_have_seen_is_no_holdout(world: World) -> None:
     world.land(*range(LANDED, 16))
     world.settle()
     world.daemon.execute("churn_retrain", {}, {})
-    judged = stored(world.state, 2, production=1)
+    judged = read_evaluation(world.state, 2, production=1)
     assert judged is not None
     assert (judged.holdout_from, judged.holdout_to) == (key(LANDED), key(15))
 

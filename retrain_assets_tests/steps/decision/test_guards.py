@@ -17,7 +17,7 @@ from retrain_assets.domain.metrics.metrics import judged_by
 from retrain_assets.domain.model.pipeline import build_pipeline
 from retrain_assets.specs.gate import GateSpec
 from retrain_assets.specs.model import EstimatorSpec
-from retrain_assets.steps.decision.judge import Side, looked_at
+from retrain_assets.steps.decision.judge import Side, run_guards
 from retrain_assets.steps.decision.train import Sample
 
 DAYS, ROWS = 10, 400
@@ -72,7 +72,7 @@ def refusals(rows: Sample, candidate: Side, production: Side) -> tuple[list[str]
     found = compare(judged_by(gate), *both, DAY, gate.confidence)
     sliced = pl.DataFrame({"plan": PLAN})
     slices = compare_slices(gate, judged_by(gate), sliced, *both, DAY)
-    guards = list(looked_at(gate, "binary", rows, candidate, production, None))
+    guards = list(run_guards(gate, "binary", rows, candidate, production, None))
     assert found.low > 0, "the planted model is better by the metric"
     names = [guard.guard for guard in guards if not guard.passed]
     names += ["slices"] * any(result.regresses for result in slices)
@@ -100,7 +100,7 @@ def test_a_model_that_loses_a_slice_is_refused(rows: Sample, small: Pipeline) ->
 def test_a_slow_model_is_refused(rows: Sample, small: Pipeline) -> None:
     slow = Slow(small.steps)
     gate = GateSpec.model_validate({"metric": "roc_auc", "guards": {"latency": {"limit": 2.0}}})
-    (found,) = looked_at(gate, "binary", rows, Side(slow, TRUE), Side(small, WEAK), None)
+    (found,) = run_guards(gate, "binary", rows, Side(slow, TRUE), Side(small, WEAK), None)
     assert (found.guard, found.passed) == ("latency", False)
     assert found.said.startswith("seconds of ")
 
@@ -108,9 +108,9 @@ def test_a_slow_model_is_refused(rows: Sample, small: Pipeline) -> None:
 def test_a_large_model_is_refused(rows: Sample, small: Pipeline) -> None:
     large = fitted(rows, "ensemble.HistGradientBoostingClassifier", max_iter=50)
     gate = GateSpec.model_validate({"metric": "roc_auc", "guards": {"size": {"limit": 3.0}}})
-    (found,) = looked_at(gate, "binary", rows, Side(large, TRUE), Side(small, WEAK), None)
+    (found,) = run_guards(gate, "binary", rows, Side(large, TRUE), Side(small, WEAK), None)
     assert not found.passed
-    (found,) = looked_at(gate, "binary", rows, Side(small, TRUE), Side(large, WEAK), None)
+    (found,) = run_guards(gate, "binary", rows, Side(small, TRUE), Side(large, WEAK), None)
     assert found.passed
 
 
@@ -120,7 +120,7 @@ def test_a_model_that_flips_what_was_right_is_refused(rows: Sample, small: Pipel
     )
     wrong = np.where(np.arange(len(X)) % 40 == 0, 1.0 - LABELS, LABELS)
     right = np.where(np.arange(len(X)) % 3 == 1, 1.0 - LABELS, LABELS)
-    (found,) = looked_at(gate, "binary", rows, Side(small, wrong), Side(small, right), None)
+    (found,) = run_guards(gate, "binary", rows, Side(small, wrong), Side(small, right), None)
     assert not found.passed
     assert found.said == "1.68% of rows that production had right are wrong now, limit 1.00%"
 
@@ -129,7 +129,7 @@ def test_a_model_that_another_process_cannot_repeat_is_refused(
     rows: Sample, small: Pipeline
 ) -> None:
     gate = GateSpec.model_validate({"metric": "roc_auc", "guards": {"skew": "block"}})
-    (found,) = looked_at(
+    (found,) = run_guards(
         gate, "binary", rows, Side(Slow(small.steps), TRUE), Side(small, WEAK), None
     )
     assert (found.guard, found.passed) == ("skew", False)

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import t
 
 from retrain_assets.domain.model.estimator import predict
-from retrain_assets.steps.decision.operate import roll_back
+from retrain_assets.steps.decision.promote import roll_back
 from retrain_assets.steps.decision.train import sample
 from retrain_assets.steps.inspect.card import card, write_card
 from retrain_assets_tests.world import World, key, new_world

@@ -16,7 +16,7 @@ import pytest
 
 from retrain_assets.domain.decision.causes import been_right
 from retrain_assets.specs.model import ModelSpec
-from retrain_assets.steps.decision.evaluate import calibrated_on
+from retrain_assets.steps.decision.evaluate import read_calibration
 from retrain_assets.steps.inspect.status import status
 from retrain_assets_tests.world import MODEL, World, customers, key, new_world
 
@@ -75,7 +75,7 @@ def test_the_estimate_is_there_without_a_label(late: World) -> None:
     production = late.state.ledger.read().production
     assert production is not None
     assert production.candidate is not None
-    calibrated = calibrated_on(late.state, production.candidate)
+    calibrated = read_calibration(late.state, production.candidate)
     assert calibrated is not None
     rows = told(late, "estimated")
     assert rows["window_to"].to_list() == rows["_landing_partition"].to_list()

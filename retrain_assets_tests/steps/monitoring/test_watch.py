@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from retrain_assets.steps.decision.operate import pause
+from retrain_assets.steps.decision.policy import pause
 from retrain_assets.steps.monitoring.watch import seen
 from retrain_assets.steps.upkeep.messages import worse_than_before
 from retrain_assets.stores.ledger import LedgerRow
