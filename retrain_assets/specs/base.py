@@ -69,6 +69,15 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    def chooses(self, name: str) -> bool:
+        """Return whether the YAML names a field.
+
+        A stored spec names all fields, also those with a default, and those that are null.
+        """
+        is_stored = any(getattr(self, field) is None for field in self.model_fields_set)
+        default = type(self).model_fields[name].default
+        return name in self.model_fields_set and not (is_stored and getattr(self, name) == default)
+
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler

@@ -165,7 +165,7 @@ class GateSpec(Spec):
             raise ValueError(f"`threshold` goes with {', '.join(CUT)}, not with {self.metric}")
         if self.promote_when != "better" and self.min_gain:
             raise ValueError("`min_gain` goes with `promote_when: better`")
-        if self.false_promotions_per_year and "confidence" in self.model_fields_set:
+        if self.false_promotions_per_year and self.chooses("confidence"):
             raise ValueError("give either `confidence` or `false_promotions_per_year`")
         return self
 

@@ -38,7 +38,7 @@ class DriftTrigger(Spec):
         if (self.threshold is None) == (self.false_alarms_per_year is None):
             raise ValueError("give either `threshold` or `false_alarms_per_year`")
         if self.threshold is None:
-            if self.share or "measure" in self.model_fields_set:
+            if self.share or self.chooses("measure"):
                 raise ValueError("`measure` and `share` go with `threshold` only")
         elif self.measure not in UNBOUNDED and self.threshold > 1:
             raise ValueError(f"threshold {self.threshold:g} is never met: {self.measure} ends at 1")

@@ -118,3 +118,46 @@ def test_the_recipe_changes_with_what_is_fitted_and_with_nothing_else() -> None:
     assert ModelSpec.model_validate(MODEL | {"gate": gate | {"metric": "brier"}}).recipe != recipe
     assert ModelSpec.model_validate(MODEL | {"gate": gate | {"confidence": 0.8}}).recipe == recipe
     assert ModelSpec.model_validate(MODEL | {"notify": {"slack": "#x"}}).recipe == recipe
+
+
+RATE = {"false_alarms_per_year": 2.0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"triggers": {"data_drift": RATE, "prediction_drift": RATE, "target_drift": RATE}},
+        {"triggers": {"data_drift": {"measure": "ks", "threshold": 0.2, "share": 0.3}}},
+        {"triggers": {"performance": {"metric": "log_loss", "limit": 0.5}, "back_off": 2}},
+        {"triggers": {"reference": {"first": "a", "last": "b"}, "new_partitions": 7}},
+        {"gate": {"metric": "log_loss", "false_promotions_per_year": 0.5}},
+        {"gate": {"metric": "log_loss", "promote_when": {"not_worse": {"margin": 0.1}}}},
+        {"windows": {"train": 10, "also": [4], "holdout": 6, "current": 3}},
+        {"notify": {"slack": "#a", "events": {"slack": ["held"]}}},
+        {
+            "estimator": MODEL["estimator"]
+            | {"search": {"params": {"C": {"low": 0.1, "high": 1, "log": True}}}}
+        },
+        {"exclude": [{"first": "a", "last": "b", "reason": "c"}]},
+    ],
+)
+def test_every_spec_is_equal_after_it_was_stored_as_json(change: dict[str, Any]) -> None:
+    spec = ModelSpec.model_validate(MODEL | change)
+    stored = spec.model_dump_json(by_alias=True)
+    loaded = ModelSpec.model_validate_json(stored)
+    assert loaded == spec
+    assert loaded.model_dump_json(by_alias=True) == stored
+    assert loaded.recipe == spec.recipe
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"triggers": {"data_drift": RATE | {"measure": "psi"}}},
+        {"gate": {"metric": "log_loss", "false_promotions_per_year": 0.5, "confidence": 0.95}},
+    ],
+)
+def test_a_rate_beside_what_it_replaces_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"threshold|confidence"):
+        ModelSpec.model_validate(MODEL | change)
