@@ -1,14 +1,14 @@
-"""`<m>/replay`: the usual policies over stored history, as a table and a picture.
+"""Define `<m>/replay`, which plays policies over stored history, and `<m>/storage`.
 
-`<m>/storage`: the tables of a model and its datasets without what no one needs, once a week.
+`<m>/storage` compacts the tables of a model and its datasets and removes what nobody needs.
 
-Not here: playing them.
+Not here: playing a policy (`steps.replay`), and choosing what to remove (`steps.upkeep`).
 """
 
 from dataclasses import asdict
+from typing import Any
 
 import dagster as dg
-import polars as pl
 from pydantic import Field
 
 from retrain_assets.orchestration import checks
@@ -18,74 +18,64 @@ from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.model import usual_policies
 from retrain_assets.steps.upkeep.vacuum import HOURS, vacuum
 
-NEWS = 50  # partitions between two lines of the log
+LOG_INTERVAL = 50  # partitions between two lines of the log
+WEEKLY = "17 3 * * 0"
 
 
 def replay_asset(model: Model) -> dg.AssetsDefinition:
-    """`<m>/replay`; nothing asks for it but a person."""
+    """Return `<m>/replay`; nothing asks for it but a person."""
+    text = "What other triggers would have brought over stored history; changes nothing."
+    deps = [model.key("features"), model.key("profile")]
 
-    @dg.asset(
-        **model.asset(
-            "replay",
-            "What other triggers would have brought over stored history; changes nothing.",
-            "polars",
-            "scikitlearn",
-        ),
-        deps=[model.key("features"), model.key("profile")],
-    )
+    @dg.asset(**model.asset("replay", text, "polars", "scikitlearn"), deps=deps)
     def replay(
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> dg.MaterializeResult[None]:
-        from retrain_assets.reports.plots import markdown, replay_figure
         from retrain_assets.steps.replay import replay_policies
 
-        def tell(name: str, done: int, total: int) -> None:
-            if done % NEWS == 0 or done == total:
-                context.log.info("%s: %d of %d partitions", name, done, total)
+        def report(name: str, count: int, total: int) -> None:
+            if count % LOG_INTERVAL == 0 or count == total:
+                context.log.info("%s: %d of %d partitions", name, count, total)
 
         state = model.state(storage.open())
-        outcome = replay_policies(state, usual_policies(model.spec), tell)
-        rows = pl.DataFrame([asdict(one) for one in outcome.standings])
-        return dg.MaterializeResult(
-            metadata={
-                "proposal": outcome.said,
-                "policies": checks.table(rows.to_dicts()),
-                "cost_and_benefit": dg.MetadataValue.md(markdown(replay_figure(outcome))),
-            }
-        )
+        outcome = replay_policies(state, usual_policies(model.spec), report)
+        return dg.MaterializeResult(metadata=_describe_outcome(outcome))
 
     return replay
 
 
-WEEKLY = "17 3 * * 0"
+def _describe_outcome(outcome: Any) -> dict[str, Any]:
+    from retrain_assets.reports.plots import markdown, replay_figure
+
+    return {
+        "proposal": outcome.said,
+        "policies": checks.table([asdict(standing) for standing in outcome.standings]),
+        "cost_and_benefit": dg.MetadataValue.md(markdown(replay_figure(outcome))),
+    }
 
 
 class Age(dg.Config):
-    """What was given up within so many hours stays, for who still reads or writes it."""
+    """Configure how old a removed file is: who still reads or writes a younger one keeps it."""
 
     hours: int = Field(HOURS, ge=24)
 
 
 def storage_asset(model: Model) -> dg.AssetsDefinition:
-    """`<m>/storage`."""
-
-    @dg.asset(
-        **model.asset(
-            "storage",
-            "Tables of the model and its datasets, compacted and without the files of versions "
-            "that no registered model needs. What is removed cannot be brought back.",
-            "deltalake",
-        ),
-        pool="storage",
+    """Return `<m>/storage`."""
+    text = (
+        "Tables of the model and its datasets, compacted and without the files of versions "
+        "that no registered model needs. What is removed cannot be brought back."
     )
+
+    @dg.asset(**model.asset("storage", text, "deltalake"), pool="storage")
     def storage_(config: Age, storage: StorageResource) -> dg.MaterializeResult[None]:
         groups = {model.spec.name, model.dataset.name, *model.lookups}
-        done = vacuum(storage.open(), groups, config.hours)
+        tables = vacuum(storage.open(), groups, config.hours)
         return dg.MaterializeResult(
             metadata={
-                "freed_bytes": sum(one.bytes for one in done),
-                "removed_files": sum(one.files for one in done),
-                "tables": checks.table([asdict(one) for one in done]),
+                "freed_bytes": sum(table.bytes for table in tables),
+                "removed_files": sum(table.files for table in tables),
+                "tables": checks.table([asdict(table) for table in tables]),
             }
         )
 
@@ -93,7 +83,7 @@ def storage_asset(model: Model) -> dg.AssetsDefinition:
 
 
 def vacuum_schedule(model: Model) -> dg.ScheduleDefinition:
-    """`<m>_vacuum`, Sundays, if a person switches it on: earlier data are then gone."""
+    """Return `<m>_vacuum_weekly`, which is off until a person switches it on."""
     return dg.ScheduleDefinition(
         name=f"{model.spec.name}_vacuum_weekly",
         job=dg.define_asset_job(
