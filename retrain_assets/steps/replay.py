@@ -75,6 +75,22 @@ class Replay:
         self.memo: dict[tuple[str, ...], Any] = {}
         self.judged: dict[tuple[int, str], float | None] = {}
 
+    def check(self, policy: PolicySpec) -> int:
+        """Return how many partitions a policy needs before anything is predicted.
+
+        Raises:
+            ValueError: History is too short for a first model of this policy.
+        """
+        spec = policy.of(self.state.spec)
+        needed = spec.windows.train + spec.windows.holdout
+        if len(self.keys) <= needed + spec.labels.delay:
+            raise ValueError(
+                f"policy {policy.name!r}: {len(self.keys)} partitions are stored, windows.train + "
+                f"windows.holdout need {needed} before anything is predicted: land more, or "
+                "shorten the windows"
+            )
+        return needed
+
     def play(self, policy: PolicySpec, tell: Callable[[str], None]) -> Played:
         """Play one policy.
 
@@ -89,12 +105,7 @@ class Replay:
         tables = Overlay(self.state.tables.root, spec.name, self.kept)
         own = (spec, self.state.dataset, self.state.lookups, tables)
         state = PastState(*own, memo=self.memo, whole=self.whole)
-        needed = spec.windows.train + spec.windows.holdout
-        if len(self.keys) <= needed + spec.labels.delay:
-            raise ValueError(
-                f"{len(self.keys)} partitions are stored, windows.train + windows.holdout need "
-                f"{needed} before anything is predicted: land more, or shorten the windows"
-            )
+        needed = self.check(policy)
         if policy.every is not None:
             return self._calendar(policy.name, state, needed, policy.every, tell)
         return self._policy(policy.name, state, needed, tell)
@@ -191,6 +202,8 @@ def replay_policies(
         ValueError: History is too short.
     """
     history = Replay(state, first, last)
+    for policy in policies:  # before any is played, since playing one takes minutes
+        history.check(policy)
     places = {key: place for place, key in enumerate(history.keys, 1)}
 
     def played_of(policy: PolicySpec) -> Played:

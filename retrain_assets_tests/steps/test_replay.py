@@ -100,6 +100,18 @@ def test_too_short_a_history_is_told(lived: World) -> None:
         replay_policies(lived.state, [NOW], silent, last=key(9))
 
 
+def test_a_policy_too_long_for_the_range_is_refused_before_any_is_played(lived: World) -> None:
+    windows = lived.spec.windows.model_copy(update={"train": LAST})
+    played: list[str] = []
+    with pytest.raises(ValueError, match="policy 'long': 40 partitions are stored"):
+        replay_policies(
+            lived.state,
+            [NOW, PolicySpec(name="long", windows=windows)],
+            lambda name, _done, _total: played.append(name),
+        )
+    assert played == []
+
+
 def test_the_usual_policies_are_near_the_model_and_its_rivals(lived: World) -> None:
     names = [policy.name for policy in usual_policies(lived.spec)]
     assert names[0] == "as it is"

@@ -163,16 +163,25 @@ def proposal(
     sign = 1 if defined(metric).greater_is_better else -1
     best = max((one for one in found if one.gated), key=lambda one: (sign * one.mean, -one.fits))
     now = found[0]
+    top = max(found, key=lambda one: sign * one.mean)
+    calendar = ""
+    if sign * top.mean > sign * best.mean:
+        calendar = (
+            f"; but the calendar `{top.name}`, which has no gate and cannot be written as YAML, "
+            f"had mean {top.mean:.4g}"
+        )
     if best is now:
-        return now.name, f"of {len(found)} policies, none with triggers and gate did better"
+        reason = f"of {len(found)} policies, none with triggers and gate did better"
+        return now.name, reason + calendar
+    scope = " of those with triggers and gate" if calendar else ""
     said = (
-        f"`{best.name}` did best: mean {metric} {best.mean:.4g} with {best.fits} fits, now "
+        f"`{best.name}` did best{scope}: mean {metric} {best.mean:.4g} with {best.fits} fits, now "
         f"{now.mean:.4g} with {now.fits}; gain {best.gain:.2g}"
     )
     if best.low is None:
-        return best.name, f"{said}, on too few partitions to say how sure that is"
+        return best.name, f"{said}, on too few partitions to say how sure that is{calendar}"
     sure = "shown to be better" if best.low > 0 else "it may be chance"
-    said += f", {confidence:.0%} interval {best.low:.2g} to {best.high:.2g}: {sure}"
+    said += f", {confidence:.0%} interval {best.low:.2g} to {best.high:.2g}: {sure}{calendar}"
     return best.name, said
 
 

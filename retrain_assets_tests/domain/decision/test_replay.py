@@ -65,6 +65,12 @@ def test_a_calendar_is_shown_and_not_proposed() -> None:
     found = compared("log_loss", [played("now", now), calendar], 0.9)
     assert found.best == "now"
     assert one(found, "every 7").low > 0
+    assert "but the calendar `every 7`, which has no gate" in found.said
+    better = played("other", now - 0.01)
+    found = compared("log_loss", [played("now", now), better, calendar], 0.9)
+    assert found.best == "other"
+    assert found.said.startswith("`other` did best of those with triggers and gate")
+    assert "but the calendar `every 7`" in found.said
 
 
 def test_only_partitions_that_all_predicted_are_compared() -> None:
