@@ -17,10 +17,11 @@ from pathlib import Path
 
 import polars as pl
 
+from retrain_assets.domain.data.expectations import is_asked_by_row_or_partition
 from retrain_assets.domain.data.rules import STORED, dataset_schema
 from retrain_assets.domain.data.spec_check import column_mistakes
 from retrain_assets.domain.drift.permutation_test import supported_rate
-from retrain_assets.domain.features.build import FeatureError, feature_names
+from retrain_assets.domain.features.build import FeatureError, feature_names, mistaken_feature
 from retrain_assets.orchestration.dagster_internals import is_valid_cron_string
 from retrain_assets.orchestration.partitions import partitions_definition
 from retrain_assets.specs.base import hint
@@ -106,11 +107,18 @@ def of_dataset(spec: DatasetSpec) -> Iterator[Disagreement]:
     """What is wrong with a dataset."""
     yield from column_mistakes(spec)
     for number, expectation in enumerate(spec.expectations):
-        for argument in _COLUMN_ARGUMENTS:
-            named = expectation.kwargs.get(argument)
-            if named is not None and named not in spec.columns:
-                loc = ("expectations", number, "kwargs", argument)
-                yield loc, f"no column {named!r}{hint(named, spec.columns)}"
+        columns = {name: expectation.kwargs.get(name) for name in _COLUMN_ARGUMENTS}
+        unknown = {k: name for k, name in columns.items() if name and name not in spec.columns}
+        for argument, name in unknown.items():
+            loc = ("expectations", number, "kwargs", argument)
+            yield loc, f"no column {name!r}{hint(name, spec.columns)}"
+        if not unknown and not is_asked_by_row_or_partition(expectation, spec):
+            why = (
+                f"{expectation.type} would depend on how many partitions a run covers: use one "
+                "that judges each row by itself, without `mostly`, or mean, median, min, max, sum, "
+                "stdev and the unique values of a number with `min_value` or `max_value`"
+            )
+            yield ("expectations", number, "type"), why
 
 
 def of_model(
@@ -254,6 +262,8 @@ def _of_features(
         return
     if not names:
         yield ("features", "sql"), "gives no features: write SELECT … FROM rows"
+    if mistake := mistaken_feature(names):
+        yield ("features", "sql"), mistake
     if spec.target.column in names:
         why = f"the target {spec.target.column} is among its own features: rename one of the two"
         yield ("target", "column"), why

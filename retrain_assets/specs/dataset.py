@@ -163,7 +163,7 @@ class DatasetSpec(NamedSpec):
     )
     rows: RowsSpec = Field(RowsSpec(), description="How many rows a partition may have.")
     expectations: list[ExpectationSpec] = Field(
-        [], description="Further rules, of Great Expectations."
+        [], description="Further rules of Great Expectations, asked of each partition by itself."
     )
     expected: Duration | None = Field(
         None, description="A partition is reported as late this long after its end."

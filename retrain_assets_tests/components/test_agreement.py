@@ -197,6 +197,26 @@ def column(**changes: Any) -> dict[str, Any]:
         ),
         ({"features": {"python": "json.nowhere:f"}}, {}, "features.python", "'json.nowhere'"),
         ({"notify": {"email": ["a@b.c\nBcc: d@e.f"]}}, {}, "notify.email.0", r"'a@b.c\nBcc: d@"),
+        (
+            {"features": {"sql": "SELECT x AS _amount FROM rows"}},
+            {},
+            "features.sql",
+            "the feature '_amount' begins with an underscore",
+        ),
+        *(
+            ({}, {"expectations": [expectation]}, "expectations.0.type", "how many partitions")
+            for expectation in (
+                {"type": "expect_table_row_count_to_be_between", "kwargs": {"max_value": 9}},
+                {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "id"}},
+                {"type": "expect_column_values_to_be_increasing", "kwargs": {"column": "id"}},
+                {"type": "expect_column_quantile_values_to_be_between", "kwargs": {"column": "x"}},
+                {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "x"}},
+                {
+                    "type": "expect_column_values_to_be_between",
+                    "kwargs": {"column": "x", "max_value": 9, "mostly": 0.9},
+                },
+            )
+        ),
         ({"owners": ["someone"]}, {}, "owners.0", "found 'someone': An e-mail address, or a team"),
     ],
 )

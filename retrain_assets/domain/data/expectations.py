@@ -24,6 +24,11 @@ from retrain_assets.specs.dataset import DatasetSpec, ExpectationSpec
 
 ROWS = "_rows"
 _BOUNDS = {"column", "min_value", "max_value", "strict_min", "strict_max"}
+_BY_ROW = (
+    *("expect_column_values_to_", "expect_column_pair_values_"),
+    *("expect_multicolumn_", "expect_select_column_values_to_be_unique_within_record"),
+)
+_BY_ALL_ROWS = ("values_to_be_unique", "_increasing", "_decreasing")
 AGGREGATES: dict[str, Callable[[pl.Expr], pl.Expr]] = {
     "expect_column_mean_to_be_between": pl.Expr.mean,
     "expect_column_median_to_be_between": pl.Expr.median,
@@ -138,6 +143,12 @@ def _aggregates(spec: DatasetSpec) -> Iterator[tuple[str, ExpectationSpec]]:
     for number, extra in enumerate(spec.expectations):
         if _is_aggregate(extra, spec):
             yield f"_figure_{number}", extra
+
+
+def is_asked_by_row_or_partition(extra: ExpectationSpec, spec: DatasetSpec) -> bool:
+    """Tell if the result for a partition is the same whatever other partitions a run covers."""
+    by_row = extra.type.startswith(_BY_ROW) and not extra.type.endswith(_BY_ALL_ROWS)
+    return _is_aggregate(extra, spec) or (by_row and extra.kwargs.get("mostly", 1) == 1)
 
 
 def _is_aggregate(extra: ExpectationSpec, spec: DatasetSpec) -> bool:

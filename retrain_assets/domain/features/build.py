@@ -9,7 +9,7 @@ Not here: reading tables, encoding
 for an estimator.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -154,6 +154,8 @@ def build_features(
         if len(made) == 1:
             _refuse_dependent(made[0], part, history, spec)
     features = pl.concat(made)
+    if mistake := mistaken_feature(features.columns):
+        raise FeatureError(f"model {spec.name}: {mistake}")
     if spec.target.column in features.columns:
         raise FeatureError(
             f"model {spec.name}: the target {spec.target.column} is among its own features"
@@ -183,6 +185,17 @@ def feature_names(
     joined = {name: pl.DataFrame(schema=known_schema(found)) for name, found in lookups.items()}
     history = rows if spec.features.history else None
     return tuple(row_features(rows, joined, spec, dataset, history).columns)
+
+
+def mistaken_feature(names: Iterable[str]) -> str | None:
+    """Return why a name of a feature cannot be used, or None if all can be."""
+    reserved = next((name for name in names if name.startswith("_")), None)
+    if reserved is None:
+        return None
+    return (
+        f"the feature {reserved!r} begins with an underscore, as the platform's own columns do: "
+        f"give it a name such as {reserved.lstrip('_') or 'amount'!r}"
+    )
 
 
 def known_schema(dataset: DatasetSpec) -> dict[str, Type]:
@@ -233,7 +246,8 @@ def _parts(
 
 def _made(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> pl.DataFrame:
     try:
-        features = _apply(rows, history, spec)
+        # The partition is the platform's own column, so `*` does not make a feature of it.
+        features = _apply(rows, history, spec).drop(PARTITION, strict=False)
     except (pl.exceptions.PolarsError, QueryError) as error:
         why = str(error).partition("\n")[0]
         raise FeatureError(f"model {spec.name}: features: {why}") from error
@@ -263,7 +277,8 @@ def _refuse_dependent(
 
 def _apply(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> pl.DataFrame:
     if spec.features.sql is not None:
-        return in_order(spec.features.sql, rows, {} if history is None else {"history": history})
+        others = {} if history is None else {"history": history}
+        return in_order(spec.features.sql, rows, others)
     module, _, function = (spec.features.python or "").partition(":")
     result = getattr(import_module(module), function)(
         rows, *(() if history is None else (history,))

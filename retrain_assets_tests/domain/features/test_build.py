@@ -178,6 +178,19 @@ def test_unusable_features_are_refused_by_name(sql: str, named: str) -> None:
         row_features(rows(NOON, NOON), {}, model(features={"sql": sql}, lookups={}), DATASET)
 
 
+def test_the_partition_is_no_feature_of_a_query_for_all_columns() -> None:
+    spec = model(features={"sql": "SELECT * EXCLUDE (time, day, tail) FROM rows"}, lookups={})
+    assert feature_names(spec, DATASET, {}) == ("carrier", "origin")
+    features = build_features(rows(NOON), {}, spec, DATASET)
+    assert features.columns == ["_landing_partition", "_key", "carrier", "origin", "late"]
+
+
+def test_a_feature_that_begins_with_an_underscore_is_refused() -> None:
+    spec = model(features={"sql": "SELECT carrier AS _amount FROM rows"}, lookups={})
+    with pytest.raises(FeatureError, match=r"'_amount' begins with an underscore.*'amount'"):
+        build_features(rows(NOON), {}, spec, DATASET)
+
+
 def weekday(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(weekday=pl.col("day").dt.weekday())
 
