@@ -37,6 +37,7 @@ def about(tables: Tables, table: str) -> dict[str, Any]:
         "dagster/row_count": found.rows if found else 0,
         "dagster/column_schema": dg.TableSchema(columns),
         "delta_version": found.version if found else 0,
+        **({"columns_widened": found.widened} if found and found.widened else {}),
     }
 
 

@@ -7,7 +7,7 @@ flat. Not here: what is committed and when, and which versions are still needed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import file_digest
 from pathlib import Path
@@ -45,21 +45,29 @@ _SMALL_BYTES, MAX_SMALL_FILES = _FILE_BYTES // 4, 64
 FAILURES = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, DeltaError)
 
 
-def record_batches(rows: pl.DataFrame | pl.LazyFrame) -> pa.RecordBatchReader:
-    """Return rows as a stream of batches, so that they are never in memory together.
+def record_batches(
+    frames: Sequence[pl.LazyFrame], schema: Mapping[str, pl.DataType]
+) -> pa.RecordBatchReader:
+    """Return the rows of frames as a stream of batches, so that they are never in memory together.
 
-    Categories become text, as Delta has no other type for them.
+    Each batch is cast by itself, since polars mixes the order of rows if a query casts them.
+
+    Args:
+        frames: The rows; a column that a frame lacks is null there.
+        schema: The columns of the stream and their types.
     """
     import pyarrow as pa
 
-    lazy = rows.lazy().with_columns(pl.selectors.by_dtype(pl.Categorical, pl.Enum).cast(pl.String))
+    empty = pl.DataFrame(schema=schema)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for part in lazy.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True):
-            yield from part.to_arrow().to_batches()
+        for frame in frames:
+            for part in frame.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True):
+                lacking = [pl.lit(None, empty.schema[n]).alias(n) for n in schema if n not in part]
+                rows = part.with_columns(lacking).select(schema.keys()).cast(empty.schema)
+                yield from rows.to_arrow().to_batches()
 
-    schema = pl.DataFrame(schema=lazy.collect_schema()).to_arrow().schema
-    return pa.RecordBatchReader.from_batches(schema, batches())
+    return pa.RecordBatchReader.from_batches(empty.to_arrow().schema, batches())
 
 
 def merge_small_files(opened: DeltaTable | None) -> None:

@@ -18,9 +18,11 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.stores.tables import data_files, log
+from retrain_assets.stores.tables.types import joint_types
 
 Schema = Mapping[str, pl.DataType | type[pl.DataType]]
 ATTEMPTS = 10
+WIDENED = "widened"  # in a commit: the columns that were given a wider type
 NOW: Final = -1
 _TOKEN = "token"  # noqa: S105 the key of a commit that names the call of `_commit`
 
@@ -41,12 +43,14 @@ class Description(NamedTuple):
         changed: When that was committed.
         rows: How many rows it has.
         schema: Its columns and their types.
+        widened: The columns that the newest commit gave a wider type, in words.
     """
 
     version: int
     changed: datetime
     rows: int
     schema: pl.Schema
+    widened: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,10 @@ class Tables:
         opened = self._open(table)
         if opened is None:
             return None
-        millis = opened.history(1)[0]["timestamp"]
-        changed, schema = datetime.fromtimestamp(millis / 1000, UTC), pl.scan_delta(opened)
-        return Description(opened.version(), changed, opened.count(), schema.collect_schema())
+        newest, schema = opened.history(1)[0], pl.scan_delta(opened).collect_schema()
+        changed = datetime.fromtimestamp(newest["timestamp"] / 1000, UTC)
+        widened = newest.get(WIDENED, "")
+        return Description(opened.version(), changed, opened.count(), schema, widened)
 
     def scan(
         self,
@@ -175,6 +180,7 @@ class Tables:
 
         Raises:
             StaleTableError: Another run replaced the same partitions since `base`.
+            ColumnTypeError: No type holds the stored and the new values of a column unaltered.
             StorageError: The table cannot be written.
         """
         keys = sorted(set(partitions))
@@ -266,11 +272,24 @@ class Tables:
             options = {"mode": "error", "configuration": data_files.CONFIGURATION}
         elif predicate is not None:
             options |= {"mode": "overwrite", "predicate": predicate}
+        stored = None if opened is None else pl.scan_delta(opened)
+        types = joint_types(table, stored, rows.lazy())
+        frames = [rows.lazy()]
+        if stored is not None and (widened := _widened(stored, types)):
+            self.verify(table, None, before)  # the new files get new digests
+            replaced = pl.sql_expr(predicate).fill_null(False) if predicate else pl.lit(False)
+            frames.insert(0, stored.filter(~replaced))
+            types = {**stored.collect_schema(), **types}
+            note = ", ".join(f"{name} to {types[name]}" for name in widened)
+            commit = {**commit, WIDENED: note}
+            options = {"mode": "overwrite", "schema_mode": "overwrite"}
         # With retries, two first commits both land, and so does a stale append.
         notes = CommitProperties({**commit, _TOKEN: token}, max_commit_retries=0)
         options |= data_files.LAYOUT | {"commit_properties": notes}
         try:
-            write_deltalake(opened or self.uri(table), data_files.record_batches(rows), **options)
+            write_deltalake(
+                opened or self.uri(table), data_files.record_batches(frames, types), **options
+            )
         except data_files.FAILURES as error:
             now = self._open(table)
             for header in log.commits_after(now, before):
@@ -287,6 +306,12 @@ class Tables:
 
 def _version(opened: DeltaTable | None) -> int | None:
     return None if opened is None else opened.version()
+
+
+def _widened(stored: pl.LazyFrame, types: Mapping[str, pl.DataType]) -> list[str]:
+    """Return the stored columns that need a wider type."""
+    schema = stored.collect_schema()
+    return [name for name in schema if types.get(name, schema[name]) != schema[name]]
 
 
 def _refuse_stale(
