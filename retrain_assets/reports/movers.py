@@ -90,7 +90,7 @@ def _numbers(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None:
     edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
     for side, colour, name in ((before, GREY, "then"), (now, ORANGE, "now")):
         if side.sketch and side.filled:
-            shares = np.array(side.sketch.get_pmf(edges.astype(np.float32)))[1:-1]
+            shares = np.array(side.sketch.get_pmf(edges))[1:-1]
             axes.stairs(shares, edges, color=colour, fill=colour == GREY, alpha=0.8, label=name)
     axes.set_ylabel("share", fontsize=8)
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from retrain_assets.domain.drift.profile import ColumnProfile
+from retrain_assets.domain.drift.profile import CATEGORY_BOUND, ColumnProfile, Values
 
 if TYPE_CHECKING:
-    from datasketches import kll_floats_sketch
+    from datasketches import kll_doubles_sketch, kll_floats_sketch
 
     Shares = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -150,7 +150,8 @@ def compare(
         current: Profiles by column.
 
     Yields:
-        Column, measure and statistic: column by column in the order of the reference.
+        Column, measure and statistic: column by column in the order of the reference; without
+        those that `unsupported` gives a reason for.
 
     Raises:
         DriftError: A column is numeric in one window only.
@@ -162,9 +163,28 @@ def compare(
                 f"column {name} is {before.kind} in the reference and {now.kind} in the "
                 "current window: build both profiles with one type"
             )
+        if before.is_single or now.is_single:
+            before, now = before.in_single(), now.in_single()
         for measure, function in MEASURES.items():
+            if unsupported(measure, before, now):
+                continue
             if (statistic := function(before, now)) is not None:
                 yield name, measure, statistic
+
+
+def unsupported(measure: str, reference: ColumnProfile, current: ColumnProfile) -> str:
+    """Return why truncated counts do not support a measure, or an empty text where they do.
+
+    Each block names only its most frequent values, so that a value may be named in one window and
+    counted among the others in the next one although nothing has changed.
+    """
+    others = reference.others + (0 if measure == "unseen_share" else current.others)
+    if not others or measure == "null_share":
+        return ""
+    return (
+        f"{measure} is not computed, because a partition has more than {CATEGORY_BOUND} values, "
+        "of which its summary names only the most frequent: watch null_share, or group the values"
+    )
 
 
 def effect(reference: ColumnProfile, current: ColumnProfile) -> str:
@@ -210,7 +230,7 @@ def _shares(reference: ColumnProfile, current: ColumnProfile) -> Shares | None:
         return None
     before, now = reference.sketch, current.sketch
     if before is not None and now is not None:
-        edges = _edges(before)
+        edges = _edges(before, reference.is_single)
         in_bins = before.get_pmf(edges, inclusive=True), now.get_pmf(edges, inclusive=True)
         return np.array(in_bins[0]), np.array(in_bins[1])
     named = tuple(reference.counts or {})
@@ -222,14 +242,15 @@ def _category_shares(profile: ColumnProfile, named: tuple[str, ...]) -> NDArray[
     return np.array([*counts, profile.filled - sum(counts)]) / profile.filled
 
 
-def _edges(reference: kll_floats_sketch) -> NDArray[np.float32]:
+def _edges(reference: kll_doubles_sketch | kll_floats_sketch, is_single: bool) -> Values:
     """Upper edges of all bins but the last: the deciles of the reference, each once.
 
     A decile met more than once is a value that many rows share. It gets a bin of its own, or a
     column that is nearly constant could move below that value, or leave it, unnoticed.
     """
+    precision = np.float32 if is_single else np.float64
     ranks = np.arange(1, BINS) / BINS
-    deciles = np.array(reference.get_quantiles(ranks, inclusive=True), dtype=np.float32)
+    deciles = np.array(reference.get_quantiles(ranks, inclusive=True), dtype=precision)
     distinct, times = np.unique(deciles, return_counts=True)
-    just_below = np.nextafter(distinct[times > 1], np.float32(-np.inf))
+    just_below = np.nextafter(distinct[times > 1], precision(-np.inf))
     return np.union1d(distinct, just_below)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrain_assets.domain.drift.measures import compare, effect
+from retrain_assets.domain.drift.measures import compare, effect, unsupported
 from retrain_assets.domain.drift.permutation_test import Column, calibrate
 from retrain_assets.domain.drift.profile import ColumnProfile
 from retrain_assets.domain.metrics.metrics import METRICS, margin
@@ -67,7 +67,11 @@ def drift(
     reference: Mapping[str, ColumnProfile],
     current: Mapping[str, ColumnProfile],
 ) -> Iterator[Observation]:
-    """All measures that are defined; those of the trigger's measure have a threshold."""
+    """Yield all measures that are defined; those of the trigger's measure have a threshold.
+
+    Where the summaries do not support the trigger's measure, the statistic is None, and the effect
+    is the reason.
+    """
     for column, measure, statistic in compare(reference, current):
         watched = trigger is not None and measure == trigger.measure
         threshold = trigger.threshold if trigger and watched else None
@@ -80,6 +84,11 @@ def drift(
             alert=threshold is not None and statistic >= threshold,
             effect=effect(reference[column], current[column]) if watched else None,
         )
+    if trigger is None:
+        return
+    for column in sorted(reference.keys() & current.keys()):
+        if reason := unsupported(trigger.measure, reference[column], current[column]):
+            yield Observation(role, trigger.measure, column, None, trigger.threshold, effect=reason)
 
 
 def calibrated(

@@ -22,7 +22,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.drift.profile import weighted_values
+from retrain_assets.domain.drift.profile import pooled_values, weighted_values
 
 Floats = NDArray[np.float64]
 
@@ -211,11 +211,10 @@ def _jensen_shannon(before: Floats, now: Floats) -> Floats:
 
 def _binned(blocks: NDArray[np.int64], sketches: list[bytes], length: int) -> Floats:
     """Rows by block and quantile bin of the pool."""
-    samples = [weighted_values(sketch) for sketch in sketches]
-    values, weights = (np.concatenate(parts) for parts in zip(*samples, strict=True))
+    values, weights = pooled_values(sketches)
     if not weights.sum():
         return np.zeros((length, 1))
-    place = np.repeat(blocks, [len(sample[0]) for sample in samples])
+    place = np.repeat(blocks, [len(weighted_values(sketch)[0]) for sketch in sketches])
     order = np.argsort(values)
     ranks = np.cumsum(weights[order]) / weights.sum()
     edges = np.unique(values[order][np.searchsorted(ranks, np.arange(1, BINS) / BINS)])

@@ -16,9 +16,10 @@ from __future__ import annotations
 import json
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from retrain_assets.domain.data.rules import PARTITION
 
 if TYPE_CHECKING:
-    from datasketches import kll_floats_sketch
+    from datasketches import kll_doubles_sketch, kll_floats_sketch
 
 Kind = Literal["numeric", "category"]
 
@@ -46,6 +47,7 @@ PROFILE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 _ROWS, _COUNT = "_rows", "_count"
 # Nulls, sketch, counts and others of one block.
 _Encoded = tuple[int, bytes | None, str | None, int]
+Values = NDArray[np.floating[Any]]
 
 # Preamble of a serialised sketch: length of the preamble, serial version, family, flags, k,
 # least width of a level, rows, least k merged in, levels.
@@ -66,8 +68,9 @@ class ColumnProfile:
         column: Name.
         kind: `numeric` (also booleans, as 0 and 1) or `category`.
         rows: Rows of the window.
-        nulls: Those that are null or NaN.
-        sketch: Distribution of a numeric column, in float32; None of a category.
+        nulls: Those that are null, NaN or infinite.
+        sketch: Distribution of a numeric column, in float64, or in float32 where a stored block of
+            an earlier version is among those summed up; None of a category.
         counts: Rows by value of a category, exact while no block has more than
             `CATEGORY_BOUND` values; None of a numeric column.
         others: Rows of values beyond that bound, which `counts` does not name.
@@ -77,7 +80,7 @@ class ColumnProfile:
     kind: Kind
     rows: int
     nulls: int
-    sketch: kll_floats_sketch | None = None
+    sketch: kll_doubles_sketch | kll_floats_sketch | None = None
     counts: dict[str, int] | None = None
     others: int = 0
 
@@ -85,6 +88,20 @@ class ColumnProfile:
     def filled(self) -> int:
         """Rows that have a value."""
         return self.rows - self.nulls
+
+    @property
+    def is_single(self) -> bool:
+        """Return True where the sketch is of an earlier version, which rounded to float32."""
+        return type(self.sketch).__name__ == "kll_floats_sketch" and self.filled > 0
+
+    def in_single(self) -> ColumnProfile:
+        """Return the same profile rounded to float32, to compare it with one that is."""
+        if self.sketch is None or self.is_single or not self.filled:
+            return self
+        values, weights = weighted_values(self.sketch.serialize())
+        order = np.argsort(values)
+        stored = _serialise(values[order].astype(np.float32), weights[order])
+        return replace(self, sketch=_merge_sketches((stored,)))
 
 
 def build_profile(frame: pl.DataFrame, by: str = PARTITION) -> pl.DataFrame:
@@ -148,14 +165,15 @@ def kind_of(name: str, dtype: pl.DataType) -> Kind:
 def _summary(name: str, kind: Kind) -> pl.Expr:
     """All values of a number in order, or the count of each of a category."""
     if kind == "numeric":
-        return pl.col(name).cast(pl.Float32).fill_nan(None).drop_nulls().sort()
+        value = pl.col(name).cast(pl.Float64)
+        return value.filter(value.is_finite()).sort()
     return pl.col(name).cast(pl.String).drop_nulls().value_counts(name=_COUNT)
 
 
 def _numbers(rows: int, values: pl.Series) -> _Encoded:
     # Adding zero makes a negative zero positive, so that equal values have equal bytes; polars
     # would optimise the addition away.
-    canonical, weights = values.to_numpy() + np.float32(0), np.ones(len(values), dtype=np.int64)
+    canonical, weights = values.to_numpy() + 0.0, np.ones(len(values), dtype=np.int64)
     return rows - len(values), _serialise(canonical, weights), None, 0
 
 
@@ -186,16 +204,28 @@ def _merge_column(name: str, part: pl.DataFrame) -> ColumnProfile:
 
 
 @lru_cache(maxsize=512)  # a reference is held against window after window
-def _merge_sketches(sketches: tuple[bytes, ...]) -> kll_floats_sketch:
-    from datasketches import kll_floats_sketch
+def _merge_sketches(sketches: tuple[bytes, ...]) -> kll_doubles_sketch | kll_floats_sketch:
+    from datasketches import kll_doubles_sketch, kll_floats_sketch
 
+    values, weights = pooled_values(sketches)
+    order = np.argsort(values)
+    single = values.dtype == np.float32
+    opened = kll_floats_sketch if single else kll_doubles_sketch
+    return opened.deserialize(_serialise(values[order], weights[order]))
+
+
+def pooled_values(sketches: Sequence[bytes]) -> tuple[Values, NDArray[np.int64]]:
+    """Return the values and weights of all sketches, in float32 where one of them is.
+
+    A value that was rounded in one block only would count as another value than its equals.
+    """
     samples = [weighted_values(sketch) for sketch in sketches]
     values, weights = (np.concatenate(arrays) for arrays in zip(*samples, strict=True))
-    order = np.argsort(values)
-    return kll_floats_sketch.deserialize(_serialise(values[order], weights[order]))
+    precision = min((sample.dtype for sample, _ in samples), key=lambda dtype: dtype.itemsize)
+    return values.astype(precision), weights
 
 
-def _serialise(values: NDArray[np.float32], weights: NDArray[np.int64]) -> bytes:
+def _serialise(values: Values, weights: NDArray[np.int64]) -> bytes:
     """A sketch of weighted values: halved until `K` items, or fewer, represent equal shares.
 
     The layout is that of `kll_sketch.hpp` of Apache DataSketches: preamble, first index of each
@@ -219,18 +249,21 @@ def _serialise(values: NDArray[np.float32], weights: NDArray[np.int64]) -> bytes
         5, 1, _FAMILY, _SORTED_FLAG, K, _MIN_WIDTH, int(below[-1]), K, len(sizes)
     )
     content = np.concatenate([values[[0, -1]], items])
-    return preamble + first.astype("<u4").tobytes() + content.astype("<f4").tobytes()
+    return preamble + first.astype("<u4").tobytes() + content.tobytes()
 
 
 @lru_cache(maxsize=4096)  # stored blocks are looked at again for every window they are in
-def weighted_values(sketch: bytes) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def weighted_values(sketch: bytes) -> tuple[Values, NDArray[np.int64]]:
     """The values of a sketch and the rows each stands for: none, where it is only an extreme."""
     if sketch == _EMPTY:
-        return np.empty(0, np.float32), np.empty(0, np.int64)
+        return np.empty(0), np.empty(0, np.int64)
     levels = _PREAMBLE.unpack_from(sketch)[-1]
     first = np.frombuffer(sketch, "<u4", levels, _PREAMBLE.size)
-    values = np.frombuffer(sketch, "<f4", offset=_PREAMBLE.size + first.nbytes)
     sizes = np.diff(first, append=_capacity(levels))
+    # Nothing in the layout names the type of the items, so it follows from the length.
+    start = _PREAMBLE.size + first.nbytes
+    width = (len(sketch) - start) // (2 + int(sizes.sum()))
+    values = np.frombuffer(sketch, f"<f{width}", offset=start)
     weights = np.repeat([0, *(1 << level for level in range(levels))], [2, *sizes])
     return values, weights
 

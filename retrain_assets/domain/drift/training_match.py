@@ -94,9 +94,12 @@ def _finding(key: str, column: str, what: str, share: float, trained: float | No
 
 
 def _value(trained: ColumnProfile) -> pl.Expr:
-    """A value as profiles hold it: numbers in float32, NaN as none."""
+    """Return a value as the profile of training holds it: numbers in its precision, or null."""
     column = pl.col(trained.column)
-    return column if trained.sketch is None else column.cast(pl.Float32).fill_nan(None)
+    if trained.sketch is None:
+        return column
+    number = column.cast(pl.Float32 if trained.is_single else pl.Float64)
+    return pl.when(number.is_finite()).then(number)
 
 
 def _foreign(trained: ColumnProfile) -> pl.Expr:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 import polars as pl
 import pytest
+from datasketches import kll_floats_sketch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
@@ -14,8 +15,9 @@ from scipy.stats import chi2_contingency, ks_2samp, wasserstein_distance
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift.measures import FLOOR, MEASURES, DriftError, compare, effect
+from retrain_assets.domain.drift.observations import drift
 from retrain_assets.domain.drift.profile import ColumnProfile, K, build_profile, merge
-from retrain_assets.specs.triggers import DriftMeasure
+from retrain_assets.specs.triggers import DriftMeasure, DriftTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -228,3 +230,45 @@ def test_columns_are_compared_in_the_order_of_the_reference() -> None:
 def test_a_column_of_two_kinds_is_refused_by_name() -> None:
     with pytest.raises(DriftError, match="column x is numeric in the reference and category"):
         list(compare({"x": column([1.0])}, {"x": column(["a"])}))
+
+
+@pytest.mark.parametrize("offset", [0, 2e7, 1e9])
+def test_numbers_far_from_zero_are_seen_to_move(offset: float) -> None:
+    random = np.random.default_rng(0)
+    before, now = random.normal(size=5000) + offset, random.normal(size=2000) + offset + 5
+    assert measured("ks", before, now) > 0.97
+    assert measured("psi", before, now) > 5
+    assert measured("ks", before, before[::2]) < 0.03
+
+
+def test_a_profile_in_single_precision_still_opens_and_is_compared_in_it() -> None:
+    values = np.round(np.random.default_rng(0).normal(size=700), 1)
+    frame = pl.DataFrame({PARTITION: ["a"] * 700, "x": values})
+    table = build_profile(frame)
+    stored = kll_floats_sketch(800)
+    stored.update(values.astype(np.float32))
+    old = table.with_columns(sketch=pl.Series([stored.serialize()]))
+    for sides in ((old, table), (table, old), (old, old)):
+        figures = {name: value for _, name, value in compare(*map(merge, sides))}
+        assert figures["ks"] == 0
+        assert figures["psi"] == pytest.approx(0, abs=1e-9)
+    together = merge(pl.concat([old, table.with_columns(pl.lit("b").alias(PARTITION))]))["x"]
+    assert together.sketch is not None
+    assert together.sketch.n == 1400
+
+
+def test_a_measure_that_truncated_counts_cannot_support_is_absent() -> None:
+    random = np.random.default_rng(0)
+    names = np.array([f"shop{place:05d}" for place in range(1500)])
+
+    def profiles(blocks: int) -> dict[str, ColumnProfile]:
+        keys = np.repeat([str(place) for place in range(blocks)], 6000)
+        frame = pl.DataFrame({PARTITION: keys, "c": random.choice(names, len(keys))})
+        return merge(build_profile(frame))
+
+    before, now = profiles(6), profiles(3)
+    assert [name for _, name, _ in compare(before, now)] == ["null_share"]
+    trigger = DriftTrigger(measure="psi", threshold=0.2)
+    watched = [row for row in drift("feature", trigger, before, now) if row.measure == "psi"]
+    assert [(row.statistic, row.alert) for row in watched] == [(None, False)]
+    assert "1000" in str(watched[0].effect)

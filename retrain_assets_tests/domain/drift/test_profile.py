@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 import pytest
-from datasketches import kll_floats_sketch
+from datasketches import kll_doubles_sketch, kll_floats_sketch
 from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -111,7 +111,7 @@ def test_a_block_is_within_its_rank_error_and_keeps_its_extremes(size: int) -> N
 def test_a_stored_sketch_is_one_that_the_library_reads_and_writes(size: int) -> None:
     # A first row that is null makes a block of an empty sketch.
     stored = build_profile(one_block([None, *numbers(1, size).tolist()], pl.Float32))["sketch"][0]
-    sketch = kll_floats_sketch.deserialize(stored)
+    sketch = kll_doubles_sketch.deserialize(stored)
     assert sketch.n == size
     assert sketch.k == K
     assert sketch.serialize() == stored
@@ -128,10 +128,10 @@ def test_a_sketch_of_very_many_rows_has_the_layout_of_the_library(rows: int) -> 
 
 def test_the_library_can_go_on_with_a_stored_sketch() -> None:
     values = [numbers(seed, 2000) for seed in range(5)]
-    whole = kll_floats_sketch(K)
+    whole = kll_doubles_sketch(K)
     for part in values:
         stored = build_profile(one_block(part))["sketch"][0]
-        whole.merge(kll_floats_sketch.deserialize(stored))
+        whole.merge(kll_doubles_sketch.deserialize(stored))
     together = np.concatenate(values)
     assert whole.n == len(together)
     median = np.searchsorted(np.sort(together), whole.get_quantile(0.5)) / len(together)
