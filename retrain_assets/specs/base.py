@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from datetime import timedelta
 from difflib import get_close_matches
+from inspect import cleandoc
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler
@@ -17,6 +18,7 @@ from pydantic_core import CoreSchema
 _DURATION = re.compile(r"([0-9]{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _MOST_NAMES = 12
+_DESCRIPTION = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 _ADDRESS = r"[A-Za-z0-9_.+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+"
 
 
@@ -65,7 +67,10 @@ Owner = Annotated[
 
 
 class Spec(BaseModel):
-    """A part of the YAML, which cannot change and refuses unknown keys, NaN and text as numbers."""
+    """A part of the YAML, which cannot change and refuses unknown keys, NaN and text as numbers.
+
+    The descriptions of its fields are the `Args:` of its docstring.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -82,9 +87,15 @@ class Spec(BaseModel):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Return the schema for `dg check`, which sees templates before they are resolved."""
+        """Return the schema with the descriptions of fields; patterns also match templates."""
         schema = handler(core_schema)
-        for field in handler.resolve_ref_schema(schema).get("properties", {}).values():
+        part = handler.resolve_ref_schema(schema)
+        bases = (base for base in cls.__mro__ if issubclass(base, Spec))
+        docstrings = [cleandoc(base.__doc__ or "") for base in bases]
+        part["description"] = docstrings[0].partition("\n\nArgs:")[0]
+        texts = dict(_DESCRIPTION.findall("\n".join(docstrings)))
+        for name, field in part.get("properties", {}).items():
+            field["description"] = " ".join(texts[name].split())
             for option in (field, field.get("items", {}), *field.get("anyOf", ())):
                 if "pattern" in option:
                     option["pattern"] += r"|\{\{"
@@ -92,10 +103,15 @@ class Spec(BaseModel):
 
 
 class NamedSpec(Spec):
-    """The attributes that both components have."""
+    """The attributes that both components have.
 
-    name: Name = Field(description="Group and first part of the asset keys.")
-    owners: list[Owner] = Field([], description="Owners of the assets, which Dagster shows.")
+    Args:
+        name: Group and first part of the asset keys.
+        owners: Owners of the assets, which Dagster shows.
+    """
+
+    name: Name
+    owners: list[Owner] = Field([])
 
 
 class SpecError(ValueError):

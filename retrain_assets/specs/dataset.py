@@ -23,42 +23,45 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
 
 
 class OutlierSpec(Spec):
-    """The rule by which values lie far from the other values of their partition."""
+    """The rule by which values lie far from the other values of their partition.
 
-    robust_z: float = Field(
-        gt=0,
-        description="Robust standard deviations from the median beyond which a value is far out.",
-    )
-    action: Literal["flag", "quarantine"] = Field(
-        "flag", description="`flag` counts the rows; `quarantine` refuses them."
-    )
-    max_share: float = Field(
-        0.01, ge=0, le=1, description="Above this share of rows, the check warns."
-    )
+    Args:
+        robust_z: Robust standard deviations from the median beyond which a value is far out.
+        action: `flag` counts the rows; `quarantine` refuses them.
+        max_share: Above this share of rows, the check warns.
+    """
+
+    robust_z: float = Field(gt=0)
+    action: Literal["flag", "quarantine"] = "flag"
+    max_share: float = Field(0.01, ge=0, le=1)
 
 
 class ColumnSpec(Spec):
-    """One column of the landing files, and the rules that its values must keep."""
+    """One column of the landing files, and the rules that its values must keep.
 
-    type: ColumnType = Field(description="Type of the values; a `datetime` is stored in UTC.")
-    required: bool = Field(False, description="Whether a row without a value goes to quarantine.")
-    allowed: list[str] | None = Field(
-        None, min_length=1, description="The only values that are allowed."
-    )
-    min: float | None = Field(None, description="Smallest value that is allowed.")
-    max: float | None = Field(None, description="Largest value that is allowed.")
-    pattern: str | None = Field(
-        None, max_length=500, description="Regular expression that a text must match in full."
-    )
-    outliers: OutlierSpec | None = Field(None, description="Rules for numbers that lie far out.")
-    personal: bool = Field(False, description="Whether values are masked wherever they are shown.")
-    expression: str | None = Field(
-        None, description="SQL over other columns and `_line` that computes it."
-    )
-    known: Literal["before", "later"] = Field(
-        "before",
-        description="A `later` value is not known when predicting, so no feature can use it.",
-    )
+    Args:
+        type: Type of the values; a `datetime` is stored in UTC.
+        required: Whether a row without a value goes to quarantine.
+        allowed: The only values that are allowed.
+        min: Smallest value that is allowed.
+        max: Largest value that is allowed.
+        pattern: Regular expression that a text must match in full.
+        outliers: Rules for numbers that lie far out.
+        personal: Whether values are masked wherever they are shown.
+        expression: SQL over other columns and `_line` that computes it.
+        known: A `later` value is not known when predicting, so no feature can use it.
+    """
+
+    type: ColumnType
+    required: bool = False
+    allowed: list[str] | None = Field(None, min_length=1)
+    min: float | None = None
+    max: float | None = None
+    pattern: str | None = Field(None, max_length=500)
+    outliers: OutlierSpec | None = None
+    personal: bool = False
+    expression: str | None = None
+    known: Literal["before", "later"] = "before"
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
@@ -74,27 +77,33 @@ class ColumnSpec(Spec):
 
 
 class ReadSpec(Spec):
-    """Options by which the bytes of a landing file are read as columns."""
+    """Options by which the bytes of a landing file are read as columns.
 
-    header: list[str] | None = Field(
-        None, min_length=1, description="Names of the columns of a CSV without header line."
-    )
-    delimiter: str = Field(",", min_length=1, max_length=1, description="Separator of CSV fields.")
-    decimal: Literal[".", ","] = Field(".", description="Decimal mark of CSV numbers.")
-    trim: bool = Field(False, description="Whether spaces around CSV values are removed.")
-    nulls: list[str] = Field([""], description="CSV texts that mean that there is no value.")
-    encoding: Encoding = Field("utf-8", description="Encoding of CSV and JSONL files.")
-    date_format: dict[str, str] = Field(
-        {}, description="Formats such as `%m/%d/%y` by column; ISO 8601 by default."
-    )
-    rename: dict[str, str] = Field(
-        {}, description='Names in `columns`, by the name in the file (`""` for none).'
-    )
-    max_bytes: int = Field(2**30, ge=1, description="Most bytes of a file, packed or unpacked.")
-    max_rows: int = Field(5000000, ge=1, description="Most rows of a file.")
-    settle: Duration = Field(
-        "5s", description="A file is read once it has been unchanged for this time."
-    )
+    Args:
+        header: Names of the columns of a CSV without header line.
+        delimiter: Separator of CSV fields.
+        decimal: Decimal mark of CSV numbers.
+        trim: Whether spaces around CSV values are removed.
+        nulls: CSV texts that mean that there is no value.
+        encoding: Encoding of CSV and JSONL files.
+        date_format: Formats such as `%m/%d/%y` by column; ISO 8601 by default.
+        rename: Names in `columns`, by the name in the file (`""` for none).
+        max_bytes: Most bytes of a file, packed or unpacked.
+        max_rows: Most rows of a file.
+        settle: A file is read once it has been unchanged for this time.
+    """
+
+    header: list[str] | None = Field(None, min_length=1)
+    delimiter: str = Field(",", min_length=1, max_length=1)
+    decimal: Literal[".", ","] = "."
+    trim: bool = False
+    nulls: list[str] = Field([""])
+    encoding: Encoding = "utf-8"
+    date_format: dict[str, str] = Field({})
+    rename: dict[str, str] = Field({})
+    max_bytes: int = Field(2**30, ge=1)
+    max_rows: int = Field(5000000, ge=1)
+    settle: Duration = "5s"
 
     @model_validator(mode="after")
     def _check_delimiter(self) -> Self:
@@ -107,23 +116,27 @@ class ReadSpec(Spec):
 
 
 class QuarantineSpec(Spec):
-    """The bound on refused rows, beyond which the whole file is refused."""
+    """The bound on refused rows, beyond which the whole file is refused.
 
-    max_fraction: float = Field(
-        0.05, ge=0, le=1, description="Above this share of refused rows, the whole file is refused."
-    )
+    Args:
+        max_fraction: Above this share of refused rows, the whole file is refused.
+    """
+
+    max_fraction: float = Field(0.05, ge=0, le=1)
 
 
 class RowsSpec(Spec):
-    """Bounds on the number of rows of a partition."""
+    """Bounds on the number of rows of a partition.
 
-    min: int = Field(1, ge=0, description="Smallest number of rows of a sound partition.")
-    max: int | None = Field(None, ge=1, description="Largest number of rows of a sound partition.")
-    typical: float | None = Field(
-        None,
-        gt=0,
-        description="Above this relative difference from the usual count, the check warns.",
-    )
+    Args:
+        min: Smallest number of rows of a sound partition.
+        max: Largest number of rows of a sound partition.
+        typical: Above this relative difference from the usual count, the check warns.
+    """
+
+    min: int = Field(1, ge=0)
+    max: int | None = Field(None, ge=1)
+    typical: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
@@ -133,42 +146,45 @@ class RowsSpec(Spec):
 
 
 class ExpectationSpec(Spec):
-    """A further rule of Great Expectations that the accepted rows must keep."""
+    """A further rule of Great Expectations that the accepted rows must keep.
 
-    type: str = Field(
-        pattern="^expect_[a-z0-9_]+$",
-        description="Name of an expectation, such as `expect_column_mean_to_be_between`.",
-    )
-    kwargs: dict[str, Any] = Field({}, description="Arguments of the expectation.")
+    Args:
+        type: Name of an expectation, such as `expect_column_mean_to_be_between`.
+        kwargs: Arguments of the expectation.
+    """
+
+    type: str = Field(pattern="^expect_[a-z0-9_]+$")
+    kwargs: dict[str, Any] = Field({})
 
 
 class DatasetSpec(NamedSpec):
-    """One source of data: its landing files, its contract and its partitions."""
+    """One source of data: its landing files, its contract and its partitions.
 
-    landing: str | None = Field(
-        None,
-        description="Path of the files below `landing/` or URI, such as `flights/{partition}.csv`.",
-    )
-    delta: str | None = Field(
-        None, description="Path or URI of a Delta table that is read instead of files."
-    )
-    read: ReadSpec = Field(ReadSpec(), description="How files are read.")
-    partition: PartitionSpec = Field(description="How the dataset is partitioned.")
-    columns: dict[str, ColumnSpec] = Field(
-        min_length=1, description="The contract: rules by name of the column."
-    )
-    key: list[str] = Field(min_length=1, description="Columns that together identify a row.")
-    quarantine: QuarantineSpec = Field(
-        QuarantineSpec(), description="How many rows may be refused."
-    )
-    rows: RowsSpec = Field(RowsSpec(), description="How many rows a partition may have.")
-    expectations: list[ExpectationSpec] = Field(
-        [], description="Further rules of Great Expectations, asked of each partition by itself."
-    )
-    expected: Duration | None = Field(
-        None, description="A partition is reported as late this long after its end."
-    )
-    notify: NotifySpec = Field(NotifySpec(), description="Who is told of refused and late data.")
+    Args:
+        landing: Path of the files below `landing/` or URI, such as `flights/{partition}.csv`.
+        delta: Path or URI of a Delta table that is read instead of files.
+        read: How files are read.
+        partition: How the dataset is partitioned.
+        columns: The contract: rules by name of the column.
+        key: Columns that together identify a row.
+        quarantine: How many rows may be refused.
+        rows: How many rows a partition may have.
+        expectations: Further rules of Great Expectations, asked of each partition by itself.
+        expected: A partition is reported as late this long after its end.
+        notify: Who is told of refused and late data.
+    """
+
+    landing: str | None = None
+    delta: str | None = None
+    read: ReadSpec = ReadSpec()
+    partition: PartitionSpec
+    columns: dict[str, ColumnSpec] = Field(min_length=1)
+    key: list[str] = Field(min_length=1)
+    quarantine: QuarantineSpec = QuarantineSpec()
+    rows: RowsSpec = RowsSpec()
+    expectations: list[ExpectationSpec] = Field([])
+    expected: Duration | None = None
+    notify: NotifySpec = NotifySpec()
 
     @property
     def bucket(self) -> str | None:

@@ -20,19 +20,23 @@ def _allow_boolean_on(schema: dict[str, Any]) -> None:
 
 
 class LookupSpec(Spec):
-    """A dataset whose columns are joined to each row, as they were known when predicting."""
+    """A dataset whose columns are joined to each row, as they were known when predicting.
+
+    Args:
+        on: Columns that must be equal in both datasets.
+        as_of: Time column of both datasets; the newest row known by then is joined.
+        lag: Time until a row of the lookup is known.
+        tolerance: Older rows of the lookup are not joined.
+        lateness: Number of newer partitions after which a late one is not waited for.
+    """
 
     model_config = ConfigDict(json_schema_extra=_allow_boolean_on)
 
-    on: list[str] = Field(min_length=1, description="Columns that must be equal in both datasets.")
-    as_of: str | None = Field(
-        None, description="Time column of both datasets; the newest row known by then is joined."
-    )
-    lag: Duration = Field("0s", description="Time until a row of the lookup is known.")
-    tolerance: Duration | None = Field(None, description="Older rows of the lookup are not joined.")
-    lateness: int = Field(
-        1, ge=0, description="Number of newer partitions after which a late one is not waited for."
-    )
+    on: list[str] = Field(min_length=1)
+    as_of: str | None = None
+    lag: Duration = "0s"
+    tolerance: Duration | None = None
+    lateness: int = Field(1, ge=0)
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:
@@ -44,19 +48,17 @@ class LookupSpec(Spec):
 
 
 class FeaturesSpec(Spec):
-    """The features of a row after the joins, written in SQL or as a Python function."""
+    """The features of a row after the joins, written in SQL or as a Python function.
 
-    sql: str | None = Field(
-        None, description="A query `SELECT … FROM rows`, with `<lookup>_<column>`."
-    )
-    python: str | None = Field(
-        None,
-        pattern=PYTHON_REFERENCE,
-        description="`module:function` from a polars frame of rows to features.",
-    )
-    history: int = Field(
-        0, ge=0, description="Number of partitions before its own that a row may look back on."
-    )
+    Args:
+        sql: A query `SELECT … FROM rows`, with `<lookup>_<column>`.
+        python: `module:function` from a polars frame of rows to features.
+        history: Number of partitions before its own that a row may look back on.
+    """
+
+    sql: str | None = None
+    python: str | None = Field(None, pattern=PYTHON_REFERENCE)
+    history: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
@@ -66,19 +68,19 @@ class FeaturesSpec(Spec):
 
 
 class TargetSpec(Spec):
-    """The label that is predicted: how it is computed, and of what kind it is."""
+    """The label that is predicted: how it is computed, and of what kind it is.
 
-    column: Name = Field(description="Name of the target in the features table.")
-    expression: str | None = Field(
-        None, description="SQL that computes the target; by default the column of its name."
-    )
-    kind: Kind = Field(description="What is predicted: one of two labels, one of many, a number.")
-    positive_share: list[float] = Field(
-        [0.0, 1.0],
-        min_length=2,
-        max_length=2,
-        description="Smallest and largest share of positive labels of a partition.",
-    )
+    Args:
+        column: Name of the target in the features table.
+        expression: SQL that computes the target; by default the column of its name.
+        kind: What is predicted: one of two labels, one of many, a number.
+        positive_share: Smallest and largest share of positive labels of a partition.
+    """
+
+    column: Name
+    expression: str | None = None
+    kind: Kind
+    positive_share: list[float] = Field([0.0, 1.0], min_length=2, max_length=2)
 
     @model_validator(mode="after")
     def _check_share(self) -> Self:

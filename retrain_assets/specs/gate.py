@@ -38,12 +38,19 @@ CUT = ("accuracy", "balanced_accuracy", "f1", "cost")
 
 
 class CostSpec(Spec):
-    """The cost of each outcome of a binary model, in any one currency. A gain is negative."""
+    """The cost of each outcome of a binary model, in any one currency. A gain is negative.
 
-    false_positive: float = Field(description="Cost of predicting 1 where the label is 0.")
-    false_negative: float = Field(description="Cost of predicting 0 where the label is 1.")
-    true_positive: float = Field(0.0, description="Cost of predicting 1 where the label is 1.")
-    true_negative: float = Field(0.0, description="Cost of predicting 0 where the label is 0.")
+    Args:
+        false_positive: Cost of predicting 1 where the label is 0.
+        false_negative: Cost of predicting 0 where the label is 1.
+        true_positive: Cost of predicting 1 where the label is 1.
+        true_negative: Cost of predicting 0 where the label is 0.
+    """
+
+    false_positive: float
+    false_negative: float
+    true_positive: float = 0.0
+    true_negative: float = 0.0
 
     @model_validator(mode="after")
     def _check_costs(self) -> Self:
@@ -59,44 +66,53 @@ class CostSpec(Spec):
 
 
 class GuardSpec(Spec):
-    """A bound, and what happens when it is exceeded."""
+    """A bound, and what happens when it is exceeded.
 
-    action: Literal["warn", "block"] = Field(
-        "block", description="`block` refuses the candidate; `warn` only reports the excess."
-    )
-    limit: float = Field(ge=0, description="The largest value that is accepted.")
+    Args:
+        action: `block` refuses the candidate; `warn` only reports the excess.
+        limit: The largest value that is accepted.
+    """
+
+    action: Literal["warn", "block"] = "block"
+    limit: float = Field(ge=0)
 
 
 class GuardsSpec(Spec):
-    """Bounds on what a better candidate may cost, compared with production."""
+    """Bounds on what a better candidate may cost, compared with production.
 
-    calibration: GuardSpec | None = Field(
-        None, description="Bound on the growth of the calibration error beyond its interval."
-    )
-    negative_flips: GuardSpec | None = Field(
-        None, description="Bound on the share of rows that only the candidate predicts wrong."
-    )
-    latency: GuardSpec | None = Field(
-        None, description="Bound on the time to predict, as a multiple of production's."
-    )
-    size: GuardSpec | None = Field(
-        None, description="Bound on the size, as a multiple of production's."
-    )
-    skew: Literal["warn", "block"] | None = Field(
-        None, description="What to do when a new process predicts otherwise."
-    )
+    Args:
+        calibration: Bound on the growth of the calibration error beyond its interval.
+        negative_flips: Bound on the share of rows that only the candidate predicts wrong.
+        latency: Bound on the time to predict, as a multiple of production's.
+        size: Bound on the size, as a multiple of production's.
+        skew: What to do when a new process predicts otherwise.
+    """
+
+    calibration: GuardSpec | None = None
+    negative_flips: GuardSpec | None = None
+    latency: GuardSpec | None = None
+    size: GuardSpec | None = None
+    skew: Literal["warn", "block"] | None = None
 
 
 class MarginSpec(Spec):
-    """A loss that still counts as not worse."""
+    """A loss that still counts as not worse.
 
-    margin: float = Field(gt=0, description="The acceptable loss, in the unit of the metric.")
+    Args:
+        margin: The acceptable loss, in the unit of the metric.
+    """
+
+    margin: float = Field(gt=0)
 
 
 class NotWorseSpec(Spec):
-    """Promote a candidate that is shown to be worse by no more than a margin."""
+    """Promote a candidate that is shown to be worse by no more than a margin.
 
-    not_worse: MarginSpec = Field(description="How much worse still counts as not worse.")
+    Args:
+        not_worse: How much worse still counts as not worse.
+    """
+
+    not_worse: MarginSpec
 
 
 # The fields of the gate that say what a model is for.
@@ -104,50 +120,39 @@ OBJECTIVE = ("metric", "threshold", "cost", "quantile", "python", "greater_is_be
 
 
 class GateSpec(Spec):
-    """The evidence on the holdout that a candidate needs to replace production."""
+    """The evidence on the holdout that a candidate needs to replace production.
 
-    metric: GateMetric = Field(description="The metric that decides.")
-    threshold: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="Probability from which a prediction counts as 1; 0.5 or the cheapest.",
-    )
-    cost: CostSpec | None = Field(
-        None, description="With `metric: cost`: the costs whose mean is compared."
-    )
-    quantile: float | None = Field(
-        None, gt=0, lt=1, description="With `metric: pinball`: the predicted quantile."
-    )
-    python: str | None = Field(
-        None,
-        pattern=PYTHON_REFERENCE,
-        description="With `metric: python`: `module:function` of arrays.",
-    )
-    greater_is_better: bool = Field(
-        False, description="With `metric: python`: whether greater is better."
-    )
-    promote_when: Literal["better"] | NotWorseSpec = Field(
-        "better",
-        description="Whether the candidate must be better, or may be worse within a margin.",
-    )
-    confidence: float = Field(
-        0.9, gt=0.5, lt=1, description="Confidence of the interval of the gain."
-    )
-    false_promotions_per_year: float | None = Field(
-        None, gt=0, description="Instead of `confidence`: acceptable false promotions a year."
-    )
-    min_gain: float = Field(0.0, ge=0, description="Smallest improvement worth a promotion.")
-    min_blocks: int = Field(
-        5, ge=2, description="Smallest number of blocks in the holdout to decide on."
-    )
-    guards: GuardsSpec = Field(GuardsSpec(), description="What else must not get worse.")
-    slices: list[str] = Field(
-        [], description="Features by whose values the metric must not get worse."
-    )
-    max_slice_loss: float = Field(
-        0.1, gt=0, le=1, description="Largest relative loss in a slice, beyond its interval."
-    )
+    Args:
+        metric: The metric that decides.
+        threshold: Probability from which a prediction counts as 1; 0.5 or the cheapest.
+        cost: With `metric: cost`: the costs whose mean is compared.
+        quantile: With `metric: pinball`: the predicted quantile.
+        python: With `metric: python`: `module:function` of arrays.
+        greater_is_better: With `metric: python`: whether greater is better.
+        promote_when: Whether the candidate must be better, or may be worse within a margin.
+        confidence: Confidence of the interval of the gain.
+        false_promotions_per_year: Instead of `confidence`: acceptable false promotions a year.
+        min_gain: Smallest improvement worth a promotion.
+        min_blocks: Smallest number of blocks in the holdout to decide on.
+        guards: What else must not get worse.
+        slices: Features by whose values the metric must not get worse.
+        max_slice_loss: Largest relative loss in a slice, beyond its interval.
+    """
+
+    metric: GateMetric
+    threshold: float | None = Field(None, gt=0, lt=1)
+    cost: CostSpec | None = None
+    quantile: float | None = Field(None, gt=0, lt=1)
+    python: str | None = Field(None, pattern=PYTHON_REFERENCE)
+    greater_is_better: bool = False
+    promote_when: Literal["better"] | NotWorseSpec = "better"
+    confidence: float = Field(0.9, gt=0.5, lt=1)
+    false_promotions_per_year: float | None = Field(None, gt=0)
+    min_gain: float = Field(0.0, ge=0)
+    min_blocks: int = Field(5, ge=2)
+    guards: GuardsSpec = GuardsSpec()
+    slices: list[str] = Field([])
+    max_slice_loss: float = Field(0.1, gt=0, le=1)
 
     @property
     def bound(self) -> float:

@@ -21,15 +21,21 @@ AS_IT_IS, NEVER = "as it is", "never"
 
 
 class DistributionSpec(Spec):
-    """The values that the search draws one hyper-parameter from."""
+    """The values that the search draws one hyper-parameter from.
 
-    values: list[Any] | None = Field(
-        None, min_length=1, description="The values, one of which is drawn."
-    )
-    low: float | None = Field(None, description="Lower end of the range, inclusive.")
-    high: float | None = Field(None, description="Upper end of the range, inclusive.")
-    log: bool = Field(False, description="Whether to draw uniformly in the logarithm.")
-    whole: bool = Field(False, description="Whether to draw whole numbers only.")
+    Args:
+        values: The values, one of which is drawn.
+        low: Lower end of the range, inclusive.
+        high: Upper end of the range, inclusive.
+        log: Whether to draw uniformly in the logarithm.
+        whole: Whether to draw whole numbers only.
+    """
+
+    values: list[Any] | None = Field(None, min_length=1)
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    whole: bool = False
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
@@ -47,40 +53,39 @@ class DistributionSpec(Spec):
 
 
 class SearchSpec(Spec):
-    """A search for hyper-parameters by optuna's TPE sampler over time-ordered folds."""
+    """A search for hyper-parameters by optuna's TPE sampler over time-ordered folds.
 
-    params: dict[str, DistributionSpec] = Field(
-        min_length=1, description="What to draw from, by name of the parameter."
-    )
-    budget: int = Field(10, ge=1, le=500, description="Number of settings that are tried.")
-    folds: int = Field(
-        3, ge=2, le=20, description="Number of time-ordered folds that judge a setting."
-    )
+    Args:
+        params: What to draw from, by name of the parameter.
+        budget: Number of settings that are tried.
+        folds: Number of time-ordered folds that judge a setting.
+    """
+
+    params: dict[str, DistributionSpec] = Field(min_length=1)
+    budget: int = Field(10, ge=1, le=500)
+    folds: int = Field(3, ge=2, le=20)
 
 
 class EstimatorSpec(Spec):
-    """The scikit-learn estimator that is fitted."""
+    """The scikit-learn estimator that is fitted.
+
+    Args:
+        class: A class, such as `sklearn.svm.SVC`.
+        python: `module:function` that returns an unfitted estimator.
+        params: Arguments of the class or function.
+        search: Search at each training; `params` are tried first.
+        threads: Number of OpenMP and BLAS threads that a fit may use.
+    """
 
     model_config = ConfigDict(populate_by_name=True)
 
     class_: str | None = Field(
-        None,
-        alias="class",
-        pattern="^sklearn(\\.[A-Za-z_][A-Za-z0-9_]*){2,}$",
-        description="A class, such as `sklearn.svm.SVC`.",
+        None, alias="class", pattern="^sklearn(\\.[A-Za-z_][A-Za-z0-9_]*){2,}$"
     )
-    python: str | None = Field(
-        None,
-        pattern=PYTHON_REFERENCE,
-        description="`module:function` that returns an unfitted estimator.",
-    )
-    params: dict[str, Any] = Field({}, description="Arguments of the class or function.")
-    search: SearchSpec | None = Field(
-        None, description="Search at each training; `params` are tried first."
-    )
-    threads: int = Field(
-        1, ge=1, le=256, description="Number of OpenMP and BLAS threads that a fit may use."
-    )
+    python: str | None = Field(None, pattern=PYTHON_REFERENCE)
+    params: dict[str, Any] = Field({})
+    search: SearchSpec | None = None
+    threads: int = Field(1, ge=1, le=256)
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
@@ -90,20 +95,19 @@ class EstimatorSpec(Spec):
 
 
 class WindowsSpec(Spec):
-    """Lengths of windows, in partitions that exist."""
+    """Lengths of windows, in partitions that exist.
 
-    train: int = Field(60, ge=1, description="Number of partitions that a model is fitted on.")
-    also: list[PositiveInt] = Field(
-        [],
-        max_length=5,
-        description="Shorter training windows, each of which makes one more candidate.",
-    )
-    holdout: int = Field(
-        14, ge=1, description="Number of newest partitions, on which models are compared."
-    )
-    current: int = Field(
-        7, ge=1, description="Number of newest partitions that are watched for drift."
-    )
+    Args:
+        train: Number of partitions that a model is fitted on.
+        also: Shorter training windows, each of which makes one more candidate.
+        holdout: Number of newest partitions, on which models are compared.
+        current: Number of newest partitions that are watched for drift.
+    """
+
+    train: int = Field(60, ge=1)
+    also: list[PositiveInt] = Field([], max_length=5)
+    holdout: int = Field(14, ge=1)
+    current: int = Field(7, ge=1)
 
     @model_validator(mode="after")
     def _check_also(self) -> Self:
@@ -113,35 +117,41 @@ class WindowsSpec(Spec):
 
 
 class LabelsSpec(Spec):
-    """The time after which the target can be trusted."""
+    """The time after which the target can be trusted.
 
-    delay: int = Field(
-        0, ge=0, description="Number of later partitions after which a label is final."
-    )
+    Args:
+        delay: Number of later partitions after which a label is final.
+    """
+
+    delay: int = Field(0, ge=0)
 
 
 class OutliersSpec(Spec):
-    """Rows whose features lie far out, by an isolation forest on production's training window."""
+    """Rows whose features lie far out, by an isolation forest on production's training window.
 
-    rate: float = Field(
-        0.001, gt=0, lt=0.5, description="Share of the training rows that counts as far out."
-    )
-    max_share: float = Field(
-        0.02, ge=0, le=1, description="Above this share of rows, the check warns."
-    )
-    action: Literal["flag", "quarantine"] = Field(
-        "flag", description="`flag` marks the rows; `quarantine` also keeps them out of training."
-    )
+    Args:
+        rate: Share of the training rows that counts as far out.
+        max_share: Above this share of rows, the check warns.
+        action: `flag` marks the rows; `quarantine` also keeps them out of training.
+    """
+
+    rate: float = Field(0.001, gt=0, lt=0.5)
+    max_share: float = Field(0.02, ge=0, le=1)
+    action: Literal["flag", "quarantine"] = "flag"
 
 
 class ExcludedSpec(Spec):
-    """Partitions known to be bad, such as an outage: neither trained on nor a reference."""
+    """Partitions known to be bad, such as an outage: neither trained on nor a reference.
 
-    first: str = Field(description="First partition left out.")
-    last: str = Field(description="Last partition left out, inclusive.")
-    reason: str = Field(
-        min_length=1, max_length=200, description="The reason, which the history shows."
-    )
+    Args:
+        first: First partition left out.
+        last: Last partition left out, inclusive.
+        reason: The reason, which the history shows.
+    """
+
+    first: str
+    last: str
+    reason: str = Field(min_length=1, max_length=200)
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
@@ -151,44 +161,49 @@ class ExcludedSpec(Spec):
 
 
 class ModelSpec(NamedSpec):
-    """One model that is kept fresh."""
+    """One model that is kept fresh.
 
-    dataset: Name = Field(description="The `LandedDataset` whose rows are predicted.")
-    lookups: dict[Name, LookupSpec] = Field(
-        {}, description="Datasets that are joined to each row, by name."
-    )
-    features: FeaturesSpec = Field(description="How rows become features.")
-    target: TargetSpec = Field(description="What is predicted.")
-    weight: str | None = Field(
-        None, description="SQL over the dataset's columns that gives the weight of a row."
-    )
-    estimator: EstimatorSpec = Field(description="The estimator that is fitted.")
-    windows: WindowsSpec = Field(WindowsSpec(), description="Lengths of the windows.")
-    exclude: list[ExcludedSpec] = Field([], description="Partitions that are known to be bad.")
-    blocks: str | None = Field(
-        None, description="SQL that names the block of a row, for intervals; partitions by default."
-    )
-    outliers: OutliersSpec | None = Field(None, description="How rows that lie far out are found.")
-    labels: LabelsSpec = Field(LabelsSpec(), description="When labels are final.")
-    triggers: TriggersSpec = Field(TriggersSpec(), description="When to retrain.")
-    gate: GateSpec = Field(description="When to promote a candidate.")
-    approval: Literal["auto", "manual"] = Field(
-        "auto", description="`manual` lets a candidate that passes wait for `retrain approve`."
-    )
-    watch: Literal["auto", "notify", "off"] = Field(
-        "notify",
-        description="What to do when the version before is better: `auto` rolls back to it.",
-    )
-    refit: bool = Field(
-        True, description="Whether a promoted model is fitted again with the holdout."
-    )
-    schedule: str | None = Field(
-        "0 6 * * 1",
-        pattern="^[\\d*,/A-Za-z-]+( [\\d*,/A-Za-z-]+){4}$",
-        description="Cron schedule on which the triggers are evaluated; null for never.",
-    )
-    notify: NotifySpec = Field(NotifySpec(), description="Who is told of decisions.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random numbers.")
+    Args:
+        dataset: The `LandedDataset` whose rows are predicted.
+        lookups: Datasets that are joined to each row, by name.
+        features: How rows become features.
+        target: What is predicted.
+        weight: SQL over the dataset's columns that gives the weight of a row.
+        estimator: The estimator that is fitted.
+        windows: Lengths of the windows.
+        exclude: Partitions that are known to be bad.
+        blocks: SQL that names the block of a row, for intervals; partitions by default.
+        outliers: How rows that lie far out are found.
+        labels: When labels are final.
+        triggers: When to retrain.
+        gate: When to promote a candidate.
+        approval: `manual` lets a candidate that passes wait for `retrain approve`.
+        watch: What to do when the version before is better: `auto` rolls back to it.
+        refit: Whether a promoted model is fitted again with the holdout.
+        schedule: Cron schedule on which the triggers are evaluated; null for never.
+        notify: Who is told of decisions.
+        seed: Seed of all random numbers.
+    """
+
+    dataset: Name
+    lookups: dict[Name, LookupSpec] = Field({})
+    features: FeaturesSpec
+    target: TargetSpec
+    weight: str | None = None
+    estimator: EstimatorSpec
+    windows: WindowsSpec = WindowsSpec()
+    exclude: list[ExcludedSpec] = Field([])
+    blocks: str | None = None
+    outliers: OutliersSpec | None = None
+    labels: LabelsSpec = LabelsSpec()
+    triggers: TriggersSpec = TriggersSpec()
+    gate: GateSpec
+    approval: Literal["auto", "manual"] = "auto"
+    watch: Literal["auto", "notify", "off"] = "notify"
+    refit: bool = True
+    schedule: str | None = Field("0 6 * * 1", pattern="^[\\d*,/A-Za-z-]+( [\\d*,/A-Za-z-]+){4}$")
+    notify: NotifySpec = NotifySpec()
+    seed: int = Field(0, ge=0, lt=2**31)
 
     @property
     def monitoring_span(self) -> int:
@@ -244,18 +259,23 @@ class ModelSpec(NamedSpec):
 
 
 class PolicySpec(Spec):
-    """A policy to replay: parts of the model's YAML that replace its own."""
+    """A policy to replay: parts of the model's YAML that replace its own.
 
-    name: str = Field(min_length=1, max_length=60, description="Name of the policy.")
-    every: int | None = Field(
-        None,
-        ge=1,
-        description="Instead of triggers and gate: fit and serve after this many partitions.",
-    )
-    triggers: TriggersSpec | None = Field(None, description="Triggers in place of the model's.")
-    gate: GateSpec | None = Field(None, description="Gate in place of the model's.")
-    windows: WindowsSpec | None = Field(None, description="Windows in place of the model's.")
-    refit: bool | None = Field(None, description="Value of `refit` in place of the model's.")
+    Args:
+        name: Name of the policy.
+        every: Instead of triggers and gate: fit and serve after this many partitions.
+        triggers: Triggers in place of the model's.
+        gate: Gate in place of the model's.
+        windows: Windows in place of the model's.
+        refit: Value of `refit` in place of the model's.
+    """
+
+    name: str = Field(min_length=1, max_length=60)
+    every: int | None = Field(None, ge=1)
+    triggers: TriggersSpec | None = None
+    gate: GateSpec | None = None
+    windows: WindowsSpec | None = None
+    refit: bool | None = None
 
     @property
     def parts(self) -> dict[str, Any]:

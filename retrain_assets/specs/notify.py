@@ -28,24 +28,23 @@ Channel = Literal["slack", "email", "webhook"]
 
 
 class NotifySpec(Spec):
-    """The people and systems that are told of events."""
+    """The people and systems that are told of events.
 
-    slack: str | None = Field(
-        None, pattern="^[#@]?[\\w.-]+$", description="A Slack channel, such as `#models`."
-    )
-    email: list[Address] = Field([], max_length=50, description="E-mail addresses.")
-    webhook: str | None = Field(
-        None,
-        max_length=2000,
-        description="URL to which events are posted; its host must be in `RETRAIN_WEBHOOK_HOSTS`.",
-    )
-    events: dict[Channel, list[EventKind]] = Field(
-        {}, description="The events a channel is told of; all by default."
-    )
-    digest: Duration = Field(
-        "10m", description="Time within which data events and failed runs become one message."
-    )
-    quiet: Duration = Field("24h", description="Time within which repetitions are only counted.")
+    Args:
+        slack: A Slack channel, such as `#models`.
+        email: E-mail addresses.
+        webhook: URL to which events are posted; its host must be in `RETRAIN_WEBHOOK_HOSTS`.
+        events: The events a channel is told of; all by default.
+        digest: Time within which data events and failed runs become one message.
+        quiet: Time within which repetitions are only counted.
+    """
+
+    slack: str | None = Field(None, pattern="^[#@]?[\\w.-]+$")
+    email: list[Address] = Field([], max_length=50)
+    webhook: str | None = Field(None, max_length=2000)
+    events: dict[Channel, list[EventKind]] = Field({})
+    digest: Duration = "10m"
+    quiet: Duration = "24h"
 
     @property
     def channels(self) -> tuple[Channel, ...]:

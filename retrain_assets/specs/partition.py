@@ -76,21 +76,23 @@ PERIODS: dict[str, Period] = {
 
 
 class PartitionSpec(Spec):
-    """How rows and files are divided into partitions, which are replaced and monitored as units."""
+    """How rows and files are divided into partitions, which are replaced and monitored as units.
 
-    by: Literal["hour", "day", "week", "month", "year", "value", "none"] = Field(
-        description="A `week` is named by its Monday; `none` replaces the whole dataset."
-    )
-    column: str | None = Field(None, description="The column that names the partition of a row.")
-    start: str | None = Field(None, description="First partition, such as `2013-01-01` or `000`.")
-    end: str | None = Field(None, description="Last partition, if the dataset gets no more.")
-    values: list[str] | None = Field(
-        None,
-        min_length=1,
-        max_length=_MOST_VALUES,
-        description="Values that make partitions, taken in alphabetical order.",
-    )
-    timezone: str = Field("UTC", description="IANA time zone in which periods begin.")
+    Args:
+        by: A `week` is named by its Monday; `none` replaces the whole dataset.
+        column: The column that names the partition of a row.
+        start: First partition, such as `2013-01-01` or `000`.
+        end: Last partition, if the dataset gets no more.
+        values: Values that make partitions, taken in alphabetical order.
+        timezone: IANA time zone in which periods begin.
+    """
+
+    by: Literal["hour", "day", "week", "month", "year", "value", "none"]
+    column: str | None = None
+    start: str | None = None
+    end: str | None = None
+    values: list[str] | None = Field(None, min_length=1, max_length=_MOST_VALUES)
+    timezone: str = "UTC"
 
     @property
     def period(self) -> Period | None:

@@ -19,19 +19,21 @@ POINT = 0.5  # confidence at which the mean itself decides
 
 
 class DriftTrigger(Spec):
-    """Ask for retraining when a distribution has moved."""
+    """Ask for retraining when a distribution has moved.
 
-    measure: DriftMeasure = Field("psi", description="The statistic compared with `threshold`.")
-    threshold: float | None = Field(None, gt=0, description="Statistic from which a column alerts.")
-    false_alarms_per_year: float | None = Field(
-        None, gt=0, description="Instead of `threshold`: acceptable false alarms a year."
-    )
-    share: float = Field(
-        0.0, ge=0, le=1, description="Share of columns above which the trigger fires."
-    )
-    although_performance_holds: bool = Field(
-        False, description="Whether it also fires while performance holds."
-    )
+    Args:
+        measure: The statistic compared with `threshold`.
+        threshold: Statistic from which a column alerts.
+        false_alarms_per_year: Instead of `threshold`: acceptable false alarms a year.
+        share: Share of columns above which the trigger fires.
+        although_performance_holds: Whether it also fires while performance holds.
+    """
+
+    measure: DriftMeasure = "psi"
+    threshold: float | None = Field(None, gt=0)
+    false_alarms_per_year: float | None = Field(None, gt=0)
+    share: float = Field(0.0, ge=0, le=1)
+    although_performance_holds: bool = False
 
     @model_validator(mode="after")
     def _check_threshold(self) -> Self:
@@ -46,19 +48,21 @@ class DriftTrigger(Spec):
 
 
 class PerformanceTrigger(Spec):
-    """Ask for retraining when the metric on real labels has become worse."""
+    """Ask for retraining when the metric on real labels has become worse.
 
-    metric: Metric = Field(description="The metric that is followed.")
-    max_drop: float | None = Field(
-        None, gt=0, le=1, description="Largest loss, relative to the one at promotion."
-    )
-    limit: float | None = Field(None, description="Worst value of the metric that is acceptable.")
-    confidence: float = Field(
-        POINT, ge=POINT, lt=1, description="How certain the loss must be; at 0.5 the mean decides."
-    )
-    estimated: bool = Field(
-        True, description="Whether reliable estimates stand in until labels come."
-    )
+    Args:
+        metric: The metric that is followed.
+        max_drop: Largest loss, relative to the one at promotion.
+        limit: Worst value of the metric that is acceptable.
+        confidence: How certain the loss must be; at 0.5 the mean decides.
+        estimated: Whether reliable estimates stand in until labels come.
+    """
+
+    metric: Metric
+    max_drop: float | None = Field(None, gt=0, le=1)
+    limit: float | None = None
+    confidence: float = Field(POINT, ge=POINT, lt=1)
+    estimated: bool = True
 
     @model_validator(mode="after")
     def _check_bounds(self) -> Self:
@@ -68,18 +72,19 @@ class PerformanceTrigger(Spec):
 
 
 class ReferenceSpec(Spec):
-    """The data that windows are compared with, in place of production's training window."""
+    """The data that windows are compared with, in place of production's training window.
 
-    rolling: int | None = Field(
-        None, ge=1, description="Compare with this many partitions before the window."
-    )
-    first: str | None = Field(
-        None, description="Compare with the partitions from this one to `last`."
-    )
-    last: str | None = Field(None, description="Last partition of the reference, inclusive.")
-    season: Literal["month", "weekday"] | None = Field(
-        None, description="Compare with earlier partitions of the same season."
-    )
+    Args:
+        rolling: Compare with this many partitions before the window.
+        first: Compare with the partitions from this one to `last`.
+        last: Last partition of the reference, inclusive.
+        season: Compare with earlier partitions of the same season.
+    """
+
+    rolling: int | None = Field(None, ge=1)
+    first: str | None = None
+    last: str | None = None
+    season: Literal["month", "weekday"] | None = None
 
     @model_validator(mode="after")
     def _check_choice(self) -> Self:
@@ -91,10 +96,15 @@ class ReferenceSpec(Spec):
 
 
 class LastingSpec(Spec):
-    """The number of newest windows in which a signal must alert."""
+    """The number of newest windows in which a signal must alert.
 
-    alerts: int = Field(1, ge=1, description="Smallest number of windows that must alert.")
-    of: int = Field(1, ge=1, description="Number of newest windows that are looked at.")
+    Args:
+        alerts: Smallest number of windows that must alert.
+        of: Number of newest windows that are looked at.
+    """
+
+    alerts: int = Field(1, ge=1)
+    of: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _check_count(self) -> Self:
@@ -104,39 +114,33 @@ class LastingSpec(Spec):
 
 
 class TriggersSpec(Spec):
-    """The triggering policy: what asks for retraining, and when it counts."""
+    """The triggering policy: what asks for retraining, and when it counts.
 
-    data_drift: DriftTrigger | None = Field(
-        None, description="Retrain when the features have moved."
-    )
-    prediction_drift: DriftTrigger | None = Field(
-        None, description="Retrain when the predictions have moved."
-    )
-    target_drift: DriftTrigger | None = Field(
-        None, description="Retrain when the target has moved."
-    )
-    performance: PerformanceTrigger | None = Field(
-        None, description="Retrain when performance has fallen."
-    )
-    require: Literal["any", "all"] = Field(
-        "any", description="Whether any signal suffices, or all must fire."
-    )
-    reference: ReferenceSpec | None = Field(
-        None, description="What drift is measured against; production's training window by default."
-    )
-    lasting: LastingSpec = Field(
-        LastingSpec(), description="In how many windows a signal must alert."
-    )
-    new_partitions: int | None = Field(
-        None, ge=1, description="Retrain after this many new mature partitions."
-    )
-    spec_change: bool = Field(
-        True, description="Whether to retrain when the YAML or your code behind it has changed."
-    )
-    cooldown: int = Field(7, ge=0, description="Number of new mature partitions between decisions.")
-    back_off: int | None = Field(
-        None, ge=1, description="Candidates in a row not promoted after which the cooldown doubles."
-    )
+    Args:
+        data_drift: Retrain when the features have moved.
+        prediction_drift: Retrain when the predictions have moved.
+        target_drift: Retrain when the target has moved.
+        performance: Retrain when performance has fallen.
+        require: Whether any signal suffices, or all must fire.
+        reference: What drift is measured against; production's training window by default.
+        lasting: In how many windows a signal must alert.
+        new_partitions: Retrain after this many new mature partitions.
+        spec_change: Whether to retrain when the YAML or your code behind it has changed.
+        cooldown: Number of new mature partitions between decisions.
+        back_off: Candidates in a row not promoted after which the cooldown doubles.
+    """
+
+    data_drift: DriftTrigger | None = None
+    prediction_drift: DriftTrigger | None = None
+    target_drift: DriftTrigger | None = None
+    performance: PerformanceTrigger | None = None
+    require: Literal["any", "all"] = "any"
+    reference: ReferenceSpec | None = None
+    lasting: LastingSpec = LastingSpec()
+    new_partitions: int | None = Field(None, ge=1)
+    spec_change: bool = True
+    cooldown: int = Field(7, ge=0)
+    back_off: int | None = Field(None, ge=1)
 
     @property
     def signals(self) -> tuple[str, ...]:
