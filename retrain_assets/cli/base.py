@@ -1,6 +1,4 @@
-"""What all commands share: where they work, how they fail and what they print.
-
-The project a command is about: its datasets and models by name, and its jobs.
+"""What all commands share: the project they work on, how they fail and what they print.
 
 Not here: any command.
 """
@@ -13,14 +11,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import dagster as dg
+from rich.console import Console
+from sqlalchemy.exc import OperationalError
 
-from retrain_assets.definitions import Location
+from retrain_assets import definitions
 from retrain_assets.orchestration.assets.monitoring import Model
+from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
 from retrain_assets.specs.base import SpecError
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores.storage import Storage, project_root, storage_from
 
 COLOURS = {"promote": "green", "reject": "red", "hold": "yellow", "rollback": "magenta"}
+T = TypeVar("T")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,65 +40,68 @@ def main() -> None:
 def command(
     run: Callable[..., None], group: click.Group = main, name: str | None = None
 ) -> click.Command:
-    """A command of a group: its errors are one line, and it takes `--json`, which `show` heeds."""
+    """Make a function a command whose errors are one line and which takes `--json`."""
 
     @wraps(run)
-    def wrapped(*args: Any, as_json: bool, **kwargs: Any) -> None:
-        del as_json
+    def without_json(*args: Any, as_json: bool, **kwargs: Any) -> None:  # noqa: ARG001 see `show`
         one_line(run)(*args, **kwargs)
 
-    made = group.command(name)(wrapped)
+    entry = group.command(name)(without_json)
     option = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON and nothing else.")
-    made.params.append(option)
-    return made
+    entry.params.append(option)
+    return entry
 
 
-def one_line(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors that people can act on become one line; others keep their traceback."""
+def one_line(run: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors that people can act on into one line; others keep their traceback."""
 
-    @wraps(command)
+    @wraps(run)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
-        except (click.Abort, click.exceptions.Exit):  # RuntimeErrors without a word
+            run(*args, **kwargs)
+        except (click.Abort, click.exceptions.Exit):  # RuntimeErrors without a text
             raise
         except (ValueError, RuntimeError, LookupError) as error:
             raise click.ClickException(" ".join(str(error).split())) from error
+        except OperationalError as error:
+            raise click.ClickException(f"Dagster's database: {error.orig}") from error
         except Exception as error:
             # Dagster wraps a mistake in the YAML in a drawing of the whole project.
             if isinstance(error.__cause__, SpecError):
                 raise click.ClickException(str(error.__cause__)) from error
-            from sqlalchemy.exc import OperationalError
-
-            if isinstance(error, OperationalError):
-                raise click.ClickException(f"Dagster's database: {error.orig}") from error
             raise
 
     return wrapped
 
 
 def storage() -> Storage:
-    """The storage that the environment names, `data/` of the project by default."""
+    """Return the storage that the environment names, by default `data/` of the project."""
     return storage_from(os.environ, Path.cwd())
 
 
-def here() -> Path:
-    """The folder that the command was given in, which relative paths start from."""
+def start_folder() -> Path:
+    """Return the folder in which the command was called; relative paths start from it."""
     return Path(click.get_current_context().find_root().obj)
 
 
 def is_json() -> bool:
-    """Whether results are for machines."""
+    """Return whether the command prints JSON."""
     return bool(click.get_current_context().params["as_json"])
 
 
-def show(value: object, said: str) -> None:
-    """Print a result: the value as JSON with `--json`, else what is said of it."""
-    click.echo(json.dumps(value, indent=2, default=str) if is_json() else said)
+def show(value: object, text: str) -> None:
+    """Print a result: the value as JSON with `--json`, else the text.
+
+    A figure that is NaN or infinite is null, because JSON has no word for it.
+    """
+    if is_json():
+        finite = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+        text = json.dumps(finite, indent=2, allow_nan=False)
+    click.echo(text)
 
 
-def decisions_said(rows: list[dict[str, Any]]) -> str:
-    """Two lines a decision: what, and why."""
+def decision_lines(rows: list[dict[str, Any]]) -> str:
+    """Return two lines for each decision: the action, and its reason."""
     width = max((len(row["model"]) for row in rows), default=0)
     lines = []
     for row in rows:
@@ -110,73 +116,48 @@ def decisions_said(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-T = TypeVar("T")
-
-
 def models() -> dict[str, Model]:
-    """The project's models, by name."""
-    from retrain_assets import definitions
-
+    """Return the project's models by name."""
     return definitions.models(location().folder)
 
 
 def datasets() -> dict[str, DatasetSpec]:
-    """The project's datasets, by name."""
-    from retrain_assets import definitions
-
+    """Return the project's datasets by name."""
     return definitions.datasets(location().folder)
 
 
-def model_named(name: str) -> Model:
-    """A model.
+def get_model(name: str) -> Model:
+    """Return the model of a name; raises as `get`."""
+    return get("model", models(), name)
+
+
+def get_dataset(name: str) -> DatasetSpec:
+    """Return the dataset of a name; raises as `get`."""
+    return get("dataset", datasets(), name)
+
+
+def get(noun: str, things: Mapping[str, T], name: str) -> T:
+    """Return the thing of a name.
 
     Raises:
-        LookupError: There is none of that name; the message lists those there are.
+        LookupError: Nothing has that name; the message lists all names.
     """
-    return named("model", models(), name)
-
-
-def dataset_named(name: str) -> DatasetSpec:
-    """A dataset; raises as `model_named`."""
-    return named("dataset", datasets(), name)
-
-
-def named(what: str, known: Mapping[str, T], name: str) -> T:
-    """What has a name.
-
-    Raises:
-        LookupError: There is none of that name; the message lists those there are.
-    """
-    if name not in known:
-        raise LookupError(f"no {what} named {name!r}; there are {', '.join(sorted(known))}")
-    return known[name]
+    if name not in things:
+        raise LookupError(f"no {noun} named {name!r}; there are {', '.join(sorted(things))}")
+    return things[name]
 
 
 def execute(
-    job: str,
-    tags: dict[str, str] | None = None,
-    run_config: dict[str, Any] | None = None,
+    job: str, tags: dict[str, str] | None = None, run_config: dict[str, Any] | None = None
 ) -> str:
-    """Execute a job in this process, recorded where the UI shows it.
-
-    Returns:
-        The run's id.
-    """
-    import dagster as dg
-    from rich.console import Console
-
-    from retrain_assets.definitions import build_defs
-    from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
-
+    """Execute a job in this process, recorded where the UI shows it, and return the run's id."""
     place = location()
     with dg.DagsterInstance.get() as instance, Console(stderr=True).status(f"{job} …"):
-        definitions = build_defs(project=place.folder)
-        daemon = InProcessDaemon(definitions, instance, place.module, place.name)
+        loaded = definitions.build_defs(project=place.folder)
+        daemon = InProcessDaemon(loaded, instance, place.module, place.name)
         return daemon.execute(job, tags or {}, run_config or {})
 
 
-def location() -> Location:
-    """The Dagster project of the current folder; the one of this package where there is none."""
-    from retrain_assets.definitions import location_at
-
-    return location_at(Path.cwd())
+def location() -> definitions.Location:
+    """Return the Dagster project of the current folder, or this package's outside of any."""
+    return definitions.location_at(Path.cwd())

@@ -7,20 +7,25 @@ from typing import Any
 
 import click
 
-from retrain_assets.cli.base import command, execute, here, model_named, show, storage
+from retrain_assets.cli.base import command, execute, get_model, show, start_folder, storage
+from retrain_assets.steps.decision.adopt import adopt as adopt_version
+from retrain_assets.steps.inspect import status
+from retrain_assets.steps.inspect.card import write_card
+from retrain_assets.steps.state import ModelState
 
-reason = click.option("--reason", required=True, help="Why, for the record.")
-by = click.option("--by", default="command line", help="Who asks, for the record.")
+reason_option = click.option("--reason", required=True, help="Why; the record shows it.")
+by_option = click.option("--by", default="command line", help="Who decides; the record shows it.")
+required_by = click.option("--by", required=True, help="Who decides; the ledger shows it.")
 
 
 @command
 @click.argument("model")
 @click.argument("version", type=int)
-@click.option("--by", required=True, help="Who approves, for the ledger.")
-@reason
-def approve(model: str, version: int, **why: str) -> None:
+@required_by
+@reason_option
+def approve(model: str, **config: Any) -> None:
     """Put the version that waits for approval into production."""
-    row = _decided(model, "approve", version=version, **why)
+    row = _decide(model, "approve", config)
     show(row, f"{model}: version {row['version']} is in production")
 
 
@@ -28,70 +33,66 @@ def approve(model: str, version: int, **why: str) -> None:
 @click.argument("model")
 @click.option("--from", "source", required=True, help="models:/name/version, or an MLflow folder.")
 @click.option("--trained-through", required=True, help="Last partition it was trained on.")
-@click.option("--by", required=True, help="Who adopts, for the ledger.")
-@reason
-def adopt(model: str, source: str, **asked: str) -> None:
+@required_by
+@reason_option
+def adopt(model: str, source: str, **details: str) -> None:
     """Take the scikit-learn model that a team already runs as the first in production.
 
-    Code that is in its file runs: adopt none that you would not run yourself.
+    Code that is in its file runs: adopt no model whose code you would not run yourself.
     """
-    from retrain_assets.steps.decision.adopt import adopt as step
-    from retrain_assets.steps.inspect.card import write_card
-
-    state = model_named(model).state(opened := storage())
-    place = source if source.startswith("models:/") else str(here() / source)
-    row = step(state, registry := opened.registry(model), place, **asked)
-    said = f"{model}: version {row.version} is in production"
-    show(row.for_people(), said)
-    write_card(state, registry, row.version, opened.cards)  # last, as it stands without one
+    root = storage()
+    state, registry = get_model(model).state(root), root.registry(model)
+    place = source if source.startswith("models:/") else str(start_folder() / source)
+    row = adopt_version(state, registry, place, **details)
+    show(row.for_people(), f"{model}: version {row.version} is in production")
+    write_card(state, registry, row.version, root.cards)  # last: the decision stands without it
 
 
 @command
 @click.argument("model")
-@click.option("--to", type=int, help="The version; the one before the present by default.")
-@reason
-@by
-def rollback(model: str, to: int | None, **why: str) -> None:
+@click.option("--to", type=int, help="The version; by default the one before the present.")
+@reason_option
+@by_option
+def rollback(model: str, **config: Any) -> None:
     """Put an earlier version back into production."""
-    row = _decided(model, "rollback", **why, **({} if to is None else {"to": to}))
+    row = _decide(
+        model, "rollback", {key: config[key] for key in config if config[key] is not None}
+    )
     show(row, f"{model}: version {row['version']} is in production again")
 
 
 @command
 @click.argument("model")
-@click.option("--until", required=True, help="First partition as of which it may be asked again.")
-@reason
-@by
+@click.option("--until", required=True, help="First partition as of which retraining may start.")
+@reason_option
+@by_option
 def pause(model: str, **config: str) -> None:
-    """Let no retraining be asked for as of any partition before one."""
+    """Start no retraining as of any partition before one."""
     _operate(model, "pause", config)
-    found = {"model": model, **config}
-    show(found, f"{model}: no retraining before {config['until']}")
+    show({"model": model, **config}, f"{model}: no retraining before {config['until']}")
 
 
 @command
 @click.argument("model")
-@reason
-@by
+@reason_option
+@by_option
 def resume(model: str, **config: str) -> None:
     """End a pause."""
-    stood = model_named(model).state(storage()).pauses.read()
+    before = get_model(model).state(storage()).pauses.read()
     _operate(model, "resume", config)
-    found = {"model": model, "until": stood and stood.until, **config}
-    ended = f"the pause until {stood.until} is over" if stood else "there was no pause"
-    show(found, f"{model}: {ended}")
+    until = before and before.until
+    text = f"the pause until {until} is over" if before else "there was no pause"
+    show({"model": model, "until": until, **config}, f"{model}: {text}")
 
 
-def _decided(model: str, operation: str, **config: Any) -> dict[str, Any]:
-    """The ledger's row of what a person decided."""
-    from retrain_assets.steps.inspect import status
-
-    state = model_named(model).state(storage())
-    _operate(model, operation, config)
-    return status.history(state)[-1]
+def _decide(model: str, operation: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Run an operation and return the ledger's row of it."""
+    return status.history(_operate(model, operation, config))[-1]
 
 
-def _operate(model: str, operation: str, config: dict[str, Any]) -> None:
-    model_named(model)
+def _operate(model: str, operation: str, config: dict[str, Any]) -> ModelState:
+    """Run an operation and return the state of its model."""
+    state = get_model(model).state(storage())
     ops = {f"{model}_{operation}_op": {"config": config}}
     execute(f"{model}_{operation}", run_config={"ops": ops})
+    return state

@@ -1,189 +1,174 @@
 """Commands that change nothing: status, plan, history, reproduce, lineage, card, quarantine.
 
-Not here: what they show.
+Not here: computing what they show (`steps/inspect`).
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import click
+import dagster as dg
 
-from retrain_assets.cli.base import (
-    command,
-    dataset_named,
-    decisions_said,
-    here,
-    model_named,
-    models,
-    show,
-    storage,
-)
+from retrain_assets.cli import base
+from retrain_assets.cli.base import command, show
 from retrain_assets.domain.drift.observations import ESTIMATED
+from retrain_assets.orchestration.jobs import last_seconds
+from retrain_assets.steps.data import quarantine as quarantine_step
+from retrain_assets.steps.inspect import card as card_step
+from retrain_assets.steps.inspect import lineage as lineage_step
+from retrain_assets.steps.inspect import reproduce as reproduce_step
+from retrain_assets.steps.inspect import status as status_step
+
+Values = dict[str, Any]
 
 
 @command
 @click.argument("model", required=False)
 def status(model: str | None) -> None:
-    """What is in production, and what each trigger says now; of all models without a name."""
-    from retrain_assets.steps.inspect import status
-
-    asked = models().values() if model is None else [model_named(model)]
-    found = [status.status(each.state(storage())) for each in asked]
-    lines = [
-        line
-        for each in found
-        for line in (_production(each), *(_wish(each) if model is None else _details(each)))
-    ]
-    show(found if model is None else found[0], "\n".join(lines))
+    """Show the version in production and each trigger; without a name, of all models."""
+    selection = base.models().values() if model is None else [base.get_model(model)]
+    values = [status_step.status(entry.state(base.storage())) for entry in selection]
+    details = _request if model is None else _details
+    lines = [line for value in values for line in (_production(value), *details(value))]
+    show(values if model is None else values[0], "\n".join(lines))
 
 
-def _production(found: dict[str, Any]) -> str:
-    now, model = found["production"], found["model"]
-    if not now:
+def _production(value: Values) -> str:
+    production, model = value["production"], value["model"]
+    if not production:
         return f"{model}: nothing in production"
     return (
-        f"{model}: version {now['version']} in production since {now['since']}, "
-        f"trained on {' to '.join(now['data_range'])}"
+        f"{model}: version {production['version']} in production since {production['since']}, "
+        f"trained on {' to '.join(production['data_range'])}"
     )
 
 
-def _details(found: dict[str, Any]) -> Iterator[str]:
-    if found["staging"]:
-        yield f"version {found['staging']} waits for `retrain approve`"
-    if found["stale"]:
-        yield found["staleness"]
-    for seen in found["performance"]:
-        between = f" ({seen['low']:.4g} to {seen['high']:.4g})" if seen["low"] is not None else ""
-        estimated = "estimated " if seen["role"] == ESTIMATED else ""
+def _details(value: Values) -> Iterator[str]:
+    if value["staging"]:
+        yield f"version {value['staging']} waits for `retrain approve`"
+    if value["stale"]:
+        yield value["staleness"]
+    for row in value["performance"]:
+        interval = "" if row["low"] is None else f" ({row['low']:.4g} to {row['high']:.4g})"
+        estimated = "estimated " if row["role"] == ESTIMATED else ""
         yield (
-            f"{estimated}performance of version {seen['model_version']}: {seen['measure']} "
-            f"{seen['statistic']:.4g}{between} in {seen['window_from']} to {seen['window_to']}, "
-            f"{seen['baseline']:.4g} at its promotion, limit {seen['threshold']:.4g}"
+            f"{estimated}performance of version {row['model_version']}: {row['measure']} "
+            f"{row['statistic']:.4g}{interval} in {row['window_from']} to {row['window_to']}, "
+            f"{row['baseline']:.4g} at its promotion, limit {row['threshold']:.4g}"
         )
-    for seen in found["moved"]:
-        mark, held = "!" if seen["alert"] else " ", f"threshold {seen['threshold']:.3g}"
-        said = f"{seen['measure']} {seen['statistic']:.3g}, {held}: {seen['effect']}"
-        yield f"  {mark} {seen['role']} {seen['column']}: {said}"
-    yield from _triggers(found)
-    for made in found["decisions"]:
-        asked = "asked for a candidate" if made["wanted"] else "did not ask"
-        since = " (data corrected since)" if made["outdated"] else ""
-        yield f"  as of {made['as_of']}{since} {asked}: {made['reason']}"
+    for row in value["moved"]:
+        yield (
+            f"  {_mark(row['alert'])} {row['role']} {row['column']}: {row['measure']} "
+            f"{row['statistic']:.3g}, threshold {row['threshold']:.3g}: {row['effect']}"
+        )
+    yield from _triggers(value)
+    for row in value["decisions"]:
+        answer = "asked for a candidate" if row["wanted"] else "did not ask"
+        correction = " (data corrected since)" if row["outdated"] else ""
+        yield f"  as of {row['as_of']}{correction} {answer}: {row['reason']}"
 
 
-def _triggers(found: dict[str, Any]) -> Iterator[str]:
-    for cause in found["triggers"]:
-        yield f"  {'!' if cause['fired'] else ' '} {cause['cause']}: {cause['reason']}"
-    yield from _wish(found)
+def _triggers(value: Values) -> Iterator[str]:
+    for cause in value["triggers"]:
+        yield f"  {_mark(cause['fired'])} {cause['cause']}: {cause['reason']}"
+    yield from _request(value)
 
 
-def _wish(found: dict[str, Any]) -> Iterator[str]:
-    yield f"retrain now: {'yes' if found['wanted'] else 'no'}, {found['reason']}"
+def _mark(alarm: object) -> str:
+    return "!" if alarm else " "
+
+
+def _request(value: Values) -> Iterator[str]:
+    yield f"retrain now: {'yes' if value['wanted'] else 'no'}, {value['reason']}"
 
 
 @command
 @click.argument("model")
 def plan(model: str) -> None:
-    """What would happen now: whether a cause fires, on which windows, at what cost."""
-    import dagster as dg
-
-    from retrain_assets.orchestration.jobs import last_seconds
-    from retrain_assets.steps.inspect import status
-
-    state = model_named(model).state(storage())
+    """Show whether a retraining would start now and why, on which windows, at what cost."""
+    state = base.get_model(model).state(base.storage())
     with dg.DagsterInstance.get() as instance:
-        found = status.plan(state, last_seconds(instance, model))
-    windows = [f"  {name}: {first} to {last}" for name, (first, last) in found["windows"].items()]
-    cost = found["cost"]
-    took = f"; the last one took {cost['last_seconds']:g} s" if cost["last_seconds"] else ""
+        value = status_step.plan(state, last_seconds(instance, model))
+    windows = [f"  {name}: {first} to {last}" for name, (first, last) in value["windows"].items()]
+    cost = value["cost"]
+    seconds = f"; the last one took {cost['last_seconds']:g} s" if cost["last_seconds"] else ""
     effort = (
         f"  cost: {cost['fits']} fits on {cost['train_rows']:,} rows, judged on "
-        f"{cost['holdout_rows']:,}{took}"
+        f"{cost['holdout_rows']:,}{seconds}"
     )
-    show(found, "\n".join([*_triggers(found), *windows, effort]))
+    show(value, "\n".join([*_triggers(value), *windows, effort]))
 
 
 @command
 @click.argument("model")
-@click.option("--verify", is_flag=True, help="Fail where a row was changed or is missing.")
-@click.option("--csv", "csv_file", help="A new file to write all of it to.")
+@click.option("--verify", is_flag=True, help="Fail if a row was changed or is missing.")
+@click.option("--csv", "csv_file", help="A new file, to which all decisions are written.")
 def history(model: str, csv_file: str | None, *, verify: bool) -> None:
-    """Every decision on a model, oldest first."""
-    from retrain_assets.steps.data import quarantine as step
-    from retrain_assets.steps.inspect import status
-
-    opened, found = storage(), model_named(model)
-    state = found.state(opened)
-    said = status.verify(state, opened.registry(model)) if verify else ""
-    rows = status.history(state)
+    """List every decision on a model, oldest first."""
+    root = base.storage()
+    state = base.get_model(model).state(root)
+    proof = status_step.verify(state, root.registry(model)) if verify else ""
+    rows = status_step.history(state)
     if csv_file is not None:
-        step.write_csv(status.as_table(rows), here() / csv_file)
-    decided = decisions_said([{"model": model, **row} for row in rows])
-    show(rows, "\n".join(filter(None, (decided, said))) or f"{model}: nothing was decided yet")
+        quarantine_step.write_csv(status_step.as_table(rows), base.start_folder() / csv_file)
+    decisions = base.decision_lines([{"model": model, **row} for row in rows])
+    show(rows, "\n".join(filter(None, (decisions, proof))) or f"{model}: nothing was decided yet")
 
 
 @command
 @click.argument("dataset")
-@click.option("--partition", help="List the refused rows of this one.")
+@click.option("--partition", help="List the refused rows of this partition.")
 @click.option("--reason", help="Only what this rule refused.")
-@click.option("--csv", "csv_file", help="A new file to write all of it to, for who delivers.")
-def quarantine(dataset: str, csv_file: str | None, **by: Any) -> None:
-    """What was refused and why: counted, or row by row with --partition."""
-    from retrain_assets.steps.data import quarantine as step
-
-    found = step.refused(storage(), dataset_named(dataset), **by)
-    shown = found if by["partition"] else step.counted(found)
-    records = found.select("partition", "file", "line").n_unique()
+@click.option("--csv", "csv_file", help="A new file with all refused rows, for the supplier.")
+def quarantine(dataset: str, csv_file: str | None, **filters: Any) -> None:
+    """Show what was refused and why: counted, or row by row with --partition."""
+    refusals = quarantine_step.refused(base.storage(), base.get_dataset(dataset), **filters)
+    table = refusals if filters["partition"] else quarantine_step.counted(refusals)
+    records = refusals.select("partition", "file", "line").n_unique()
     if csv_file is not None:
-        step.write_csv(found, here() / csv_file)
-    said = f"{dataset}: {records:,} rows or files refused"
-    value = {"dataset": dataset, **by, "refused": records, "shown": shown.to_dicts()}
-    show(value, "\n".join([said, *step.as_lines(shown)]))
+        quarantine_step.write_csv(refusals, base.start_folder() / csv_file)
+    value = {"dataset": dataset, **filters, "refused": records, "shown": table.to_dicts()}
+    head = f"{dataset}: {records:,} rows or files refused"
+    show(value, "\n".join([head, *quarantine_step.as_lines(table)]))
 
 
 @command
 @click.argument("model")
 @click.argument("version", type=int)
 def reproduce(model: str, version: int) -> None:
-    """Build a version again from what was recorded on it, and compare bit for bit."""
-    from dataclasses import asdict
-
-    from retrain_assets.steps.inspect.reproduce import reproduce as step
-
-    opened = storage()
-    found = step(model_named(model).state(opened), opened.registry(model), version)
-    same = "identical bit for bit" if found.identical else "not identical"
-    said = "\n".join([f"{model} version {version}: {same}", *found.differences])
-    show({"model": model, "version": version, **asdict(found)}, said)
-    if not found.identical:
+    """Build a version again from its records, and compare it bit for bit."""
+    root = base.storage()
+    state = base.get_model(model).state(root)
+    outcome = reproduce_step.reproduce(state, root.registry(model), version)
+    same = "identical bit for bit" if outcome.identical else "not identical"
+    text = "\n".join([f"{model} version {version}: {same}", *outcome.differences])
+    show({"model": model, "version": version, **asdict(outcome)}, text)
+    if not outcome.identical:
         click.get_current_context().exit(1)
 
 
 @command
 @click.argument("model")
-@click.option("--partition", required=True, help="Of the prediction.")
+@click.option("--partition", required=True, help="The prediction's partition.")
 @click.option("--key", required=True, help="The values of the dataset's key, joined by |.")
 def lineage(model: str, partition: str, key: str) -> None:
-    """All that one prediction came from: files, model, code, decision and label."""
-    from retrain_assets.steps.inspect.lineage import lineage as step
-
-    opened = storage()
-    state = model_named(model).state(opened)
-    found = step(state, opened.registry(model), partition, key)
+    """Show what one prediction came from: files, model, code, decision and label."""
+    root = base.storage()
+    state = base.get_model(model).state(root)
+    origin = lineage_step.lineage(state, root.registry(model), partition, key)
     lines = []
-    for part, values in found.items():
+    for part, values in origin.items():
         lines += [part, *(f"  {name}: {value!s}" for name, value in values.items())]
-    show(found, "\n".join(lines))
+    show(origin, "\n".join(lines))
 
 
 @command
 @click.argument("model")
 @click.argument("version", type=int)
 def card(model: str, version: int) -> None:
-    """Write the card of a version: data, figures, the gate's reasons, how to go back."""
-    from retrain_assets.steps.inspect.card import write_card
-
-    opened = storage()
-    state = model_named(model).state(opened)
-    path = write_card(state, opened.registry(model), version, opened.cards)
+    """Write the card of a version: data, metrics, reasons of the gate, how to go back."""
+    root = base.storage()
+    state = base.get_model(model).state(root)
+    path = card_step.write_card(state, root.registry(model), version, root.cards)
     show({"model": model, "version": version, "card": path}, f"{model} version {version}: {path}")

@@ -1,6 +1,6 @@
-"""`retrain replay`: what other policies would have brought.
+"""`retrain replay`: what other policies would have decided on past data.
 
-Not here: playing them.
+Not here: playing them (`steps/replay.py`).
 """
 
 from collections.abc import Callable, Iterator
@@ -10,72 +10,74 @@ from pathlib import Path
 from typing import Any
 
 import click
+import yaml
+from rich.console import Console
+from rich.progress import Progress
 
-from retrain_assets.cli.base import command, here, model_named, show, storage
+from retrain_assets.cli.base import command, get_model, show, start_folder, storage
 from retrain_assets.domain.decision.replay import Outcome
-from retrain_assets.specs.model import ModelSpec, PolicySpec
+from retrain_assets.specs.model import ModelSpec, PolicySpec, usual_policies
+from retrain_assets.specs.yaml import load_strictly, parse_spec
+from retrain_assets.steps.replay import replay_policies
 
 
 @command
 @click.argument("model")
 @click.option("--from", "first", default="", help="First partition; all of history by default.")
 @click.option("--to", "last", default="\uffff", help="Last partition.", show_default=False)
-@click.option("--policies", type=click.Path(exists=True, dir_okay=False), help="YAML, one a ---.")
+@click.option(
+    "--policies",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A YAML file with one policy a document: its name, and parts of the model's YAML.",
+)
 @click.option("--picture", type=click.Path(dir_okay=False), help="A PNG file to draw to.")
 def replay(model: str, first: str, last: str, policies: str | None, picture: str | None) -> None:
-    """Play policies over stored history, and touch neither ledger nor registry."""
-    from retrain_assets.steps.replay import replay_policies
-
-    chosen = model_named(model)
-    tried = _policies(chosen.spec, here() / policies if policies else None)
+    """Play policies over stored history; ledger and registry stay as they are."""
+    entry = get_model(model)
+    candidates = _policies(entry.spec, start_folder() / policies if policies else None)
     with _progress() as tell:
-        outcome = replay_policies(chosen.state(storage()), tried, tell, first, last)
+        outcome = replay_policies(entry.state(storage()), candidates, tell, first, last)
     if picture:
         from retrain_assets.reports.canvas import png
         from retrain_assets.reports.plots import replay_figure
 
-        (here() / picture).write_bytes(png(replay_figure(outcome)))
-    proposed = next(one.parts for one in tried if one.name == outcome.best)
+        (start_folder() / picture).write_bytes(png(replay_figure(outcome)))
+    proposal = next(policy.parts for policy in candidates if policy.name == outcome.best)
     lines = _lines(outcome)
-    if proposed:
-        import yaml
-
-        lines += ["", yaml.safe_dump(proposed, sort_keys=False).rstrip()]
-    show(_shown(outcome) | {"model": model, "proposed": proposed}, "\n".join(lines))
+    if proposal:
+        lines += ["", yaml.safe_dump(proposal, sort_keys=False).rstrip()]
+    show(_value(outcome) | {"model": model, "proposed": proposal}, "\n".join(lines))
 
 
 def _policies(model: ModelSpec, file: Path | None) -> list[PolicySpec]:
-    from retrain_assets.specs.model import PolicySpec, usual_policies
-    from retrain_assets.specs.yaml import load_strictly, parse_spec
-
+    present, *usual = usual_policies(model)
     if file is None:
-        return usual_policies(model)
-    given = [parse_spec(document, PolicySpec, ()) for document in load_strictly(file)]
-    return [*usual_policies(model)[:1], *given]
+        return [present, *usual]
+    return [present, *(parse_spec(document, PolicySpec, ()) for document in load_strictly(file))]
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as shown:
+    """Show bars at a terminal, and elsewhere a line when a policy begins."""
+    with Progress(console=Console(stderr=True)) as progress:
         tasks: dict[str, Any] = {}
 
-        def tell(name: str, done: int, total: int) -> None:
+        def tell(name: str, position: int, total: int) -> None:
             if name not in tasks:
-                tasks[name] = shown.add_task(name, total=total)
-            shown.update(tasks[name], completed=done)
+                tasks[name] = progress.add_task(name, total=total)
+                if not progress.console.is_terminal:
+                    click.echo(f"policy {name}: {total} partitions to play", err=True)
+            progress.update(tasks[name], completed=position)
 
         yield tell
 
 
-def _shown(outcome: Outcome) -> dict[str, Any]:
+def _value(outcome: Outcome) -> dict[str, Any]:
     return {
         "metric": str(outcome.metric),
         "partitions": len(outcome.shared),
-        "policies": [asdict(one) for one in outcome.standings],
-        "decisions": {each.name: each.decided for each in outcome.played},
+        "policies": [asdict(standing) for standing in outcome.standings],
+        "decisions": {history.name: history.decided for history in outcome.played},
         "best": outcome.best,
         "said": outcome.said,
     }
@@ -86,19 +88,19 @@ def _lines(outcome: Outcome) -> list[str]:
     head = ("policy", f"mean {outcome.metric}", "fits", "promotions", "gain", "interval")
     rows = [
         (
-            one.name,
-            f"{one.mean:.4f}",
-            str(one.fits),
-            str(one.promotions),
-            f"{one.gain:+.4f}",
-            "unknown" if one.low is None else f"{one.low:+.4f} to {one.high:+.4f}",
+            standing.name,
+            f"{standing.mean:.4f}",
+            str(standing.fits),
+            str(standing.promotions),
+            f"{standing.gain:+.4f}",
+            "unknown" if standing.low is None else f"{standing.low:+.4f} to {standing.high:+.4f}",
         )
-        for one in outcome.standings
+        for standing in outcome.standings
     ]
     widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
     table = (
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         for row in [head, *rows]
     )
-    played = f"{len(outcome.shared)} partitions, {first} to {last}, predicted by every policy"
-    return [played, *table, outcome.said]
+    scope = f"{len(outcome.shared)} partitions, {first} to {last}, predicted by every policy"
+    return [scope, *table, outcome.said]

@@ -1,8 +1,6 @@
-"""Commands that let data through the loop: demo, backfill.
+"""Commands that bring data in and process them: demo, backfill, land.
 
-Commands that bring data into the landing folder.
-
-Not here: what is done.
+Not here: the work itself (`demo`, `steps`).
 """
 
 import os
@@ -13,22 +11,18 @@ from functools import partial
 from pathlib import Path
 
 import click
+import dagster as dg
 
-from retrain_assets.cli.base import (
-    command,
-    dataset_named,
-    datasets,
-    decisions_said,
-    execute,
-    main,
-    models,
-    named,
-    show,
-    storage,
-)
+from retrain_assets.cli import base
+from retrain_assets.cli.base import command, show, storage
+from retrain_assets.orchestration.checks import failures
+from retrain_assets.orchestration.partitions import checked_range, range_tags
+from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.steps.data.intake import Intake
+from retrain_assets.stores.landing.topic import TopicFiles
 
-MANY = 1000  # partitions of a range that may be meant otherwise
+MANY = 1000  # a range of more partitions may be a mistake
 
 
 @command
@@ -39,47 +33,40 @@ def demo(*, fresh: bool) -> None:
 
     result = run_demo(storage(), Path(os.environ["DAGSTER_HOME"]), fresh=fresh)
     where = "See all of it in the Dagster UI: make dev, then http://127.0.0.1:3000"
-    show(result, f"{decisions_said(result['decisions'])}\n\n{where}")
+    show(result, f"{base.decision_lines(result['decisions'])}\n\n{where}")
 
 
 @command
 @click.argument("name")
 @click.option("--from", "first", required=True, help="First partition.")
 @click.option("--to", "last", required=True, help="Last partition.")
-@click.option("--yes", is_flag=True, help=f"Do not ask, though it be more than {MANY} partitions.")
+@click.option("--yes", is_flag=True, help=f"Do not ask before more than {MANY} partitions.")
 def backfill(name: str, first: str, last: str, *, yes: bool) -> None:
     """Ingest a dataset, or monitor a model, over a range of partitions in one run.
 
     A check that fails is an error, though the sound partitions beside it are published.
     """
-    import dagster as dg
-
-    from retrain_assets.orchestration.checks import failures
-    from retrain_assets.orchestration.partitions import checked_range, range_tags
-
-    known_datasets, known_models = datasets(), models()
-    jobs = dict.fromkeys(known_datasets, "ingest") | dict.fromkeys(known_models, "monitor")
-    job = named("dataset or model", jobs, name)
-    spec = known_datasets.get(name) or known_models[name].dataset
+    datasets, models = base.datasets(), base.models()
+    jobs = dict.fromkeys(datasets, "ingest") | dict.fromkeys(models, "monitor")
+    job = base.get("dataset or model", jobs, name)
+    spec = datasets.get(name) or models[name].dataset
     count = checked_range(spec.partition, first, last)
     if count > MANY and not yes:
         _ask(f"{first} to {last} are {count:,} partitions of {name}")
-    if name in known_datasets:
+    if name in datasets:
         _let_settle(spec, first, last)
-    run_id = execute(f"{name}_{job}", tags=range_tags(first, last))
-    found = {"name": name, "from": first, "to": last, "partitions": count, "run_id": run_id}
+    run_id = base.execute(f"{name}_{job}", tags=range_tags(first, last))
+    value = {"name": name, "from": first, "to": last, "partitions": count, "run_id": run_id}
     with dg.DagsterInstance.get() as instance:
-        bad = list(failures(instance, run_id))
-    if bad:
-        raise ValueError(f"run {run_id}: {len(bad)} checks failed, first {bad[0]}")
-    show(found, f"{name}: {count} partitions, {first} to {last}, in run {run_id}")
+        failed_checks = list(failures(instance, run_id))
+    if failed_checks:
+        count = len(failed_checks)
+        raise ValueError(f"run {run_id}: {count} checks failed, first {failed_checks[0]}")
+    show(value, f"{name}: {count} partitions, {first} to {last}, in run {run_id}")
 
 
 def _let_settle(spec: DatasetSpec, first: str, last: str) -> None:
-    """Wait as long as a file that has just been written asks for, once."""
-    from retrain_assets.specs.base import duration
-    from retrain_assets.steps.data.intake import Intake
-
+    """Wait once for `read.settle` if a file of the range has just been written."""
     intake = Intake(storage(), spec, first, time.time_ns())
     settled = set(intake.settled)
     new = [file for file in intake.unread if file not in settled]
@@ -89,18 +76,18 @@ def _let_settle(spec: DatasetSpec, first: str, last: str) -> None:
         time.sleep(duration(spec.read.settle).total_seconds())
 
 
-def _ask(said: str) -> None:
-    """Go on if the person at the terminal says so.
+def _ask(statement: str) -> None:
+    """Go on if the person at the terminal agrees.
 
     Raises:
-        ValueError: Nobody is there to be asked.
+        ValueError: No person is at a terminal.
     """
     if not sys.stdin.isatty():
-        raise ValueError(f"{said}: if that is meant, say --yes")
-    click.confirm(f"{said}. Go on?", abort=True, err=True)
+        raise ValueError(f"{statement}: if that is meant, say --yes")
+    click.confirm(f"{statement}. Go on?", abort=True, err=True)
 
 
-@main.group()
+@base.main.group()
 def land() -> None:
     """Bring data into the landing folder; see `retrain land kafka -h`. All take --json."""
 
@@ -120,13 +107,12 @@ def land_kafka(
     A file is written after --max-messages, 32 MiB or --max-seconds. Credentials are read from
     KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, the rest from KAFKA_SECURITY_PROTOCOL and the like.
     """
-    from retrain_assets.steps.data import kafka as step
-    from retrain_assets.stores.landing.topic import TopicFiles
+    from retrain_assets.steps.data import kafka as kafka_step  # its library is an extra
 
-    files = TopicFiles(storage().landing, dataset_named(dataset), topic)
-    bounds = step.Bounds(max_messages, max_seconds, once=once)
-    with step.told_to_stop() as stop:
+    files = TopicFiles(storage().landing, base.get_dataset(dataset), topic)
+    bounds = kafka_step.Bounds(max_messages, max_seconds, once=once)
+    with kafka_step.told_to_stop() as stop:
         tell = partial(click.echo, err=True)
-        landed = asdict(step.land(files, brokers, os.environ, bounds, stop, tell))
-    said = f"{dataset}: {landed['messages']:,} messages in {landed['files']:,} files"
-    show({"dataset": dataset, "topic": topic} | landed, said)
+        landed = asdict(kafka_step.land(files, brokers, os.environ, bounds, stop, tell))
+    text = f"{dataset}: {landed['messages']:,} messages in {landed['files']:,} files"
+    show({"dataset": dataset, "topic": topic} | landed, text)

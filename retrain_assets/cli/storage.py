@@ -4,12 +4,16 @@ Not here: how files are copied and removed.
 """
 
 import os
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import click
 
-from retrain_assets.cli.base import command, here, show, storage
+from retrain_assets.cli.base import command, show, start_folder, storage
+from retrain_assets.steps.upkeep.vacuum import vacuum as remove_files
+from retrain_assets.stores.backup import back_up
+from retrain_assets.stores.backup import restore as bring_back
 
 folder = click.argument("folder", type=click.Path(path_type=Path))
 
@@ -18,9 +22,7 @@ folder = click.argument("folder", type=click.Path(path_type=Path))
 @folder
 def backup(folder: Path) -> None:
     """Copy the storage root and Dagster's state into a new FOLDER; runs may go on meanwhile."""
-    from retrain_assets.stores.backup import back_up
-
-    files = back_up(_parts(), here() / folder, partial(click.echo, err=True))
+    files = back_up(_parts(), start_folder() / folder, partial(click.echo, err=True))
     show({"folder": str(folder), "files": files}, f"{files:,} files are in {folder}")
 
 
@@ -28,9 +30,7 @@ def backup(folder: Path) -> None:
 @folder
 def restore(folder: Path) -> None:
     """Bring a backup back to the storage root, which must be empty, and verify each table."""
-    from retrain_assets.stores.backup import restore as bring_back
-
-    tables = bring_back(here() / folder, _parts(), partial(click.echo, err=True))
+    tables = bring_back(start_folder() / folder, _parts(), partial(click.echo, err=True))
     message = f"{tables} tables are restored, and hold what was written"
     show({"folder": str(folder), "tables": tables}, message)
 
@@ -40,11 +40,7 @@ def restore(folder: Path) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 def vacuum(keep_days: int, *, dry_run: bool) -> None:
     """Remove table files that neither the newest data nor a registered version needs."""
-    from dataclasses import asdict
-
-    from retrain_assets.steps.upkeep.vacuum import vacuum as step
-
-    tables = step(storage(), hours=24 * keep_days, dry_run=dry_run)
+    tables = remove_files(storage(), hours=24 * keep_days, dry_run=dry_run)
     freed, files = sum(table.bytes for table in tables), sum(table.files for table in tables)
     lines = []
     for table in tables:

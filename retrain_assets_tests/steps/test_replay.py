@@ -131,7 +131,7 @@ def test_the_picture_is_the_same_each_time(outcome: Outcome) -> None:
 def test_the_command_prints_a_table_and_yaml_and_takes_policies_from_a_file(
     lived: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "model_named", lambda _: lived.model)
+    monkeypatch.setattr(replay, "get_model", lambda _: lived.model)
     monkeypatch.setenv("RETRAIN_STORAGE", str(lived.root))
     file = tmp_path / "policies.yaml"
     file.write_text("name: none\ntriggers: {}\n---\nname: weekly\nevery: 7\n", encoding="utf-8")
