@@ -162,7 +162,7 @@ def ingest(root: Path) -> dict[str, float]:
     flights, *_ = specs_of(root)[1]
     done = shipped(Storage(root), flights, days(root), "benchmark")
     return {
-        "rows": int(done.found.judgement.files["accepted"].sum()),
+        "rows": int(done.reading.judgement.files["accepted"].sum()),
         "peak_megabytes": peak_megabytes(),
     }
 

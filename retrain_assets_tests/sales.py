@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from retrain_assets.domain.data.row_checks import RawRows
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing.local import LocalFiles
-from retrain_assets.stores.landing.source import RawFile
+from retrain_assets.stores.landing.source import LocalFiles
 
 DAY = "2013-01-31"
 
@@ -30,7 +30,7 @@ def deliver(root: Path, path: str, content: bytes = b"x") -> Path:
     return file
 
 
-def read(root: Path, content: bytes, ending: str = "csv", **changes: Any) -> RawFile:
+def read(root: Path, content: bytes, ending: str = "csv", **changes: Any) -> RawRows:
     deliver(root, f"sales/{DAY}.{ending}", content)
     source = LocalFiles(root, spec(f"sales/{{partition}}.{ending}", **changes))
     return source.read(source.files()[0])

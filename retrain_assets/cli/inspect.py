@@ -124,7 +124,7 @@ def history(model: str, csv_file: str | None, *, verify: bool) -> None:
 def quarantine(dataset: str, csv_file: str | None, **filters: Any) -> None:
     """Show what was refused and why: counted, or row by row with --partition."""
     refusals = quarantine_step.refused(base.storage(), base.get_dataset(dataset), **filters)
-    table = refusals if filters["partition"] else quarantine_step.counted(refusals)
+    table = refusals if filters["partition"] else quarantine_step.count(refusals)
     records = refusals.select("partition", "file", "line").n_unique()
     if csv_file is not None:
         quarantine_step.write_csv(refusals, base.start_folder() / csv_file)

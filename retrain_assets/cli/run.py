@@ -111,7 +111,7 @@ def land_kafka(
 
     files = TopicFiles(storage().landing, base.get_dataset(dataset), topic)
     bounds = kafka_step.Bounds(max_messages, max_seconds, once=once)
-    with kafka_step.told_to_stop() as stop:
+    with kafka_step.stop_on_signals() as stop:
         tell = partial(click.echo, err=True)
         landed = asdict(kafka_step.land(files, brokers, os.environ, bounds, stop, tell))
     text = f"{dataset}: {landed['messages']:,} messages in {landed['files']:,} files"

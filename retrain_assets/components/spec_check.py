@@ -19,7 +19,7 @@ import polars as pl
 
 from retrain_assets.domain.data.expectations import is_asked_by_row_or_partition
 from retrain_assets.domain.data.rules import STORED, dataset_schema
-from retrain_assets.domain.data.spec_check import column_mistakes
+from retrain_assets.domain.data.values import find_column_mistakes
 from retrain_assets.domain.drift.permutation_test import supported_rate
 from retrain_assets.domain.features.build import FeatureError, feature_names, mistaken_feature
 from retrain_assets.orchestration.dagster_internals import is_valid_cron_string
@@ -105,7 +105,7 @@ _COLUMN_ARGUMENTS = ("column", "column_A", "column_B")
 
 def of_dataset(spec: DatasetSpec) -> Iterator[Disagreement]:
     """What is wrong with a dataset."""
-    yield from column_mistakes(spec)
+    yield from find_column_mistakes(spec)
     for number, expectation in enumerate(spec.expectations):
         columns = {name: expectation.kwargs.get(name) for name in _COLUMN_ARGUMENTS}
         unknown = {k: name for k, name in columns.items() if name and name not in spec.columns}

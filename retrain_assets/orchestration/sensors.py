@@ -50,7 +50,7 @@ def new_data_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
                 f" from {since} on" if since else ""
             )
             return dg.SkipReason(f"{landed}, all were read{intake.ignored}")
-        if intake.ignored.found:
+        if intake.ignored.reasons:
             context.log.info("runs are asked for%s", intake.ignored)
         return requests(context, job.name, wishes)
 

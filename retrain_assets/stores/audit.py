@@ -5,8 +5,6 @@ defect of the contract is caught here. Not here: the list of expectations, refus
 what follows from a finding.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +13,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -31,11 +29,6 @@ from retrain_assets.domain.data.row_checks import MASK, personal
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.specs.dataset import DatasetSpec
 
-if TYPE_CHECKING:
-    from great_expectations import ExpectationSuite
-    from great_expectations.core.batch_definition import BatchDefinition
-    from great_expectations.core.expectation_validation_result import ExpectationValidationResult
-
 MAX_AUDITED_ROWS = 50_000
 KEPT_RUNS = 100  # whose results stay in a dataset's folder of reports
 _GOLDEN = 0.6180339887498949
@@ -48,13 +41,13 @@ class Finding:
     """The result of one expectation.
 
     Args:
-        asked: The expectation.
+        item: The expectation.
         partitions: Partitions that fail; all of them where the failure cannot be attributed.
         passed: Whether the expectation holds.
         observed: The values instead, without personal ones; empty where it holds.
     """
 
-    asked: Expectation
+    item: Expectation
     partitions: tuple[str, ...]
     passed: bool
     observed: str
@@ -62,17 +55,17 @@ class Finding:
     @property
     def expectation(self) -> str:
         """Return its name, such as `expect_column_values_to_not_be_null`."""
-        return self.asked.title
+        return self.item.title
 
     @property
     def column(self) -> str | None:
         """Return the column it judges; None where it judges the table."""
-        return self.asked.column
+        return self.item.column
 
     @property
     def is_volume(self) -> bool:
         """Return whether it judges the number of rows of a partition."""
-        return self.asked.rule == "volume"
+        return self.item.rule == "volume"
 
 
 @dataclass(frozen=True)
@@ -126,7 +119,7 @@ def audit(sample: pl.DataFrame, counts: pl.DataFrame, spec: DatasetSpec) -> Audi
     return Audit((*schema, *by_partition, *by_row), rows.height, total)
 
 
-def suite_of(spec: DatasetSpec) -> ExpectationSuite:
+def suite_of(spec: DatasetSpec) -> Any:
     """Return all that a run is judged by as a suite; `meta` names rule and column."""
     from great_expectations import ExpectationSuite
 
@@ -138,7 +131,7 @@ def suite_of(spec: DatasetSpec) -> ExpectationSuite:
     return ExpectationSuite(name=spec.name, expectations=expectations)
 
 
-def stratified(rows: pl.DataFrame, share: float) -> pl.DataFrame:
+def draw_sample(rows: pl.DataFrame, share: float) -> pl.DataFrame:
     """Return the same share of each partition, and at least its first row; all rows from 1 on.
 
     Row n of a partition is in the sample if the fractional part of n times the golden ratio is
@@ -148,9 +141,7 @@ def stratified(rows: pl.DataFrame, share: float) -> pl.DataFrame:
     return rows if share >= 1 else rows.filter(place * _GOLDEN % 1 < share)
 
 
-def validated(
-    rows: pl.DataFrame, suite: Sequence[Expectation]
-) -> tuple[ExpectationValidationResult, ...]:
+def validate(rows: pl.DataFrame, suite: Sequence[Expectation]) -> tuple[Any, ...]:
     """Validate one frame in one pass and return the results in the order of the suite."""
     import pandas as pd
     import pyarrow as pa
@@ -180,7 +171,7 @@ def _findings(
     items = tuple(suite)
     return tuple(
         _finding(item, result, keys, is_hidden=item.mentions(hidden))
-        for item, result in zip(items, validated(rows, items), strict=True)
+        for item, result in zip(items, validate(rows, items), strict=True)
     )
 
 
@@ -203,7 +194,7 @@ def _built(item: Expectation, meta: Mapping[str, Any]) -> Any:
 
 
 @cache
-def _batches() -> BatchDefinition[Any]:
+def _batches() -> Any:
     """Build a context in memory, without progress bars or analytics, once a process."""
     from great_expectations import get_context
     from great_expectations.data_context.types.base import (
@@ -221,20 +212,18 @@ def _batches() -> BatchDefinition[Any]:
     return source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
 
 
-def _finding(
-    asked: Expectation, result: ExpectationValidationResult, keys: pl.Series, *, is_hidden: bool
-) -> Finding:
+def _finding(item: Expectation, result: Any, keys: pl.Series, *, is_hidden: bool) -> Finding:
     problem = _exception(result.exception_info)
     if result.success and problem is None:
-        return Finding(asked, (), passed=True, observed="")
+        return Finding(item, (), passed=True, observed="")
     unexpected = result.result.get("unexpected_index_list") if problem is None else None
     everywhere = keys.unique().sort().to_list()
-    failing = _failing(unexpected, keys, asked.kwargs.get("mostly", 1)) or everywhere
+    failing = _failing(unexpected, keys, item.kwargs.get("mostly", 1)) or everywhere
     if problem is None:
         observed = _observed(result.result, is_hidden=is_hidden)
     else:
         observed = f"it raised: {MASK if is_hidden else problem}"
-    return Finding(asked, tuple(failing), passed=False, observed=observed[:_MAX_CHARACTERS])
+    return Finding(item, tuple(failing), passed=False, observed=observed[:_MAX_CHARACTERS])
 
 
 def _exception(info: Mapping[str, Any]) -> str | None:
@@ -294,10 +283,10 @@ def write_results(outcome: Audit, spec: DatasetSpec, folder: Path, run_id: str) 
 def _record(outcome: Audit, spec: DatasetSpec, run_id: str) -> dict[str, Any]:
     findings = [
         {
-            "rule": finding.asked.rule,
+            "rule": finding.item.rule,
             "expectation": finding.expectation,
             "column": finding.column,
-            "arguments": finding.asked.arguments,
+            "arguments": finding.item.arguments,
             "passed": finding.passed,
             "partitions": finding.partitions,
             "observed": finding.observed,

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing.delta import DeltaSource
-from retrain_assets.stores.landing.local import LocalFiles
-from retrain_assets.stores.landing.source import Source
+from retrain_assets.stores.landing.source import DeltaSource, LocalFiles, Source
 from retrain_assets.stores.ledger import Ledger
 from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets.stores.tables.tables import Tables

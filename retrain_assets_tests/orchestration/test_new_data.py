@@ -20,7 +20,7 @@ from retrain_assets.orchestration.partitions import RANGE_END, RANGE_START, rang
 from retrain_assets.orchestration.run_requests import MAX_ATTEMPTS, MAX_RUNS, REQUEST_TAG
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data import intake
-from retrain_assets.stores.landing.local import LocalFiles
+from retrain_assets.stores.landing.source import LocalFiles
 from retrain_assets_tests.buckets import KEY_ID, SECRET, Bucket, bucket
 from retrain_assets_tests.world import DATASET, World, customers, key
 

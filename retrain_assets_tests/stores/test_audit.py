@@ -17,7 +17,7 @@ from retrain_assets.domain.data.expectations import Expectation, figures
 from retrain_assets.domain.data.rules import PARTITION, dataset_schema
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores import audit as module
-from retrain_assets.stores.audit import Audit, Finding, stratified
+from retrain_assets.stores.audit import Audit, Finding, draw_sample
 
 FIRST, SECOND = "2013-01-30", "2013-01-31"
 ATTRIBUTES: dict[str, Any] = {
@@ -305,29 +305,29 @@ def test_a_sample_is_the_same_share_of_each_partition_however_rows_are_batched(
 ) -> None:
     rows = accepted(1000)
     halves = [rows.filter(pl.col(PARTITION) == key) for key in (FIRST, SECOND)]
-    sample = stratified(rows, share)
-    assert sample.equals(pl.concat([stratified(half, share) for half in halves]))
+    sample = draw_sample(rows, share)
+    assert sample.equals(pl.concat([draw_sample(half, share) for half in halves]))
     sizes = sample[PARTITION].value_counts()["count"]
     assert all(abs(size - 1000 * share) <= 3 for size in sizes)
     # Data with a period, such as by the hour, is met at all its phases.
-    phases = stratified(accepted(24_000), 0.1)["id"] % 24
+    phases = draw_sample(accepted(24_000), 0.1)["id"] % 24
     assert phases.value_counts()["count"].min() > 150  # type: ignore[operator]
 
 
 def test_volume_is_counted_on_all_rows_and_a_sample_says_so() -> None:
     contract, rows = spec(rows={"max": 50}), accepted(60)
     counts = figures(rows, contract)
-    outcome = module.audit(stratified(rows, 0.1), counts, contract)
-    assert (outcome.rows_audited, outcome.rows) == (stratified(rows, 0.1).height, 120)
+    outcome = module.audit(draw_sample(rows, 0.1), counts, contract)
+    assert (outcome.rows_audited, outcome.rows) == (draw_sample(rows, 0.1).height, 120)
     assert [f.partitions for f in outcome.findings if not f.passed] == [(FIRST, SECOND)]
 
 
 def test_a_year_of_partitions_is_one_validation_of_each_kind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    validated, seen = module.validated, []
+    validated, seen = module.validate, []
     monkeypatch.setattr(
-        module, "validated", lambda *given: seen.append(len(given[1])) or validated(*given)
+        module, "validate", lambda *given: seen.append(len(given[1])) or validated(*given)
     )
     year = pl.concat(
         [accepted().with_columns(pl.lit(f"day {n}").alias(PARTITION)) for n in range(365)]

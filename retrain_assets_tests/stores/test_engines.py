@@ -23,7 +23,7 @@ from hypothesis import given as any_of
 from hypothesis import strategies as st
 
 from retrain_assets.domain.data.expectations import Expectation, contract_suite, with_own_partition
-from retrain_assets.domain.data.row_checks import RawRows, flagged
+from retrain_assets.domain.data.row_checks import RawRows, flag_rows
 from retrain_assets.domain.data.rules import (
     BETWEEN,
     BROKEN,
@@ -35,11 +35,11 @@ from retrain_assets.domain.data.rules import (
     UNIQUE,
     WHOLE,
     far_out,
-    given,
     unparsable,
+    value_flag,
 )
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.audit import validated
+from retrain_assets.stores.audit import validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +138,7 @@ def asked_of(spec: DatasetSpec) -> Iterator[Expectation]:
     """What every rule asks of rows as they were read, with the columns of `prepared`."""
     yield Expectation("parse", None, "expect_column_values_to_be_null", {"column": BROKEN})
     for name, column in spec.columns.items():
-        yield held_to(given(name), Expectation("type", name, NOT_NULL, {"column": name}))
+        yield held_to(value_flag(name), Expectation("type", name, NOT_NULL, {"column": name}))
         if column.outliers is not None:
             kwargs = {"column": far_out(name), "value_set": [False]}
             yield Expectation("outlier", name, IN_SET, kwargs)
@@ -183,7 +183,7 @@ def agreed(
         )
         for day, rows in zip(DAYS, files, strict=False)
     ]
-    rows, flags = flagged(raw, spec)
+    rows, flags = flag_rows(raw, spec)
     by_polars: dict[tuple[str, str | None], list[int]] = {}
     for flag, (rule, breach) in flags.items():
         named, found = (rule, breach.column), rows[flag].arg_true().to_list()
@@ -191,7 +191,7 @@ def agreed(
     asked = tuple(asked_of(spec))
     by_expectations: dict[tuple[str, str | None], set[int]] = defaultdict(set)
     frame = prepared(rows.drop(*flags), spec).select(~cs.starts_with("_raw_"))
-    for one, result in zip(asked, validated(frame, asked), strict=True):
+    for one, result in zip(asked, validate(frame, asked), strict=True):
         assert result.success or "unexpected_index_list" in result.result, (one, result)
         found = result.result.get("unexpected_index_list", ())
         by_expectations[one.rule, one.column].update(found)

@@ -12,23 +12,12 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import sha256
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 
-from retrain_assets.domain.data.row_checks import (
-    FAULTY,
-    MAX_CHARACTERS,
-    REFUSED,
-    SLICE,
-    RawRows,
-    Slice,
-    explained,
-    flagged,
-    outliers,
-    typed,
-    unreadable,
-)
+from retrain_assets.domain.data import row_checks
+from retrain_assets.domain.data.row_checks import FAULTY, REFUSED, SLICE, RawRows, Slice
 from retrain_assets.domain.data.rules import (
     LINE,
     PARTITION,
@@ -40,7 +29,6 @@ from retrain_assets.domain.data.rules import (
 from retrain_assets.errors import PermanentError
 from retrain_assets.specs.dataset import DatasetSpec
 
-RawT = TypeVar("RawT", bound=RawRows)
 UNPLACED = "file:"  # begins the key of rows whose partition is unknown
 NEIGHBOUR_REFUSED = "another file of the same partition was refused"
 QUARANTINE_SCHEMA: dict[str, Type] = {
@@ -107,21 +95,23 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
         AccountingError: A row is in neither part, or in both.
     """
     files = sorted(raw, key=lambda file: (file.partition, file.path))
-    refusals = {file.slice: reason for file in files if (reason := unreadable(file, spec))}
+    refusals = {
+        item.slice: text for item in files if (text := row_checks.reason_to_refuse(item, spec))
+    }
     readable = [file for file in files if file.slice not in refusals]
-    rows, flags = flagged(readable, spec)
+    rows, flags = row_checks.flag_rows(readable, spec)
     refused, sound = rows.filter(REFUSED), rows.lazy().filter(~pl.col(REFUSED))
     judgement = Judgement(
         accepted=sound.select(*dataset_schema(spec)).collect(),
-        quarantined=explained(refused, flags, spec),
-        files=_counted(files, refusals, rows),
-        outliers=outliers(rows, flags, spec),
+        quarantined=row_checks.explain(refused, flags, spec),
+        files=_count(files, refusals, rows),
+        outliers=row_checks.outliers(rows, flags, spec),
     )
     refusals |= {file.slice: file.excess for file in readable if file.excess}
     return _refuse(judgement, refusals | _too_bad(judgement, refusals, spec))
 
 
-def merged(parts: Sequence[Judgement], spec: DatasetSpec) -> Judgement:
+def merge(parts: Sequence[Judgement], spec: DatasetSpec) -> Judgement:
     """Merge judgements of different partitions."""
     parts, names = [judge([], spec), *parts], [field.name for field in fields(Judgement)]
     return Judgement(**{name: pl.concat([getattr(part, name) for part in parts]) for name in names})
@@ -141,12 +131,12 @@ def refuse_partitions(judgement: Judgement, reasons: Mapping[str, str]) -> Judge
     return _refuse(judgement, {(key, path): reasons[key] for key, path in keys})
 
 
-def _counted(
-    files: Sequence[RawRows], refusals: Mapping[Slice, str], judged: pl.DataFrame
+def _count(
+    files: Sequence[RawRows], refusals: Mapping[Slice, str], checked: pl.DataFrame
 ) -> pl.DataFrame:
     """Count the rows of each file, before any file is refused whole."""
     sums = (pl.len() - pl.col(REFUSED).sum()).alias("accepted"), pl.col(REFUSED, FAULTY).sum()
-    grouped = judged.select(SLICE, REFUSED, FAULTY).group_by(SLICE).agg(*sums)
+    grouped = checked.select(SLICE, REFUSED, FAULTY).group_by(SLICE).agg(*sums)
     counts = {number: sizes for number, *sizes in grouped.iter_rows()}
     readable = [file.slice for file in files if file.slice not in refusals]
     numbers = {key: number for number, key in enumerate(readable)}
@@ -246,7 +236,7 @@ def _file_record(file: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, objec
     """Return one quarantine record for a file: its reason, its faults and some of its rows."""
     broken = rows.explode("_reasons").select(pl.col("_reasons").struct.unnest())
     examples = broken.unique(["rule", "column"], keep="first", maintain_order=True).to_dicts()
-    reason = {"rule": "file", "column": None, "value": file["refusal"][:MAX_CHARACTERS]}
+    reason = {"rule": "file", "column": None, "value": file["refusal"][: row_checks.MAX_CHARACTERS]}
     sample = rows.select(LINE, "_row").head(_SAMPLE_ROWS).iter_rows()
     return {
         PARTITION: file[PARTITION],
@@ -263,7 +253,7 @@ def _file_record(file: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, objec
     }
 
 
-def slices(file: RawT, spec: DatasetSpec) -> list[RawT]:
+def slices(file: RawRows, spec: DatasetSpec) -> list[RawRows]:
     """Cut a file by the partition of its rows.
 
     A slice is named by a digest of its rows, so that when a file is delivered again only the
@@ -280,9 +270,9 @@ def slices(file: RawT, spec: DatasetSpec) -> list[RawT]:
         partition, it is the only slice and refuses the file by its `excess`.
     """
     unplaced = replace(file, partition=f"{UNPLACED}{file.path}")
-    if file.refusal is not None or unreadable(file, spec) is not None:
+    if file.refusal is not None or row_checks.reason_to_refuse(file, spec) is not None:
         return [unplaced]
-    keys = partition_keys(typed([file], spec), spec)
+    keys = partition_keys(row_checks.typed([file], spec), spec)
     parts = file.rows.with_columns(keys).partition_by(
         _KEY, maintain_order=True, include_key=False, as_dict=True
     )
@@ -312,14 +302,14 @@ def _digest(rows: pl.DataFrame) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def atypical(
-    rows: Mapping[str, int], judged: Collection[str], tolerance: float
+def find_atypical(
+    rows: Mapping[str, int], published: Collection[str], tolerance: float
 ) -> list[dict[str, object]]:
     """Return partitions whose number of rows is far from the median of the 28 before them.
 
     Args:
-        rows: Accepted rows of each partition, including the judged ones.
-        judged: Partitions to judge; one with fewer than five earlier partitions passes.
+        rows: Accepted rows of each partition, including the published ones.
+        published: Partitions to judge; one with fewer than five earlier partitions passes.
         tolerance: Largest difference, as a share of the median.
 
     Returns:
@@ -329,7 +319,7 @@ def atypical(
     unusual: list[dict[str, object]] = []
     for place, key in enumerate(keys):
         before = [rows[earlier] for earlier in keys[max(0, place - _HISTORY) : place]]
-        if key not in judged or len(before) < _ENOUGH:
+        if key not in published or len(before) < _ENOUGH:
             continue
         typical = median(before)
         if abs(rows[key] - typical) > tolerance * typical:

@@ -10,24 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.data.rules import (
-    BROKEN,
-    LINE,
-    PARTITION,
-    PROBLEM,
-    STORED,
-    WHOLE,
-    Rule,
-    Type,
-    contract_rules,
-    far_out,
-    given,
-    is_text,
-    mark_outliers,
-    raw,
-    shared_keys,
-    unparsable,
-)
+from retrain_assets.domain.data import rules
+from retrain_assets.domain.data.rules import BROKEN, LINE, PARTITION, PROBLEM, Type
 from retrain_assets.domain.data.values import derive, is_given, misfit, parsed, sources, wide
 from retrain_assets.specs.dataset import DatasetSpec
 
@@ -42,7 +26,7 @@ SLICE, REFUSED, FAULTY = "_slice", "_refused", "_faulty"
 _ROW = "_row_number"
 MAX_CHARACTERS = 200
 _WIDE = {pl.UInt64, pl.Int128, pl.UInt128}
-Flags = dict[str, tuple[str, Rule]]  # by flag: the name of the rule, and the rule
+Flags = dict[str, tuple[str, rules.Rule]]  # by flag: the name of the rule, and the rule
 Slice = tuple[str, str]  # partition and file
 
 
@@ -61,6 +45,9 @@ class RawRows:
         refusal: Why the file is refused as a whole without judging its rows.
         excess: Why the file is refused as a whole although its rows can be read, so that some are
             shown.
+        extra: Columns that the contract does not know, which are not in `rows`.
+        stamp: The state of the file when it was read, see `LandingFile`.
+        size_bytes: The length of the file.
     """
 
     path: str
@@ -69,6 +56,9 @@ class RawRows:
     rows: pl.DataFrame
     refusal: str | None = None
     excess: str | None = None
+    extra: tuple[str, ...] = ()
+    stamp: str = ""
+    size_bytes: int = 0
 
     @property
     def slice(self) -> Slice:
@@ -76,7 +66,7 @@ class RawRows:
         return self.partition, self.path
 
 
-def unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
+def reason_to_refuse(file: RawRows, spec: DatasetSpec) -> str | None:
     """Return why a file is refused before its rows are judged."""
     if file.refusal is not None or not spec.is_typed:
         return file.refusal
@@ -85,7 +75,7 @@ def unreadable(file: RawRows, spec: DatasetSpec) -> str | None:
 
 def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     """Return the rows of readable files as they stand, in `_raw_x`, and as their types, in `x`."""
-    has_value = {given(name): is_given(name, spec) for name in spec.file_columns}
+    has_value = {rules.value_flag(name): is_given(name, spec) for name in spec.file_columns}
     values = {name: parsed(name, column, spec) for name, column in spec.file_columns.items()}
     rows = _gathered(files, spec).with_columns(**has_value).with_columns(**values)
     return derive(rows, spec)
@@ -103,8 +93,8 @@ def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     is_wide = not _WIDE.isdisjoint(kind for part in parts for kind in part.dtypes)
     schema: dict[str, Type] = {LINE: pl.Int64, BROKEN: pl.String, PROBLEM: pl.String}
     for name, column in spec.file_columns.items():
-        typed_kind = wide(column) if is_wide else STORED[column.type]
-        schema[name] = pl.String if is_text(name, spec) else typed_kind
+        typed_kind = wide(column) if is_wide else rules.STORED[column.type]
+        schema[name] = pl.String if rules.is_text(name, spec) else typed_kind
     empty = pl.DataFrame(schema=schema)
     selected = (part[names] for part in parts)
     alike = [part if part.dtypes == empty.dtypes else part.cast(empty.schema) for part in selected]
@@ -119,20 +109,20 @@ def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     return rows.rename({name: f"_raw_{name}" for name in spec.file_columns}).hstack(origin[at])
 
 
-def flagged(files: Sequence[RawRows], spec: DatasetSpec) -> tuple[pl.DataFrame, Flags]:
+def flag_rows(files: Sequence[RawRows], spec: DatasetSpec) -> tuple[pl.DataFrame, Flags]:
     """Return typed rows of readable files with one flag a rule, and the rule of each flag.
 
     Rows are `_refused` for any breach, and `_faulty` unless they are merely repeated.
     """
-    flags = {f"_breach_{number}": rule for number, rule in enumerate(contract_rules(spec))}
+    flags = {f"_breach_{number}": rule for number, rule in enumerate(rules.contract_rules(spec))}
     faults = [flag for flag, (name, _) in flags.items() if name != "repeat"]
-    unread = [pl.col(BROKEN).is_not_null(), *map(unparsable, spec.columns)]
-    parsed_rows = typed(files, spec).with_columns((~pl.any_horizontal(unread)).alias(WHOLE))
+    unread = [pl.col(BROKEN).is_not_null(), *map(rules.unparsable, spec.columns)]
+    parsed_rows = typed(files, spec).with_columns((~pl.any_horizontal(unread)).alias(rules.WHOLE))
     breaches = {flag: rule.fails.fill_null(False) for flag, (_, rule) in flags.items()}
     rows = (
-        mark_outliers(parsed_rows, spec)
+        rules.mark_outliers(parsed_rows, spec)
         .lazy()
-        .with_columns(shared_keys(parsed_rows, spec))
+        .with_columns(rules.shared_keys(parsed_rows, spec))
         .with_columns(**breaches)
         .with_columns(
             pl.any_horizontal(*flags).alias(REFUSED), pl.any_horizontal(*faults).alias(FAULTY)
@@ -150,7 +140,7 @@ def outliers(rows: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFram
         by_partition.agg(
             pl.lit(name).alias("column"),
             pl.col(name).count().cast(pl.Int64).alias("rows"),
-            pl.col(far_out(name)).sum().cast(pl.Int64).alias("outlying"),
+            pl.col(rules.far_out(name)).sum().cast(pl.Int64).alias("outlying"),
         ).collect()
         for name, column in spec.columns.items()
         if column.outliers is not None
@@ -158,10 +148,10 @@ def outliers(rows: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFram
     return pl.concat([pl.DataFrame(schema=OUTLIERS_SCHEMA), *counted]).sort(PARTITION, "column")
 
 
-def explained(refused: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFrame:
+def explain(refused: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFrame:
     """Return refused rows as quarantine records, with every reason and the row as it was read."""
     hidden = personal(spec)
-    row = pl.struct(_shown(raw(name), name in hidden).alias(name) for name in spec.columns)
+    row = pl.struct(_shown(rules.raw(name), name in hidden).alias(name) for name in spec.columns)
     line = _shown(pl.col(BROKEN), bool(hidden)).alias(BROKEN)
     broken = pl.when(pl.col(PROBLEM).is_null()).then(pl.struct(line).struct.json_encode())
     explained = broken.otherwise(pl.struct(line, PROBLEM).struct.json_encode())
@@ -207,7 +197,7 @@ def personal(spec: DatasetSpec) -> set[str]:
     return hidden
 
 
-def _is_hidden(rule: Rule, hidden: set[str]) -> bool:
+def _is_hidden(rule: rules.Rule, hidden: set[str]) -> bool:
     """Return whether the value that a rule shows may be personal; a broken line may be."""
     return bool(hidden.intersection(rule.columns) if rule.columns else hidden)
 

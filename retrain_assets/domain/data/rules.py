@@ -138,8 +138,8 @@ def _pattern(spec: DatasetSpec) -> Iterator[Rule]:
             matches = pl.col(name).str.contains(full_match(column.pattern))
             regex = {"column": name, "regex": full_match(column.pattern, end=r"\Z")}
             limits = {"pattern": full_match(column.pattern, begin="^", end="$")}
-            asked = ("expect_column_values_to_match_regex", regex)
-            yield Rule((name,), ~matches, raw(name), (asked,), limits)
+            match = ("expect_column_values_to_match_regex", regex)
+            yield Rule((name,), ~matches, raw(name), (match,), limits)
 
 
 def _outlier(spec: DatasetSpec) -> Iterator[Rule]:
@@ -157,10 +157,10 @@ def _partition(spec: DatasetSpec) -> Iterator[Rule]:
         foreign = partition_of(spec.partition, name) != pl.col(PARTITION)
         pair = {"column_A": PARTITION, "column_B": OWN_PARTITION}
         same = {**pair, "ignore_row_if": "either_value_is_missing"}
-        asked = (*present.expectations, ("expect_column_pair_values_to_be_equal", same))
+        expected = (*present.expectations, ("expect_column_pair_values_to_be_equal", same))
         is_timed = spec.columns[name].type == "datetime"
         limits = {"required": True, **spec.partition.limits(is_timed=is_timed)}
-        yield Rule((name,), present.fails | foreign, raw(name), asked, limits)
+        yield Rule((name,), present.fails | foreign, raw(name), expected, limits)
 
 
 def _key(spec: DatasetSpec) -> Iterator[Rule]:
@@ -247,19 +247,19 @@ def is_text(name: str, spec: DatasetSpec) -> bool:
     return not spec.is_typed and spec.columns[name].expression is None
 
 
-def given(name: str) -> str:
+def value_flag(name: str) -> str:
     """Name the flag of rows in which a column has a value, readable or not."""
     return f"_given_{name}"
 
 
 def missing(name: str) -> pl.Expr:
     """Return where a column has no value."""
-    return ~pl.col(given(name))
+    return ~pl.col(value_flag(name))
 
 
 def unparsable(name: str) -> pl.Expr:
     """Return where a column has a value that cannot be read as its type."""
-    return pl.col(name).is_null() & pl.col(given(name))
+    return pl.col(name).is_null() & pl.col(value_flag(name))
 
 
 def far_out(name: str) -> str:

@@ -1,16 +1,20 @@
-"""How the text or value in a file becomes a typed value, and how columns are derived from others.
+"""Turn the text or value in a file into a typed value, and derive columns from others.
 
-A value that cannot be read as its type becomes null. Not here: rules on values that can be read.
+A value that cannot be read as its type becomes null. Patterns, formats and SQL of a spec are tried
+here on no data. Not here: rules on values that can be read.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from retrain_assets.domain.data.rules import BROKEN, LINE, STORED, Type, given, is_text, raw
+from retrain_assets.domain.data.patterns import mistaken_pattern
+from retrain_assets.domain.data.rules import BROKEN, LINE, STORED, Type, is_text, raw, value_flag
 from retrain_assets.specs.dataset import ColumnSpec, ColumnType, DatasetSpec
 
 NULL_WORDS = frozenset(
@@ -31,6 +35,7 @@ _FORBIDDEN = re.compile(
     re.IGNORECASE,
 )
 _VALUE, _GIVEN = "_value", "_given"
+_SAMPLE = datetime(2013, 1, 31, 13)  # noqa: DTZ001 local wherever it is used
 
 
 def wide(column: ColumnSpec) -> Type:
@@ -54,7 +59,7 @@ def parsed(name: str, column: ColumnSpec, spec: DatasetSpec) -> pl.Expr:
     """Return a raw column as its type, null where it cannot be read."""
     value = raw(name)
     if is_text(name, spec):
-        is_value = pl.col(given(name)) & (value.str.len_bytes() <= MAX_BYTES)
+        is_value = pl.col(value_flag(name)) & (value.str.len_bytes() <= MAX_BYTES)
         value = _from_text(pl.when(is_value).then(value), name, spec)
     if column.type == "int":
         return value.cast(pl.Int64, strict=False)
@@ -164,9 +169,9 @@ def _moment(text: str, kind: ColumnType, written: str, timezone: str) -> Any:
 def _as_regex(written: str) -> str:
     """Describe texts of a format of strftime, in which numbers may lack leading zeros."""
     parts = re.split(r"%[-_0]?([:.0-9]*[A-Za-z%+])", written.replace("%F", "%Y-%m-%d"))
-    named = [_DIRECTIVES.get(directive, ".*") for directive in parts[1::2]]
+    forms = [_DIRECTIVES.get(directive, ".*") for directive in parts[1::2]]
     literal = [re.escape(part) for part in parts[::2]]
-    return "".join(a + b for a, b in zip(literal, [*named, ""], strict=True))
+    return "".join(a + b for a, b in zip(literal, [*forms, ""], strict=True))
 
 
 def misfit(schema: Mapping[str, pl.DataType], spec: DatasetSpec) -> str | None:
@@ -209,7 +214,7 @@ def derive(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
             value = pl.when(pl.col(BROKEN).is_null()).then(pl.sql_expr(column.expression))
             derived = _evaluated(rows.select(visible), value.cast(wide(column)))
             rows = rows.with_columns(
-                derived[_VALUE].alias(f"_raw_{name}"), derived[_GIVEN].alias(given(name))
+                derived[_VALUE].alias(f"_raw_{name}"), derived[_GIVEN].alias(value_flag(name))
             ).with_columns(parsed(name, column, spec).alias(name))
             visible.append(name)
     return rows
@@ -243,7 +248,7 @@ def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
         )
     before = list(spec.columns)[: list(spec.columns).index(name)]
     visible = {*spec.file_columns, *before} - {name}
-    schema = {LINE: pl.Int64} | {other: STORED[spec.columns[other].type] for other in visible}
+    schema = {LINE: pl.Int64} | {item: STORED[spec.columns[item].type] for item in visible}
     try:
         value = pl.sql_expr(expression)
         if "strict_cast" in str(value):
@@ -260,3 +265,35 @@ def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
     if not fits(kind, column.type):
         return f"gives {kind}, but the contract says {column.type}: cast it"
     return None
+
+
+def find_column_mistakes(spec: DatasetSpec) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield each field that cannot work, as its path in the YAML, and why."""
+    for name, column in spec.columns.items():
+        if column.pattern is not None and (why := mistaken_pattern(column.pattern)) is not None:
+            yield (
+                ("columns", name, "pattern"),
+                f"does not compile both in polars and in Python: {why}",
+            )
+        if column.expression is not None and (why := mistaken_expression(name, spec)) is not None:
+            yield ("columns", name, "expression"), why
+    for name, written in spec.read.date_format.items():
+        kind = spec.columns[name].type
+        if (why := _mistaken_format(written, kind, spec.partition.timezone)) is not None:
+            yield ("read", "date_format", name), why
+
+
+def _mistaken_format(written: str, kind: ColumnType, timezone: str) -> str | None:
+    """Return why a text written by a format cannot be read back."""
+    if "%Z" in written:
+        return "names zones by %Z, of which many share a name: use %z"
+    sample = pl.lit(_SAMPLE).dt.replace_time_zone(timezone)
+    expected = sample.dt.date() if kind == "date" else sample.dt.convert_time_zone("UTC")
+    read = moment(sample.dt.strftime(written), kind, written, timezone)
+    try:
+        if pl.select(read == expected).item():
+            return None
+    except pl.exceptions.PolarsError as error:
+        return f"{written!r} is no format: {str(error).partition(chr(10))[0][:300]}"
+    example = _SAMPLE.replace(tzinfo=ZoneInfo(timezone)).isoformat()
+    return f"{written!r} leaves out what it takes to read {example} back: name the year and so on"

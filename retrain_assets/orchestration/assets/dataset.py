@@ -31,7 +31,7 @@ DESCRIPTIONS = {
 
 
 def landing_asset(spec: DatasetSpec) -> dg.AssetSpec:
-    """The external asset that stands for the delivered files."""
+    """Return the external asset that stands for the delivered files."""
     return dg.AssetSpec(
         dg.AssetKey([spec.name, "landing"]),
         group_name=spec.name,
@@ -46,7 +46,7 @@ def landing_asset(spec: DatasetSpec) -> dg.AssetSpec:
 
 
 def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
-    """`<d>/dataset` and `<d>/quarantine`, made together, with their checks."""
+    """Return the assets `<d>/dataset` and `<d>/quarantine`, which one run makes, with checks."""
     dataset, quarantine = (dg.AssetKey([spec.name, part]) for part in ("dataset", "quarantine"))
     common: dict[str, Any] = {
         "deps": [landing_asset(spec)],
@@ -80,59 +80,63 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
     def _ingest(
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        opened, asked = storage.open(), requested_partitions(context)
-        done = ingest(opened, spec, asked, context.run_id, time.time_ns())
-        read: dict[str, Any] = {"files_read": done.files}
-        if done.ignored:
-            read["ignored"] = checks.table(done.ignored)
+        opened, requested = storage.open(), requested_partitions(context)
+        ingestion = ingest(opened, spec, requested, context.run_id, time.time_ns())
+        read: dict[str, Any] = {"files_read": ingestion.files}
+        if ingestion.ignored:
+            read["ignored"] = checks.table(ingestion.ignored)
         context.log_event(dg.AssetMaterialization([spec.name, "landing"], metadata=read))
         tables = {key: about(opened.tables, "/".join(key.path)) for key in (dataset, quarantine)}
-        yield from _materializations(context, asked, done, tables)
-        yield from _check_results(spec, done, dataset)
+        yield from _materializations(context, requested, ingestion, tables)
+        yield from _check_results(spec, ingestion, dataset)
 
     return _ingest
 
 
 def _materializations(
     context: dg.AssetExecutionContext,
-    asked: tuple[str, ...],
-    done: Ingestion,
+    requested: tuple[str, ...],
+    ingestion: Ingestion,
     tables: Mapping[dg.AssetKey, dict[str, Any]],
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Record the partitions that were published, and no others."""
     shared: dict[str, Any] = {
-        "files": done.files,
-        "expectations": dg.MetadataValue.path(done.audit_file),
+        "files": ingestion.files,
+        "expectations": dg.MetadataValue.path(ingestion.audit_file),
     }
-    if done.refused:
-        refused = [{"partition": key, "reason": why} for key, why in done.refused.items()]
+    if ingestion.refused:
+        refused = [{"partition": key, "reason": why} for key, why in ingestion.refused.items()]
         shared["refused"] = checks.table(refused)
-    if done.found.extra:
-        extra = [{"file": path, "columns": ", ".join(x)} for path, x in done.found.extra.items()]
+    if ingestion.reading.extra:
+        extra = [
+            {"file": path, "columns": ", ".join(x)} for path, x in ingestion.reading.extra.items()
+        ]
         shared["columns_ignored"] = checks.table(extra)
     for key, table in tables.items():
-        own = "accepted" if key.path[-1] == "dataset" else "quarantined"
-        published = done.published if own == "accepted" else done.requested
-        rows = done.rows_by_partition(published).with_columns(pl.col(own).alias(ROWS))
+        column = "accepted" if key.path[-1] == "dataset" else "quarantined"
+        published = ingestion.published if column == "accepted" else ingestion.requested
+        rows = ingestion.rows_by_partition(published).with_columns(pl.col(column).alias(ROWS))
         metadata = {**table, **shared}
-        if set(published) == set(asked):
+        if set(published) == set(requested):
             add_series(context, key, rows)
             yield dg.MaterializeResult(asset_key=key, metadata=metadata)
             continue
         for partition, numbers in series(rows).items():
-            found = {**metadata, **numbers}
-            context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=found))
+            event = dg.AssetMaterialization(
+                key, partition=partition, metadata={**metadata, **numbers}
+            )
+            context.log_event(event)
 
 
 def _check_results(
-    spec: DatasetSpec, done: Ingestion, dataset: dg.AssetKey
+    spec: DatasetSpec, ingestion: Ingestion, dataset: dg.AssetKey
 ) -> Iterator[dg.AssetCheckResult]:
-    bound = f"{spec.quarantine.max_fraction:.0%}"
+    bound, audit = f"{spec.quarantine.max_fraction:.0%}", ingestion.reading.audit
     for name, rules in CHECKED_RULES.items():
-        cases = done.refusals_by_partition(rules)
-        refused = sorted(cases, key=lambda case: case["partition"] not in done.refused)
-        shared = done.shared_keys if name == "keys_unique" else []
-        above = any(record["partition"] in done.refused for record in refused)
+        cases = ingestion.refusals_by_partition(rules)
+        refused = sorted(cases, key=lambda case: case["partition"] not in ingestion.refused)
+        shared = ingestion.shared_keys if name == "keys_unique" else []
+        above = any(record["partition"] in ingestion.refused for record in refused)
         yield checks.result(
             name,
             dataset,
@@ -142,22 +146,22 @@ def _check_results(
             f"this reason; a file above {bound} is refused whole"
             + (f"; keys in several partitions: {len(shared)} pairs" if shared else ""),
         )
-    volume = done.findings(volume=True)
+    volume = ingestion.findings(volume=True)
     yield checks.result(
         "volume_within_range",
         dataset,
-        volume or done.atypical,
+        volume or ingestion.atypical,
         severity=checks.ERROR if volume else checks.WARN,
         message=str(spec.rows),
     )
     yield checks.result(
-        "outlier_share_within_range", dataset, done.outlying(spec), severity=checks.WARN
+        "outlier_share_within_range", dataset, ingestion.outlying(spec), severity=checks.WARN
     )
     yield checks.result(
         "accepted_rows_pass_great_expectations",
         dataset,
-        done.findings(volume=False),
-        message=f"{done.found.audit.rows_audited} of {done.found.audit.rows} rows audited, "
-        f"{len(done.found.audit.findings)} expectations",
+        ingestion.findings(volume=False),
+        message=f"{audit.rows_audited} of {audit.rows} rows audited, "
+        f"{len(audit.findings)} expectations",
     )
-    yield checks.result("every_row_accounted_for", dataset, done.unaccounted())
+    yield checks.result("every_row_accounted_for", dataset, ingestion.unaccounted())

@@ -14,9 +14,9 @@ import polars as pl
 from retrain_assets.domain.data.contract import (
     UNPLACED,
     Judgement,
-    atypical,
+    find_atypical,
     judge,
-    merged,
+    merge,
     refuse_partitions,
 )
 from retrain_assets.domain.data.expectations import figures
@@ -25,7 +25,7 @@ from retrain_assets.errors import PermanentError
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data.intake import Intake
 from retrain_assets.steps.state import FILES, digest
-from retrain_assets.stores.audit import MAX_AUDITED_ROWS, Audit, audit, stratified, write_results
+from retrain_assets.stores.audit import MAX_AUDITED_ROWS, Audit, audit, draw_sample, write_results
 from retrain_assets.stores.storage import Storage
 from retrain_assets.stores.tables.data_files import Spill
 from retrain_assets.stores.tables.tables import Tables
@@ -44,17 +44,17 @@ PARTS = ("quarantine", "dataset", "files")
 
 
 class NothingLandedError(PermanentError):
-    """None of the partitions asked for has a file."""
+    """None of the requested partitions has a file."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What became of all that was read.
+class Reading:
+    """The outcome of all that was read.
 
     Args:
-        judgement: Quarantined rows and files; the accepted rows are set aside elsewhere.
-        audit: What Great Expectations said of the accepted rows.
-        stamps: Of each slice's file when it was read.
+        judgement: Quarantined rows and files; the accepted rows are in a spill file.
+        audit: The results of Great Expectations on the accepted rows.
+        stamps: The state of each slice's file when it was read.
         extra: Columns of each file that the contract does not know.
     """
 
@@ -66,22 +66,22 @@ class Judged:
 
 @dataclass(frozen=True)
 class Ingestion:
-    """What one ingest did.
+    """The outcome of one ingest.
 
     Args:
-        requested: Partitions that were asked for and have something new.
+        requested: Requested partitions that have something new.
         published: Those whose rows were committed.
-        found: What was judged and audited.
+        reading: What was judged and audited.
         atypical: Partitions with an unusual number of rows.
         shared_keys: Keys that several partitions have, counted by these.
         version: Version of the dataset after the commit; None where nothing was ever published.
         audit_file: The results of Great Expectations as JSON.
-        ignored: Names that were passed over, and why.
+        ignored: Names that are no files of the dataset, and why.
     """
 
     requested: tuple[str, ...]
     published: tuple[str, ...]
-    found: Judged
+    reading: Reading
     atypical: list[dict[str, object]]
     shared_keys: list[dict[str, object]]
     version: int | None
@@ -90,25 +90,25 @@ class Ingestion:
 
     @property
     def refused(self) -> dict[str, str]:
-        """Why the others were not published, by partition; and files that have none."""
-        return self.found.judgement.refused_partitions
+        """Return why partitions, and files without a partition, were not published."""
+        return self.reading.judgement.refused_partitions
 
     def rows_by_partition(self, partitions: Collection[str]) -> pl.DataFrame:
-        """Rows `accepted`, and rows and whole files `quarantined`, of each of some partitions."""
-        judged = self.found.judgement
-        accepted = judged.files.group_by(PARTITION).agg(pl.sum("accepted"))
-        refused = judged.quarantined.group_by(PARTITION).agg(pl.len().alias("quarantined"))
+        """Count rows `accepted`, and rows and full files `quarantined`, by partition."""
+        judgement = self.reading.judgement
+        accepted = judgement.files.group_by(PARTITION).agg(pl.sum("accepted"))
+        refused = judgement.quarantined.group_by(PARTITION).agg(pl.len().alias("quarantined"))
         counted = accepted.join(refused, on=PARTITION, how="left").fill_null(0).sort(PARTITION)
         return counted.filter(pl.col(PARTITION).is_in(list(partitions)))
 
     @property
     def files(self) -> int:
-        """Files read."""
-        return self.found.judgement.files["file"].n_unique()
+        """Count the files that were read."""
+        return self.reading.judgement.files["file"].n_unique()
 
     def refusals_by_partition(self, rules: Collection[str]) -> list[dict[str, str | int]]:
-        """How many rows or files were refused for these rules, and one example a partition."""
-        reasons = self.found.judgement.quarantined.explode("_reasons").unnest("_reasons")
+        """Count the rows or files refused for these rules, with one example a partition."""
+        reasons = self.reading.judgement.quarantined.explode("_reasons").unnest("_reasons")
         grouped = (
             reasons.filter(pl.col("rule").is_in(list(rules)))
             .sort(PARTITION, "_file", "_line")
@@ -122,7 +122,7 @@ class Ingestion:
         return grouped.rename(names).to_dicts()
 
     def findings(self, *, volume: bool) -> list[dict[str, str]]:
-        """Expectations that failed: those on volume, or all others."""
+        """Return the expectations that failed: those on volume, or all others."""
         return [
             {
                 "expectation": finding.expectation,
@@ -130,23 +130,23 @@ class Ingestion:
                 "partitions": ", ".join(finding.partitions[:10]),
                 "observed": finding.observed,
             }
-            for finding in self.found.audit.findings
+            for finding in self.reading.audit.findings
             if not finding.passed and finding.is_volume is volume
         ]
 
     def outlying(self, spec: DatasetSpec) -> list[dict[str, object]]:
-        """Columns with too many outliers, by partition."""
+        """Return the columns with too many outliers, by partition."""
         return [
             row
-            for row in self.found.judgement.outliers.rename({PARTITION: "partition"}).to_dicts()
+            for row in self.reading.judgement.outliers.rename({PARTITION: "partition"}).to_dicts()
             if (rule := spec.columns[row["column"]].outliers) is not None
             and row["outlying"] > rule.max_share * row["rows"]
         ]
 
     def unaccounted(self) -> list[dict[str, object]]:
-        """Accepted files whose rows do not add up."""
+        """Return the accepted files whose rows do not add up."""
         lost = pl.col("rows_read") != pl.col("accepted") + pl.col("quarantined")
-        return self.found.judgement.files.filter(pl.col("refusal").is_null() & lost).to_dicts()
+        return self.reading.judgement.files.filter(pl.col("refusal").is_null() & lost).to_dicts()
 
 
 def ingest(
@@ -156,7 +156,7 @@ def ingest(
     run_id: str,
     now_ns: int | None = None,
 ) -> Ingestion:
-    """Take in whatever has landed of some partitions.
+    """Ingest what has landed of some partitions.
 
     Memory is bounded by a batch of files, or by one file that holds many partitions.
 
@@ -165,8 +165,8 @@ def ingest(
         spec: The dataset.
         partitions: Keys; those without a file are left as they are.
         run_id: Written on every commit.
-        now_ns: The time, in nanoseconds since 1970, by which a new file may still be written and is
-            left for later; by default none is.
+        now_ns: The time, in nanoseconds since 1970. New files are ignored until they have been
+            unchanged for `read.settle`; by default all files are read.
 
     Raises:
         NothingLandedError: None of the partitions has a file.
@@ -174,8 +174,8 @@ def ingest(
     tables, intake = storage.tables, Intake(storage, spec, min(partitions), now_ns)
     base = {part: tables.version(f"{spec.name}/{part}") for part in PARTS}
     with Spill() as spill:
-        found = _judged(intake, set(partitions), spill)
-        judgement = found.judgement
+        reading = _read(intake, set(partitions), spill)
+        judgement = reading.judgement
         keys = tuple(judgement.files[PARTITION].unique().sort())
         if not keys:
             below = "" if spec.bucket else f" below {storage.landing}"
@@ -187,22 +187,22 @@ def ingest(
         published = tuple(key for key in requested if key not in judgement.refused_partitions)
         accepted = spill.frame().filter(pl.col(PARTITION).is_in(published))
         shared_keys = _shared_keys(tables, spec, accepted, published)
-        read = digest(*judgement.files["sha256"].sort())
-        commit = {"run_id": run_id, "asset": spec.name, "files": read}
+        contents = digest(*judgement.files["sha256"].sort())
+        commit = {"run_id": run_id, "asset": spec.name, "files": contents}
         content = (
             (judgement.quarantined, keys),
             (accepted, published),
-            (_records(intake, found), keys),
+            (_records(intake, reading), keys),
         )
         for part, (rows, replaced) in zip(PARTS, content, strict=True):
             if replaced:
                 tables.replace(f"{spec.name}/{part}", rows, replaced, commit, base=base[part])
     folder = storage.root / "reports" / "expectations" / spec.name
     return Ingestion(
-        audit_file=write_results(found.audit, spec, folder, run_id),
+        audit_file=write_results(reading.audit, spec, folder, run_id),
         requested=requested,
         published=published,
-        found=found,
+        reading=reading,
         atypical=_atypical(intake, judgement, published),
         shared_keys=shared_keys,
         version=tables.version(f"{spec.name}/dataset"),
@@ -210,44 +210,46 @@ def ingest(
     )
 
 
-def _judged(intake: Intake, asked: set[str], spill: Spill) -> Judged:
-    """Judge all batches, set the accepted rows aside, and audit a sample of them."""
+def _read(intake: Intake, requested: set[str], spill: Spill) -> Reading:
+    """Judge all batches, spill the accepted rows, and audit a sample of them."""
     spec = intake.spec
     parts, samples, counts = [], [], []
     stamps: dict[tuple[str, str], str] = {}
     extra: dict[str, tuple[str, ...]] = {}
-    for read, of_all in intake.batches(asked):
-        judgement = judge(read, spec)
+    for batch, share in intake.batches(requested):
+        judgement = judge(batch, spec)
         accepted = judgement.accepted
         spill.add(accepted)
-        share = MAX_AUDITED_ROWS * of_all / max(accepted.height, 1)
-        samples.append(stratified(accepted, share))
+        sample_rows = MAX_AUDITED_ROWS * share
+        samples.append(draw_sample(accepted, sample_rows / max(accepted.height, 1)))
         counts.append(figures(accepted, spec))
         parts.append(replace(judgement, accepted=accepted.clear()))
-        stamps |= {raw.slice: raw.file.stamp for raw in read}
-        extra |= {raw.path: raw.extra for raw in read if raw.extra}
-    whole = merged(parts, spec)
+        stamps |= {raw.slice: raw.stamp for raw in batch}
+        extra |= {raw.path: raw.extra for raw in batch if raw.extra}
+    judgement = merge(parts, spec)
     if not parts:
-        return Judged(whole, Audit((), 0, 0), {}, {})
+        return Reading(judgement, Audit((), 0, 0), {}, {})
     audited = audit(pl.concat(samples), pl.concat(counts), spec)
-    return Judged(refuse_partitions(whole, audited.refusals()), audited, stamps, extra)
+    judgement = refuse_partitions(judgement, audited.refusals())
+    return Reading(judgement, audited, stamps, extra)
 
 
-def _records(intake: Intake, found: Judged) -> pl.DataFrame:
-    """The files of each partition; of a refused one, also those that its rows came from."""
-    files, refused = found.judgement.files, found.judgement.refused_partitions
+def _records(intake: Intake, reading: Reading) -> pl.DataFrame:
+    """Return the files of each partition; of a refused one, also those that its rows are from."""
+    judgement = reading.judgement
+    files, refused = judgement.files, judgement.refused_partitions
     slices = files.select(PARTITION, "file").iter_rows()
-    stamps = pl.Series("stamp", [found.stamps[one] for one in slices], pl.String)
-    kept = intake.recorded.filter(
+    stamps = pl.Series("stamp", [reading.stamps[part] for part in slices], pl.String)
+    earlier = intake.recorded.filter(
         pl.col("refusal").is_null(), pl.col(PARTITION).is_in(list(refused))
     )
-    return pl.concat([files.with_columns(stamps).select(*FILES), kept.select(*FILES)])
+    return pl.concat([files.with_columns(stamps).select(*FILES), earlier.select(*FILES)])
 
 
 def _atypical(
     intake: Intake, judgement: Judgement, published: Sequence[str]
 ) -> list[dict[str, object]]:
-    """Partitions of unusual size, against what is recorded and what is published now."""
+    """Return published partitions of unusual size, compared with all recorded ones."""
     tolerance = intake.spec.rows.typical
     if tolerance is None:
         return []
@@ -255,7 +257,7 @@ def _atypical(
     rows = pl.concat([part.select(PARTITION, "accepted") for part in (earlier, judgement.files)])
     placed = rows.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
     counted = placed.group_by(PARTITION).agg(pl.col("accepted").sum())
-    return atypical(dict(counted.iter_rows()), published, tolerance)
+    return find_atypical(dict(counted.iter_rows()), published, tolerance)
 
 
 def _shared_keys(
@@ -264,7 +266,7 @@ def _shared_keys(
     accepted: pl.DataFrame | pl.LazyFrame,
     published: Sequence[str],
 ) -> list[dict[str, object]]:
-    """Keys that are in several partitions, counted by these; their rows stay, as none is wrong.
+    """Count the keys that are in several partitions; their rows stay, because none is wrong.
 
     Where the partition's column is part of the key, no key can be in two.
     """
@@ -273,10 +275,10 @@ def _shared_keys(
     columns = [PARTITION, *spec.key]
     table = f"{spec.name}/dataset"
     stored = tables.scan(table, dataset_schema(spec)).select(columns)
-    both = pl.concat(
+    keys = pl.concat(
         [stored.filter(~pl.col(PARTITION).is_in(published)), accepted.lazy().select(columns)]
     )
-    partitions = both.group_by(spec.key).agg(pl.col(PARTITION).unique().sort())
+    partitions = keys.group_by(spec.key).agg(pl.col(PARTITION).unique().sort())
     shared = partitions.filter(pl.col(PARTITION).list.len() > 1)
     listed = shared.select(pl.col(PARTITION).list.join(", ").alias("partitions"))
     counted = tables.collect(listed.group_by("partitions").len("keys").sort("partitions"), table)

@@ -1,4 +1,4 @@
-"""What is to be read: which files hold the partitions asked for, in batches of bounded size.
+"""Choose the files that hold the requested partitions, and read them in batches of bounded size.
 
 A partition is always read whole, from all files that hold rows of it, so that the outcome does not
 depend on what else is read at once. Not here: judging and committing.
@@ -15,16 +15,16 @@ from typing import Any
 import polars as pl
 
 from retrain_assets.domain.data.contract import UNPLACED, partition_keys, slices
-from retrain_assets.domain.data.row_checks import typed
+from retrain_assets.domain.data.row_checks import RawRows, Slice, typed
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.windows import batched
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.state import FILES, landing_files
-from retrain_assets.stores.landing.source import Ignored, LandingFile, RawFile, refused
+from retrain_assets.stores.landing.source import Ignored, LandingFile, refused
 from retrain_assets.stores.storage import Storage
 
-Batch = tuple[tuple[RawFile, ...], float]
+Batch = tuple[tuple[RawRows, ...], float]
 
 BATCH_BYTES, BYTES_A_VALUE = 32 * 2**20, 16
 MAX_FILES = 500  # of one range, or of those looked into that hold many partitions
@@ -33,7 +33,7 @@ LOOK_BACK = 60  # partitions with files that each listing looks at
 
 @dataclass(frozen=True)
 class Intake:
-    """The files of one dataset beside what is recorded of them.
+    """The files of one dataset, and the records of what was read.
 
     Args:
         storage: Where files and tables are.
@@ -54,13 +54,13 @@ class Intake:
 
     @cached_property
     def files(self) -> list[LandingFile]:
-        """All that has landed; a new file that may still be written has not."""
-        known = set(self._known["file"])
-        return [file for file in self._listed[0] if file.path in known or self._is_settled(file)]
+        """Return all files except new ones that may still be written."""
+        read = set(self._read["file"])
+        return [file for file in self._listed[0] if file.path in read or self._is_settled(file)]
 
     @cached_property
     def ignored(self) -> Ignored:
-        """Names that are no files of the dataset, and unread files that may still be written."""
+        """Return names that are no files of the dataset, and files that may still be written."""
         _, ignored = self._listed
         for file in self.unread:
             if not self._is_settled(file):
@@ -69,12 +69,12 @@ class Intake:
 
     @cached_property
     def recorded(self) -> pl.DataFrame:
-        """What became of each file, a row a file and partition."""
+        """Return what became of each file, a row a file and partition."""
         return landing_files(self.storage.tables, self.spec.name)
 
     @cached_property
-    def _known(self) -> pl.DataFrame:
-        """Partition, path and stamp of what was read, of the partitions that are looked at."""
+    def _read(self) -> pl.DataFrame:
+        """Return partition, path and stamp of files that were read, of the listed partitions."""
         tables, table = self.storage.tables, f"{self.spec.name}/files"
         rows = tables.scan(table, FILES).select(PARTITION, "file", "stamp")
         if self.spec.is_split:
@@ -85,20 +85,20 @@ class Intake:
 
     @cached_property
     def unread(self) -> list[LandingFile]:
-        """Files that were never read as they are now."""
-        read = set(self._known.select("file", "stamp").iter_rows())
+        """Return the files that were never read in their present state."""
+        read = set(self._read.select("file", "stamp").iter_rows())
         return [file for file in self._listed[0] if (file.path, file.stamp) not in read]
 
     @cached_property
     def settled(self) -> list[LandingFile]:
-        """Unread files that have not changed for `read.settle`."""
+        """Return the unread files that have been unchanged for `read.settle`."""
         return [file for file in self.unread if self._is_settled(file)]
 
     @property
     def next_since(self) -> str | None:
-        """What the next listing may start from; None where it has to look at everything.
+        """Return where the next listing may start; None where it must list everything.
 
-        Nothing unread is before it, and `LOOK_BACK` partitions are not.
+        No unread file is before it, and `LOOK_BACK` partitions are after it.
         """
         spec, landed = self.spec, self._landed
         if spec.is_split or spec.partition.period is None or not landed:
@@ -106,51 +106,52 @@ class Intake:
         return min([landed[-LOOK_BACK:][0], *(file.partition or "" for file in self.unread)])
 
     def ranges(
-        self, apart: Collection[tuple[str, str]] = ()
+        self, separate: Collection[tuple[str, str]] = ()
     ) -> Iterator[tuple[Sequence[str], list[LandingFile]]]:
-        """What to read next, where file names hold partitions.
+        """Yield what to read next, where file names hold partitions.
 
         Args:
-            apart: First and last partition of ranges that keep to themselves: those that failed.
+            separate: First and last partition of ranges that are read alone, since they failed.
 
         Yields:
             Landed partitions that follow each other, are all to be read, and have at most
             `MAX_FILES` files (or are a single one), in order; and which of their files are new.
         """
-        new, held = defaultdict(list), Counter(file.partition for file in self.files)
+        new, sizes = defaultdict(list), Counter(file.partition for file in self.files)
         for file in self._fresh:
             new[file.partition].append(file)
-        wanted = {key for key, files in new.items() if all(map(self._is_settled, files))}
+        settled = {key for key, files in new.items() if all(map(self._is_settled, files))}
 
         def group(key: str) -> tuple[bool, tuple[str, str] | None]:
-            return key in wanted, next((pair for pair in apart if pair[0] <= key <= pair[1]), None)
+            return key in settled, next(
+                (pair for pair in separate if pair[0] <= key <= pair[1]), None
+            )
 
-        for (is_wanted, _), stretch in groupby(self._landed, group):
-            if is_wanted:
-                for keys in batched(((held[key], [key]) for key in stretch), MAX_FILES):
+        for (is_settled, _), stretch in groupby(self._landed, group):
+            if is_settled:
+                for keys in batched(((sizes[key], [key]) for key in stretch), MAX_FILES):
                     yield keys, [file for key in keys for file in new[key]]
 
     @cached_property
     def _fresh(self) -> list[LandingFile]:
-        """Unread files that are read now if their partitions are asked for."""
-        there = set(self.files)
-        return [file for file in self.unread if file in there]
+        """Return the unread files that are read now if their partitions are requested."""
+        files = set(self.files)
+        return [file for file in self.unread if file in files]
 
     @cached_property
     def _landed(self) -> list[str]:
-        """Partitions with a file, there or recorded, of those that are looked at."""
-        return sorted({*(file.partition or "" for file in self.files), *self._known[PARTITION]})
+        """Return the listed partitions with a file, present or recorded."""
+        return sorted({*(file.partition or "" for file in self.files), *self._read[PARTITION]})
 
     def _is_settled(self, file: LandingFile) -> bool:
         settle: timedelta = duration(self.spec.read.settle)
         return self.now_ns is None or file.is_settled(settle, self.now_ns)
 
     def keys(self, files: Iterable[LandingFile]) -> set[str]:
-        """The partitions that files hold; of one that cannot be read, none."""
-        named = {file.partition for file in files if file.partition is not None}
+        """Return the partitions that files hold; none for a file that cannot be read."""
         column = self.spec.partition.column
         if not self.spec.is_split or column is None:
-            return named
+            return {file.partition for file in files if file.partition is not None}
         only = {column: self.spec.columns[column]}
         narrow = self.spec.model_copy(update={"columns": only})
         spec = narrow if narrow.file_columns else self.spec
@@ -159,87 +160,88 @@ class Intake:
         typed_rows = (typed([raw], spec) for raw in read)
         return {key for rows in typed_rows for key in partition_keys(rows, spec).drop_nulls()}
 
-    def batches(self, asked: set[str]) -> Iterator[Batch]:
-        """Read what holds the partitions asked for, all of their files.
+    def batches(self, requested: set[str]) -> Iterator[Batch]:
+        """Read all files of the requested partitions.
 
-        Of those that unread files hold, only partitions whose rows have changed.
+        Of the partitions in unread files, only those whose rows have changed are read.
 
         Yields:
             All files or slices of some partitions, and their share of all the work, so that a
             sample can be spread over it.
         """
-        return self._slices(asked) if self.spec.is_split else self._whole_files(asked)
+        return self._slices(requested) if self.spec.is_split else self._full_files(requested)
 
-    def _whole_files(self, asked: set[str]) -> Iterator[Batch]:
+    def _full_files(self, requested: set[str]) -> Iterator[Batch]:
         source = self.storage.source(self.spec)
         by_partition = defaultdict(list)
         for file in self.files:
-            if file.partition in asked:
+            if file.partition in requested:
                 by_partition[file.partition].append(file)
         total = sum(file.size_bytes for files in by_partition.values() for file in files)
-        # Read as they are asked for: bytes on disk do not tell what a file holds.
+        # Read one by one, because the bytes on disk do not tell how many rows a file has.
         read = ([source.read(file) for file in files] for files in by_partition.values())
         sized = ((max(_unpacked(part), _packed(part)), part) for part in read)
         for raw in batched(sized, BATCH_BYTES):
-            yield (*raw, *self._gone(raw)), _packed(raw) / total if total else 1.0
+            yield (*raw, *self._missing(raw)), _packed(raw) / total if total else 1.0
 
-    def _slices(self, asked: set[str]) -> Iterator[Batch]:
-        """Slices of unread files, and of those that hold the same partitions."""
-        looked_into = self._fresh[:MAX_FILES]
-        fresh = self._cut(looked_into)
-        changed = {one.partition for one in fresh if self._has_changed(one)} & asked
-        wanted = asked if asked.isdisjoint(one.partition for one in fresh) else changed
-        held = set(self.recorded.filter(pl.col(PARTITION).is_in(list(wanted)))["file"])
-        held -= {file.path for file in looked_into}
-        others = [file for file in self.files if file.path in held]
-        found = [*fresh, *self._cut(others)]
-        chosen = [one for one in found if one.partition in wanted]
-        # A file of which not all was asked for stays unread.
-        partly = {one.path for one in fresh if not _is_unplaced(one) and one.partition not in asked}
-        marks = [one for one in fresh if _is_unplaced(one) and one.path not in partly]
+    def _slices(self, requested: set[str]) -> Iterator[Batch]:
+        """Yield slices of unread files, and of the files that hold rows of the same partitions."""
+        unread = self._fresh[:MAX_FILES]
+        fresh = self._cut(unread)
+        changed = {part.partition for part in fresh if self._has_changed(part)} & requested
+        is_rerun = requested.isdisjoint(part.partition for part in fresh)
+        keys = requested if is_rerun else changed
+        paths = set(self.recorded.filter(pl.col(PARTITION).is_in(list(keys)))["file"])
+        paths -= {file.path for file in unread}
+        older = self._cut([file for file in self.files if file.path in paths])
+        parts = [part for part in [*fresh, *older] if part.partition in keys]
+        # A file stays unread until all of its partitions were requested.
+        placed = [part for part in fresh if not _is_unplaced(part)]
+        partial = {part.path for part in placed if part.partition not in requested}
+        marks = [part for part in fresh if _is_unplaced(part) and part.path not in partial]
         by_partition = defaultdict(list)
-        for one in [*chosen, *self._gone(chosen), *marks]:
-            by_partition[one.partition].append(one)
-        total = sum(one.rows.height for part in by_partition.values() for one in part)
-        sized = ((_unpacked(part), part) for part in by_partition.values())
+        for part in [*parts, *self._missing(parts), *marks]:
+            by_partition[part.partition].append(part)
+        total = sum(part.rows.height for group in by_partition.values() for part in group)
+        sized = ((_unpacked(group), group) for group in by_partition.values())
         for raw in batched(sized, BATCH_BYTES):
-            yield raw, sum(one.rows.height for one in raw) / (total or 1)
+            yield raw, sum(part.rows.height for part in raw) / (total or 1)
 
-    def _cut(self, files: Iterable[LandingFile]) -> list[RawFile]:
+    def _cut(self, files: Iterable[LandingFile]) -> list[RawRows]:
         source = self.storage.source(self.spec)
-        return [one for file in files for one in slices(source.read(file), self.spec)]
+        return [part for file in files for part in slices(source.read(file), self.spec)]
 
-    def _has_changed(self, one: RawFile) -> bool:
-        """Whether rows differ from those that stand, or moved lines of those in quarantine."""
-        earlier = self._standing.get((one.partition, one.path))
-        return earlier is None or earlier["sha256"] != one.sha256 or earlier["quarantined"] > 0
+    def _has_changed(self, part: RawRows) -> bool:
+        """Tell if rows differ from the stored ones, or quarantined rows may have moved lines."""
+        earlier = self._stored.get(part.slice)
+        return earlier is None or earlier["sha256"] != part.sha256 or earlier["quarantined"] > 0
 
     @cached_property
-    def _standing(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """Records of files whose rows stand in the tables, by partition and path."""
-        standing = self.recorded.filter(pl.col("refusal").is_null(), pl.col("rows_read") > 0)
-        return {(row[PARTITION], row["file"]): row for row in standing.iter_rows(named=True)}
+    def _stored(self) -> dict[Slice, dict[str, Any]]:
+        """Return the records of files whose rows are in the tables, by partition and path."""
+        stored = self.recorded.filter(pl.col("refusal").is_null(), pl.col("rows_read") > 0)
+        return {(row[PARTITION], row["file"]): row for row in stored.iter_rows(named=True)}
 
-    def _gone(self, raw: Sequence[RawFile]) -> list[RawFile]:
-        """Refusals of files that held rows of the same partitions, and hold none now."""
-        keys, there = {one.partition for one in raw}, {(one.partition, one.path) for one in raw}
+    def _missing(self, raw: Sequence[RawRows]) -> list[RawRows]:
+        """Return refusals of files that had rows of the same partitions and have none now."""
+        keys, present = {part.partition for part in raw}, {part.slice for part in raw}
         return [
             refused(
                 LandingFile(path, key, 0, ""),
                 f"it held {row['rows_read']} rows of this partition and holds none now: restore it",
             )
-            for (key, path), row in self._standing.items()
-            if key in keys and (key, path) not in there and not key.startswith(UNPLACED)
+            for (key, path), row in self._stored.items()
+            if key in keys and (key, path) not in present and not key.startswith(UNPLACED)
         ]
 
 
-def _is_unplaced(one: RawFile) -> bool:
-    return one.partition.startswith(UNPLACED)
+def _is_unplaced(part: RawRows) -> bool:
+    return part.partition.startswith(UNPLACED)
 
 
-def _packed(raw: Iterable[RawFile]) -> int:
-    return sum(one.file.size_bytes for one in raw)
+def _packed(raw: Iterable[RawRows]) -> int:
+    return sum(part.size_bytes for part in raw)
 
 
-def _unpacked(raw: Iterable[RawFile]) -> int:
-    return sum(one.rows.height * one.rows.width * BYTES_A_VALUE for one in raw)
+def _unpacked(raw: Iterable[RawRows]) -> int:
+    return sum(part.rows.height * part.rows.width * BYTES_A_VALUE for part in raw)

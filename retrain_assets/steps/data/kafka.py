@@ -35,7 +35,7 @@ class Bounds:
 
 @dataclass
 class Landed:
-    """What has landed.
+    """The messages and files that have landed.
 
     Args:
         messages: How many.
@@ -50,7 +50,7 @@ class Landed:
 
 @dataclass
 class _Batch:
-    """What was read of a topic partition and is not written yet: offsets `first` up to `next`.
+    """The messages of a topic partition that are not written yet: offsets `first` up to `next`.
 
     `end` is where the topic partition ended when it was first seen.
     """
@@ -114,11 +114,11 @@ def land(
 
 def _read(topic: Topic, batches: dict[int, _Batch], bounds: Bounds, stop: Event) -> None:
     """Read until a bound is met."""
-    count, size, until = 0, 0, monotonic() + bounds.seconds
-    while count < bounds.messages and (left := until - monotonic()) > 0:
+    count, size, deadline = 0, 0, monotonic() + bounds.seconds
+    while count < bounds.messages and (remaining := deadline - monotonic()) > 0:
         if stop.is_set() or (bounds.once and _ended(batches)):
             return
-        read = topic.poll(left)
+        read = topic.poll(remaining)
         if read is None:
             continue
         batch, line = batches[read.partition], read.line
@@ -154,8 +154,8 @@ def _ended(batches: dict[int, _Batch]) -> bool:
 
 
 @contextmanager
-def told_to_stop() -> Iterator[Event]:
-    """An event that SIGTERM and SIGINT set, while the block lasts."""
+def stop_on_signals() -> Iterator[Event]:
+    """Yield an event that SIGTERM and SIGINT set, while the block lasts."""
     stop = Event()
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(number, lambda *_: stop.set()) for number in numbers]

@@ -1,4 +1,4 @@
-"""What was refused, for the people who can mend it: counted, listed, or as a CSV for a supplier.
+"""Refused rows and files for the people who can correct them: counted, listed, or as a CSV.
 
 Not here: refusing, and taking in what was mended, which empties a partition's quarantine.
 """
@@ -23,7 +23,7 @@ _WIDEST = 60
 def refused(
     storage: Storage, spec: DatasetSpec, partition: str | None = None, reason: str | None = None
 ) -> pl.DataFrame:
-    """Every reason of every refused row and file, as of the newest delivery.
+    """Return every reason of every refused row and file, as of the newest delivery.
 
     Args:
         storage: Where the tables are.
@@ -38,9 +38,9 @@ def refused(
     Raises:
         ValueError: There can be no such partition, or is no such rule.
     """
-    known = (*RULES, WHOLE_FILE)
-    if reason is not None and reason not in known:
-        raise ValueError(f"no rule is named {reason!r}{hint(reason, known)}")
+    rules = (*RULES, WHOLE_FILE)
+    if reason is not None and reason not in rules:
+        raise ValueError(f"no rule is named {reason!r}{hint(reason, rules)}")
     if not (
         partition is None or partition.startswith(UNPLACED) or spec.partition.is_key(partition)
     ):
@@ -53,23 +53,23 @@ def refused(
     reasons = rows.explode("_reasons").unnest("_reasons")
     if reason is not None:
         reasons = reasons.filter(pl.col("rule") == reason)
-    named = {PARTITION: "partition", "_file": "file", LINE: "line", "rule": "reason"}
+    names = {PARTITION: "partition", "_file": "file", LINE: "line", "rule": "reason"}
     columns = ["partition", "file", "line", "column", "value", "reason"]
-    found = reasons.rename(named).select(columns)
-    ordered = found.sort("partition", "file", "line", maintain_order=True)
+    listing = reasons.rename(names).select(columns)
+    ordered = listing.sort("partition", "file", "line", maintain_order=True)
     return storage.tables.collect(ordered, table)
 
 
-def counted(found: pl.DataFrame) -> pl.DataFrame:
-    """How many rows or files each partition lost for each reason and column; most first."""
-    grouped = found.group_by("partition", "reason", "column", maintain_order=True)
+def count(reasons: pl.DataFrame) -> pl.DataFrame:
+    """Count the rows or files that each partition lost for each reason and column; most first."""
+    grouped = reasons.group_by("partition", "reason", "column", maintain_order=True)
     return grouped.agg(pl.len().alias("records")).sort(
         "partition", -pl.col("records").cast(pl.Int64), maintain_order=True
     )
 
 
-def write_csv(found: pl.DataFrame, path: Path) -> None:
-    """Write what was refused for a spreadsheet: no cell is a formula, whatever was delivered.
+def write_csv(reasons: pl.DataFrame, path: Path) -> None:
+    """Write the reasons for a spreadsheet; no cell is a formula, whatever was delivered.
 
     Raises:
         ValueError: The file is there already, or cannot be written.
@@ -77,21 +77,24 @@ def write_csv(found: pl.DataFrame, path: Path) -> None:
     safe = cs.string().str.replace(_FORMULA, "'${0}")
     try:
         with path.open("xb") as file:
-            found.with_columns(safe).write_csv(file, include_bom=True)
+            reasons.with_columns(safe).write_csv(file, include_bom=True)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}; name a new file") from error
 
 
-def as_lines(found: pl.DataFrame, most: int = 50) -> Iterator[str]:
-    """A table for a terminal: delivered text is escaped, and what is left out is counted."""
-    if found.is_empty():
+def as_lines(reasons: pl.DataFrame, most: int = 50) -> Iterator[str]:
+    """Yield a table for a terminal: delivered text is escaped, and omitted rows are counted."""
+    if reasons.is_empty():
         return
-    rows = [found.columns, *([_cell(value) for value in row] for row in found.head(most).rows())]
+    rows = [
+        reasons.columns,
+        *([_cell(value) for value in row] for row in reasons.head(most).rows()),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(map(str.ljust, row, widths)).rstrip()
-    if found.height > most:
-        yield f"… and {found.height - most:,} more: --csv FILE writes all"
+    if reasons.height > most:
+        yield f"… and {reasons.height - most:,} more: --csv FILE writes all"
 
 
 def _cell(value: object) -> str:

@@ -4,6 +4,7 @@ No consumer group is joined and no offset is committed. Only values are read; ke
 not. Not here: where the lines go, and where to go on after them.
 """
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar, cast
 
 from retrain_assets.errors import PermanentError
@@ -13,8 +14,6 @@ try:
     from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 except ImportError as error:
     raise RuntimeError("confluent-kafka is missing: pip install 'retrain-assets[kafka]'") from error
-
-from collections.abc import Callable, Mapping
 
 _Answer = TypeVar("_Answer")
 _TICK_SECONDS = 0.5
@@ -43,7 +42,7 @@ class OffsetsGoneError(PermanentError):
 
 
 class Read(NamedTuple):
-    """What was read of a topic partition.
+    """A message, or the end of a topic partition.
 
     Args:
         partition: Its number.
@@ -75,7 +74,7 @@ class Topic:
     ) -> None:
         self._name, self._brokers, self._wait = name, brokers, wait_seconds
         self._trouble, self._down = "", False
-        self._held: Read | None = None
+        self._pending: Read | None = None
         settings = _settings(environment)
         self._secrets = [settings[key] for key in _SECRETS if key in settings]
         fixed = {"bootstrap.servers": brokers, "error_cb": self._note}
@@ -90,45 +89,45 @@ class Topic:
         self._consumer.close()
 
     def partitions(self) -> list[int]:
-        """The numbers of its partitions.
+        """Return the numbers of its partitions.
 
         Raises:
             RuntimeError: There is no such topic, or no broker answers.
         """
-        found = self._ask(lambda: self._consumer.list_topics(self._name, self._wait))
-        topic = found.topics[self._name]
+        metadata = self._ask(lambda: self._consumer.list_topics(self._name, self._wait))
+        topic = metadata.topics[self._name]
         if topic.error is not None:
             raise self._error(topic.error)
         return sorted(topic.partitions)
 
-    def follow(self, wanted: Mapping[int, int | None]) -> dict[int, tuple[int, int]]:
-        """Read topic partitions from an offset on, their earliest where none is wanted.
+    def follow(self, offsets: Mapping[int, int | None]) -> dict[int, tuple[int, int]]:
+        """Read topic partitions from an offset on; from their earliest where it is None.
 
         Returns:
             That offset, and the one past the latest that there is now.
 
         Raises:
-            OffsetsGoneError: The brokers do not have an offset that is wanted.
+            OffsetsGoneError: The brokers do not have one of the offsets.
         """
-        found = {}
+        ranges = {}
         # All are asked for before any is read: a broker answers only after a fetch that waits.
-        for partition, offset in wanted.items():
+        for partition, offset in offsets.items():
             earliest, end = self._available(partition, offset)
-            found[partition] = (earliest if offset is None else offset, end)
-        begin = [TopicPartition(self._name, at, first) for at, (first, _) in found.items()]
+            ranges[partition] = (earliest if offset is None else offset, end)
+        begin = [TopicPartition(self._name, at, first) for at, (first, _) in ranges.items()]
         self._consumer.incremental_assign(begin)
-        return found
+        return ranges
 
     def poll(self, seconds: float) -> Read | None:
-        """The next message or end of a topic partition, if there soon is one.
+        """Return the next message or end of a topic partition; None if none comes soon.
 
         Raises:
             OffsetsGoneError: The brokers have deleted what was to be read.
             RuntimeError: The brokers refuse, or none answers.
         """
-        if self._held is not None:
-            held, self._held = self._held, None
-            return held
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            return pending
         message = self._consumer.poll(min(seconds, _TICK_SECONDS))
         if self._down:
             self._down = False
@@ -146,26 +145,26 @@ class Topic:
         raise self._error(error)
 
     def put_back(self, read: Read) -> None:
-        """Make it the next one once more."""
-        self._held = read
+        """Return a message to the front, so that the next poll gives it."""
+        self._pending = read
 
     def end(self, partition: int) -> int:
-        """The offset past the latest, by what the brokers said last; negative if nothing."""
+        """Return the offset past the latest by the brokers' last answer; negative before that."""
         at = TopicPartition(self._name, partition)
         return self._ask(lambda: self._consumer.get_watermark_offsets(at, cached=True))[1]
 
-    def _available(self, partition: int, wanted: int | None) -> tuple[int, int]:
-        """The earliest offset that the brokers have, and the one past the latest."""
+    def _available(self, partition: int, offset: int | None) -> tuple[int, int]:
+        """Return the earliest offset that the brokers have, and the one past the latest."""
         at = TopicPartition(self._name, partition)
         earliest, end = self._ask(lambda: self._consumer.get_watermark_offsets(at, self._wait))
-        if wanted is None or earliest <= wanted <= end:
+        if offset is None or earliest <= offset <= end:
             return earliest, end
         advice = "is this another topic of that name?"
-        if wanted < earliest:
-            name = file_name(self._name, partition, wanted, earliest - 1)
+        if offset < earliest:
+            name = file_name(self._name, partition, offset, earliest - 1)
             advice = f"if the messages are lost, a file {name} with one line that says so goes on"
         raise OffsetsGoneError(
-            f"topic {self._name}, partition {partition}: offset {wanted} is to be landed next, but "
+            f"topic {self._name}, partition {partition}: offset {offset} is to be landed next, but "
             f"the earliest there is {earliest} and the end {end}; {advice}"
         )
 
@@ -198,8 +197,8 @@ class Topic:
 
 
 def _settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the environment says of security; a password is not sent in clear unless it says so."""
-    found = {key: environment.get(f"KAFKA_{key.upper().replace('.', '_')}") for key in _SETTINGS}
-    given = {key: value for key, value in found.items() if value}
+    """Return the security settings; a password is sent unencrypted only if a setting says so."""
+    values = {key: environment.get(f"KAFKA_{key.upper().replace('.', '_')}") for key in _SETTINGS}
+    settings = {key: value for key, value in values.items() if value}
     secure = {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"}
-    return (secure if "sasl.username" in given else {}) | given
+    return (secure if "sasl.username" in settings else {}) | settings

@@ -1,29 +1,20 @@
 """Landing files in an object store: S3, Google Cloud Storage, Azure, by the client of delta-rs.
 
-What it is told (addresses, credentials, a proxy) comes from the environment, by the names that
-delta-rs reads, and no error repeats any of it. Not here: how files are named, and what their rows
-are.
+Addresses, credentials and a proxy come from the environment, by the names that delta-rs reads, and
+no error repeats any of them. Not here: how files are named, and what their rows are.
 """
 
-from __future__ import annotations
-
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from retrain_assets.stores.landing.source import (
-    ATTEMPTS,
-    LandingError,
-    LandingFile,
-    Names,
-    PassedOverError,
-    parsed,
-    refused,
-    too_large,
-)
+from retrain_assets.domain.data.row_checks import RawRows
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.stores.landing import source
+from retrain_assets.stores.landing.source import Ignored, LandingFile
 
 try:
     import obstore
@@ -32,20 +23,13 @@ try:
 except ImportError as error:
     raise RuntimeError("obstore is missing: pip install 'retrain-assets[objects]'") from error
 
-from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing.source import Ignored, RawFile
-
-if TYPE_CHECKING:
-    from obstore import ObjectMeta
-    from obstore.store import RetryConfig
-
 # A sensor's tick has 60 seconds, and one request may take 30 before it counts as failed.
 _LIST_SECONDS, _READ_SECONDS, _RETRIES = 10, 120, 4
-_SAID = [r"<Code>(\w{1,60})</Code>", r"status code: (\d{3})", r"HTTP error: ([a-z ]{1,60})"]
+_CODES = [r"<Code>(\w{1,60})</Code>", r"status code: (\d{3})", r"HTTP error: ([a-z ]{1,60})"]
 
 
 @dataclass(frozen=True)
-class ObjectFiles:
+class ObjectFiles(source.NamedFiles):
     """The landing files of one dataset, in a bucket.
 
     Args:
@@ -54,76 +38,59 @@ class ObjectFiles:
 
     spec: DatasetSpec
 
-    @cached_property
-    def _names(self) -> Names:
-        return Names(self.spec)
+    def entries(self, since: str | None, ignored: Ignored | None) -> Iterator[tuple[str, Any]]:  # noqa: ARG002
+        """Yield the objects below the folder of the pattern, with the metadata of each.
 
-    def files(
-        self, since: str | None = None, ignored: Ignored | None = None, /
-    ) -> list[LandingFile]:
-        """All finished objects that the pattern names, by partition and path.
-
-        Only keys from `since` on are asked for, where nothing before `{partition}` varies.
+        Only keys from `since` on are listed, where nothing before `{partition}` varies.
         """
-        *folders, _ = parts = self._names.parts
+        *folders, _ = self.parts
         fixed = list(takewhile(lambda part: not re.search(r"[*{]", part), folders))
-        least = self._names.least(parts[len(fixed)], since)
-        offset = "/".join([*fixed, least]) if least else None
-        found = []
+        first = self.first_name(self.parts[len(fixed)], since)
+        offset = "/".join([*fixed, first]) if first else None
         try:
             pages = obstore.list(self._store(_LIST_SECONDS), "/".join(fixed) or None, offset=offset)
-            for meta in (one for page in pages for one in page):
-                try:
-                    key = self._names.partition(meta["path"])
-                except PassedOverError as why:
-                    self._names.pass_over(meta["path"], why, ignored)
-                    continue
-                if not (since and key and key < since):
-                    found.append(_file(meta, key))
+            yield from ((meta["path"], meta) for page in pages for meta in page)
         except (BaseError, OSError) as error:
             reason = _reason(error)
         else:
-            return sorted(found, key=lambda file: (file.partition or "", file.path))
-        raise LandingError(f"{self.spec.landing} cannot be listed: {reason}")
+            return
+        raise source.LandingError(f"{self.spec.landing} cannot be listed: {reason}")
 
-    def read(self, file: LandingFile, /) -> RawFile:
-        """Read an object whole: one version of it, of which the stamp is kept.
+    def describe(self, path: str, key: str | None, entry: Any) -> LandingFile:
+        """Return an object as listed; a listing tells its time more exactly than a download."""
+        seconds = int(entry["last_modified"].timestamp())
+        stamp = f"{entry['size']:x}-{seconds:x}-{(entry['e_tag'] or '').strip(chr(34))}"
+        return LandingFile(path, key, entry["size"], stamp, seconds * 10**9)
 
-        One that has gone or is too large is refused.
+    def read(self, file: LandingFile, /) -> RawRows:
+        """Read an object as a whole: one version of it, of which the stamp is kept.
+
+        An object is refused where it is missing or too large.
         """
         reason = ""
-        for _ in range(ATTEMPTS):
+        for _ in range(source.ATTEMPTS):
             try:
-                got = obstore.get(self._store(_READ_SECONDS), file.path)
-                if why := too_large(got.meta["size"], self.spec):
-                    return refused(file, why)
-                content = got.bytes().to_bytes()
+                answer = obstore.get(self._store(_READ_SECONDS), file.path)
+                if excess := source.too_large(answer.meta["size"], self.spec):
+                    return source.refused(file, excess)
+                content = answer.bytes().to_bytes()
             except FileNotFoundError:
-                return refused(file, "there is no such object: deliver it again")
+                return source.refused(file, "there is no such object: deliver it again")
             except (BaseError, OSError) as error:
                 reason = _reason(error)
             else:
-                seen = _file(got.meta, file.partition)
-                return parsed(replace(seen, path=file.path), content, self.spec)
-        raise LandingError(f"{self.spec.bucket}/{file.path} cannot be read: {reason}")
+                version = self.describe(file.path, file.partition, answer.meta)
+                return source.parsed(version, content, self.spec)
+        raise source.LandingError(f"{self.spec.bucket}/{file.path} cannot be read: {reason}")
 
     def _store(self, seconds: int) -> Any:
-        retries: RetryConfig = {
-            "max_retries": _RETRIES,
-            "retry_timeout": timedelta(seconds=seconds),
-        }
+        timeout = timedelta(seconds=seconds)
+        retries: Any = {"max_retries": _RETRIES, "retry_timeout": timeout}
         return from_url(self.spec.bucket or "", retry_config=retries)
 
 
-def _file(meta: ObjectMeta, key: str | None) -> LandingFile:
-    """An object as it was seen; a listing tells its time more exactly than a download."""
-    seconds = int(meta["last_modified"].timestamp())
-    stamp = f"{meta['size']:x}-{seconds:x}-{(meta['e_tag'] or '').strip(chr(34))}"
-    return LandingFile(meta["path"], key, meta["size"], stamp, seconds * 10**9)
-
-
 def _reason(error: Exception) -> str:
-    """What the store said, in its own word for it and without its text, which may hold secrets."""
-    found = (match[1] for form in _SAID if (match := re.search(form, str(error))))
-    said = next(found, type(error).__name__)
-    return f"{said}; see to the store, its address and the credentials in the environment"
+    """Return the store's own word for an error without its text, which may hold secrets."""
+    codes = (match[1] for form in _CODES if (match := re.search(form, str(error))))
+    code = next(codes, type(error).__name__)
+    return f"{code}; see to the store, its address and the credentials in the environment"

@@ -103,7 +103,7 @@ def shown(text: str) -> str:
     return repr(text[:_MAX_CHARACTERS])
 
 
-def numbered(rows: pl.DataFrame, first: int) -> pl.DataFrame:
+def number_rows(rows: pl.DataFrame, first: int) -> pl.DataFrame:
     """Add `_line`, counted from `first`; a row with a date that no calendar shows is broken."""
     lines = pl.int_range(first, rows.height + first, dtype=pl.Int64)
     nothing = pl.lit(None, pl.String)
@@ -259,7 +259,7 @@ def _plain_csv(
     except pl.exceptions.PolarsError:
         return None
     rows = pl.DataFrame([table.to_series(at).alias(name) for name, at in positions.items()])
-    return numbered(rows, first=1 + has_header)
+    return number_rows(rows, first=1 + has_header)
 
 
 def _csv_records(text: str, delimiter: str, width: int, has_header: bool) -> Iterator[_Record]:
@@ -415,7 +415,7 @@ def _parquet_rows(content: bytes, spec: DatasetSpec) -> Content:
     # A text that is repeated stands once in memory, until somebody writes it out.
     texts = rows.select(pl.sum_horizontal(0, cs.string().str.len_bytes().cast(pl.Int64)).sum())
     _check_size(texts.item(), spec)
-    return numbered(rows, first=1), extra
+    return number_rows(rows, first=1), extra
 
 
 def _parts(file: Any, name: str, spec: DatasetSpec) -> Iterator[pl.Series]:

@@ -1,25 +1,31 @@
-"""Landing files: how they are named, which names are passed over and why, their rows as they stand.
+"""Where the rows of a dataset come from: files in a local folder, or a foreign Delta table.
 
-A file is only ever read, once, whole. What makes it unreadable refuses it here with the reason;
-a line that is no row is kept as text for the contract to refuse. Not here: where files are listed
-and read from (`local_files.py`, `object_files.py`), whether a value is sound, and what becomes of a
-row.
+Here is how landing files are named, and which names are ignored and why. A file is read once, as a
+whole. A file that cannot be read is refused with the reason; a line that is no row is kept as text
+for the contract to refuse. Not here: files in an object store (`objects.py`), how bytes become rows
+(`readers.py`), and whether a value is sound.
 """
 
+import os
 import re
-from dataclasses import dataclass, field
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from hashlib import sha256
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import polars as pl
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from retrain_assets.domain.data.row_checks import RawRows
 from retrain_assets.domain.data.rules import BROKEN, LINE
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL
-from retrain_assets.stores.landing.readers import READERS, RefusedFileError
+from retrain_assets.stores.landing.readers import READERS, RefusedFileError, columns_of, number_rows
 
 ATTEMPTS = 3  # at reading a file that changes meanwhile
 CHANGING = "it changed whenever it was read: it is read again when it settles"
@@ -43,8 +49,8 @@ class LandingFile:
         path: Below the landing folder or in the bucket, with forward slashes; or where a Delta
             table is.
         partition: Key in its name; `all` where the dataset has no partitions; None where its rows
-            are to say which partitions they are of.
-        size_bytes: Its length when it was seen.
+            name their partitions.
+        size_bytes: Its length when it was listed.
         stamp: Changes when the file does, and costs no reading.
         modified_ns: Its time of modification, in nanoseconds since 1970.
     """
@@ -56,45 +62,32 @@ class LandingFile:
     modified_ns: int = 0
 
     def is_settled(self, settle: timedelta, now_ns: int) -> bool:
-        """Whether it has not changed for a while; a time to come is a clock's error, not news."""
+        """Tell if it has been unchanged for a while; a time in the future is a clock's error."""
         return not 0 <= now_ns - self.modified_ns < settle.total_seconds() * 1e9
-
-
-@dataclass(frozen=True, kw_only=True)
-class RawFile(RawRows):
-    """The rows of one landing file, or a slice of them.
-
-    Args:
-        file: The file as it was when it was read.
-        extra: Columns that the contract does not know, which are not in `rows`.
-    """
-
-    file: LandingFile
-    extra: tuple[str, ...] = ()
 
 
 @dataclass
 class Ignored:
-    """What a listing passed over: a count and a few names for each reason."""
+    """The names that a listing ignored: a count and a few examples for each reason."""
 
-    found: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+    reasons: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
 
-    def add(self, path: str, why: object) -> None:
-        """One more name."""
-        count, names = self.found.get(str(why), (0, []))
-        named = repr(path if len(path) <= _NAME_CHARACTERS else f"…{path[-_NAME_CHARACTERS:]}")
-        self.found[str(why)] = count + 1, [*names, named][:_EXAMPLES]
+    def add(self, path: str, reason: object) -> None:
+        """Add a name."""
+        count, names = self.reasons.get(str(reason), (0, []))
+        name = repr(path if len(path) <= _NAME_CHARACTERS else f"…{path[-_NAME_CHARACTERS:]}")
+        self.reasons[str(reason)] = count + 1, [*names, name][:_EXAMPLES]
 
     def records(self) -> list[dict[str, str | int]]:
-        """A row a reason, with the names escaped and shortened."""
+        """Return a row a reason, with the names escaped and shortened."""
         return [
-            {"reason": why, "names": count, "such as": ", ".join(names)}
-            for why, (count, names) in sorted(self.found.items())
+            {"reason": reason, "names": count, "such as": ", ".join(names)}
+            for reason, (count, names) in sorted(self.reasons.items())
         ]
 
     def __str__(self) -> str:
-        said = [f"{row['names']} {row['reason']} ({row['such as']})" for row in self.records()]
-        return f"; ignored: {', '.join(said)}" if said else ""
+        texts = [f"{row['names']} {row['reason']} ({row['such as']})" for row in self.records()]
+        return f"; ignored: {', '.join(texts)}" if texts else ""
 
 
 class Source(Protocol):
@@ -103,38 +96,61 @@ class Source(Protocol):
     def files(
         self, since: str | None = None, ignored: Ignored | None = None, /
     ) -> list[LandingFile]:
-        """What has landed, by partition and path.
+        """Return what has landed, by partition and path.
 
         Args:
-            since: The first partition that is looked for; where rows say which partitions they
-                are of, it is not heeded.
-            ignored: Takes what is passed over among the names that were looked at.
+            since: The first partition that is listed; without effect where rows name their
+                partitions.
+            ignored: Takes the names that were listed and are ignored.
 
         Raises:
             LandingError: It cannot be listed now.
         """
 
-    def read(self, file: LandingFile, /) -> RawFile:
-        """The rows of one file; what cannot be read as rows is refused and not raised.
+    def read(self, file: LandingFile, /) -> RawRows:
+        """Return the rows of one file; what cannot be read as rows is refused and not raised.
 
         Raises:
             LandingError: Nothing can be read from there now.
         """
 
 
-@dataclass(frozen=True)
-class Names:
-    """How the landing files of a dataset are named.
-
-    Args:
-        spec: The dataset.
-    """
+class NamedFiles:
+    """The landing files of one dataset, by their names; subclasses say where they are."""
 
     spec: DatasetSpec
 
+    def entries(self, since: str | None, ignored: Ignored | None) -> Iterator[tuple[str, Any]]:
+        """Yield the paths that may be files of the dataset, and what the listing says of each."""
+        raise NotImplementedError
+
+    def describe(self, path: str, key: str | None, entry: Any) -> LandingFile:
+        """Return a file as it is now."""
+        raise NotImplementedError
+
+    def files(
+        self, since: str | None = None, ignored: Ignored | None = None, /
+    ) -> list[LandingFile]:
+        """Return all finished files that the pattern names, by partition and path.
+
+        Ignored are hidden and unfinished names (`.x`, `x.tmp`, `x.part`), what is no regular file
+        or lies outside the root, and names whose `{partition}` is no key of the dataset.
+        """
+        landed = []
+        for path, entry in self.entries(since, ignored):
+            try:
+                key = self.partition(path)
+                if not (since and key and key < since):
+                    landed.append(self.describe(path, key, entry))
+            except PassedOverError as reason:
+                self.pass_over(path, reason, ignored)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+        return sorted(landed, key=lambda file: (file.partition or "", file.path))
+
     @cached_property
     def parts(self) -> tuple[str, ...]:
-        """The pattern of each folder, and of the file."""
+        """Return the pattern of each folder, and of the file."""
         return self.spec.pattern.parts
 
     @cached_property
@@ -143,8 +159,8 @@ class Names:
         key = period.form if period else "[^/]+"
         return re.compile(as_regex(str(self.spec.pattern), f"(?P<key>{key})", "(?P=key)"))
 
-    def least(self, part: str, since: str | None) -> str:
-        """What the names of a part do not come before, where a partition is the first looked for.
+    def first_name(self, part: str, since: str | None) -> str:
+        """Return the first name of a part that can be of this partition or a later one.
 
         Keys of times are as long as each other, so names are in the order of their keys.
         """
@@ -152,20 +168,20 @@ class Names:
         return before + since if placeholder and since and "*" not in before else ""
 
     def partition(self, path: str) -> str | None:
-        """The partition of a file by its path; None where its rows are to say.
+        """Return the partition of a file by its path; None where its rows name it.
 
         Raises:
             PassedOverError: It is none of the dataset's files.
         """
         check_finished(path)
-        named, spec = self._form.fullmatch(path), self.spec.partition
-        if named is None:
+        match, spec = self._form.fullmatch(path), self.spec.partition
+        if match is None:
             example = spec.period.example if spec.period else "{partition}"
             like = str(self.spec.pattern).replace("{partition}", example)
             raise PassedOverError(f"not named like {like}")
         if self.spec.is_split:
             return None
-        key = named.groupdict().get("key", ALL)
+        key = match.groupdict().get("key", ALL)
         if not spec.is_key(key):
             outside = spec.period is not None and spec.period.begins(key) is not None
             raise PassedOverError(
@@ -173,17 +189,159 @@ class Names:
             )
         return key
 
-    def pass_over(self, path: str, why: PassedOverError, ignored: Ignored | None) -> None:
-        """Note a name; not where all datasets may deliver and it may be another's."""
+    def pass_over(self, path: str, reason: PassedOverError, ignored: Ignored | None) -> None:
+        """Note a name, unless all datasets may deliver to its folder and it may be another's."""
         if ignored is not None and (len(self.parts) > 1 or self._form.fullmatch(path)):
-            ignored.add(path, why)
+            ignored.add(path, reason)
+
+
+@dataclass(frozen=True)
+class LocalFiles(NamedFiles):
+    """The landing files of one dataset in a folder of this machine, or in one that it mounts.
+
+    Args:
+        root: The landing folder, which need not exist yet.
+        spec: The dataset.
+    """
+
+    root: Path
+    spec: DatasetSpec
+
+    def entries(self, since: str | None, ignored: Ignored | None) -> Iterator[tuple[str, Any]]:
+        """Yield the paths below the folder that match the pattern."""
+        yield from ((path, None) for path in self._paths(self.parts, "", since, ignored))
+
+    def describe(self, path: str, key: str | None, entry: Any) -> LandingFile:  # noqa: ARG002
+        """Return a file as it is now.
+
+        Raises:
+            PassedOverError: It is no regular file below the root.
+        """
+        status = self._status(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise PassedOverError("no regular file")
+        return LandingFile(path, key, status.st_size, _stamp(status), status.st_mtime_ns)
+
+    def read(self, file: LandingFile, /) -> RawRows:
+        """Read a file as a whole.
+
+        A file is refused where it is missing, is too large, or keeps changing while it is read.
+        """
+        path = self.root / file.path
+        for _ in range(ATTEMPTS):
+            try:
+                with path.open("rb") as opened:
+                    status = os.fstat(opened.fileno())
+                    if reason := too_large(status.st_size, self.spec):
+                        return refused(file, reason)
+                    content = opened.read()
+                unchanged = _stamp(path.stat()) == _stamp(status)
+            except OSError as error:
+                return refused(file, f"it cannot be read ({error.strerror}): deliver it again")
+            if unchanged:
+                return parsed(replace(file, stamp=_stamp(status)), content, self.spec)
+        return refused(file, CHANGING)
+
+    def _paths(
+        self, parts: Sequence[str], below: str, since: str | None, ignored: Ignored | None
+    ) -> Iterator[str]:
+        """Yield the names in the folders below `below` that match the rest of the pattern."""
+        part, rest = parts[0], parts[1:]
+        form, first = re.compile(as_regex(part, ".+")), self.first_name(part, since)
+        for name in self._names(below) if re.search(r"[*{]", part) else [part]:
+            path = f"{below}/{name}" if below else name
+            if name < first:
+                continue
+            if not rest:
+                yield path
+            elif form.fullmatch(name):
+                try:
+                    check_finished(path)
+                    self._status(path)
+                except PassedOverError as reason:
+                    self.pass_over(path, reason, ignored)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                else:
+                    yield from self._paths(rest, path, since, ignored)
+
+    def _names(self, below: str) -> list[str]:
+        try:
+            # Nothing but its name is read of an old file.
+            return os.listdir(self.root / below)  # noqa: PTH208 makes no object of each name
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def _status(self, path: str) -> os.stat_result:
+        """Return the status of a file or folder, or of what it links to.
+
+        Raises:
+            PassedOverError: That is not below the root.
+        """
+        place = self.root / path
+        status = place.lstat()
+        if not stat.S_ISLNK(status.st_mode):
+            return status
+        if not place.resolve().is_relative_to(self.root.resolve()):
+            raise PassedOverError("outside the landing folder")
+        return place.stat()
+
+
+def _stamp(status: os.stat_result) -> str:
+    return f"{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+@dataclass(frozen=True)
+class DeltaSource:
+    """A Delta table that somebody else writes: each new version of it is new data.
+
+    It is read like one file that holds many partitions, of which those are taken in whose rows have
+    changed.
+
+    Args:
+        root: The folder that a relative path starts from.
+        spec: The dataset.
+    """
+
+    root: Path
+    spec: DatasetSpec
+
+    @property
+    def uri(self) -> str:
+        """Return where the table is."""
+        path = self.spec.delta or ""
+        return path if "://" in path else str(self.root / path)
+
+    def files(self, *_: object) -> list[LandingFile]:
+        """Return the newest version of the table as one file; nothing where there is no table."""
+        try:
+            version = DeltaTable(self.uri, without_files=True).version()
+        except TableNotFoundError:
+            return []
+        key = None if self.spec.is_split else ALL
+        return [LandingFile(self.spec.delta or "", key, 0, f"v{version}")]
+
+    def read(self, file: LandingFile, /) -> RawRows:
+        """Return the rows of the listed version, numbered in the order in which they are read."""
+        version = int(file.stamp.removeprefix("v"))
+        try:
+            table = pl.scan_delta(self.uri, version=version)
+            names = table.collect_schema().names()
+            positions, extra = columns_of(names, self.spec)
+            columns = [pl.col(names[at]).alias(name) for name, at in positions.items()]
+            rows = number_rows(table.select(columns).collect(), first=1)
+        except RefusedFileError as error:
+            return refused(file, str(error))
+        except (DeltaError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            return refused(file, f"version {version} cannot be read: {str(error)[:200]!r}")
+        return replace(refused(file, None, file.stamp), rows=rows, extra=extra)
 
 
 def check_finished(path: str) -> None:
     """Refuse hidden names and those of files that are still being written.
 
     Raises:
-        PassedOverError: It, or a folder that it is in, is one.
+        PassedOverError: It, or a folder that it is in, is hidden or unfinished.
     """
     for name in path.split("/"):
         if name.startswith("."):
@@ -192,24 +350,28 @@ def check_finished(path: str) -> None:
             raise PassedOverError("unfinished")
 
 
-def parsed(file: LandingFile, content: bytes, spec: DatasetSpec) -> RawFile:
-    """The rows of what was read."""
+def parsed(file: LandingFile, content: bytes, spec: DatasetSpec) -> RawRows:
+    """Return the rows of the bytes of a file."""
     digest = sha256(content).hexdigest()
     try:
         rows, extra = READERS[spec.format](content, spec)
     except RefusedFileError as error:
         return refused(file, str(error), digest)
-    return RawFile(file.path, file.partition or "", digest, rows, file=file, extra=extra)
+    return replace(refused(file, None, digest), rows=rows, extra=extra)
 
 
-def refused(file: LandingFile, why: str, digest: str = "") -> RawFile:
-    """A file that could not be read."""
+def refused(file: LandingFile, reason: str | None, digest: str = "") -> RawRows:
+    """Return a file without rows, refused for a reason."""
     rows = pl.DataFrame(schema={LINE: pl.Int64, BROKEN: pl.String})
-    return RawFile(file.path, file.partition or "", digest, rows, why, file=file)
+    return RawRows(
+        *(file.path, file.partition or "", digest, rows, reason),
+        stamp=file.stamp,
+        size_bytes=file.size_bytes,
+    )
 
 
 def too_large(size_bytes: int, spec: DatasetSpec) -> str | None:
-    """Why a file is not read at all, if it has too many bytes."""
+    """Return why a file has too many bytes to be read."""
     limit = spec.read.max_bytes
     if size_bytes <= limit:
         return None
@@ -217,7 +379,7 @@ def too_large(size_bytes: int, spec: DatasetSpec) -> str | None:
 
 
 def as_regex(pattern: str, key: str, repeated: str | None = None) -> str:
-    """A landing pattern as a regular expression, its first `{partition}` as `key`."""
+    """Return a landing pattern as a regular expression, its first `{partition}` as `key`."""
     escaped = re.escape(pattern).replace(r"\*", "[^/]*")
     placeholder = re.escape("{partition}")
     return escaped.replace(placeholder, key, 1).replace(placeholder, repeated or key)

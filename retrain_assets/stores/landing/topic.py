@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing.local import LocalFiles
+from retrain_assets.stores.landing.source import LocalFiles
 
 # 190 characters leave room for partition and offsets; a dot in front would hide the file.
 _TOPIC = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,189}")
@@ -25,12 +25,12 @@ _BREAKS = re.compile("[\0\r\n]")
 
 
 def file_name(topic: str, partition: int, first: int, last: int) -> str:
-    """The name of the file that covers these offsets of a topic partition."""
+    """Return the name of the file that covers these offsets of a topic partition."""
     return f"{topic}-{partition}-{first:020}-{last:020}.jsonl"
 
 
 def line_of(value: bytes | None) -> bytes:
-    """A message as one line of a JSONL file.
+    """Return a message as one line of a JSONL file.
 
     What would break the file, vanish from it, or mean something else on one line becomes a JSON
     string, which is no row: the reader keeps it as a broken line for quarantine to show.
@@ -52,7 +52,7 @@ def line_of(value: bytes | None) -> bytes:
 
 
 def _is_json(text: str) -> bool:
-    """Whether it is JSON, whose line breaks all stand between values: none is in a string."""
+    """Tell if a text is JSON, whose line breaks all stand between values and never in a string."""
     try:
         json.loads(text, parse_int=str)
     except (ValueError, RecursionError):
@@ -95,15 +95,15 @@ class TopicFiles:
 
     @property
     def folder(self) -> Path:
-        """Where they are."""
+        """Return the folder of the files."""
         return self.root / self.spec.pattern.parent
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only writer of this topic here; the lock dies with its process.
+        """Lock the topic for one writer; the lock ends with its process.
 
         Raises:
-            RuntimeError: There is one already.
+            RuntimeError: Another process is writing.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
@@ -120,29 +120,29 @@ class TopicFiles:
             os.close(lock)
 
     def next_offsets(self) -> dict[int, int]:
-        """One past the last offset that has landed, by topic partition.
+        """Return the offset after the last one that has landed, by topic partition.
 
         Raises:
             ValueError: Between two files, which are named, there is a gap or an overlap.
         """
         pattern = rf"{re.escape(self.topic)}-(0|[1-9]\d*)-(\d{{20}})-(\d{{20}})\.jsonl"
-        found: dict[int, tuple[int, str]] = {}
+        ends: dict[int, tuple[int, str]] = {}
         for file in LocalFiles(self.root, self.spec).files():
             match = re.fullmatch(pattern, PurePosixPath(file.path).name, re.ASCII)
             if match is None:
                 continue
             partition, first, last = map(int, match.groups())
-            wanted, before = found.get(partition, (first, "nothing"))
-            if first != wanted or last < first:
+            start, before = ends.get(partition, (first, "nothing"))
+            if first != start or last < first:
                 raise ValueError(
-                    f"{file.path} follows {before} and should start at offset {wanted}: "
+                    f"{file.path} follows {before} and should start at offset {start}: "
                     "put the files back as they landed, so that none is missing or there twice"
                 )
-            found[partition] = last + 1, file.path
-        return {partition: offset for partition, (offset, _) in found.items()}
+            ends[partition] = last + 1, file.path
+        return {partition: offset for partition, (offset, _) in ends.items()}
 
     def write(self, partition: int, first: int, last: int, lines: bytes | bytearray) -> None:
-        """Land the messages of some offsets, all of them or none.
+        """Write the messages of some offsets as one file, all of them or none.
 
         Raises:
             ValueError: The dataset would not see the file.

@@ -12,7 +12,7 @@ import pytest
 from retrain_assets.domain.data.contract import judge
 from retrain_assets.domain.data.row_checks import MASK, RawRows
 from retrain_assets.domain.data.rules import BROKEN, LINE
-from retrain_assets.domain.data.spec_check import column_mistakes
+from retrain_assets.domain.data.values import find_column_mistakes
 from retrain_assets.specs.dataset import DatasetSpec
 
 DAY = "2013-01-31"
@@ -54,12 +54,12 @@ def raw(*notes: str | None, **changes: Any) -> RawRows:
 
 def derived(kind: str, expression: str, *notes: str) -> list[object]:
     found = spec(x={"type": kind, "expression": expression})
-    assert list(column_mistakes(found)) == []
+    assert list(find_column_mistakes(found)) == []
     return judge([raw(*notes)], found).accepted["x"].to_list()
 
 
 def mistake(kind: str, expression: str) -> str:
-    found = list(column_mistakes(spec(x={"type": kind, "expression": expression})))
+    found = list(find_column_mistakes(spec(x={"type": kind, "expression": expression})))
     assert [loc for loc, _ in found] == [("columns", "x", "expression")]
     return found[0][1]
 
@@ -93,10 +93,12 @@ def test_a_derived_column_may_use_those_before_it() -> None:
         "half": {"type": "float", "expression": "price / 2"},
         "quarter": {"type": "float", "expression": "half / 2"},
     }
-    assert list(column_mistakes(spec(**columns))) == []
+    assert list(find_column_mistakes(spec(**columns))) == []
     assert judge([raw("a")], spec(**columns)).accepted["quarter"].to_list() == [0.375]
     backwards = spec(**dict(reversed(columns.items())))
-    assert [loc for loc, _ in column_mistakes(backwards)] == [("columns", "quarter", "expression")]
+    assert [loc for loc, _ in find_column_mistakes(backwards)] == [
+        ("columns", "quarter", "expression")
+    ]
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
@@ -148,7 +150,7 @@ def test_a_derived_column_can_be_the_key_and_say_the_partition() -> None:
             "key": ["line"],
         }
     )
-    assert list(column_mistakes(made)) == []
+    assert list(find_column_mistakes(made)) == []
     rows = raw("a", "a").rows.drop("id", "day", "at", "price")
     judgement = judge([RawRows("sales/x.csv", "2013-01-01", "sha", rows)], made)
     assert judgement.accepted.select("day", "line").to_dict(as_series=False)["line"] == [2, 3]

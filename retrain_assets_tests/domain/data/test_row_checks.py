@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from retrain_assets.domain.data.contract import Judgement, judge, merged, refuse_partitions
-from retrain_assets.domain.data.row_checks import MASK, RawRows, flagged
+from retrain_assets.domain.data.contract import Judgement, judge, merge, refuse_partitions
+from retrain_assets.domain.data.row_checks import MASK, RawRows, flag_rows
 from retrain_assets.domain.data.rules import BROKEN, LINE, PARTITION
 from retrain_assets.specs.dataset import DatasetSpec
 
@@ -86,7 +86,7 @@ def test_what_is_only_flagged_is_accepted_and_counted_by_partition() -> None:
         (DAYS[1], "price", 6, 0),
     ]
     alone = [judge([file], flagged) for file in files]
-    assert merged(alone, flagged).outliers.equals(judgement.outliers)
+    assert merge(alone, flagged).outliers.equals(judgement.outliers)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_flags_name_the_rows_that_break_each_rule_of_each_column() -> None:
         raw(DAYS[1], price=["9", "1", "x"], name=["", "a", "b"]),
         raw(DAYS[0], price=["1", "6"], id=["7", "7"]),
     ]
-    rows, flags = flagged(files, spec(**columns))
+    rows, flags = flag_rows(files, spec(**columns))
     assert rows["_raw_price"].to_list() == ["9", "1", "x", "1", "6"]
     assert rows["price"].to_list() == [9, 1, None, 1, 6]
     failing = [
@@ -202,4 +202,4 @@ def test_flags_name_the_rows_that_break_each_rule_of_each_column() -> None:
     rules = {(rule, breach.column) for rule, breach in flags.values()}
     assert ("parse", None) in rules
     assert ("allowed", "name") not in rules
-    assert flagged([], spec())[0].is_empty()
+    assert flag_rows([], spec())[0].is_empty()

@@ -11,7 +11,7 @@ import pytest
 from retrain_assets.domain.data.contract import judge
 from retrain_assets.domain.data.row_checks import RawRows
 from retrain_assets.domain.data.rules import BROKEN, LINE
-from retrain_assets.domain.data.spec_check import column_mistakes
+from retrain_assets.domain.data.values import find_column_mistakes
 from retrain_assets.specs.dataset import DatasetSpec
 
 REFUSED = "refused"
@@ -77,7 +77,7 @@ def value(of: DatasetSpec, found: Any, kind: Any = pl.String) -> object:
 )
 def test_a_date_is_read_as_its_format_says(written: str, found: str, read: object) -> None:
     of = spec("date", {"date_format": {"x": written}})
-    assert list(column_mistakes(of)) == []
+    assert list(find_column_mistakes(of)) == []
     assert value(of, found) == read
 
 
@@ -111,7 +111,7 @@ def test_a_time_without_offset_is_local_and_one_that_may_be_two_is_none(
 ) -> None:
     formats = {"date_format": {"x": written}} if written else {}
     of = spec("datetime", formats, "America/New_York")
-    assert list(column_mistakes(of)) == []
+    assert list(find_column_mistakes(of)) == []
     assert value(of, found) == read
 
 
@@ -132,7 +132,7 @@ def test_a_format_that_loses_something_is_told_before_anything_runs(
     kind: str, written: str, why: str
 ) -> None:
     of = spec(kind, {"date_format": {"x": written}}, "America/New_York")
-    [(loc, said)] = column_mistakes(of)
+    [(loc, said)] = find_column_mistakes(of)
     assert loc == ("read", "date_format", "x")
     assert why in said
 

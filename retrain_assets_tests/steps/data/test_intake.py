@@ -236,7 +236,7 @@ def test_batches_change_nothing_and_hold_whole_partitions(
     assert sum(share for _, share in batches) == pytest.approx(1)
     again = run(tmp_path, spec)
     assert (table(tmp_path), quarantined(tmp_path)) == tables
-    assert again.found.judgement.files.equals(whole.found.judgement.files)
+    assert again.reading.judgement.files.equals(whole.reading.judgement.files)
 
 
 def test_a_batch_is_bounded_by_what_files_hold_however_well_they_are_packed(
@@ -264,7 +264,7 @@ def test_a_delta_table_is_a_dataset_and_its_new_version_is_new_data(tmp_path: Pa
     write_deltalake(uri, rows.with_columns(pl.col("day").str.to_date()))
     done = run(tmp_path, spec)
     assert table(tmp_path) == {"2013-01-01": [1], "2013-01-02": [2]}
-    assert done.found.extra == {"other/sales": ("more",)}
+    assert done.reading.extra == {"other/sales": ("more",)}
     more = pl.DataFrame({"day": DAYS[1:2], "id": [9], "price": [5.0], "more": 0})
     write_deltalake(uri, more.with_columns(pl.col("day").str.to_date()), mode="append")
     assert run(tmp_path, spec).published == ("2013-01-02",)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from retrain_assets.steps.data.ingest import ingest
-from retrain_assets.steps.data.quarantine import as_lines, counted, refused, write_csv
+from retrain_assets.steps.data.quarantine import as_lines, count, refused, write_csv
 from retrain_assets_tests.world import World, customers, key
 
 FOLDER = "landing/customers"
@@ -29,7 +29,7 @@ def deliver(world: World, number: int, **values: list[str]) -> None:
 def test_nothing_refused_is_nothing_to_show(world: World) -> None:
     assert refused(world.storage, world.dataset).is_empty()
     deliver(world, 0)
-    assert list(as_lines(counted(refused(world.storage, world.dataset)))) == []
+    assert list(as_lines(count(refused(world.storage, world.dataset)))) == []
 
 
 def test_rows_are_listed_with_file_line_column_value_and_every_reason(world: World) -> None:
@@ -44,7 +44,7 @@ def test_rows_are_listed_with_file_line_column_value_and_every_reason(world: Wor
 def test_reasons_are_counted_by_partition_and_column_the_most_frequent_first(world: World) -> None:
     deliver(world, 0, x=["bad"], plan=["gold", "lead"])
     deliver(world, 1, x=["bad"] * 40)
-    assert counted(refused(world.storage, world.dataset)).rows() == [
+    assert count(refused(world.storage, world.dataset)).rows() == [
         (key(0), "allowed", "plan", 2),
         (key(0), "type", "x", 1),
         (key(1), "file", None, 1),

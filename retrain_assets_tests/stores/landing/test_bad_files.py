@@ -24,7 +24,7 @@ import pytest
 from retrain_assets.domain.data.contract import judge
 from retrain_assets.domain.data.rules import LINE
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing.local import LocalFiles
+from retrain_assets.stores.landing.source import LocalFiles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -470,7 +470,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing.local import LocalFiles
+from retrain_assets.stores.landing.source import LocalFiles
 root, spec = Path(sys.argv[1]), DatasetSpec.model_validate_json(sys.argv[2])
 def peak():
     status = Path("/proc/self/status").read_text()

@@ -29,9 +29,9 @@ from confluent_kafka import Producer, cimpl
 from retrain_assets import cli
 from retrain_assets.cli import base
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps.data.kafka import Bounds, Landed, land, told_to_stop
+from retrain_assets.steps.data.kafka import Bounds, Landed, land, stop_on_signals
 from retrain_assets.stores.landing.kafka import OffsetsGoneError, Read, Topic
-from retrain_assets.stores.landing.local import LocalFiles
+from retrain_assets.stores.landing.source import LocalFiles
 from retrain_assets.stores.landing.topic import TopicFiles, file_name
 from retrain_assets_tests.stores.landing.test_topic import dataset
 
@@ -124,7 +124,7 @@ class Writer:
 CHILD = """
 import json, os, signal, sys
 from pathlib import Path
-from retrain_assets.steps.data.kafka import Bounds, land, told_to_stop
+from retrain_assets.steps.data.kafka import Bounds, land, stop_on_signals
 from retrain_assets.stores.landing.kafka import Topic
 from retrain_assets.stores.landing.topic import TopicFiles
 from retrain_assets_tests.stores.landing.test_topic import dataset
@@ -151,7 +151,7 @@ def told(owner, name):
 
 root, address, topic, bounds = sys.argv[1:]
 {before}
-with told_to_stop() as stop:
+with stop_on_signals() as stop:
     files = TopicFiles(Path(root), dataset(), topic)
     land(files, address, {{}}, Bounds(**json.loads(bounds)), stop, lambda text: None)
 """
@@ -232,7 +232,7 @@ def test_a_writer_told_to_stop_writes_what_it_has_read_and_was_the_only_one(
 
 def test_a_signal_is_heard_only_while_landing() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with told_to_stop() as stop:
+    with stop_on_signals() as stop:
         assert not stop.is_set()
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.wait(5)

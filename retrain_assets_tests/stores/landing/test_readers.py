@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrain_assets.domain.data.contract import judge
+from retrain_assets.domain.data.row_checks import RawRows
 from retrain_assets.domain.data.rules import BROKEN, LINE
 from retrain_assets.stores.landing import readers
 from retrain_assets.stores.landing.readers import READERS, RefusedFileError
-from retrain_assets.stores.landing.source import RawFile
 from retrain_assets_tests.sales import DAY, read, spec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def rows(file: RawFile) -> list[tuple[object, ...]]:
+def rows(file: RawRows) -> list[tuple[object, ...]]:
     return file.rows.select("id", "day", "note", LINE, BROKEN).rows()
 
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from retrain_assets.stores.landing.local import LocalFiles
-from retrain_assets.stores.landing.source import Ignored
+from retrain_assets.stores.landing.source import Ignored, LocalFiles
 from retrain_assets_tests.sales import DAY, deliver, read, spec
 
 if TYPE_CHECKING:
@@ -113,7 +112,6 @@ def test_a_file_is_digested_as_it_was_read_and_left_as_it_is(tmp_path: Path) -> 
     content = b"id,day,note\n1,2013-01-31,x\n"
     file = read(tmp_path, content)
     assert file.sha256 == sha256(content).hexdigest()
-    assert (file.path, file.partition) == (file.file.path, file.file.partition)
     assert (tmp_path / file.path).read_bytes() == content
 
 
@@ -124,7 +122,7 @@ def test_a_file_that_has_gone_is_named(tmp_path: Path) -> None:
     file.unlink()
     raw = source.read(listed)
     assert raw.refusal == "it cannot be read (No such file or directory): deliver it again"
-    assert (raw.partition, raw.file) == (DAY, listed)
+    assert (raw.partition, raw.stamp) == (DAY, listed.stamp)
 
 
 def test_a_file_replaced_while_it_is_read_is_read_again(
@@ -144,7 +142,7 @@ def test_a_file_replaced_while_it_is_read_is_read_again(
     monkeypatch.setattr(os, "fstat", replaced_meanwhile)
     raw = source.read(source.files()[0])
     assert raw.rows["id"].to_list() == ["3"]
-    assert raw.file.stamp == source.files()[0].stamp
+    assert raw.stamp == source.files()[0].stamp
     times = iter(range(4, 99))
     assert "changed whenever it was read" in (source.read(source.files()[0]).refusal or "")
 
@@ -211,4 +209,4 @@ def test_in_a_folder_of_many_datasets_the_names_of_others_are_not_told(tmp_path:
         deliver(tmp_path, name)
     ignored = Ignored()
     assert len(LocalFiles(tmp_path, spec("{partition}.csv")).files(None, ignored)) == 1
-    assert ignored.found == {"of no partition": (1, ["'2013-02-30.csv'"])}
+    assert ignored.reasons == {"of no partition": (1, ["'2013-02-30.csv'"])}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing.local import LocalFiles
+from retrain_assets.stores.landing.source import LocalFiles
 from retrain_assets.stores.landing.topic import TopicFiles, file_name, line_of
 
 
