@@ -129,7 +129,7 @@ class MemoryRegistry(ModelRegistry):
         self.shared[number] = made, pipeline
         return made
 
-    def again(
+    def register_again(
         self, found: ModelVersion, tags: Mapping[str, str], metrics: Mapping[str, float]
     ) -> ModelVersion:
         """Keep a version once more, under other tags and metrics."""

@@ -99,7 +99,7 @@ def test_a_run_that_is_killed_leaves_the_version_to_the_next(settled: tuple[Worl
     held, earlier = ledger(world)[-2].version, key(HELD + MORE - 1)
     count = len(registry(world).versions())
     kill_at(
-        Point("retrain_assets.stores.registry.registry:ModelRegistry.again", after=True),
+        Point("retrain_assets.stores.registry.registry:ModelRegistry.register_again", after=True),
         take,
         world.root,
     )

@@ -63,7 +63,9 @@ def reconsider_held(
         tags |= {"causes": ", ".join(causes), "because": because}
         rows = train.sample(state, list_unseen_partitions(state, version.tags | tags))
         output = train.predict_sample(state, registry.load(number, version.sha256), rows)
-        candidate = registry.again(version, tags, train.compute_metrics(state, rows, output))
+        candidate = registry.register_again(
+            version, tags, train.compute_metrics(state, rows, output)
+        )
     registry.set_alias(train.CANDIDATE, candidate.version)
     return candidate
 

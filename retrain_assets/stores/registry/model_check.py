@@ -1,9 +1,8 @@
-"""Infra validation: does a stored model load and predict in a process that knows nothing of it?
+"""Infra validation: load a stored model in a new process, and compare its predictions.
 
-Run it as `python -m retrain_assets.stores.registry.model_check MODEL SHA256 EXAMPLE KIND`. It
-exits with 0, or with 1 and a line that says what is wrong. It
-imports no Dagster and no MLflow, so that it is quick. Not
-here: fetching the model, and whether its predictions are good.
+Run it as `python -m retrain_assets.stores.registry.model_check MODEL SHA256 EXAMPLE KIND`. It exits
+with 0, or with 1 and a line that says what is wrong. It imports no Dagster and no MLflow, so that
+it is quick. Not here: fetching the model, and whether its predictions are good.
 """
 
 import subprocess
@@ -25,12 +24,12 @@ TIMEOUT_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Whether a model loads and predicts elsewhere.
+    """The result of loading a model elsewhere.
 
     Args:
-        passed: It gave exactly the predictions that were expected.
+        passed: Whether it gave exactly the predictions that were expected.
         detail: One sentence.
-        seconds: What it took, with the start of the process.
+        seconds: Its duration, with the start of the process.
     """
 
     passed: bool
@@ -50,15 +49,15 @@ def check_file(
     Args:
         model_path: The file.
         sha256: Its digest.
-        example_path: Rows and what the fitted pipeline predicted for them, by `write_example`.
+        example_path: Rows and the predictions of the fitted pipeline for them, by `write_example`.
         kind: The kind of prediction.
-        timeout_seconds: How long to wait.
+        timeout_seconds: The longest wait.
     """
     prepare_threads()
     arguments = [str(model_path), sha256, str(example_path), kind]
     started = perf_counter()
     try:
-        done = subprocess.run(  # noqa: S603 our own interpreter and module, no shell
+        process = subprocess.run(  # noqa: S603 our own interpreter and module, no shell
             [sys.executable, "-m", __name__, *arguments],
             capture_output=True,
             text=True,
@@ -67,8 +66,9 @@ def check_file(
         )
     except subprocess.TimeoutExpired:
         return CheckResult(False, f"no answer within {timeout_seconds:g} s", timeout_seconds)
-    said = (done.stdout or done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
-    return CheckResult(done.returncode == 0, said[-1], perf_counter() - started)
+    code, output = process.returncode, process.stdout or process.stderr
+    lines = output.strip().splitlines() or [f"exit code {code}"]
+    return CheckResult(code == 0, lines[-1], perf_counter() - started)
 
 
 def write_example(path: Path, example: pl.DataFrame, expected: np.ndarray) -> None:
@@ -78,10 +78,10 @@ def write_example(path: Path, example: pl.DataFrame, expected: np.ndarray) -> No
 
 
 def compare_with_example(model: Path, sha256: str, example: Path, kind: Kind) -> str:
-    """Load, predict, compare; in the process that was started for it.
+    """Load a model, predict and compare, in the process that was started for it.
 
     Returns:
-        What to say of a model that passed.
+        A sentence on the model, which passed.
 
     Raises:
         ModelFileError: It cannot be loaded, or predicts something else.
@@ -91,27 +91,27 @@ def compare_with_example(model: Path, sha256: str, example: Path, kind: Kind) ->
     pipeline = load_model(model.read_bytes(), sha256, str(model.name))
     rows = pl.read_parquet(example)
     expected = np.array(rows[EXPECTED].to_list())
-    given = predict(pipeline, kind, rows.drop(EXPECTED))
-    if given.shape != expected.shape:
-        raise ModelFileError(f"predictions of shape {given.shape}, expected {expected.shape}")
-    differing = np.argwhere(given != expected)
+    values = predict(pipeline, kind, rows.drop(EXPECTED))
+    if values.shape != expected.shape:
+        raise ModelFileError(f"predictions of shape {values.shape}, expected {expected.shape}")
+    differing = np.argwhere(values != expected)
     if len(differing):
         place = tuple(differing[0])
         raise ModelFileError(
-            f"row {place[0]} (counted from 0) predicts {float(given[place])!r}, "
+            f"row {place[0]} (counted from 0) predicts {float(values[place])!r}, "
             f"expected {float(expected[place])!r}: the process differs from the one that trained"
         )
-    return f"loaded, and predicted {len(given)} rows as in training"
+    return f"loaded, and predicted {len(values)} rows as in training"
 
 
 def main(arguments: list[str]) -> int:
-    """The command: one line on standard output and the exit code."""
+    """Run the command: print one line on standard output and return the exit code."""
     model, sha256, example, kind = arguments
     try:
-        said, code = compare_with_example(Path(model), sha256, Path(example), kind), 0  # type: ignore[arg-type]
+        line, code = compare_with_example(Path(model), sha256, Path(example), kind), 0  # type: ignore[arg-type]
     except (ModelFileError, ValueError, OSError) as error:
-        said, code = " ".join(str(error).split()), 1
-    sys.stdout.write(f"{said}\n")
+        line, code = " ".join(str(error).split()), 1
+    sys.stdout.write(f"{line}\n")
     return code
 
 

@@ -1,8 +1,8 @@
-"""A stored model file becomes a pipeline again, and nothing in the store is ever run.
+"""Build the pipeline of a stored model file without running anything that is in the file.
 
-The file's digest, kept apart from the file, is compared first; then skops builds the objects, from
-a list of types that is ours and not the file's. Not here: where files are stored, what MLflow says
-about them.
+The file's digest, stored apart from the file, is compared first; then skops builds the objects,
+from a list of types that is ours and not the file's. Not here: where files are stored, and what
+MLflow says about them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 MODEL_FILE = "model.skops"
+_ADDRESS = r"\d{9,}"
 # Beside what skops trusts by itself (estimators of scikit-learn, numbers, arrays, containers).
 TRUSTED_TYPES = (
     "functools.partial",  # of check_array only: what a partial calls must be trusted too
@@ -48,12 +49,12 @@ def prepare_threads() -> None:
 
 
 def digest(content: bytes) -> str:
-    """What names a model file by its content."""
+    """Return the digest of a model file."""
     return sha256(content).hexdigest()
 
 
 def content_digest(content: bytes) -> str:
-    """What names the objects of a model file.
+    """Return a digest of the objects of a model file.
 
     Two files of equal objects differ in times of day and in addresses of memory: skops numbers
     objects by these. Here they are numbered in the order in which they are met.
@@ -61,15 +62,15 @@ def content_digest(content: bytes) -> str:
     with ZipFile(BytesIO(content)) as archive:
         schema, names = archive.read("schema.json").decode(), archive.namelist()
         numbers: dict[str, str] = {}
-        for found in re.findall(r"\d{9,}", schema):
-            numbers.setdefault(found, str(len(numbers)))
-        told = re.sub(r"\d{9,}", lambda found: f"#{numbers[found[0]]}", schema)
+        for address in re.findall(_ADDRESS, schema):
+            numbers.setdefault(address, str(len(numbers)))
+        schema = re.sub(_ADDRESS, lambda match: f"#{numbers[match[0]]}", schema)
         inner = sorted(
             (numbers.get(Path(name).stem, name), digest(archive.read(name)))
             for name in names
             if name != "schema.json"
         )
-    return digest(repr((told, inner)).encode())
+    return digest(repr((schema, inner)).encode())
 
 
 def load_model(content: bytes, expected: str, name: str) -> Pipeline:
@@ -78,15 +79,14 @@ def load_model(content: bytes, expected: str, name: str) -> Pipeline:
     Args:
         content: The file.
         expected: Its digest, from a place that whoever can write the file cannot write.
-        name: What is loaded, for messages.
+        name: The model version, for messages.
 
     Raises:
         ModelFileError: The digest differs, nothing was deserialised; or a type is not trusted.
     """
-    found = digest(content)
-    if found != expected:
+    if (actual := digest(content)) != expected:
         raise ModelFileError(
-            f"{name}: {MODEL_FILE} has sha256 {found[:12]}…, {expected[:12]}… was recorded: the "
+            f"{name}: {MODEL_FILE} has sha256 {actual[:12]}…, {expected[:12]}… was recorded: the "
             "file was changed after training, restore it or roll back to another version"
         )
     prepare_threads()
@@ -100,7 +100,7 @@ def load_model(content: bytes, expected: str, name: str) -> Pipeline:
 
 
 def untrusted(name: str, content: bytes) -> str:
-    """What to say of a file that holds types outside the list."""
+    """Describe a file that holds types outside the list."""
     import skops.io
 
     types = sorted(set(skops.io.get_untrusted_types(data=content)).difference(TRUSTED_TYPES))

@@ -1,21 +1,21 @@
 """The MLflow registry of one model: versions, their files and aliases.
 
-MLflow keeps and shows; it decides nothing, and nothing it says about a file is believed when the
-file is loaded. Its own loader is never used, since that reads from the artifact which types to
-trust, and whether to unpickle.
-
-A scikit-learn model that somebody else has logged to MLflow.
-
-Not here: which version is in production (the ledger says that),
-fitting, Dagster.
+MLflow stores and displays versions, and decides nothing. Nothing it says about a file is trusted
+when the file is loaded, and its own loader is used only for a model that a person adopts, since it
+reads from the artifact which types to trust and whether to unpickle. Not here: which version is in
+production (`stores.ledger`), fitting, Dagster.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -25,21 +25,8 @@ import polars as pl
 
 from retrain_assets.errors import PermanentError
 from retrain_assets.specs.features import Kind
-from retrain_assets.stores.registry.mlflow_log import (
-    environment_kept,
-    log_pipeline,
-    log_run,
-    open_client,
-)
-from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, CheckResult, check_file
-from retrain_assets.stores.registry.model_file import (
-    MODEL_FILE,
-    ModelFileError,
-    content_digest,
-    digest,
-    load_model,
-    prepare_threads,
-)
+from retrain_assets.stores.registry import model_check, model_file
+from retrain_assets.stores.registry.model_file import MODEL_FILE, ModelFileError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,10 +34,19 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 DIGEST_TAG, METRICS_TAG, HEAD_TAG = "sha256", "metrics", "ledger_head"
+REQUIREMENTS = ("retrain-assets", "scikit-learn", "skops", "polars", "numpy")
+SQLITE, REGISTERED = "sqlite:///", "models:/"
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # By MLflow's own bounds a server that hangs holds a retraining for a quarter of an hour a call.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+}
 
 
 class RegistryError(PermanentError):
-    """The registry has not what was asked for; the message says what it has."""
+    """The registry does not have a version; the message lists those that it has."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +54,10 @@ class ModelVersion:
     """One registered version.
 
     Args:
-        name: Of the model.
+        name: The model.
         version: Its number, from 1.
         run_id: The MLflow run it was logged to.
-        uri: Where its files are, as MLflow names it.
+        uri: The place of its files, as MLflow names it.
         sha256: Digest of its model file when it was logged.
         tags: What was recorded on it.
         metrics: Its metrics on the holdout.
@@ -81,31 +77,41 @@ class ModelRegistry:
 
     Args:
         tracking_uri: MLflow's server or database.
-        artifact_root: Folder or URI below which files are kept; with a database as tracking URI
+        artifact_root: Folder or URI below which files are stored; with a database as tracking URI
             MLflow would otherwise put them below the current directory.
-        name: Of the model, and of its experiment.
+        name: The model, and its experiment.
     """
 
     def __init__(self, tracking_uri: str, artifact_root: str, name: str) -> None:
-        prepare_threads()
+        model_file.prepare_threads()
         self.tracking_uri, self.artifact_root, self.name = tracking_uri, artifact_root, name
 
     @cached_property
     def client(self) -> MlflowClient:
-        """MLflow's client; made when first used, since importing MLflow takes seconds."""
+        """MLflow's client; created when first used, since importing MLflow takes seconds."""
         if "://" not in self.artifact_root:
             Path(self.artifact_root).mkdir(parents=True, exist_ok=True)
-        return open_client(self.tracking_uri)
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+
+        if self.tracking_uri.startswith(SQLITE):
+            _create_database(Path(self.tracking_uri.removeprefix(SQLITE)))
+        return MlflowClient(self.tracking_uri, self.tracking_uri)
 
     def prepare(self) -> None:
-        """Make experiment and registered model where they are missing; point MLflow at them."""
+        """Create experiment and registered model if they are missing, and point MLflow at them."""
         client = self.client
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        with environment_kept("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
-            mlflow.set_tracking_uri(self.tracking_uri)
-            mlflow.set_registry_uri(self.tracking_uri)
+        # MLflow also sets the environment, which the next storage opened here would read.
+        before = os.environ.copy()
+        mlflow.set_tracking_uri(self.tracking_uri)
+        mlflow.set_registry_uri(self.tracking_uri)
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+            os.environ.pop(name, None)
+            os.environ |= {name: before[name]} if name in before else {}
         folder = f"{self.artifact_root.rstrip('/')}/{self.name}"
         for create in (
             partial(client.create_experiment, self.name, folder),
@@ -119,16 +125,16 @@ class ModelRegistry:
         mlflow.set_experiment(self.name)
 
     def close_runs(self) -> None:
-        """Mark as killed what a killed process left open; people's own runs stay as they are."""
+        """Mark runs that a killed process left open as killed; runs of people stay as they are."""
         if (experiment := self.client.get_experiment_by_name(self.name)) is not None:
             ids = [experiment.experiment_id]
-            found = self.client.search_runs(ids, "attributes.status = 'RUNNING'")
-            ours = {run.info.run_id for run in found if "dagster_run_id" in run.data.tags}
-            for run in found:
+            runs = self.client.search_runs(ids, "attributes.status = 'RUNNING'")
+            ours = {run.info.run_id for run in runs if "dagster_run_id" in run.data.tags}
+            for run in runs:
                 if ours & {run.info.run_id, run.data.tags.get("mlflow.parentRunId")}:
                     self.client.set_terminated(run.info.run_id, "KILLED")
 
-    def log_version(  # noqa: PLR0913 all that is kept of a fit
+    def log_version(  # noqa: PLR0913 all that is stored of a fit
         self,
         run_id: str,
         pipeline: Pipeline,
@@ -145,81 +151,83 @@ class ModelRegistry:
 
         Args:
             run_id: The MLflow run.
-            pipeline: What was fitted.
+            pipeline: The fitted pipeline.
             example: A few rows of features, on which it is tried whenever it is loaded anew.
             prediction: What it predicts for them.
             params: Of the estimator.
             metrics: On the holdout.
             tags: To find the version by.
             texts: Text files, by name.
-            figures: What draws each picture, by name.
+            figures: Functions that draw pictures, by name.
 
         Raises:
             ModelFileError: The pipeline holds types that are not trusted when it is loaded.
         """
         self.prepare()
-        log_run(self.client, run_id, params, metrics, texts, figures)
-        uri, model_id = log_pipeline(run_id, pipeline, example, prediction)
-        own = {DIGEST_TAG: digest(self.file(uri, MODEL_FILE)), METRICS_TAG: json.dumps(metrics)}
-        created = self.client.create_model_version(
-            self.name, uri, run_id, tags={**tags, **own}, model_id=model_id
-        )
-        return _version(created)
+        import mlflow
 
-    def again(
-        self, found: ModelVersion, tags: Mapping[str, str], metrics: Mapping[str, float]
+        mlflow.log_metrics(dict(metrics), run_id=run_id)
+        mlflow.log_params(dict(params), run_id=run_id)
+        with TemporaryDirectory() as folder:
+            for name, text in texts.items():
+                (Path(folder) / name).write_text(text, encoding="utf-8")
+            for name, draw in figures.items():
+                draw().savefig(Path(folder) / name)
+            self.client.log_artifacts(run_id, folder)
+        logged = _log_pipeline(run_id, pipeline, example, prediction)
+        sha256 = model_file.digest(self.file(logged.model_uri, MODEL_FILE))
+        tags = {**tags, DIGEST_TAG: sha256, METRICS_TAG: json.dumps(metrics)}
+        return self._register(logged.model_uri, run_id, tags)
+
+    def register_again(
+        self, version: ModelVersion, tags: Mapping[str, str], metrics: Mapping[str, float]
     ) -> ModelVersion:
         """Register the files of a version once more, under other tags and metrics."""
         self.prepare()
-        model_id = found.uri.rpartition("/")[2]
-        tags = {**found.tags, **tags, METRICS_TAG: json.dumps(metrics)}
-        given = self.name, found.uri, found.run_id, tags
-        return _version(self.client.create_model_version(*given, model_id=model_id))
+        tags = {**version.tags, **tags, METRICS_TAG: json.dumps(metrics)}
+        return self._register(version.uri, version.run_id, tags)
+
+    def _register(self, uri: str, run_id: str, tags: dict[str, str]) -> ModelVersion:
+        model_id = uri.rpartition("/")[2]
+        create = self.client.create_model_version
+        return _version(create(self.name, uri, run_id, tags=tags, model_id=model_id))
 
     def find(self, tags: Mapping[str, str]) -> ModelVersion | None:
-        """The newest version that has all these tags, such as the work of a run that crashed."""
-        found = (known for known in self.versions() if tags.items() <= known.tags.items())
-        return next(found, None)
+        """Return the newest version that has all these tags, such as one of a crashed run."""
+        return next((item for item in self.versions() if tags.items() <= item.tags.items()), None)
 
     def versions(self) -> list[ModelVersion]:
-        """All versions, newest first."""
+        """Return all versions, newest first."""
         pages = self.client.search_model_versions(f"name='{self.name}'", max_results=10_000)
-        return sorted(map(_version, pages), key=lambda found: found.version, reverse=True)
+        return sorted(map(_version, pages), key=lambda item: item.version, reverse=True)
 
     def versions_of_all(self) -> list[ModelVersion]:
-        """All versions of all models of the registry."""
-        found: list[ModelVersion] = []
+        """Return all versions of all models of the registry."""
+        versions: list[ModelVersion] = []
         token: str | None = None
         while token != "":
             page = self.client.search_model_versions(max_results=1_000, page_token=token)
-            found.extend(map(_version, page))
+            versions.extend(map(_version, page))
             token = page.token or ""
-        return found
+        return versions
 
     def version(self, number: int) -> ModelVersion:
-        """One version.
+        """Return the version of a number.
 
         Raises:
             RegistryError: There is none of that number; the message lists those there are.
         """
-        known = {found.version: found for found in self.versions()}
-        if number not in known:
-            there = ", ".join(map(str, sorted(known))) or "none yet"
-            raise RegistryError(f"model {self.name} has no version {number}: there are {there}")
-        return known[number]
+        versions = {item.version: item for item in self.versions()}
+        if number not in versions:
+            numbers = ", ".join(map(str, sorted(versions))) or "none yet"
+            raise RegistryError(f"model {self.name} has no version {number}: there are {numbers}")
+        return versions[number]
 
     def alias(self, name: str) -> int | None:
-        """The version an alias names; None where nothing has it."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return int(self.client.get_registered_model(self.name).aliases[name])
-        except KeyError:
-            return None
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
+        """Return the version an alias names; None if it names none."""
+        model = self._model()
+        number = model and model.aliases.get(name)
+        return int(number) if number else None
 
     def set_alias(self, name: str, number: int | None) -> None:
         """Let an alias name a version, or none.
@@ -229,116 +237,175 @@ class ModelRegistry:
         """
         if number is None:
             self.client.delete_registered_model_alias(self.name, name)
-            return
-        found = self.version(number)
-        self.client.set_registered_model_alias(self.name, name, str(found.version))
+        else:
+            number = self.version(number).version
+            self.client.set_registered_model_alias(self.name, name, str(number))
 
     @property
     def ledger_head(self) -> str:
-        """The newest row of the ledger that was told; empty where none was.
+        """The newest row of the ledger that was recorded here; empty if none was.
 
-        Kept here, since who can write the ledger's table need not be able to write the registry.
+        Stored here, since who can write the ledger's table need not be able to write the registry.
         """
-        found = self.client.search_registered_models(f"name='{self.name}'")
-        return str(found[0].tags.get(HEAD_TAG, "")) if found else ""
+        model = self._model()
+        return str(model.tags.get(HEAD_TAG, "")) if model else ""
 
     @ledger_head.setter
     def ledger_head(self, head: str) -> None:
         self.client.set_registered_model_tag(self.name, HEAD_TAG, head)
 
+    def _model(self) -> Any:
+        return next(iter(self.client.search_registered_models(f"name='{self.name}'")), None)
+
     def load(self, number: int, sha256: str) -> Pipeline:
-        """The pipeline of a version.
+        """Load the pipeline of a version.
 
         Args:
-            number: Of the version.
-            sha256: Its digest, from the ledger where it has one.
+            number: The number of the version.
+            sha256: Its digest, from the ledger if that has one.
 
         Raises:
             RegistryError: There is no such version.
             ModelFileError: Its file is missing, was changed, or holds types that are not trusted.
         """
-        found = self.version(number)
-        title = f"model {self.name} version {number}"
-        return load_model(self.file(found.uri, MODEL_FILE), sha256, title)
+        content = self.file(self.version(number).uri, MODEL_FILE)
+        return model_file.load_model(content, sha256, f"model {self.name} version {number}")
 
-    def content(self, found: ModelVersion) -> str:
-        """What names the fitted objects of a version, in whichever process they were stored."""
-        return content_digest(self.file(found.uri, MODEL_FILE))
+    def content(self, version: ModelVersion) -> str:
+        """Return a digest of the fitted objects of a version, equal in every process."""
+        return model_file.content_digest(self.file(version.uri, MODEL_FILE))
 
-    def text(self, found: ModelVersion, name: str) -> str:
-        """A text file of the run a version was logged to; empty where it has none."""
-        from mlflow.artifacts import download_artifacts
+    def text(self, version: ModelVersion, name: str) -> str:
+        """Return a text file of the run a version was logged to; empty if there is none."""
         from mlflow.exceptions import MlflowException
 
-        with TemporaryDirectory() as folder:
-            try:
-                path = download_artifacts(
-                    run_id=found.run_id,
-                    artifact_path=name,
-                    dst_path=folder,
-                    tracking_uri=self.tracking_uri,
-                )
-            except (MlflowException, OSError):
-                return ""
-            return Path(path).read_text(encoding="utf-8")
+        try:
+            return self._download(run_id=version.run_id, artifact_path=name).decode()
+        except (MlflowException, OSError):
+            return ""
 
-    def check_in_clean_process(self, found: ModelVersion, kind: Kind) -> CheckResult:
-        """Whether a version loads and repeats its predictions in a new process."""
+    def check_in_clean_process(self, version: ModelVersion, kind: Kind) -> model_check.CheckResult:
+        """Check that a version loads and repeats its predictions in a new process."""
         with TemporaryDirectory() as folder:
-            model, example = Path(folder) / MODEL_FILE, Path(folder) / EXAMPLE_FILE
-            model.write_bytes(self.file(found.uri, MODEL_FILE))
-            example.write_bytes(self.file(found.uri, f"extra_files/{EXAMPLE_FILE}"))
-            return check_file(model, found.sha256, example, kind)
+            model, example = (
+                Path(folder) / name for name in (MODEL_FILE, model_check.EXAMPLE_FILE)
+            )
+            model.write_bytes(self.file(version.uri, MODEL_FILE))
+            example.write_bytes(self.file(version.uri, f"extra_files/{model_check.EXAMPLE_FILE}"))
+            return model_check.check_file(model, version.sha256, example, kind)
 
     def file(self, uri: str, name: str) -> bytes:
-        """A file of a version, read once: what is verified is what is used.
+        """Return a file of a version, read once: what is verified is what is used.
 
         Raises:
             ModelFileError: It cannot be read.
         """
-        from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
         try:
             place = self.client.get_logged_model(uri.rpartition("/")[2]).artifact_location
-            with TemporaryDirectory() as folder:
-                path = download_artifacts(
-                    artifact_uri=f"{place}/{name}", dst_path=folder, tracking_uri=self.tracking_uri
-                )
-                return Path(path).read_bytes()
+            return self._download(artifact_uri=f"{place}/{name}")
         except (MlflowException, OSError) as error:
-            why = str(error).strip().rpartition("\n")[2]
+            reason = str(error).strip().rpartition("\n")[2]
             raise ModelFileError(
-                f"model {self.name}: {uri}/{name} cannot be read ({why}): "
+                f"model {self.name}: {uri}/{name} cannot be read ({reason}): "
                 "restore it or roll back to another version"
             ) from error
 
+    def _download(self, **place: str) -> bytes:
+        from mlflow.artifacts import download_artifacts
 
-def _version(found: Any) -> ModelVersion:
-    tags = dict(found.tags)
+        with TemporaryDirectory() as folder:
+            path = download_artifacts(dst_path=folder, tracking_uri=self.tracking_uri, **place)
+            return Path(path).read_bytes()
+
+
+def _create_database(database: Path) -> None:
+    """Let MLflow create a new database beside its place, and move it there at once.
+
+    MLflow creates table after table; killed in between, it can neither use nor repair them.
+    """
+    if database.exists():
+        return
+    from mlflow import MlflowClient
+
+    part = database.with_name(f"{database.name}.{os.getpid()}.part")
+    part.unlink(missing_ok=True)
+    MlflowClient(f"{SQLITE}{part}", f"{SQLITE}{part}").search_experiments(max_results=1)
+    with suppress(FileExistsError):  # another process was first
+        os.link(part, database)
+    part.unlink()
+
+
+def _log_pipeline(
+    run_id: str, pipeline: Pipeline, example: pl.DataFrame, prediction: np.ndarray
+) -> Any:
+    """Log the pipeline as an MLflow model in skops format, beside rows to try it on.
+
+    Requirements and signature are passed: inferring requirements takes MLflow ten seconds, and the
+    types of a few rows need not be those of the features.
+    """
+    import mlflow.sklearn
+    import skops.io
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    types = {pl.Int64: DataType.long, pl.Float64: DataType.double, pl.Boolean: DataType.boolean}
+    columns = [
+        ColSpec(types.get(dtype.base_type(), DataType.string), name)
+        for name, dtype in example.schema.items()
+    ]
+    with TemporaryDirectory() as folder:
+        rows = Path(folder) / model_check.EXAMPLE_FILE
+        model_check.write_example(rows, example, prediction)
+        try:
+            return mlflow.sklearn.log_model(
+                pipeline,
+                name="model",
+                run_id=run_id,
+                serialization_format="skops",
+                skops_trusted_types=list(model_file.TRUSTED_TYPES),
+                pip_requirements=[_requirement(name) for name in REQUIREMENTS],
+                signature=ModelSignature(inputs=Schema(columns)),
+                extra_files=[str(rows)],
+            )
+        except MlflowException as error:
+            if "untrusted types" not in str(error):
+                raise
+            content = skops.io.dumps(pipeline)
+            raise ModelFileError(model_file.untrusted("the pipeline", content)) from error
+
+
+def _requirement(package: str) -> str:
+    try:
+        return f"{package}=={installed_version(package)}"
+    except PackageNotFoundError:  # run from its source
+        return package
+
+
+def _version(stored: Any) -> ModelVersion:
+    tags = dict(stored.tags)
     return ModelVersion(
-        name=found.name,
-        version=int(found.version),
-        run_id=found.run_id,
-        uri=found.source,
+        name=stored.name,
+        version=int(stored.version),
+        run_id=stored.run_id,
+        uri=stored.source,
         sha256=tags.get(DIGEST_TAG, ""),
         tags=tags,
         metrics=json.loads(tags.get(METRICS_TAG, "{}")),
     )
 
 
-REGISTERED = "models:/"
-
-
 def load_foreign(source: str, registry: ModelRegistry) -> Any:
-    """The fitted estimator of an MLflow model with sklearn flavour. Runs code that is in it.
+    """Load the fitted estimator of an MLflow model with sklearn flavour. Runs code that is in it.
 
     Args:
         source: `models:/name/version` or `models:/name@alias` in this registry, or a local folder.
-        registry: Where `models:/` is looked up.
+        registry: The registry in which `models:/` is looked up.
 
     Raises:
-        ModelFileError: It is somewhere else, not there, or cannot be loaded here.
+        ModelFileError: It is somewhere else, missing, or cannot be loaded here.
     """
     if not source.startswith(REGISTERED) and not (Path(source) / "MLmodel").is_file():
         raise ModelFileError(
@@ -350,14 +417,14 @@ def load_foreign(source: str, registry: ModelRegistry) -> Any:
     try:
         return mlflow.sklearn.load_model(source)
     except Exception as error:  # whatever unpickling may raise
-        why = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise ModelFileError(
-            f"{source} cannot be loaded as a scikit-learn model: {type(error).__name__}: {why}"
+            f"{source} cannot be loaded as a scikit-learn model: {type(error).__name__}: {reason}"
         ) from error
 
 
 def new_run(registry: ModelRegistry) -> str:
-    """A finished MLflow run of the model's experiment, to log a version to."""
+    """Create a finished MLflow run of the model's experiment, to log a version to."""
     registry.prepare()
     experiment = registry.client.get_experiment_by_name(registry.name)
     run_id: str = registry.client.create_run(experiment.experiment_id).info.run_id

@@ -358,7 +358,7 @@ def test_a_database_that_was_being_made_by_a_process_that_died_is_made_anew(
 
 def test_a_version_registered_again_has_its_files_under_other_tags(tmp_path: Path) -> None:
     stored = Registered(tmp_path)
-    again = stored.registry.again(stored.first, {"candidate_id": "c9"}, {"log_loss": 0.25})
+    again = stored.registry.register_again(stored.first, {"candidate_id": "c9"}, {"log_loss": 0.25})
     assert again == stored.registry.version(2)
     assert (again.sha256, again.uri) == (stored.first.sha256, stored.first.uri)
     assert again.tags["candidate_id"] == "c9"
