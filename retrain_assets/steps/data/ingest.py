@@ -6,13 +6,16 @@ same partitions are ingested again. Not here: the rules, and Dagster.
 """
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
+from polars.exceptions import PanicException
 
 from retrain_assets.domain.data.contract import (
     UNPLACED,
+    AccountingError,
     Judgement,
     find_atypical,
     judge,
@@ -20,12 +23,14 @@ from retrain_assets.domain.data.contract import (
     refuse_partitions,
 )
 from retrain_assets.domain.data.expectations import figures
-from retrain_assets.domain.data.rules import PARTITION, dataset_schema
+from retrain_assets.domain.data.row_checks import RawRows
+from retrain_assets.domain.data.rules import BROKEN, LINE, PARTITION, dataset_schema
 from retrain_assets.errors import PermanentError
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data.intake import Intake
 from retrain_assets.steps.state import FILES, digest
 from retrain_assets.stores.audit import MAX_AUDITED_ROWS, Audit, audit, draw_sample, write_results
+from retrain_assets.stores.landing.readers import shown
 from retrain_assets.stores.storage import Storage
 from retrain_assets.stores.tables.data_files import Spill
 from retrain_assets.stores.tables.tables import Tables
@@ -217,7 +222,7 @@ def _read(intake: Intake, requested: set[str], spill: Spill) -> Reading:
     stamps: dict[tuple[str, str], str] = {}
     extra: dict[str, tuple[str, ...]] = {}
     for batch, share in intake.batches(requested):
-        judgement = judge(batch, spec)
+        judgement = _judge(batch, spec)
         accepted = judgement.accepted
         spill.add(accepted)
         sample_rows = MAX_AUDITED_ROWS * share
@@ -232,6 +237,27 @@ def _read(intake: Intake, requested: set[str], spill: Spill) -> Reading:
     audited = audit(pl.concat(samples), pl.concat(counts), spec)
     judgement = refuse_partitions(judgement, audited.refusals())
     return Reading(judgement, audited, stamps, extra)
+
+
+def _judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
+    """Judge files; where that raises, refuse the files that cause it and judge the others."""
+    culprits = {file.slice for file in raw}
+    try:
+        return judge(raw, spec)
+    except AccountingError:
+        raise
+    except (Exception, PanicException) as error:  # noqa: BLE001 values may raise anything
+        reason = f"its rows cannot be judged: {shown(str(error))}"
+    for file in raw if len(raw) > 1 else ():
+        with suppress(Exception, PanicException):
+            judge([file], spec)
+            culprits.remove(file.slice)
+    culprits = culprits or {file.slice for file in raw}
+    rows = pl.DataFrame(schema={LINE: pl.Int64, BROKEN: pl.String})
+    files = (
+        replace(file, rows=rows, refusal=reason) if file.slice in culprits else file for file in raw
+    )
+    return _judge(list(files), spec)
 
 
 def _records(intake: Intake, reading: Reading) -> pl.DataFrame:

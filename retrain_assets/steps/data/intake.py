@@ -6,6 +6,7 @@ depend on what else is read at once. Not here: judging and committing.
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -13,6 +14,7 @@ from itertools import groupby
 from typing import Any
 
 import polars as pl
+from polars.exceptions import PanicException
 
 from retrain_assets.domain.data.contract import UNPLACED, partition_keys, slices
 from retrain_assets.domain.data.row_checks import RawRows, Slice, typed
@@ -21,7 +23,8 @@ from retrain_assets.domain.windows import batched
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.state import FILES, landing_files
-from retrain_assets.stores.landing.source import Ignored, LandingFile, refused
+from retrain_assets.stores.landing.readers import shown
+from retrain_assets.stores.landing.source import Ignored, LandingError, LandingFile, refused
 from retrain_assets.stores.storage import Storage
 
 Batch = tuple[tuple[RawRows, ...], float]
@@ -155,10 +158,14 @@ class Intake:
         only = {column: self.spec.columns[column]}
         narrow = self.spec.model_copy(update={"columns": only})
         spec = narrow if narrow.file_columns else self.spec
-        source = self.storage.source(spec)
-        read = [raw for file in files if (raw := source.read(file)).refusal is None]
-        typed_rows = (typed([raw], spec) for raw in read)
-        return {key for rows in typed_rows for key in partition_keys(rows, spec).drop_nulls()}
+        keys: set[str] = set()
+        for file in files:
+            # A file that cannot be read has no partitions here; the run refuses it.
+            with suppress(Exception, PanicException):
+                raw = self._read_file(file, spec)
+                if raw.refusal is None:
+                    keys |= set(partition_keys(typed([raw], spec), spec).drop_nulls())
+        return keys
 
     def batches(self, requested: set[str]) -> Iterator[Batch]:
         """Read all files of the requested partitions.
@@ -172,14 +179,13 @@ class Intake:
         return self._slices(requested) if self.spec.is_split else self._full_files(requested)
 
     def _full_files(self, requested: set[str]) -> Iterator[Batch]:
-        source = self.storage.source(self.spec)
         by_partition = defaultdict(list)
         for file in self.files:
             if file.partition in requested:
                 by_partition[file.partition].append(file)
         total = sum(file.size_bytes for files in by_partition.values() for file in files)
         # Read one by one, because the bytes on disk do not tell how many rows a file has.
-        read = ([source.read(file) for file in files] for files in by_partition.values())
+        read = ([self._read_file(file) for file in files] for files in by_partition.values())
         sized = ((max(_unpacked(part), _packed(part)), part) for part in read)
         for raw in batched(sized, BATCH_BYTES):
             yield (*raw, *self._missing(raw)), _packed(raw) / total if total else 1.0
@@ -207,9 +213,24 @@ class Intake:
         for raw in batched(sized, BATCH_BYTES):
             yield raw, sum(part.rows.height for part in raw) / (total or 1)
 
+    def _read_file(self, file: LandingFile, spec: DatasetSpec | None = None) -> RawRows:
+        """Read a file; whatever error it causes refuses this file and no other."""
+        try:
+            return self.storage.source(spec or self.spec).read(file)
+        except LandingError:
+            raise
+        except (Exception, PanicException) as error:  # noqa: BLE001 a panic is no Exception
+            return refused(file, f"it cannot be read: {shown(str(error))}")
+
     def _cut(self, files: Iterable[LandingFile]) -> list[RawRows]:
-        source = self.storage.source(self.spec)
-        return [part for file in files for part in slices(source.read(file), self.spec)]
+        parts = []
+        for file in files:
+            try:
+                parts += slices(self._read_file(file), self.spec)
+            except (Exception, PanicException) as error:  # noqa: BLE001 as above
+                reason = f"its rows cannot be assigned to partitions: {shown(str(error))}"
+                parts += slices(refused(file, reason), self.spec)
+        return parts
 
     def _has_changed(self, part: RawRows) -> bool:
         """Tell if rows differ from the stored ones, or quarantined rows may have moved lines."""

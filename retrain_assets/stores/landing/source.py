@@ -142,10 +142,12 @@ class NamedFiles:
                 key = self.partition(path)
                 if not (since and key and key < since):
                     landed.append(self.describe(path, key, entry))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self.pass_over(path, _unreachable(error), ignored)
             except PassedOverError as reason:
                 self.pass_over(path, reason, ignored)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
         return sorted(landed, key=lambda file: (file.partition or "", file.path))
 
     @cached_property
@@ -154,10 +156,13 @@ class NamedFiles:
         return self.spec.pattern.parts
 
     @cached_property
-    def _form(self) -> re.Pattern[str]:
+    def _key(self) -> str:
         period = self.spec.partition.period
-        key = period.form if period else "[^/]+"
-        return re.compile(as_regex(str(self.spec.pattern), f"(?P<key>{key})", "(?P=key)"))
+        return period.form if period else "[^/]+"
+
+    @cached_property
+    def _form(self) -> re.Pattern[str]:
+        return re.compile(as_regex(str(self.spec.pattern), f"(?P<key>{self._key})", "(?P=key)"))
 
     def first_name(self, part: str, since: str | None) -> str:
         """Return the first name of a part that can be of this partition or a later one.
@@ -220,6 +225,8 @@ class LocalFiles(NamedFiles):
         status = self._status(path)
         if not stat.S_ISREG(status.st_mode):
             raise PassedOverError("no regular file")
+        if not os.access(self.root / path, os.R_OK):
+            raise PassedOverError("without permission to read")
         return LandingFile(path, key, status.st_size, _stamp(status), status.st_mtime_ns)
 
     def read(self, file: LandingFile, /) -> RawRows:
@@ -248,7 +255,9 @@ class LocalFiles(NamedFiles):
         """Yield the names in the folders below `below` that match the rest of the pattern."""
         part, rest = parts[0], parts[1:]
         form, first = re.compile(as_regex(part, ".+")), self.first_name(part, since)
-        for name in self._names(below) if re.search(r"[*{]", part) else [part]:
+        if rest and ignored is not None and "{partition}" in self.parts[-1]:
+            self._note_misplaced(below, ignored)
+        for name in self._names(below, ignored) if re.search(r"[*{]", part) else [part]:
             path = f"{below}/{name}" if below else name
             if name < first:
                 continue
@@ -258,18 +267,31 @@ class LocalFiles(NamedFiles):
                 try:
                     check_finished(path)
                     self._status(path)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    self.pass_over(path, _unreachable(error), ignored)
                 except PassedOverError as reason:
                     self.pass_over(path, reason, ignored)
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
                 else:
                     yield from self._paths(rest, path, since, ignored)
 
-    def _names(self, below: str) -> list[str]:
+    def _note_misplaced(self, below: str, ignored: Ignored) -> None:
+        """Note the files that stand in a folder above theirs."""
+        form = re.compile(as_regex(self.parts[-1], self._key))
+        for name in self._names(below, None):
+            if form.fullmatch(name):
+                ignored.add(f"{below}/{name}" if below else name, "above its folder")
+
+    def _names(self, below: str, ignored: Ignored | None) -> list[str]:
+        """Return the names in a folder; none where the landing folder does not exist yet."""
         try:
             # Nothing but its name is read of an old file.
             return os.listdir(self.root / below)  # noqa: PTH208 makes no object of each name
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self.pass_over(below, _unreachable(error), ignored)
             return []
 
     def _status(self, path: str) -> os.stat_result:
@@ -282,9 +304,17 @@ class LocalFiles(NamedFiles):
         status = place.lstat()
         if not stat.S_ISLNK(status.st_mode):
             return status
+        try:
+            target = place.stat()
+        except FileNotFoundError as error:
+            raise PassedOverError("a link to nothing") from error
         if not place.resolve().is_relative_to(self.root.resolve()):
             raise PassedOverError("outside the landing folder")
-        return place.stat()
+        return target
+
+
+def _unreachable(error: OSError) -> PassedOverError:
+    return PassedOverError(f"not reachable: {error.strerror or type(error).__name__}")
 
 
 def _stamp(status: os.stat_result) -> str:
@@ -338,11 +368,13 @@ class DeltaSource:
 
 
 def check_finished(path: str) -> None:
-    """Refuse hidden names and those of files that are still being written.
+    """Refuse names that are no UTF-8, hidden names, and those of files still being written.
 
     Raises:
-        PassedOverError: It, or a folder that it is in, is hidden or unfinished.
+        PassedOverError: It, or a folder that it is in, has such a name.
     """
+    if any("\ud800" <= character <= "\udfff" for character in path):
+        raise PassedOverError("not named in UTF-8")
     for name in path.split("/"):
         if name.startswith("."):
             raise PassedOverError("hidden")

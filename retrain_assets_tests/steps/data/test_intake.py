@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from retrain_assets.domain.data.contract import UNPLACED
+from retrain_assets.domain.data.contract import UNPLACED, Judgement
+from retrain_assets.domain.data.row_checks import RawRows
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.steps.data import ingest as ingest_step
 from retrain_assets.steps.data import intake
 from retrain_assets.steps.data.ingest import Ingestion, NothingLandedError, ingest
 from retrain_assets.steps.data.intake import Intake
+from retrain_assets.stores.landing.readers import READERS
 from retrain_assets.stores.storage import Storage
 
 DAYS = [f"2013-01-{day:02}" for day in range(1, 29)]
@@ -394,3 +398,35 @@ def test_a_small_file_of_a_stream_may_lack_what_producers_leave_out(tmp_path: Pa
     refused = sorted(done.refused.values())
     assert "lacks coupon (is 'cupon' meant?)" in refused[0]
     assert "t-0-003-003.jsonl: all of its 1 rows were refused" in refused[1]
+
+
+@pytest.mark.parametrize("landing", ["sales/*.csv", "sales/{partition}.csv"])
+@pytest.mark.parametrize("error", [ZeroDivisionError("no"), pl.exceptions.PanicException("no")])
+def test_whatever_error_a_file_causes_refuses_that_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, landing: str, error: BaseException
+) -> None:
+    for day in (1, 2, 3):
+        deliver(tmp_path, f"2013-01-0{day}.csv", f"2013-01-0{day},{day},5")
+    spec, read, judge = dataset(landing=landing), READERS["csv"], ingest_step.judge
+
+    def raise_for_two(content: bytes, spec: DatasetSpec) -> Any:
+        if b",2,5" in content:
+            raise error
+        return read(content, spec)
+
+    def raise_for_three(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
+        if any(3 in file.rows["id"].cast(int) for file in raw if "id" in file.rows.columns):
+            raise error
+        return judge(raw, spec)
+
+    monkeypatch.setitem(READERS, "csv", raise_for_two)
+    monkeypatch.setattr(ingest_step, "judge", raise_for_three)
+    ingestion = run(tmp_path, spec)
+    assert table(tmp_path) == {"2013-01-01": [1]}
+    reasons = sorted(ingestion.refused.values())
+    assert reasons == [
+        "sales/2013-01-02.csv: it cannot be read: 'no'",
+        "sales/2013-01-03.csv: its rows cannot be judged: 'no'",
+    ]
+    monkeypatch.undo()
+    assert Intake(Storage(tmp_path), spec).unread == []

@@ -1,20 +1,16 @@
 """Landing files are found by their pattern, read once, and no row of theirs vanishes unseen."""
 
-from __future__ import annotations
-
 import io
 import os
 from datetime import timedelta
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from retrain_assets.stores.landing.source import Ignored, LocalFiles
 from retrain_assets_tests.sales import DAY, deliver, read, spec
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def keys(root: Path, pattern: str, **changes: Any) -> list[tuple[str, str]]:
@@ -210,3 +206,37 @@ def test_in_a_folder_of_many_datasets_the_names_of_others_are_not_told(tmp_path:
     ignored = Ignored()
     assert len(LocalFiles(tmp_path, spec("{partition}.csv")).files(None, ignored)) == 1
     assert ignored.reasons == {"of no partition": (1, ["'2013-02-30.csv'"])}
+
+
+def test_a_name_that_cannot_be_followed_is_ignored_with_its_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "sales"
+    deliver(tmp_path, f"sales/{DAY}.csv")
+    deliver(tmp_path, "2013-02-01.csv")
+    (folder / "2013-02-02.csv").symlink_to(folder / "nothing.csv")
+    (folder / "2013-02-03.csv").symlink_to(folder / "2013-02-03.csv")
+    Path(os.fsdecode(bytes(folder) + b"/2013-02-0\xff.csv")).write_bytes(b"x")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    ignored = Ignored()
+    files = LocalFiles(tmp_path, spec()).files(None, ignored)
+    assert [file.partition for file in files] == [DAY]
+    assert ignored.reasons == {
+        "above its folder": (1, ["'2013-02-01.csv'"]),
+        "a link to nothing": (1, ["'sales/2013-02-02.csv'"]),
+        "not reachable: Too many levels of symbolic links": (1, ["'sales/2013-02-03.csv'"]),
+        "not named in UTF-8": (1, [r"'sales/2013-02-0\udcff.csv'"]),
+    }
+    ignored = Ignored()
+    assert LocalFiles(tmp_path, spec("loop/{partition}.csv")).files(None, ignored) == []
+    assert "'loop'" in str(ignored)
+
+
+def test_a_file_without_permission_is_ignored_until_it_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(tmp_path, f"sales/{DAY}.csv")
+    ignored, source = Ignored(), LocalFiles(tmp_path, spec())
+    monkeypatch.setattr(os, "access", lambda *_: False)  # a test may run as root
+    assert source.files(None, ignored) == []
+    assert list(ignored.reasons) == ["without permission to read"]
+    monkeypatch.undo()
+    assert len(source.files()) == 1
