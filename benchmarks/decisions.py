@@ -23,7 +23,7 @@ from scipy.stats import binom, kstwobign
 from year import RUN, built
 
 from retrain_assets.domain.drift.measures import jensen_shannon, ks, psi, wasserstein
-from retrain_assets.domain.drift.permutation_test import calibrate, pool
+from retrain_assets.domain.drift.permutation_test import pool, run_permutation_test
 from retrain_assets.domain.drift.profile import ColumnProfile, merge
 from retrain_assets.steps.features import build
 
@@ -37,7 +37,7 @@ def profiles(root: Path) -> dict[str, pl.DataFrame]:
     """Stored summaries of all columns of the year's flights, by day."""
     state = built(root)
     keys = tuple(state.sources())
-    made = build.profile(state, keys, RUN).rows.filter(pl.col("column") != "delayed")
+    made = build.build_profiles(state, keys, RUN).rows.filter(pl.col("column") != "delayed")
     parts = made.partition_by("_landing_partition", as_dict=True)
     return {str(key): part for (key,), part in parts.items()}
 
@@ -53,7 +53,7 @@ def stable(days: dict[str, pl.DataFrame], reference: int, per_seed: int) -> dict
             began = time.process_time()
             columns = pool(pl.concat([days[key] for key in keys]), keys)
             places = range(reference, reference + CURRENT)
-            found = calibrate(columns, places, min(RATES), random)
+            found = run_permutation_test(columns, places, min(RATES), random)
             seconds += time.process_time() - began
             draws += found.draws
             for rate in RATES:

@@ -28,7 +28,7 @@ from year import built, features
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift.measures import jensen_shannon, psi, wasserstein
-from retrain_assets.domain.drift.permutation_test import calibrate, pool
+from retrain_assets.domain.drift.permutation_test import pool, run_permutation_test
 from retrain_assets.domain.drift.profile import build_profile, merge
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def scores(profiles: list[pl.DataFrame], random: np.random.Generator) -> Scores:
         used = [*range(REFERENCE), *range(place - len(window) + 1, place + 1)]
         columns = pool(pl.concat([profiles[k] for k in used]), [f"{k:03}" for k in used])
         places = range(REFERENCE, len(used))
-        ours.append(-np.log(calibrate(columns, places, 0.005, random).p_value))
+        ours.append(-np.log(run_permutation_test(columns, places, 0.005, random).p_value))
         pairs = [(before, current[name]) for name, before in reference.items()]
         largest.append(max(psi(*pair) or 0.0 for pair in pairs))
         evidently.append(max((wasserstein(*p) or jensen_shannon(*p) or 0.0) / 0.1 for p in pairs))

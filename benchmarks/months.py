@@ -24,7 +24,7 @@ from retrain_assets.steps.decision.promote import decide_candidate
 from retrain_assets.steps.decision.reconsider import propose
 from retrain_assets.steps.decision.train import fit_model
 from retrain_assets.steps.monitoring.monitor import monitor
-from retrain_assets.steps.monitoring.predict import predictions
+from retrain_assets.steps.monitoring.predict import predict_partitions
 from retrain_assets.steps.replay import Replay
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Months(Replay):
         begun = self.keys.index(self.ends[0]) + 1
         for keys in [self.keys[:begun], *([key] for key in self.keys[begun:])]:
             now = replace(state, now=keys[-1])
-            predictions(now, registry, keys, RUN)
+            predict_partitions(now, registry, keys, RUN)
             monitor(now, keys, RUN)
             if keys[-1] in self.ends:
                 why = ("schedule",), "a month has ended"

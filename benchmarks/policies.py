@@ -47,9 +47,9 @@ def prepared(root: Path) -> ModelState:
     from retrain_assets.definitions import datasets, models
     from retrain_assets.demo.flights import Flights
     from retrain_assets.steps.data.ingest import ingest
-    from retrain_assets.steps.features.build import features, profile
+    from retrain_assets.steps.features.build import build_features, build_profiles
     from retrain_assets.steps.monitoring.monitor import monitor
-    from retrain_assets.steps.monitoring.predict import predictions
+    from retrain_assets.steps.monitoring.predict import predict_partitions
     from retrain_assets.stores.storage import Storage
 
     storage, model, specs = Storage(root), models()[MODEL], datasets()
@@ -61,9 +61,9 @@ def prepared(root: Path) -> ModelState:
         for name in (model.spec.dataset, *model.spec.lookups):
             keys = ["all"] if specs[name].partition.by == "none" else flights.days
             ingest(storage, specs[name], keys, RUN)
-        for step in (features, profile):
+        for step in (build_features, build_profiles):
             step(state, flights.days, RUN)
-        predictions(state, storage.registry(MODEL), flights.days, RUN)
+        predict_partitions(state, storage.registry(MODEL), flights.days, RUN)
         monitor(state, flights.days, RUN)
     return state
 

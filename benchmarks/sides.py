@@ -190,7 +190,7 @@ def lookups(root: Path) -> None:
 
 def features(root: Path) -> dict[str, float]:
     """Features of all days in batches."""
-    from retrain_assets.steps.features.build import features as shipped
+    from retrain_assets.steps.features.build import build_features as shipped
     from retrain_assets.stores.storage import Storage
 
     state = specs_of(root)[0].state(Storage(root))

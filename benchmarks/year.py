@@ -32,7 +32,7 @@ def built(folder: Path) -> ModelState:
     for name, keys in (("flights", flights.days), ("weather", flights.days), ("planes", ("all",))):
         ingest(storage, known[name], keys, RUN)
     state = models()["flight_delay"].state(storage)
-    build.features(state, tuple(state.sources()), RUN)
+    build.build_features(state, tuple(state.sources()), RUN)
     return state
 
 

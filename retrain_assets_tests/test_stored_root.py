@@ -16,7 +16,7 @@ from polars.testing import assert_frame_equal
 
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.inspect.status import status, verify
-from retrain_assets.steps.monitoring.predict import scores
+from retrain_assets.steps.monitoring.predict import score_partitions
 from retrain_assets.stores.backup import restore
 from retrain_assets.stores.messages import Outbox
 from retrain_assets_tests.receivers import Web, web
@@ -90,7 +90,7 @@ def test_what_version_0_1_stored_is_read_and_work_goes_on(stored: World, slack: 
 
     before = tables.scan("churn/predictions").collect().sort("_landing_partition", "_key")
     days = before["_landing_partition"].unique().sort().to_list()
-    ((_, again),) = scores(stored.state, registry, days, None)
+    ((_, again),) = score_partitions(stored.state, registry, days, None)
     assert_frame_equal(again.sort("_landing_partition", "_key"), before)
 
     assert stored.settle() == [], "nothing is read, built or decided again"

@@ -38,10 +38,10 @@ def replay(model: str, first: str, last: str, policies: str | None, picture: str
     with _progress() as tell:
         outcome = replay_policies(entry.state(storage()), candidates, tell, first, last)
     if picture:
-        from retrain_assets.reports.canvas import png
-        from retrain_assets.reports.plots import replay_figure
+        from retrain_assets.reports.canvas import to_png
+        from retrain_assets.reports.plots import draw_replay
 
-        (start_folder() / picture).write_bytes(png(replay_figure(outcome)))
+        (start_folder() / picture).write_bytes(to_png(draw_replay(outcome)))
     proposal = next(policy.parts for policy in candidates if policy.name == outcome.best)
     lines = _lines(outcome)
     if proposal:

@@ -20,8 +20,8 @@ import polars as pl
 from retrain_assets.domain.data.expectations import is_asked_by_row_or_partition
 from retrain_assets.domain.data.rules import STORED, dataset_schema
 from retrain_assets.domain.data.values import find_column_mistakes
-from retrain_assets.domain.drift.permutation_test import supported_rate
-from retrain_assets.domain.features.build import FeatureError, feature_names, mistaken_feature
+from retrain_assets.domain.drift.permutation_test import compute_least_rate
+from retrain_assets.domain.features.build import FeatureError, list_features, mistaken_feature
 from retrain_assets.orchestration.dagster_internals import is_valid_cron_string
 from retrain_assets.orchestration.partitions import partitions_definition
 from retrain_assets.specs.base import hint
@@ -167,7 +167,7 @@ def _of_rates(spec: ModelSpec, partition: PartitionSpec) -> Iterator[Disagreemen
             yield loc, "counts by the year, which partitions by value have not: give a threshold"
         else:
             a_year = partition.period.per_year
-            least = supported_rate(length, windows.current) * a_year
+            least = compute_least_rate(length, windows.current) * a_year
             if not least <= trigger.false_alarms_per_year < a_year:
                 why = (
                     f"{trigger.false_alarms_per_year:g} is not told from chance: a reference of "
@@ -256,7 +256,7 @@ def _of_features(
     spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
 ) -> Iterator[Disagreement]:
     try:
-        names = feature_names(spec, dataset, lookups)
+        names = list_features(spec, dataset, lookups)
     except (FeatureError, *_NOT_VALID) as error:
         yield ("features", "sql"), _of_sql(error, dataset)
         return

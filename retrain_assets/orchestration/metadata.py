@@ -15,7 +15,7 @@ from retrain_assets.domain.decision.triggers import decide
 from retrain_assets.orchestration import checks
 from retrain_assets.specs.partition import ALL
 from retrain_assets.steps.inspect import status
-from retrain_assets.steps.monitoring.monitor import then_and_now
+from retrain_assets.steps.monitoring.monitor import read_sides
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.tables.tables import Tables
 
@@ -26,7 +26,7 @@ DIGITS = 4  # of a number that is drawn
 ROWS = "dagster/partition_row_count"
 
 
-def about(tables: Tables, table: str) -> dict[str, Any]:
+def describe_table(tables: Tables, table: str) -> dict[str, Any]:
     """A table as it is now: name, place, version, rows and columns."""
     found = tables.describe(table)
     schema = found.schema if found else {}
@@ -41,7 +41,7 @@ def about(tables: Tables, table: str) -> dict[str, Any]:
     }
 
 
-def series(numbers: pl.DataFrame) -> dict[str, dict[str, float]]:
+def round_series(numbers: pl.DataFrame) -> dict[str, dict[str, float]]:
     """Numbers of each partition, by its key, rounded to be drawn.
 
     Args:
@@ -49,23 +49,23 @@ def series(numbers: pl.DataFrame) -> dict[str, dict[str, float]]:
     """
     rows = {row.pop(PARTITION): row for row in numbers.iter_rows(named=True)}
     return {
-        key: {name: drawn(value) for name, value in row.items() if value is not None}
+        key: {name: round_number(value) for name, value in row.items() if value is not None}
         for key, row in rows.items()
     }
 
 
 def add_series(context: dg.AssetExecutionContext, key: dg.AssetKey, numbers: pl.DataFrame) -> None:
     """Leave numbers on each partition of the asset that a run materializes."""
-    for partition, found in series(numbers).items():
+    for partition, found in round_series(numbers).items():
         context.add_asset_metadata(found, key, None if partition == ALL else partition)
 
 
-def drawn(value: float) -> float:
+def round_number(value: float) -> float:
     """A number as it is shown; whole ones as they are."""
     return value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")
 
 
-def mlflow_link(tracking_uri: str, run_id: str) -> dg.MetadataValue[Any]:
+def link_mlflow_run(tracking_uri: str, run_id: str) -> dg.MetadataValue[Any]:
     """Where a run is seen in MLflow: a link to its server, else how to open the database."""
     if tracking_uri.startswith(("http://", "https://")):
         return dg.MetadataValue.url(f"{tracking_uri.rstrip('/')}/#/runs/{run_id}")
@@ -74,7 +74,7 @@ def mlflow_link(tracking_uri: str, run_id: str) -> dg.MetadataValue[Any]:
     )
 
 
-def pictures(context: dg.AssetExecutionContext, state: ModelState, key: str) -> dict[str, Any]:
+def draw_pictures(context: dg.AssetExecutionContext, state: ModelState, key: str) -> dict[str, Any]:
     """Metadata of monitoring; what was monitored is stored by now, and stands without it.
 
     Args:
@@ -83,24 +83,24 @@ def pictures(context: dg.AssetExecutionContext, state: ModelState, key: str) -> 
         key: The newest partition that was monitored.
     """
     try:
-        return _pictures(state, key)
+        return _draw_pictures(state, key)
     except Exception:  # a run that failed here would not be asked for again
         context.log.exception("no pictures of %s", key)
         return {"pictures": "not drawn, see the log of the run"}
 
 
-def _pictures(state: ModelState, key: str) -> dict[str, Any]:
-    from retrain_assets.reports.movers import movers_figure, watched_heatmap
-    from retrain_assets.reports.plots import markdown
+def _draw_pictures(state: ModelState, key: str) -> dict[str, Any]:
+    from retrain_assets.reports.movers import draw_movers, draw_watched_drift
+    from retrain_assets.reports.plots import to_markdown
 
     table = state.table("monitoring")
     rows = state.tables.collect(state.tables.scan(table), table)
     wish = decide(state.spec, state.situation())
     said = [{"cause": one.cause, "fired": one.fired, "reason": one.reason} for one in wish.causes]
     return {
-        "drift": dg.MetadataValue.md(markdown(watched_heatmap(rows))),
+        "drift": dg.MetadataValue.md(to_markdown(draw_watched_drift(rows))),
         "moved": dg.MetadataValue.md(
-            markdown(movers_figure(*then_and_now(state, key), status.moved(state)))
+            to_markdown(draw_movers(*read_sides(state, key), status.moved(state)))
         ),
         "retrain": wish.reason,
         "causes": checks.table(said),

@@ -34,14 +34,14 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure((width, height), dpi=100, layout="constrained", facecolor="white")
 
 
-def message(text: str) -> Figure:
+def draw_message(text: str) -> Figure:
     """A figure for when there is nothing to draw."""
     figure = new_figure(6.4, 1.2)
-    figure.text(0.5, 0.5, literal(text), ha="center", va="center", color=GREY)
+    figure.text(0.5, 0.5, shorten(text), ha="center", va="center", color=GREY)
     return figure
 
 
-def png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
     """A figure as a PNG file with a palette: a third of the size, the same bytes each time."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
@@ -54,14 +54,14 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def headline(figure: Figure, title: str, said: str) -> None:
+def draw_headline(figure: Figure, title: str, said: str) -> None:
     """Put a title of at most two lines and a line that says what is seen above a figure."""
     lines = wrap(title, TITLE_WIDTH, max_lines=2, placeholder=" …")
     # The empty last line makes the layout leave room for what is said below the title.
-    text = _escaped("\n".join([*lines, ""]))
+    text = _escape("\n".join([*lines, ""]))
     figure.suptitle(text, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     figure.axes[0].annotate(
-        literal(said, int(LETTERS_AN_INCH * figure.get_figwidth())),
+        shorten(said, int(LETTERS_AN_INCH * figure.get_figwidth())),
         (0.01, 1),
         xycoords="figure fraction",
         xytext=(0, -6 - LINE_POINTS * len(lines)),
@@ -111,7 +111,7 @@ def tidy_cells(axes: Axes, names: Sequence[str]) -> None:
     """Give an image of cells its row names, and a line between one row and the next."""
     axes.spines[:].set_visible(False)
     axes.set_facecolor(PALE)
-    axes.set_yticks(range(len(names)), [literal(name) for name in names])
+    axes.set_yticks(range(len(names)), [shorten(name) for name in names])
     axes.set_yticks(np.arange(1, len(names)) - 0.5, minor=True)
     axes.grid(which="minor", axis="y", color="white", linewidth=1)
     axes.tick_params(which="both", labelsize=8, length=0)
@@ -121,13 +121,13 @@ def label_some(axes: Axes, names: Sequence[str], most: int = MOST_LABELS) -> Non
     """Name a few places of the x axis, evenly spaced and the last among them."""
     step = -(-len(names) // most)
     places = range(len(names) - 1, -1, -step)
-    labels = [literal(names[place]) for place in places]
+    labels = [shorten(names[place]) for place in places]
     slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
     long = max(map(len, labels)) > len("2013-01-01")
     axes.set_xticks(places, labels, **(slanted if long else {}))
 
 
-def literal(text: str, width: int = NAME_WIDTH) -> str:
+def shorten(text: str, width: int = NAME_WIDTH) -> str:
     """Text from the data on one line, shortened in the middle, and never taken for mathematics.
 
     Args:
@@ -138,8 +138,8 @@ def literal(text: str, width: int = NAME_WIDTH) -> str:
     if len(line) > width:
         tail = width // 3
         line = f"{line[: width - tail - 1]}…{line[-tail:]}"
-    return _escaped(line)
+    return _escape(line)
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return text.replace("$", r"\$")

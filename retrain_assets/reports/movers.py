@@ -16,7 +16,7 @@ from retrain_assets.domain.drift.observations import FEATURE, P_VALUE, PREDICTIO
 from retrain_assets.domain.drift.profile import ColumnProfile
 from retrain_assets.reports import canvas
 from retrain_assets.reports.canvas import GREY, ORANGE
-from retrain_assets.reports.plots import drift_heatmap
+from retrain_assets.reports.plots import draw_drift
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,11 +26,11 @@ WATCHED, UNWATCHED = "what is watched", "psi"
 BINS, CATEGORIES, CUT = 24, 8, (0.005, 0.995)
 
 
-def watched_heatmap(monitoring: pl.DataFrame) -> Figure:
+def draw_watched_drift(monitoring: pl.DataFrame) -> Figure:
     """When which column moved, by whichever of its measures is farthest beyond its threshold.
 
     Args:
-        monitoring: As `drift_heatmap` takes it; PSI is drawn where nothing has a threshold.
+        monitoring: As `draw_drift` takes it; PSI is drawn where nothing has a threshold.
     """
     held = monitoring.filter(
         pl.col("role").is_in([FEATURE, PREDICTION, TARGET]),
@@ -38,16 +38,16 @@ def watched_heatmap(monitoring: pl.DataFrame) -> Figure:
         pl.col("measure") != P_VALUE,
     )
     if held.is_empty():
-        return drift_heatmap(monitoring, UNWATCHED)
+        return draw_drift(monitoring, UNWATCHED)
     multiple = pl.col("statistic") / pl.col("threshold")
     multiples = held.with_columns(
         measure=pl.lit(WATCHED), statistic=multiple, threshold=pl.lit(1.0)
     ).sort("statistic", descending=True, nulls_last=True)
     farthest = multiples.unique([PARTITION, "role", "column"], keep="first", maintain_order=True)
-    return drift_heatmap(farthest, WATCHED)
+    return draw_drift(farthest, WATCHED)
 
 
-def movers_figure(
+def draw_movers(
     reference: Mapping[str, ColumnProfile],
     current: Mapping[str, ColumnProfile],
     moved: Sequence[Mapping[str, Any]],
@@ -61,13 +61,13 @@ def movers_figure(
     """
     shown = [row for row in moved if row["column"] in reference and row["column"] in current]
     if not shown:
-        return canvas.message("nothing is held against a threshold yet")
+        return canvas.draw_message("nothing is held against a threshold yet")
     figure = canvas.new_figure(8.0, 3.2)
     plots = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, row in zip(plots, shown, strict=True):
         sides = reference[row["column"]], current[row["column"]]
-        (_numbers if sides[0].kind == "numeric" else _categories)(axes, *sides)
-        told = f"{canvas.literal(row['column'])}\n{canvas.literal(row['effect'] or '')}"
+        (_draw_numbers if sides[0].kind == "numeric" else _draw_categories)(axes, *sides)
+        told = f"{canvas.shorten(row['column'])}\n{canvas.shorten(row['effect'] or '')}"
         axes.set_title(told, fontsize=9, loc="left")
     first = shown[0]
     said = f"farthest: {first['column']}, {first['measure']} {first['statistic']:.3g}"
@@ -75,12 +75,12 @@ def movers_figure(
     for axes in plots[1:]:  # one legend is enough
         for drawn in (*axes.patches, *axes.containers):
             drawn.set_label("_")
-    canvas.headline(figure, "What moved most: then (grey) and now (orange)", said)
+    canvas.draw_headline(figure, "What moved most: then (grey) and now (orange)", said)
     canvas.tidy(*plots)
     return figure
 
 
-def _numbers(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None:
+def _draw_numbers(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None:
     """Shares in even bins over the bulk of both sides."""
     sketches = [side.sketch for side in (before, now) if side.sketch and side.filled]
     if not sketches:
@@ -95,7 +95,7 @@ def _numbers(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None:
     axes.set_ylabel("share", fontsize=8)
 
 
-def _categories(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None:
+def _draw_categories(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None:
     """Shares of the most frequent values of either side."""
     sides = [
         {name: rows / max(side.filled, 1) for name, rows in (side.counts or {}).items()}
@@ -108,4 +108,4 @@ def _categories(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None:
         sides, (-0.2, 0.2), (GREY, ORANGE), ("then", "now"), strict=True
     ):
         axes.bar(places + shift, [side.get(key, 0) for key in names], 0.4, color=colour, label=name)
-    axes.set_xticks(places, [canvas.literal(name, 12) for name in names], rotation=40, ha="right")
+    axes.set_xticks(places, [canvas.shorten(name, 12) for name in names], rotation=40, ha="right")

@@ -34,12 +34,12 @@ tr {{border-bottom: 1px solid #e2e8f0}}
 """
 
 
-def page(title: str, body: str) -> str:
+def render_page(title: str, body: str) -> str:
     """Return a page of a title, which is escaped here, and a body, which is HTML."""
     return _PAGE.format(title=escape(title), body=body)
 
 
-def sections(parts: "Mapping[str, Sequence[Piece]]") -> str:
+def render_sections(parts: "Mapping[str, Sequence[Piece]]") -> str:
     """Return headings, each over sentences, tables and pictures; all text is escaped here.
 
     Args:
@@ -48,27 +48,29 @@ def sections(parts: "Mapping[str, Sequence[Piece]]") -> str:
     """
     filled = {heading: [piece for piece in pieces if piece] for heading, pieces in parts.items()}
     return "\n".join(
-        "\n".join([f"<h2>{escape(heading)}</h2>", *map(_html, pieces)])
+        "\n".join([f"<h2>{escape(heading)}</h2>", *map(_render_piece, pieces)])
         for heading, pieces in filled.items()
         if pieces
     )
 
 
-def _html(piece: "Piece") -> str:
+def _render_piece(piece: "Piece") -> str:
     if isinstance(piece, str):
         return f"<p>{escape(piece)}</p>"
     if isinstance(piece, list):
-        head = _row("th", piece[0])
-        rows = "".join(f"\n{_row('td', map(_cell, record.values()))}" for record in piece)
+        head = _render_row("th", piece[0])
+        rows = "".join(
+            f"\n{_render_row('td', map(_render_cell, record.values()))}" for record in piece
+        )
         return f"<table>{head}{rows}\n</table>"
-    return f'<img src="data:image/png;base64,{b64encode(canvas.png(piece)).decode()}" alt="">'
+    return f'<img src="data:image/png;base64,{b64encode(canvas.to_png(piece)).decode()}" alt="">'
 
 
-def _row(tag: str, cells: Iterable[str]) -> str:
+def _render_row(tag: str, cells: Iterable[str]) -> str:
     return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
-def _cell(value: object) -> str:
+def _render_cell(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat(" ", "minutes")
     return f"{value:.4g}" if isinstance(value, float) else str("" if value is None else value)

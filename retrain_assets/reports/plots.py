@@ -34,7 +34,7 @@ OTHERS = "all others"
 IDENTITY = ["role", "column"]
 
 
-def holdout_figure(
+def draw_holdout(
     kind: Kind, target: np.ndarray, prediction: np.ndarray, classes: Sequence[Any] | None = None
 ) -> Figure:
     """The picture of a model's predictions on its holdout.
@@ -47,14 +47,14 @@ def holdout_figure(
         classes: The class of each column of `prediction`, for multiclass.
     """
     drawn_by: dict[Kind, Callable[[np.ndarray, np.ndarray], Figure]] = {
-        "binary": reliability,
-        "multiclass": partial(confusion, classes=classes if classes is not None else ()),
-        "regression": predicted_against_actual,
+        "binary": draw_reliability,
+        "multiclass": partial(draw_confusion, classes=classes if classes is not None else ()),
+        "regression": draw_actual,
     }
     return drawn_by[kind](target, prediction)
 
 
-def reliability(target: np.ndarray, prediction: np.ndarray) -> Figure:
+def draw_reliability(target: np.ndarray, prediction: np.ndarray) -> Figure:
     """Whether predicted probabilities are what happens.
 
     Args:
@@ -68,7 +68,7 @@ def reliability(target: np.ndarray, prediction: np.ndarray) -> Figure:
     positive = np.asarray(target).astype(bool)
     figure = canvas.new_figure(6.4, 5.2)
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    predicted, observed = _bin_means(prediction, positive)
+    predicted, observed = _average_bins(prediction, positive)
     limit = min(1.0, 1.05 * max(prediction.max(), observed.max()))
     axes.axline((0, 0), slope=1, color=GREY, linestyle="--", linewidth=1, label="ideal")
     axes.plot(predicted, observed, color=BLUE, marker="o", clip_on=False, label="observed")
@@ -84,12 +84,12 @@ def reliability(target: np.ndarray, prediction: np.ndarray) -> Figure:
     said = (
         f"{len(positive):,} rows: {prediction.mean():.1%} predicted, {positive.mean():.1%} observed"
     )
-    canvas.headline(figure, "Predicted probability against observed share", said)
+    canvas.draw_headline(figure, "Predicted probability against observed share", said)
     canvas.tidy(axes, counts)
     return figure
 
 
-def predicted_against_actual(target: np.ndarray, prediction: np.ndarray) -> Figure:
+def draw_actual(target: np.ndarray, prediction: np.ndarray) -> Figure:
     """Where predicted numbers lie beside what they turned out to be.
 
     Args:
@@ -104,7 +104,7 @@ def predicted_against_actual(target: np.ndarray, prediction: np.ndarray) -> Figu
 
     figure = canvas.new_figure(6.4, 4.8)
     axes = figure.subplots()
-    (left, right), (low, high) = _bulk(prediction), _bulk(target)
+    (left, right), (low, high) = _cut_tails(prediction), _cut_tails(target)
     shown = (left <= prediction) & (prediction <= right) & (low <= target) & (target <= high)
     density = axes.hexbin(
         prediction[shown],
@@ -118,16 +118,16 @@ def predicted_against_actual(target: np.ndarray, prediction: np.ndarray) -> Figu
     )
     figure.colorbar(density, ax=axes, label="rows", pad=0.02).outline.set_visible(False)
     axes.axline((low, low), slope=1, color=INK, linestyle="--", linewidth=1, label="ideal")
-    axes.plot(*_bin_means(prediction, target), color=ORANGE, marker="o", label="mean actual")
+    axes.plot(*_average_bins(prediction, target), color=ORANGE, marker="o", label="mean actual")
     axes.set(xlim=(left, right), ylim=(low, high), xlabel="predicted", ylabel="actual")
     error = f"mean absolute error {np.abs(prediction - target).mean():.3g}"
     said = f"{len(target):,} rows, {(~shown).sum():,} beyond the axes: {error}"
-    canvas.headline(figure, "Predicted against actual", said)
+    canvas.draw_headline(figure, "Predicted against actual", said)
     canvas.tidy(axes)
     return figure
 
 
-def confusion(target: np.ndarray, probabilities: np.ndarray, classes: Sequence[Any]) -> Figure:
+def draw_confusion(target: np.ndarray, probabilities: np.ndarray, classes: Sequence[Any]) -> Figure:
     """Which classes are taken for which.
 
     Args:
@@ -141,8 +141,8 @@ def confusion(target: np.ndarray, probabilities: np.ndarray, classes: Sequence[A
     """
     actual, columns = [str(label) for label in target], [str(name) for name in classes]
     predicted = [columns[best] for best in probabilities.argmax(axis=1)]
-    names = _classes_shown(actual, columns)
-    percent = _percent_of_rows(actual, predicted, names)
+    names = _list_classes(actual, columns)
+    percent = _count_percent(actual, predicted, names)
     figure = canvas.new_figure(4.6 + 0.3 * len(names), 2.6 + 0.3 * len(names))
     axes = figure.subplots()
     axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
@@ -150,17 +150,17 @@ def confusion(target: np.ndarray, probabilities: np.ndarray, classes: Sequence[A
         if value >= 1:
             colour = "white" if value > 55 else INK  # noqa: PLR2004 where the blue turns dark
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour)
-    labels = [canvas.literal(name) for name in names]
+    labels = [canvas.shorten(name) for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor")
     axes.set(xlabel="predicted", ylabel="actual")
     right = f"{np.mean(np.equal(actual, predicted)):.1%} right"
     said = f"{len(actual):,} rows, {right}; numbers are per cent of each actual class"
-    canvas.headline(figure, "Predicted against actual class", said)
+    canvas.draw_headline(figure, "Predicted against actual class", said)
     canvas.tidy_cells(axes, names)
     return figure
 
 
-def gain_by_block(
+def draw_gains(
     blocks: Sequence[str],
     gains: Sequence[float],
     gain: float,
@@ -188,12 +188,12 @@ def gain_by_block(
     axes.set(ylabel="gain of the candidate", xlim=(-0.6, len(values) - 0.4))
     canvas.label_some(axes, blocks)
     better = f"better in {(values > 0).sum()} of {len(values)} blocks"
-    canvas.headline(figure, title, f"{_in_words(low, high)}; {better}")
+    canvas.draw_headline(figure, title, f"{_describe_gain(low, high)}; {better}")
     canvas.tidy(axes)
     return figure
 
 
-def drift_heatmap(monitoring: pl.DataFrame, measure: str) -> Figure:
+def draw_drift(monitoring: pl.DataFrame, measure: str) -> Figure:
     """When which column drifted.
 
     Args:
@@ -209,23 +209,23 @@ def drift_heatmap(monitoring: pl.DataFrame, measure: str) -> Figure:
         pl.col("statistic").fill_nan(None)
     )
     if rows.is_empty():
-        return canvas.message(f"{measure}: nothing monitored yet")
+        return canvas.draw_message(f"{measure}: nothing monitored yet")
     partitions = rows[PARTITION].unique().sort().tail(MOST_PARTITIONS).to_list()
     rows = rows.filter(pl.col(PARTITION).is_in(partitions))
     newest = rows.filter(pl.col(PARTITION) == partitions[-1])
-    columns = _most_drifted(rows, newest)
+    columns = _rank_columns(rows, newest)
     figure = canvas.new_figure(8.0, 2.0 + 0.22 * columns.height)
     axes = figure.subplots()
-    multiples = _multiples(rows, columns, partitions)
+    multiples = _divide_by_threshold(rows, columns, partitions)
     canvas.draw_multiples(axes, multiples, bounded=rows["threshold"].count() > 0)
     canvas.label_some(axes, partitions)
     alerts = f"{newest['alert'].sum()} of {newest.height} columns alert in {partitions[-1]}"
-    canvas.headline(figure, f"Drift by {measure}", alerts)
-    canvas.tidy_cells(axes, [_row_name(*row) for row in columns.iter_rows()])
+    canvas.draw_headline(figure, f"Drift by {measure}", alerts)
+    canvas.tidy_cells(axes, [_name_row(*row) for row in columns.iter_rows()])
     return figure
 
 
-def importance(losses: dict[str, float], said: str) -> Figure:
+def draw_importance(losses: dict[str, float], said: str) -> Figure:
     """What each feature is worth, the most first.
 
     Args:
@@ -236,18 +236,18 @@ def importance(losses: dict[str, float], said: str) -> Figure:
     figure = canvas.new_figure(6.4, 1.6 + 0.22 * len(most))
     axes = figure.subplots()
     axes.barh(range(len(most)), [loss for _, loss in most], color=BLUE, label="loss")
-    axes.set_yticks(range(len(most)), [canvas.literal(name) for name, _ in most])
-    canvas.headline(figure, "What each feature is worth", said)
+    axes.set_yticks(range(len(most)), [canvas.shorten(name) for name, _ in most])
+    canvas.draw_headline(figure, "What each feature is worth", said)
     canvas.tidy(axes)
     return figure
 
 
-def markdown(figure: Figure) -> str:
+def to_markdown(figure: Figure) -> str:
     """A figure as a picture within Markdown, with nothing to fetch."""
-    return f"![figure](data:image/png;base64,{b64encode(canvas.png(figure)).decode()})"
+    return f"![figure](data:image/png;base64,{b64encode(canvas.to_png(figure)).decode()})"
 
 
-def _bin_means(prediction: np.ndarray, actual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _average_bins(prediction: np.ndarray, actual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean prediction and mean actual value in bins of equally many rows; ties stay together."""
     shares = np.arange(1, BINS + 1) / BINS
     ends = np.unique(np.quantile(prediction, shares, method="inverted_cdf"))
@@ -256,13 +256,13 @@ def _bin_means(prediction: np.ndarray, actual: np.ndarray) -> tuple[np.ndarray, 
     return np.bincount(place, prediction) / rows, np.bincount(place, actual) / rows
 
 
-def _bulk(values: np.ndarray) -> tuple[float, float]:
+def _cut_tails(values: np.ndarray) -> tuple[float, float]:
     """All but the outermost half per cent at each end, never of zero width."""
     low, high = np.quantile(values, [0.005, 0.995], method="inverted_cdf")
     return (low, high) if low < high else (low - 1, high + 1)
 
 
-def _classes_shown(actual: Sequence[str], columns: Sequence[str]) -> list[str]:
+def _list_classes(actual: Sequence[str], columns: Sequence[str]) -> list[str]:
     names = [*columns, *sorted(set(actual) - set(columns))]
     if len(names) <= MOST_CLASSES:
         return names
@@ -270,7 +270,7 @@ def _classes_shown(actual: Sequence[str], columns: Sequence[str]) -> list[str]:
     return [*(name for name in names if name in frequent), OTHERS]
 
 
-def _percent_of_rows(
+def _count_percent(
     actual: Sequence[str], predicted: Sequence[str], names: Sequence[str]
 ) -> np.ndarray:
     """Of each actual class (rows), how much is predicted as each; what is not named counts last."""
@@ -284,24 +284,26 @@ def _percent_of_rows(
     return percent
 
 
-def _in_words(low: float, high: float) -> str:
+def _describe_gain(low: float, high: float) -> str:
     if low > 0:
         return "better: the interval lies above zero"
     return "worse: the interval lies below zero" if high < 0 else "can't tell: zero is within"
 
 
-def _most_drifted(rows: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFrame:
+def _rank_columns(rows: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFrame:
     """Role and column of the heat map's rows, the largest newest statistic first."""
     ranked = rows.select(IDENTITY).unique().join(newest, on=IDENTITY, how="left")
     order = ranked.sort("statistic", *IDENTITY, descending=[True, False, False], nulls_last=True)
     return order.select(IDENTITY).head(MOST_COLUMNS)
 
 
-def _row_name(role: str, column: str) -> str:
+def _name_row(role: str, column: str) -> str:
     return column if role in ("feature", column) else f"{column} ({role})"
 
 
-def _multiples(rows: pl.DataFrame, columns: pl.DataFrame, partitions: Sequence[str]) -> np.ndarray:
+def _divide_by_threshold(
+    rows: pl.DataFrame, columns: pl.DataFrame, partitions: Sequence[str]
+) -> np.ndarray:
     """Statistics in multiples of their threshold, of shape (columns, partitions).
 
     What alerts is at or above 1 and nothing else is, so that the colours say what was decided; a
@@ -320,7 +322,7 @@ def _multiples(rows: pl.DataFrame, columns: pl.DataFrame, partitions: Sequence[s
 LINES, FEW_LABELS = (BLUE, GREEN, PURPLE, GREY), 4
 
 
-def replay_figure(outcome: Outcome) -> Figure:
+def draw_replay(outcome: Outcome) -> Figure:
     """Cost and benefit of each policy, and when the benefit came about."""
     figure = canvas.new_figure(9.6, 4.4)
     left, right = figure.subplots(1, 2)
@@ -333,7 +335,7 @@ def replay_figure(outcome: Outcome) -> Figure:
         left.annotate(
             said, (one.mean, place), (7, 0), textcoords="offset points", fontsize=8, va="center"
         )
-    left.set_yticks(range(len(ranked)), [canvas.literal(one.name) for one in ranked])
+    left.set_yticks(range(len(ranked)), [canvas.shorten(one.name) for one in ranked])
     left.set(xlabel=f"mean {outcome.metric}")
     left.margins(x=0.2, y=0.1)
     first, *others = outcome.standings
@@ -341,10 +343,10 @@ def replay_figure(outcome: Outcome) -> Figure:
     for one, own in zip(shown, LINES, strict=False):
         colour = ORANGE if one.name == outcome.best else own
         gains = np.cumsum(outcome.gains(one.name))
-        right.plot(gains, label=canvas.literal(one.name), color=colour)
+        right.plot(gains, label=canvas.shorten(one.name), color=colour)
     right.axhline(0, color=INK, linewidth=1)
-    right.set(ylabel=f"summed gain over {canvas.literal(first.name)}")
+    right.set(ylabel=f"summed gain over {canvas.shorten(first.name)}")
     canvas.label_some(right, outcome.shared, FEW_LABELS)
-    canvas.headline(figure, "What policies would have brought, the best on top", outcome.said)
+    canvas.draw_headline(figure, "What policies would have brought, the best on top", outcome.said)
     canvas.tidy(left, right)
     return figure

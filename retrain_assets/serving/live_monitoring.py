@@ -74,14 +74,16 @@ class Live:
         yield watch.Observation(watch.VOLUME, "rows", "", float(rows.height))
         reference = state.trained_profile(version.row.data_range)
         current = merge(build_profile(rows.select(block, *version.columns)))
-        yield from watch.drift(watch.FEATURE, state.spec.triggers.data_drift, reference, current)
+        yield from watch.observe_drift(
+            watch.FEATURE, state.spec.triggers.data_drift, reference, current
+        )
         answered = _output(rows, version)
         if version.row.candidate is not None:
             candidate, table = str(version.row.candidate), state.table("reference")
             stored = state.tables.read(table, [candidate], PROFILE_SCHEMA)
             output = rows.select(block, to_column(version.classes, answered))
             trigger = state.spec.triggers.prediction_drift
-            yield from watch.drift(
+            yield from watch.observe_drift(
                 watch.PREDICTION, trigger, merge(stored), merge(build_profile(output))
             )
             yield from self._estimated(answered, version)
@@ -96,7 +98,9 @@ class Live:
             return
         baseline = version.row.metrics.get(trigger.metric, math.nan)
         value = estimate(followed(trigger, state.spec.gate), output, calibrated)
-        found = watch.performance(state.spec, watch.ESTIMATED, [(value, len(output))], baseline)
+        found = watch.observe_performance(
+            state.spec, watch.ESTIMATED, [(value, len(output))], baseline
+        )
         if found is not None:
             yield found
 
@@ -121,7 +125,7 @@ class Live:
             version.classes,
         ).drop_nulls("value")
         pairs = list(values.select("value", "rows").iter_rows())
-        found = watch.performance(state.spec, watch.PERFORMANCE, pairs, baseline)
+        found = watch.observe_performance(state.spec, watch.PERFORMANCE, pairs, baseline)
         if found is not None:
             yield found
 

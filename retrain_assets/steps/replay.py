@@ -20,9 +20,9 @@ from retrain_assets.specs.model import PolicySpec
 from retrain_assets.steps.decision.promote import decide_candidate
 from retrain_assets.steps.decision.reconsider import propose
 from retrain_assets.steps.decision.train import fit_model, get_classes, list_candidates
-from retrain_assets.steps.features.build import stored_features
+from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.monitoring.monitor import monitor
-from retrain_assets.steps.monitoring.predict import predictions
+from retrain_assets.steps.monitoring.predict import predict_partitions
 from retrain_assets.steps.state import SOURCE, ModelState
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.memory import MemoryRegistry, Overlay
@@ -118,7 +118,7 @@ class Replay:
         early = self.keys[: needed - 1]
         for keys in [early, *([key] for key in self.keys[needed - 1 :])]:
             state.arrived.extend(keys)
-            predictions(state, registry, keys, RUN)
+            predict_partitions(state, registry, keys, RUN)
             monitor(state, keys, RUN)
             wish = decide(state.spec, state.situation())
             if wish.wanted:
@@ -166,7 +166,7 @@ class Replay:
         for key, pipeline in served.items():
             known = (id(pipeline), key)
             if known not in self.judged:
-                rows = stored_features(state, [key]).drop_nulls(target.column)
+                rows = read_features(state, [key]).drop_nulls(target.column)
                 output = predict(pipeline, target.kind, rows.select(state.feature_names))
                 blocks, labels = rows[PARTITION], rows[target.column].to_numpy()
                 values = block_values(metric, labels, output, blocks, get_classes(pipeline))

@@ -23,8 +23,8 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.situation import Held, Production, Situation
 from retrain_assets.domain.decision.triggers import refusals
 from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, ColumnProfile, merge
-from retrain_assets.domain.features.build import feature_names
-from retrain_assets.domain.features.lookup_partitions import Reach
+from retrain_assets.domain.features.build import list_features
+from retrain_assets.domain.features.lookup_partitions import LookupPartitions
 from retrain_assets.domain.windows import before, complete_partitions, mature_partitions
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
@@ -108,13 +108,13 @@ class ModelState:
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
         """The features of the spec as it is now."""
-        return feature_names(self.spec, self.dataset, self.lookups)
+        return list_features(self.spec, self.dataset, self.lookups)
 
     @cached_property
-    def reaches(self) -> dict[str, Reach]:
+    def reaches(self) -> dict[str, LookupPartitions]:
         """Which partitions of each lookup a partition sees."""
         return {
-            name: Reach(lookup, self.dataset, self.lookups[name])
+            name: LookupPartitions(lookup, self.dataset, self.lookups[name])
             for name, lookup in self.spec.lookups.items()
         }
 
@@ -241,7 +241,7 @@ class ModelState:
         )
 
     @staticmethod
-    def _whole(reach: Reach, main: Iterable[str], there: Collection[str]) -> list[str]:
+    def _whole(reach: LookupPartitions, main: Iterable[str], there: Collection[str]) -> list[str]:
         """Partitions for which all of a lookup is there that their rows may see."""
         return [key for key in main if all(part in there for part in reach.awaited(key))]
 

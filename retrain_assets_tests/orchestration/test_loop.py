@@ -14,11 +14,11 @@ from polars.testing import assert_frame_equal
 from retrain_assets.orchestration.partitions import range_tags
 from retrain_assets.steps.data.ingest import ingest
 from retrain_assets.steps.decision.promote import DecisionError, reconcile, roll_back
-from retrain_assets.steps.features.build import features, profile
+from retrain_assets.steps.features.build import build_features, build_profiles
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.inspect.lineage import lineage
 from retrain_assets.steps.monitoring.monitor import monitor
-from retrain_assets.steps.monitoring.predict import predictions
+from retrain_assets.steps.monitoring.predict import predict_partitions
 from retrain_assets.stores.ledger import LedgerRow, reversible
 from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets_tests.world import World, key, new_world
@@ -138,7 +138,7 @@ def test_each_partition_keeps_the_version_it_was_served_by(turned: World) -> Non
     for partition, version in served.unique().collect().iter_rows():
         assert version == (first if partition <= second.seen_through else second).version
     before = turned.storage.tables.scan("churn/predictions").collect().sort("_key")
-    predictions(
+    predict_partitions(
         turned.state, registry(turned), [key(n) for n in range(FIRST, FIRST + TURNED)], "again"
     )
     after = turned.storage.tables.scan("churn/predictions").collect().sort("_key")
@@ -394,10 +394,10 @@ def test_a_correction_that_lands_while_a_run_is_under_way_is_built_afterwards(
     world = new_world(tmp_path, instance)
     world.land(0, 1)
     ingest(world.storage, world.dataset, [key(0), key(1)], "run")
-    features(world.state, [key(0), key(1)], "run")
+    build_features(world.state, [key(0), key(1)], "run")
     world.land(1, shift=3.0)
     ingest(world.storage, world.dataset, [key(1)], "run")
-    for step in (profile, monitor):
+    for step in (build_profiles, monitor):
         step(world.state, [key(0), key(1)], "run")
     assert [run.job for run in world.settle()] == ["churn_monitor"]
     rebuilt = world.storage.tables.scan("churn/features").collect()

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from retrain_assets.orchestration.metadata import drawn, mlflow_link
+from retrain_assets.orchestration.metadata import link_mlflow_run, round_number
 from retrain_assets_tests.world import World, key, new_world
 
 
@@ -74,13 +74,13 @@ def test_a_refused_day_leaves_its_counts_on_the_others(world: World) -> None:
 
 
 def test_a_run_is_linked_where_mlflow_has_a_server() -> None:
-    assert mlflow_link("https://mlflow.example.org/", "ab").value == (
+    assert link_mlflow_run("https://mlflow.example.org/", "ab").value == (
         "https://mlflow.example.org/#/runs/ab"
     )
     assert "mlflow ui --backend-store-uri sqlite:///x" in str(
-        mlflow_link("sqlite:///x", "ab").value
+        link_mlflow_run("sqlite:///x", "ab").value
     )
 
 
 def test_numbers_are_rounded_and_counts_are_not() -> None:
-    assert (drawn(0.123456), drawn(336776)) == (0.1235, 336776)
+    assert (round_number(0.123456), round_number(336776)) == (0.1235, 336776)

@@ -8,8 +8,8 @@ import pytest
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift.profile import ColumnProfile, build_profile, merge
-from retrain_assets.reports.canvas import png
-from retrain_assets.reports.movers import movers_figure
+from retrain_assets.reports.canvas import to_png
+from retrain_assets.reports.movers import draw_movers
 
 
 def profiles(values: object) -> dict[str, ColumnProfile]:
@@ -30,7 +30,7 @@ def row(effect: str = "then → now") -> dict[str, object]:
 def test_numbers_are_shares_of_both_sides_over_the_same_bins() -> None:
     random = np.random.default_rng(1)
     before, now = profiles(random.normal(0, 1, 5000)), profiles(random.normal(2, 1, 5000))
-    (axes,) = movers_figure(before, now, [row()]).axes
+    (axes,) = draw_movers(before, now, [row()]).axes
     then, later = (patch.get_data() for patch in axes.patches)
     assert np.array_equal(then.edges, later.edges)
     middles = (then.edges[1:] + then.edges[:-1]) / 2
@@ -39,7 +39,7 @@ def test_numbers_are_shares_of_both_sides_over_the_same_bins() -> None:
 
 
 def test_categories_are_the_most_frequent_of_either_side() -> None:
-    (axes,) = movers_figure(profiles([*"aab"]), profiles([*"accc"]), [row()]).axes
+    (axes,) = draw_movers(profiles([*"aab"]), profiles([*"accc"]), [row()]).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["c", "a", "b"]
     heights = [bar.get_height() for bar in axes.patches]
     assert heights == pytest.approx([0, 2 / 3, 1 / 3, 0.75, 0.25, 0])
@@ -47,19 +47,17 @@ def test_categories_are_the_most_frequent_of_either_side() -> None:
 
 @pytest.mark.parametrize("now", [[1.0, 1.0], [None, None]])
 def test_a_constant_and_an_empty_column_are_drawn(now: list[float | None]) -> None:
-    figure = movers_figure(
-        profiles([1.0, 1.0]), profiles(pl.Series(now, dtype=pl.Float64)), [row()]
-    )
-    assert png(figure)
+    figure = draw_movers(profiles([1.0, 1.0]), profiles(pl.Series(now, dtype=pl.Float64)), [row()])
+    assert to_png(figure)
 
 
 def test_names_and_effects_are_never_taken_for_mathematics() -> None:
-    figure = movers_figure(profiles([*"ab"]), profiles([*"b$"]), [row("$a$ 50% → 0%")])
+    figure = draw_movers(profiles([*"ab"]), profiles([*"b$"]), [row("$a$ 50% → 0%")])
     (axes,) = figure.axes
     assert axes.get_title(loc="left") == r"\$x_1\$" + "\n" + r"\$a\$ 50% → 0%"
-    assert png(figure)
+    assert to_png(figure)
 
 
 def test_nothing_to_show_is_said() -> None:
-    (text,) = movers_figure({}, {}, [row()]).texts
+    (text,) = draw_movers({}, {}, [row()]).texts
     assert text.get_text() == "nothing is held against a threshold yet"

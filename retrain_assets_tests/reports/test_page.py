@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from retrain_assets.reports.page import page, sections
-from retrain_assets.reports.plots import importance
+from retrain_assets.reports.page import render_page, render_sections
+from retrain_assets.reports.plots import draw_importance
 
 BAD = '<script>alert("1")</script>'
 SAFE = "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;"
@@ -15,22 +15,26 @@ SAFE = "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;"
 
 @pytest.mark.parametrize("piece", [BAD, [{BAD: 1}], [{"key": BAD}], [{"key": [BAD]}]])
 def test_whatever_is_shown_is_escaped(piece: Any) -> None:
-    made = page(BAD, sections({BAD: [piece]}))
+    made = render_page(BAD, render_sections({BAD: [piece]}))
     assert "<script" not in made
     assert made.count(SAFE) == 4
 
 
 def test_a_heading_with_nothing_under_it_is_left_out() -> None:
-    assert sections({"empty": ["", [], None], "full": ["text"]}) == "<h2>full</h2>\n<p>text</p>"
+    assert (
+        render_sections({"empty": ["", [], None], "full": ["text"]}) == "<h2>full</h2>\n<p>text</p>"
+    )
 
 
 def test_numbers_are_short_and_what_is_not_there_is_blank() -> None:
-    made = sections({"one": [[{"a": 0.123456, "b": None, "c": float("inf"), "d": 7}]]})
+    made = render_sections({"one": [[{"a": 0.123456, "b": None, "c": float("inf"), "d": 7}]]})
     assert "<td>0.1235</td><td></td><td>inf</td><td>7</td>" in made
 
 
 def test_a_picture_is_part_of_the_page_and_nothing_else_may_be_fetched() -> None:
-    made = page("t", sections({"one": [importance({"x": 0.5, "$y$": -0.1}, "said")]}))
+    made = render_page(
+        "t", render_sections({"one": [draw_importance({"x": 0.5, "$y$": -0.1}, "said")]})
+    )
     assert '<img src="data:image/png;base64,' in made
     assert "default-src 'none'" in made
     assert "http://" not in made.replace("http-equiv", "")
@@ -38,7 +42,7 @@ def test_a_picture_is_part_of_the_page_and_nothing_else_may_be_fetched() -> None
 
 
 def test_the_feature_that_is_worth_most_stands_on_top() -> None:
-    figure = importance({"a": 0.1, "b": 0.9, "c": -0.2}, "said")
+    figure = draw_importance({"a": 0.1, "b": 0.9, "c": -0.2}, "said")
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == ["c", "a", "b"]
     assert [bar.get_width() for bar in figure.axes[0].patches] == [-0.2, 0.1, 0.9]

@@ -16,15 +16,15 @@ from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_hex
 
 from retrain_assets.reports import plots
-from retrain_assets.reports.canvas import BLUE, ORANGE, literal
+from retrain_assets.reports.canvas import BLUE, ORANGE, shorten
 from retrain_assets.reports.plots import (
-    confusion,
-    drift_heatmap,
-    gain_by_block,
-    holdout_figure,
-    markdown,
-    predicted_against_actual,
-    reliability,
+    draw_actual,
+    draw_confusion,
+    draw_drift,
+    draw_gains,
+    draw_holdout,
+    draw_reliability,
+    to_markdown,
 )
 
 if TYPE_CHECKING:
@@ -88,20 +88,20 @@ def column_names(figure: Figure) -> list[str]:
 
 
 def drawn(figure: Figure) -> bytes:
-    head, _, tail = markdown(figure).partition("base64,")
+    head, _, tail = to_markdown(figure).partition("base64,")
     assert head == "![figure](data:image/png;"
     return base64.b64decode(tail.removesuffix(")"), validate=True)
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "reliability": lambda: reliability(LABEL, PROBABILITY),
-    "predicted_against_actual": lambda: predicted_against_actual(ACTUAL, NUMBER),
-    "confusion": lambda: confusion(CLASS, SHARES, CLASSES),
-    "gain_by_block": lambda: gain_by_block(BLOCKS, GAINS, 0.01, 0.002, 0.02, "PROMOTE"),
-    "drift_heatmap": lambda: drift_heatmap(
+    "reliability": lambda: draw_reliability(LABEL, PROBABILITY),
+    "predicted_against_actual": lambda: draw_actual(ACTUAL, NUMBER),
+    "confusion": lambda: draw_confusion(CLASS, SHARES, CLASSES),
+    "gain_by_block": lambda: draw_gains(BLOCKS, GAINS, 0.01, 0.002, 0.02, "PROMOTE"),
+    "drift_heatmap": lambda: draw_drift(
         monitoring(*((day, f"c{i}", i / 50, 0.2) for day in DAYS for i in range(40))), "psi"
     ),
-    "no_drift": lambda: drift_heatmap(monitoring(), "psi"),
+    "no_drift": lambda: draw_drift(monitoring(), "psi"),
 }
 
 
@@ -118,7 +118,7 @@ def test_drawing_leaves_no_global_state_and_importing_costs_nothing() -> None:
         "import sys, numpy as np\n"
         "from retrain_assets.reports import plots\n"
         "before = 'matplotlib' in sys.modules\n"
-        "plots.markdown(plots.reliability(np.array([0, 1]), np.array([.2, .8])))\n"
+        "plots.to_markdown(plots.draw_reliability(np.array([0, 1]), np.array([.2, .8])))\n"
         "print(before, 'matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -134,39 +134,43 @@ def test_drawing_leaves_no_global_state_and_importing_costs_nothing() -> None:
     ],
 )
 def test_each_kind_has_its_picture(kind: str, title: str, arguments: tuple[object, ...]) -> None:
-    assert title in holdout_figure(kind, *arguments).get_suptitle()  # type: ignore[arg-type]
+    assert title in draw_holdout(kind, *arguments).get_suptitle()  # type: ignore[arg-type]
 
 
 def test_sound_probabilities_lie_on_the_diagonal_and_wrong_ones_do_not() -> None:
-    sound = line(reliability(LABEL, PROBABILITY), "observed")
+    sound = line(draw_reliability(LABEL, PROBABILITY), "observed")
     assert len(sound) == 10
     assert np.abs(sound[:, 0] - sound[:, 1]).max() < 0.06
-    wrong = line(reliability(LABEL, 1 - PROBABILITY), "observed")
+    wrong = line(draw_reliability(LABEL, 1 - PROBABILITY), "observed")
     assert np.abs(wrong[:, 0] - wrong[:, 1]).max() > 0.3
 
 
 def test_labels_may_be_booleans_or_numbers() -> None:
-    assert drawn(reliability(LABEL.astype(int), PROBABILITY)) == drawn(FIGURES["reliability"]())
+    assert drawn(draw_reliability(LABEL.astype(int), PROBABILITY)) == drawn(
+        FIGURES["reliability"]()
+    )
 
 
 def test_predictions_that_tie_stay_in_one_bin() -> None:
-    points = line(reliability(np.array([0, 1, 1, 1]), np.array([0.2, 0.2, 0.8, 0.8])), "observed")
+    points = line(
+        draw_reliability(np.array([0, 1, 1, 1]), np.array([0.2, 0.2, 0.8, 0.8])), "observed"
+    )
     assert points.tolist() == [[0.2, 0.5], [0.8, 1.0]]
-    assert len(line(reliability(LABEL, np.full(5000, 0.3)), "observed")) == 1
+    assert len(line(draw_reliability(LABEL, np.full(5000, 0.3)), "observed")) == 1
 
 
 @given(st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.7, 1.0]), min_size=1, max_size=40))
 @settings(max_examples=30, deadline=None)
 def test_bins_keep_the_overall_mean_whatever_ties(values: list[float]) -> None:
     prediction = np.array(values)
-    predicted, actual = plots._bin_means(prediction, prediction * 2)
+    predicted, actual = plots._average_bins(prediction, prediction * 2)
     assert np.isfinite(predicted).all()
     assert np.allclose(actual, 2 * predicted)
     assert (np.diff(predicted) > 0).all()
 
 
 def test_rows_beyond_the_axes_are_counted() -> None:
-    figure = predicted_against_actual(np.append(ACTUAL, [1e6] * 3), np.append(NUMBER, [20.0] * 3))
+    figure = draw_actual(np.append(ACTUAL, [1e6] * 3), np.append(NUMBER, [20.0] * 3))
     (_, top), beyond = figure.axes[0].get_ylim(), said(figure)
     assert top < 200
     outside = int(beyond.partition(" rows, ")[2].partition(" beyond")[0])
@@ -176,20 +180,20 @@ def test_rows_beyond_the_axes_are_counted() -> None:
 @pytest.mark.parametrize("constant", [0.0, 3.5])
 def test_a_constant_number_can_be_drawn(constant: float) -> None:
     same = np.full(100, constant)
-    assert drawn(predicted_against_actual(same, same))
-    assert len(line(predicted_against_actual(ACTUAL[:100], same), "mean actual")) == 1
+    assert drawn(draw_actual(same, same))
+    assert len(line(draw_actual(ACTUAL[:100], same), "mean actual")) == 1
 
 
 def test_confusion_is_per_cent_of_each_actual_class() -> None:
     target = np.array(["a", "a", "a", "a", "b"], dtype=object)
     right, wrong = [0.9, 0.1], [0.2, 0.8]
-    figure = confusion(target, np.array([right, right, right, wrong, right]), ["a", "b"])
+    figure = draw_confusion(target, np.array([right, right, right, wrong, right]), ["a", "b"])
     assert cells(figure).tolist() == [[75, 25], [100, 0]]
     assert "60.0% right" in said(figure)
 
 
 def test_a_class_the_model_does_not_know_has_a_row() -> None:
-    figure = confusion(np.array([1, 7]), np.array([[0.9, 0.1], [0.9, 0.1]]), np.array([1, 2]))
+    figure = draw_confusion(np.array([1, 7]), np.array([[0.9, 0.1], [0.9, 0.1]]), np.array([1, 2]))
     assert row_names(figure) == ["1", "2", "7"]
     shares = cells(figure)
     assert shares[[0, 2]].tolist() == [[100, 0, 0], [100, 0, 0]]
@@ -199,7 +203,7 @@ def test_a_class_the_model_does_not_know_has_a_row() -> None:
 def test_rare_classes_are_shown_as_one() -> None:
     names = [f"c{i:02}" for i in range(40)]
     target = np.repeat(names, np.arange(40, 0, -1))
-    figure = confusion(target, np.eye(40)[np.repeat(range(40), np.arange(40, 0, -1))], names)
+    figure = draw_confusion(target, np.eye(40)[np.repeat(range(40), np.arange(40, 0, -1))], names)
     assert row_names(figure) == [*names[:15], "all others"]
     assert (cells(figure) == 100 * np.eye(16)).all()
 
@@ -209,13 +213,13 @@ def test_rare_classes_are_shown_as_one() -> None:
     [(0.001, 0.02, "better:"), (-0.02, -0.001, "worse:"), (-0.001, 0.02, "can't tell")],
 )
 def test_the_gain_says_whether_it_is_sure(low: float, high: float, words: str) -> None:
-    figure = gain_by_block(BLOCKS, GAINS, (low + high) / 2, low, high, "title")
+    figure = draw_gains(BLOCKS, GAINS, (low + high) / 2, low, high, "title")
     assert words in said(figure)
     assert "better in 3 of 5 blocks" in said(figure)
 
 
 def test_bars_are_gains_and_the_band_is_the_interval() -> None:
-    figure = gain_by_block(BLOCKS, GAINS, 0.01, 0.002, 0.02, "title")
+    figure = draw_gains(BLOCKS, GAINS, 0.01, 0.002, 0.02, "title")
     band, *bars = figure.axes[0].patches
     assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((0.002, 0.02))
     assert [bar.get_height() for bar in bars] == GAINS
@@ -224,7 +228,7 @@ def test_bars_are_gains_and_the_band_is_the_interval() -> None:
 
 
 def test_a_long_title_takes_two_lines_and_no_more() -> None:
-    figure = gain_by_block(BLOCKS, GAINS, 0.01, 0.002, 0.02, "costs $5 or $6 " * 40)
+    figure = draw_gains(BLOCKS, GAINS, 0.01, 0.002, 0.02, "costs $5 or $6 " * 40)
     lines = figure.get_suptitle().splitlines()
     assert len(lines) == 2
     assert lines[0].startswith(r"costs \$5 or \$6")
@@ -232,7 +236,7 @@ def test_a_long_title_takes_two_lines_and_no_more() -> None:
 
 
 def test_few_of_many_blocks_are_named_the_last_among_them() -> None:
-    figure = gain_by_block(DAYS, [0.1] * len(DAYS), 0.1, 0.0, 0.2, "title")
+    figure = draw_gains(DAYS, [0.1] * len(DAYS), 0.1, 0.0, 0.2, "title")
     assert len(column_names(figure)) <= 7
     assert column_names(figure)[0] == DAYS[-1]
 
@@ -245,7 +249,7 @@ def test_drift_is_sorted_by_the_newest_statistic() -> None:
         (DAYS[1], "fell", 0.05, 0.2),
         (DAYS[1], "rose", 0.4, 0.2),
     )
-    figure = drift_heatmap(rows, "psi")
+    figure = draw_drift(rows, "psi")
     assert row_names(figure) == ["rose", "fell", "gone"]
     assert cells(figure)[:2] == pytest.approx(np.array([[0.5, 2.0], [4.5, 0.25]]))
     assert np.isnan(cells(figure)[2, 1])
@@ -255,7 +259,7 @@ def test_drift_is_sorted_by_the_newest_statistic() -> None:
 def test_only_what_alerts_stands_out() -> None:
     rows = monitoring((DAYS[0], "at", 0.2, 0.2), (DAYS[0], "below", 0.1999999, 0.2))
     free = monitoring((DAYS[0], "delayed", 7.0, None), role="target")
-    figure = drift_heatmap(pl.concat([rows, free]), "psi")
+    figure = draw_drift(pl.concat([rows, free]), "psi")
     assert row_names(figure) == ["delayed (target)", "at", "below"]
     (image,) = figure.axes[0].images
     red, green, blue = image.cmap(image.norm(cells(figure)))[:, 0, :3].T
@@ -265,7 +269,7 @@ def test_only_what_alerts_stands_out() -> None:
 
 def test_the_newest_partitions_and_the_columns_that_drift_most_are_shown() -> None:
     rows = monitoring(*((day, f"c{i:02}", i / 10, 0.2) for day in DAYS for i in range(40)))
-    figure = drift_heatmap(rows, "psi")
+    figure = draw_drift(rows, "psi")
     assert cells(figure).shape == (30, 120)
     assert row_names(figure) == [f"c{i:02}" for i in range(39, 9, -1)]
     assert column_names(figure)[0] == DAYS[-1]
@@ -273,7 +277,7 @@ def test_the_newest_partitions_and_the_columns_that_drift_most_are_shown() -> No
 
 
 def test_one_partition_is_enough_for_a_heat_map() -> None:
-    figure = drift_heatmap(monitoring((DAYS[0], "temp", 0.3, 0.2)), "psi")
+    figure = draw_drift(monitoring((DAYS[0], "temp", 0.3, 0.2)), "psi")
     assert cells(figure) == pytest.approx(np.array([[1.5]]))
     assert drawn(figure)
 
@@ -287,27 +291,27 @@ def test_undefined_statistics_are_left_blank(statistic: float | None) -> None:
         .otherwise("statistic")
         .alias("statistic")
     )
-    figure = drift_heatmap(rows, "psi")
+    figure = draw_drift(rows, "psi")
     assert row_names(figure) == ["dewp", "temp"]
     assert np.isnan(cells(figure)[1, 0])
-    assert drawn(drift_heatmap(monitoring((DAYS[0], "temp", None, None)), "psi"))
+    assert drawn(draw_drift(monitoring((DAYS[0], "temp", None, None)), "psi"))
 
 
 def test_without_a_threshold_nothing_looks_like_an_alert() -> None:
     rows = monitoring((DAYS[0], "temp", 9.0, None), (DAYS[0], "dewp", 4.5, None))
-    assert cells(drift_heatmap(rows, "psi"))[:, 0] == pytest.approx([0.999, 0.5])
-    assert drawn(drift_heatmap(rows.with_columns(statistic=pl.lit(0.0)), "psi"))
+    assert cells(draw_drift(rows, "psi"))[:, 0] == pytest.approx([0.999, 0.5])
+    assert drawn(draw_drift(rows.with_columns(statistic=pl.lit(0.0)), "psi"))
 
 
 def test_before_anything_is_monitored_the_picture_says_so() -> None:
-    assert said(drift_heatmap(monitoring(), "psi")) == "psi: nothing monitored yet"
+    assert said(draw_drift(monitoring(), "psi")) == "psi: nothing monitored yet"
     other = monitoring((DAYS[0], "temp", 0.3, 0.2))
-    assert "ks: nothing monitored yet" in said(drift_heatmap(other, "ks"))
+    assert "ks: nothing monitored yet" in said(draw_drift(other, "ks"))
 
 
 def test_columns_of_long_alike_names_stay_apart() -> None:
     names = [f"a very long name of a column that is number {i}" for i in range(3)]
-    figure = drift_heatmap(monitoring(*((DAYS[0], name, 0.3, 0.2) for name in names)), "psi")
+    figure = draw_drift(monitoring(*((DAYS[0], name, 0.3, 0.2) for name in names)), "psi")
     assert len(set(row_names(figure))) == 3
     assert {len(name) for name in row_names(figure)} == {40}
 
@@ -315,7 +319,7 @@ def test_columns_of_long_alike_names_stay_apart() -> None:
 @given(st.text(alphabet=st.one_of(st.sampled_from("$\\_{}^ \n"), st.characters(codec="utf-8"))))
 @settings(max_examples=100, deadline=None)
 def test_names_are_shown_literally(text: str) -> None:
-    shown = literal(text)
+    shown = shorten(text)
     assert not is_math_text(shown)
     assert "\n" not in shown
     line = " ".join(text.split())
@@ -325,6 +329,6 @@ def test_names_are_shown_literally(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["$x$", r"\$", "$\\frac{$", "a_{b}^", "€ ✓ naïve"])
 def test_odd_names_can_be_drawn(name: str) -> None:
-    assert drawn(drift_heatmap(monitoring((name, name, 0.3, 0.2)), "psi"))
-    assert drawn(gain_by_block([name], [0.1], 0.1, 0.0, 0.2, name))
-    assert drawn(confusion(np.array([name]), np.array([[1.0]]), [name]))
+    assert drawn(draw_drift(monitoring((name, name, 0.3, 0.2)), "psi"))
+    assert drawn(draw_gains([name], [0.1], 0.1, 0.0, 0.2, name))
+    assert drawn(draw_confusion(np.array([name]), np.array([[1.0]]), [name]))

@@ -33,9 +33,9 @@ from retrain_assets.serving.run import new_service
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.decision.train import fit_model, register
-from retrain_assets.steps.features.build import features, profile
+from retrain_assets.steps.features.build import build_features, build_profiles
 from retrain_assets.steps.monitoring.monitor import monitor
-from retrain_assets.steps.monitoring.predict import predictions
+from retrain_assets.steps.monitoring.predict import predict_partitions
 from retrain_assets.steps.state import FILES, ModelState
 from retrain_assets.stores.ledger import Action, LedgerRow
 from retrain_assets.stores.storage import Storage
@@ -166,9 +166,9 @@ class Site:
     def build(self, *numbers: int) -> None:
         """Features, profile, predictions and monitoring of days."""
         keys = [key(number) for number in numbers]
-        for step in (features, profile):
+        for step in (build_features, build_profiles):
             step(self.state, keys, "test")
-        predictions(self.state, self.storage.registry("churn"), keys, "test")
+        predict_partitions(self.state, self.storage.registry("churn"), keys, "test")
         monitor(self.state, keys, "test")
 
     def decide(self, *numbers: int, action: Action = "promote") -> LedgerRow:

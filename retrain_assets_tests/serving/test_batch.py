@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 
 from retrain_assets.cli import main
 from retrain_assets.steps.features import rows
-from retrain_assets.steps.monitoring.predict import predictions
+from retrain_assets.steps.monitoring.predict import predict_partitions
 from retrain_assets_tests.projects import Project, document
 from retrain_assets_tests.serving.site import COLUMNS, PLANS, SERVED, USAGE, Site, new_site
 from retrain_assets_tests.world import DATASET, key
@@ -50,7 +50,7 @@ def test_any_version_predicts_a_range_a_batch_at_a_time(
     stored = theirs.storage.tables
     before = stored.version("churn/predictions")
     keys = [key(number) for number in range(16)]
-    predictions(theirs.state, theirs.storage.registry("churn"), keys, "test")
+    predict_partitions(theirs.state, theirs.storage.registry("churn"), keys, "test")
     live = stored.read("churn/predictions", [key(13), key(14), key(15)])
     first = pl.read_parquet(one)
     same = first.filter(pl.col("_landing_partition") >= key(13))

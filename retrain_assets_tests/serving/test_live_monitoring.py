@@ -20,7 +20,7 @@ from retrain_assets.orchestration.resources import Channels
 from retrain_assets.serving.http.app import Service
 from retrain_assets.serving.live_monitoring import Events
 from retrain_assets.steps.decision.evaluate import CALIBRATION, SCHEMA
-from retrain_assets.steps.features.build import stored_features
+from retrain_assets.steps.features.build import read_features
 from retrain_assets_tests.receivers import web
 from retrain_assets_tests.serving.http.test_predict import as_json, raw_rows
 from retrain_assets_tests.serving.scoring.test_follow import model_file
@@ -66,7 +66,7 @@ def test_labels_that_have_landed_give_the_live_performance(changing: Site) -> No
         answered = post(client, *as_json(raw_rows(changing, 15))).json()["predictions"]
         post(client, ROW)  # whose label has not come
         found = seen(service, client)
-    labels = stored_features(changing.state, [key(15)])["gone"].to_numpy()
+    labels = read_features(changing.state, [key(15)])["gone"].to_numpy()
     predicted = np.array([row["prediction"] for row in answered])
     expected = evaluate("log_loss", labels, predicted)
     assert found["performance", "log_loss", "gone"] == pytest.approx(expected)

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from retrain_assets.cli import main, replay
 from retrain_assets.domain.decision.replay import Outcome
-from retrain_assets.reports.canvas import png
-from retrain_assets.reports.plots import replay_figure
+from retrain_assets.reports.canvas import to_png
+from retrain_assets.reports.plots import draw_replay
 from retrain_assets.specs.model import PolicySpec, TriggersSpec, usual_policies
 from retrain_assets.steps.replay import replay_policies
 from retrain_assets_tests.world import World, key, new_world
@@ -123,8 +123,8 @@ def test_the_usual_policies_are_near_the_model_and_its_rivals(lived: World) -> N
 
 
 def test_the_picture_is_the_same_each_time(outcome: Outcome) -> None:
-    picture = png(replay_figure(outcome))
-    assert picture == png(replay_figure(outcome))
+    picture = to_png(draw_replay(outcome))
+    assert picture == to_png(draw_replay(outcome))
     assert len(picture) > 10_000
 
 

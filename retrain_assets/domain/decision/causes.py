@@ -19,7 +19,7 @@ from retrain_assets.domain.drift.observations import (
     P_VALUE,
     PERFORMANCE,
     TARGET,
-    beyond,
+    is_beyond,
 )
 from retrain_assets.domain.drift.observations import PREDICTION as OUTPUT
 from retrain_assets.domain.windows import elapsed
@@ -135,7 +135,7 @@ def _acted_on(role: str, trigger: DriftTrigger | None, spec: ModelSpec, seen: Si
     newest = _since(seen, role)[WINDOW].max()
     for row in _since(seen, PERFORMANCE).filter(pl.col(WINDOW) == newest).iter_rows(named=True):
         measure, statistic = row["measure"], row["statistic"]
-        if not beyond(measure, statistic, row["threshold"]):
+        if not is_beyond(measure, statistic, row["threshold"]):
             return False, f"noted, while {measure} {statistic:.4g} holds: {said}"
     return fired, said
 

@@ -166,13 +166,13 @@ def compare(
         if before.is_single or now.is_single:
             before, now = before.in_single(), now.in_single()
         for measure, function in MEASURES.items():
-            if unsupported(measure, before, now):
+            if explain_unsupported(measure, before, now):
                 continue
             if (statistic := function(before, now)) is not None:
                 yield name, measure, statistic
 
 
-def unsupported(measure: str, reference: ColumnProfile, current: ColumnProfile) -> str:
+def explain_unsupported(measure: str, reference: ColumnProfile, current: ColumnProfile) -> str:
     """Return why truncated counts do not support a measure, or an empty text where they do.
 
     Each block names only its most frequent values, so that a value may be named in one window and
@@ -187,7 +187,7 @@ def unsupported(measure: str, reference: ColumnProfile, current: ColumnProfile) 
     )
 
 
-def effect(reference: ColumnProfile, current: ColumnProfile) -> str:
+def describe_effect(reference: ColumnProfile, current: ColumnProfile) -> str:
     """What has changed most about a column, in its own units: then and now.
 
     Returns:

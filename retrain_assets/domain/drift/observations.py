@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrain_assets.domain.drift.measures import compare, effect, unsupported
-from retrain_assets.domain.drift.permutation_test import Column, calibrate
+from retrain_assets.domain.drift.measures import compare, describe_effect, explain_unsupported
+from retrain_assets.domain.drift.permutation_test import Column, run_permutation_test
 from retrain_assets.domain.drift.profile import ColumnProfile
 from retrain_assets.domain.metrics.metrics import METRICS, margin
 from retrain_assets.specs.gate import Metric
@@ -61,7 +61,7 @@ class Observation:
     effect: str | None = None
 
 
-def drift(
+def observe_drift(
     role: str,
     trigger: DriftTrigger | None,
     reference: Mapping[str, ColumnProfile],
@@ -82,16 +82,16 @@ def drift(
             statistic,
             threshold,
             alert=threshold is not None and statistic >= threshold,
-            effect=effect(reference[column], current[column]) if watched else None,
+            effect=describe_effect(reference[column], current[column]) if watched else None,
         )
     if trigger is None:
         return
     for column in sorted(reference.keys() & current.keys()):
-        if reason := unsupported(trigger.measure, reference[column], current[column]):
+        if reason := explain_unsupported(trigger.measure, reference[column], current[column]):
             yield Observation(role, trigger.measure, column, None, trigger.threshold, effect=reason)
 
 
-def calibrated(
+def observe_permutation_test(
     role: str,
     columns: Sequence[Column],
     current: Sequence[int],
@@ -109,7 +109,7 @@ def calibrated(
         seed: Of the draws.
         effects: What has changed about each column.
     """
-    found = calibrate(columns, current, rate, np.random.default_rng(seed))
+    found = run_permutation_test(columns, current, rate, np.random.default_rng(seed))
     yield Observation(role, P_VALUE, "", found.p_value, rate, found.error, alert=found.alarm)
     for (column, measure), statistic in found.statistics.items():
         threshold = found.thresholds.get((column, measure))
@@ -127,7 +127,7 @@ def calibrated(
         )
 
 
-def performance(
+def observe_performance(
     spec: ModelSpec, role: str, values: Sequence[tuple[float, int]], baseline: float
 ) -> Observation | None:
     """Performance of a window, realised or estimated, against what it was at promotion.
@@ -150,7 +150,7 @@ def performance(
         return None
     figures, counts = (np.array(part, dtype=float) for part in zip(*values, strict=True))
     statistic = float(np.average(figures, weights=counts))
-    threshold = worst_acceptable(trigger, baseline)
+    threshold = compute_bound(trigger, baseline)
     half = margin(figures, counts, (1 + INTERVAL) / 2)
     sure = 0.0 if trigger.confidence == POINT else margin(figures, counts, trigger.confidence)
     return Observation(
@@ -160,19 +160,19 @@ def performance(
         statistic,
         threshold,
         baseline,
-        alert=beyond(trigger.metric, statistic, threshold, sure),
+        alert=is_beyond(trigger.metric, statistic, threshold, sure),
         low=statistic - half if math.isfinite(half) else None,
         high=statistic + half if math.isfinite(half) else None,
     )
 
 
-def beyond(metric: Metric, value: float, threshold: float, margin: float = 0.0) -> bool:
+def is_beyond(metric: Metric, value: float, threshold: float, margin: float = 0.0) -> bool:
     """Whether performance is worse than its bound, by more than it may be off."""
     sign = 1 if METRICS[metric].greater_is_better else -1
     return sign * (value - threshold) + margin < 0
 
 
-def worst_acceptable(trigger: PerformanceTrigger, baseline: float) -> float:
+def compute_bound(trigger: PerformanceTrigger, baseline: float) -> float:
     """The tighter of the relative and the absolute bound, in the metric's own units.
 
     NaN, which nothing passes, where there is only the relative one and nothing to hold it against.

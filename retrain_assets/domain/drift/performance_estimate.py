@@ -53,18 +53,18 @@ class Calibration:
         """Probabilities that come true, of shape (rows, classes), of the model's own."""
         from scipy.special import softmax
 
-        logs = _log_probability(probability)
+        logs = _take_log(probability)
         return np.asarray(softmax(np.asarray(self.intercepts) + self.slope * logs, axis=1))
 
 
-def calibration(
+def fit_calibration(
     target: np.ndarray, probability: np.ndarray, classes: Sequence[Any] | None = None
 ) -> Calibration | None:
     """Fit a calibration by maximum likelihood.
 
     Args:
         target: Labels of unseen rows, of shape (rows,).
-        probability: Predictions, as `performance` says.
+        probability: Predictions, as `metrics.comparable` takes them.
         classes: Class of each column, for multiclass.
 
     Returns:
@@ -75,7 +75,7 @@ def calibration(
 
     places, _ = comparable(target, probability, classes)
     known = places != UNKNOWN_CLASS
-    logs, places = _log_probability(probability[known]), places[known].astype(np.int64)
+    logs, places = _take_log(probability[known]), places[known].astype(np.int64)
     if len(np.unique(places)) < 2:  # noqa: PLR2004 there is nothing to tell apart
         return None
     came_true = np.eye(logs.shape[1])[places]
@@ -98,7 +98,7 @@ def estimate(metric: Metric | MetricDef, probability: np.ndarray, calibrated: Ca
 
     Args:
         metric: Of a classifier.
-        probability: Predictions, as `performance` says.
+        probability: Predictions, as `metrics.comparable` takes them.
         calibrated: What such predictions were worth.
 
     Returns:
@@ -114,7 +114,7 @@ def estimate(metric: Metric | MetricDef, probability: np.ndarray, calibrated: Ca
     )
 
 
-def block_estimates(
+def estimate_blocks(
     metric: Metric | MetricDef,
     probability: np.ndarray,
     blocks: pl.Series,
@@ -124,7 +124,7 @@ def block_estimates(
     return by_block(blocks, lambda rows: estimate(metric, probability[rows], calibrated))
 
 
-def _log_probability(probability: np.ndarray) -> Floats:
+def _take_log(probability: np.ndarray) -> Floats:
     """Of each class, of shape (rows, classes)."""
     if probability.ndim == 1:
         probability = np.stack([1 - probability, probability], axis=1)

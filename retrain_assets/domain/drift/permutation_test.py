@@ -22,7 +22,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.drift.profile import pooled_values, weighted_values
+from retrain_assets.domain.drift.profile import pool_values, read_sketch
 
 Floats = NDArray[np.float64]
 
@@ -50,7 +50,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class PermutationTest:
     """A window held against all windows it might have been.
 
     Args:
@@ -88,15 +88,15 @@ def pool(profile: pl.DataFrame, keys: Sequence[str]) -> list[Column]:
         nulls = np.zeros(len(keys))
         nulls[blocks] = part["nulls"].to_numpy()
         ordered = part["kind"][0] == "numeric"
-        count = _binned if ordered else _named
+        count = _count_bins if ordered else _count_categories
         content = part["sketch" if ordered else "counts"].to_list()
         found.append(Column(str(name), ordered, count(blocks, content, len(keys)), nulls))
     return found
 
 
-def calibrate(
+def run_permutation_test(
     columns: Sequence[Column], current: Sequence[int], rate: float, random: np.random.Generator
-) -> Calibrated:
+) -> PermutationTest:
     """Hold the current blocks of a pool against draws of as many.
 
     Args:
@@ -113,24 +113,24 @@ def calibrate(
     blocks = len(columns[0].counts)
     mask = np.zeros((1, blocks))
     mask[0, list(current)] = 1
-    names = [(column.name, measure) for column in columns for measure in _measures(column)]
-    seen = _statistics(columns, mask)[0]
-    pilot = _statistics(columns, _drawn(PILOT, blocks, len(current), random))
+    names = [(column.name, measure) for column in columns for measure in _list_measures(column)]
+    seen = _compute_statistics(columns, mask)[0]
+    pilot = _compute_statistics(columns, _draw(PILOT, blocks, len(current), random))
     mean, deviation = pilot.mean(axis=0), pilot.std(axis=0)
     # What is the same in every draw tells none from another.
     varied = deviation >= LEAST_DEVIATION
-    largest = _largest(seen[None], mean, deviation, varied)[0]
+    largest = _take_largest(seen[None], mean, deviation, varied)[0]
     drawn, tops = np.empty((0, len(names))), np.empty(0)
     planned = int(np.ceil(20 / rate)) if rate < 20 / 1000 else 1000
     while len(tops) < planned and np.count_nonzero(tops >= largest) < FEWEST_ALIKE:
-        more = _statistics(columns, _drawn(CHUNK, blocks, len(current), random))
+        more = _compute_statistics(columns, _draw(CHUNK, blocks, len(current), random))
         drawn = np.concatenate([drawn, more])
-        tops = np.concatenate([tops, _largest(more, mean, deviation, varied)])
+        tops = np.concatenate([tops, _take_largest(more, mean, deviation, varied)])
     draws = len(tops)
     p_value = (1 + np.count_nonzero(tops >= largest)) / (1 + draws)
     allowed = int(rate * (1 + draws))
     limit = np.sort(tops)[-max(allowed, 1)]
-    return Calibrated(
+    return PermutationTest(
         statistics=dict(zip(names, seen.tolist(), strict=True)),
         thresholds={
             name: float(mean[place] + deviation[place] * limit)
@@ -145,7 +145,7 @@ def calibrate(
     )
 
 
-def _largest(
+def _take_largest(
     statistics: Floats, mean: Floats, deviation: Floats, varied: NDArray[np.bool_]
 ) -> Floats:
     """The largest of each row, by the draws' own mean and deviation."""
@@ -154,17 +154,17 @@ def _largest(
     return top
 
 
-def supported_rate(reference: int, current: int) -> float:
+def compute_least_rate(reference: int, current: int) -> float:
     """The least rate that so few blocks can tell from chance: one over all windows there are."""
     return 1 / math.comb(reference + current, current)
 
 
-def _measures(column: Column) -> tuple[str, ...]:
+def _list_measures(column: Column) -> tuple[str, ...]:
     own = "ks" if column.ordered else "jensen_shannon"
     return (own, "null_share") if column.nulls.any() else (own,)
 
 
-def _drawn(times: int, blocks: int, size: int, random: np.random.Generator) -> Floats:
+def _draw(times: int, blocks: int, size: int, random: np.random.Generator) -> Floats:
     """Masks of windows, a row each."""
     chosen = np.argpartition(random.random((times, blocks)), size - 1, axis=1)[:, :size]
     masks = np.zeros((times, blocks))
@@ -172,7 +172,7 @@ def _drawn(times: int, blocks: int, size: int, random: np.random.Generator) -> F
     return masks
 
 
-def _statistics(columns: Sequence[Column], masks: Floats) -> Floats:
+def _compute_statistics(columns: Sequence[Column], masks: Floats) -> Floats:
     """Of each window, one a row, against all blocks outside it."""
     found = []
     for column in columns:
@@ -181,7 +181,7 @@ def _statistics(columns: Sequence[Column], masks: Floats) -> Floats:
         measure = _ks if column.ordered else _jensen_shannon
         # A side without a value is told by the share of nulls, and moved nowhere.
         filled = (before.sum(axis=1) > 0) & (now.sum(axis=1) > 0)
-        found.append(np.where(filled, measure(_shares(before), _shares(now)), 0))
+        found.append(np.where(filled, measure(_divide(before), _divide(now)), 0))
         if column.nulls.any():
             rows = column.counts.sum(axis=1) + column.nulls
             null, total = masks @ column.nulls, masks @ rows
@@ -190,7 +190,7 @@ def _statistics(columns: Sequence[Column], masks: Floats) -> Floats:
     return np.stack(found, axis=1)
 
 
-def _shares(counts: Floats) -> Floats:
+def _divide(counts: Floats) -> Floats:
     shares: Floats = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return shares
 
@@ -209,12 +209,12 @@ def _jensen_shannon(before: Floats, now: Floats) -> Floats:
     return distance
 
 
-def _binned(blocks: NDArray[np.int64], sketches: list[bytes], length: int) -> Floats:
+def _count_bins(blocks: NDArray[np.int64], sketches: list[bytes], length: int) -> Floats:
     """Rows by block and quantile bin of the pool."""
-    values, weights = pooled_values(sketches)
+    values, weights = pool_values(sketches)
     if not weights.sum():
         return np.zeros((length, 1))
-    place = np.repeat(blocks, [len(weighted_values(sketch)[0]) for sketch in sketches])
+    place = np.repeat(blocks, [len(read_sketch(sketch)[0]) for sketch in sketches])
     order = np.argsort(values)
     ranks = np.cumsum(weights[order]) / weights.sum()
     edges = np.unique(values[order][np.searchsorted(ranks, np.arange(1, BINS) / BINS)])
@@ -223,7 +223,7 @@ def _binned(blocks: NDArray[np.int64], sketches: list[bytes], length: int) -> Fl
     return np.bincount(bins, weights, length * width).reshape(length, width).astype(np.float64)
 
 
-def _named(blocks: NDArray[np.int64], counts: list[str], length: int) -> Floats:
+def _count_categories(blocks: NDArray[np.int64], counts: list[str], length: int) -> Floats:
     """Rows by block and category; what a block only counts among its others is left out."""
     parts = [json.loads(text) for text in counts]
     names = sorted({name for part in parts for name in part})

@@ -98,7 +98,7 @@ class ColumnProfile:
         """Return the same profile rounded to float32, to compare it with one that is."""
         if self.sketch is None or self.is_single or not self.filled:
             return self
-        values, weights = weighted_values(self.sketch.serialize())
+        values, weights = read_sketch(self.sketch.serialize())
         order = np.argsort(values)
         stored = _serialise(values[order].astype(np.float32), weights[order])
         return replace(self, sketch=_merge_sketches((stored,)))
@@ -118,13 +118,19 @@ def build_profile(frame: pl.DataFrame, by: str = PARTITION) -> pl.DataFrame:
         ProfileError: A column is neither number, boolean nor text.
     """
     columns = [name for name in frame.columns if not name.startswith("_") and name != by]
-    kinds = {name: kind_of(name, frame.schema[name]) for name in columns}
-    summaries = [_summary(name, kind) for name, kind in kinds.items()]
+    kinds = {name: get_kind(name, frame.schema[name]) for name in columns}
+    summaries = [_summarize(name, kind) for name, kind in kinds.items()]
     blocks = frame.group_by(by).agg(pl.len().alias(_ROWS), *summaries).sort(by)
     keys = blocks.select(pl.col(by).cast(pl.String), _ROWS).rows()
     stored = [
         [
-            (key, name, kind, rows, *(_numbers if kind == "numeric" else _categories)(rows, values))
+            (
+                key,
+                name,
+                kind,
+                rows,
+                *(_encode_numbers if kind == "numeric" else _encode_categories)(rows, values),
+            )
             for (key, rows), values in zip(keys, blocks[name], strict=True)
         ]
         for name, kind in kinds.items()
@@ -149,7 +155,7 @@ def merge(profile: pl.DataFrame) -> dict[str, ColumnProfile]:
     return {str(name): _merge_column(str(name), part) for (name,), part in parts.items()}
 
 
-def kind_of(name: str, dtype: pl.DataType) -> Kind:
+def get_kind(name: str, dtype: pl.DataType) -> Kind:
     """How a column of a type is summarised.
 
     Raises:
@@ -162,7 +168,7 @@ def kind_of(name: str, dtype: pl.DataType) -> Kind:
     raise ProfileError(f"column {name} is of type {dtype}: make it a number, text or boolean")
 
 
-def _summary(name: str, kind: Kind) -> pl.Expr:
+def _summarize(name: str, kind: Kind) -> pl.Expr:
     """All values of a number in order, or the count of each of a category."""
     if kind == "numeric":
         value = pl.col(name).cast(pl.Float64)
@@ -170,14 +176,14 @@ def _summary(name: str, kind: Kind) -> pl.Expr:
     return pl.col(name).cast(pl.String).drop_nulls().value_counts(name=_COUNT)
 
 
-def _numbers(rows: int, values: pl.Series) -> _Encoded:
+def _encode_numbers(rows: int, values: pl.Series) -> _Encoded:
     # Adding zero makes a negative zero positive, so that equal values have equal bytes; polars
     # would optimise the addition away.
     canonical, weights = values.to_numpy() + 0.0, np.ones(len(values), dtype=np.int64)
     return rows - len(values), _serialise(canonical, weights), None, 0
 
 
-def _categories(rows: int, counted: pl.Series) -> _Encoded:
+def _encode_categories(rows: int, counted: pl.Series) -> _Encoded:
     values, counts = (counted.struct.field(name).to_list() for name in counted.struct.fields)
     by_frequency = sorted(zip(values, counts, strict=True), key=lambda pair: (-pair[1], pair[0]))
     named, filled = dict(by_frequency[:CATEGORY_BOUND]), sum(counts)
@@ -207,19 +213,19 @@ def _merge_column(name: str, part: pl.DataFrame) -> ColumnProfile:
 def _merge_sketches(sketches: tuple[bytes, ...]) -> kll_doubles_sketch | kll_floats_sketch:
     from datasketches import kll_doubles_sketch, kll_floats_sketch
 
-    values, weights = pooled_values(sketches)
+    values, weights = pool_values(sketches)
     order = np.argsort(values)
     single = values.dtype == np.float32
     opened = kll_floats_sketch if single else kll_doubles_sketch
     return opened.deserialize(_serialise(values[order], weights[order]))
 
 
-def pooled_values(sketches: Sequence[bytes]) -> tuple[Values, NDArray[np.int64]]:
+def pool_values(sketches: Sequence[bytes]) -> tuple[Values, NDArray[np.int64]]:
     """Return the values and weights of all sketches, in float32 where one of them is.
 
     A value that was rounded in one block only would count as another value than its equals.
     """
-    samples = [weighted_values(sketch) for sketch in sketches]
+    samples = [read_sketch(sketch) for sketch in sketches]
     values, weights = (np.concatenate(arrays) for arrays in zip(*samples, strict=True))
     precision = min((sample.dtype for sample, _ in samples), key=lambda dtype: dtype.itemsize)
     return values.astype(precision), weights
@@ -253,7 +259,7 @@ def _serialise(values: Values, weights: NDArray[np.int64]) -> bytes:
 
 
 @lru_cache(maxsize=4096)  # stored blocks are looked at again for every window they are in
-def weighted_values(sketch: bytes) -> tuple[Values, NDArray[np.int64]]:
+def read_sketch(sketch: bytes) -> tuple[Values, NDArray[np.int64]]:
     """The values of a sketch and the rows each stands for: none, where it is only an extreme."""
     if sketch == _EMPTY:
         return np.empty(0), np.empty(0, np.int64)

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.drift.profile import ColumnProfile, kind_of
+from retrain_assets.domain.drift.profile import ColumnProfile, get_kind
 
 Finding = dict[str, object]
 
@@ -19,7 +19,7 @@ Finding = dict[str, object]
 NULLS, FOREIGN = 0.1, 0.05
 
 
-def unlike(
+def find_mismatches(
     rows: pl.DataFrame, names: Sequence[str], trained: Mapping[str, ColumnProfile]
 ) -> list[Finding]:
     """Where rows are unlike those of training.
@@ -36,7 +36,7 @@ def unlike(
     """
     if not trained:
         return []
-    kinds = {name: kind_of(name, rows.schema[name]) for name in names}
+    kinds = {name: get_kind(name, rows.schema[name]) for name in names}
     odd = [*_columns(kinds, trained)]
     strange = {found["column"] for found in odd}
     same = [name for name in names if name not in strange and trained[name].filled]
@@ -50,7 +50,7 @@ def unlike(
     return odd
 
 
-def idle(names: Sequence[str], window: Mapping[str, ColumnProfile]) -> Iterator[Finding]:
+def find_idle(names: Sequence[str], window: Mapping[str, ColumnProfile]) -> Iterator[Finding]:
     """Features with no value, or with one alone, throughout a window of more than one row."""
     for name in names:
         found = window.get(name)

@@ -16,7 +16,7 @@ from importlib import import_module
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION, Type, dataset_schema
-from retrain_assets.domain.features.sql import QueryError, in_order
+from retrain_assets.domain.features.sql import QueryError, run_in_order
 from retrain_assets.domain.windows import before, mature_partitions
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
@@ -95,7 +95,7 @@ def _join_as_of(
     return joined.sort(_ORDER).drop(_ORDER, _AT)
 
 
-def row_features(
+def compute_features(
     rows: pl.DataFrame,
     lookups: Mapping[str, pl.DataFrame],
     spec: ModelSpec,
@@ -115,7 +115,7 @@ def row_features(
     Raises:
         FeatureError: The SQL or function fails, drops rows, or gives a type no model can use.
     """
-    return _made(_joined(rows, lookups, spec, dataset), history, spec)
+    return _compute(_join(rows, lookups, spec, dataset), history, spec)
 
 
 def build_features(
@@ -144,13 +144,13 @@ def build_features(
         by partition and key, so that the same rows give the same model.
 
     Raises:
-        FeatureError: As `row_features`, target and features share a name, or features of a row
+        FeatureError: As `compute_features`, target and features share a name, or features of a row
             depend on the rows that are made with it.
     """
     rows = rows.sort(PARTITION, maintain_order=True)
     made: list[pl.DataFrame] = []
-    for part, history in _parts(_joined(rows, lookups, spec, dataset), past):
-        made.append(_made(part, history, spec))
+    for part, history in _split_parts(_join(rows, lookups, spec, dataset), past):
+        made.append(_compute(part, history, spec))
         if len(made) == 1:
             _refuse_dependent(made[0], part, history, spec)
     features = pl.concat(made)
@@ -165,7 +165,7 @@ def build_features(
         pl.concat_str([pl.col(c).cast(pl.String) for c in dataset.key], separator="|").alias(KEY),
     )
     known = join_lookups(rows, labels or {}, {name: spec.lookups[name] for name in labels or {}})
-    frames = [identity, features, _target(known, spec)]
+    frames = [identity, features, _select_target(known, spec)]
     if spec.weight is not None:
         frames.append(rows.select(pl.sql_expr(spec.weight).cast(pl.Float64).alias(WEIGHT)))
     if spec.blocks is not None:
@@ -174,7 +174,7 @@ def build_features(
     return pl.concat(frames, how="horizontal").sort(PARTITION, KEY)
 
 
-def feature_names(
+def list_features(
     spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
 ) -> tuple[str, ...]:
     """Names of the features, found by making those of no rows at all.
@@ -182,9 +182,11 @@ def feature_names(
     A table cannot tell, since it keeps the columns of earlier specs.
     """
     rows = pl.DataFrame(schema=dataset_schema(dataset))
-    joined = {name: pl.DataFrame(schema=known_schema(found)) for name, found in lookups.items()}
+    joined = {
+        name: pl.DataFrame(schema=get_lookup_schema(found)) for name, found in lookups.items()
+    }
     history = rows if spec.features.history else None
-    return tuple(row_features(rows, joined, spec, dataset, history).columns)
+    return tuple(compute_features(rows, joined, spec, dataset, history).columns)
 
 
 def mistaken_feature(names: Iterable[str]) -> str | None:
@@ -198,7 +200,7 @@ def mistaken_feature(names: Iterable[str]) -> str | None:
     )
 
 
-def known_schema(dataset: DatasetSpec) -> dict[str, Type]:
+def get_lookup_schema(dataset: DatasetSpec) -> dict[str, Type]:
     """The columns that a dataset shows as a lookup: not those that are `known: later`."""
     return {
         name: stored
@@ -207,7 +209,7 @@ def known_schema(dataset: DatasetSpec) -> dict[str, Type]:
     }
 
 
-def labelling(spec: ModelSpec, lookups: Mapping[str, DatasetSpec]) -> tuple[str, ...]:
+def list_label_lookups(spec: ModelSpec, lookups: Mapping[str, DatasetSpec]) -> tuple[str, ...]:
     """The lookups of whose `known: later` columns the target is made."""
     if spec.target.expression is None:
         return ()
@@ -223,7 +225,7 @@ def labelling(spec: ModelSpec, lookups: Mapping[str, DatasetSpec]) -> tuple[str,
     )
 
 
-def _joined(
+def _join(
     rows: pl.DataFrame,
     lookups: Mapping[str, pl.DataFrame],
     spec: ModelSpec,
@@ -233,7 +235,7 @@ def _joined(
     return join_lookups(rows.drop(later, strict=False), lookups, spec.lookups)
 
 
-def _parts(
+def _split_parts(
     rows: pl.DataFrame, past: Callable[[str], pl.DataFrame] | None
 ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]:
     """Rows that are made together, and what they look back on."""
@@ -244,7 +246,7 @@ def _parts(
         yield part, past(part[PARTITION][0])
 
 
-def _made(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> pl.DataFrame:
+def _compute(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> pl.DataFrame:
     try:
         # The partition is the platform's own column, so `*` does not make a feature of it.
         features = _apply(rows, history, spec).drop(PARTITION, strict=False)
@@ -256,7 +258,7 @@ def _made(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> 
             f"model {spec.name}: features has {features.height} rows for {rows.height}: "
             "give one row of features a row"
         )
-    stored = {name: stored_type(name, dtype, spec) for name, dtype in features.schema.items()}
+    stored = {name: get_stored_type(name, dtype, spec) for name, dtype in features.schema.items()}
     return features.cast(stored)  # type: ignore[arg-type]
 
 
@@ -265,7 +267,7 @@ def _refuse_dependent(
 ) -> None:
     """Make some rows alone: what depends on the others would not be the same when serving."""
     for place in {0, rows.height // 2, rows.height - 1} if rows.height > 1 else ():
-        alone, together = _made(rows[place], history, spec), features[place]
+        alone, together = _compute(rows[place], history, spec), features[place]
         for name in together.columns:
             if not alone[name].equals(together[name], null_equal=True):
                 raise FeatureError(
@@ -278,7 +280,7 @@ def _refuse_dependent(
 def _apply(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> pl.DataFrame:
     if spec.features.sql is not None:
         others = {} if history is None else {"history": history}
-        return in_order(spec.features.sql, rows, others)
+        return run_in_order(spec.features.sql, rows, others)
     module, _, function = (spec.features.python or "").partition(":")
     result = getattr(import_module(module), function)(
         rows, *(() if history is None else (history,))
@@ -289,14 +291,14 @@ def _apply(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) ->
     return result
 
 
-def _target(rows: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:
+def _select_target(rows: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:
     target = spec.target
     value = pl.sql_expr(target.expression) if target.expression else pl.col(target.column)
     stored = pl.String if target.kind == "multiclass" else pl.Float64
     return rows.select(value.cast(stored).alias(target.column))
 
 
-def stored_type(name: str, dtype: pl.DataType, spec: ModelSpec) -> Type:
+def get_stored_type(name: str, dtype: pl.DataType, spec: ModelSpec) -> Type:
     """One storage type a kind, so that a batch of another width never changes the schema.
 
     Raises:

@@ -21,7 +21,7 @@ _MOMENT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
-class Reach:
+class LookupPartitions:
     """How partitions of a dataset and of a lookup belong together.
 
     Args:
@@ -95,7 +95,7 @@ class Reach:
     def _tolerance(self) -> timedelta | None:
         if self.lookup.as_of is None:
             return timedelta(0)
-        return _bounded(self.lookup.tolerance) if self.lookup.tolerance else None
+        return _bound(self.lookup.tolerance) if self.lookup.tolerance else None
 
     def _zone(self, spec: PartitionSpec) -> ZoneInfo:
         """The zone in which a partition begins; dates are the same in every one."""
@@ -109,7 +109,7 @@ class Reach:
             datetime.strptime(name, period.key_format).replace(tzinfo=zone).astimezone(UTC)
             for name in (key, period.following(key))
         )
-        return begin, end - _bounded(self.lookup.lag) - _MOMENT
+        return begin, end - _bound(self.lookup.lag) - _MOMENT
 
     def _holding(self, period: Period, moment: datetime) -> str:
         """The key of the lookup's partition that a moment lies in."""
@@ -118,6 +118,6 @@ class Reach:
         return (monday if period.every == "1w" else local).strftime(period.key_format)
 
 
-def _bounded(text: str) -> timedelta:
+def _bound(text: str) -> timedelta:
     """A duration that can be taken from any date of a partition."""
     return min(duration(text), timedelta(days=36_500))

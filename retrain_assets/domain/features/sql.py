@@ -28,7 +28,7 @@ class QueryError(ValueError):
     """A query loses track of rows; the message says where and what would do."""
 
 
-def in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def run_in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """The result of a query, in the order of `rows`, which have their place as column `_row`.
 
     Args:
@@ -43,7 +43,7 @@ def in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame]) -
     """
     context = pl.SQLContext({"rows": rows.with_row_index(ROW), **others}, eager=True)
     try:
-        found = context.execute(_with_place(sql))
+        found = context.execute(_add_place(sql))
     except pl.exceptions.PolarsError as error:
         why = str(error).partition("\n")[0]
         if ROW not in why:
@@ -59,7 +59,7 @@ def in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame]) -
     return found.sort(_PLACE).drop(_PLACE, ROW, strict=False)
 
 
-def select_list(sql: str) -> list[str] | None:
+def split_select_list(sql: str) -> list[str] | None:
     """The expressions of `SELECT …, … FROM rows`; None of any other query."""
     plain = _PLAIN.fullmatch(sql)
     if plain is None:
@@ -73,7 +73,7 @@ def select_list(sql: str) -> list[str] | None:
     return [*items, listed[start:]]
 
 
-def _with_place(sql: str) -> str:
+def _add_place(sql: str) -> str:
     """The query whose result also says which row each is made from."""
     depth, start, place = 0, 0, ROW
     for word in _WORD.finditer(sql):

@@ -11,7 +11,13 @@ import dagster as dg
 import polars as pl
 
 from retrain_assets.orchestration import checks
-from retrain_assets.orchestration.metadata import DATASET_TAG, ROWS, about, add_series, series
+from retrain_assets.orchestration.metadata import (
+    DATASET_TAG,
+    ROWS,
+    add_series,
+    describe_table,
+    round_series,
+)
 from retrain_assets.orchestration.partitions import partitions_definition, requested_partitions
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
@@ -86,7 +92,9 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
         if ingestion.ignored:
             read["ignored"] = checks.table(ingestion.ignored)
         context.log_event(dg.AssetMaterialization([spec.name, "landing"], metadata=read))
-        tables = {key: about(opened.tables, "/".join(key.path)) for key in (dataset, quarantine)}
+        tables = {
+            key: describe_table(opened.tables, "/".join(key.path)) for key in (dataset, quarantine)
+        }
         yield from _materializations(context, requested, ingestion, tables)
         yield from _check_results(spec, ingestion, dataset)
 
@@ -121,7 +129,7 @@ def _materializations(
             add_series(context, key, rows)
             yield dg.MaterializeResult(asset_key=key, metadata=metadata)
             continue
-        for partition, numbers in series(rows).items():
+        for partition, numbers in round_series(rows).items():
             event = dg.AssetMaterialization(
                 key, partition=partition, metadata={**metadata, **numbers}
             )

@@ -108,8 +108,11 @@ def _describe_candidates(
         "train_from": version.tags["train_from"],
         "train_to": version.tags["train_to"],
         **({"beside": ", ".join(str(item.version) for item in others)} if others else {}),
-        "mlflow": metadata.mlflow_link(storage.mlflow_uri, version.run_id),
-        **{f"holdout_{name}": metadata.drawn(value) for name, value in version.metrics.items()},
+        "mlflow": metadata.link_mlflow_run(storage.mlflow_uri, version.run_id),
+        **{
+            f"holdout_{name}": metadata.round_number(value)
+            for name, value in version.metrics.items()
+        },
     }
 
 
@@ -138,7 +141,7 @@ def _evaluation(model: Model) -> dg.AssetsDefinition:
 
 
 def _describe_evaluation(evaluation: Evaluation) -> dict[str, Any]:
-    from retrain_assets.reports.plots import markdown
+    from retrain_assets.reports.plots import to_markdown
 
     described: dict[str, Any] = {
         "verdict": evaluation.verdict.value,
@@ -146,11 +149,11 @@ def _describe_evaluation(evaluation: Evaluation) -> dict[str, Any]:
         "candidate": evaluation.candidate,
         "production": evaluation.production or 0,
         "holdout": f"{evaluation.holdout_from} to {evaluation.holdout_to}",
-        **{f"candidate_{name}": metadata.drawn(x) for name, x in evaluation.metrics.items()},
+        **{f"candidate_{name}": metadata.round_number(x) for name, x in evaluation.metrics.items()},
     }
     if (picture := evaluation.picture()) is not None:
         described["gain"] = evaluation.gain
-        described["gain_by_partition"] = dg.MetadataValue.md(markdown(picture))
+        described["gain_by_partition"] = dg.MetadataValue.md(to_markdown(picture))
     return described
 
 
@@ -200,7 +203,7 @@ def _describe_decision(row: LedgerRow) -> dict[str, Any]:
         "as_of": row.as_of,
         "data_from": row.data_range[0],
         "data_to": row.data_range[1],
-        **{f"gated_{name}": metadata.drawn(value) for name, value in row.metrics.items()},
+        **{f"gated_{name}": metadata.round_number(value) for name, value in row.metrics.items()},
     }
 
 

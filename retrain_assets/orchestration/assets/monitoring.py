@@ -13,9 +13,15 @@ import polars as pl
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift.observations import P_VALUE, PERFORMANCE, VOLUME
 from retrain_assets.domain.drift.training_match import FOREIGN, NULLS
-from retrain_assets.domain.features.lookup_partitions import Reach
+from retrain_assets.domain.features.lookup_partitions import LookupPartitions
 from retrain_assets.orchestration import checks
-from retrain_assets.orchestration.metadata import MODEL_TAG, ROWS, about, add_series, pictures
+from retrain_assets.orchestration.metadata import (
+    MODEL_TAG,
+    ROWS,
+    add_series,
+    describe_table,
+    draw_pictures,
+)
 from retrain_assets.orchestration.partitions import (
     looking_back,
     partitions_definition,
@@ -24,11 +30,14 @@ from retrain_assets.orchestration.partitions import (
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
-from retrain_assets.steps.features.build import Built, BuiltFeatures
-from retrain_assets.steps.features.build import features as build_features
-from retrain_assets.steps.features.build import profile as build_profile
+from retrain_assets.steps.features.build import (
+    BuildResult,
+    FeaturesResult,
+    build_features,
+    build_profiles,
+)
 from retrain_assets.steps.monitoring.monitor import monitor
-from retrain_assets.steps.monitoring.predict import predictions as predict_partitions
+from retrain_assets.steps.monitoring.predict import predict_partitions
 from retrain_assets.steps.monitoring.watch import act, watch
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.storage import Storage
@@ -131,7 +140,7 @@ def _profile(model: Model) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> dg.MaterializeResult[None]:
         state = model.state(storage.open())
-        built = build_profile(state, requested_partitions(context), context.run_id)
+        built = build_profiles(state, requested_partitions(context), context.run_id)
         return _materialized(state, "profile", built)
 
     return profile
@@ -186,7 +195,7 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
         built = monitor(state, requested_partitions(context), context.run_id)
         watched = built.rows["model_version"].is_not_null().any()
         add_series(context, model.key("monitoring"), _watched(built.rows))
-        drawn = pictures(context, state, built.partitions[-1]) if watched else {}
+        drawn = draw_pictures(context, state, built.partitions[-1]) if watched else {}
         yield _materialized(state, "monitoring", built, **drawn)
         for name, (role, _) in ALERTS.items():
             alerts = _alerts(built.rows, role)
@@ -217,18 +226,18 @@ def _dataset_deps(model: Model) -> list[dg.AssetDep]:
     mapping = looking_back(own, own, model.spec.features.history)
     deps = [dg.AssetDep(dg.AssetKey([model.dataset.name, "dataset"]), partition_mapping=mapping)]
     for name, dataset in model.lookups.items():
-        reach = Reach(model.spec.lookups[name], model.dataset, dataset)
+        reach = LookupPartitions(model.spec.lookups[name], model.dataset, dataset)
         mapping = looking_back(own, dataset.partition, reach.periods_back)
         deps.append(dg.AssetDep(dg.AssetKey([name, "dataset"]), partition_mapping=mapping))
     return deps
 
 
 def _materialized(
-    state: ModelState, name: str, built: Built | BuiltFeatures, **extra: Any
+    state: ModelState, name: str, built: BuildResult | FeaturesResult, **extra: Any
 ) -> dg.MaterializeResult[None]:
     return dg.MaterializeResult(
         metadata={
-            **about(state.tables, state.table(name)),
+            **describe_table(state.tables, state.table(name)),
             "rows_in_run": built.count,
             "partitions": len(built.partitions),
             "first": built.partitions[0],

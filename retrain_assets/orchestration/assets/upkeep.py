@@ -45,12 +45,12 @@ def replay_asset(model: Model) -> dg.AssetsDefinition:
 
 
 def _describe_outcome(outcome: Any) -> dict[str, Any]:
-    from retrain_assets.reports.plots import markdown, replay_figure
+    from retrain_assets.reports.plots import draw_replay, to_markdown
 
     return {
         "proposal": outcome.said,
         "policies": checks.table([asdict(standing) for standing in outcome.standings]),
-        "cost_and_benefit": dg.MetadataValue.md(markdown(replay_figure(outcome))),
+        "cost_and_benefit": dg.MetadataValue.md(to_markdown(draw_replay(outcome))),
     }
 
 

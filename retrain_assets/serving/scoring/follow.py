@@ -12,7 +12,7 @@ from pathlib import Path
 
 from polars.exceptions import PanicException
 
-from retrain_assets.domain.features.build import known_schema
+from retrain_assets.domain.features.build import get_lookup_schema
 from retrain_assets.serving.scoring.rows import LookupRows, RowMaker
 from retrain_assets.serving.scoring.version import Loader, RefusedError, Version
 from retrain_assets.specs.base import duration
@@ -136,7 +136,9 @@ class Followed:
             if name in self.held and self.held[name].version == found[0]:
                 continue
             self.state.tables.verify(table, None, found[0])
-            scanned = self.state.tables.scan(table, version=found[0]).select(*known_schema(spec))
+            scanned = self.state.tables.scan(table, version=found[0]).select(
+                *get_lookup_schema(spec)
+            )
             rows = self.state.tables.collect(scanned, table, found[0])
             self.held, changed = (
                 self.held | {name: LookupRows(found[0], found[1], rows, _bound(spec))},

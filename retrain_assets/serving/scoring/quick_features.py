@@ -2,7 +2,7 @@
 
 polars takes tenths of a millisecond for the smallest query, so a feature that is more than a column
 is remembered by the values it is made of: hours and weekdays come again. Whoever uses this holds it
-against `row_features` first. Not here: queries that are more than one SELECT of expressions.
+against `compute_features` first. Not here: queries that are more than one SELECT of expressions.
 """
 
 import math
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.features.build import FeatureError, stored_type
-from retrain_assets.domain.features.sql import select_list
+from retrain_assets.domain.features.build import FeatureError, get_stored_type
+from retrain_assets.domain.features.sql import split_select_list
 from retrain_assets.serving.scoring.request import Row
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.features import LookupSpec
@@ -51,7 +51,7 @@ class Quick:
         joined: pl.DataFrame,
         lookups: Mapping[str, pl.DataFrame],
     ) -> None:
-        items = select_list(spec.features.sql or "")
+        items = split_select_list(spec.features.sql or "")
         if items is None or spec.features.history or [*own] != joined.columns[: len(own)]:
             raise FeatureError("the features are not one SELECT of expressions FROM rows")
         expressions = [pl.sql_expr(item) for item in items]
@@ -68,7 +68,7 @@ class Quick:
         self.names = list(typed)
         self._features: list[int | _Computed] = []
         for found, (name, kind) in zip(expressions, typed.items(), strict=True):
-            stored, source = stored_type(name, kind, spec), found.meta.undo_aliases()
+            stored, source = get_stored_type(name, kind, spec), found.meta.undo_aliases()
             if source.meta.is_column() and kind == stored:
                 self._features.append(columns.index(source.meta.output_name()))
             else:

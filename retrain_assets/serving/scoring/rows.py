@@ -1,6 +1,6 @@
 """From raw rows to features: the code of training, with what is looked up held in memory.
 
-`RowMaker.features` is `row_features` on the lookups as they are now. For a few rows most of its
+`RowMaker.features` is `compute_features` on the lookups as they are now. For a few rows most of its
 time goes into planning joins and SQL, so `quick` is used where it was seen to give the same. Not
 here: encoding features for a model.
 """
@@ -21,7 +21,7 @@ from retrain_assets.domain.data.rules import (
     partition_of,
 )
 from retrain_assets.domain.data.values import derive, sources
-from retrain_assets.domain.features.build import join_lookups, row_features
+from retrain_assets.domain.features.build import compute_features, join_lookups
 from retrain_assets.serving.scoring.quick_features import Quick
 from retrain_assets.serving.scoring.request import Row, refused
 from retrain_assets.specs.dataset import DatasetSpec
@@ -77,7 +77,7 @@ class RowMaker:
         self._past: dict[tuple[int | None, str], pl.DataFrame] = {}
 
     def features(self, rows: Sequence[Row] | pl.DataFrame) -> pl.DataFrame:
-        """Features of rows in the order given, as `row_features` makes them.
+        """Features of rows in the order given, as `compute_features` makes them.
 
         Raises:
             FeatureError: The model's SQL or function fails on them.
@@ -126,7 +126,7 @@ class RowMaker:
 
     def _made(self, rows: pl.DataFrame, history: pl.DataFrame | None) -> pl.DataFrame:
         lookups = {name: held.rows for name, held in self.held.items()}
-        return row_features(rows, lookups, self.state.spec, self.state.dataset, history)
+        return compute_features(rows, lookups, self.state.spec, self.state.dataset, history)
 
     def _typed(self, rows: Sequence[Row] | pl.DataFrame) -> pl.DataFrame:
         dataset = self.state.dataset

@@ -20,7 +20,7 @@ import polars as pl
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.serving.scoring.quick_model import Fast, fast
 from retrain_assets.steps.decision.train import get_classes, list_missing_features
-from retrain_assets.steps.features.build import stored_features
+from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import History, LedgerRow
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, compare_with_example
@@ -165,7 +165,7 @@ class Loader:
     def _stored(self) -> pl.DataFrame:
         """Stored rows of features, the newest ones."""
         keys = sorted(self.state.built())[-3:]
-        return stored_features(self.state, keys).select(self.state.feature_names).tail(TRIED)
+        return read_features(self.state, keys).select(self.state.feature_names).tail(TRIED)
 
     def _place(self, row: LedgerRow) -> Path:
         return self.folder / row.sha256

@@ -7,7 +7,7 @@ from retrain_assets.domain.model.estimator import taking_features
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.judge import store_expected_output
 from retrain_assets.steps.decision.promote import DecisionError, describe_decision, reconcile
-from retrain_assets.steps.features.build import stored_features
+from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.registry import registry as registries
@@ -97,7 +97,7 @@ def _register(
 
     kind, windows = state.spec.target.kind, state.spec.windows
     keys = state.trained_on(tuple(state.built()), data_range)[-windows.train :]
-    features = stored_features(state, keys).select(state.feature_names)
+    features = read_features(state, keys).select(state.feature_names)
     pipeline = taking_features(registries.load_foreign(source, registry), kind, features)
     unseen = [key for key in state.mature() if key > data_range[1]][-windows.holdout :]
     rows, metrics = train.sample(state, unseen), {}

@@ -18,7 +18,7 @@ from retrain_assets.domain.decision.gate import Decision, Verdict, best
 from retrain_assets.domain.drift.performance_estimate import Calibration
 from retrain_assets.domain.windows import left_out, outside
 from retrain_assets.errors import PermanentError
-from retrain_assets.reports.plots import gain_by_block
+from retrain_assets.reports.plots import draw_gains
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.judge import CALIBRATION, judge
 from retrain_assets.steps.state import ModelState
@@ -74,7 +74,7 @@ class Evaluation:
         title = f"{self.verdict.value}: gain in {comparison['metric']} by partition"
         interval = comparison["gain"], comparison["low"], comparison["high"]
         gains = comparison["block_gains"]
-        return gain_by_block(list(gains), list(gains.values()), *interval, title)
+        return draw_gains(list(gains), list(gains.values()), *interval, title)
 
 
 NUMBERS = {"candidate", "production", "more_partitions"}

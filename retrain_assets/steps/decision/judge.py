@@ -20,7 +20,7 @@ import polars as pl
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision import gate as gates
 from retrain_assets.domain.decision import guards
-from retrain_assets.domain.drift.performance_estimate import calibration
+from retrain_assets.domain.drift.performance_estimate import fit_calibration
 from retrain_assets.domain.drift.profile import build_profile
 from retrain_assets.domain.metrics.metrics import comparable, judged_by, onto_classes
 from retrain_assets.domain.model.estimator import PredictionError, predict, trivial_prediction
@@ -84,7 +84,7 @@ def judge(
     store_expected_output(state, candidate, output, rows.partitions)
     gate, labels = _gate(state), rows.target.to_numpy()
     confidence = gates.shared(gate.confidence, among)
-    curve = calibration(labels, output.values, output.classes) if output.classes else None
+    curve = fit_calibration(labels, output.values, output.classes) if output.classes else None
     evidence: dict[str, Any] = {CALIBRATION: asdict(curve)} if curve else {}
     trivial = _compare_with_trivial(state, candidate, output, rows, confidence)
     missing = train.list_missing_features(state, rival) if rival else []

@@ -24,7 +24,7 @@ from retrain_assets.domain.metrics.metrics import mean_over_blocks, offered
 from retrain_assets.domain.model.estimator import Fitted, fit, predict
 from retrain_assets.domain.model.outliers import OUTLIER
 from retrain_assets.domain.windows import Windows, left_out, split
-from retrain_assets.reports.plots import holdout_figure
+from retrain_assets.reports.plots import draw_holdout
 from retrain_assets.steps import state as facts
 from retrain_assets.steps.state import ModelState, data_digest, digest_of
 from retrain_assets.stores.checkout import checkout
@@ -203,7 +203,7 @@ def _train(
     run_id, holdout = start_run(), sample(state, plan.windows.holdout)
     trained = fit_model(state, plan.windows.train, int(plan.tags["features_version"]))
     output, labels = predict_sample(state, trained.pipeline, holdout), holdout.target.to_numpy()
-    draw = partial(holdout_figure, state.spec.target.kind, labels, output.values, output.classes)
+    draw = partial(draw_holdout, state.spec.target.kind, labels, output.values, output.classes)
     metrics = compute_metrics(state, holdout, output)
     figures = {"holdout.png": draw}
     return register(

@@ -16,7 +16,7 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift.profile import build_profile, merge
-from retrain_assets.domain.drift.training_match import idle, unlike
+from retrain_assets.domain.drift.training_match import find_idle, find_mismatches
 from retrain_assets.domain.features.build import KEY
 from retrain_assets.domain.model.outliers import MAX_ROWS, OUTLIER, Detector, fit_detector
 from retrain_assets.domain.windows import ending_at
@@ -33,7 +33,7 @@ class NotReadyError(PermanentError):
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """What a step stored: the partitions, their rows, and the version its commit made."""
 
     partitions: tuple[str, ...]
@@ -47,7 +47,7 @@ class Built:
 
 
 @dataclass(frozen=True)
-class BuiltFeatures:
+class FeaturesResult:
     """What was stored of features, which may be too many rows to keep.
 
     Args:
@@ -69,7 +69,7 @@ class BuiltFeatures:
         return int(self.summary["rows"].sum())
 
 
-def ready(
+def list_ready(
     state: ModelState, partitions: Sequence[str], sources: Mapping[str, str]
 ) -> tuple[str, ...]:
     """The partitions whose datasets are complete, `sources` being those of the state.
@@ -86,13 +86,13 @@ def ready(
     return found
 
 
-def features(state: ModelState, partitions: Sequence[str], run_id: str) -> BuiltFeatures:
+def build_features(state: ModelState, partitions: Sequence[str], run_id: str) -> FeaturesResult:
     """Build the features of a range."""
     name = state.table("features")
     base = state.tables.version(name)
     # Taken before any row is read: what changes meanwhile has another digest and is built again.
     sources = state.sources()
-    keys = ready(state, partitions, sources)
+    keys = list_ready(state, partitions, sources)
     window = ending_at(tuple(sources), keys[-1], state.spec.windows.current)
     maker, look = Rows(state), _Look(state, window)
     marker = Marker(maker, look.ledger, state.spec.outliers) if state.spec.outliers else None
@@ -103,31 +103,31 @@ def features(state: ModelState, partitions: Sequence[str], run_id: str) -> Built
             look.at(table)
             digests = pl.col(PARTITION).replace_strict(sources, return_dtype=pl.String)
             spill.add(table.with_columns(digests.alias(SOURCE)))
-        commit = commit_metadata(run_id, keys)
+        commit = describe_commit(run_id, keys)
         version = state.tables.replace(name, spill.frame(), keys, commit, base=base)
-    return BuiltFeatures(keys, pl.concat(look.summaries), look.found(keys), version)
+    return FeaturesResult(keys, pl.concat(look.summaries), look.found(keys), version)
 
 
-def profile(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
+def build_profiles(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildResult:
     """Summarise features and target, a row per partition and column."""
     name = state.table("profile")
-    base, keys = state.tables.version(name), ready(state, partitions, state.sources())
+    base, keys = state.tables.version(name), list_ready(state, partitions, state.sources())
     parts = []
     for batch in Rows(state).batches(keys):
-        table = stored_features(state, batch)
+        table = read_features(state, batch)
         made_from = table.select(PARTITION, SOURCE).unique()
         parts.append(build_profile(table).join(made_from, on=PARTITION, maintain_order="left"))
     rows = pl.concat(parts)
-    commit = commit_metadata(run_id, keys)
-    return Built(keys, rows, state.tables.replace(name, rows, keys, commit, base=base))
+    commit = describe_commit(run_id, keys)
+    return BuildResult(keys, rows, state.tables.replace(name, rows, keys, commit, base=base))
 
 
-def commit_metadata(run_id: str, keys: Sequence[str]) -> dict[str, str]:
+def describe_commit(run_id: str, keys: Sequence[str]) -> dict[str, str]:
     """What is written beside each commit."""
     return {"run_id": run_id, "partitions": f"{keys[0]}..{keys[-1]}"}
 
 
-def stored_features(state: ModelState, keys: Sequence[str]) -> pl.DataFrame:
+def read_features(state: ModelState, keys: Sequence[str]) -> pl.DataFrame:
     """Rows of the features table in a fixed order."""
     return state.tables.read(state.table("features"), keys).sort(PARTITION, KEY)
 
@@ -157,13 +157,13 @@ class _Look:
         self.profiles.append(build_profile(newest.select(PARTITION, *names)))
         for production, part in by_production(self.ledger, table):
             trained = self.trained(production.data_range) if production else {}
-            self.unlike += unlike(part, names, trained)
+            self.unlike += find_mismatches(part, names, trained)
 
     def found(self, built: Sequence[str]) -> list[dict[str, object]]:
         """All that is unlike training, and features that tell nothing in the newest window."""
         earlier = self.state.profiles([key for key in self.window if key not in built])
         rows = pl.concat([earlier, *self.profiles], how="diagonal")
-        return [*idle(self.state.feature_names, merge(rows)), *self.unlike]
+        return [*find_idle(self.state.feature_names, merge(rows)), *self.unlike]
 
 
 class Marker:

@@ -10,7 +10,12 @@ from functools import cached_property
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION, dataset_schema
-from retrain_assets.domain.features.build import History, build_features, known_schema, labelling
+from retrain_assets.domain.features.build import (
+    History,
+    build_features,
+    get_lookup_schema,
+    list_label_lookups,
+)
 from retrain_assets.domain.windows import batched, before
 from retrain_assets.specs.base import duration
 from retrain_assets.steps.state import ModelState, landed_rows
@@ -75,7 +80,7 @@ class Rows:
         self.state.tables.verify(f"{name}/dataset")
         tables, stored = self.state.tables, f"{name}/dataset"
         table = tables.scan(stored).select(
-            *(dataset_schema(reach.other) if later else known_schema(reach.other))
+            *(dataset_schema(reach.other) if later else get_lookup_schema(reach.other))
         )
         if spec.as_of is not None:
             times = rows[spec.as_of].drop_nulls()
@@ -97,9 +102,11 @@ class Rows:
 
     def _made(self, rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
         state, history = self.state, self.history(keys)
-        named = labelling(state.spec, state.lookups)
+        named = list_label_lookups(state.spec, state.lookups)
         read = {name: self.lookup(name, rows, keys, later=name in named) for name in state.lookups}
-        lookups = {name: read[name].select(*known_schema(state.lookups[name])) for name in read}
+        lookups = {
+            name: read[name].select(*get_lookup_schema(state.lookups[name])) for name in read
+        }
         past = history.before if history else None
         labels = {name: read[name] for name in named}
         return build_features(rows, lookups, state.spec, state.dataset, past, labels)

@@ -18,9 +18,9 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.metrics.metrics import block_values, evaluate, judged_by, margin, offered
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.domain.windows import ending_at, outside
-from retrain_assets.reports.movers import watched_heatmap
-from retrain_assets.reports.page import page, sections
-from retrain_assets.reports.plots import holdout_figure, importance
+from retrain_assets.reports.movers import draw_watched_drift
+from retrain_assets.reports.page import render_page, render_sections
+from retrain_assets.reports.plots import draw_holdout, draw_importance
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.decision.evaluate import read_evaluation
 from retrain_assets.steps.decision.train import SPEC_FILE, Sample, get_classes, sample
@@ -77,7 +77,7 @@ def card(state: ModelState, registry: ModelRegistry, number: int) -> str:
             f"retrain rollback {name} --to {number} --reason WHY: back to it, once it has served",
         ],
     }
-    return page(f"{name}, version {number}", sections(parts))
+    return render_page(f"{name}, version {number}", render_sections(parts))
 
 
 def _judged(
@@ -108,8 +108,8 @@ def _judged(
     return {
         "Holdout": [where, measured],
         "The gate": [known.reason, known.picture(), *tables] if known else [],
-        "Calibration": [holdout_figure(kind, rows.target.to_numpy(), output, classes)],
-        "Importance": [importance(*_importance(then, pipeline, rows))],
+        "Calibration": [draw_holdout(kind, rows.target.to_numpy(), output, classes)],
+        "Importance": [draw_importance(*_importance(then, pipeline, rows))],
     }
 
 
@@ -149,4 +149,6 @@ def _drift(state: ModelState, gated: ModelVersion) -> Parts:
     last = pl.col(PARTITION).unique().sort().tail(DRIFT_PARTITIONS).implode()
     before = pl.col(PARTITION) <= gated.tags.get("as_of", "")
     shown = state.stored("monitoring", MONITORING_SCHEMA, before)
-    return {"The drift before it": [watched_heatmap(shown.filter(pl.col(PARTITION).is_in(last)))]}
+    return {
+        "The drift before it": [draw_watched_drift(shown.filter(pl.col(PARTITION).is_in(last)))]
+    }

@@ -12,13 +12,13 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift import observations as watch
-from retrain_assets.domain.drift.measures import effect
+from retrain_assets.domain.drift.measures import describe_effect
 from retrain_assets.domain.drift.permutation_test import pool
 from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, ColumnProfile, merge
 from retrain_assets.domain.windows import ending_at, mature_partitions, reference, widened
 from retrain_assets.specs.triggers import DriftTrigger
 from retrain_assets.steps.decision.judge import BLOCK
-from retrain_assets.steps.features.build import Built, commit_metadata, ready
+from retrain_assets.steps.features.build import BuildResult, describe_commit, list_ready
 from retrain_assets.steps.monitoring.predict import PERFORMANCE_SCHEMA
 from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE, ModelState, landed_rows
 from retrain_assets.stores.ledger import LedgerRow
@@ -28,14 +28,14 @@ Sides = tuple[dict[str, ColumnProfile], dict[str, ColumnProfile]]
 Found = tuple[tuple[str, ...], watch.Observation]
 
 
-def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
+def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildResult:
     """Compare each partition's window with production's training window, from summaries alone.
 
     Later partitions whose window holds one of these are compared anew if they were before, so that
     runs of single partitions come to the same in whatever order.
     """
     sources = state.sources()
-    asked, watcher = ready(state, partitions, sources), _Watcher(state, sources)
+    asked, watcher = list_ready(state, partitions, sources), _Watcher(state, sources)
     ranges = widened(tuple(sources), asked, state.spec.monitoring_span)
     watched = {key for key in state.built() for first, last in ranges if first <= key <= last}
     keys = sorted(watched.union(asked))
@@ -49,12 +49,12 @@ def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> Built:
         schema=MONITORING_SCHEMA,
     )
     version = state.tables.replace(
-        state.table("monitoring"), rows, keys, commit_metadata(run_id, keys)
+        state.table("monitoring"), rows, keys, describe_commit(run_id, keys)
     )
-    return Built(asked, rows.filter(pl.col(PARTITION).is_in(asked)), version)
+    return BuildResult(asked, rows.filter(pl.col(PARTITION).is_in(asked)), version)
 
 
-def then_and_now(
+def read_sides(
     state: ModelState, key: str
 ) -> tuple[dict[str, ColumnProfile], dict[str, ColumnProfile]]:
     """Summaries of the reference and of the window that ends at a partition, by column.
@@ -140,7 +140,7 @@ class _Watcher:
         for found in self._calibrated(role, trigger, sides, blocks, reference, window):
             told.add((found.measure, found.column))
             yield window, found
-        for found in watch.drift(role, trigger, *sides):
+        for found in watch.observe_drift(role, trigger, *sides):
             if (found.measure, found.column) not in told:
                 yield window, found
 
@@ -164,8 +164,10 @@ class _Watcher:
         places = range(len(reference), len(keys))
         # The same window is judged alike whenever it is judged.
         seed = [self.state.spec.seed, *window[-1].encode()]
-        changed = {name: effect(sides[0][name], now) for name, now in sides[1].items()}
-        yield from watch.calibrated(role, pooled, places, rate / period.per_year, seed, changed)
+        changed = {name: describe_effect(sides[0][name], now) for name, now in sides[1].items()}
+        yield from watch.observe_permutation_test(
+            role, pooled, places, rate / period.per_year, seed, changed
+        )
 
     def _output(self, key: str, production: LedgerRow) -> Iterator[Found]:
         """Drift of the output, once a whole window was predicted by this version."""
@@ -173,7 +175,7 @@ class _Watcher:
         if window and production.candidate is not None:
             trigger = self.state.spec.triggers.prediction_drift
             reference = self.expected_output(production.candidate)
-            sides = _merged(reference.values()), _merged(self.outputs[part] for part in window)
+            sides = _merge(reference.values()), _merge(self.outputs[part] for part in window)
             blocks = {**self.outputs, **reference}
             yield from self._compared(
                 watch.PREDICTION, trigger, sides, blocks, tuple(reference), window
@@ -192,7 +194,7 @@ class _Watcher:
             values = self.metric_values(production.version, role, trigger.metric)
             window = self._served([found for found in keys if found in values], key, production)
             if window and (
-                found := watch.performance(
+                found := watch.observe_performance(
                     self.state.spec, role, [values[part] for part in window], baseline
                 )
             ):
@@ -235,7 +237,7 @@ class _Watcher:
     def merged(self, keys: Sequence[str]) -> dict[str, ColumnProfile]:
         """One summary of each column over some partitions."""
         return self.state.once(
-            ("merged", *keys), lambda: _merged(self.profiles[key] for key in keys)
+            ("merged", *keys), lambda: _merge(self.profiles[key] for key in keys)
         )
 
     def _expected_output(self, candidate: int) -> dict[str, pl.DataFrame]:
@@ -256,5 +258,5 @@ class _Watcher:
         return {row[PARTITION]: (row["value"], row["rows"]) for row in rows.iter_rows(named=True)}
 
 
-def _merged(blocks: Iterable[pl.DataFrame]) -> dict[str, ColumnProfile]:
+def _merge(blocks: Iterable[pl.DataFrame]) -> dict[str, ColumnProfile]:
     return merge(pl.concat(blocks))

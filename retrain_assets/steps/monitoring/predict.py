@@ -14,7 +14,7 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift.observations import ESTIMATED, PERFORMANCE
-from retrain_assets.domain.drift.performance_estimate import block_estimates
+from retrain_assets.domain.drift.performance_estimate import estimate_blocks
 from retrain_assets.domain.drift.profile import build_profile
 from retrain_assets.domain.features.build import KEY
 from retrain_assets.domain.metrics.metrics import MetricDef, block_values, followed
@@ -27,7 +27,12 @@ from retrain_assets.steps.decision.train import (
     list_missing_features,
     to_column,
 )
-from retrain_assets.steps.features.build import Built, commit_metadata, ready, stored_features
+from retrain_assets.steps.features.build import (
+    BuildResult,
+    describe_commit,
+    list_ready,
+    read_features,
+)
 from retrain_assets.steps.features.rows import Rows
 from retrain_assets.steps.state import ModelState, by_production
 from retrain_assets.stores.ledger import History, LedgerRow
@@ -48,24 +53,24 @@ PERFORMANCE_SCHEMA: dict[str, pl.DataType] = {
 }
 
 
-def predictions(
+def predict_partitions(
     state: ModelState, registry: ModelRegistry, partitions: Sequence[str], run_id: str
-) -> Built:
+) -> BuildResult:
     """Predict each partition with the version that was in production when it arrived.
 
     Rows inside that version's training range are marked `in_sample` and enter no measure. Memory is
     that of a batch of partitions.
     """
-    keys = ready(state, partitions, state.sources())
+    keys = list_ready(state, partitions, state.sources())
     history = state.ledger.read()
     if history.rows:
         reconcile(registry, history)  # what was killed behind its ledger row is made up for
     load = cache(registry.load)
     seen, profiles, performance = [], [], []
-    tables, commit = state.tables, commit_metadata(run_id, keys)
+    tables, commit = state.tables, describe_commit(run_id, keys)
     with Spill() as spill:
         for batch in Rows(state).batches(keys):
-            table = stored_features(state, batch)
+            table = read_features(state, batch)
             scored, measured = _score(state, history, load, table)
             fresh = scored.filter(~pl.col("in_sample")).select(PARTITION, PREDICTION_COLUMN)
             spill.add(scored)
@@ -75,10 +80,10 @@ def predictions(
         tables.replace(state.table("prediction_profile"), pl.concat(profiles), keys, commit)
         tables.replace(state.table("performance"), pl.concat(performance), keys, commit)
         version = tables.replace(state.table("predictions"), spill.frame(), keys, commit)
-    return Built(keys, pl.concat(seen), version)
+    return BuildResult(keys, pl.concat(seen), version)
 
 
-def scores(
+def score_partitions(
     state: ModelState, registry: ModelRegistry, partitions: Sequence[str], version: int | None
 ) -> Iterator[tuple[Sequence[str], pl.DataFrame]]:
     """What one version predicts for stored partitions, some of them at a time; nothing is stored.
@@ -105,7 +110,7 @@ def scores(
         said = f"version {row.version} needs {', '.join(missing)}, which the spec no longer makes"
         raise ModelFileError(said)
     for keys in Rows(state).batches(partitions):
-        yield keys, _predict(state, pipeline, stored_features(state, keys), row)[0]
+        yield keys, _predict(state, pipeline, read_features(state, keys), row)[0]
 
 
 def _score(
@@ -115,7 +120,7 @@ def _score(
     table: pl.DataFrame,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Predictions of all rows that can be predicted, and the followed metric of each partition."""
-    scored, performance = [_no_predictions(state)], [pl.DataFrame(schema=PERFORMANCE_SCHEMA)]
+    scored, performance = [_make_empty(state)], [pl.DataFrame(schema=PERFORMANCE_SCHEMA)]
     for row, part in by_production(history, table):
         if row is None:
             continue
@@ -124,7 +129,7 @@ def _score(
             continue  # the spec has changed, its candidate is still to come
         found, output = _predict(state, pipeline, part, row)
         scored.append(found)
-        performance.append(_performance(state, found, output, pipeline, row))
+        performance.append(_measure(state, found, output, pipeline, row))
     return pl.concat(scored), pl.concat(performance)
 
 
@@ -145,7 +150,7 @@ def _predict(
     return found, output
 
 
-def _no_predictions(state: ModelState) -> pl.DataFrame:
+def _make_empty(state: ModelState) -> pl.DataFrame:
     multiclass = state.spec.target.kind == "multiclass"
     value = pl.String if multiclass else pl.Float64
     return pl.DataFrame(
@@ -161,7 +166,7 @@ def _no_predictions(state: ModelState) -> pl.DataFrame:
     )
 
 
-def _performance(
+def _measure(
     state: ModelState,
     scored: pl.DataFrame,
     output: np.ndarray,
@@ -179,15 +184,17 @@ def _performance(
         labels = scored["label"].filter(known).to_numpy()
         kept, parts = output[known.to_numpy()], blocks.filter(known)
         values = block_values(metric, labels, kept, parts, get_classes(pipeline))
-        found.append(_told(PERFORMANCE, values, metric, row))
+        found.append(_label_values(PERFORMANCE, values, metric, row))
     if fresh.any() and (calibrated := trigger.estimated and read_calibration(state, row.candidate)):
         kept, parts = output[fresh.to_numpy()], blocks.filter(fresh)
-        values = block_estimates(metric, kept, parts, calibrated)
-        found.append(_told(ESTIMATED, values, metric, row))
+        values = estimate_blocks(metric, kept, parts, calibrated)
+        found.append(_label_values(ESTIMATED, values, metric, row))
     return pl.concat(found)
 
 
-def _told(role: str, values: pl.DataFrame, metric: MetricDef, row: LedgerRow) -> pl.DataFrame:
+def _label_values(
+    role: str, values: pl.DataFrame, metric: MetricDef, row: LedgerRow
+) -> pl.DataFrame:
     return values.select(
         pl.col("block").alias(PARTITION),
         pl.lit(row.version, pl.Int64).alias("model_version"),

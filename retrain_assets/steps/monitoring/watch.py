@@ -13,7 +13,7 @@ from retrain_assets.domain.metrics.metrics import block_values, judged_by
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.steps.decision.promote import roll_back
 from retrain_assets.steps.decision.train import get_classes, list_missing_features
-from retrain_assets.steps.features.build import stored_features
+from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.state import SOURCE, ModelState
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.registry.registry import ModelRegistry
@@ -30,7 +30,7 @@ SCHEMA: dict[str, pl.DataType] = {
 
 
 @dataclass(frozen=True)
-class Watched:
+class WatchSummary:
     """What the watch has seen since a promotion.
 
     Args:
@@ -67,7 +67,7 @@ class Watched:
         )
 
 
-def watch(state: ModelState, registry: ModelRegistry, run_id: str) -> Watched | None:
+def watch(state: ModelState, registry: ModelRegistry, run_id: str) -> WatchSummary | None:
     """Judge the partitions that are new since a promotion, and say what all of them come to.
 
     Args:
@@ -75,30 +75,30 @@ def watch(state: ModelState, registry: ModelRegistry, run_id: str) -> Watched | 
         registry: Its versions.
         run_id: Written beside the commit.
     """
-    row = _watched(state)
+    row = _find_promotion(state)
     if row is None:
         return None
-    judged, wanted = set(_known(state, row)[PARTITION]), _wanted(state, row)
+    judged, wanted = set(_read_losses(state, row)[PARTITION]), _list_watched(state, row)
     if fresh := [key for key in wanted if key not in judged]:
-        found = _losses(state, registry, row, fresh).with_columns(
+        found = _compute_losses(state, registry, row, fresh).with_columns(
             pl.col(PARTITION).replace_strict(wanted, return_dtype=pl.String).alias(SOURCE)
         )
         state.tables.replace(state.table("watch"), found, fresh, {"run_id": run_id})
-    return seen(state)
+    return summarize(state)
 
 
-def seen(state: ModelState) -> Watched | None:
+def summarize(state: ModelState) -> WatchSummary | None:
     """What the judged partitions come to.
 
     Returns:
         None where nothing is watched: `watch: off`, no version before, or production was rolled
         back to.
     """
-    row = _watched(state)
+    row = _find_promotion(state)
     if row is None:
         return None
-    losses = _known(state, row)["loss"].drop_nulls().to_list()
-    return Watched(
+    losses = _read_losses(state, row)["loss"].drop_nulls().to_list()
+    return WatchSummary(
         production=row.version,
         before=row.previous or 0,
         partitions=len(losses),
@@ -109,28 +109,28 @@ def seen(state: ModelState) -> Watched | None:
     )
 
 
-def act(state: ModelState, registry: ModelRegistry, found: Watched | None) -> LedgerRow | None:
+def act(state: ModelState, registry: ModelRegistry, found: WatchSummary | None) -> LedgerRow | None:
     """Roll back where production is shown to be worse and the YAML says `watch: auto`."""
     if found is None or not found.is_worse or state.spec.watch != "auto":
         return None
     return roll_back(state, registry, found.before, found.said, BY)
 
 
-def _watched(state: ModelState) -> LedgerRow | None:
+def _find_promotion(state: ModelState) -> LedgerRow | None:
     row = state.ledger.read().production
     off = state.spec.watch == "off" or row is None or row.action not in WATCHED or not row.previous
     return None if off else row
 
 
-def _wanted(state: ModelState, row: LedgerRow) -> dict[str, str]:
+def _list_watched(state: ModelState, row: LedgerRow) -> dict[str, str]:
     """Mature partitions since the promotion, each with the digest of what it was built from."""
     sources = state.sources()
     return {key: sources[key] for key in state.mature() if key > row.seen_through}
 
 
-def _known(state: ModelState, row: LedgerRow) -> pl.DataFrame:
+def _read_losses(state: ModelState, row: LedgerRow) -> pl.DataFrame:
     """Partitions that were judged as they are now, in order."""
-    wanted = _wanted(state, row)
+    wanted = _list_watched(state, row)
     own = (pl.col("production") == row.version) & (pl.col("before") == row.previous)
     found = state.stored("watch", SCHEMA, own)
     now = [
@@ -139,12 +139,12 @@ def _known(state: ModelState, row: LedgerRow) -> pl.DataFrame:
     return found.filter(pl.Series(now, dtype=pl.Boolean)).sort(PARTITION)
 
 
-def _losses(
+def _compute_losses(
     state: ModelState, registry: ModelRegistry, row: LedgerRow, keys: list[str]
 ) -> pl.DataFrame:
     """By how much production is worse on each partition; null where that is undefined."""
     metric, target = judged_by(state.spec.gate), state.spec.target
-    rows = stored_features(state, keys).drop_nulls(target.column)
+    rows = read_features(state, keys).drop_nulls(target.column)
     labels, blocks = rows[target.column].to_numpy(), rows[PARTITION]
     values = []
     digests = {found.version: found.sha256 for found in state.ledger.read().rows}

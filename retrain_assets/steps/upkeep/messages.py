@@ -28,7 +28,7 @@ from retrain_assets.domain.messages import (
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.notify import Channel, EventKind, NotifySpec
 from retrain_assets.steps.inspect.status import stale, staleness
-from retrain_assets.steps.monitoring.watch import seen
+from retrain_assets.steps.monitoring.watch import summarize
 from retrain_assets.steps.state import ModelState, digest, landing_files
 from retrain_assets.stores.ledger import Action
 from retrain_assets.stores.messages import Outbox, Send
@@ -118,7 +118,7 @@ def troubles(state: ModelState) -> Iterator[Event]:
 
 def worse_than_before(state: ModelState) -> Iterator[Event]:
     """Yield an event if production is shown to be worse than the version before it."""
-    comparison = seen(state)
+    comparison = summarize(state)
     if comparison is not None and comparison.is_worse:
         name = state.spec.name
         yield Event(

@@ -14,8 +14,14 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import chi2_contingency, ks_2samp, wasserstein_distance
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.drift.measures import FLOOR, MEASURES, DriftError, compare, effect
-from retrain_assets.domain.drift.observations import drift
+from retrain_assets.domain.drift.measures import (
+    FLOOR,
+    MEASURES,
+    DriftError,
+    compare,
+    describe_effect,
+)
+from retrain_assets.domain.drift.observations import observe_drift
 from retrain_assets.domain.drift.profile import ColumnProfile, K, build_profile, merge
 from retrain_assets.specs.triggers import DriftMeasure, DriftTrigger
 
@@ -136,7 +142,8 @@ def test_an_effect_is_told_in_the_columns_own_units(
     reference: list[object], current: list[object], said: str
 ) -> None:
     assert (
-        effect(column(reference), column(current, pl.Float64 if None in current else None)) == said
+        describe_effect(column(reference), column(current, pl.Float64 if None in current else None))
+        == said
     )
 
 
@@ -269,6 +276,8 @@ def test_a_measure_that_truncated_counts_cannot_support_is_absent() -> None:
     before, now = profiles(6), profiles(3)
     assert [name for _, name, _ in compare(before, now)] == ["null_share"]
     trigger = DriftTrigger(measure="psi", threshold=0.2)
-    watched = [row for row in drift("feature", trigger, before, now) if row.measure == "psi"]
+    watched = [
+        row for row in observe_drift("feature", trigger, before, now) if row.measure == "psi"
+    ]
     assert [(row.statistic, row.alert) for row in watched] == [(None, False)]
     assert "1000" in str(watched[0].effect)

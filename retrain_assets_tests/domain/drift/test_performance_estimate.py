@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from retrain_assets.domain.drift.performance_estimate import Calibration, calibration, estimate
+from retrain_assets.domain.drift.performance_estimate import Calibration, estimate, fit_calibration
 from retrain_assets.domain.metrics.metrics import evaluate
 
 AS_IT_IS = Calibration((0.0, 0.0), 1.0)
@@ -53,7 +53,7 @@ def test_harder_rows_are_seen_without_a_label() -> None:
 def test_a_model_that_is_too_sure_or_unsure_is_calibrated_first(factor: float) -> None:
     chance, labels = drawn(100_000, 1.0, 4)
     said = 1 / (1 + np.exp(-factor * np.log(chance / (1 - chance)) - 0.3))
-    fitted = calibration(labels, said)
+    fitted = fit_calibration(labels, said)
     assert fitted is not None
     assert fitted.slope == pytest.approx(1 / factor, rel=0.03)
     assert fitted.intercepts == pytest.approx((0, -0.3 / factor), abs=0.03)
@@ -73,7 +73,7 @@ def test_of_several_classes_too_where_the_model_is_too_sure(metric: str) -> None
     places = (random.random((len(logs), 1)) > chance.cumsum(axis=1)).sum(axis=1)
     labels = np.array(CLASSES)[places]
     said = np.exp(2 * logs + [0, 0.4, 0]) / np.exp(2 * logs + [0, 0.4, 0]).sum(1, keepdims=True)
-    fitted = calibration(labels, said, CLASSES)
+    fitted = fit_calibration(labels, said, CLASSES)
     assert fitted is not None
     assert fitted(said) == pytest.approx(chance, abs=0.03)
     true = evaluate(metric, labels, said, CLASSES)  # type: ignore[arg-type]
@@ -84,18 +84,18 @@ def test_of_several_classes_too_where_the_model_is_too_sure(metric: str) -> None
 
 def test_a_class_that_the_model_does_not_know_says_nothing_of_its_calibration() -> None:
     said = np.array([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7], [0.5, 0.5], [0.5, 0.5]])
-    known = calibration(np.array(["a", "a", "b", "b"]), said[:4], ["a", "b"])
-    assert calibration(np.array(["a", "a", "b", "b", "new"]), said, ["a", "b"]) == known
+    known = fit_calibration(np.array(["a", "a", "b", "b"]), said[:4], ["a", "b"])
+    assert fit_calibration(np.array(["a", "a", "b", "b", "new"]), said, ["a", "b"]) == known
 
 
 def test_what_cannot_be_told_is_none_or_nan() -> None:
-    assert calibration(np.ones(5), np.linspace(0.1, 0.9, 5)) is None
+    assert fit_calibration(np.ones(5), np.linspace(0.1, 0.9, 5)) is None
     assert math.isnan(estimate("log_loss", np.empty(0), AS_IT_IS))
 
 
 def test_certain_and_separated_predictions_stay_finite() -> None:
     said, labels = np.array([0.0, 0.0, 1.0, 1.0]), np.array([0, 0, 1, 1])
-    fitted = calibration(labels, said)
+    fitted = fit_calibration(labels, said)
     assert fitted is not None
     assert np.isfinite(fitted(said)).all()
     assert estimate("log_loss", said, fitted) == pytest.approx(0, abs=1e-6)

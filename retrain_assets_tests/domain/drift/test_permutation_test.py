@@ -7,7 +7,12 @@ import polars as pl
 import pytest
 from scipy.stats import binom
 
-from retrain_assets.domain.drift.permutation_test import Calibrated, calibrate, pool, supported_rate
+from retrain_assets.domain.drift.permutation_test import (
+    PermutationTest,
+    compute_least_rate,
+    pool,
+    run_permutation_test,
+)
 from retrain_assets.domain.drift.profile import build_profile
 
 REFERENCE, CURRENT, RATE = 20, 4, 0.1
@@ -32,10 +37,12 @@ def stream(random: np.random.Generator, blocks: int, moved: float = 0.0) -> pl.D
     return pl.concat(frames)
 
 
-def judged(rows: pl.DataFrame, rate: float = RATE, seed: int = 0) -> Calibrated:
+def judged(rows: pl.DataFrame, rate: float = RATE, seed: int = 0) -> PermutationTest:
     keys = rows["_landing_partition"].unique().sort().to_list()
     places = range(len(keys) - CURRENT, len(keys))
-    return calibrate(pool(build_profile(rows), keys), places, rate, np.random.default_rng(seed))
+    return run_permutation_test(
+        pool(build_profile(rows), keys), places, rate, np.random.default_rng(seed)
+    )
 
 
 def test_where_nothing_drifts_alarms_come_as_rarely_as_was_stated() -> None:
@@ -89,8 +96,8 @@ def test_a_column_without_a_value_alarms_nobody() -> None:
 
 
 def test_few_blocks_support_no_small_rate() -> None:
-    assert supported_rate(3, 2) == pytest.approx(1 / 10)
-    assert supported_rate(60, 7) < 1e-8
+    assert compute_least_rate(3, 2) == pytest.approx(1 / 10)
+    assert compute_least_rate(60, 7) < 1e-8
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1])

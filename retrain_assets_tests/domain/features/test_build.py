@@ -12,9 +12,9 @@ from retrain_assets.domain.features.build import (
     FeatureError,
     History,
     build_features,
-    feature_names,
-    known_schema,
-    row_features,
+    compute_features,
+    get_lookup_schema,
+    list_features,
 )
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
@@ -87,7 +87,7 @@ PLANES = pl.DataFrame({"tail": ["N1", "N2"], "seats": [100, 200]})
 
 def temp_at(time: datetime, table: pl.DataFrame) -> float | None:
     lookups = {"weather": table, "planes": PLANES}
-    return row_features(rows(time), lookups, model(), DATASET)["temp"].item()  # type: ignore[no-any-return]
+    return compute_features(rows(time), lookups, model(), DATASET)["temp"].item()  # type: ignore[no-any-return]
 
 
 def test_a_lookup_row_is_seen_only_after_its_lag() -> None:
@@ -110,28 +110,30 @@ def test_a_lookup_row_older_than_its_tolerance_is_not_used() -> None:
 def test_one_row_has_the_features_it_has_in_its_batch() -> None:
     batch = rows(*(NOON + timedelta(minutes=20 * step) for step in range(12)))
     lookups = {"weather": weather(hm1=1.0, h0=2.0, h1=3.0, h2=4.0), "planes": PLANES}
-    together = row_features(batch, lookups, model(), DATASET)
+    together = compute_features(batch, lookups, model(), DATASET)
     for number in range(batch.height):
-        alone = row_features(batch[number], lookups, model(), DATASET)
+        alone = compute_features(batch[number], lookups, model(), DATASET)
         assert_frame_equal(alone, together[number])
 
 
 def test_a_missing_lookup_row_gives_nulls_and_loses_no_row() -> None:
     batch = rows(NOON, NOON, tail="unknown")
-    found = row_features(batch, {"weather": weather(h9=1.0), "planes": PLANES}, model(), DATASET)
+    found = compute_features(
+        batch, {"weather": weather(h9=1.0), "planes": PLANES}, model(), DATASET
+    )
     assert found["temp"].null_count() == found["seats"].null_count() == batch.height == 2
 
 
 def test_features_cannot_see_what_is_known_later() -> None:
     spec = model(features={"sql": "SELECT delay FROM rows"}, lookups={})
     with pytest.raises(FeatureError, match="delay"):
-        row_features(rows(NOON), {}, spec, DATASET)
+        compute_features(rows(NOON), {}, spec, DATASET)
 
 
 def test_rows_without_the_later_columns_score_all_the_same() -> None:
     lookups = {"weather": weather(hm1=1.0), "planes": PLANES}
-    complete = row_features(rows(NOON), lookups, model(), DATASET)
-    bare = row_features(rows(NOON).drop("delay"), lookups, model(), DATASET)
+    complete = compute_features(rows(NOON), lookups, model(), DATASET)
+    bare = compute_features(rows(NOON).drop("delay"), lookups, model(), DATASET)
     assert_frame_equal(complete, bare)
 
 
@@ -156,7 +158,9 @@ def test_rows_are_sorted_by_key_so_that_arrival_order_changes_nothing() -> None:
 def test_a_lookup_that_would_multiply_rows_is_refused() -> None:
     doubled = pl.concat([PLANES, PLANES])
     with pytest.raises(FeatureError, match="planes"):
-        row_features(rows(NOON), {"weather": weather(h0=1.0), "planes": doubled}, model(), DATASET)
+        compute_features(
+            rows(NOON), {"weather": weather(h0=1.0), "planes": doubled}, model(), DATASET
+        )
 
 
 def test_the_target_among_its_own_features_is_refused() -> None:
@@ -175,12 +179,12 @@ def test_the_target_among_its_own_features_is_refused() -> None:
 )
 def test_unusable_features_are_refused_by_name(sql: str, named: str) -> None:
     with pytest.raises(FeatureError, match=named):
-        row_features(rows(NOON, NOON), {}, model(features={"sql": sql}, lookups={}), DATASET)
+        compute_features(rows(NOON, NOON), {}, model(features={"sql": sql}, lookups={}), DATASET)
 
 
 def test_the_partition_is_no_feature_of_a_query_for_all_columns() -> None:
     spec = model(features={"sql": "SELECT * EXCLUDE (time, day, tail) FROM rows"}, lookups={})
-    assert feature_names(spec, DATASET, {}) == ("carrier", "origin")
+    assert list_features(spec, DATASET, {}) == ("carrier", "origin")
     features = build_features(rows(NOON), {}, spec, DATASET)
     assert features.columns == ["_landing_partition", "_key", "carrier", "origin", "late"]
 
@@ -197,7 +201,7 @@ def weekday(frame: pl.DataFrame) -> pl.DataFrame:
 
 def test_features_may_be_a_python_function() -> None:
     spec = model(features={"python": f"{__name__}:weekday"}, lookups={})
-    found = row_features(rows(NOON), {}, spec, DATASET)
+    found = compute_features(rows(NOON), {}, spec, DATASET)
     assert found["weekday"].to_list() == [2]
 
 
@@ -205,7 +209,7 @@ def test_weights_come_from_the_spec() -> None:
     spec = model(features=CARRIER, lookups={}, weight="delay + 1")
     table = build_features(rows(NOON, NOON), {}, spec, DATASET)
     assert table["_weight"].to_list() == [1.0, 11.0]
-    assert feature_names(spec, DATASET, {}) == ("carrier",)
+    assert list_features(spec, DATASET, {}) == ("carrier",)
 
 
 def test_a_date_is_its_midnight_so_that_a_lag_of_hours_hides_the_same_day() -> None:
@@ -218,7 +222,7 @@ def test_a_date_is_its_midnight_so_that_a_lag_of_hours_hides_the_same_day() -> N
             "temp": [1.0, 999.0],
         }
     )
-    assert row_features(rows(NOON), {"weather": table}, spec, DATASET)["temp"].item() == 1.0
+    assert compute_features(rows(NOON), {"weather": table}, spec, DATASET)["temp"].item() == 1.0
 
 
 def test_two_lookup_rows_of_one_time_are_refused_as_no_one_can_tell_which_is_meant() -> None:
@@ -234,17 +238,17 @@ def test_a_lookup_row_of_no_known_time_or_key_is_not_used() -> None:
     assert temp_at(NOON + timedelta(hours=2), table) == 1.0
     batch = rows(NOON).with_columns(origin=pl.lit(None, pl.String))
     unnamed = pl.concat([weather(hm1=3.0).with_columns(origin=pl.lit(None, pl.String))] * 2)
-    found = row_features(batch, {"weather": unnamed, "planes": PLANES}, model(), DATASET)
+    found = compute_features(batch, {"weather": unnamed, "planes": PLANES}, model(), DATASET)
     assert found["temp"].item() is None
 
 
 def test_a_lookup_shows_no_column_that_is_known_later() -> None:
-    assert "delay" not in known_schema(DATASET)
+    assert "delay" not in get_lookup_schema(DATASET)
     spec = model(
         lookups={"others": {"on": ["tail"]}}, features={"sql": "SELECT others_delay FROM rows"}
     )
     with pytest.raises(FeatureError, match="others_delay"):
-        feature_names(spec, DATASET, {"others": DATASET})
+        list_features(spec, DATASET, {"others": DATASET})
 
 
 @pytest.mark.parametrize(
@@ -367,7 +371,7 @@ def test_training_batch_and_a_single_row_have_the_same_history() -> None:
         assert_frame_equal(alone, together.filter(_landing_partition=key))
         for number in range(own.height):
             row = own.sort("carrier")[number].drop("delay", "_landing_partition")
-            one = row_features(row, {}, spec, DATASET, past.before(key))
+            one = compute_features(row, {}, spec, DATASET, past.before(key))
             assert_frame_equal(one, alone.select(one.columns)[number])
 
 
@@ -376,7 +380,7 @@ def test_no_rows_have_features_of_the_same_types() -> None:
     past = History(days(), DAYS, spec, DATASET)
     some = build_features(days(), {}, spec, DATASET, past.before)
     assert build_features(days().clear(), {}, spec, DATASET, past.before).schema == some.schema
-    assert feature_names(spec, DATASET, {}) == ("carrier", "mean", "flights")
+    assert list_features(spec, DATASET, {}) == ("carrier", "mean", "flights")
 
 
 def looking_back(frame: pl.DataFrame, history: pl.DataFrame) -> pl.DataFrame:
@@ -388,4 +392,4 @@ def test_a_function_gets_history_as_its_second_argument() -> None:
     past = History(days(), DAYS, spec, DATASET)
     found = build_features(days(), {}, spec, DATASET, past.before)
     assert found["known"].to_list() == [False] * 3 + [True] * 15
-    assert feature_names(spec, DATASET, {}) == ("known",)
+    assert list_features(spec, DATASET, {}) == ("known",)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrain_assets.domain.data.rules import partition_of
-from retrain_assets.domain.features.lookup_partitions import Reach
+from retrain_assets.domain.features.lookup_partitions import LookupPartitions
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.features import LookupSpec
 
@@ -37,9 +37,9 @@ def dataset(name: str, by: str, column: str = "at", **partition: Any) -> Dataset
     )
 
 
-def reach(own: DatasetSpec, other: DatasetSpec, **lookup: Any) -> Reach:
+def reach(own: DatasetSpec, other: DatasetSpec, **lookup: Any) -> LookupPartitions:
     spec = LookupSpec.model_validate({"on": ["shop"], "as_of": "at"} | lookup)
-    return Reach(spec, own, other)
+    return LookupPartitions(spec, own, other)
 
 
 def test_a_month_waits_for_all_its_hours_but_those_within_the_lag() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from retrain_assets.domain.features.sql import QueryError, in_order
+from retrain_assets.domain.features.sql import QueryError, run_in_order
 
 COUNT = 200_000
 RANDOM = np.random.default_rng(0)
@@ -30,13 +30,15 @@ MEANS = "(SELECT k, AVG(v) AS m FROM history GROUP BY k)"
     ],
 )
 def test_rows_keep_their_order(sql: str) -> None:
-    found = in_order(sql.replace("MEANS", MEANS), ROWS, {"history": HISTORY})
+    found = run_in_order(sql.replace("MEANS", MEANS), ROWS, {"history": HISTORY})
     assert found["id"].equals(ROWS["id"])
     assert not {"_row", "_place"} & set(found.columns)
 
 
 def test_a_subquery_without_the_place_is_fine_as_long_as_it_moves_no_row() -> None:
-    found = in_order("WITH half AS (SELECT id // 2 AS h FROM rows) SELECT h FROM half", ROWS, {})
+    found = run_in_order(
+        "WITH half AS (SELECT id // 2 AS h FROM rows) SELECT h FROM half", ROWS, {}
+    )
     assert found["h"].equals((ROWS["id"] // 2).alias("h"))
 
 
@@ -53,9 +55,9 @@ def test_a_subquery_without_the_place_is_fine_as_long_as_it_moves_no_row() -> No
 )
 def test_a_query_that_loses_track_of_rows_is_refused(sql: str, said: str) -> None:
     with pytest.raises(QueryError, match=said):
-        in_order(sql.replace("MEANS", MEANS), ROWS, {"history": HISTORY})
+        run_in_order(sql.replace("MEANS", MEANS), ROWS, {"history": HISTORY})
 
 
 def test_other_mistakes_are_told_by_polars() -> None:
     with pytest.raises(pl.exceptions.ColumnNotFoundError, match="nothing"):
-        in_order("WITH a AS (SELECT nothing FROM rows) SELECT * FROM a", ROWS, {})
+        run_in_order("WITH a AS (SELECT nothing FROM rows) SELECT * FROM a", ROWS, {})

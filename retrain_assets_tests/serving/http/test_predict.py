@@ -15,7 +15,7 @@ from retrain_assets.domain.model.estimator import predict
 from retrain_assets.serving.http.guard import Limits
 from retrain_assets.serving.run import serve
 from retrain_assets.serving.scoring import quick_features, score
-from retrain_assets.steps.features.build import stored_features
+from retrain_assets.steps.features.build import read_features
 from retrain_assets_tests.serving.site import (
     ROW,
     Site,
@@ -52,7 +52,7 @@ def expected(site: Site) -> np.ndarray:
     row = site.state.ledger.read().production
     assert row is not None
     pipeline = site.storage.registry("churn").load(row.version, row.sha256)
-    stored = stored_features(site.state, [key(15)]).select(site.state.feature_names)
+    stored = read_features(site.state, [key(15)]).select(site.state.feature_names)
     return predict(pipeline, "binary", stored)
 
 
@@ -135,7 +135,7 @@ def test_other_models_predict_as_in_batch_too(
     row = site.state.ledger.read().production
     assert row is not None
     pipeline = site.storage.registry("churn").load(row.version, row.sha256)
-    stored = stored_features(site.state, [key(15)]).select(site.state.feature_names)
+    stored = read_features(site.state, [key(15)]).select(site.state.feature_names)
     raw = raw_rows(site, 15)
     with listening(site.service()) as client:
         found = post(client, *as_json(raw)).json()

@@ -12,13 +12,18 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from retrain_assets.components.spec_check import of_model
-from retrain_assets.domain.features.build import row_features
+from retrain_assets.domain.features.build import compute_features
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.data.ingest import ingest
 from retrain_assets.steps.decision.train import sample
 from retrain_assets.steps.features import rows as rows_module
-from retrain_assets.steps.features.build import BuiltFeatures, NotReadyError, features, profile
+from retrain_assets.steps.features.build import (
+    FeaturesResult,
+    NotReadyError,
+    build_features,
+    build_profiles,
+)
 from retrain_assets.steps.features.rows import Rows
 from retrain_assets.steps.monitoring.monitor import monitor
 from retrain_assets.steps.state import ModelState
@@ -43,8 +48,8 @@ def stored(world: World, table: str = "churn/features") -> pl.DataFrame:
     )
 
 
-def built(world: World, *numbers: int) -> BuiltFeatures:
-    return features(world.state, [key(n) for n in numbers], "run")
+def built(world: World, *numbers: int) -> FeaturesResult:
+    return build_features(world.state, [key(n) for n in numbers], "run")
 
 
 def in_production(world: World, first: int, last: int, seen: int) -> None:
@@ -89,7 +94,7 @@ def test_a_range_gives_exactly_what_its_partitions_and_its_rows_give_alone(
         own = dataset.filter(_landing_partition=key(number))
         for place in (0, 60, 119):
             row = own[place].drop("left", "_landing_partition")
-            one = row_features(row, {}, world.spec, world.dataset, past.before(key(number)))
+            one = compute_features(row, {}, world.spec, world.dataset, past.before(key(number)))
             name = alone["_key"] == f"{own['day'][place]}|{own['id'][place]}"
             assert_frame_equal(one, alone.filter(name).select(one.columns))
     assert together.filter(_landing_partition=key(5))["rate"].null_count() == 0
@@ -138,7 +143,7 @@ def test_a_long_range_is_built_in_batches_and_written_as_one_commit(
     world = looking_back
     landed(world, *range(6))
     built(world, *range(6))
-    profile(world.state, [key(n) for n in range(6)], "run")
+    build_profiles(world.state, [key(n) for n in range(6)], "run")
     whole, profiles = stored(world), stored(world, "churn/profile")
     monkeypatch.setattr(rows_module, "BATCH_VALUES", 2500)
     assert [len(batch) for batch in Rows(world.state).batches([key(n) for n in range(6)])] == [
@@ -146,7 +151,7 @@ def test_a_long_range_is_built_in_batches_and_written_as_one_commit(
     ] * 3
     before = world.storage.tables.version("churn/features")
     again = built(world, *range(6))
-    profile(world.state, [key(n) for n in range(6)], "run")
+    build_profiles(world.state, [key(n) for n in range(6)], "run")
     assert again.version == (before or 0) + 1
     assert again.count == whole.height
     assert_frame_equal(stored(world), whole)
@@ -168,7 +173,7 @@ def test_an_empty_partition_is_built_and_monitored_among_others(
     empty = tmp_path / "landing" / "customers" / f"{key(2)}.csv"
     customers(2).clear().write_csv(empty)
     ingest(world.storage, world.dataset, [key(2)], "run")
-    for step in (features, profile):
+    for step in (build_features, build_profiles):
         step(world.state, days, "run")
     in_production(world, 0, 1, 1)
     monitor(world.state, days, "run")
@@ -176,7 +181,7 @@ def test_an_empty_partition_is_built_and_monitored_among_others(
     assert world.state.mature() == tuple(days[:4])
     rows = stored(world, "churn/monitoring").filter(pl.col("role") == "volume")
     assert rows["statistic"].to_list() == [120.0, 120.0, 0.0, 120.0]
-    features(world.state, [key(2)], "run")
+    build_features(world.state, [key(2)], "run")
     # Rows that land before monitoring are built first.
     landed(world, 2)
     monitor(world.state, days, "run")
@@ -252,7 +257,7 @@ def test_rows_unlike_training_are_named_from_stored_profiles(
     landed(world, *range(7))
     days = [key(n) for n in range(7)]
     assert built(world, *range(7)).unlike == []
-    profile(world.state, days, "run")
+    build_profiles(world.state, days, "run")
     in_production(world, 0, 5, 6)
     landed(world, 7)
     landed(world, 8, shift=9.0)
@@ -329,7 +334,7 @@ class Priced:
         self.write(self.prices, name, rows)
 
     def found(self, number: int) -> list[float | None]:
-        features(self.state, [key(number)], "run")
+        build_features(self.state, [key(number)], "run")
         table = self.state.tables.scan("churn/features").collect()
         rows = table.filter(_landing_partition=key(number))
         ids = rows["_key"].cast(pl.Int64)
@@ -414,13 +419,13 @@ def test_rows_joined_on_the_partition_see_and_wait_for_their_own(
         days.write(days.dataset, plan, [row])
     price("a", 1.0)
     assert list(days.state.sources()) == ["a"]
-    features(days.state, ["a"], "run")
+    build_features(days.state, ["a"], "run")
     before = days.state.sources()
     price("b", 2.0)
     after = days.state.sources()
     assert list(after) == ["a", "b"]
     assert after["a"] == before["a"]
-    features(days.state, ["a", "b"], "run")
+    build_features(days.state, ["a", "b"], "run")
     assert stored(days.world).select("_landing_partition", "price").rows() == [
         ("a", 1.0),
         ("b", 2.0),
@@ -476,7 +481,7 @@ def test_labels_may_come_later_as_a_dataset_of_their_own(
 
     outcomes(0, 100)
     before = state.sources()
-    features(state, [key(0), key(1)], "run")
+    build_features(state, [key(0), key(1)], "run")
     found = stored(world).select("_landing_partition", "gone", "x", "plan")
     expected = (1 - customers(0)["left"]).to_list()[:100]
     days = found.partition_by("_landing_partition", as_dict=True)

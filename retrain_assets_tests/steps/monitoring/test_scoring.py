@@ -12,7 +12,7 @@ import pytest
 
 import retrain_assets
 from retrain_assets.domain.data.rules import dataset_schema
-from retrain_assets.domain.features.build import build_features, feature_names, row_features
+from retrain_assets.domain.features.build import build_features, compute_features, list_features
 from retrain_assets.domain.model.estimator import fit, predict
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
@@ -31,7 +31,7 @@ def trained() -> tuple[Any, ModelSpec, DatasetSpec, pl.DataFrame, dict[str, pl.D
     flights, lookups = made_up(specs)
     table = build_features(flights, lookups, spec, dataset)
     joined = {name: specs[name] for name in spec.lookups}
-    rows = table.select(feature_names(spec, dataset, joined))
+    rows = table.select(list_features(spec, dataset, joined))
     fitted = fit(spec, rows, table["delayed"], table["_landing_partition"])
     return fitted.pipeline, spec, dataset, flights, lookups
 
@@ -80,9 +80,11 @@ def test_one_row_scores_exactly_as_in_its_batch(trained: Any) -> None:
         dest=pl.lit("XXX"), tailnum=pl.lit("N-none"), origin=pl.lit("LGA")
     )
     batch = pl.concat([flights.tail(30), unseen])
-    together = predict(pipeline, spec.target.kind, row_features(batch, lookups, spec, dataset))
+    together = predict(pipeline, spec.target.kind, compute_features(batch, lookups, spec, dataset))
     alone = [
-        predict(pipeline, spec.target.kind, row_features(batch[n], lookups, spec, dataset)).item()
+        predict(
+            pipeline, spec.target.kind, compute_features(batch[n], lookups, spec, dataset)
+        ).item()
         for n in range(batch.height)
     ]
     assert alone == together.tolist()
@@ -92,7 +94,7 @@ def test_one_row_scores_exactly_as_in_its_batch(trained: Any) -> None:
 def test_a_category_never_seen_is_scored_as_missing(trained: Any) -> None:
     pipeline, spec, dataset, flights, lookups = trained
     rows = flights.head(3).with_columns(dest=pl.Series(["ATL", "XXX", "YYY"]))
-    features = row_features(rows, lookups, spec, dataset)
+    features = compute_features(rows, lookups, spec, dataset)
     absent = features.with_columns(dest=pl.lit(None, pl.String))
     scored = predict(pipeline, spec.target.kind, features)
     assert scored[1:].tolist() == predict(pipeline, spec.target.kind, absent)[1:].tolist()

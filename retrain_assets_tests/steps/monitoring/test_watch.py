@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from retrain_assets.steps.decision.policy import pause
-from retrain_assets.steps.monitoring.watch import seen
+from retrain_assets.steps.monitoring.watch import summarize
 from retrain_assets.steps.upkeep.messages import worse_than_before
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets_tests.world import World, key, new_world
@@ -67,7 +67,7 @@ def test_a_version_that_holds_stays_and_is_said_to(
 ) -> None:
     world = lived(promoted, tmp_path, instance, "auto", slope=-2.0)
     assert [row.action for row in rows(world)] == [row.action for row in rows(promoted)]
-    found = seen(world.state)
+    found = summarize(world.state)
     assert found is not None
     assert (found.partitions, found.is_worse, found.loss < 0) == (DAYS, False, True)
     assert check(world).passed
@@ -83,7 +83,7 @@ def test_when_the_version_before_is_better_it_comes_back_with_the_evidence(
     assert last.by == "the watch"
     assert f"version {now.version} is worse than version {now.previous} before it" in last.reason
     assert world.storage.registry("churn").alias("production") == now.previous
-    assert seen(world.state) is None, "what was rolled back to is watched against nothing"
+    assert summarize(world.state) is None, "what was rolled back to is watched against nothing"
     assert len(rows(world)) == len(rows(promoted)) + 1
 
 
@@ -110,10 +110,10 @@ def test_a_corrected_partition_is_judged_anew(
     promoted: World, tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
     world = lived(promoted, tmp_path, instance, "notify", slope=-2.0)
-    before = seen(world.state)
+    before = summarize(world.state)
     world.land(landed(world) - DAYS, slope=2.0)
     world.settle()
-    after = seen(world.state)
+    after = summarize(world.state)
     assert before is not None
     assert after is not None
     assert after.partitions == before.partitions
