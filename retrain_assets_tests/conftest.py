@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,9 +26,12 @@ settings.load_profile("fixed")
 def pytest_runtest_setup() -> None:
     """Let no test see what Dagster's instance of an earlier one left behind in the process.
 
-    Where work was interrupted, its context ends when its frames are collected, and only then.
+    Where work was interrupted, its context ends when its frames are collected, and only then: a
+    collection in the middle of a later test would bring back an instance that is gone.
     """
-    base._current_storage.set(None)
+    if base._current_storage.get() is not None:
+        gc.collect()
+        base._current_storage.set(None)
 
 
 @pytest.fixture
