@@ -17,14 +17,8 @@ from typing import Any
 
 import polars as pl
 
-from retrain_assets.domain.data.expectations import (
-    ROWS,
-    Expectation,
-    accepted_suite,
-    partition_suite,
-    schema_suite,
-    with_own_partition,
-)
+from retrain_assets.domain.data import expectations
+from retrain_assets.domain.data.expectations import Expectation
 from retrain_assets.domain.data.row_checks import MASK, personal
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.specs.dataset import DatasetSpec
@@ -52,21 +46,6 @@ class Finding:
     passed: bool
     observed: str
 
-    @property
-    def expectation(self) -> str:
-        """Return its name, such as `expect_column_values_to_not_be_null`."""
-        return self.item.title
-
-    @property
-    def column(self) -> str | None:
-        """Return the column it judges; None where it judges the table."""
-        return self.item.column
-
-    @property
-    def is_volume(self) -> bool:
-        """Return whether it judges the number of rows of a partition."""
-        return self.item.rule == "volume"
-
 
 @dataclass(frozen=True)
 class Audit:
@@ -87,8 +66,9 @@ class Audit:
         reasons: dict[str, list[str]] = defaultdict(list)
         for finding in self.findings:
             for partition in finding.partitions:
-                about = f" of {finding.column}" if finding.column else ""
-                reasons[partition].append(f"{finding.expectation}{about}: {finding.observed}")
+                item = finding.item
+                about = f" of {item.column}" if item.column else ""
+                reasons[partition].append(f"{item.title}{about}: {finding.observed}")
         return {partition: "; ".join(texts) for partition, texts in sorted(reasons.items())}
 
 
@@ -108,27 +88,31 @@ def audit(sample: pl.DataFrame, counts: pl.DataFrame, spec: DatasetSpec) -> Audi
     """
     if sample.is_empty():
         return Audit((), 0, 0)
-    hidden, total = personal(spec), int(counts[ROWS].sum())
+    hidden, total = personal(spec), int(counts[expectations.ROWS].sum())
     columns = pl.DataFrame(schema=[f"{name}: {kind}" for name, kind in sample.schema.items()])
-    schema = _findings(columns, schema_suite(spec), counts[PARTITION], hidden)
+    schema = _findings(columns, expectations.schema_suite(spec), counts[PARTITION], hidden)
     if not all(finding.passed for finding in schema):
         return Audit(schema, 0, total)
-    by_partition = _findings(counts, partition_suite(spec), counts[PARTITION], hidden)
-    rows = with_own_partition(sample, spec)
-    by_row = _findings(rows, accepted_suite(spec), rows[PARTITION], hidden)
+    by_partition = _findings(counts, expectations.partition_suite(spec), counts[PARTITION], hidden)
+    rows = expectations.with_own_partition(sample, spec)
+    by_row = _findings(rows, expectations.accepted_suite(spec), rows[PARTITION], hidden)
     return Audit((*schema, *by_partition, *by_row), rows.height, total)
 
 
 def suite_of(spec: DatasetSpec) -> Any:
     """Return all that a run is judged by as a suite; `meta` names rule and column."""
-    from great_expectations import ExpectationSuite
+    import great_expectations as gx
 
-    suite = (*schema_suite(spec), *partition_suite(spec), *accepted_suite(spec))
-    expectations = [
+    suite = (
+        *expectations.schema_suite(spec),
+        *expectations.partition_suite(spec),
+        *expectations.accepted_suite(spec),
+    )
+    built = [
         _built(item, meta={"rule": item.rule, "column": item.column, "asked_as": item.title})
         for item in suite
     ]
-    return ExpectationSuite(name=spec.name, expectations=expectations)
+    return gx.ExpectationSuite(name=spec.name, expectations=built)
 
 
 def draw_sample(rows: pl.DataFrame, share: float) -> pl.DataFrame:
@@ -143,16 +127,16 @@ def draw_sample(rows: pl.DataFrame, share: float) -> pl.DataFrame:
 
 def validate(rows: pl.DataFrame, suite: Sequence[Expectation]) -> tuple[Any, ...]:
     """Validate one frame in one pass and return the results in the order of the suite."""
+    import great_expectations as gx
     import pandas as pd
     import pyarrow as pa
-    from great_expectations import ExpectationSuite
 
     # Results come in another order, those that raised first, so `meta` keeps the order.
-    expectations = [_built(item, meta={"order": order}) for order, item in enumerate(suite)]
+    built = [_built(item, meta={"order": order}) for order, item in enumerate(suite)]
     # By default pandas reads whole numbers with a null as floats, which changes large numbers.
     frame = rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     batch = _batches().get_batch({"dataframe": frame})
-    audit_suite = ExpectationSuite(name="audit", expectations=expectations)
+    audit_suite = gx.ExpectationSuite(name="audit", expectations=built)
     results = batch.validate(audit_suite, result_format=_COMPLETE).results
     return tuple(sorted(results, key=lambda result: result.expectation_config.meta["order"]))
 
@@ -177,17 +161,14 @@ def _findings(
 
 def _built(item: Expectation, meta: Mapping[str, Any]) -> Any:
     """Return an expectation as an object of Great Expectations."""
-    from great_expectations.expectations.registry import (
-        get_expectation_impl,
-        list_registered_expectation_implementations,
-    )
+    from great_expectations.expectations import registry
 
-    names = list_registered_expectation_implementations()
+    names = registry.list_registered_expectation_implementations()
     if item.name not in names:
         near = ", ".join(get_close_matches(item.name, names)) or "see its gallery for names"
         raise ValueError(f"Great Expectations knows no {item.name!r}: is it {near}?")
     try:
-        return get_expectation_impl(item.name)(**item.kwargs, meta=meta)
+        return registry.get_expectation_impl(item.name)(**item.kwargs, meta=meta)
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"expectation {item.title} with {dict(item.kwargs)}: {reason}") from error
@@ -196,19 +177,17 @@ def _built(item: Expectation, meta: Mapping[str, Any]) -> Any:
 @cache
 def _batches() -> Any:
     """Build a context in memory, without progress bars or analytics, once a process."""
-    from great_expectations import get_context
-    from great_expectations.data_context.types.base import (
-        DataContextConfig,
-        InMemoryStoreBackendDefaults,
-        ProgressBarsConfig,
-    )
+    import great_expectations as gx
+    from great_expectations.data_context.types import base
 
-    config = DataContextConfig(
-        store_backend_defaults=InMemoryStoreBackendDefaults(),
+    config = base.DataContextConfig(
+        store_backend_defaults=base.InMemoryStoreBackendDefaults(),
         analytics_enabled=False,
-        progress_bars=ProgressBarsConfig(globally=False, metric_calculations=False),
+        progress_bars=base.ProgressBarsConfig(globally=False, metric_calculations=False),
     )
-    source = get_context(mode="ephemeral", project_config=config).data_sources.add_pandas("frames")
+    source = gx.get_context(mode="ephemeral", project_config=config).data_sources.add_pandas(
+        "frames"
+    )
     return source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
 
 
@@ -284,8 +263,8 @@ def _record(outcome: Audit, spec: DatasetSpec, run_id: str) -> dict[str, Any]:
     findings = [
         {
             "rule": finding.item.rule,
-            "expectation": finding.expectation,
-            "column": finding.column,
+            "expectation": finding.item.title,
+            "column": finding.item.column,
             "arguments": finding.item.arguments,
             "passed": finding.passed,
             "partitions": finding.partitions,

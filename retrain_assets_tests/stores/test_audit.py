@@ -85,7 +85,7 @@ def failed(rows: pl.DataFrame, contract: DatasetSpec) -> list[Finding]:
 def test_sound_rows_pass_every_expectation() -> None:
     outcome = audit(accepted(), spec())
     assert [finding for finding in outcome.findings if not finding.passed] == []
-    assert [(f.expectation.removeprefix("expect_"), f.column) for f in outcome.findings] == [
+    assert [(f.item.title.removeprefix("expect_"), f.item.column) for f in outcome.findings] == [
         ("table_columns_to_match_set", None),
         ("column_values_to_be_between", "_rows"),
         ("column_values_to_not_be_null", "id"),
@@ -121,12 +121,12 @@ def test_a_bad_row_fails_its_own_expectation_in_its_own_partition(
     column: str, value: object, expectation: str, reported: str
 ) -> None:
     (finding,) = failed(damaged(column, value), spec())
-    assert (finding.expectation, finding.column) == (expectation, reported)
+    assert (finding.item.title, finding.item.column) == (expectation, reported)
     assert finding.partitions == (SECOND,)
     assert finding.observed.startswith(
         "1 of 8, such as " if column != "id" or value is None else "2"
     )
-    assert not finding.is_volume
+    assert finding.item.rule != "volume"
 
 
 def test_a_day_begins_at_midnight_of_its_time_zone() -> None:
@@ -139,7 +139,7 @@ def test_a_partition_with_too_few_or_too_many_rows_fails(rows: int) -> None:
     own = pl.col(PARTITION) == SECOND
     frame = pl.concat([accepted().filter(~own), accepted(rows).filter(own)])
     (finding,) = failed(frame, spec())
-    assert finding.is_volume
+    assert finding.item.rule == "volume"
     assert finding.partitions == (SECOND,)
     assert finding.observed == f"1 of 2, such as {rows}"
 
@@ -159,7 +159,7 @@ def test_a_column_that_is_missing_unknown_or_of_another_type_fails_everywhere(
     frame: pl.DataFrame, observed: str
 ) -> None:
     (finding,) = failed(frame, spec())
-    assert finding.expectation == "expect_table_columns_to_match_set"
+    assert finding.item.title == "expect_table_columns_to_match_set"
     assert (finding.partitions, finding.observed) == ((FIRST, SECOND), observed)
 
 
@@ -192,7 +192,7 @@ def test_an_aggregate_is_held_by_each_partition(figure: str, first: float, secon
         kwargs = {"column": "price", **bounds}
         asked = {"type": f"expect_column_{figure}_to_be_between", "kwargs": kwargs}
         (finding,) = failed(rows, spec(asked))
-        assert (finding.expectation, finding.column) == (asked["type"], "price")
+        assert (finding.item.title, finding.item.column) == (asked["type"], "price")
         assert finding.partitions == (failing,)
         assert finding.observed.startswith(f"1 of 2, such as {str(float(other))[:6]}")
 
@@ -209,7 +209,7 @@ def test_a_partition_without_a_value_fails_what_is_asked_of_the_column() -> None
     rows = accepted().with_columns(price=nothing)
     for asked in (mean(max_value=1e9), mean(min_value=-1e9)):
         (finding,) = failed(rows, spec(asked))
-        assert (finding.expectation, finding.partitions) == (asked["type"], (SECOND,))
+        assert (finding.item.title, finding.partitions) == (asked["type"], (SECOND,))
     whole_run = mean(max_value=1e9) | {"kwargs": {"column": "price", "row_condition": "price < 0"}}
     whole_run["kwargs"]["condition_parser"] = "pandas"
     (finding,) = failed(rows, spec(whole_run))
@@ -224,7 +224,7 @@ def test_an_expectation_that_is_no_aggregate_of_numbers_is_on_all_rows() -> None
 
 
 def test_an_expectation_that_is_asked_for_twice_is_answered_twice() -> None:
-    twice = [finding.column for finding in failed(accepted(), spec(*[mean(min_value=3)] * 2))]
+    twice = [finding.item.column for finding in failed(accepted(), spec(*[mean(min_value=3)] * 2))]
     assert twice == ["price", "price"]
 
 
@@ -243,7 +243,7 @@ def test_an_expectation_that_raises_has_failed_everywhere_and_alone(
     raising: dict[str, Any],
 ) -> None:
     (finding,) = failed(accepted(), spec(raising, mean(max_value=2)))
-    assert finding.expectation == raising["type"]
+    assert finding.item.title == raising["type"]
     assert finding.partitions == (FIRST, SECOND)
     assert finding.observed.startswith("it raised: ")
 

@@ -36,6 +36,15 @@ DESCRIPTIONS = {
 }
 
 
+OUTPUTS = {
+    "dataset": (
+        "Rows that keep the contract; a partition is replaced whole.",
+        {"deltalake", "polars"},
+    ),
+    "quarantine": ("Rows and files that were refused, each with every reason.", {"deltalake"}),
+}
+
+
 def landing_asset(spec: DatasetSpec) -> dg.AssetSpec:
     """Return the external asset that stands for the delivered files."""
     return dg.AssetSpec(
@@ -53,30 +62,23 @@ def landing_asset(spec: DatasetSpec) -> dg.AssetSpec:
 
 def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Return the assets `<d>/dataset` and `<d>/quarantine`, which one run makes, with checks."""
-    dataset, quarantine = (dg.AssetKey([spec.name, part]) for part in ("dataset", "quarantine"))
-    common: dict[str, Any] = {
-        "deps": [landing_asset(spec)],
-        "group_name": spec.name,
-        "owners": spec.owners,
-        "tags": {DATASET_TAG: spec.name},
-        "skippable": True,
-    }
+    keys = {part: dg.AssetKey([spec.name, part]) for part in OUTPUTS}
+    dataset = keys["dataset"]
 
     @dg.multi_asset(
         name=f"{spec.name}__ingest",
         specs=[
             dg.AssetSpec(
-                dataset,
-                description="Rows that keep the contract; a partition is replaced whole.",
-                kinds={"deltalake", "polars"},
-                **common,
-            ),
-            dg.AssetSpec(
-                quarantine,
-                description="Rows and files that were refused, each with every reason.",
-                kinds={"deltalake"},
-                **common,
-            ),
+                keys[part],
+                deps=[landing_asset(spec)],
+                description=text,
+                skippable=True,
+                group_name=spec.name,
+                owners=spec.owners,
+                tags={DATASET_TAG: spec.name},
+                kinds=kinds,
+            )
+            for part, (text, kinds) in OUTPUTS.items()
         ],
         check_specs=[checks.spec(dataset, name, text) for name, text in DESCRIPTIONS.items()],
         partitions_def=partitions_definition(spec.partition),
@@ -92,9 +94,7 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
         if ingestion.ignored:
             read["ignored"] = checks.table(ingestion.ignored)
         context.log_event(dg.AssetMaterialization([spec.name, "landing"], metadata=read))
-        tables = {
-            key: describe_table(opened.tables, "/".join(key.path)) for key in (dataset, quarantine)
-        }
+        tables = {key: describe_table(opened.tables, "/".join(key.path)) for key in keys.values()}
         yield from _materializations(context, requested, ingestion, tables)
         yield from _check_results(spec, ingestion, dataset)
 

@@ -13,15 +13,8 @@ from pathlib import Path
 import polars as pl
 from polars.exceptions import PanicException
 
-from retrain_assets.domain.data.contract import (
-    UNPLACED,
-    AccountingError,
-    Judgement,
-    find_atypical,
-    judge,
-    merge,
-    refuse_partitions,
-)
+from retrain_assets.domain.data import contract
+from retrain_assets.domain.data.contract import UNPLACED, Judgement
 from retrain_assets.domain.data.expectations import figures
 from retrain_assets.domain.data.row_checks import RawRows
 from retrain_assets.domain.data.rules import BROKEN, LINE, PARTITION, dataset_schema
@@ -130,13 +123,13 @@ class Ingestion:
         """Return the expectations that failed: those on volume, or all others."""
         return [
             {
-                "expectation": finding.expectation,
-                "column": finding.column or "",
+                "expectation": finding.item.title,
+                "column": finding.item.column or "",
                 "partitions": ", ".join(finding.partitions[:10]),
                 "observed": finding.observed,
             }
             for finding in self.reading.audit.findings
-            if not finding.passed and finding.is_volume is volume
+            if not finding.passed and (finding.item.rule == "volume") is volume
         ]
 
     def outlying(self, spec: DatasetSpec) -> list[dict[str, object]]:
@@ -231,11 +224,11 @@ def _read(intake: Intake, requested: set[str], spill: Spill) -> Reading:
         parts.append(replace(judgement, accepted=accepted.clear()))
         stamps |= {raw.slice: raw.stamp for raw in batch}
         extra |= {raw.path: raw.extra for raw in batch if raw.extra}
-    judgement = merge(parts, spec)
+    judgement = contract.merge(parts, spec)
     if not parts:
         return Reading(judgement, Audit((), 0, 0), {}, {})
     audited = audit(pl.concat(samples), pl.concat(counts), spec)
-    judgement = refuse_partitions(judgement, audited.refusals())
+    judgement = contract.refuse_partitions(judgement, audited.refusals())
     return Reading(judgement, audited, stamps, extra)
 
 
@@ -243,14 +236,14 @@ def _judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
     """Judge files; where that raises, refuse the files that cause it and judge the others."""
     culprits = {file.slice for file in raw}
     try:
-        return judge(raw, spec)
-    except AccountingError:
+        return contract.judge(raw, spec)
+    except contract.AccountingError:
         raise
     except (Exception, PanicException) as error:  # noqa: BLE001 values may raise anything
         reason = f"its rows cannot be judged: {shown(str(error))}"
     for file in raw if len(raw) > 1 else ():
         with suppress(Exception, PanicException):
-            judge([file], spec)
+            contract.judge([file], spec)
             culprits.remove(file.slice)
     culprits = culprits or {file.slice for file in raw}
     rows = pl.DataFrame(schema={LINE: pl.Int64, BROKEN: pl.String})
@@ -283,7 +276,7 @@ def _atypical(
     rows = pl.concat([part.select(PARTITION, "accepted") for part in (earlier, judgement.files)])
     placed = rows.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
     counted = placed.group_by(PARTITION).agg(pl.col("accepted").sum())
-    return find_atypical(dict(counted.iter_rows()), published, tolerance)
+    return contract.find_atypical(dict(counted.iter_rows()), published, tolerance)
 
 
 def _shared_keys(

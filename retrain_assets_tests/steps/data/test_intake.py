@@ -13,10 +13,10 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from retrain_assets.domain.data import contract
 from retrain_assets.domain.data.contract import UNPLACED, Judgement
 from retrain_assets.domain.data.row_checks import RawRows
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps.data import ingest as ingest_step
 from retrain_assets.steps.data import intake
 from retrain_assets.steps.data.ingest import Ingestion, NothingLandedError, ingest
 from retrain_assets.steps.data.intake import Intake
@@ -407,7 +407,7 @@ def test_whatever_error_a_file_causes_refuses_that_file_and_no_other(
 ) -> None:
     for day in (1, 2, 3):
         deliver(tmp_path, f"2013-01-0{day}.csv", f"2013-01-0{day},{day},5")
-    spec, read, judge = dataset(landing=landing), READERS["csv"], ingest_step.judge
+    spec, read, judge = dataset(landing=landing), READERS["csv"], contract.judge
 
     def raise_for_two(content: bytes, spec: DatasetSpec) -> Any:
         if b",2,5" in content:
@@ -420,7 +420,7 @@ def test_whatever_error_a_file_causes_refuses_that_file_and_no_other(
         return judge(raw, spec)
 
     monkeypatch.setitem(READERS, "csv", raise_for_two)
-    monkeypatch.setattr(ingest_step, "judge", raise_for_three)
+    monkeypatch.setattr(contract, "judge", raise_for_three)
     ingestion = run(tmp_path, spec)
     assert table(tmp_path) == {"2013-01-01": [1]}
     reasons = sorted(ingestion.refused.values())
