@@ -16,7 +16,7 @@ from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from policies import MODEL, RUN, prepared
+from policies import RUN, prepared
 
 from retrain_assets.domain.windows import mature_partitions
 from retrain_assets.specs.model import PolicySpec
@@ -52,26 +52,22 @@ class Months(Replay):
         """The last day of each month from the first retraining on, but for the last month."""
         return [one for one, then in pairwise(self.keys) if one[:7] != then[:7] and one > FIRST]
 
-    def _policy(self, name: str, state: PastState, needed: int, tell: Any) -> Any:  # noqa: ARG002
-        from dataclasses import replace
-
-        from retrain_assets.stores.memory import MemoryRegistry
-
-        registry = MemoryRegistry(MODEL, self.versions)
-        begun = self.keys.index(self.ends[0]) + 1
+    def retrain(self, policy: PolicySpec) -> tuple[Values, Values, Values]:
+        """Retrain at each month's end, and return the losses of this and of both rivals."""
+        state, begun = self.past_state(policy), self.keys.index(self.ends[0]) + 1
         for keys in [self.keys[:begun], *([key] for key in self.keys[begun:])]:
-            now = replace(state, now=keys[-1])
-            predict_partitions(now, registry, keys, RUN)
-            monitor(now, keys, RUN)
+            state.arrived.extend(keys)
+            predict_partitions(state, state.registry, keys, RUN)
+            monitor(state, keys, RUN)
             if keys[-1] in self.ends:
                 why = ("schedule",), "a month has ended"
-                propose(now, registry, None, None, why, lambda: RUN)
-                decide_candidate(now, registry, RUN, lambda: RUN)
-        self.rows = state.ledger.read().rows
+                propose(state, None, None, why, lambda: RUN)
+                decide_candidate(state, RUN, lambda: RUN)
         history = state.ledger.read()
+        self.rows = history.rows
         served = {key: history.production_at(key) for key in self.keys[begun:]}
         models = {key: self.versions[row.version][1] for key, row in served.items() if row}
-        return self._values(state, models), *self._rivals(state, begun)
+        return self.measure(state, models), *self._rivals(state, begun)
 
     def _rivals(self, state: PastState, begun: int) -> tuple[Values, Values]:
         """The loss of each day where each month's model is taken, and where only the first is."""
@@ -82,7 +78,7 @@ class Months(Replay):
             made[end] = fit_model(state, mature[-state.spec.windows.train :]).pipeline
         newest = {key: made[max(end for end in made if end < key)] for key in self.keys[begun:]}
         first = dict.fromkeys(self.keys[begun:], made[self.ends[0]])
-        return self._values(state, newest), self._values(state, first)
+        return self.measure(state, newest), self.measure(state, first)
 
 
 def main() -> None:
@@ -95,7 +91,7 @@ def main() -> None:
         for name, parts in GATES.items():
             months = Months(state)
             policy = PolicySpec.model_validate({"name": name, "triggers": {}, **parts})
-            report(name, months, *months.play(policy, lambda _: None))
+            report(name, months, *months.retrain(policy))
 
 
 def report(name: str, months: Months, *played: Values) -> None:

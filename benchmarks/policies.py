@@ -107,9 +107,9 @@ def played(state: ModelState) -> tuple[Outcome, float, float]:
     from retrain_assets.domain.metrics.metrics import judged_by
     from retrain_assets.specs.model import PolicySpec
     from retrain_assets.steps import replay
-    from retrain_assets.steps.decision import promote, train
+    from retrain_assets.steps.decision import train
 
-    fit, spent = train.fitted, [0.0]
+    fit, spent = train.fit_model, [0.0]
 
     def timed(*given: Any, **named: Any) -> Any:
         before = time.process_time()
@@ -117,12 +117,11 @@ def played(state: ModelState) -> tuple[Outcome, float, float]:
         spent[0] += time.process_time() - before
         return made
 
-    for module in (train, promote, replay):
-        module.fitted = timed  # type: ignore[attr-defined]
+    train.fit_model = timed
     begun = time.process_time()
     tried = [PolicySpec.model_validate(policy) for policy in policies()]
     history = replay.Replay(state)
-    each = [history.play(policy, lambda _: None) for policy in tried]
+    each = [history.play(policy) for policy in tried]
     outcome = compared(judged_by(state.spec.gate), each, replay.CONFIDENCE)
     seconds = time.process_time() - begun, spent[0]
     report_phases(history)
@@ -138,9 +137,9 @@ def report_phases(history: Replay) -> None:
     for every in (7, 14, 28):
         means = []
         for first in history.keys[:every]:
-            later = Replay(history.state, first)
-            later.memo, later.judged = history.memo, history.judged
-            found = later.play(PolicySpec(name="phase", every=every), lambda _: None).values
+            later = Replay(history.state, first=first)
+            later.memo = history.memo
+            found = later.play(PolicySpec(name="phase", every=every)).values
             means.append(mean(value for day, value in found.items() if day >= REPORTED_FROM))
         figures = f"{mean(means):.4f} ({stdev(means):.4f}), {min(means):.4f} to {max(means):.4f}"
         print(f"every {every} days, mean (deviation) over the days it may begin on: {figures}")

@@ -41,11 +41,12 @@ def adopt(model: str, source: str, **details: str) -> None:
     Code that is in its file runs: adopt no model whose code you would not run yourself.
     """
     root = storage()
-    state, registry = get_model(model).state(root), root.registry(model)
+    state = get_model(model).state(root)
     place = source if source.startswith("models:/") else str(start_folder() / source)
-    row = adopt_version(state, registry, place, **details)
+    row = adopt_version(state, place, **details)
     show(row.for_people(), f"{model}: version {row.version} is in production")
-    write_card(state, registry, row.version, root.cards)  # last: the decision stands without it
+    # The card comes last, as the decision stands without it.
+    write_card(state, state.registry, row.version, root.cards)
 
 
 @command

@@ -152,12 +152,12 @@ def _operation_job(
 
 def _approve(on: Operation) -> Metadata:
     config = on.config
-    row = promote.approve(on.state, on.registry, config.version, config.reason, config.by)
+    row = promote.approve(on.state, config.version, config.reason, config.by)
     return {"action": row.action, "version": row.version, "reason": row.reason}
 
 
 def _roll_back(on: Operation) -> Metadata:
-    row = promote.roll_back(on.state, on.registry, on.config.to, on.config.reason, on.config.by)
+    row = promote.roll_back(on.state, on.config.to, on.config.reason, on.config.by)
     return {"action": row.action, "version": row.version, "reason": row.reason}
 
 

@@ -1,15 +1,14 @@
-"""Play policies over stored history, in the order of time, by the very functions that run live.
+"""Play policies over stored history, in the order of time, by the functions that run live.
 
-Each policy has a ledger, aliases and tables in memory; fits are shared, as they depend on the data
-and not on who asked for them. Partitions are taken to have arrived whole, one after the other. Not
-here: what is made of the outcome.
+Each policy has a ledger, aliases and tables in memory. Fits are shared, because they depend on the
+data and not on who asked for them. The partitions are taken to have arrived one after the other,
+each of them complete. Not here: summing up the outcome.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any, cast
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.replay import Outcome, Played, compared
@@ -17,63 +16,65 @@ from retrain_assets.domain.decision.triggers import decide
 from retrain_assets.domain.metrics.metrics import block_values, judged_by
 from retrain_assets.domain.windows import elapsed, mature_partitions
 from retrain_assets.specs.model import PolicySpec
+from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.promote import decide_candidate
 from retrain_assets.steps.decision.reconsider import propose
-from retrain_assets.steps.decision.train import fit_model, get_classes, list_candidates
-from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.monitoring.monitor import monitor
 from retrain_assets.steps.monitoring.predict import predict_partitions
 from retrain_assets.steps.state import SOURCE, ModelState
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.memory import MemoryRegistry, Overlay
-from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
-
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
+from retrain_assets.stores.registry.registry import ModelVersion
 
 RUN = "replay"
 CONFIDENCE = 0.9
-KEPT = ("features", "profile")
+INPUTS = ("features", "profile")
+Report = Callable[[str, int, int], None]
+SILENT: Report = lambda _name, _count, _total: None  # noqa: E731
+Decisions = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class PastState(ModelState):
-    """A model as it was when a partition had just arrived.
+    """Hold a model as it was when a partition had just arrived.
 
     Args:
-        whole: Digest of what each partition's features depend on.
+        digests: Digest of what each partition's features depend on.
         arrived: Those that have arrived, in order; grows while a policy is played.
     """
 
-    whole: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
     arrived: list[str] = field(default_factory=list)
 
     def sources(self) -> dict[str, str]:
-        """Partitions that had arrived."""
-        return {key: self.whole[key] for key in self.arrived}
+        """Return the partitions that had arrived, each with its digest."""
+        return {key: self.digests[key] for key in self.arrived}
 
 
 class Replay:
-    """History to play policies over.
+    """Play policies over the history of a model.
 
     Args:
         state: The model; nothing of it is written.
+        report: A function that takes a policy's name, how many partitions of it were played, and
+            of how many.
         first: First partition, where not all of history is played.
         last: Last partition.
     """
 
-    def __init__(self, state: ModelState, first: str = "", last: str = "\uffff") -> None:
-        self.state = state
+    def __init__(
+        self, state: ModelState, report: Report = SILENT, first: str = "", last: str = "\uffff"
+    ) -> None:
+        self.state, self.report = state, report
         self.keys = [key for key in state.built() if first <= key <= last]
-        read = {name: state.tables.read(state.table(name), self.keys) for name in KEPT}
-        self.kept = {state.table(name): rows for name, rows in read.items()}
+        inputs = {name: state.tables.read(state.table(name), self.keys) for name in INPUTS}
+        self.tables = {state.table(name): rows for name, rows in inputs.items()}
         files = f"{state.dataset.name}/files"
-        self.kept[files] = state.tables.collect(state.tables.scan(files), files)
-        made = read["features"].select(PARTITION, SOURCE).unique().sort(PARTITION)
-        self.whole: dict[str, str] = dict(made.iter_rows())
-        self.versions: dict[int, tuple[ModelVersion, Pipeline]] = {}
+        self.tables[files] = state.tables.collect(state.tables.scan(files), files)
+        rows = inputs["features"].select(PARTITION, SOURCE).unique().sort(PARTITION)
+        self.digests: dict[str, str] = dict(rows.iter_rows())
+        self.versions: dict[int, tuple[ModelVersion, train.Model]] = {}
         self.memo: dict[tuple[str, ...], Any] = {}
-        self.judged: dict[tuple[int, str], float | None] = {}
 
     def check(self, policy: PolicySpec) -> int:
         """Return how many partitions a policy needs before anything is predicted.
@@ -91,101 +92,112 @@ class Replay:
             )
         return needed
 
-    def play(self, policy: PolicySpec, tell: Callable[[str], None]) -> Played:
+    def play(self, policy: PolicySpec) -> Played:
         """Play one policy.
-
-        Args:
-            policy: Which.
-            tell: Is told each partition that was played.
 
         Raises:
             ValueError: History is too short for a first model.
         """
-        spec = policy.of(self.state.spec)
-        tables = Overlay(self.state.tables.root, spec.name, self.kept)
-        own = (spec, self.state.dataset, self.state.lookups, tables)
-        state = PastState(*own, memo=self.memo, whole=self.whole)
-        needed = self.check(policy)
+        state = self.past_state(policy)
+        arrivals = self._arrivals(policy, state)
         if policy.every is not None:
-            return self._calendar(policy.name, state, needed, policy.every, tell)
-        return self._policy(policy.name, state, needed, tell)
+            served, decisions = _follow_calendar(state, arrivals, policy.every)
+            fits = len(decisions)
+        else:
+            served, decisions, fits = self._follow_triggers(state, arrivals)
+        values = self.measure(state, served)
+        return Played(policy.name, values, fits, decisions, gated=policy.every is None)
 
-    def _policy(
-        self, name: str, state: PastState, needed: int, tell: Callable[[str], None]
-    ) -> Played:
-        """Watch, decide, train and judge after each partition, as the sensors have it done."""
-        registry = MemoryRegistry(state.spec.name, self.versions)
-        early = self.keys[: needed - 1]
-        for keys in [early, *([key] for key in self.keys[needed - 1 :])]:
+    def past_state(self, policy: PolicySpec) -> PastState:
+        """Return the model under a policy before anything has arrived, with tables in memory."""
+        spec = policy.of(self.state.spec)
+        tables = Overlay(self.state.tables.root, spec.name, self.tables)
+        registry = MemoryRegistry(spec.name, self.versions)
+        parts = spec, self.state.dataset, self.state.lookups, tables, registry, self.memo
+        return PastState(*parts, digests=self.digests)
+
+    def _arrivals(self, policy: PolicySpec, state: PastState) -> Iterator[list[str]]:
+        """Let partitions arrive: at first those before the first decision, then one by one."""
+        early = self.check(policy) - 1
+        for keys in [self.keys[:early], *([key] for key in self.keys[early:])]:
             state.arrived.extend(keys)
-            predict_partitions(state, registry, keys, RUN)
+            yield keys
+            self.report(policy.name, len(state.arrived), len(self.keys))
+
+    def _follow_triggers(
+        self, state: PastState, arrivals: Iterator[list[str]]
+    ) -> tuple[dict[str, train.Model], Decisions, int]:
+        """Watch, decide, train and judge after each partition, as the sensors do.
+
+        Returns:
+            What served each partition, the decisions, and the number of fits.
+        """
+        for keys in arrivals:
+            predict_partitions(state, state.registry, keys, RUN)
             monitor(state, keys, RUN)
-            wish = decide(state.spec, state.situation())
-            if wish.wanted:
-                why = wish.fired, wish.reason
-                propose(state, registry, wish.held, wish.as_of, why, lambda: RUN)
-                decide_candidate(state, registry, RUN, lambda: RUN)
-            tell(keys[-1])
+            request = decide(state.spec, state.situation())
+            if request.wanted:
+                why = request.fired, request.reason
+                propose(state, request.held, request.as_of, why, lambda: RUN)
+                decide_candidate(state, RUN, lambda: RUN)
         history = state.ledger.read()
-        served = {key: history.production_at(key) for key in self.keys}
-        return Played(
-            name=name,
-            values=self._values(
-                state, {key: self.versions[row.version][1] for key, row in served.items() if row}
-            ),
-            fits=len({made.sha256 for row in history.rows for made in _fitted_for(registry, row)}),
-            decided=tuple((row.as_of, row.action) for row in history.rows),
-        )
+        rows = {key: history.production_at(key) for key in self.keys}
+        served = {key: self.versions[row.version][1] for key, row in rows.items() if row}
+        # What is judged again has the digest it had, and was fitted once.
+        fits = {version.sha256 for row in history.rows for version in _versions_of(state, row)}
+        return served, tuple((row.as_of, row.action) for row in history.rows), len(fits)
 
-    def _calendar(
-        self, name: str, state: PastState, needed: int, every: int, tell: Callable[[str], None]
-    ) -> Played:
-        """Fit through the newest mature partition, and serve it from the next one on."""
-        served: dict[str, Pipeline] = {}
-        promoted: list[str] = []
-        model: Pipeline | None = None
-        for place, key in enumerate(self.keys):
-            if model is not None:
-                served[key] = model
-            mature = mature_partitions(self.keys[: place + 1], state.spec.labels.delay)
-            kept = [found for found in mature if not state.is_excluded(found)]
-            if len(kept) >= needed and (not promoted or elapsed(kept, promoted[-1]) >= every):
-                model = fit_model(state, kept[-state.spec.windows.train :]).pipeline
-                promoted.append(kept[-1])
-            tell(key)
-        values = self._values(state, served)
-        decided = tuple((key, "promote") for key in promoted)
-        return Played(name, values, len(decided), decided, gated=False)
-
-    def _values(self, state: ModelState, served: Mapping[str, Pipeline]) -> dict[str, float]:
-        """The gate's metric of each partition whose labels are there, by what served it."""
-        from retrain_assets.domain.model.estimator import predict
-
-        metric, target = judged_by(self.state.spec.gate), state.spec.target
-        found: dict[str, float] = {}
-        for key, pipeline in served.items():
-            known = (id(pipeline), key)
-            if known not in self.judged:
-                rows = read_features(state, [key]).drop_nulls(target.column)
-                output = predict(pipeline, target.kind, rows.select(state.feature_names))
-                blocks, labels = rows[PARTITION], rows[target.column].to_numpy()
-                values = block_values(metric, labels, output, blocks, get_classes(pipeline))
-                self.judged[known] = values["value"][0] if rows.height else None
-            if (value := self.judged[known]) is not None:
-                found[key] = value
-        return found
+    def measure(self, state: ModelState, served: Mapping[str, train.Model]) -> dict[str, float]:
+        """Return the gate's metric of each partition whose labels have come, by what served it."""
+        values = {
+            key: state.once(
+                ("metric", str(id(pipeline)), key), partial(_measure, state, key, pipeline)
+            )
+            for key, pipeline in served.items()
+        }
+        return {key: value for key, value in values.items() if value is not None}
 
 
-def _fitted_for(registry: ModelRegistry, row: LedgerRow) -> list[ModelVersion]:
-    """Versions of a decision. What is judged again has the digest it had, and was fitted once."""
-    candidate = registry.version(row.candidate or row.version)
-    return [registry.version(row.version), *list_candidates(registry, candidate)]
+def _measure(state: ModelState, key: str, pipeline: train.Model) -> float | None:
+    rows = train.sample(state, [key])
+    output = train.predict_sample(state, pipeline, rows) if rows.target.len() else None
+    if output is None:
+        return None
+    inputs = rows.labels, output.values, rows.partitions, output.classes
+    values = block_values(judged_by(state.spec.gate), *inputs)["value"]
+    return cast("float | None", values[0])
+
+
+def _follow_calendar(
+    state: PastState, arrivals: Iterator[list[str]], period: int
+) -> tuple[dict[str, train.Model], Decisions]:
+    """Fit through the newest mature partition, and serve it from the next one on."""
+    served: dict[str, train.Model] = {}
+    promoted: list[str] = []
+    windows, pipeline = state.spec.windows, None
+    for keys in arrivals:
+        if pipeline is not None:
+            served |= dict.fromkeys(keys, pipeline)
+        arrived = mature_partitions(state.arrived, state.spec.labels.delay)
+        mature = [key for key in arrived if not state.is_excluded(key)]
+        enough = len(mature) >= windows.train + windows.holdout
+        if enough and (not promoted or elapsed(mature, promoted[-1]) >= period):
+            pipeline = train.fit_model(state, mature[-windows.train :]).pipeline
+            promoted.append(mature[-1])
+    return served, tuple((key, "promote") for key in promoted)
+
+
+def _versions_of(state: ModelState, row: LedgerRow) -> list[ModelVersion]:
+    """Return the versions of a decision: the candidates, and the refit."""
+    candidate = state.registry.version(row.candidate or row.version)
+    refit = state.registry.version(row.version)
+    return [refit, *train.list_candidates(state.registry, candidate)]
 
 
 def replay_policies(
     state: ModelState,
     policies: Sequence[PolicySpec],
-    tell: Callable[[str, int, int], None],
+    report: Report,
     first: str = "",
     last: str = "\uffff",
 ) -> Outcome:
@@ -193,20 +205,16 @@ def replay_policies(
 
     Args:
         state: The model.
-        policies: The first is what the others are held against.
-        tell: Is told a policy's name, how many partitions were played of it, and of how many.
+        policies: The first is what the others are compared with.
+        report: A function that takes a policy's name, how many partitions of it were played, and
+            of how many.
         first: First partition, where not all of history is played.
         last: Last partition.
 
     Raises:
         ValueError: History is too short.
     """
-    history = Replay(state, first, last)
+    history = Replay(state, report, first, last)
     for policy in policies:  # before any is played, since playing one takes minutes
         history.check(policy)
-    places = {key: place for place, key in enumerate(history.keys, 1)}
-
-    def played_of(policy: PolicySpec) -> Played:
-        return history.play(policy, lambda key: tell(policy.name, places[key], len(places)))
-
-    return compared(judged_by(state.spec.gate), [*map(played_of, policies)], CONFIDENCE)
+    return compared(judged_by(state.spec.gate), [*map(history.play, policies)], CONFIDENCE)

@@ -30,6 +30,7 @@ from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.modules import code_of, is_of_the_user
 from retrain_assets.stores.ledger import History, Ledger, LedgerRow, Pauses
+from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets.stores.tables.tables import Tables
 
 Made = TypeVar("Made")
@@ -86,6 +87,7 @@ class ModelState:
         dataset: The dataset whose rows are predicted.
         lookups: The datasets joined to it, by name.
         tables: Where their tables are.
+        registry: The versions of the model.
         memo: Results that do not depend on who asks, by name, where they are kept to be shared.
     """
 
@@ -93,6 +95,7 @@ class ModelState:
     dataset: DatasetSpec
     lookups: Mapping[str, DatasetSpec]
     tables: Tables
+    registry: ModelRegistry
     memo: dict[tuple[str, ...], Any] | None = None
 
     @property

@@ -126,6 +126,11 @@ class History:
         """The row that put the version now in production there."""
         return next((row for row in reversed(self.rows) if row.action in IN_PRODUCTION), None)
 
+    @property
+    def production_version(self) -> int | None:
+        """Return the number of the version now in production."""
+        return self.production.version if self.production else None
+
     def production_at(self, partition: str) -> LedgerRow | None:
         """The row whose version was in production when a partition arrived."""
         earlier = (row for row in self.rows if row.seen_through < partition)

@@ -95,7 +95,7 @@ def take(root: Path) -> None:
     registry(world).prepare()
     client = registry(world).client
     run = client.create_run(client.get_experiment_by_name("churn").experiment_id).info.run_id
-    train_candidates(world.state, registry(world), plan(world.state, key(24), ["x"]), lambda: run)
+    train_candidates(world.state, plan(world.state, key(24), ["x"]), lambda: run)
 
 
 def test_a_run_that_is_killed_between_two_fits_leaves_the_first_to_the_next(world: World) -> None:
@@ -113,6 +113,6 @@ def test_what_was_decided_is_not_decided_again_for_the_others(
 ) -> None:
     usual, _ = list_candidates(registry(world), registry(world).version(decided.candidate or 0))
     registry(world).set_alias("candidate", usual.version)
-    again = decide_candidate(world.state, registry(world), "run", lambda: "")
+    again = decide_candidate(world.state, "run", lambda: "")
     assert again == decided
     assert len(world.state.ledger.read().rows) == 2

@@ -135,7 +135,7 @@ def decided(world: World) -> LedgerRow:
         assert experiment is not None
         return str(registry.client.create_run(experiment.experiment_id).info.run_id)
 
-    return decide_candidate(world.state, registry, "by hand", new_run)
+    return decide_candidate(world.state, "by hand", new_run)
 
 
 def test_of_two_that_decide_at_once_one_wins_and_the_other_sees_it(
@@ -159,8 +159,7 @@ def test_of_two_that_decide_at_once_one_wins_and_the_other_sees_it(
 def roll_back_once(root: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         world = new_world(root, instance)
-        registry = world.storage.registry("churn")
-        roll_back(world.state, registry, None, "complaints", "on call")
+        roll_back(world.state, None, "complaints", "on call")
 
 
 def test_a_rollback_that_is_killed_is_finished_by_the_next_and_not_followed_by_another(

@@ -104,7 +104,7 @@ def test_a_run_that_is_killed_leaves_the_version_to_the_next(settled: tuple[Worl
         world.root,
     )
     assert len(registry(world).versions()) == count + 1
-    found = reconsider_held(world.state, registry(world), held, earlier, ["held"])
+    found = reconsider_held(world.state, held, earlier, ["held"])
     assert found == registry(world).versions()[0]
     assert len(registry(world).versions()) == count + 1
     assert list_unseen_partitions(world.state, found.tags) == tuple(key(n) for n in range(30, 38))
@@ -113,7 +113,7 @@ def test_a_run_that_is_killed_leaves_the_version_to_the_next(settled: tuple[Worl
 def take(root: Path) -> None:
     """Take up what was held, a day early."""
     world = new_world(root, dg.DagsterInstance.ephemeral(), triggers=CAUSES)
-    reconsider_held(world.state, registry(world), 5, key(HELD + MORE - 1), ["held"])
+    reconsider_held(world.state, 5, key(HELD + MORE - 1), ["held"])
 
 
 def test_what_was_held_for_want_of_partitions_is_judged_on_all_of_them(

@@ -187,7 +187,7 @@ def test_rolling_back_and_an_alias_moved_by_hand(turned: World) -> None:
     assert not reconcile(registry(turned), turned.state.ledger.read())
 
     with pytest.raises(DecisionError, match=f"earlier ones are {second.version}"):
-        roll_back(turned.state, registry(turned), 99, "typo", "on call")
+        roll_back(turned.state, 99, "typo", "on call")
 
 
 def test_what_was_rolled_back_is_not_promoted_again_on_the_same_data(
@@ -198,7 +198,7 @@ def test_what_was_rolled_back_is_not_promoted_again_on_the_same_data(
         world = new_world(tmp_path / "copy", instance)
         (promoted,) = (row for row in ledger(world)[1:] if row.action == "promote")
         if ledger(world)[-1].action != "rollback":
-            roll_back(world.state, registry(world), None, "complaints", "on call")
+            roll_back(world.state, None, "complaints", "on call")
         rows = ledger(world)
         job = world.definitions.resolve_job_def("churn_retrain")
         assert job.execute_in_process(
@@ -221,7 +221,7 @@ def test_a_version_that_does_not_answer_in_a_clean_process_is_not_rolled_back_to
 
     monkeypatch.setattr(ModelRegistry, "file", flipped)
     with pytest.raises(DecisionError, match=f"version {other} does not answer.*sha256"):
-        roll_back(turned.state, registry(turned), other, "complaints", "on call")
+        roll_back(turned.state, other, "complaints", "on call")
     assert ledger(turned) == rows
 
 

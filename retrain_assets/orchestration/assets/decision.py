@@ -4,9 +4,8 @@ Not here: fitting, judging and deciding (`steps.decision`).
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
-from itertools import chain, repeat
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any
 
 import dagster as dg
@@ -20,10 +19,11 @@ from retrain_assets.steps.decision.evaluate import Evaluation, evaluate
 from retrain_assets.steps.decision.promote import decide_candidate
 from retrain_assets.steps.decision.reconsider import propose
 from retrain_assets.steps.decision.train import PRODUCTION
+from retrain_assets.steps.inspect import status
 from retrain_assets.steps.inspect.card import write_card
-from retrain_assets.steps.inspect.status import stale, staleness
+from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import LedgerRow
-from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
+from retrain_assets.stores.registry.registry import ModelVersion
 from retrain_assets.stores.storage import Storage
 
 CHECKS = {
@@ -66,11 +66,9 @@ def _mlflow_runs(
     context: dg.AssetExecutionContext, storage: Storage, model: Model
 ) -> Iterator[Callable[[], str]]:
     """Yield a function that starts an MLflow run; later runs are nested in the first."""
+    runs = chain([mlflow_run(context, storage, model.spec.name)], iter(nested_run, None))
     with ExitStack() as stack:
-        first = partial(mlflow_run, context, storage, model.spec.name)
-        starts: Iterator[Callable[[], AbstractContextManager[str]]]
-        starts = chain([first], repeat(nested_run))
-        yield lambda: stack.enter_context(next(starts)())
+        yield lambda: stack.enter_context(next(runs))
 
 
 def _candidate(model: Model) -> dg.AssetsDefinition:
@@ -79,20 +77,14 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
     @_asset(model, "candidate_model", text, ["features"], "scikitlearn", "mlflow")
     def candidate_model(context: dg.AssetExecutionContext, storage: StorageResource) -> Results:
         opened, tags = storage.open(), context.run.tags
-        registry, held_version = opened.registry(model.spec.name), tags.get(metadata.HELD_TAG)
+        state, version = model.state(opened), int(tags.get(metadata.HELD_TAG, 0))
         causes = tuple(filter(None, tags.get(metadata.CAUSES_TAG, "request").split(",")))
-        registry.close_runs()  # one retraining of a model runs at a time, so nobody works on them
+        why, as_of = (causes, tags.get(metadata.BECAUSE_TAG, "")), tags.get(metadata.AS_OF_TAG)
+        state.registry.close_runs()  # one retraining runs at a time, so nobody works on them
         with _mlflow_runs(context, opened, model) as start_run:
-            versions = propose(
-                model.state(opened),
-                registry,
-                int(held_version) if held_version else None,
-                tags.get(metadata.AS_OF_TAG),
-                (causes, tags.get(metadata.BECAUSE_TAG, "")),
-                start_run,
-            )
+            versions = propose(state, version or None, as_of, why, start_run)
         yield dg.MaterializeResult(metadata=_describe_candidates(opened, causes, versions))
-        yield _check_versions(model, registry, versions)
+        yield _check_versions(model, state, versions)
 
     return candidate_model
 
@@ -103,10 +95,8 @@ def _describe_candidates(
     version, *others = versions
     return {
         "version": version.version,
-        "as_of": version.tags["as_of"],
         "causes": ", ".join(causes),
-        "train_from": version.tags["train_from"],
-        "train_to": version.tags["train_to"],
+        **{tag: version.tags[tag] for tag in ("as_of", "train_from", "train_to")},
         **({"beside": ", ".join(str(item.version) for item in others)} if others else {}),
         "mlflow": metadata.link_mlflow_run(storage.mlflow_uri, version.run_id),
         **{
@@ -117,12 +107,11 @@ def _describe_candidates(
 
 
 def _check_versions(
-    model: Model, registry: ModelRegistry, versions: list[ModelVersion]
+    model: Model, state: ModelState, versions: list[ModelVersion]
 ) -> dg.AssetCheckResult:
     kind, key = model.spec.target.kind, model.key("candidate_model")
-    results = [registry.check_in_clean_process(version, kind) for version in versions]
-    text = "; ".join(result.detail for result in results)
-    passed = all(result.passed for result in results)
+    results = [state.registry.check_in_clean_process(version, kind) for version in versions]
+    passed, text = all(item.passed for item in results), "; ".join(item.detail for item in results)
     return checks.result(BLOCKING, key, [], passed=passed, message=text)
 
 
@@ -131,9 +120,8 @@ def _evaluation(model: Model) -> dg.AssetsDefinition:
 
     @_asset(model, "evaluation", text, deps, "polars")
     def evaluation(context: dg.AssetExecutionContext, storage: StorageResource) -> Results:
-        opened = storage.open()
-        state, registry = model.state(opened), opened.registry(model.spec.name)
-        result = evaluate(state, registry, state.ledger.read(), context.run_id)
+        state = model.state(storage.open())
+        result = evaluate(state, state.ledger.read(), context.run_id)
         yield dg.MaterializeResult(metadata=_describe_evaluation(result))
         yield from _check_evaluation(model, result)
 
@@ -158,17 +146,19 @@ def _describe_evaluation(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _check_evaluation(model: Model, evaluation: Evaluation) -> Iterator[dg.AssetCheckResult]:
-    evidence = evaluation.evidence
+    evidence, reason = evaluation.evidence, evaluation.reason
     guards = [guard for guard in evidence.get("guards", []) if not guard["passed"]]
     slices = evidence.get("slices", [])
     regressing = [entry for entry in slices if entry["regresses"]]
     passed, text = evaluation.verdict.value == "PROMOTE", f"{len(slices)} slices compared"
-    for name, failures, holds, reason in (
-        ("candidate_beats_production", guards, passed, evaluation.reason),
+    key = model.key("evaluation")
+    for name, failures, holds, message in (
+        ("candidate_beats_production", guards, passed, reason),
         ("no_slice_regresses", regressing, not regressing, text),
     ):
-        key = model.key("evaluation")
-        yield checks.result(name, key, failures, passed=holds, severity=checks.WARN, message=reason)
+        yield checks.result(
+            name, key, failures, severity=checks.WARN, passed=holds, message=message
+        )
 
 
 def _production(model: Model) -> dg.AssetsDefinition:
@@ -182,25 +172,22 @@ def _production(model: Model) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, storage: StorageResource, channels: Channels
     ) -> Results:
         opened = storage.open()
-        state, registry = model.state(opened), opened.registry(model.spec.name)
+        state = model.state(opened)
         with _mlflow_runs(context, opened, model) as start_run:
-            row = decide_candidate(state, registry, context.run_id, start_run)
+            row = decide_candidate(state, context.run_id, start_run)
         tell_at_once(model, opened, channels, context)
-        card = _write_card(context, model, opened, row)
+        card = _write_card(context, state, opened, row)
         yield dg.MaterializeResult(metadata=_describe_decision(row) | {"card": card})
-        yield _check_alias(model, registry, state.ledger.read().production)
+        yield _check_alias(model, state)
 
     return production_model
 
 
 def _describe_decision(row: LedgerRow) -> dict[str, Any]:
     return {
-        "action": row.action,
-        "version": row.version,
+        **{name: getattr(row, name) for name in ("action", "version", "reason", "as_of")},
         "previous": row.previous or 0,
-        "reason": row.reason,
         "causes": ", ".join(row.causes),
-        "as_of": row.as_of,
         "data_from": row.data_range[0],
         "data_to": row.data_range[1],
         **{f"gated_{name}": metadata.round_number(value) for name, value in row.metrics.items()},
@@ -208,26 +195,23 @@ def _describe_decision(row: LedgerRow) -> dict[str, Any]:
 
 
 def _write_card(
-    context: dg.AssetExecutionContext, model: Model, storage: Storage, row: LedgerRow
+    context: dg.AssetExecutionContext, state: ModelState, storage: Storage, row: LedgerRow
 ) -> Any:
     """Write the card of the version decided on, without which the decision stands as well."""
-    state, registry, path = model.state(storage), storage.registry(model.spec.name), ""
+    path = ""
     try:
         for version in sorted({row.candidate or row.version, row.version}):  # its refit is newer
-            path = str(write_card(state, registry, version, storage.cards))
+            path = str(write_card(state, state.registry, version, storage.cards))
     except Exception:  # whatever it is, such as a full disk: the decision is in the ledger by now
-        context.log.exception("no card: retrain card %s %d", model.spec.name, row.version)
+        context.log.exception("no card: retrain card %s %d", state.spec.name, row.version)
         return "not written, see the log of the run"
     return dg.MetadataValue.path(path)
 
 
-def _check_alias(
-    model: Model, registry: ModelRegistry, production: LedgerRow | None
-) -> dg.AssetCheckResult:
-    number = production.version if production else None
-    passed = number is None or registry.alias(PRODUCTION) == number
+def _check_alias(model: Model, state: ModelState) -> dg.AssetCheckResult:
+    number, key = state.ledger.read().production_version, model.key("production_model")
+    passed = number is None or state.registry.alias(PRODUCTION) == number
     text = f"production is version {number}" if number else "nothing is in production"
-    key = model.key("production_model")
     return checks.result("alias_matches_ledger", key, [], passed=passed, message=text)
 
 
@@ -235,14 +219,13 @@ def currency_check(model: Model) -> dg.AssetChecksDefinition:
     """Return the check that production was trained on the present data; `<m>_monitor` runs it."""
     key = model.key("production_model")
     text = "No partition that production was trained on was corrected since."
+    described = checks.spec(key, CURRENCY, text).description
 
-    @dg.asset_check(
-        asset=key, name=CURRENCY, description=checks.spec(key, CURRENCY, text).description
-    )
+    @dg.asset_check(asset=key, name=CURRENCY, description=described)
     def check(storage: StorageResource) -> dg.AssetCheckResult:
         state = model.state(storage.open())
-        corrected = [{"partition": partition} for partition in stale(state)]
-        text = staleness(state)
+        corrected = [{"partition": partition} for partition in status.stale(state)]
+        text = status.staleness(state)
         return checks.result(CURRENCY, key, corrected, severity=checks.WARN, message=text)
 
     return check

@@ -61,7 +61,8 @@ class Model:
 
     def state(self, storage: Storage) -> ModelState:
         """The model's read side in a storage."""
-        return ModelState(self.spec, self.dataset, self.lookups, storage.tables)
+        registry = storage.registry(self.spec.name)
+        return ModelState(self.spec, self.dataset, self.lookups, storage.tables, registry)
 
     def key(self, name: str) -> dg.AssetKey:
         """The key of one of the model's assets."""
@@ -214,7 +215,7 @@ def _watch(
     """Hold production against the version before it; go back to that where the YAML says so."""
     registry = opened.registry(model.spec.name)
     found = watch(state, registry, context.run_id)
-    row = act(state, registry, found)
+    row = act(state, found)
     said = found.said if found else "there is no version before it to compare with, or `watch: off`"
     said += f": rolled back to version {row.version}" if row else ""
     passed, key = not (found and found.is_worse), model.key("monitoring")

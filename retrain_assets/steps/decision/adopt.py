@@ -6,31 +6,23 @@ Not here: loading the file of such a model (`stores.registry`).
 from retrain_assets.domain.model.estimator import taking_features
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.judge import store_expected_output
-from retrain_assets.steps.decision.promote import DecisionError, describe_decision, reconcile
+from retrain_assets.steps.decision.promote import DecisionError, commit, describe_decision
 from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import LedgerRow
-from retrain_assets.stores.registry import registry as registries
 from retrain_assets.stores.registry.model_file import content_digest
-from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
+from retrain_assets.stores.registry.registry import ModelVersion, load_foreign, new_run
 
 ADOPTED = "adopted_from"  # tag of a version that was trained elsewhere
 
 
 def adopt(
-    state: ModelState,
-    registry: ModelRegistry,
-    source: str,
-    *,
-    trained_through: str,
-    reason: str,
-    by: str,
+    state: ModelState, source: str, *, trained_through: str, reason: str, by: str
 ) -> LedgerRow:
     """Register a foreign model as a version and put it into production.
 
     Args:
         state: The model.
-        registry: Its versions.
         source: `models:/name/version`, or the folder of an MLflow model.
         trained_through: The last partition it was trained on.
         reason: Why, for the ledger.
@@ -46,11 +38,11 @@ def adopt(
     name, history = state.spec.name, state.ledger.read()
     if history.production is not None:
         raise DecisionError(
-            f"model {name}: version {history.production.version} is in production: what is adopted "
+            f"model {name}: version {history.production_version} is in production: what is adopted "
             "comes first, everything after it by the gate"
         )
-    version = _register(state, registry, source, _find_data_range(state, trained_through))
-    check = registry.check_in_clean_process(version, state.spec.target.kind)
+    version = _register(state, source, _find_data_range(state, trained_through))
+    check = state.registry.check_in_clean_process(version, state.spec.target.kind)
     if not check.passed:
         raise DecisionError(f"model {name}: {source} does not answer: {check.detail}")
     row = LedgerRow(
@@ -64,8 +56,7 @@ def adopt(
         by=by,
         recipe=state.recipe,
     )
-    reconcile(registry, state.ledger.append(row, history))
-    return row
+    return commit(state, row, history)
 
 
 def _find_data_range(state: ModelState, through: str) -> tuple[str, str]:
@@ -74,42 +65,39 @@ def _find_data_range(state: ModelState, through: str) -> tuple[str, str]:
     Raises:
         DecisionError: That is nothing.
     """
-    built = state.built()
-    first = min(built, default=None)
-    if not state.dataset.partition.is_key(through) or first is None or first > through:
+    built, name = state.built(), state.spec.name
+    if not state.dataset.partition.is_key(through) or not built or min(built) > through:
         raise DecisionError(
-            f"model {state.spec.name}: drift is held against what a model was trained on, and "
-            f"nothing is monitored through {through!r}: backfill some partitions before it"
+            f"model {name}: drift is measured against what a model was trained on, and nothing is "
+            f"monitored through {through!r}: backfill some partitions before it"
         )
-    if through > (last := max(built)):
+    if through > max(built):
         raise DecisionError(
-            f"model {state.spec.name}: it cannot be trained through {through}, as the newest "
-            f"partition that is stored is {last}: give that or an earlier one"
+            f"model {name}: it cannot be trained through {through}, as the newest partition that "
+            f"is stored is {max(built)}: name that or an earlier one"
         )
-    return first, through
+    return min(built), through
 
 
-def _register(
-    state: ModelState, registry: ModelRegistry, source: str, data_range: tuple[str, str]
-) -> ModelVersion:
+def _register(state: ModelState, source: str, data_range: tuple[str, str]) -> ModelVersion:
     """Register the model; without metrics if there are no rows on which it was not trained."""
     import skops.io
 
-    kind, windows = state.spec.target.kind, state.spec.windows
+    windows, last = state.spec.windows, data_range[1]
     keys = state.trained_on(tuple(state.built()), data_range)[-windows.train :]
     features = read_features(state, keys).select(state.feature_names)
-    pipeline = taking_features(registries.load_foreign(source, registry), kind, features)
-    unseen = [key for key in state.mature() if key > data_range[1]][-windows.holdout :]
-    rows, metrics = train.sample(state, unseen), {}
-    if len(rows.target):
-        output = train.predict_sample(state, pipeline, rows)
-        metrics = train.compute_metrics(state, rows, output)
+    foreign = load_foreign(source, state.registry)
+    pipeline = taking_features(foreign, state.spec.target.kind, features)
+    unseen = [key for key in state.mature() if key > last][-windows.holdout :]
+    rows = train.sample(state, unseen)
+    output = train.predict_sample(state, pipeline, rows) if len(rows.target) else None
+    metrics = train.compute_metrics(state, rows, output) if output else {}
     tags = {ADOPTED: source, "content": content_digest(skops.io.dumps(pipeline))}
     example = features.head(train.EXAMPLE_ROWS)
     trained = train.Trained(pipeline, {}, None, data_range, {}, example, "")
-    version = registry.find({**tags, "train_to": data_range[1]}) or train.register(
-        state, registry, registries.new_run(registry), trained, tags=tags, metrics=metrics
+    version = state.registry.find({**tags, "train_to": last}) or train.register(
+        state, new_run(state.registry), trained, tags=tags, metrics=metrics
     )
-    if metrics:
+    if output:
         store_expected_output(state, version, output, rows.partitions)
     return version

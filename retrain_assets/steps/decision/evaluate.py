@@ -78,6 +78,7 @@ class Evaluation:
 
 
 NUMBERS = {"candidate", "production", "more_partitions"}
+JSON = ("metrics", "evidence")
 SCHEMA: dict[str, pl.DataType] = {
     name: pl.Int64() if name in NUMBERS else pl.String()
     for name in (PARTITION, *(field.name for field in fields(Evaluation)))
@@ -96,27 +97,23 @@ def get_candidate(registry: ModelRegistry) -> ModelVersion:
     return registry.version(number)
 
 
-def evaluate(
-    state: ModelState, registry: ModelRegistry, history: History, run_id: str
-) -> Evaluation:
+def evaluate(state: ModelState, history: History, run_id: str) -> Evaluation:
     """Judge the candidate against the version now in production, and store the verdict.
 
     Of several candidates each is judged; the best becomes `candidate`, and its verdict counts. If
     the spec no longer makes a feature that production needs, the two cannot be compared, and the
     candidate is compared with the trivial predictor alone.
     """
-    candidates = train.list_candidates(registry, get_candidate(registry))
-    evaluations = [
-        _evaluate(state, registry, history, candidate, len(candidates)) for candidate in candidates
-    ]
-    gains = [item.gain for item in evaluations]
-    evaluation = evaluations[best([item.verdict for item in evaluations], gains)]
+    candidates = train.list_candidates(state.registry, get_candidate(state.registry))
+    evaluations = [_evaluate(state, history, item, len(candidates)) for item in candidates]
+    place = best([item.verdict for item in evaluations], [item.gain for item in evaluations])
+    evaluation = evaluations[place]
     if len(evaluations) > 1:
         summary = ", ".join(map(_summarize, evaluations, candidates))
         reason = f"{evaluation.reason}; chosen of {len(evaluations)}: {summary}"
         evaluation = replace(evaluation, reason=reason)
     _store(state, evaluation, run_id)
-    registry.set_alias(train.CANDIDATE, evaluation.candidate)
+    state.registry.set_alias(train.CANDIDATE, evaluation.candidate)
     return evaluation
 
 
@@ -127,34 +124,33 @@ def _summarize(evaluation: Evaluation, candidate: ModelVersion) -> str:
 
 
 def _evaluate(
-    state: ModelState,
-    registry: ModelRegistry,
-    history: History,
-    candidate: ModelVersion,
-    among: int,
+    state: ModelState, history: History, candidate: ModelVersion, among: int
 ) -> Evaluation:
-    production, as_of = history.production, candidate.tags["as_of"]
-    holdout = list_unseen_partitions(state, candidate.tags)
-    rival = registry.load(production.version, production.sha256) if production else None
+    """Judge one of so many candidates."""
+    production, tags = history.production, candidate.tags
+    holdout = list_unseen_partitions(state, tags)
+    rival = state.registry.load(production.version, production.sha256) if production else None
     if production and not train.list_missing_features(state, rival):
         holdout = outside(holdout, *production.data_range)
     rows = train.sample(state, holdout)
     blocks, needed = rows.blocks.n_unique(), state.spec.gate.min_blocks
     if blocks >= needed:
-        decision, evidence = judge(state, registry, candidate, rival, rows, among=among)
+        decision, evidence = judge(state, candidate, rival, rows, among)
     else:
         reason = (
             f"{blocks} holdout blocks that neither model was trained on, "
             f"gate.min_blocks asks for {needed}"
         )
         decision, evidence = Decision(Verdict.HOLD, reason, None, needed - blocks), {}
-    more = _to_partitions(decision.more_blocks, rows)
+    more = decision.more_blocks
+    if more is not None and blocks:  # the next partitions probably have as many blocks
+        more = -(-more * rows.partitions.n_unique() // blocks)
     wait = "" if more is None else f"some {more} more partitions would probably do"
-    excluded = left_out(state.spec.exclude, candidate.tags["train_from"], as_of)
+    excluded = left_out(state.spec.exclude, tags["train_from"], tags["as_of"])
     return Evaluation(
         candidate=candidate.version,
-        production=production.version if production else None,
-        as_of=as_of,
+        production=history.production_version,
+        as_of=tags["as_of"],
         holdout_from=holdout[0] if holdout else None,
         holdout_to=holdout[-1] if holdout else None,
         verdict=decision.verdict,
@@ -163,13 +159,6 @@ def _evaluate(
         metrics=dict(candidate.metrics),
         evidence=evidence,
     )
-
-
-def _to_partitions(blocks: int | None, rows: train.Sample) -> int | None:
-    """Return how many partitions have so many blocks, if they are like those of the holdout."""
-    if blocks is None or rows.blocks.is_empty():
-        return blocks
-    return -(-blocks * rows.partitions.n_unique() // rows.blocks.n_unique())
 
 
 def list_unseen_partitions(state: ModelState, tags: Mapping[str, str]) -> tuple[str, ...]:
@@ -181,12 +170,11 @@ def list_unseen_partitions(state: ModelState, tags: Mapping[str, str]) -> tuple[
 def read_evaluation(state: ModelState, candidate: int, production: int | None) -> Evaluation | None:
     """Return the stored verdict on a candidate, if it was judged against this production."""
     rows = state.tables.read(state.table("evaluation"), [str(candidate)], SCHEMA)
-    rows = rows.filter(pl.col("production").eq_missing(production))
-    if rows.is_empty():
-        return None
-    record = rows.drop(PARTITION).row(0, named=True)
-    record |= {name: json.loads(record[name]) for name in ("metrics", "evidence")}
-    return Evaluation(**{**record, "verdict": Verdict(record["verdict"])})
+    rows = rows.filter(pl.col("production").eq_missing(production)).drop(PARTITION)
+    for record in rows.iter_rows(named=True):
+        record |= {name: json.loads(record[name]) for name in JSON}
+        return Evaluation(**record | {"verdict": Verdict(record["verdict"])})
+    return None
 
 
 def read_calibration(state: ModelState, candidate: int | None) -> Calibration | None:
@@ -198,10 +186,7 @@ def read_calibration(state: ModelState, candidate: int | None) -> Calibration | 
 
 def _store(state: ModelState, evaluation: Evaluation, run_id: str) -> None:
     key, record = str(evaluation.candidate), asdict(evaluation)
-    record |= {
-        PARTITION: key,
-        "verdict": evaluation.verdict.value,
-        **{name: json.dumps(record[name], sort_keys=True) for name in ("metrics", "evidence")},
-    }
+    record |= {name: json.dumps(record[name], sort_keys=True) for name in JSON}
+    record |= {PARTITION: key, "verdict": evaluation.verdict.value}
     rows = pl.DataFrame([record], schema=SCHEMA)
     state.tables.replace(state.table("evaluation"), rows, [key], {"run_id": run_id})

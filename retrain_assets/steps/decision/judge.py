@@ -4,17 +4,15 @@ The guards that need a clock, a file or a process are run here too. Not here: wh
 statistics, choosing among several candidates, and storing the verdict.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from timeit import timeit
+from typing import Any
 
-import numpy as np
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
@@ -27,47 +25,25 @@ from retrain_assets.domain.model.estimator import PredictionError, predict, triv
 from retrain_assets.specs.features import Kind
 from retrain_assets.specs.gate import GateSpec
 from retrain_assets.steps.decision import train
-from retrain_assets.steps.decision.train import Output, Sample
+from retrain_assets.steps.decision.train import Model, Output, Sample
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, check_file, write_example
 from retrain_assets.stores.registry.model_file import MODEL_FILE, digest
-from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
-
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
+from retrain_assets.stores.registry.registry import ModelVersion
 
 CALIBRATION = "calibration"  # a key of the evidence
 BLOCK = "block"  # the partition that a summary of expected output is of
 REPEATS, BATCH = 15, 1000
-
-
-@dataclass(frozen=True)
-class Side:
-    """Hold one of two models, and what it predicts for the holdout.
-
-    Args:
-        pipeline: The model.
-        output: Its predictions, in the columns of the classes of both models.
-    """
-
-    pipeline: Pipeline
-    output: np.ndarray
+Judgement = tuple[gates.Decision, dict[str, Any]]
 
 
 def judge(
-    state: ModelState,
-    registry: ModelRegistry,
-    candidate: ModelVersion,
-    rival: Pipeline | None,
-    rows: Sample,
-    *,
-    among: int,
-) -> tuple[gates.Decision, dict[str, Any]]:
+    state: ModelState, candidate: ModelVersion, rival: Model | None, rows: Sample, among: int
+) -> Judgement:
     """Judge a candidate.
 
     Args:
         state: The model.
-        registry: Its versions.
         candidate: The version to judge.
         rival: The model in production, if there is one.
         rows: Rows on which neither was trained.
@@ -76,32 +52,44 @@ def judge(
     Returns:
         The verdict; and comparison, slices and guards as far as they were computed.
     """
-    pipeline = registry.load(candidate.version, candidate.sha256)
+    pipeline = state.registry.load(candidate.version, candidate.sha256)
     try:
         output = train.predict_sample(state, pipeline, rows)
     except PredictionError as error:
         return gates.Decision(gates.Verdict.REJECT, str(error), None, None), {}
     store_expected_output(state, candidate, output, rows.partitions)
-    gate, labels = _gate(state), rows.target.to_numpy()
+    curve = fit_calibration(rows.labels, output.values, output.classes) if output.classes else None
+    gate, evidence = _gate(state), {CALIBRATION: asdict(curve)} if curve else {}
     confidence = gates.shared(gate.confidence, among)
-    curve = fit_calibration(labels, output.values, output.classes) if output.classes else None
-    evidence: dict[str, Any] = {CALIBRATION: asdict(curve)} if curve else {}
     trivial = _compare_with_trivial(state, candidate, output, rows, confidence)
     missing = train.list_missing_features(state, rival) if rival else []
-    if rival is None or missing:
-        decision = gates.decide(gate, None, trivial)
-        if missing:
-            note = f"production needs {', '.join(missing)}, which the spec no longer makes"
-            decision = replace(decision, reason=f"{decision.reason}; {note}")
-        return decision, evidence | {"comparison": asdict(trivial)}
-    ours, theirs, classes = align_outputs(output, train.predict_sample(state, rival, rows))
-    metric, inputs = judged_by(gate), (labels, ours, theirs, rows.blocks)
-    comparison = gates.compare(metric, *inputs, confidence, classes=classes)
+    if rival and not missing:
+        outputs = align_outputs(output, train.predict_sample(state, rival, rows))
+        decision, comparisons = _judge_against(state, gate, rows, *outputs, trivial)
+        return decision, evidence | comparisons
+    decision = gates.decide(gate, None, trivial)
+    if missing:
+        note = f"production needs {', '.join(missing)}, which the spec no longer makes"
+        decision = replace(decision, reason=f"{decision.reason}; {note}")
+    return decision, evidence | {"comparison": asdict(trivial)}
+
+
+def _judge_against(
+    state: ModelState,
+    gate: GateSpec,
+    rows: Sample,
+    candidate: Output,
+    production: Output,
+    trivial: gates.Comparison,
+) -> Judgement:
+    """Judge a candidate against production, with the confidence of its trivial comparison."""
+    metric, classes = judged_by(gate), candidate.classes
+    inputs = rows.labels, candidate.values, production.values, rows.blocks
+    comparison = gates.compare(metric, *inputs, trivial.confidence, classes=classes)
     features = rows.features.select(gate.slices)
     slices = gates.compare_slices(gate, metric, features, *inputs, classes)
-    sides = Side(pipeline, ours), Side(rival, theirs)
-    results = list(run_guards(gate, state.spec.target.kind, rows, *sides, classes))
-    evidence |= {
+    results = list(run_guards(gate, state.spec.target.kind, rows, candidate, production))
+    evidence = {
         "comparison": asdict(comparison),
         "slices": [asdict(result) for result in slices],
         "guards": [asdict(result) for result in results],
@@ -113,24 +101,24 @@ def _compare_with_trivial(
     state: ModelState, candidate: ModelVersion, output: Output, rows: Sample, confidence: float
 ) -> gates.Comparison:
     """Compare a candidate with a constant prediction that is made from its own training rows."""
-    gate, labels = state.spec.gate, rows.target.to_numpy()
-    tags = candidate.tags
+    gate, kind, tags = state.spec.gate, state.spec.target.kind, candidate.tags
     keys = state.trained_on(state.mature(), (tags["train_from"], tags["train_to"]))
     trained = train.sample(state, keys, fitting=True)
-    trivial = trivial_prediction(
-        state.spec.target.kind, trained.target, trained.weight, len(labels), gate
-    )
-    inputs = labels, output.values, trivial, rows.blocks, confidence
+    trivial = trivial_prediction(kind, trained.target, trained.weight, len(rows.labels), gate)
+    inputs = rows.labels, output.values, trivial, rows.blocks, confidence
     return gates.compare(judged_by(gate), *inputs, classes=output.classes)
 
 
-def align_outputs(ours: Output, theirs: Output) -> tuple[np.ndarray, np.ndarray, list[Any] | None]:
+def align_outputs(ours: Output, theirs: Output) -> tuple[Output, Output]:
     """Return both outputs in the same columns, since one model may know more classes."""
     if ours.classes is None or theirs.classes is None or ours.values.ndim == 1:
-        return ours.values, theirs.values, ours.classes
+        return ours, theirs
     classes = sorted({*ours.classes, *theirs.classes})
-    values = (onto_classes(side.values, side.classes or [], classes) for side in (ours, theirs))
-    return *values, classes  # type: ignore[return-value]
+    first, second = (
+        Output(side.pipeline, onto_classes(side.values, side.classes or [], classes), classes)
+        for side in (ours, theirs)
+    )
+    return first, second
 
 
 def _gate(state: ModelState) -> GateSpec:
@@ -153,64 +141,49 @@ def store_expected_output(
 
 
 def run_guards(
-    gate: GateSpec,
-    kind: Kind,
-    rows: Sample,
-    candidate: Side,
-    production: Side,
-    classes: Sequence[Any] | None,
+    gate: GateSpec, kind: Kind, rows: Sample, candidate: Output, production: Output
 ) -> Iterator[guards.GuardResult]:
     """Run each guard of the YAML on a candidate."""
-    spec, labels = gate.guards, rows.target.to_numpy()
-    ours, theirs = candidate.output, production.output
+    spec, labels, features = gate.guards, rows.labels, rows.features
+    ours, theirs = candidate.values, production.values
     pipelines = candidate.pipeline, production.pipeline
     if spec.calibration:
         inputs = labels, ours, theirs, rows.blocks, gate.confidence
         yield guards.calibration(spec.calibration, *inputs)
     if spec.negative_flips:
-        targets, ours = comparable(labels, ours, classes)
+        targets, ours = comparable(labels, ours, candidate.classes)
         yield guards.negative_flips(spec.negative_flips, targets, ours, theirs, gate.threshold)
     if spec.latency:
-        yield guards.ratio("latency", spec.latency, *_time_models(kind, rows.features, *pipelines))
+        yield guards.ratio("latency", spec.latency, *_time_models(kind, features, *pipelines))
     if spec.size:
         sizes = ({"bytes": float(len(_serialize(pipeline)))} for pipeline in pipelines)
         yield guards.ratio("size", spec.size, *sizes)
     if spec.skew:
-        yield _check_skew(spec.skew, kind, rows.features, candidate.pipeline)
+        yield _check_skew(spec.skew, kind, features, candidate.pipeline)
 
 
-def _time_models(
-    kind: Kind, features: pl.DataFrame, *pipelines: Pipeline
-) -> list[dict[str, float]]:
+def _time_models(kind: Kind, features: pl.DataFrame, *pipelines: Model) -> list[dict[str, float]]:
     """Return each model's median seconds by size of the batch.
 
     The models take turns, so that a busy machine slows both alike.
     """
-    batches = {"one row": features.head(1), "a batch": features.head(BATCH)}
-    rounds = {
-        name: [[_time(kind, batch, pipeline) for pipeline in pipelines] for _ in range(REPEATS)]
-        for name, batch in batches.items()
-    }
-    return [
-        {f"seconds of {name}": median(times[place] for times in rounds[name]) for name in rounds}
-        for place in range(len(pipelines))
-    ]
+    costs: list[dict[str, float]] = [{} for _ in pipelines]
+    for name, batch in {"one row": features.head(1), "a batch": features.head(BATCH)}.items():
+        calls = [partial(predict, pipeline, kind, batch) for pipeline in pipelines]
+        rounds = [[timeit(call, number=1) for call in calls] for _ in range(REPEATS)]
+        for cost, times in zip(costs, zip(*rounds, strict=True), strict=True):
+            cost[f"seconds of {name}"] = median(times)
+    return costs
 
 
-def _time(kind: Kind, batch: pl.DataFrame, pipeline: Pipeline) -> float:
-    start = perf_counter()
-    predict(pipeline, kind, batch)
-    return perf_counter() - start
-
-
-def _serialize(pipeline: Pipeline) -> bytes:
+def _serialize(pipeline: Model) -> bytes:
     import skops.io
 
     return bytes(skops.io.dumps(pipeline))
 
 
 def _check_skew(
-    action: Any, kind: Kind, features: pl.DataFrame, pipeline: Pipeline
+    action: Any, kind: Kind, features: pl.DataFrame, pipeline: Model
 ) -> guards.GuardResult:
     """Check that a clean process predicts the same for every row of the holdout, bit for bit."""
     content = _serialize(pipeline)

@@ -15,16 +15,11 @@ from retrain_assets.domain.decision.situation import Pause, Request
 from retrain_assets.domain.decision.triggers import decide
 from retrain_assets.steps.state import ModelState, data_digest, digest
 
+CAUSE, REQUEST = ("cause", "fired", "reason"), ("wanted", "said", "production", "seen_from", "data")
 SCHEMA: dict[str, pl.DataType] = {
-    PARTITION: pl.String(),
-    "cause": pl.String(),
-    "fired": pl.Boolean(),
-    "reason": pl.String(),
-    "wanted": pl.Boolean(),
-    "said": pl.String(),
+    **dict.fromkeys((PARTITION, *CAUSE, *REQUEST), pl.String()),
+    **dict.fromkeys(("fired", "wanted"), pl.Boolean()),
     "production": pl.Int64(),
-    "seen_from": pl.String(),
-    "data": pl.String(),
 }
 
 
@@ -38,18 +33,18 @@ def record_request(state: ModelState) -> Request:
     request = decide(state.spec, situation)
     if (as_of := request.as_of) is None:
         return request
-    built, production = state.built(), situation.production
-    first = _find_first_partition(state, built, as_of)
+    built, windows = state.built(), state.spec.windows
+    length = windows.train + windows.holdout + state.spec.monitoring_span
+    first = [key for key in built if key <= as_of][-length:][0]
     shared = {
         PARTITION: as_of,
         "wanted": request.wanted,
         "said": request.reason,
-        "production": production.version if production else None,
+        "production": situation.production.version if situation.production else None,
         "seen_from": first,
         "data": _digest_data(built, first, as_of),
     }
-    causes = [shared | asdict(cause) for cause in request.causes]
-    rows = pl.DataFrame(causes, schema=SCHEMA)
+    rows = pl.DataFrame([shared | asdict(cause) for cause in request.causes], schema=SCHEMA)
     stored = state.stored("decisions", SCHEMA, pl.col(PARTITION) == as_of)
     if not stored["wanted"].any() and not rows.equals(stored.select(SCHEMA.keys())):
         state.tables.replace(state.table("decisions"), rows, [as_of], {"as_of": as_of})
@@ -103,13 +98,6 @@ def resume(state: ModelState, reason: str, by: str) -> Pause | None:
     if pause_ is not None:
         state.pauses.write(None, {"action": "resume", "reason": reason, "by": by})
     return pause_
-
-
-def _find_first_partition(state: ModelState, built: Mapping[str, str], as_of: str) -> str:
-    """Return the first partition that a request is based on."""
-    windows = state.spec.windows
-    length = windows.train + windows.holdout + state.spec.monitoring_span
-    return [key for key in built if key <= as_of][-length:][0]
 
 
 def _digest_data(built: Mapping[str, str], first: str, last: str) -> str:

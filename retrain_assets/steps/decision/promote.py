@@ -5,41 +5,25 @@ that was read; whoever loses the race decides again on the new one. The alias is
 ledger, and set again wherever the two differ. Not here: the verdict, and telling people.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from retrain_assets.domain.decision.gate import Verdict
 from retrain_assets.domain.metrics.metrics import judged_by, loss_increase
 from retrain_assets.errors import PermanentError
-from retrain_assets.steps.decision import train
-from retrain_assets.steps.decision.evaluate import (
-    Evaluation,
-    evaluate,
-    get_candidate,
-    read_evaluation,
-)
+from retrain_assets.steps.decision import evaluate, train
 from retrain_assets.steps.decision.judge import align_outputs
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import Action, History, LedgerRow, reversible
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 from retrain_assets.stores.tables.tables import StaleTableError
 
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
-
 ATTEMPTS = 3
 # A regularised fit need not be the best on its own rows: 5 % were seen of a logistic regression.
 REFIT_TOLERANCE = 0.1
-ACTIONS: dict[Verdict, Action] = {
-    Verdict.PROMOTE: "promote",
-    Verdict.HOLD: "hold",
-    Verdict.REJECT: "reject",
-}
+ACTIONS: dict[str, Action] = {"PROMOTE": "promote", "HOLD": "hold", "REJECT": "reject"}
 
 
 class DecisionError(RuntimeError):
@@ -50,9 +34,7 @@ class WorseRefitError(DecisionError, PermanentError):
     """A refit does worse on its own rows than the fit that passed the gate."""
 
 
-def decide_candidate(
-    state: ModelState, registry: ModelRegistry, run_id: str, start_run: Callable[[], str]
-) -> LedgerRow:
+def decide_candidate(state: ModelState, run_id: str, start_run: Callable[[], str]) -> LedgerRow:
     """Carry out the verdict on the candidate, once.
 
     It is the stored verdict, or a new one if production is no longer the version that the candidate
@@ -60,7 +42,6 @@ def decide_candidate(
 
     Args:
         state: The model.
-        registry: Its versions.
         run_id: The run that decides.
         start_run: A function that starts the MLflow run to which a refit is logged.
 
@@ -68,36 +49,29 @@ def decide_candidate(
         DecisionError: The ledger moved on at every attempt.
     """
     for _ in range(ATTEMPTS):
-        history, candidate = state.ledger.read(), get_candidate(registry)
-        candidates = train.list_candidates(registry, candidate)
-        decision = history.decision_on(*(version.version for version in candidates))
-        if decision is not None:
-            reconcile(registry, history)
+        history, candidate = state.ledger.read(), evaluate.get_candidate(state.registry)
+        numbers = (version.version for version in train.list_candidates(state.registry, candidate))
+        if (decision := history.decision_on(*numbers)) is not None:
+            reconcile(state.registry, history)
             return decision
-        production = history.production.version if history.production else None
-        evaluation = read_evaluation(state, candidate.version, production)
-        evaluation = evaluation or evaluate(state, registry, history, run_id)
-        version = registry.version(evaluation.candidate)
-        if evaluation.verdict is Verdict.PROMOTE and state.spec.refit:
-            version = _refit(state, registry, version, start_run)
-        row = _record(state, version, evaluation, history, f"run {run_id}")
+        stored = evaluate.read_evaluation(state, candidate.version, history.production_version)
+        evaluation = stored or evaluate.evaluate(state, history, run_id)
+        version = state.registry.version(evaluation.candidate)
+        if ACTIONS[evaluation.verdict] == "promote" and state.spec.refit:
+            version = _refit(state, version, start_run)
+        row = _describe_verdict(state, history, version, evaluation, run_id)
         try:
-            history = state.ledger.append(row, history)
+            return commit(state, row, history)
         except StaleTableError:
             continue
-        reconcile(registry, history)
-        return row
     raise DecisionError(f"model {state.spec.name}: the ledger moved on {ATTEMPTS} times: run again")
 
 
-def approve(
-    state: ModelState, registry: ModelRegistry, version: int, reason: str, by: str
-) -> LedgerRow:
+def approve(state: ModelState, version: int, reason: str, by: str) -> LedgerRow:
     """Put the version that waits for approval into production.
 
     Args:
         state: The model.
-        registry: Its versions.
         version: The version.
         reason: Why, for the ledger.
         by: Who approves.
@@ -112,12 +86,10 @@ def approve(
         raise DecisionError(
             f"model {state.spec.name}: version {version} does not wait for approval: {waiting}"
         )
-    return _serve(state, registry, history, staged, action="approve", reason=reason, by=by)
+    return _serve(state, history, staged, action="approve", reason=reason, by=by)
 
 
-def roll_back(
-    state: ModelState, registry: ModelRegistry, to: int | None, reason: str, by: str
-) -> LedgerRow:
+def roll_back(state: ModelState, to: int | None, reason: str, by: str) -> LedgerRow:
     """Put an earlier version back into production.
 
     A rollback that was killed after its ledger row was written is finished, and no second row is
@@ -125,7 +97,6 @@ def roll_back(
 
     Args:
         state: The model.
-        registry: Its versions.
         to: The version; the one before the present by default.
         reason: Why, for the ledger.
         by: Who asks.
@@ -136,20 +107,30 @@ def roll_back(
     history, name = state.ledger.read(), state.spec.name
     last = history.rows[-1] if history.rows else None
     unfinished = last and last.action == "rollback" and to in {None, last.version}
-    if last and unfinished and reconcile(registry, history):
+    if last and unfinished and reconcile(state.registry, history):
         return last
-    served, production = reversible(history.rows), history.production
-    earlier = [version for version in served if production and version != production.version]
-    if production is None or not (earlier or to):
+    present = history.production_version
+    earlier = [version for version in reversible(history.rows) if version != present]
+    if present is None or not (earlier or to):
         raise DecisionError(f"model {name}: no earlier version to roll back to")
     target = earlier[0] if to is None else to
     if target not in earlier:
         raise DecisionError(
-            f"model {name}: cannot roll back to version {target}: version {production.version} is "
-            f"in production, earlier ones are {', '.join(map(str, earlier)) or 'none'}"
+            f"model {name}: cannot roll back to version {target}: version {present} is in "
+            f"production, earlier ones are {', '.join(map(str, earlier)) or 'none'}"
         )
     row = next(row for row in reversed(history.rows) if row.version == target)
-    return _serve(state, registry, history, row, action="rollback", reason=reason, by=by)
+    return _serve(state, history, row, action="rollback", reason=reason, by=by)
+
+
+def commit(state: ModelState, row: LedgerRow, history: History) -> LedgerRow:
+    """Append a decision that was made on a ledger to it, and let the aliases follow.
+
+    Raises:
+        StaleTableError: Somebody else decided meanwhile.
+    """
+    reconcile(state.registry, state.ledger.append(row, history))
+    return row
 
 
 def reconcile(registry: ModelRegistry, history: History) -> bool:
@@ -179,82 +160,62 @@ def describe_decision(state: ModelState, history: History, version: ModelVersion
         # What is decided now serves the partitions after the last one that was monitored.
         "seen_through": max(state.built()),
         "version": version.version,
-        "previous": history.production.version if history.production else None,
+        "previous": history.production_version,
         "data_range": (version.tags["train_from"], version.tags["train_to"]),
         "sha256": version.sha256,
     }
 
 
 def _serve(
-    state: ModelState,
-    registry: ModelRegistry,
-    history: History,
-    row: LedgerRow,
-    *,
-    action: Action,
-    reason: str,
-    by: str,
+    state: ModelState, history: History, row: LedgerRow, *, action: Action, reason: str, by: str
 ) -> LedgerRow:
     """Put the version of an earlier row into production, if it answers in a clean process.
 
     Raises:
         DecisionError: A clean process cannot load it, or it predicts something else than it did.
     """
-    version = replace(registry.version(row.version), sha256=row.sha256)
-    check = registry.check_in_clean_process(version, state.spec.target.kind)
+    version = replace(state.registry.version(row.version), sha256=row.sha256)
+    check = state.registry.check_in_clean_process(version, state.spec.target.kind)
     if not check.passed:
         raise DecisionError(
             f"model {state.spec.name}: version {row.version} does not answer, production stays: "
             f"{check.detail}"
         )
-    row = replace(
-        row,
-        **describe_decision(state, history, version) | {"data_range": row.data_range},
-        as_of=max(state.mature(), default=row.as_of),
-        action=action,
-        reason=reason,
-        causes=("request",),
-        because="",
-        by=by,
-    )
-    reconcile(registry, state.ledger.append(row, history))
-    return row
+    fields = describe_decision(state, history, version) | {"data_range": row.data_range}
+    as_of, causes = max(state.mature(), default=row.as_of), ("request",)
+    fields |= {"as_of": as_of, "action": action, "causes": causes, "because": ""}
+    return commit(state, replace(row, **fields, reason=reason, by=by), history)
 
 
-def _record(
+def _describe_verdict(
     state: ModelState,
-    version: ModelVersion,
-    evaluation: Evaluation,
     history: History,
-    by: str,
+    version: ModelVersion,
+    evaluation: evaluate.Evaluation,
+    run_id: str,
 ) -> LedgerRow:
+    """Return the row of the ledger for the verdict on a candidate."""
     action, tags = ACTIONS[evaluation.verdict], version.tags
-    if action == "promote" and state.spec.approval == "manual":
-        action = "stage"
+    datasets = (state.dataset.name, *state.spec.lookups)
     return LedgerRow(
         **describe_decision(state, history, version),
         as_of=evaluation.as_of,
-        action=action,
+        action="stage" if action == "promote" and state.spec.approval == "manual" else action,
         candidate=evaluation.candidate,
         reason=evaluation.reason,
         causes=tuple(filter(None, tags["causes"].split(", "))),
         metrics=evaluation.metrics,
-        by=by,
+        by=f"run {run_id}",
         recipe=tags["spec_digest"],
         because=tags["because"],
-        datasets={
-            name: int(tags[f"{name}_version"]) for name in (state.dataset.name, *state.spec.lookups)
-        },
+        datasets={name: int(tags[f"{name}_version"]) for name in datasets},
         trained_on=json.loads(tags["trained_on"]),
         more=evaluation.more_partitions,
     )
 
 
 def _refit(
-    state: ModelState,
-    registry: ModelRegistry,
-    candidate: ModelVersion,
-    start_run: Callable[[], str],
+    state: ModelState, candidate: ModelVersion, start_run: Callable[[], str]
 ) -> ModelVersion:
     """Fit the gated recipe once more through the as-of, and register it as the candidate's child.
 
@@ -262,8 +223,8 @@ def _refit(
         WorseRefitError: The refit does worse on the rows it was fitted on than the gated fit did.
     """
     identity = {"parent": str(candidate.version), "role": "refit"}
-    existing = registry.find({**identity, "candidate_id": candidate.tags["candidate_id"]})
-    if existing is not None:
+    match = {**identity, "candidate_id": candidate.tags["candidate_id"]}
+    if (existing := state.registry.find(match)) is not None:
         return existing
     windows = state.spec.windows
     length = int(candidate.tags.get("window", windows.train))
@@ -271,35 +232,30 @@ def _refit(
     versions = train.read_table_versions(state)
     trained = train.fit_model(state, keys, int(versions["features_version"]))
     rows = train.sample(state, keys[-windows.holdout :])
-    metrics = _check_refit(state, registry, candidate, trained.pipeline, rows)
+    metrics = _check_refit(state, candidate, trained, rows)
     tags = {**candidate.tags, **identity, **versions}
-    return train.register(state, registry, start_run(), trained, tags=tags, metrics=metrics)
+    return train.register(state, start_run(), trained, tags=tags, metrics=metrics)
 
 
 def _check_refit(
-    state: ModelState,
-    registry: ModelRegistry,
-    candidate: ModelVersion,
-    refit: Pipeline,
-    rows: train.Sample,
+    state: ModelState, candidate: ModelVersion, refit: train.Trained, rows: train.Sample
 ) -> dict[str, float]:
     """Return metrics of a refit on rows that only it was trained on, and its distance to the fit.
 
     Since the refit was trained on these rows, something went wrong if it does worse on them than
     the gated fit.
     """
-    metric, first = judged_by(state.spec.gate), registry.load(candidate.version, candidate.sha256)
-    predictions = (train.predict_sample(state, model, rows) for model in (refit, first))
-    output, gated, classes = align_outputs(*predictions)
-    metrics, before = (
-        train.compute_metrics(state, rows, train.Output(values, classes))
-        for values in (output, gated)
-    )
-    loss = loss_increase(metric, metrics[metric.name], before[metric.name])
+    metric = judged_by(state.spec.gate).name
+    first = state.registry.load(candidate.version, candidate.sha256)
+    predictions = (train.predict_sample(state, model, rows) for model in (refit.pipeline, first))
+    outputs = align_outputs(*predictions)
+    metrics, before = (train.compute_metrics(state, rows, output) for output in outputs)
+    loss = loss_increase(judged_by(state.spec.gate), metrics[metric], before[metric])
     if loss > REFIT_TOLERANCE:
         raise WorseRefitError(
-            f"model {state.spec.name}: the refit's {metric.name} on its own rows is {loss:.1%} "
-            f"worse than that of version {candidate.version}, which had not seen them: look at the "
-            f"data of {rows.partitions[0]} to {rows.partitions[-1]}, then run again"
+            f"model {state.spec.name}: the refit's {metric} on its own rows is {loss:.1%} worse "
+            f"than that of version {candidate.version}, which had not seen them: look at the data "
+            f"of {rows.partitions[0]} to {rows.partitions[-1]}, then run again"
         )
-    return {**metrics, "distance_to_gated": float(abs(output - gated).mean())}
+    distance = float(abs(outputs[0].values - outputs[1].values).mean())
+    return {**metrics, "distance_to_gated": distance}

@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.evaluate import list_unseen_partitions, read_evaluation
 from retrain_assets.steps.state import ModelState, digest_of
-from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
+from retrain_assets.stores.registry.registry import ModelVersion
 
 
 def propose(
     state: ModelState,
-    registry: ModelRegistry,
     held_version: int | None,
     as_of: str | None,
     why: tuple[Sequence[str], str],
@@ -25,36 +24,29 @@ def propose(
 
     Args:
         state: The model.
-        registry: Its versions.
         held_version: The held version to reconsider, if the request is for one.
         as_of: Last partition to train or to judge on; the newest mature one by default.
         why: The causes of the request, and its reason in words.
         start_run: A function that starts the MLflow run to which a new fit is logged.
     """
     if held_version is not None and as_of is not None:
-        return [reconsider_held(state, registry, held_version, as_of, *why)]
-    return train.train_candidates(state, registry, train.plan(state, as_of, *why), start_run)
+        return [reconsider_held(state, held_version, as_of, *why)]
+    return train.train_candidates(state, train.plan(state, as_of, *why), start_run)
 
 
 def reconsider_held(
-    state: ModelState,
-    registry: ModelRegistry,
-    number: int,
-    as_of: str,
-    causes: Sequence[str],
-    because: str = "",
+    state: ModelState, number: int, as_of: str, causes: Sequence[str], because: str = ""
 ) -> ModelVersion:
     """Register a held version once more, as `candidate`, unless an earlier run has done so.
 
     Args:
         state: The model.
-        registry: Its versions.
         number: The version that was held.
         as_of: Last partition to judge it on.
         causes: The causes of the request.
         because: Its reason, in words.
     """
-    version = registry.version(number)
+    registry, version = state.registry, state.registry.version(number)
     since = _last_compared_partition(state, version)
     inputs = {"held": version.tags["candidate_id"], "since": since, "as_of": as_of}
     tags = inputs | {"candidate_id": digest_of(inputs), "held": str(number), train.DECISION_TAG: ""}
@@ -75,8 +67,8 @@ def _last_compared_partition(state: ModelState, version: ModelVersion) -> str:
 
     If there were too few partitions to compare, all of them can be used again.
     """
-    production = state.ledger.read().production
-    evaluation = read_evaluation(state, version.version, production.version if production else None)
+    production = state.ledger.read().production_version
+    evaluation = read_evaluation(state, version.version, production)
     if evaluation is None or evaluation.evidence:
         return version.tags["as_of"]
     return version.tags.get("since", version.tags["train_to"])

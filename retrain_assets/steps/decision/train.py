@@ -32,12 +32,12 @@ from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from sklearn.pipeline import Pipeline
 
 EXAMPLE_ROWS = 5
 CANDIDATE, STAGING, PRODUCTION = "candidate", "staging", "production"
 PREDICTION_COLUMN = "prediction"
 DECISION_TAG = "beside"  # the tag that all candidates of one decision share
+Model = Any  # a fitted pipeline of scikit-learn, which takes seconds to import
 SPEC_FILE, PACKAGES_FILE = "spec.json", "packages.json"
 
 
@@ -75,11 +75,16 @@ class Sample:
     data: dict[str, str]
 
     @property
+    def labels(self) -> np.ndarray:
+        """Return the labels, of shape (rows,)."""
+        return self.target.to_numpy()
+
+    @property
     def sha256(self) -> str:
         """Return the digest of the rows themselves, in their order."""
-        weights = [] if self.weight is None else [self.weight]
-        rows = [*self.features.get_columns(), self.target, self.partitions, *weights]
-        numbered = [column.alias(str(number)) for number, column in enumerate(rows)]
+        columns = [*self.features.get_columns(), self.target, self.partitions]
+        columns += [] if self.weight is None else [self.weight]
+        numbered = [column.alias(str(number)) for number, column in enumerate(columns)]
         file = BytesIO()
         pl.DataFrame(numbered).rechunk().write_ipc(file, compat_level=pl.CompatLevel.oldest())
         return sha256(file.getbuffer()).hexdigest()
@@ -104,10 +109,11 @@ class Trained(Fitted):
 
 @dataclass(frozen=True)
 class Output:
-    """Hold the output of `predict` for some rows, and the class of each column, if any."""
+    """Hold what a model predicts for some rows, and the class of each column, if any."""
 
+    pipeline: Model
     values: np.ndarray
-    classes: list[Any] | None
+    classes: list[Any] | None = None
 
 
 def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: str = "") -> Plan:
@@ -153,19 +159,17 @@ def _shorten(plan: Plan, length: int) -> Plan:
 
 def read_table_versions(state: ModelState) -> dict[str, str]:
     """Return the versions of the tables that a fit reads now, as tags of a model's version."""
-    versions = {
-        f"{name}_version": str(state.tables.version(f"{name}/dataset"))
-        for name in (state.dataset.name, *state.lookups)
+    datasets = {name: f"{name}/dataset" for name in (state.dataset.name, *state.lookups)}
+    tables = {
+        "dataset": datasets[state.dataset.name],
+        **datasets,
+        "features": state.table("features"),
     }
-    return {
-        "dataset_version": versions[f"{state.dataset.name}_version"],
-        **versions,
-        "features_version": str(state.tables.version(state.table("features"))),
-    }
+    return {f"{name}_version": str(state.tables.version(table)) for name, table in tables.items()}
 
 
 def train_candidates(
-    state: ModelState, registry: ModelRegistry, plan: Plan, start_run: Callable[[], str]
+    state: ModelState, plan: Plan, start_run: Callable[[], str]
 ) -> list[ModelVersion]:
     """Train the planned candidate, and one on each shorter window that the spec names.
 
@@ -173,15 +177,14 @@ def train_candidates(
 
     Args:
         state: The model.
-        registry: The registry that holds the versions.
         plan: The candidate to train.
         start_run: A function that starts the MLflow run to which a new fit is logged.
     """
     if shorter := state.spec.windows.also:
         plan = replace(plan, tags=plan.tags | {DECISION_TAG: plan.tags["candidate_id"]})
     plans = [plan, *(_shorten(plan, length) for length in shorter)]
-    versions = [_train(state, registry, item, start_run) for item in plans]
-    registry.set_alias(CANDIDATE, versions[0].version)
+    versions = [_train(state, item, start_run) for item in plans]
+    state.registry.set_alias(CANDIDATE, versions[0].version)
     return versions
 
 
@@ -194,26 +197,21 @@ def list_candidates(registry: ModelRegistry, version: ModelVersion) -> list[Mode
     return [item for item in reversed(registry.versions()) if tags <= item.tags.items()]
 
 
-def _train(
-    state: ModelState, registry: ModelRegistry, plan: Plan, start_run: Callable[[], str]
-) -> ModelVersion:
+def _train(state: ModelState, plan: Plan, start_run: Callable[[], str]) -> ModelVersion:
     identity = {"candidate_id": plan.tags["candidate_id"], "role": "gated"}
-    if (existing := registry.find(identity)) is not None:
+    if (existing := state.registry.find(identity)) is not None:
         return existing
     run_id, holdout = start_run(), sample(state, plan.windows.holdout)
     trained = fit_model(state, plan.windows.train, int(plan.tags["features_version"]))
-    output, labels = predict_sample(state, trained.pipeline, holdout), holdout.target.to_numpy()
-    draw = partial(draw_holdout, state.spec.target.kind, labels, output.values, output.classes)
-    metrics = compute_metrics(state, holdout, output)
+    output = predict_sample(state, trained.pipeline, holdout)
+    metrics, kind = compute_metrics(state, holdout, output), state.spec.target.kind
+    draw = partial(draw_holdout, kind, holdout.labels, output.values, output.classes)
     figures = {"holdout.png": draw}
-    return register(
-        state, registry, run_id, trained, tags=plan.tags, metrics=metrics, figures=figures
-    )
+    return register(state, run_id, trained, tags=plan.tags, metrics=metrics, figures=figures)
 
 
 def register(
     state: ModelState,
-    registry: ModelRegistry,
     run_id: str,
     trained: Trained,
     *,
@@ -223,8 +221,13 @@ def register(
 ) -> ModelVersion:
     """Log a fitted pipeline to its MLflow run and register it as a version."""
     first, last = trained.partitions[0], trained.partitions[-1]
-    search = {} if trained.search is None else {"search.csv": trained.search.write_csv()}
-    return registry.log_version(
+    texts = {
+        SPEC_FILE: state.spec.model_dump_json(by_alias=True, indent=2),
+        PACKAGES_FILE: json.dumps(facts.installed(), indent=2),
+    }
+    if trained.search is not None:
+        texts["search.csv"] = trained.search.write_csv()
+    return state.registry.log_version(
         run_id,
         trained.pipeline,
         example=trained.example,
@@ -239,11 +242,7 @@ def register(
             "rows_sha256": trained.rows_sha256,
             "excluded": left_out(state.spec.exclude, first, last),
         },
-        texts={
-            SPEC_FILE: state.spec.model_dump_json(by_alias=True, indent=2),
-            PACKAGES_FILE: json.dumps(facts.installed(), indent=2),
-            **search,
-        },
+        texts=texts,
         figures=figures or {},
     )
 
@@ -303,10 +302,10 @@ def sample(
     )
 
 
-def predict_sample(state: ModelState, pipeline: Pipeline, rows: Sample) -> Output:
+def predict_sample(state: ModelState, pipeline: Model, rows: Sample) -> Output:
     """Predict the rows of a sample."""
-    output = predict(pipeline, state.spec.target.kind, rows.features)
-    return Output(output, get_classes(pipeline))
+    values = predict(pipeline, state.spec.target.kind, rows.features)
+    return Output(pipeline, values, get_classes(pipeline))
 
 
 def to_column(classes: Sequence[Any] | None, output: np.ndarray) -> pl.Series:
@@ -317,21 +316,19 @@ def to_column(classes: Sequence[Any] | None, output: np.ndarray) -> pl.Series:
     return names.gather(output.argmax(axis=1))
 
 
-def get_classes(pipeline: Pipeline) -> list[Any] | None:
+def get_classes(pipeline: Model) -> list[Any] | None:
     """Return the class of each column of a classifier's output; None for a regression."""
     classes = getattr(pipeline, "classes_", None)
     return None if classes is None else list(classes)
 
 
-def list_missing_features(state: ModelState, pipeline: Pipeline) -> list[str]:
+def list_missing_features(state: ModelState, pipeline: Model) -> list[str]:
     """List the features that a model was trained on and the spec no longer makes."""
     return [name for name in pipeline["encode"].columns_ if name not in state.feature_names]
 
 
 def compute_metrics(state: ModelState, rows: Sample, output: Output) -> dict[str, float]:
     """Return each metric of the model's kind, as the mean over partitions weighted by rows."""
-    inputs = rows.target.to_numpy(), output.values, rows.partitions, output.classes
-    return {
-        metric.name: mean_over_blocks(metric, *inputs)
-        for metric in offered(state.spec.target.kind, state.spec.gate)
-    }
+    inputs = rows.labels, output.values, rows.partitions, output.classes
+    metrics = offered(state.spec.target.kind, state.spec.gate)
+    return {metric.name: mean_over_blocks(metric, *inputs) for metric in metrics}

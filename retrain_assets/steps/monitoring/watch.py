@@ -109,11 +109,11 @@ def summarize(state: ModelState) -> WatchSummary | None:
     )
 
 
-def act(state: ModelState, registry: ModelRegistry, found: WatchSummary | None) -> LedgerRow | None:
+def act(state: ModelState, found: WatchSummary | None) -> LedgerRow | None:
     """Roll back where production is shown to be worse and the YAML says `watch: auto`."""
     if found is None or not found.is_worse or state.spec.watch != "auto":
         return None
-    return roll_back(state, registry, found.before, found.said, BY)
+    return roll_back(state, found.before, found.said, BY)
 
 
 def _find_promotion(state: ModelState) -> LedgerRow | None:

@@ -78,7 +78,7 @@ def saved(world: World, model: Any, form: str = "cloudpickle") -> str:
 
 def ask(world: World, source: str, through: str = key(THROUGH)) -> Any:
     asked = {"trained_through": through, "reason": "it runs since spring", "by": "the team"}
-    return adopt(world.state, world.storage.registry("churn"), source, **asked)
+    return adopt(world.state, source, **asked)
 
 
 @pytest.mark.parametrize("form", ["cloudpickle", "skops"])

@@ -17,8 +17,8 @@ from retrain_assets.domain.metrics.metrics import judged_by
 from retrain_assets.domain.model.pipeline import build_pipeline
 from retrain_assets.specs.gate import GateSpec
 from retrain_assets.specs.model import EstimatorSpec
-from retrain_assets.steps.decision.judge import Side, run_guards
-from retrain_assets.steps.decision.train import Sample
+from retrain_assets.steps.decision.judge import run_guards
+from retrain_assets.steps.decision.train import Output, Sample
 
 DAYS, ROWS = 10, 400
 RANDOM = np.random.default_rng(4)
@@ -65,14 +65,14 @@ def small(rows: Sample) -> Pipeline:
     return fitted(rows, "linear_model.LogisticRegression")
 
 
-def refusals(rows: Sample, candidate: Side, production: Side) -> tuple[list[str], str]:
+def refusals(rows: Sample, candidate: Output, production: Output) -> tuple[list[str], str]:
     """Names of the guards that fail, slices among them, and the verdict."""
     gate = GateSpec.model_validate(GATE)
-    both = LABELS, candidate.output, production.output
+    both = LABELS, candidate.values, production.values
     found = compare(judged_by(gate), *both, DAY, gate.confidence)
     sliced = pl.DataFrame({"plan": PLAN})
     slices = compare_slices(gate, judged_by(gate), sliced, *both, DAY)
-    guards = list(run_guards(gate, "binary", rows, candidate, production, None))
+    guards = list(run_guards(gate, "binary", rows, candidate, production))
     assert found.low > 0, "the planted model is better by the metric"
     names = [guard.guard for guard in guards if not guard.passed]
     names += ["slices"] * any(result.regresses for result in slices)
@@ -80,19 +80,19 @@ def refusals(rows: Sample, candidate: Side, production: Side) -> tuple[list[str]
 
 
 def test_a_better_model_passes_every_guard(rows: Sample, small: Pipeline) -> None:
-    assert refusals(rows, Side(small, TRUE), Side(small, WEAK)) == ([], Verdict.PROMOTE)
+    assert refusals(rows, Output(small, TRUE), Output(small, WEAK)) == ([], Verdict.PROMOTE)
 
 
 def test_a_miscalibrated_model_is_refused(rows: Sample, small: Pipeline) -> None:
     overconfident = expit(3 * logit(TRUE))
-    found = refusals(rows, Side(small, overconfident), Side(small, WEAK))
+    found = refusals(rows, Output(small, overconfident), Output(small, WEAK))
     assert found == (["calibration"], Verdict.REJECT)
 
 
 def test_a_model_that_loses_a_slice_is_refused(rows: Sample, small: Pipeline) -> None:
     # The score of the few is that of another row: calibrated on the whole, and worthless there.
     lost = np.where(PLAN == "pro", np.roll(TRUE, 1), TRUE)
-    names, verdict = refusals(rows, Side(small, lost), Side(small, WEAK))
+    names, verdict = refusals(rows, Output(small, lost), Output(small, WEAK))
     assert names == ["slices"]
     assert verdict is Verdict.REJECT
 
@@ -100,7 +100,7 @@ def test_a_model_that_loses_a_slice_is_refused(rows: Sample, small: Pipeline) ->
 def test_a_slow_model_is_refused(rows: Sample, small: Pipeline) -> None:
     slow = Slow(small.steps)
     gate = GateSpec.model_validate({"metric": "roc_auc", "guards": {"latency": {"limit": 2.0}}})
-    (found,) = run_guards(gate, "binary", rows, Side(slow, TRUE), Side(small, WEAK), None)
+    (found,) = run_guards(gate, "binary", rows, Output(slow, TRUE), Output(small, WEAK))
     assert (found.guard, found.passed) == ("latency", False)
     assert found.said.startswith("seconds of ")
 
@@ -108,9 +108,9 @@ def test_a_slow_model_is_refused(rows: Sample, small: Pipeline) -> None:
 def test_a_large_model_is_refused(rows: Sample, small: Pipeline) -> None:
     large = fitted(rows, "ensemble.HistGradientBoostingClassifier", max_iter=50)
     gate = GateSpec.model_validate({"metric": "roc_auc", "guards": {"size": {"limit": 3.0}}})
-    (found,) = run_guards(gate, "binary", rows, Side(large, TRUE), Side(small, WEAK), None)
+    (found,) = run_guards(gate, "binary", rows, Output(large, TRUE), Output(small, WEAK))
     assert not found.passed
-    (found,) = run_guards(gate, "binary", rows, Side(small, TRUE), Side(large, WEAK), None)
+    (found,) = run_guards(gate, "binary", rows, Output(small, TRUE), Output(large, WEAK))
     assert found.passed
 
 
@@ -120,7 +120,7 @@ def test_a_model_that_flips_what_was_right_is_refused(rows: Sample, small: Pipel
     )
     wrong = np.where(np.arange(len(X)) % 40 == 0, 1.0 - LABELS, LABELS)
     right = np.where(np.arange(len(X)) % 3 == 1, 1.0 - LABELS, LABELS)
-    (found,) = run_guards(gate, "binary", rows, Side(small, wrong), Side(small, right), None)
+    (found,) = run_guards(gate, "binary", rows, Output(small, wrong), Output(small, right))
     assert not found.passed
     assert found.said == "1.68% of rows that production had right are wrong now, limit 1.00%"
 
@@ -129,9 +129,8 @@ def test_a_model_that_another_process_cannot_repeat_is_refused(
     rows: Sample, small: Pipeline
 ) -> None:
     gate = GateSpec.model_validate({"metric": "roc_auc", "guards": {"skew": "block"}})
-    (found,) = run_guards(
-        gate, "binary", rows, Side(Slow(small.steps), TRUE), Side(small, WEAK), None
-    )
+    slow = Output(Slow(small.steps), TRUE)
+    (found,) = run_guards(gate, "binary", rows, slow, Output(small, WEAK))
     assert (found.guard, found.passed) == ("skew", False)
 
 

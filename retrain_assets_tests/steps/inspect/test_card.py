@@ -99,7 +99,7 @@ def test_the_first_was_held_against_nothing_but_the_trivial_one(replaced: World)
 def test_what_is_written_by_people_is_shown_and_not_run(replaced: World) -> None:
     registry, bad = replaced.storage.registry("churn"), "<script>alert(1)</script>"
     now = replaced.state.ledger.read().rows[-1]
-    roll_back(replaced.state, registry, None, bad, "<b>on call</b>")
+    roll_back(replaced.state, None, bad, "<b>on call</b>")
     made = card(replaced.state, registry, now.previous or 0)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in made
     assert "&lt;b&gt;on call&lt;/b&gt;" in made
