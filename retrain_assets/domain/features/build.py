@@ -58,13 +58,41 @@ def join_lookups(
         else:
             joined = _join_as_of(rows, right, name, spec)
         if joined.height != rows.height:
-            raise FeatureError(
-                f"lookup {name}: {', '.join(spec.on)} does not name one row "
-                f"({joined.height} rows after the join, {rows.height} before): "
-                "join on its key, or give `as_of`"
-            )
+            raise FeatureError(_describe_twins(lookups[name], name, spec))
         rows = joined
     return rows
+
+
+def _describe_twins(lookup: pl.DataFrame, name: str, spec: LookupSpec) -> str:
+    """Return why a lookup cannot be joined: an example of rows that share what is joined on."""
+    twins = lookup.filter(pl.struct(spec.on).is_duplicated())
+    alike = twins.partition_by(spec.on, maintain_order=True)[0]
+    values = ", ".join(map(repr, alike.select(spec.on).row(0)))
+    partitions = ", ".join(alike[PARTITION].unique().sort()) if PARTITION in alike.columns else ""
+    return (
+        f"lookup {name}: {', '.join(spec.on)} does not name one row, as {alike.height} rows"
+        f"{' of ' * bool(partitions)}{partitions} have {values}: join on its key, or give `as_of`"
+    )
+
+
+def drop_replaced(rows: pl.DataFrame, spec: LookupSpec, dataset: DatasetSpec) -> pl.DataFrame:
+    """Return the rows of a lookup without those that a later partition delivers again.
+
+    A value that is corrected on a later day, such as a label, comes as a second row of its key, so
+    the row of the newest partition counts. If a row is joined on less than the key of the lookup,
+    two such rows are two things, and all of them stay.
+
+    Args:
+        rows: Rows of the lookup, with their partition.
+        spec: How it is joined.
+        dataset: The dataset that is the lookup.
+    """
+    joined_on, partition = {*spec.on, spec.as_of}, dataset.partition
+    in_order = partition.period is not None or partition.start is not None
+    if not in_order or partition.column in joined_on or not joined_on.issuperset(dataset.key):
+        return rows
+    identity = [column for column in rows.columns if column in joined_on]
+    return rows.filter(pl.col(PARTITION) == pl.col(PARTITION).max().over(identity))
 
 
 def _join_as_of(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from polars.exceptions import PanicException
 
-from retrain_assets.domain.features.build import get_lookup_schema
+from retrain_assets.domain.features.build import drop_replaced, get_lookup_schema
 from retrain_assets.serving.scoring.rows import LookupRows, RowMaker
 from retrain_assets.serving.scoring.version import Loader, RefusedError, Version
 from retrain_assets.specs.base import duration
@@ -140,6 +140,7 @@ class Followed:
                 *get_lookup_schema(spec)
             )
             rows = self.state.tables.collect(scanned, table, found[0])
+            rows = drop_replaced(rows, self.state.spec.lookups[name], spec)
             self.held, changed = (
                 self.held | {name: LookupRows(found[0], found[1], rows, _bound(spec))},
                 True,

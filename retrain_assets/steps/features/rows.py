@@ -13,6 +13,7 @@ from retrain_assets.domain.data.rules import PARTITION, dataset_schema
 from retrain_assets.domain.features.build import (
     History,
     build_features,
+    drop_replaced,
     get_lookup_schema,
     list_label_lookups,
 )
@@ -94,7 +95,7 @@ class Rows:
             there = tuple(landed_rows(self.state.tables, name))
             seen = {part for key in keys for part in reach.seen(key, there)}
             table = table.filter(pl.col(PARTITION).is_in(list(seen)))
-        return tables.collect(table, stored)
+        return drop_replaced(tables.collect(table, stored), spec, reach.other)
 
     def _dataset(self, keys: Collection[str]) -> pl.DataFrame:
         dataset = self.state.dataset

@@ -13,10 +13,13 @@ from retrain_assets.domain.features.build import (
     History,
     build_features,
     compute_features,
+    drop_replaced,
     get_lookup_schema,
+    join_lookups,
     list_features,
 )
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.features import LookupSpec
 from retrain_assets.specs.model import ModelSpec
 
 NOON = datetime(2013, 1, 1, 12, tzinfo=UTC)
@@ -161,6 +164,41 @@ def test_a_lookup_that_would_multiply_rows_is_refused() -> None:
         compute_features(
             rows(NOON), {"weather": weather(h0=1.0), "planes": doubled}, model(), DATASET
         )
+
+
+def outcomes(*rows: tuple[str, int, int]) -> pl.DataFrame:
+    return pl.DataFrame(rows, ["_landing_partition", "id", "y"], orient="row")
+
+
+@pytest.mark.parametrize(
+    ("key", "partition", "labels"),
+    [
+        (["id"], {"by": "day", "column": "day", "start": "2013-01-01"}, {7: [1], 8: [0]}),
+        (["id"], {"by": "value", "column": "part", "start": "0", "end": "9"}, {7: [1], 8: [0]}),
+        # Two rows are two things: regions have no order, and a part of a key names many rows.
+        (["id"], {"by": "value", "column": "day", "values": ["1", "2"]}, {7: [0, 1], 8: [0]}),
+        (["id", "y"], {"by": "day", "column": "day", "start": "2013-01-01"}, {7: [0, 1], 8: [0]}),
+    ],
+)
+def test_a_row_of_a_lookup_that_is_delivered_again_later_counts_in_place_of_the_first(
+    key: list[str], partition: dict[str, object], labels: dict[int, list[int]]
+) -> None:
+    types = {"id": "int", "y": "int", "part": "int", "day": "date"}
+    if "values" in partition:
+        types["day"] = "category"
+    columns = {name: {"type": type_} for name, type_ in types.items()}
+    fields = {"name": "o", "landing": "{partition}.csv", "columns": columns, "key": key}
+    dataset = DatasetSpec.model_validate({**fields, "partition": partition})
+    rows = outcomes(("1", 7, 0), ("1", 8, 0), ("2", 7, 1))
+    newest = drop_replaced(rows, LookupSpec.model_validate({"on": ["id"]}), dataset)
+    assert dict(newest.group_by("id").agg(pl.col("y").sort()).iter_rows()) == labels
+
+
+def test_a_lookup_with_two_rows_for_one_says_which_and_where() -> None:
+    spec = LookupSpec.model_validate({"on": ["id"]})
+    twins = outcomes(("2013-01-01", 7, 0), ("2013-01-02", 7, 1), ("2013-01-02", 8, 1))
+    with pytest.raises(FeatureError, match="2 rows of 2013-01-01, 2013-01-02 have 7: join on"):
+        join_lookups(pl.DataFrame({"id": [7]}), {"o": twins}, {"o": spec})
 
 
 def test_the_target_among_its_own_features_is_refused() -> None:

@@ -10,15 +10,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import polars as pl
 import pytest
 import yaml
 from polars.exceptions import PanicException
 
 from retrain_assets.serving.run import SETTINGS, following
+from retrain_assets.serving.scoring.follow import Followed
+from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores.ledger import Ledger
 from retrain_assets.stores.registry.model_file import MODEL_FILE
 from retrain_assets.stores.tables.tables import Tables
@@ -32,6 +36,7 @@ from retrain_assets_tests.serving.site import (
     Site,
     listening,
     new_site,
+    plans,
     post,
     wait_until,
 )
@@ -228,6 +233,23 @@ def test_an_alias_that_points_to_nothing_changes_nothing(changing: Site) -> None
     service = changing.service()
     with listening(service) as client:
         assert version_of(post(client)) == 1
+
+
+def test_a_row_of_a_lookup_that_is_delivered_again_later_is_served_as_it_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = {"by": "day", "column": "since", "start": "2020-01-01"}
+    monkeypatch.setitem(PLANS, "partition", partition)
+    monkeypatch.setitem(PLANS, "columns", PLANS["columns"] | {"since": {"type": "date"}})
+    features = {"sql": "SELECT x, plans_price AS price FROM rows"}
+    site = Site(tmp_path, {"features": features, "lookups": {"plans": {"on": ["plan"]}}})
+    spec = DatasetSpec.model_validate(PLANS)
+    site.store(spec, plans().with_columns(since=pl.date(2020, 1, 1)))
+    site.store(spec, plans(plus=7.0)[1:2].with_columns(since=pl.date(2020, 1, 2)))
+    followed = Followed(site.state, site.storage, tmp_path, lambda: datetime.now(UTC), print)
+    followed.refresh()
+    rows = followed.held["plans"].rows.select("plan", "price")
+    assert dict(rows.iter_rows()) == {"basic": 1.0, "plus": 7.0, "pro": 9.0}
 
 
 def test_a_spec_that_no_longer_makes_a_feature_is_not_ready(changing: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from retrain_assets.steps.features.build import (
 )
 from retrain_assets.steps.features.rows import Rows
 from retrain_assets.steps.monitoring.monitor import monitor
-from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets_tests.world import DATASET, MODEL, World, customers, key, new_world
 
@@ -309,9 +309,8 @@ class Priced:
         self.dataset = DatasetSpec.model_validate(TIMED)
         self.prices = DatasetSpec.model_validate(prices)
         spec = ModelSpec.model_validate(MODEL | PRICED)
-        self.state = ModelState(
-            spec, self.dataset, {"prices": self.prices}, self.world.storage.tables
-        )
+        lookups = {"prices": self.prices}
+        self.state = replace(self.world.state, spec=spec, dataset=self.dataset, lookups=lookups)
 
     def write(self, spec: DatasetSpec, name: str, rows: list[dict[str, object]]) -> None:
         folder = self.world.root / "landing" / spec.name
@@ -408,7 +407,7 @@ def test_rows_joined_on_the_partition_see_and_wait_for_their_own(
     )
     joined = PRICED | {"lookups": {"prices": {"on": ["plan"]}}}
     spec = ModelSpec.model_validate(MODEL | joined)
-    days.state = ModelState(spec, days.dataset, {"prices": days.prices}, days.state.tables)
+    days.state = replace(days.state, spec=spec, dataset=days.dataset)
 
     def price(plan: str, value: float) -> None:
         row = {"at": f"{key(0)}T00:00:00Z", "plan": plan, "price": value}
@@ -458,6 +457,32 @@ OUTCOMES: dict[str, Any] = {
 }
 
 
+def test_a_label_that_is_corrected_on_a_later_day_replaces_the_first(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    world = new_world(
+        tmp_path,
+        instance,
+        lookups={"outcomes": {"on": ["id"], "lateness": 0}},
+        target={"column": "gone", "expression": "outcomes_left", "kind": "binary"},
+        features={"sql": "SELECT x, plan FROM rows"},
+    )
+    spec = DatasetSpec.model_validate(OUTCOMES | {"key": ["id"]})
+    state = replace(world.state, lookups={"outcomes": spec})
+    landed(world, 0)
+    (world.root / "landing" / "outcomes").mkdir()
+    first = customers(0).select("day", "id", "left", "plan")
+    corrected = first.head(1).with_columns(day=pl.lit(key(1)), left=1 - pl.col("left"))
+    for number, rows in enumerate((first, corrected)):
+        rows.write_csv(world.root / "landing" / "outcomes" / f"{key(number)}.csv")
+        ingest(world.storage, spec, [key(number)], "run")
+    build_features(state, [key(0)], "run")
+    labels = dict(stored(world).select(pl.col("_key").str.split("|").list[1], "gone").iter_rows())
+    expected = dict(first.select(pl.col("id").cast(pl.String), "left").iter_rows())
+    changed = {name for name in expected if labels[name] != expected[name]}
+    assert changed == {str(first["id"][0])}
+
+
 def test_labels_may_come_later_as_a_dataset_of_their_own(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
@@ -470,7 +495,7 @@ def test_labels_may_come_later_as_a_dataset_of_their_own(
     )
     spec = DatasetSpec.model_validate(OUTCOMES)
     assert list(of_model(world.spec, world.dataset, {"outcomes": spec})) == []
-    state = ModelState(world.spec, world.dataset, {"outcomes": spec}, world.storage.tables)
+    state = replace(world.state, lookups={"outcomes": spec})
     landed(world, 0, 1)
 
     def outcomes(number: int, kept: int) -> None:
