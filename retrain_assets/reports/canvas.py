@@ -50,18 +50,22 @@ def to_png(figure: Figure) -> bytes:
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     buffer = BytesIO()
-    image.quantize(PALETTE_COLOURS).save(buffer, "PNG", optimize=True)
+    # This method keeps a colour that few pixels have, such as that of the best policy.
+    palette = image.quantize(PALETTE_COLOURS, Image.Quantize.MAXCOVERAGE)
+    palette.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def draw_headline(figure: Figure, title: str, said: str) -> None:
-    """Put a title of at most two lines and a line that says what is seen above a figure."""
+def draw_headline(figure: Figure, title: str, note: str) -> None:
+    """Put a title of at most two lines above a figure, and below it a note of at most four."""
     lines = wrap(title, TITLE_WIDTH, max_lines=2, placeholder=" …")
-    # The empty last line makes the layout leave room for what is said below the title.
-    text = _escape("\n".join([*lines, ""]))
+    width = int(LETTERS_AN_INCH * figure.get_figwidth())
+    notes = wrap(note, width, max_lines=4, placeholder=" …")
+    # The empty last lines make the layout leave room for the note below the title.
+    text = _escape("\n".join([*lines, *("" for _ in notes)]))
     figure.suptitle(text, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     figure.axes[0].annotate(
-        shorten(said, int(LETTERS_AN_INCH * figure.get_figwidth())),
+        _escape("\n".join(notes)),
         (0.01, 1),
         xycoords="figure fraction",
         xytext=(0, -6 - LINE_POINTS * len(lines)),

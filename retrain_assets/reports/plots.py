@@ -324,7 +324,7 @@ LINES, FEW_LABELS = (BLUE, GREEN, PURPLE, GREY), 4
 
 def draw_replay(outcome: Outcome) -> Figure:
     """Cost and benefit of each policy, and when the benefit came about."""
-    figure = canvas.new_figure(9.6, 4.4)
+    figure = canvas.new_figure(9.6, max(4.4, 1.8 + 0.24 * len(outcome.standings)))
     left, right = figure.subplots(1, 2)
     sign = 1 if defined(outcome.metric).greater_is_better else -1
     ranked = sorted(outcome.standings, key=lambda one: sign * one.mean)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -14,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_hex
+from PIL import Image
 
+from retrain_assets.domain.decision.replay import Outcome, Played, Standing
 from retrain_assets.reports import plots
-from retrain_assets.reports.canvas import BLUE, ORANGE, shorten
+from retrain_assets.reports.canvas import BLUE, ORANGE, shorten, to_png
 from retrain_assets.reports.plots import (
     draw_actual,
     draw_confusion,
@@ -24,6 +27,7 @@ from retrain_assets.reports.plots import (
     draw_gains,
     draw_holdout,
     draw_reliability,
+    draw_replay,
     to_markdown,
 )
 
@@ -332,3 +336,19 @@ def test_odd_names_can_be_drawn(name: str) -> None:
     assert drawn(draw_drift(monitoring((name, name, 0.3, 0.2)), "psi"))
     assert drawn(draw_gains([name], [0.1], 0.1, 0.0, 0.2, name))
     assert drawn(draw_confusion(np.array([name]), np.array([[1.0]]), [name]))
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_a_replay_tells_its_whole_proposal_and_labels_no_policy_over_another(count: int) -> None:
+    names = [f"policy {number}" for number in range(count)]
+    histories = [Played(name, dict.fromkeys(DAYS, 0.4), 9, ()) for name in names]
+    standings = [Standing(name, 0.4, 9, 1, 0.0, 0.0, 0.0, gated=True) for name in names]
+    proposal = f"`policy 0` did best: {'mean log_loss 0.4 with 9 fits, now 0.4 with 9; ' * 5}end"
+    figure = draw_replay(Outcome("log_loss", histories, standings, "policy 0", proposal))
+    image = np.asarray(Image.open(io.BytesIO(to_png(figure))).convert("RGB"), dtype=np.int64)
+    orange = [int(ORANGE[place : place + 2], 16) for place in (1, 3, 5)]
+    assert (np.abs(image - orange).sum(axis=2) < 20).sum() > 10, "the best policy stands out"
+    *fits, note = figure.axes[0].texts
+    assert note.get_text().replace("\n", " ") == proposal
+    places = sorted(label.get_window_extent().y0 for label in fits)
+    assert min(np.diff(places)) >= fits[0].get_window_extent().height
