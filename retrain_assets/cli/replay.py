@@ -58,16 +58,19 @@ def _policies(model: ModelSpec, file: Path | None) -> list[PolicySpec]:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show bars at a terminal, and elsewhere a line when a policy begins."""
+    """Show bars at a terminal, and elsewhere a line at each tenth of a policy."""
     with Progress(console=Console(stderr=True)) as progress:
         tasks: dict[str, Any] = {}
+        tenths: set[tuple[str, int]] = set()
 
         def tell(name: str, position: int, total: int) -> None:
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=total)
-                if not progress.console.is_terminal:
-                    click.echo(f"policy {name}: {total} partitions to play", err=True)
             progress.update(tasks[name], completed=position)
+            tenth = name, position * 10 // total
+            if not progress.console.is_terminal and tenth not in tenths:
+                tenths.add(tenth)
+                click.echo(f"policy {name}: {position} of {total} partitions", err=True)
 
         yield tell
 

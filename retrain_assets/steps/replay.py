@@ -118,11 +118,12 @@ class Replay:
 
     def _arrivals(self, policy: PolicySpec, state: PastState) -> Iterator[list[str]]:
         """Let partitions arrive: at first those before the first decision, then one by one."""
-        early = self.check(policy) - 1
+        early, total = self.check(policy) - 1, len(self.keys)
+        self.report(policy.name, 0, total)
         for keys in [self.keys[:early], *([key] for key in self.keys[early:])]:
             state.arrived.extend(keys)
             yield keys
-            self.report(policy.name, len(state.arrived), len(self.keys))
+            self.report(policy.name, len(state.arrived), total)
 
     def _follow_triggers(
         self, state: PastState, arrivals: Iterator[list[str]]

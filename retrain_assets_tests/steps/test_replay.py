@@ -138,6 +138,9 @@ def test_the_command_prints_a_table_and_yaml_and_takes_policies_from_a_file(
     command = ["replay", "churn", "--policies", str(file), "--picture", str(tmp_path / "a.png")]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
+    assert "policy weekly: 0 of 40 partitions\n" in done.stderr
+    assert "policy weekly: 40 of 40 partitions\n" in done.stderr
+    assert done.stderr.count("policy weekly") == 9, "the first three tenths come at once"
     lines = done.stdout.splitlines()
     assert lines[1].startswith("policy ")
     assert [line.split("  ")[0] for line in lines[2:5]] == ["as it is", "none", "weekly"]
