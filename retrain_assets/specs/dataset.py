@@ -132,11 +132,15 @@ class RowsSpec(Spec):
         min: Smallest number of rows of a sound partition.
         max: Largest number of rows of a sound partition.
         typical: Above this relative difference from the usual count, the check warns.
+        stray: A partition far from all others waits below this share of their rows; 0: none waits.
+        ahead: A partition that begins later than this after now waits in quarantine.
     """
 
     min: int = Field(1, ge=0)
     max: int | None = Field(None, ge=1)
     typical: float | None = Field(None, gt=0)
+    stray: float = Field(0.05, ge=0, lt=1)
+    ahead: Duration = "1d"
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:

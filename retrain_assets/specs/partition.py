@@ -33,6 +33,7 @@ class Period:
         longest: The longest time that it lasts, apart from daylight saving.
         cron: The cron schedule on which it begins.
         per_year: The number of periods in a year.
+        near: The number of periods within which two of them are near each other.
     """
 
     key_format: str
@@ -42,6 +43,7 @@ class Period:
     longest: timedelta
     cron: str
     per_year: float
+    near: int
 
     @property
     def form(self) -> str:
@@ -65,13 +67,13 @@ class Period:
         return (begin + self.longest).strftime(self.key_format)
 
 
-_DAY = timedelta(days=1)
+_HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 PERIODS: dict[str, Period] = {
-    "hour": Period("%Y-%m-%dT%H", "2013-01-31T07", "1h", _DAY / 24, _DAY / 24, "0 * * * *", 8766),
-    "day": Period("%Y-%m-%d", "2013-01-31", "1d", _DAY, _DAY, "0 0 * * *", 365.25),
-    "week": Period("%Y-%m-%d", "2013-01-28", "1w", 7 * _DAY, 7 * _DAY, "0 0 * * 1", 52.18),
-    "month": Period("%Y-%m", "2013-01", "1mo", 28 * _DAY, 31 * _DAY, "0 0 1 * *", 12),
-    "year": Period("%Y", "2013", "1y", 365 * _DAY, 366 * _DAY, "0 0 1 1 *", 1),
+    "hour": Period("%Y-%m-%dT%H", "2013-01-31T07", "1h", _HOUR, _HOUR, "0 * * * *", 8766, 24),
+    "day": Period("%Y-%m-%d", "2013-01-31", "1d", _DAY, _DAY, "0 0 * * *", 365.25, 7),
+    "week": Period("%Y-%m-%d", "2013-01-28", "1w", 7 * _DAY, 7 * _DAY, "0 0 * * 1", 52.18, 4),
+    "month": Period("%Y-%m", "2013-01", "1mo", 28 * _DAY, 31 * _DAY, "0 0 1 * *", 12, 3),
+    "year": Period("%Y", "2013", "1y", 365 * _DAY, 366 * _DAY, "0 0 1 1 *", 1, 2),
 }
 
 

@@ -30,7 +30,7 @@ WEEKDAYS = [1, 2, 5, 6, 7, 8, 9, 12, 13]  # 2020-01-02 is a Thursday
 class Clock(SimpleNamespace):
     """A time that moves when it is told to."""
 
-    now_ns = 10**18
+    now_ns = 2 * 10**18
 
     def time_ns(self) -> int:
         return self.now_ns
@@ -319,12 +319,18 @@ def test_each_tick_takes_the_cursor_of_the_one_before_for_every_kind_of_partitio
 
 @pytest.mark.parametrize(
     "cursor",
-    ["", "{", "7", '["customers/{partition}.csv", 7, 7]', '["other.csv", "2020-02-05", 7]'],
+    [
+        "",
+        "{",
+        "7",
+        '["customers/{partition}.csv", 7, 2000000007]',
+        '["other.csv", "2020-02-05", 2000000007]',
+    ],
 )
 def test_without_a_cursor_that_fits_everything_is_listed(
     world: World, clock: Clock, cursor: str
 ) -> None:
-    clock.now_ns = 8 * 10**9
+    clock.now_ns = 2_000_000_008 * 10**9
     world.land(0, 40)
     assert Sensor(world, cursor).ranges() == days((0, 40))
 

@@ -9,6 +9,7 @@ reading files, storing rows, and the rules on single rows.
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
 from statistics import median
@@ -27,6 +28,7 @@ from retrain_assets.domain.data.rules import (
     partition_of,
 )
 from retrain_assets.errors import PermanentError
+from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 
 UNPLACED = "file:"  # begins the key of rows whose partition is unknown
@@ -253,7 +255,12 @@ def _file_record(file: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, objec
     }
 
 
-def slices(file: RawRows, spec: DatasetSpec) -> list[RawRows]:
+def slices(
+    file: RawRows,
+    spec: DatasetSpec,
+    stored: Mapping[str, int] | None = None,
+    now: datetime | None = None,
+) -> list[RawRows]:
     """Cut a file by the partition of its rows.
 
     A slice is named by a digest of its rows, so that when a file is delivered again only the
@@ -262,21 +269,29 @@ def slices(file: RawRows, spec: DatasetSpec) -> list[RawRows]:
     Args:
         file: A full file, whatever its `partition`.
         spec: A dataset that `is_split`.
+        stored: See `find_strays`.
+        now: See `find_strays`.
 
     Returns:
         One slice a partition and, last, the rows without a partition: their value is no date, or is
-        outside the partitions of the dataset. The last slice exists even without rows and keeps the
-        digest of the file, which records that the file was read. Where too many rows have no
-        partition, it is the only slice and refuses the file by its `excess`.
+        outside the partitions of the dataset, or their partition waits. The last slice exists even
+        without rows and keeps the digest of the file, which records that the file was read. Where
+        too many rows have no partition, it is the only slice and refuses the file by its `excess`.
     """
     unplaced = replace(file, partition=f"{UNPLACED}{file.path}")
     if file.refusal is not None or row_checks.reason_to_refuse(file, spec) is not None:
         return [unplaced]
     keys = partition_keys(row_checks.typed([file], spec), spec)
-    parts = file.rows.with_columns(keys).partition_by(
-        _KEY, maintain_order=True, include_key=False, as_dict=True
-    )
-    rest = parts.pop((None,), file.rows.clear())
+    counts = dict(keys.drop_nulls().value_counts().iter_rows())
+    waiting = find_strays(counts, stored or {}, spec, now)
+    rows = file.rows.with_columns(keys.set(keys.is_in(list(waiting)), None))
+    if waiting:
+        unplaced = replace(unplaced, waiting=tuple(sorted(waiting)))
+        reasons = keys.replace_strict(waiting, default=None, return_dtype=pl.String).alias(PROBLEM)
+        broken = rows[PROBLEM] if PROBLEM in rows.columns else pl.lit(None, pl.String)
+        rows = rows.with_columns(pl.coalesce(broken, reasons).alias(PROBLEM))
+    parts = rows.partition_by(_KEY, maintain_order=True, include_key=False, as_dict=True)
+    rest = parts.pop((None,), rows.drop(_KEY).clear())
     if (reason := excess(file.rows.height, rest.height, spec)) is not None:
         return [replace(unplaced, rows=rest, excess=reason)]
     placed = [
@@ -300,6 +315,41 @@ def _digest(rows: pl.DataFrame) -> str:
         null_value="\\N", quote_style="non_numeric"
     )
     return sha256(text.encode()).hexdigest()
+
+
+def find_strays(
+    rows: Mapping[str, int], stored: Mapping[str, int], spec: DatasetSpec, now: datetime | None
+) -> dict[str, str]:
+    """Return the partitions of a delivery that wait because nothing confirms their time, and why.
+
+    A partition waits if it begins in the future, or if it is far from all others and has few rows,
+    as those with a mistaken date have. It waits until others near it are stored.
+
+    Args:
+        rows: Rows of each partition in the delivery.
+        stored: Accepted rows of each stored partition, none of which waits.
+        spec: The dataset.
+        now: The time in the time zone of the partitions, without offset; None if nobody knows.
+    """
+    period = spec.partition.period
+    if period is None:
+        return {}
+    latest = datetime.max if now is None else now + duration(spec.rows.ahead)  # noqa: DTZ901 bound
+    begins = {key: period.begins(key) or datetime.max for key in {*stored, *rows}}  # noqa: DTZ901
+    future = {key for key in rows if key not in stored and begins[key] > latest}
+    counts = {key: count for key, count in {**stored, **rows}.items() if key not in future}
+    usual = median(counts.values()) if len(counts) > _ENOUGH else 0
+    enough = max(1, spec.rows.stray * usual)
+    confirmed = {key for key, count in counts.items() if key in stored or count >= enough}
+    groups: list[list[str]] = []
+    for key in sorted(counts):
+        is_near = groups and begins[key] - begins[groups[-1][-1]] <= period.near * period.longest
+        groups = groups if is_near else [*groups, []]
+        groups[-1].append(key)
+    apart = [key for group in groups if confirmed.isdisjoint(group) for key in group]
+    return dict.fromkeys(future, "its partition begins in the future and waits") | dict.fromkeys(
+        apart, "its partition is far from all others, has few rows and waits for its neighbours"
+    )
 
 
 def find_atypical(

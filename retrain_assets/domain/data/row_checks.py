@@ -48,6 +48,7 @@ class RawRows:
         extra: Columns that the contract does not know, which are not in `rows`.
         stamp: The state of the file when it was read, see `LandingFile`.
         size_bytes: The length of the file.
+        waiting: The partitions of its rows that wait, see `find_strays`.
     """
 
     path: str
@@ -59,6 +60,7 @@ class RawRows:
     extra: tuple[str, ...] = ()
     stamp: str = ""
     size_bytes: int = 0
+    waiting: tuple[str, ...] = ()
 
     @property
     def slice(self) -> Slice:

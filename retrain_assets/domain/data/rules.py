@@ -21,7 +21,7 @@ from retrain_assets.specs.partition import ALL, PartitionSpec
 Type = pl.DataType | type[pl.DataType]
 
 PARTITION, LINE = "_landing_partition", "_line"
-# The text of a line that is no row, and the reason why it is none.
+# The text of a line that is no row, and why it is none or why the partition of a row waits.
 BROKEN, PROBLEM = "_broken", "_problem"
 # Rows that could be read in full, that equal an earlier row, and that differ under one key.
 WHOLE, REPEATED, CONFLICTING = "_whole", "_repeated", "_conflicting"
@@ -160,7 +160,8 @@ def _partition(spec: DatasetSpec) -> Iterator[Rule]:
         expected = (*present.expectations, ("expect_column_pair_values_to_be_equal", same))
         is_timed = spec.columns[name].type == "datetime"
         limits = {"required": True, **spec.partition.limits(is_timed=is_timed)}
-        yield Rule((name,), present.fails | foreign, raw(name), expected, limits)
+        value = pl.coalesce(PROBLEM, raw(name).cast(pl.String))
+        yield Rule((name,), present.fails | foreign, value, expected, limits)
 
 
 def _key(spec: DatasetSpec) -> Iterator[Rule]:

@@ -54,12 +54,14 @@ class Reading:
         audit: The results of Great Expectations on the accepted rows.
         stamps: The state of each slice's file when it was read.
         extra: Columns of each file that the contract does not know.
+        waiting: The partitions of each file that wait until others near them are stored.
     """
 
     judgement: Judgement
     audit: Audit
     stamps: dict[tuple[str, str], str]
     extra: dict[str, tuple[str, ...]]
+    waiting: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,7 @@ def _read(intake: Intake, requested: set[str], spill: Spill) -> Reading:
     parts, samples, counts = [], [], []
     stamps: dict[tuple[str, str], str] = {}
     extra: dict[str, tuple[str, ...]] = {}
+    waiting: dict[str, tuple[str, ...]] = {}
     for batch, share in intake.batches(requested):
         judgement = _judge(batch, spec)
         accepted = judgement.accepted
@@ -224,12 +227,13 @@ def _read(intake: Intake, requested: set[str], spill: Spill) -> Reading:
         parts.append(replace(judgement, accepted=accepted.clear()))
         stamps |= {raw.slice: raw.stamp for raw in batch}
         extra |= {raw.path: raw.extra for raw in batch if raw.extra}
+        waiting |= {raw.path: raw.waiting for raw in batch if raw.waiting}
     judgement = contract.merge(parts, spec)
     if not parts:
-        return Reading(judgement, Audit((), 0, 0), {}, {})
+        return Reading(judgement, Audit((), 0, 0), {}, {}, {})
     audited = audit(pl.concat(samples), pl.concat(counts), spec)
     judgement = contract.refuse_partitions(judgement, audited.refusals())
-    return Reading(judgement, audited, stamps, extra)
+    return Reading(judgement, audited, stamps, extra, waiting)
 
 
 def _judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
@@ -257,12 +261,18 @@ def _records(intake: Intake, reading: Reading) -> pl.DataFrame:
     """Return the files of each partition; of a refused one, also those that its rows are from."""
     judgement = reading.judgement
     files, refused = judgement.files, judgement.refused_partitions
-    slices = files.select(PARTITION, "file").iter_rows()
-    stamps = pl.Series("stamp", [reading.stamps[part] for part in slices], pl.String)
+    paths = files.filter(pl.col("refusal").is_not_null())["file"]
+    waiting = dict.fromkeys(paths, ()) | reading.waiting
+    stamps = [
+        intake.mark_to_reread(stamp, waiting[path]) if path in waiting else stamp
+        for key, path in files.select(PARTITION, "file").iter_rows()
+        for stamp in [reading.stamps[key, path]]
+    ]
     earlier = intake.recorded.filter(
         pl.col("refusal").is_null(), pl.col(PARTITION).is_in(list(refused))
     )
-    return pl.concat([files.with_columns(stamps).select(*FILES), earlier.select(*FILES)])
+    stamped = files.with_columns(pl.Series("stamp", stamps, pl.String))
+    return pl.concat([stamped.select(*FILES), earlier.select(*FILES)])
 
 
 def _atypical(

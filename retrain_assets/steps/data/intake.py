@@ -5,28 +5,30 @@ depend on what else is read at once. Not here: judging and committing.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from itertools import groupby
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 from polars.exceptions import PanicException
 
-from retrain_assets.domain.data.contract import UNPLACED, partition_keys, slices
+from retrain_assets.domain.data.contract import UNPLACED, find_strays, partition_keys, slices
 from retrain_assets.domain.data.row_checks import RawRows, Slice, typed
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.windows import batched
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps.state import FILES, landing_files
+from retrain_assets.steps.state import FILES, digest, landing_files
 from retrain_assets.stores.landing.readers import shown
 from retrain_assets.stores.landing.source import Ignored, LandingError, LandingFile, refused
 from retrain_assets.stores.storage import Storage
 
+_MANY, _MOST_WAITING = 2**31, 20  # rows that are not few; waiting partitions that are recorded
 Batch = tuple[tuple[RawRows, ...], float]
 
 BATCH_BYTES, BYTES_A_VALUE = 32 * 2**20, 16
@@ -53,7 +55,53 @@ class Intake:
     @cached_property
     def _listed(self) -> tuple[list[LandingFile], Ignored]:
         ignored = Ignored()
-        return self.storage.source(self.spec).files(self.since, ignored), ignored
+        files = self.storage.source(self.spec).files(self.since, ignored)
+        if self.spec.is_split:
+            return files, ignored
+        keys = dict.fromkeys((file.partition or "" for file in files), _MANY)
+        future = find_strays(keys, {}, self.spec, self._now)
+        for file in files:
+            if file.partition in future:
+                ignored.add(file.path, "of a partition that begins in the future")
+        return [file for file in files if file.partition not in future], ignored
+
+    @property
+    def _now(self) -> datetime | None:
+        """Return the time in the time zone of the partitions, without offset."""
+        if self.now_ns is None:
+            return None
+        zone = ZoneInfo(self.spec.partition.timezone)
+        return datetime.fromtimestamp(self.now_ns / 1e9, zone).replace(tzinfo=None)
+
+    @cached_property
+    def _accepted(self) -> dict[str, int]:
+        """Return the accepted rows of each stored partition."""
+        stored = self.recorded.filter(pl.col("refusal").is_null(), pl.col("accepted") > 0)
+        placed = stored.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
+        return dict(placed.group_by(PARTITION).agg(pl.col("accepted").sum()).iter_rows())
+
+    def _find_strays(self, rows: Mapping[str, int]) -> dict[str, str]:
+        return find_strays(rows, self._accepted, self.spec, self._now)
+
+    @cached_property
+    def _contract(self) -> str:
+        """Return a digest of the spec, with which a refused file is read again once it changes."""
+        return digest(self.spec.model_dump_json(exclude={"owners", "notify", "expected"}))
+
+    def mark_to_reread(self, stamp: str, waiting: Iterable[str]) -> str:
+        """Return the stamp of a file that is read again when the spec or its neighbours change."""
+        return f"{stamp} {self._contract} {','.join(sorted(waiting)[:_MOST_WAITING])}"
+
+    def _is_current(self, file: LandingFile, stamp: str) -> bool:
+        """Tell if a file was read in its present state, and would be refused once more."""
+        earlier, _, rest = stamp.partition(" ")
+        contract, _, waiting = rest.partition(" ")
+        if earlier != file.stamp or contract not in ("", self._contract):
+            return False
+        keys = dict.fromkeys(waiting.split(","), 0)
+        return not waiting or len(find_strays(keys, self._accepted, self.spec, self._now)) == len(
+            keys
+        )
 
     @cached_property
     def files(self) -> list[LandingFile]:
@@ -89,8 +137,14 @@ class Intake:
     @cached_property
     def unread(self) -> list[LandingFile]:
         """Return the files that were never read in their present state."""
-        read = set(self._read.select("file", "stamp").iter_rows())
-        return [file for file in self._listed[0] if (file.path, file.stamp) not in read]
+        stamps = defaultdict(list)
+        for path, stamp in self._read.select("file", "stamp").iter_rows():
+            stamps[path].append(stamp)
+        return [
+            file
+            for file in self._listed[0]
+            if not any(self._is_current(file, stamp) for stamp in stamps[file.path])
+        ]
 
     @cached_property
     def settled(self) -> list[LandingFile]:
@@ -164,7 +218,9 @@ class Intake:
             with suppress(Exception, PanicException):
                 raw = self._read_file(file, spec)
                 if raw.refusal is None:
-                    keys |= set(partition_keys(typed([raw], spec), spec).drop_nulls())
+                    present = partition_keys(typed([raw], spec), spec).drop_nulls()
+                    counts = dict(present.value_counts().iter_rows())
+                    keys |= counts.keys() - self._find_strays(counts)
         return keys
 
     def batches(self, requested: set[str]) -> Iterator[Batch]:
@@ -201,9 +257,9 @@ class Intake:
         paths -= {file.path for file in unread}
         older = self._cut([file for file in self.files if file.path in paths])
         parts = [part for part in [*fresh, *older] if part.partition in keys]
-        # A file stays unread until all of its partitions were requested.
-        placed = [part for part in fresh if not _is_unplaced(part)]
-        partial = {part.path for part in placed if part.partition not in requested}
+        # A file stays unread until all of its partitions that changed were requested.
+        missed = [part for part in fresh if part.partition not in requested]
+        partial = {p.path for p in missed if not _is_unplaced(p) and self._has_changed(p)}
         marks = [part for part in fresh if _is_unplaced(part) and part.path not in partial]
         by_partition = defaultdict(list)
         for part in [*parts, *self._missing(parts), *marks]:
@@ -226,7 +282,7 @@ class Intake:
         parts = []
         for file in files:
             try:
-                parts += slices(self._read_file(file), self.spec)
+                parts += slices(self._read_file(file), self.spec, self._accepted, self._now)
             except (Exception, PanicException) as error:  # noqa: BLE001 as above
                 reason = f"its rows cannot be assigned to partitions: {shown(str(error))}"
                 parts += slices(refused(file, reason), self.spec)

@@ -430,3 +430,73 @@ def test_whatever_error_a_file_causes_refuses_that_file_and_no_other(
     ]
     monkeypatch.undo()
     assert Intake(Storage(tmp_path), spec).unread == []
+
+
+def month(root: Path, name: str, days: range, *lines: str) -> None:
+    rows = [f"2013-01-{day:02},{day * 100 + i},5" for day in days for i in range(40)]
+    deliver(root, name, *rows, *lines)
+
+
+LONG = {**SALES["partition"], "end": None, "start": "2013-01-01"}
+
+
+def test_a_row_of_a_mistaken_month_waits_until_its_neighbours_come(tmp_path: Path) -> None:
+    spec = dataset(partition=LONG)
+    month(tmp_path, "a.csv", range(1, 11), "2013-12-18,9001,5", "2103-01-01,9002,5")
+    storage, now = Storage(tmp_path), 1_400_000_000 * 10**9
+    days = Intake(storage, spec, None, now).keys(Intake(storage, spec).files)
+    assert max(days) == "2013-01-10"
+    ingestion = ingest(storage, spec, sorted(days), "run", now)
+    assert max(ingestion.published) == max(table(tmp_path)) == "2013-01-10"
+    assert quarantined(tmp_path) == [
+        (f"{UNPLACED}sales/a.csv", "sales/a.csv", line, "partition") for line in (402, 403)
+    ]
+    values = storage.tables.scan("sales/quarantine").collect().sort("_line")["_reasons"].to_list()
+    assert [reasons[0]["value"] for reasons in values] == [
+        "its partition is far from all others, has few rows and waits for its neighbours",
+        "its partition begins in the future and waits",
+    ]
+    assert Intake(storage, spec, None, now).unread == []
+    deliver(tmp_path, "b.csv", *(f"2013-12-17,{i},5" for i in range(40)))
+    ingest(storage, spec, ["2013-12-17"], "run", now)
+    again = Intake(storage, spec, None, now)
+    assert [file.path for file in again.unread] == ["sales/a.csv"]
+    assert "2013-12-18" in again.keys(again.unread)
+    ingest(storage, spec, ["2013-12-18"], "run", now)
+    assert table(tmp_path)["2013-12-18"] == [9001]
+    assert [row[2] for row in quarantined(tmp_path)] == [403]
+    assert Intake(storage, spec, None, now).unread == []
+
+
+def test_a_person_can_let_a_partition_in_that_waits(tmp_path: Path) -> None:
+    month(tmp_path, "a.csv", range(1, 11), "2013-12-18,9001,5")
+    storage, now = Storage(tmp_path), 1_400_000_000 * 10**9
+    ingest(storage, dataset(partition=LONG), DAYS, "run", now)
+    willing = dataset(partition=LONG, rows={"stray": 0})
+    assert len(Intake(storage, willing, None, now).unread) == 1
+    ingest(storage, willing, [*DAYS, "2013-12-18"], "run", now)
+    assert table(tmp_path)["2013-12-18"] == [9001]
+
+
+def test_a_file_named_after_the_future_is_ignored_until_then(tmp_path: Path) -> None:
+    spec = dataset(partition=LONG, landing="sales/{partition}.csv")
+    deliver(tmp_path, "2103-01-01.csv", "2103-01-01,1,5")
+    at = Intake(Storage(tmp_path), spec, None, 1_400_000_000 * 10**9)
+    assert list(at.ranges()) == []
+    assert "of a partition that begins in the future" in str(at.ignored)
+    later = Intake(Storage(tmp_path), spec, None, 4_200_000_000 * 10**9)
+    assert [keys for keys, _ in later.ranges()] == [("2103-01-01",)]
+
+
+def test_a_refused_file_is_read_again_once_the_spec_is_mended(tmp_path: Path) -> None:
+    for landing in ("sales/*.csv", "sales/{partition}.csv"):
+        root = tmp_path / str(len(landing))
+        deliver(root, "2013-01-01.csv", "2013-01-01,1,-5")
+        storage, strict = Storage(root), dataset(landing=landing)
+        ingest(storage, strict, DAYS, "run")
+        assert Intake(storage, strict).unread == []
+        lenient = dataset(landing=landing, columns=SALES["columns"] | {"price": {"type": "float"}})
+        assert len(Intake(storage, lenient).unread) == 1
+        ingest(storage, lenient, DAYS, "run")
+        assert table(root) == {"2013-01-01": [1]}
+        assert Intake(storage, lenient).unread == []
