@@ -29,7 +29,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from retrain_assets.cli.base import models
 from retrain_assets.domain.decision.causes import LONGEST_WAIT
 from retrain_assets.domain.decision.gate import Verdict, compare, decide
-from retrain_assets.domain.metrics.metrics import judged_by, surprise
+from retrain_assets.domain.metrics.metrics import get_gate_metric, surprise
 from retrain_assets.specs.gate import METRICS_BY_KIND, GateSpec
 from retrain_assets.stores.storage import Storage
 
@@ -105,7 +105,7 @@ def drawn(folder: Path, kind: str, seed: list[int], more: float = 0.0, days: int
 
 def promoted(folder: Path, kind: str, metric: str, seed: int) -> bool:
     """Whether the gate promotes one of two equal models."""
-    measure = judged_by(GateSpec(metric=metric, **PARAMETERS.get(metric, {})))
+    measure = get_gate_metric(GateSpec(metric=metric, **PARAMETERS.get(metric, {})))
     classes = [0, 1, 2] if kind == "multiclass" else None
     held = drawn(folder, kind, [seed, len(metric), len(kind)])
     return compare(measure, *held, 1 - 2 * STATED, classes=classes).low > 0

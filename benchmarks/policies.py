@@ -103,8 +103,8 @@ def policy(days: int, holdout: int, gate: dict[str, Any], **windows: Any) -> dic
 
 def played(state: ModelState) -> tuple[Outcome, float, float]:
     """All policies over the year; CPU seconds of it, and of its fits alone."""
-    from retrain_assets.domain.decision.replay import compared
-    from retrain_assets.domain.metrics.metrics import judged_by
+    from retrain_assets.domain.decision.replay import compare_policies
+    from retrain_assets.domain.metrics.metrics import get_gate_metric
     from retrain_assets.specs.model import PolicySpec
     from retrain_assets.steps import replay
     from retrain_assets.steps.decision import train
@@ -122,7 +122,7 @@ def played(state: ModelState) -> tuple[Outcome, float, float]:
     tried = [PolicySpec.model_validate(policy) for policy in policies()]
     history = replay.Replay(state)
     each = [history.play(policy) for policy in tried]
-    outcome = compared(judged_by(state.spec.gate), each, replay.CONFIDENCE)
+    outcome = compare_policies(get_gate_metric(state.spec.gate), each, replay.CONFIDENCE)
     seconds = time.process_time() - begun, spent[0]
     report_phases(history)
     report_foresight(history)
@@ -189,16 +189,16 @@ def best_days(losses: np.ndarray, fits: int) -> float:
 
 def report(outcome: Outcome, seconds: float, fitting: float) -> None:
     """Choose on the first months, print the means of the rest."""
-    days = set.intersection(*(set(each.values) for each in outcome.played))
+    days = set.intersection(*(set(each.values) for each in outcome.results))
     means = {
         each.name: (
             mean(each.values[day] for day in days if day <= CHOSEN_THROUGH),
             mean(each.values[day] for day in days if day >= REPORTED_FROM),
         )
-        for each in outcome.played
+        for each in outcome.results
     }
-    fits = {each.name: each.fits for each in outcome.played}
-    gated = [each.name for each in outcome.played if each.gated]
+    fits = {each.name: each.fits for each in outcome.results}
+    gated = [each.name for each in outcome.results if each.gated]
     best = min(gated, key=lambda name: means[name][0])
     print(f"{'policy':<44} {'fits':>5} {'to July':>9} {'from August':>12}")
     for name, (chosen, reported) in means.items():
@@ -207,7 +207,7 @@ def report(outcome: Outcome, seconds: float, fitting: float) -> None:
     never, daily = means["never"][1], means["every 1"][1]
     share = (never - means[best][1]) / (never - daily)
     print(f"{best}: {share:.0%} of what every day gains over never, from August on")
-    for rival in (each.name for each in outcome.played if not each.gated):
+    for rival in (each.name for each in outcome.results if not each.gated):
         more, better = fits[rival] - fits[best], means[rival][1] - means[best][1]
         print(f"  against {rival}: {more:+d} fits, {better:+.4f} mean daily log loss")
     print(f"{seconds:.0f} CPU seconds, {fitting:.0f} of them fits: {seconds / fitting:.1f} times")

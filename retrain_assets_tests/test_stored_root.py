@@ -86,7 +86,7 @@ def test_what_version_0_1_stored_is_read_and_work_goes_on(stored: World, slack: 
         ("promote", 2), ("reject", 3), ("promote", 5), ("rollback", 2),
     ]  # fmt: skip
     assert registry.alias("production") == 2
-    assert [notice.sent is None for notice in Outbox(tables, "churn").read()] == [False] * 7
+    assert [notice.sent_at is None for notice in Outbox(tables, "churn").read()] == [False] * 7
 
     before = tables.scan("churn/predictions").collect().sort("_landing_partition", "_key")
     days = before["_landing_partition"].unique().sort().to_list()

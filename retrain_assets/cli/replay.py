@@ -80,9 +80,9 @@ def _value(outcome: Outcome) -> dict[str, Any]:
         "metric": str(outcome.metric),
         "partitions": len(outcome.shared),
         "policies": [asdict(standing) for standing in outcome.standings],
-        "decisions": {history.name: history.decided for history in outcome.played},
+        "decisions": {history.name: history.decisions for history in outcome.results},
         "best": outcome.best,
-        "said": outcome.said,
+        "said": outcome.summary,
     }
 
 
@@ -106,4 +106,4 @@ def _lines(outcome: Outcome) -> list[str]:
         for row in [head, *rows]
     )
     scope = f"{len(outcome.shared)} partitions, {first} to {last}, predicted by every policy"
-    return [scope, *table, outcome.said]
+    return [scope, *table, outcome.summary]

@@ -74,7 +74,7 @@ class Notice(Event):
         error: The last failure, or a remark of the channel that took the message.
         since: When sending began or failed last.
         wait: For how many seconds from then on nobody tries again.
-        sent: When the channel took it.
+        sent_at: When the channel took it.
     """
 
     channel: Channel
@@ -83,7 +83,7 @@ class Notice(Event):
     error: str = ""
     since: datetime | None = None
     wait: float = 0.0
-    sent: datetime | None = None
+    sent_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,10 @@ def add_events(
     """
     by_id = {event.id: event for event in events}
     present = {(notice.id, notice.channel) for notice in notices}
-    old = [notice for notice in notices if notice.sent and notice.id not in by_id]
+    old = [notice for notice in notices if notice.sent_at and notice.id not in by_id]
     forgotten = {(notice.id, notice.channel) for notice in old[:-MAX_REMEMBERED]}
     dated = [
-        replace(event, time=event.time or now, text=plain(event.text)) for event in by_id.values()
+        replace(event, time=event.time or now, text=to_line(event.text)) for event in by_id.values()
     ]
     return [notice for notice in notices if (notice.id, notice.channel) not in forgotten] + [
         Notice(**vars(event), channel=channel)
@@ -146,14 +146,14 @@ def add_events(
     ]
 
 
-def due_messages(
+def choose_messages(
     notices: Sequence[Notice], notify: NotifySpec, channels: Iterable[Channel], now: datetime
 ) -> list[Message]:
     """Return the messages to send now; none over a channel that was just tried."""
     messages: list[Message] = []
     for channel in channels:
         on_channel = [notice for notice in notices if notice.channel == channel]
-        waiting = [notice for notice in on_channel if notice.sent is None]
+        waiting = [notice for notice in on_channel if notice.sent_at is None]
         if not any(_within(notice.since, notice.wait, now) for notice in waiting):
             messages += _started(waiting) or _new(channel, on_channel, waiting, notify, now)
     return messages
@@ -184,13 +184,13 @@ def record_outcomes(
     """Return the notices with the outcomes of their messages, which are given by message id."""
     return [
         _with_outcome(notice, outcomes[notice.message], now)
-        if notice.sent is None and notice.message in outcomes
+        if notice.sent_at is None and notice.message in outcomes
         else notice
         for notice in notices
     ]
 
 
-def plain(text: str) -> str:
+def to_line(text: str) -> str:
     """Return one line of bounded length, without characters that steer a terminal or a header."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= MAX_CHARACTERS else line[: MAX_CHARACTERS - 1] + "…"
@@ -218,8 +218,8 @@ def _new(
     now: datetime,
 ) -> Iterator[Message]:
     quiet, digest = (duration(text).total_seconds() for text in (notify.quiet, notify.digest))
-    recent_topics = {notice.topic for notice in on_channel if _within(notice.sent, quiet, now)}
-    sent_recently = any(_within(notice.sent, digest, now) for notice in on_channel)
+    recent_topics = {notice.topic for notice in on_channel if _within(notice.sent_at, quiet, now)}
+    sent_recently = any(_within(notice.sent_at, digest, now) for notice in on_channel)
     parts: dict[object, list[Notice]] = defaultdict(list)
     for notice in waiting:
         if notice.topic not in recent_topics:
@@ -235,7 +235,7 @@ def _with_outcome(notice: Notice, outcome: Outcome, now: datetime) -> Notice:
     if outcome is None:
         return replace(notice, since=None)
     if isinstance(outcome, str):
-        return replace(notice, sent=now, error=outcome)
+        return replace(notice, sent_at=now, error=outcome)
     backoff = min(FIRST_WAIT_SECONDS * 2.0 ** min(notice.attempts, 30), LONGEST_WAIT_SECONDS)
     return replace(
         notice,

@@ -77,30 +77,30 @@ def split(mature: Sequence[str], spec: WindowsSpec, as_of: str | None = None) ->
     )
 
 
-def outside(partitions: Sequence[str], first: str, last: str) -> tuple[str, ...]:
+def exclude_range(partitions: Sequence[str], first: str, last: str) -> tuple[str, ...]:
     """The partitions that are not in the training range `first` to `last`."""
     return tuple(key for key in partitions if not first <= key <= last)
 
 
-def before(partitions: Sequence[str], key: str, length: int) -> tuple[str, ...]:
+def take_before(partitions: Sequence[str], key: str, length: int) -> tuple[str, ...]:
     """The newest `length` partitions strictly before one, whether that has landed or not."""
     end = bisect_left(partitions, key)
     return tuple(partitions[max(0, end - length) : end])
 
 
-def left_out(excluded: Sequence[ExcludedSpec], first: str, last: str) -> str:
+def describe_exclusions(excluded: Sequence[ExcludedSpec], first: str, last: str) -> str:
     """The known-bad partitions that a window spans, with reasons; empty where it spans none."""
     spanned = (bad for bad in excluded if bad.first <= last and bad.last >= first)
     return "; ".join(f"without {bad.first} to {bad.last}: {bad.reason}" for bad in spanned)
 
 
-def ending_at(partitions: Sequence[str], last: str, length: int) -> tuple[str, ...]:
+def take_through(partitions: Sequence[str], last: str, length: int) -> tuple[str, ...]:
     """The newest `length` partitions up to and including `last`."""
     end = bisect_right(partitions, last)
     return tuple(partitions[max(0, end - length) : end])
 
 
-def reference(
+def reference_partitions(
     spec: ReferenceSpec,
     partitions: Sequence[str],
     window: Sequence[str],
@@ -118,7 +118,7 @@ def reference(
         kept = [key for key in partitions if spec.first <= key <= spec.last]
         return tuple(key for key in kept if key not in window)
     if spec.rolling is not None:
-        return before(partitions, window[0], spec.rolling)
+        return take_before(partitions, window[0], spec.rolling)
     earlier = partitions[: bisect_left(partitions, window[0])]
     part = SEASONS[spec.season or "month"]
     parts = {key: part(begin) for key in (*earlier, *window) if (begin := begins(key))}
@@ -126,12 +126,12 @@ def reference(
     return tuple(key for key in earlier if parts[key] in wanted)
 
 
-def elapsed(partitions: Sequence[str], since: str) -> int:
+def count_since(partitions: Sequence[str], since: str) -> int:
     """How many partitions came after `since`."""
     return len(partitions) - bisect_right(partitions, since)
 
 
-def widened(
+def widen_ranges(
     partitions: Sequence[str], changed: Sequence[str], length: int
 ) -> tuple[tuple[str, str], ...]:
     """Ranges of all partitions whose window holds a changed one, as first and last keys.
@@ -151,7 +151,9 @@ def widened(
     return tuple((partitions[start], partitions[end - 1]) for start, end in ranges)
 
 
-def batched(parts: Iterable[tuple[int, Sequence[PartT]]], most: int) -> Iterator[tuple[PartT, ...]]:
+def group_batches(
+    parts: Iterable[tuple[int, Sequence[PartT]]], most: int
+) -> Iterator[tuple[PartT, ...]]:
     """Whole partitions together as long as they stay within a bound; each of more alone.
 
     Args:

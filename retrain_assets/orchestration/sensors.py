@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import dagster as dg
 
-from retrain_assets.domain.windows import widened
+from retrain_assets.domain.windows import widen_ranges
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals import AssetJob
 from retrain_assets.orchestration.metadata import AS_OF_TAG, BECAUSE_TAG, CAUSES_TAG, HELD_TAG
@@ -116,7 +116,7 @@ def data_ready_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
                 [f"{key}:{sources[key]}" for key in changed if first <= key <= last],
                 range_tags(first, last),
             )
-            for first, last in widened(tuple(sources), changed, model.spec.monitoring_span)
+            for first, last in widen_ranges(tuple(sources), changed, model.spec.monitoring_span)
         ]
         return requests(context, job.name, wishes)
 
@@ -160,13 +160,13 @@ def policy_schedule(model: Model, job: AssetJob) -> dg.ScheduleDefinition | None
 def _retraining(model: Model, job: str, context: Tick, storage: StorageResource) -> Evaluated:
     state = model.state(storage.open())
     request = record_request(state)
-    if not request.wanted or request.as_of is None:
+    if not request.retrain or request.as_of is None:
         return dg.SkipReason(request.reason)
     tags = {
         AS_OF_TAG: request.as_of,
         CAUSES_TAG: ",".join(request.fired),
         BECAUSE_TAG: request.reason[:MAX_REASON],
-        **({HELD_TAG: str(request.held)} if request.held else {}),
+        **({HELD_TAG: str(request.held_version)} if request.held_version else {}),
     }
     about = [request.as_of, *request.fired, state.recipe]
     return requests(context, job, [Wish(about, tags)])

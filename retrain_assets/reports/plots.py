@@ -18,7 +18,7 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.replay import Outcome
-from retrain_assets.domain.metrics.metrics import defined
+from retrain_assets.domain.metrics.metrics import get_metric
 from retrain_assets.reports import canvas
 from retrain_assets.reports.canvas import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE
 from retrain_assets.specs.features import Kind
@@ -326,7 +326,7 @@ def draw_replay(outcome: Outcome) -> Figure:
     """Cost and benefit of each policy, and when the benefit came about."""
     figure = canvas.new_figure(9.6, max(4.4, 1.8 + 0.24 * len(outcome.standings)))
     left, right = figure.subplots(1, 2)
-    sign = 1 if defined(outcome.metric).greater_is_better else -1
+    sign = 1 if get_metric(outcome.metric).greater_is_better else -1
     ranked = sorted(outcome.standings, key=lambda one: sign * one.mean)
     for place, one in enumerate(ranked):
         colour = ORANGE if one.name == outcome.best else BLUE if one.gated else GREY
@@ -347,6 +347,8 @@ def draw_replay(outcome: Outcome) -> Figure:
     right.axhline(0, color=INK, linewidth=1)
     right.set(ylabel=f"summed gain over {canvas.shorten(first.name)}")
     canvas.label_some(right, outcome.shared, FEW_LABELS)
-    canvas.draw_headline(figure, "What policies would have brought, the best on top", outcome.said)
+    canvas.draw_headline(
+        figure, "What policies would have brought, the best on top", outcome.summary
+    )
     canvas.tidy(left, right)
     return figure

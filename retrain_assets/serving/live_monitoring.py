@@ -20,7 +20,7 @@ from retrain_assets.domain.drift.observations import PERFORMANCE
 from retrain_assets.domain.drift.performance_estimate import estimate
 from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, build_profile, merge
 from retrain_assets.domain.features.build import KEY
-from retrain_assets.domain.metrics.metrics import block_values, followed
+from retrain_assets.domain.metrics.metrics import block_values, get_followed_metric
 from retrain_assets.serving.prediction_log import LIVE, TABLE
 from retrain_assets.serving.scoring.follow import Followed
 from retrain_assets.serving.scoring.version import Version
@@ -97,7 +97,7 @@ class Live:
         if trigger is None or calibrated is None or not trigger.estimated:
             return
         baseline = version.row.metrics.get(trigger.metric, math.nan)
-        value = estimate(followed(trigger, state.spec.gate), output, calibrated)
+        value = estimate(get_followed_metric(trigger, state.spec.gate), output, calibrated)
         found = watch.observe_performance(
             state.spec, watch.ESTIMATED, [(value, len(output))], baseline
         )
@@ -118,7 +118,7 @@ class Live:
         if joined.is_empty():
             return
         values = block_values(
-            followed(trigger, state.spec.gate),
+            get_followed_metric(trigger, state.spec.gate),
             joined["_label"].to_numpy(),
             _output(joined, version),
             joined[PARTITION],

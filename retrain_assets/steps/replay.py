@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any, cast
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.decision.replay import Outcome, Played, compared
+from retrain_assets.domain.decision.replay import Outcome, PolicyResult, compare_policies
 from retrain_assets.domain.decision.triggers import decide
-from retrain_assets.domain.metrics.metrics import block_values, judged_by
-from retrain_assets.domain.windows import elapsed, mature_partitions
+from retrain_assets.domain.metrics.metrics import block_values, get_gate_metric
+from retrain_assets.domain.windows import count_since, mature_partitions
 from retrain_assets.specs.model import PolicySpec
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.promote import decide_candidate
@@ -92,7 +92,7 @@ class Replay:
             )
         return needed
 
-    def play(self, policy: PolicySpec) -> Played:
+    def play(self, policy: PolicySpec) -> PolicyResult:
         """Play one policy.
 
         Raises:
@@ -106,7 +106,7 @@ class Replay:
         else:
             served, decisions, fits = self._follow_triggers(state, arrivals)
         values = self.measure(state, served)
-        return Played(policy.name, values, fits, decisions, gated=policy.every is None)
+        return PolicyResult(policy.name, values, fits, decisions, gated=policy.every is None)
 
     def past_state(self, policy: PolicySpec) -> PastState:
         """Return the model under a policy before anything has arrived, with tables in memory."""
@@ -137,9 +137,9 @@ class Replay:
             predict_partitions(state, state.registry, keys, RUN)
             monitor(state, keys, RUN)
             request = decide(state.spec, state.situation())
-            if request.wanted:
+            if request.retrain:
                 why = request.fired, request.reason
-                propose(state, request.held, request.as_of, why, lambda: RUN)
+                propose(state, request.held_version, request.as_of, why, lambda: RUN)
                 decide_candidate(state, RUN, lambda: RUN)
         history = state.ledger.read()
         rows = {key: history.production_at(key) for key in self.keys}
@@ -165,7 +165,7 @@ def _measure(state: ModelState, key: str, pipeline: train.Model) -> float | None
     if output is None:
         return None
     inputs = rows.labels, output.values, rows.partitions, output.classes
-    values = block_values(judged_by(state.spec.gate), *inputs)["value"]
+    values = block_values(get_gate_metric(state.spec.gate), *inputs)["value"]
     return cast("float | None", values[0])
 
 
@@ -182,7 +182,7 @@ def _follow_calendar(
         arrived = mature_partitions(state.arrived, state.spec.labels.delay)
         mature = [key for key in arrived if not state.is_excluded(key)]
         enough = len(mature) >= windows.train + windows.holdout
-        if enough and (not promoted or elapsed(mature, promoted[-1]) >= period):
+        if enough and (not promoted or count_since(mature, promoted[-1]) >= period):
             pipeline = train.fit_model(state, mature[-windows.train :]).pipeline
             promoted.append(mature[-1])
     return served, tuple((key, "promote") for key in promoted)
@@ -218,4 +218,6 @@ def replay_policies(
     history = Replay(state, report, first, last)
     for policy in policies:  # before any is played, since playing one takes minutes
         history.check(policy)
-    return compared(judged_by(state.spec.gate), [*map(history.play, policies)], CONFIDENCE)
+    return compare_policies(
+        get_gate_metric(state.spec.gate), [*map(history.play, policies)], CONFIDENCE
+    )

@@ -20,12 +20,12 @@ import polars as pl
 
 from retrain_assets.domain.data.contract import FILES_SCHEMA, UNPLACED
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.decision.situation import Held, Production, Situation
-from retrain_assets.domain.decision.triggers import refusals
+from retrain_assets.domain.decision.situation import HeldCandidate, Production, Situation
+from retrain_assets.domain.decision.triggers import count_refusals
 from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, ColumnProfile, merge
 from retrain_assets.domain.features.build import list_features
 from retrain_assets.domain.features.lookup_partitions import LookupPartitions
-from retrain_assets.domain.windows import before, complete_partitions, mature_partitions
+from retrain_assets.domain.windows import complete_partitions, mature_partitions, take_before
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.modules import code_of, is_of_the_user
@@ -235,12 +235,12 @@ class ModelState:
             needed=windows.train + windows.holdout,
             recipe=self.recipe,
             production=production,
-            decided=history.decided.as_of if history.decided else None,
-            decided_recipe=_as_now(decided.recipe, self.recipe) if decided else None,
+            last_decision=history.decided.as_of if history.decided else None,
+            last_recipe=_as_now(decided.recipe, self.recipe) if decided else None,
             monitoring=monitored.filter(~pl.col(PARTITION).is_in(bad)),
-            paused=self.pauses.read(),
-            refused=refusals((row.action, row.causes) for row in history.rows),
-            held=_held(history, self.recipe),
+            pause=self.pauses.read(),
+            refusals=count_refusals((row.action, row.causes) for row in history.rows),
+            held_candidate=_held(history, self.recipe),
         )
 
     @staticmethod
@@ -253,7 +253,7 @@ class ModelState:
         length, keys = self.spec.features.history, tuple(main)
         if length == 0:
             return {}
-        windows = {key: before(keys, key, length) for key in keys}
+        windows = {key: take_before(keys, key, length) for key in keys}
         delay = self.spec.labels.delay
         return {
             key: [f"{main[k]}:{k in mature_partitions(window, delay)}" for k in window]
@@ -275,7 +275,7 @@ def data_digest(source: str) -> str:
     return source.rpartition(".")[2]
 
 
-def _held(history: History, recipe: str) -> Held | None:
+def _held(history: History, recipe: str) -> HeldCandidate | None:
     """What the newest decision held, if neither the spec nor production has changed since.
 
     Where nothing is in production, a new candidate is tried at once.
@@ -284,7 +284,7 @@ def _held(history: History, recipe: str) -> Held | None:
     if row is None or now is None or row.action != "hold" or not row.more:
         return None
     same = (row.previous, _as_now(row.recipe, recipe)) == (now.version, recipe)
-    return Held(row.version, row.more) if same else None
+    return HeldCandidate(row.version, row.more) if same else None
 
 
 def _as_now(stored: str, now: str) -> str:

@@ -33,7 +33,7 @@ import polars as pl
 from slack_sdk import WebClient
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.messages import Message, Notice, NotTakenError, plain
+from retrain_assets.domain.messages import Message, Notice, NotTakenError, to_line
 from retrain_assets.specs.notify import Channel, NotifySpec, is_loopback
 from retrain_assets.stores.tables.tables import StaleTableError, Tables
 
@@ -161,7 +161,7 @@ def _without_secrets(text: str, environment: Environment) -> str:
     for name in SECRETS:
         for secret in environment.get(name, "").split():
             text = text.replace(secret, f"({name})")
-    return plain(text)
+    return to_line(text)
 
 
 TIMEOUT_SECONDS = 10  # of one step, such as connecting
@@ -293,7 +293,10 @@ class Outbox:
             made = make(notices)
             if made == notices:
                 return made
-            records = [asdict(notice) | {PARTITION: self.subject} for notice in made]
+            records = [
+                asdict(notice) | {PARTITION: self.subject, "sent": notice.sent_at}
+                for notice in made
+            ]
             rows = pl.DataFrame(records, schema=SCHEMA)
             with suppress(StaleTableError):
                 self.tables.replace(self._table, rows, [self.subject], {}, base=base)
@@ -308,5 +311,5 @@ class Outbox:
         if version is None:
             return []
         rows = self.tables.scan(self._table, version=version).drop(PARTITION)
-        found = self.tables.collect(rows, self._table, version)
+        found = self.tables.collect(rows.rename({"sent": "sent_at"}), self._table, version)
         return [Notice(**record) for record in found.iter_rows(named=True)]

@@ -21,10 +21,10 @@ from retrain_assets.domain.messages import (
     NotTakenError,
     Outcome,
     add_events,
-    due_messages,
+    choose_messages,
     mark_attempt,
-    plain,
     record_outcomes,
+    to_line,
 )
 from retrain_assets.specs.notify import NotifySpec
 
@@ -48,7 +48,7 @@ class Box:
     def tick(self, *events: Event, answer: Outcome = "") -> list[Message]:
         """What is sent of new events and old ones."""
         self.notices = add_events(self.notices, events, self.notify, self.channels, self.now)
-        messages = due_messages(self.notices, self.notify, self.channels, self.now)
+        messages = choose_messages(self.notices, self.notify, self.channels, self.now)
         self.notices = mark_attempt(self.notices, messages, self.now)
         outcomes = {message.id: answer for message in messages}
         self.notices = record_outcomes(self.notices, outcomes, self.now)
@@ -182,7 +182,7 @@ def test_one_channel_that_is_down_leaves_the_other_alone() -> None:
 def test_what_another_process_is_sending_is_left_to_it_until_it_must_have_died() -> None:
     box = Box()
     box.notices = add_events([], [event(1)], NOTIFY, box.channels, NOW)
-    (claim,) = due_messages(box.notices, NOTIFY, box.channels, NOW)
+    (claim,) = choose_messages(box.notices, NOTIFY, box.channels, NOW)
     box.notices = mark_attempt(box.notices, [claim], NOW)
     assert box.later(timedelta(seconds=FIRST_WAIT_SECONDS - 1)).tick(event(2, "promoted")) == []
     (again,) = box.later(timedelta(seconds=1)).tick()
@@ -228,5 +228,5 @@ def test_what_waits_is_never_forgotten() -> None:
 
 
 def test_text_is_one_bounded_line_without_what_steers() -> None:
-    assert plain("a\r\nb\x1b[31m\u202ec\x00 d") == "a b [31m c d"
-    assert plain("x" * 10_000) == "x" * 499 + "…"
+    assert to_line("a\r\nb\x1b[31m\u202ec\x00 d") == "a b [31m c d"
+    assert to_line("x" * 10_000) == "x" * 499 + "…"

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from retrain_assets.domain.windows import (
     TooFewPartitionsError,
-    before,
     complete_partitions,
-    elapsed,
-    ending_at,
-    left_out,
+    count_since,
+    describe_exclusions,
+    exclude_range,
     mature_partitions,
-    outside,
-    reference,
+    reference_partitions,
     split,
-    widened,
+    take_before,
+    take_through,
+    widen_ranges,
 )
 from retrain_assets.specs.model import ExcludedSpec, WindowsSpec
 from retrain_assets.specs.triggers import ReferenceSpec
@@ -67,28 +67,31 @@ def test_train_and_holdout_never_overlap(keys: list[str], train: int, holdout: i
 
 
 def test_rows_of_a_training_range_are_left_out() -> None:
-    assert outside(DAYS[:5], "2013-01-02", "2013-01-03") == (DAYS[0], DAYS[3], DAYS[4])
+    assert exclude_range(DAYS[:5], "2013-01-02", "2013-01-03") == (DAYS[0], DAYS[3], DAYS[4])
 
 
 def test_a_window_skips_missing_partitions() -> None:
-    assert ending_at(("01", "02", "05"), "04", 2) == ("01", "02")
-    assert elapsed(("01", "02", "05"), "01") == 2
+    assert take_through(("01", "02", "05"), "04", 2) == ("01", "02")
+    assert count_since(("01", "02", "05"), "01") == 2
 
 
 def test_a_corrected_partition_reaches_every_window_that_holds_it() -> None:
-    assert widened(DAYS, ["2013-01-10"], 7) == ((DAYS[9], DAYS[15]),)
-    assert widened(DAYS, [DAYS[-1]], 7) == ((DAYS[-1], DAYS[-1]),)
-    assert widened(DAYS, [], 7) == ()
+    assert widen_ranges(DAYS, ["2013-01-10"], 7) == ((DAYS[9], DAYS[15]),)
+    assert widen_ranges(DAYS, [DAYS[-1]], 7) == ((DAYS[-1], DAYS[-1]),)
+    assert widen_ranges(DAYS, [], 7) == ()
     # Ranges that touch are one, what lies between others is left alone.
-    assert widened(DAYS, [DAYS[7], DAYS[0], DAYS[5]], 3) == ((DAYS[0], DAYS[2]), (DAYS[5], DAYS[9]))
-    assert widened(DAYS, [DAYS[0], DAYS[3]], 3) == ((DAYS[0], DAYS[5]),)
+    assert widen_ranges(DAYS, [DAYS[7], DAYS[0], DAYS[5]], 3) == (
+        (DAYS[0], DAYS[2]),
+        (DAYS[5], DAYS[9]),
+    )
+    assert widen_ranges(DAYS, [DAYS[0], DAYS[3]], 3) == ((DAYS[0], DAYS[5]),)
 
 
 def test_what_is_before_a_partition_leaves_it_out_whether_it_has_landed_or_not() -> None:
-    assert before(("01", "02", "05"), "05", 2) == ("01", "02")
-    assert before(("01", "02", "05"), "04", 9) == ("01", "02")
-    assert before(("01", "02", "05"), "01", 2) == ()
-    assert before(("01", "02", "05"), "09", 2) == ("02", "05")
+    assert take_before(("01", "02", "05"), "05", 2) == ("01", "02")
+    assert take_before(("01", "02", "05"), "04", 9) == ("01", "02")
+    assert take_before(("01", "02", "05"), "01", 2) == ()
+    assert take_before(("01", "02", "05"), "09", 2) == ("02", "05")
 
 
 def test_excluded_partitions_are_told_where_a_window_spans_them() -> None:
@@ -96,9 +99,11 @@ def test_excluded_partitions_are_told_where_a_window_spans_them() -> None:
         ExcludedSpec(first=DAYS[3], last=DAYS[4], reason="outage"),
         ExcludedSpec(first=DAYS[9], last=DAYS[9], reason="strike"),
     ]
-    assert left_out(bad, DAYS[0], DAYS[2]) == ""
-    assert left_out(bad, DAYS[4], DAYS[8]) == "without 2013-01-04 to 2013-01-05: outage"
-    assert left_out(bad, DAYS[0], DAYS[29]).endswith("; without 2013-01-10 to 2013-01-10: strike")
+    assert describe_exclusions(bad, DAYS[0], DAYS[2]) == ""
+    assert describe_exclusions(bad, DAYS[4], DAYS[8]) == "without 2013-01-04 to 2013-01-05: outage"
+    assert describe_exclusions(bad, DAYS[0], DAYS[29]).endswith(
+        "; without 2013-01-10 to 2013-01-10: strike"
+    )
 
 
 WEEKS = tuple(f"2013-01-{day:02}" for day in range(1, 29))  # the 1st is a Tuesday
@@ -120,5 +125,7 @@ def test_a_reference_is_chosen_as_the_spec_says(
     spec: dict[str, object], window: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
     keys = tuple(sorted({*WEEKS, *window}))
-    found = reference(ReferenceSpec.model_validate(spec), keys, window, datetime.fromisoformat)
+    found = reference_partitions(
+        ReferenceSpec.model_validate(spec), keys, window, datetime.fromisoformat
+    )
     assert found == expected

@@ -83,9 +83,9 @@ def test_what_a_plan_costs_counts_each_fit(world: World) -> None:
 
 
 def test_a_replay_chooses_the_same_and_counts_all_fits(world: World) -> None:
-    played = replay_policies(world.state, [PolicySpec(name="now")], lambda *_: None).played[0]
+    played = replay_policies(world.state, [PolicySpec(name="now")], lambda *_: None).results[0]
     rows = world.state.ledger.read().rows
-    assert list(played.decided) == [(row.as_of, row.action) for row in rows]
+    assert list(played.decisions) == [(row.as_of, row.action) for row in rows]
     assert played.fits == len(registry(world).versions()) == 6
 
 

@@ -90,8 +90,8 @@ def test_a_replay_takes_it_up_as_the_sensor_did(settled: tuple[World, int]) -> N
     world, _ = settled
     outcome = replay_policies(world.state, [PolicySpec(name="now")], lambda *_: None)
     decided = [(row.as_of, row.action) for row in ledger(world)]
-    assert list(outcome.played[0].decided) == decided
-    assert outcome.played[0].fits == len({v.sha256 for v in registry(world).versions()})
+    assert list(outcome.results[0].decisions) == decided
+    assert outcome.results[0].fits == len({v.sha256 for v in registry(world).versions()})
 
 
 def test_a_run_that_is_killed_leaves_the_version_to_the_next(settled: tuple[World, int]) -> None:

@@ -48,7 +48,7 @@ def test_a_pause_holds_retraining_back_until_its_partition_is_there(world: World
     world.land(*range(16))
     assert [done.job for done in world.settle()] == ["customers_ingest", "churn_monitor"]
     wish = decide(world.spec, world.state.situation())
-    assert not wish.wanted
+    assert not wish.retrain
     assert wish.reason == (
         f"paused until {key(17)} by the team (audit): no model is in production yet"
     )

@@ -17,7 +17,7 @@ from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from retrain_assets.domain.decision.replay import Outcome, Played, Standing
+from retrain_assets.domain.decision.replay import Outcome, PolicyResult, Standing
 from retrain_assets.reports import plots
 from retrain_assets.reports.canvas import BLUE, ORANGE, shorten, to_png
 from retrain_assets.reports.plots import (
@@ -341,7 +341,7 @@ def test_odd_names_can_be_drawn(name: str) -> None:
 @pytest.mark.parametrize("count", [3, 30])
 def test_a_replay_tells_its_whole_proposal_and_labels_no_policy_over_another(count: int) -> None:
     names = [f"policy {number}" for number in range(count)]
-    histories = [Played(name, dict.fromkeys(DAYS, 0.4), 9, ()) for name in names]
+    histories = [PolicyResult(name, dict.fromkeys(DAYS, 0.4), 9, ()) for name in names]
     standings = [Standing(name, 0.4, 9, 1, 0.0, 0.0, 0.0, gated=True) for name in names]
     proposal = f"`policy 0` did best: {'mean log_loss 0.4 with 9 fits, now 0.4 with 9; ' * 5}end"
     figure = draw_replay(Outcome("log_loss", histories, standings, "policy 0", proposal))

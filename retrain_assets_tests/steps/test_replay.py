@@ -56,7 +56,7 @@ def test_a_replay_of_the_policy_as_it_is_decides_what_was_decided(
 ) -> None:
     rows = lived.state.ledger.read().rows
     assert [row.action for row in rows].count("promote") >= 2
-    assert list(outcome.played[0].decided) == [(row.as_of, row.action) for row in rows]
+    assert list(outcome.results[0].decisions) == [(row.as_of, row.action) for row in rows]
     tables = lived.storage.tables
     live = (
         tables.scan("churn/performance")
@@ -65,9 +65,9 @@ def test_a_replay_of_the_policy_as_it_is_decides_what_was_decided(
         .collect()
     )
     values = dict(live.select("_landing_partition", "value").iter_rows())
-    assert outcome.played[0].values == pytest.approx(values)
+    assert outcome.results[0].values == pytest.approx(values)
     versions = lived.storage.registry("churn").versions()
-    assert outcome.played[0].fits == len(versions)
+    assert outcome.results[0].fits == len(versions)
 
 
 def test_what_is_stored_stays_as_it_is(lived: World) -> None:
@@ -77,8 +77,8 @@ def test_what_is_stored_stays_as_it_is(lived: World) -> None:
 
 
 def test_a_calendar_fits_through_the_newest_partition_whatever_was_seen(outcome: Outcome) -> None:
-    weekly = outcome.played[2]
-    assert weekly.decided == tuple((key(n), "promote") for n in (15, 22, 29, 36))
+    weekly = outcome.results[2]
+    assert weekly.decisions == tuple((key(n), "promote") for n in (15, 22, 29, 36))
     assert outcome.shared == [key(n) for n in range(16, LAST)]
     now, never, calendar = outcome.standings
     assert never.gain < -0.1
@@ -89,10 +89,10 @@ def test_a_calendar_fits_through_the_newest_partition_whatever_was_seen(outcome:
 def test_labels_that_come_later_train_later(lived: World, tmp_path: Path) -> None:
     late = new_world(lived.root, lived.instance, labels={"delay": 2})
     found = replay_policies(late.state, [NOW, WEEKLY], silent)
-    assert found.played[1].decided[0] == (key(15), "promote")
-    assert min(found.played[1].values) == key(18)
-    assert found.played[0].decided[0] == (key(15), "promote")
-    assert min(found.played[0].values) == key(18)
+    assert found.results[1].decisions[0] == (key(15), "promote")
+    assert min(found.results[1].values) == key(18)
+    assert found.results[0].decisions[0] == (key(15), "promote")
+    assert min(found.results[0].values) == key(18)
 
 
 def test_too_short_a_history_is_told(lived: World) -> None:

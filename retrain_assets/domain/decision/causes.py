@@ -12,7 +12,7 @@ from collections.abc import Callable
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.decision.situation import Held, Situation
+from retrain_assets.domain.decision.situation import HeldCandidate, Situation
 from retrain_assets.domain.drift.observations import (
     ESTIMATED,
     FEATURE,
@@ -22,7 +22,7 @@ from retrain_assets.domain.drift.observations import (
     is_beyond,
 )
 from retrain_assets.domain.drift.observations import PREDICTION as OUTPUT
-from retrain_assets.domain.windows import elapsed
+from retrain_assets.domain.windows import count_since
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.specs.triggers import DriftTrigger, LastingSpec
 
@@ -53,34 +53,37 @@ def _spec_change(spec: ModelSpec, situation: Situation) -> Verdict:
 
 def _new_partitions(spec: ModelSpec, situation: Situation) -> Verdict:
     wanted = spec.triggers.new_partitions
-    if wanted is None or situation.decided is None:
+    if wanted is None or situation.last_decision is None:
         return NOT_WATCHED if wanted is None else (False, "no decision yet")
-    since = elapsed(situation.mature, situation.decided)
+    since = count_since(situation.mature, situation.last_decision)
     return since >= wanted, f"{since} new partitions since the last decision, of {wanted}"
 
 
-def awaited(spec: ModelSpec, situation: Situation) -> Held | None:
+def find_awaited_candidate(spec: ModelSpec, situation: Situation) -> HeldCandidate | None:
     """The held candidate, unless it would take so long that a newer one had better be tried."""
-    held = situation.held
-    return held if held and held.more <= LONGEST_WAIT * spec.windows.holdout else None
+    held = situation.held_candidate
+    return held if held and held.more_partitions <= LONGEST_WAIT * spec.windows.holdout else None
 
 
-def not_yet(situation: Situation, held: Held) -> str | None:
+def explain_wait(situation: Situation, held: HeldCandidate) -> str | None:
     """Why a held candidate is still to wait."""
-    come = elapsed(situation.mature, situation.decided or "")
-    said = f"version {held.version} is held until {held.more} more partitions, {come} have come"
-    return said if come < held.more else None
+    come = count_since(situation.mature, situation.last_decision or "")
+    more = held.more_partitions
+    reason = f"version {held.version} is held until {more} more partitions, {come} have come"
+    return reason if come < more else None
 
 
 def _held(spec: ModelSpec, situation: Situation) -> Verdict:
-    held = situation.held
+    held = situation.held_candidate
     if held is None:
         return False, "no candidate is held"
-    if awaited(spec, situation) is None:
-        said = f"version {held.version} would take {held.more} more partitions"
+    if find_awaited_candidate(spec, situation) is None:
+        said = f"version {held.version} would take {held.more_partitions} more partitions"
         return False, f"{said}, over {LONGEST_WAIT} windows.holdout: it is not waited for"
-    come = f"the {held.more} partitions that version {held.version} was held for have come"
-    waiting = not_yet(situation, held)
+    come = (
+        f"the {held.more_partitions} partitions that version {held.version} was held for have come"
+    )
+    waiting = explain_wait(situation, held)
     return waiting is None, waiting or come
 
 
@@ -181,7 +184,7 @@ def _performance(spec: ModelSpec, seen: Situation) -> Verdict:
     later = promised.filter(pl.col(WINDOW) > (rows[WINDOW].max() or ""))
     estimated = _lasting(spec.triggers.lasting, later, _fallen)
     if estimated and estimated[0]:
-        right, told = been_right(promised, rows)
+        right, told = estimate_is_reliable(promised, rows)
         acted = "" if right else ", so it is not acted on"
         return right, f"estimated without labels: {estimated[1]}; the estimate {told}{acted}"
     return realised or (False, "no realised performance since production was promoted")
@@ -199,7 +202,7 @@ def _fallen(window: pl.DataFrame) -> Verdict:
     return bool(row["alert"]), f"{said}, at promotion {row['baseline']:.4g}"
 
 
-def been_right(estimated: pl.DataFrame, realised: pl.DataFrame) -> Verdict:
+def estimate_is_reliable(estimated: pl.DataFrame, realised: pl.DataFrame) -> Verdict:
     """Whether estimates were nearer to what came than the fall that counts.
 
     Args:

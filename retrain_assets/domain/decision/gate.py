@@ -16,7 +16,7 @@ import polars as pl
 
 from retrain_assets.domain.decision.guards import GuardResult
 from retrain_assets.domain.metrics.intervals import Estimate, estimate
-from retrain_assets.domain.metrics.metrics import MetricDef, comparable, defined, loss_increase
+from retrain_assets.domain.metrics.metrics import MetricDef, align_labels, get_metric, loss_increase
 from retrain_assets.specs.gate import GateSpec, Metric
 
 SLICE_ROWS = 200
@@ -123,12 +123,12 @@ def compare(
     Raises:
         ValueError: Shapes do not agree, or classes are not given and cannot be told.
     """
-    labels, ours = comparable(target, candidate, classes)
-    _, theirs = comparable(target, production, classes)
+    labels, ours = align_labels(target, candidate, classes)
+    _, theirs = align_labels(target, production, classes)
     found = estimate(metric, labels, ours, theirs, blocks)
     low, high = found.interval(confidence)
     return Comparison(
-        **vars(found), metric=defined(metric).name, low=low, high=high, confidence=confidence
+        **vars(found), metric=get_metric(metric).name, low=low, high=high, confidence=confidence
     )
 
 
@@ -162,8 +162,8 @@ def compare_slices(  # noqa: PLR0917 all of the same rows
     Returns:
         One result a tested slice, in the order of features and values.
     """
-    labels, ours = comparable(target, candidate, classes)
-    _, theirs = comparable(target, production, classes)
+    labels, ours = align_labels(target, candidate, classes)
+    _, theirs = align_labels(target, production, classes)
     tested = []
     for column, value, rows in _slices(slices, blocks, spec.min_blocks):
         found = estimate(metric, labels[rows], ours[rows], theirs[rows], blocks.filter(rows))
@@ -213,12 +213,12 @@ def decide(
         return Decision(Verdict.REJECT, f"worse than {TRIVIAL}: {figures}", against_trivial, None)
     rival = "production" if against_production else TRIVIAL
     failed = [guard for guard in guards if not guard.passed]
-    blocking = [guard.said for guard in failed if guard.action == "block"]
+    blocking = [guard.detail for guard in failed if guard.action == "block"]
     decision = _against(spec, judged, rival, slices)
     if blocking and decision.verdict is not Verdict.REJECT:
         figures = _figures(judged, rival)
         decision = Decision(Verdict.REJECT, f"{'; '.join(blocking)}; {figures}", judged, None)
-    warned = [f"warning: {guard.said}" for guard in failed if guard.action == "warn"]
+    warned = [f"warning: {guard.detail}" for guard in failed if guard.action == "warn"]
     return replace(decision, reason="; ".join([decision.reason, *warned]))
 
 
@@ -329,7 +329,7 @@ def shared(confidence: float, candidates: int) -> float:
     return 1 - (1 - confidence) / candidates
 
 
-def best(verdicts: Sequence[Verdict], gains: Sequence[float]) -> int:
+def choose_best(verdicts: Sequence[Verdict], gains: Sequence[float]) -> int:
     """Place of the candidate to decide on: the best of those that pass, else of those held.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from retrain_assets.domain.metrics.intervals import estimate
-from retrain_assets.domain.metrics.metrics import THRESHOLD, MetricDef, chosen
+from retrain_assets.domain.metrics.metrics import THRESHOLD, MetricDef, predict_class
 from retrain_assets.specs.gate import GuardSpec
 
 BINS = 10
@@ -25,16 +25,25 @@ class GuardResult:
         guard: Its name in the YAML.
         action: What failing it leads to.
         passed: Whether the candidate is within the bound.
-        said: The figures, in a few words.
+        detail: The figures, in a few words.
     """
 
     guard: str
     action: Literal["warn", "block"]
     passed: bool
-    said: str
+    detail: str
+
+    def record(self) -> dict[str, object]:
+        """Return the result as it is stored."""
+        return {
+            "guard": self.guard,
+            "action": self.action,
+            "passed": self.passed,
+            "said": self.detail,
+        }
 
 
-def calibration(
+def check_calibration(
     spec: GuardSpec,
     target: np.ndarray,
     candidate: np.ndarray,
@@ -75,7 +84,7 @@ def calibration_error(
     return float(sum(abs(part.sum()) for part in parts) / len(order))
 
 
-def negative_flips(
+def check_negative_flips(
     spec: GuardSpec,
     labels: np.ndarray,
     candidate: np.ndarray,
@@ -92,13 +101,13 @@ def negative_flips(
         threshold: From which a binary prediction counts as 1; 0.5 by default.
     """
     cut = THRESHOLD if threshold is None else threshold
-    ours, theirs = (chosen(side, cut) == labels for side in (candidate, production))
+    ours, theirs = (predict_class(side, cut) == labels for side in (candidate, production))
     share = float((theirs & ~ours).mean())
     said = f"{share:.2%} of rows that production had right are wrong now, limit {spec.limit:.2%}"
     return GuardResult("negative_flips", spec.action, share <= spec.limit, said)
 
 
-def ratio(
+def check_ratio(
     name: str, spec: GuardSpec, candidate: dict[str, float], production: dict[str, float]
 ) -> GuardResult:
     """Fails where a cost is more than the limit times that of production.

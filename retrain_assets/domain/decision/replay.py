@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrain_assets.domain.metrics.metrics import MetricDef, defined
+from retrain_assets.domain.metrics.metrics import MetricDef, get_metric
 from retrain_assets.specs.gate import Metric
 
 STRETCH = 7  # partitions in a row that are taken as one: what follows each other is alike
@@ -16,27 +16,27 @@ FEWEST_STRETCHES = 4
 
 
 @dataclass(frozen=True)
-class Played:
+class PolicyResult:
     """What one policy came to.
 
     Args:
         name: Of the policy.
         values: The metric on each partition that was predicted out of sample, in order.
         fits: How often a model was fitted.
-        decided: As-of and action of each decision, such as `promote`, in order.
+        decisions: As-of and action of each decision, such as `promote`, in order.
         gated: Whether triggers and gate decided, and not the calendar.
     """
 
     name: str
     values: Mapping[str, float]
     fits: int
-    decided: tuple[tuple[str, str], ...]
+    decisions: tuple[tuple[str, str], ...]
     gated: bool = True
 
     @property
     def promotions(self) -> int:
         """How often production changed."""
-        return sum(action == "promote" for _, action in self.decided)
+        return sum(action == "promote" for _, action in self.decisions)
 
 
 @dataclass(frozen=True)
@@ -71,30 +71,32 @@ class Outcome:
 
     Args:
         metric: By which they are compared.
-        played: What each came to; the first is what the others are held against.
+        results: What each came to; the first is what the others are held against.
         standings: The same, summed up.
         best: Of those that can be written as YAML, the one that did best.
-        said: How sure that is, in a sentence.
+        summary: How sure that is, in a sentence.
     """
 
     metric: Metric | MetricDef
-    played: Sequence[Played]
+    results: Sequence[PolicyResult]
     standings: Sequence[Standing]
     best: str
-    said: str
+    summary: str
 
     @property
     def shared(self) -> list[str]:
         """Partitions that all of them predicted, in order."""
-        return _shared(self.played)
+        return _shared(self.results)
 
     def gains(self, name: str) -> np.ndarray:
         """How much better than the first a policy was, on each shared partition."""
-        each = next(one for one in self.played if one.name == name)
-        return _gains(self.metric, each, self.played[0], self.shared)
+        each = next(one for one in self.results if one.name == name)
+        return _gains(self.metric, each, self.results[0], self.shared)
 
 
-def compared(metric: Metric | MetricDef, played: Sequence[Played], confidence: float) -> Outcome:
+def compare_policies(
+    metric: Metric | MetricDef, played: Sequence[PolicyResult], confidence: float
+) -> Outcome:
     """Policies beside each other, and the one to take.
 
     Args:
@@ -110,7 +112,7 @@ def compared(metric: Metric | MetricDef, played: Sequence[Played], confidence: f
 
 
 def standings(
-    metric: Metric | MetricDef, played: Sequence[Played], confidence: float
+    metric: Metric | MetricDef, played: Sequence[PolicyResult], confidence: float
 ) -> list[Standing]:
     """Policies on the partitions that all of them predicted, held against the first.
 
@@ -160,7 +162,7 @@ def proposal(
     Returns:
         Its name, and a sentence.
     """
-    sign = 1 if defined(metric).greater_is_better else -1
+    sign = 1 if get_metric(metric).greater_is_better else -1
     best = max((one for one in found if one.gated), key=lambda one: (sign * one.mean, -one.fits))
     now = found[0]
     top = max(found, key=lambda one: sign * one.mean)
@@ -185,14 +187,14 @@ def proposal(
     return best.name, said
 
 
-def _shared(played: Sequence[Played]) -> list[str]:
+def _shared(played: Sequence[PolicyResult]) -> list[str]:
     return [key for key in played[0].values if all(key in each.values for each in played)]
 
 
 def _gains(
-    metric: Metric | MetricDef, one: Played, first: Played, shared: Sequence[str]
+    metric: Metric | MetricDef, one: PolicyResult, first: PolicyResult, shared: Sequence[str]
 ) -> np.ndarray:
-    sign = 1 if defined(metric).greater_is_better else -1
+    sign = 1 if get_metric(metric).greater_is_better else -1
     return sign * np.array([one.values[key] - first.values[key] for key in shared])
 
 

@@ -27,16 +27,16 @@ class Production:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldCandidate:
     """A candidate that the gate could not tell from production.
 
     Args:
         version: Its number.
-        more: Further mature partitions that it would probably take.
+        more_partitions: Further mature partitions that it would probably take.
     """
 
     version: int
-    more: int
+    more_partitions: int
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,26 @@ class Situation:
         needed: Partitions the training and holdout windows need together.
         recipe: Digest of what would be trained now.
         production: The model in production; None before the first.
-        decided: As-of of the newest decision of the gate; None before the first.
-        decided_recipe: Digest of what was trained for it.
+        last_decision: As-of of the newest decision of the gate; None before the first.
+        last_recipe: Digest of what was trained for it.
         monitoring: Rows of the monitoring table.
-        paused: What holds back any retraining, if anything does.
-        refused: By cause, candidates that it asked for and that were not promoted, since the last
+        pause: What holds back any retraining, if anything does.
+        refusals: By cause, candidates that it asked for and that were not promoted, since the last
             one that was.
-        held: The candidate of that newest decision, where it was held, may yet be shown to be
-            better than the same production, and is what would be trained now.
+        held_candidate: The candidate of that newest decision, where it was held, may yet be shown
+            to be better than the same production, and is what would be trained now.
     """
 
     mature: tuple[str, ...]
     needed: int
     recipe: str
     production: Production | None
-    decided: str | None
-    decided_recipe: str | None
+    last_decision: str | None
+    last_recipe: str | None
     monitoring: pl.DataFrame
-    paused: Pause | None = None
-    refused: Mapping[str, int] = field(default_factory=dict)
-    held: Held | None = None
+    pause: Pause | None = None
+    refusals: Mapping[str, int] = field(default_factory=dict)
+    held_candidate: HeldCandidate | None = None
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,14 @@ class Cause:
 class Request:
     """The outcome: whether to retrain as of a partition, and what every cause said.
 
-    With `held`, that version is judged again instead of fitting another.
+    With `held_version`, that version is judged again instead of fitting another.
     """
 
-    wanted: bool
+    retrain: bool
     reason: str
     as_of: str | None
     causes: tuple[Cause, ...]
-    held: int | None = None
+    held_version: int | None = None
 
     @property
     def fired(self) -> tuple[str, ...]:

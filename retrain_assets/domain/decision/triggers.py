@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
-from retrain_assets.domain.decision.causes import CAUSES, awaited, not_yet
+from retrain_assets.domain.decision.causes import CAUSES, explain_wait, find_awaited_candidate
 from retrain_assets.domain.decision.situation import Cause, Pause, Request, Situation
-from retrain_assets.domain.windows import elapsed
+from retrain_assets.domain.windows import count_since
 from retrain_assets.specs.model import ModelSpec
 
 REFUSED, TAKEN = ("hold", "reject"), ("promote", "approve")
@@ -24,13 +24,13 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
         situation: What is known.
 
     Returns:
-        The request; `wanted` is false with a reason when no cause fired, history is too short, a
+        The request; `retrain` is false with a reason when no cause fired, history is too short, a
         person paused it, the last decision is younger than `triggers.cooldown`, or what it held
         is yet to be judged again.
     """
     if len(situation.mature) < situation.needed:
         short = f"{len(situation.mature)} of {situation.needed} partitions needed have landed"
-        return Request(wanted=False, reason=short, as_of=None, causes=())
+        return Request(retrain=False, reason=short, as_of=None, causes=())
     as_of = situation.mature[-1]
     causes = tuple(
         Cause(name, fired=fired, reason=reason, as_of=as_of)
@@ -40,24 +40,24 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
     causes = tuple(_allowed(spec, situation, cause, causes) for cause in causes)
     fired = [cause for cause in causes if cause.fired]
     reason = "; ".join(cause.reason for cause in fired) or "no cause has fired"
-    pause = situation.paused
+    pause = situation.pause
     paused = pause is not None and as_of < pause.until
     if pause is not None and paused:
         reason = f"{_said(pause)}: {reason}"
     if paused or not fired:
-        return Request(wanted=False, reason=reason, as_of=as_of, causes=causes)
-    held = awaited(spec, situation)
-    unready = not_yet(situation, held) if held else _nothing_new(spec, situation)
+        return Request(retrain=False, reason=reason, as_of=as_of, causes=causes)
+    held = find_awaited_candidate(spec, situation)
+    unready = explain_wait(situation, held) if held else _nothing_new(spec, situation)
     waiting = _cooling_down(spec, situation) or unready
     # What a person has just changed is tried at once, and then waits like everything else.
-    untried = situation.decided_recipe != situation.recipe
+    untried = situation.last_recipe != situation.recipe
     if waiting and not (untried and any(cause.cause == "spec_change" for cause in fired)):
-        return Request(wanted=False, reason=f"{waiting}: {reason}", as_of=as_of, causes=causes)
+        return Request(retrain=False, reason=f"{waiting}: {reason}", as_of=as_of, causes=causes)
     again = held.version if held else None
-    return Request(wanted=True, reason=reason, as_of=as_of, causes=causes, held=again)
+    return Request(retrain=True, reason=reason, as_of=as_of, causes=causes, held_version=again)
 
 
-def refusals(decided: Iterable[tuple[str, Iterable[str]]]) -> dict[str, int]:
+def count_refusals(decided: Iterable[tuple[str, Iterable[str]]]) -> dict[str, int]:
     """How often each cause asked for a candidate that was refused, since one was taken.
 
     Args:
@@ -88,11 +88,11 @@ def _allowed(
 
 
 def _backs_off(spec: ModelSpec, situation: Situation, cause: str) -> str | None:
-    allowed, refused = spec.triggers.back_off, situation.refused.get(cause, 0)
-    if allowed is None or refused < allowed or situation.decided is None:
+    allowed, refused = spec.triggers.back_off, situation.refusals.get(cause, 0)
+    if allowed is None or refused < allowed or situation.last_decision is None:
         return None
     wait = max(spec.triggers.cooldown, 1) * 2 ** (refused - allowed + 1)
-    since = elapsed(situation.mature, situation.decided)
+    since = count_since(situation.mature, situation.last_decision)
     if since >= wait:
         return None
     return f"backs off after {refused} candidates not promoted, {since} of {wait} partitions"
@@ -103,9 +103,9 @@ def _said(pause: Pause) -> str:
 
 
 def _cooling_down(spec: ModelSpec, situation: Situation) -> str | None:
-    if situation.decided is None:
+    if situation.last_decision is None:
         return None
-    since = elapsed(situation.mature, situation.decided)
+    since = count_since(situation.mature, situation.last_decision)
     # A decision is made once an as-of, however short the cooldown.
     if since >= max(spec.triggers.cooldown, 1):
         return None

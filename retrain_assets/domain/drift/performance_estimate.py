@@ -21,9 +21,9 @@ from retrain_assets.domain.metrics.metrics import (
     SMALLEST,
     UNKNOWN_CLASS,
     MetricDef,
-    by_block,
-    comparable,
-    defined,
+    align_labels,
+    compute_by_block,
+    get_metric,
 )
 from retrain_assets.specs.gate import Metric
 
@@ -73,7 +73,7 @@ def fit_calibration(
     from scipy.optimize import minimize
     from scipy.special import log_softmax
 
-    places, _ = comparable(target, probability, classes)
+    places, _ = align_labels(target, probability, classes)
     known = places != UNKNOWN_CLASS
     logs, places = _take_log(probability[known]), places[known].astype(np.int64)
     if len(np.unique(places)) < 2:  # noqa: PLR2004 there is nothing to tell apart
@@ -109,7 +109,7 @@ def estimate(metric: Metric | MetricDef, probability: np.ndarray, calibrated: Ca
     chance = calibrated(probability)
     rows, classes = chance.shape
     each_class = (classes, *(1 for _ in probability.shape[1:]))
-    return defined(metric).function(
+    return get_metric(metric).function(
         np.repeat(np.arange(classes), rows), np.tile(probability, each_class), chance.T.ravel()
     )
 
@@ -121,7 +121,7 @@ def estimate_blocks(
     calibrated: Calibration,
 ) -> pl.DataFrame:
     """What the metric of each block would be, as `block_values` gives what it is."""
-    return by_block(blocks, lambda rows: estimate(metric, probability[rows], calibrated))
+    return compute_by_block(blocks, lambda rows: estimate(metric, probability[rows], calibrated))
 
 
 def _take_log(probability: np.ndarray) -> Floats:

@@ -17,7 +17,7 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION, Type, dataset_schema
 from retrain_assets.domain.features.sql import QueryError, run_in_order
-from retrain_assets.domain.windows import before, mature_partitions
+from retrain_assets.domain.windows import mature_partitions, take_before
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.features import LookupSpec
@@ -371,7 +371,7 @@ class History:
         Args:
             key: The partition, landed or still to come.
         """
-        past = before(self.landed, key, self.spec.features.history)
+        past = take_before(self.landed, key, self.spec.features.history)
         final = pl.col(PARTITION).is_in(mature_partitions(past, self.spec.labels.delay))
         columns = self.dataset.columns.items()
         return (

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.metrics.metrics import MetricDef, defined, rows_by_block
+from retrain_assets.domain.metrics.metrics import MetricDef, get_metric, split_by_block
 from retrain_assets.specs.gate import Metric
 
 
@@ -82,13 +82,13 @@ def estimate(
         production: Predictions of what it is compared with.
         blocks: The block of each row.
     """
-    metric = defined(metric)
+    metric = get_metric(metric)
     function = metric.function
 
     def values(kept: np.ndarray | slice) -> tuple[float, float]:
         return function(labels[kept], candidate[kept]), function(labels[kept], production[kept])
 
-    blocked = list(rows_by_block(blocks))
+    blocked = list(split_by_block(blocks))
     alone = {str(name): _difference(metric, *values(rows)) for name, rows in blocked}
     error, freedom = math.inf, 0.0
     if len(blocked) > 1:
@@ -132,7 +132,7 @@ def _all_but(rows: np.ndarray, length: int) -> np.ndarray:
 EFFECT = 0.5  # standard deviation of the effects that are looked for
 
 
-def evidence(gains: Sequence[float]) -> np.ndarray:
+def compute_evidence(gains: Sequence[float]) -> np.ndarray:
     """How much likelier the gains are under some effect above zero than under none, after each.
 
     Args:
@@ -154,7 +154,7 @@ def evidence(gains: Sequence[float]) -> np.ndarray:
     return np.where(told, factor, 1.0)
 
 
-def needed(confidence: float) -> float:
+def required_evidence(confidence: float) -> float:
     """Evidence that is reached without any effect with at most the probability of one tail.
 
     It is reached as often with a mean below zero, where it is not counted: so each tail has half.

@@ -60,7 +60,7 @@ def surprise(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return np.asarray(-np.log(np.clip(given, SMALLEST, 1)))
 
 
-def chosen(prediction: np.ndarray, threshold: float) -> np.ndarray:
+def predict_class(prediction: np.ndarray, threshold: float) -> np.ndarray:
     """The predicted class."""
     likeliest = prediction.argmax(axis=1) if prediction.ndim > 1 else prediction >= threshold
     return np.asarray(likeliest)
@@ -79,7 +79,7 @@ def r2(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = N
     return float(1 - np.average((prediction - target) ** 2, weights=weight) / total)
 
 
-def _found_by_score(
+def _weights_by_score(
     target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weight of the 1s and of the 0s at or above each distinct prediction, the highest first."""
@@ -92,7 +92,7 @@ def _found_by_score(
 
 def roc_auc(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
     """The chance that a 1 is above a 0, ties counting half; NaN with one class."""
-    ones, zeros = _found_by_score(target, prediction, weight)
+    ones, zeros = _weights_by_score(target, prediction, weight)
     if ones[-1] == 0 or zeros[-1] == 0:
         return math.nan
     ones, zeros = np.append(0, ones) / ones[-1], np.append(0, zeros) / zeros[-1]
@@ -103,7 +103,7 @@ def average_precision(
     target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
 ) -> float:
     """The mean precision at each 1; NaN without one."""
-    ones, zeros = _found_by_score(target, prediction, weight)
+    ones, zeros = _weights_by_score(target, prediction, weight)
     if ones[-1] == 0:
         return math.nan
     precision = ones / np.maximum(ones + zeros, np.finfo(np.float64).tiny)
@@ -115,7 +115,7 @@ def _by_class(
 ) -> tuple[np.ndarray, ...]:
     """Weight of the rows of each class that are right, predicted and there; class -1 is first."""
     true = target.astype(np.int64) + 1
-    said = chosen(prediction, threshold).astype(np.int64) + 1
+    said = predict_class(prediction, threshold).astype(np.int64) + 1
     classes = 1 + (2 if prediction.ndim == 1 else prediction.shape[1])
     weights = np.ones(len(true)) if weight is None else weight
     right = np.bincount(true, weights * (true == said), classes)
@@ -152,7 +152,7 @@ def balanced_accuracy(threshold: float) -> Function:
 
 def accuracy(threshold: float) -> Function:
     """The share of rows whose class is found."""
-    return mean_of(lambda target, prediction: chosen(prediction, threshold) == target)
+    return mean_of(lambda target, prediction: predict_class(prediction, threshold) == target)
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class MetricDef:
         return self.name
 
 
-def defined(metric: Metric | MetricDef) -> MetricDef:
+def get_metric(metric: Metric | MetricDef) -> MetricDef:
     """The metric of that name, or the metric itself."""
     return metric if isinstance(metric, MetricDef) else METRICS[metric]
 
@@ -203,7 +203,7 @@ def evaluate(
     Raises:
         ValueError: Shapes do not agree, or classes are not given and cannot be told.
     """
-    return defined(metric).function(*comparable(target, prediction, classes))
+    return get_metric(metric).function(*align_labels(target, prediction, classes))
 
 
 def block_values(
@@ -228,19 +228,19 @@ def block_values(
     Raises:
         ValueError: As `evaluate`.
     """
-    labels, output = comparable(target, prediction, classes)
-    function = defined(metric).function
-    return by_block(blocks, lambda rows: function(labels[rows], output[rows]))
+    labels, output = align_labels(target, prediction, classes)
+    function = get_metric(metric).function
+    return compute_by_block(blocks, lambda rows: function(labels[rows], output[rows]))
 
 
-def by_block(blocks: pl.Series, value: Callable[[np.ndarray], float]) -> pl.DataFrame:
+def compute_by_block(blocks: pl.Series, value: Callable[[np.ndarray], float]) -> pl.DataFrame:
     """A value of each block, as `block_values` gives it.
 
     Args:
         blocks: The block of each row.
         value: Makes it of the places of a block's rows; NaN where it is undefined.
     """
-    values = [(name, value(rows), int(rows.size)) for name, rows in rows_by_block(blocks)]
+    values = [(name, value(rows), int(rows.size)) for name, rows in split_by_block(blocks)]
     schema = {"block": blocks.dtype, "value": pl.Float64(), "rows": pl.Int64()}
     return pl.DataFrame(values, schema, orient="row").with_columns(pl.col("value").fill_nan(None))
 
@@ -293,13 +293,13 @@ def loss_increase(metric: Metric | MetricDef, value: float, baseline: float) -> 
     Returns:
         Positive when worse, whichever direction the metric has; infinite from a baseline of 0.
     """
-    worse = baseline - value if defined(metric).greater_is_better else value - baseline
+    worse = baseline - value if get_metric(metric).greater_is_better else value - baseline
     if baseline == 0:
         return math.copysign(math.inf, worse) if worse else 0.0
     return worse / abs(baseline)
 
 
-def comparable(
+def align_labels(
     target: np.ndarray, prediction: np.ndarray, classes: Sequence[Any] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels and predictions as the metrics take them.
@@ -329,7 +329,7 @@ def comparable(
     return np.array([places.get(label, UNKNOWN_CLASS) for label in target]), prediction
 
 
-def onto_classes(
+def align_columns(
     prediction: np.ndarray, classes: Sequence[Any], wanted: Sequence[Any]
 ) -> np.ndarray:
     """Probabilities in the columns of other classes, so that two models can be compared.
@@ -348,7 +348,7 @@ def onto_classes(
     return np.stack(columns, axis=1)
 
 
-def rows_by_block(blocks: pl.Series) -> Iterator[tuple[Any, np.ndarray]]:
+def split_by_block(blocks: pl.Series) -> Iterator[tuple[Any, np.ndarray]]:
     """Each block, in order, with the places of its rows."""
     places = pl.DataFrame({"block": blocks}).with_row_index("row")
     for (name,), rows in places.sort("block", maintain_order=True).group_by(
@@ -374,7 +374,7 @@ _SCORES: dict[Metric, Function] = {
 METRICS: dict[Metric, MetricDef] = {
     name: MetricDef(
         name,
-        kinds=tuple(kind for kind, offered in METRICS_BY_KIND.items() if name in offered),
+        kinds=tuple(kind for kind, names in METRICS_BY_KIND.items() if name in names),
         greater_is_better=name in _SCORES,
         function=function,
         by_class=name in {"balanced_accuracy", "f1"},
@@ -394,12 +394,12 @@ class MeasureError(ValueError):
     """The user's own metric cannot be used; the message says why."""
 
 
-def followed(trigger: PerformanceTrigger, gate: GateSpec) -> MetricDef:
+def get_followed_metric(trigger: PerformanceTrigger, gate: GateSpec) -> MetricDef:
     """The metric that is followed: the gate's own where it is the same, as the baseline is too."""
-    return judged_by(gate) if gate.metric == trigger.metric else METRICS[trigger.metric]
+    return get_gate_metric(gate) if gate.metric == trigger.metric else METRICS[trigger.metric]
 
 
-def judged_by(gate: GateSpec) -> MetricDef:
+def get_gate_metric(gate: GateSpec) -> MetricDef:
     """The metric that decides.
 
     Raises:
@@ -419,16 +419,18 @@ def judged_by(gate: GateSpec) -> MetricDef:
             function=mean_of(_pinball(gate.quantile)),
         )
     if name == "python" and gate.python is not None:
-        return MetricDef(name, tuple(METRICS_BY_KIND), gate.greater_is_better, _own(gate.python))
+        return MetricDef(
+            name, tuple(METRICS_BY_KIND), gate.greater_is_better, _import_metric(gate.python)
+        )
     found = METRICS[name]  # type: ignore[index]  # the spec holds the others to their parts
     if name in _CUT and gate.threshold is not None:
         return replace(found, function=_CUT[name](gate.threshold))
     return found
 
 
-def offered(kind: Kind, gate: GateSpec) -> list[MetricDef]:
+def list_metrics(kind: Kind, gate: GateSpec) -> list[MetricDef]:
     """Every metric of a kind of model, as its gate has it, and the one that decides."""
-    own = judged_by(gate)
+    own = get_gate_metric(gate)
     every = [METRICS[name] for name in METRICS_BY_KIND[kind]]
     return [*(metric for metric in every if metric.name != own.name), own]
 
@@ -448,7 +450,7 @@ def _pinball(quantile: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     )
 
 
-def _own(reference: str) -> Function:
+def _import_metric(reference: str) -> Function:
     module, _, name = reference.partition(":")
     try:
         function = getattr(import_module(module), name)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.metrics.metrics import evaluate, judged_by
+from retrain_assets.domain.metrics.metrics import evaluate, get_gate_metric
 from retrain_assets.domain.model.pipeline import LAST, TrainingError, build_pipeline
 from retrain_assets.specs.features import Kind
 from retrain_assets.specs.gate import GateSpec
@@ -178,7 +178,7 @@ def _search(
     spec: ModelSpec, search_spec: SearchSpec, rows: _Rows, blocks: pl.Series
 ) -> tuple[Params, pl.DataFrame]:
     """Search on the folds where a model can be fitted and the metric is defined."""
-    metric, kind, schema = judged_by(spec.gate), spec.target.kind, rows.features.schema
+    metric, kind, schema = get_gate_metric(spec.gate), spec.target.kind, rows.features.schema
     # A name that the estimator does not take would let each setting but the first fail.
     names = {**spec.estimator.params, **dict.fromkeys(search_spec.params)}
     build_pipeline(_with(spec.estimator, names), schema, spec.seed)
@@ -359,7 +359,7 @@ def _draw(trial: Trial, name: str, distribution: DistributionSpec) -> Any:
     return trial.suggest_float(name, low, high, log=distribution.log)
 
 
-def taking_features(estimator: Any, kind: Kind, features: pl.DataFrame) -> Pipeline:
+def wrap_fitted(estimator: Any, kind: Kind, features: pl.DataFrame) -> Pipeline:
     """Put an estimator behind what gives it the columns it wants.
 
     Args:

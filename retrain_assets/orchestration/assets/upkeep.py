@@ -48,7 +48,7 @@ def _describe_outcome(outcome: Any) -> dict[str, Any]:
     from retrain_assets.reports.plots import draw_replay, to_markdown
 
     return {
-        "proposal": outcome.said,
+        "proposal": outcome.summary,
         "policies": checks.table([asdict(standing) for standing in outcome.standings]),
         "cost_and_benefit": dg.MetadataValue.md(to_markdown(draw_replay(outcome))),
     }

@@ -20,7 +20,7 @@ from polars.exceptions import PanicException
 from retrain_assets.domain.data.contract import UNPLACED, find_strays, partition_keys, slices
 from retrain_assets.domain.data.row_checks import RawRows, Slice, typed
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.windows import batched
+from retrain_assets.domain.windows import group_batches
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.state import FILES, digest, landing_files
@@ -186,7 +186,7 @@ class Intake:
 
         for (is_settled, _), stretch in groupby(self._landed, group):
             if is_settled:
-                for keys in batched(((sizes[key], [key]) for key in stretch), MAX_FILES):
+                for keys in group_batches(((sizes[key], [key]) for key in stretch), MAX_FILES):
                     yield keys, [file for key in keys for file in new[key]]
 
     @cached_property
@@ -243,7 +243,7 @@ class Intake:
         # Read one by one, because the bytes on disk do not tell how many rows a file has.
         read = ([self._read_file(file) for file in files] for files in by_partition.values())
         sized = ((max(_unpacked(part), _packed(part)), part) for part in read)
-        for raw in batched(sized, BATCH_BYTES):
+        for raw in group_batches(sized, BATCH_BYTES):
             yield (*raw, *self._missing(raw)), _packed(raw) / total if total else 1.0
 
     def _slices(self, requested: set[str]) -> Iterator[Batch]:
@@ -266,7 +266,7 @@ class Intake:
             by_partition[part.partition].append(part)
         total = sum(part.rows.height for group in by_partition.values() for part in group)
         sized = ((_unpacked(group), group) for group in by_partition.values())
-        for raw in batched(sized, BATCH_BYTES):
+        for raw in group_batches(sized, BATCH_BYTES):
             yield raw, sum(part.rows.height for part in raw) / (total or 1)
 
     def _read_file(self, file: LandingFile, spec: DatasetSpec | None = None) -> RawRows:

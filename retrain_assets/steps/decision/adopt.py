@@ -3,7 +3,7 @@
 Not here: loading the file of such a model (`stores.registry`).
 """
 
-from retrain_assets.domain.model.estimator import taking_features
+from retrain_assets.domain.model.estimator import wrap_fitted
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.judge import store_expected_output
 from retrain_assets.steps.decision.promote import DecisionError, commit, describe_decision
@@ -87,7 +87,7 @@ def _register(state: ModelState, source: str, data_range: tuple[str, str]) -> Mo
     keys = state.trained_on(tuple(state.built()), data_range)[-windows.train :]
     features = read_features(state, keys).select(state.feature_names)
     foreign = load_foreign(source, state.registry)
-    pipeline = taking_features(foreign, state.spec.target.kind, features)
+    pipeline = wrap_fitted(foreign, state.spec.target.kind, features)
     unseen = [key for key in state.mature() if key > last][-windows.holdout :]
     rows = train.sample(state, unseen)
     output = train.predict_sample(state, pipeline, rows) if len(rows.target) else None

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.decision.gate import Decision, Verdict, best
+from retrain_assets.domain.decision.gate import Decision, Verdict, choose_best
 from retrain_assets.domain.drift.performance_estimate import Calibration
-from retrain_assets.domain.windows import left_out, outside
+from retrain_assets.domain.windows import describe_exclusions, exclude_range
 from retrain_assets.errors import PermanentError
 from retrain_assets.reports.plots import draw_gains
 from retrain_assets.steps.decision import train
@@ -106,7 +106,7 @@ def evaluate(state: ModelState, history: History, run_id: str) -> Evaluation:
     """
     candidates = train.list_candidates(state.registry, get_candidate(state.registry))
     evaluations = [_evaluate(state, history, item, len(candidates)) for item in candidates]
-    place = best([item.verdict for item in evaluations], [item.gain for item in evaluations])
+    place = choose_best([item.verdict for item in evaluations], [item.gain for item in evaluations])
     evaluation = evaluations[place]
     if len(evaluations) > 1:
         summary = ", ".join(map(_summarize, evaluations, candidates))
@@ -131,7 +131,7 @@ def _evaluate(
     holdout = list_unseen_partitions(state, tags)
     rival = state.registry.load(production.version, production.sha256) if production else None
     if production and not train.list_missing_features(state, rival):
-        holdout = outside(holdout, *production.data_range)
+        holdout = exclude_range(holdout, *production.data_range)
     rows = train.sample(state, holdout)
     blocks, needed = rows.blocks.n_unique(), state.spec.gate.min_blocks
     if blocks >= needed:
@@ -146,7 +146,7 @@ def _evaluate(
     if more is not None and blocks:  # the next partitions probably have as many blocks
         more = -(-more * rows.partitions.n_unique() // blocks)
     wait = "" if more is None else f"some {more} more partitions would probably do"
-    excluded = left_out(state.spec.exclude, tags["train_from"], tags["as_of"])
+    excluded = describe_exclusions(state.spec.exclude, tags["train_from"], tags["as_of"])
     return Evaluation(
         candidate=candidate.version,
         production=history.production_version,

@@ -20,7 +20,7 @@ from retrain_assets.domain.decision import gate as gates
 from retrain_assets.domain.decision import guards
 from retrain_assets.domain.drift.performance_estimate import fit_calibration
 from retrain_assets.domain.drift.profile import build_profile
-from retrain_assets.domain.metrics.metrics import comparable, judged_by, onto_classes
+from retrain_assets.domain.metrics.metrics import align_columns, align_labels, get_gate_metric
 from retrain_assets.domain.model.estimator import PredictionError, predict, trivial_prediction
 from retrain_assets.specs.features import Kind
 from retrain_assets.specs.gate import GateSpec
@@ -83,7 +83,7 @@ def _judge_against(
     trivial: gates.Comparison,
 ) -> Judgement:
     """Judge a candidate against production, with the confidence of its trivial comparison."""
-    metric, classes = judged_by(gate), candidate.classes
+    metric, classes = get_gate_metric(gate), candidate.classes
     inputs = rows.labels, candidate.values, production.values, rows.blocks
     comparison = gates.compare(metric, *inputs, trivial.confidence, classes=classes)
     features = rows.features.select(gate.slices)
@@ -92,7 +92,7 @@ def _judge_against(
     evidence = {
         "comparison": asdict(comparison),
         "slices": [asdict(result) for result in slices],
-        "guards": [asdict(result) for result in results],
+        "guards": [result.record() for result in results],
     }
     return gates.decide(gate, comparison, trivial, slices, results), evidence
 
@@ -106,7 +106,7 @@ def _compare_with_trivial(
     trained = train.sample(state, keys, fitting=True)
     trivial = trivial_prediction(kind, trained.target, trained.weight, len(rows.labels), gate)
     inputs = rows.labels, output.values, trivial, rows.blocks, confidence
-    return gates.compare(judged_by(gate), *inputs, classes=output.classes)
+    return gates.compare(get_gate_metric(gate), *inputs, classes=output.classes)
 
 
 def align_outputs(ours: Output, theirs: Output) -> tuple[Output, Output]:
@@ -115,7 +115,7 @@ def align_outputs(ours: Output, theirs: Output) -> tuple[Output, Output]:
         return ours, theirs
     classes = sorted({*ours.classes, *theirs.classes})
     first, second = (
-        Output(side.pipeline, onto_classes(side.values, side.classes or [], classes), classes)
+        Output(side.pipeline, align_columns(side.values, side.classes or [], classes), classes)
         for side in (ours, theirs)
     )
     return first, second
@@ -149,15 +149,17 @@ def run_guards(
     pipelines = candidate.pipeline, production.pipeline
     if spec.calibration:
         inputs = labels, ours, theirs, rows.blocks, gate.confidence
-        yield guards.calibration(spec.calibration, *inputs)
+        yield guards.check_calibration(spec.calibration, *inputs)
     if spec.negative_flips:
-        targets, ours = comparable(labels, ours, candidate.classes)
-        yield guards.negative_flips(spec.negative_flips, targets, ours, theirs, gate.threshold)
+        targets, ours = align_labels(labels, ours, candidate.classes)
+        yield guards.check_negative_flips(
+            spec.negative_flips, targets, ours, theirs, gate.threshold
+        )
     if spec.latency:
-        yield guards.ratio("latency", spec.latency, *_time_models(kind, features, *pipelines))
+        yield guards.check_ratio("latency", spec.latency, *_time_models(kind, features, *pipelines))
     if spec.size:
         sizes = ({"bytes": float(len(_serialize(pipeline)))} for pipeline in pipelines)
-        yield guards.ratio("size", spec.size, *sizes)
+        yield guards.check_ratio("size", spec.size, *sizes)
     if spec.skew:
         yield _check_skew(spec.skew, kind, features, candidate.pipeline)
 

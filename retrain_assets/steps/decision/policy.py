@@ -38,7 +38,7 @@ def record_request(state: ModelState) -> Request:
     first = [key for key in built if key <= as_of][-length:][0]
     shared = {
         PARTITION: as_of,
-        "wanted": request.wanted,
+        "wanted": request.retrain,
         "said": request.reason,
         "production": situation.production.version if situation.production else None,
         "seen_from": first,

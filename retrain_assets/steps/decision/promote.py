@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from retrain_assets.domain.metrics.metrics import judged_by, loss_increase
+from retrain_assets.domain.metrics.metrics import get_gate_metric, loss_increase
 from retrain_assets.errors import PermanentError
 from retrain_assets.steps.decision import evaluate, train
 from retrain_assets.steps.decision.judge import align_outputs
@@ -245,12 +245,12 @@ def _check_refit(
     Since the refit was trained on these rows, something went wrong if it does worse on them than
     the gated fit.
     """
-    metric = judged_by(state.spec.gate).name
+    metric = get_gate_metric(state.spec.gate).name
     first = state.registry.load(candidate.version, candidate.sha256)
     predictions = (train.predict_sample(state, model, rows) for model in (refit.pipeline, first))
     outputs = align_outputs(*predictions)
     metrics, before = (train.compute_metrics(state, rows, output) for output in outputs)
-    loss = loss_increase(judged_by(state.spec.gate), metrics[metric], before[metric])
+    loss = loss_increase(get_gate_metric(state.spec.gate), metrics[metric], before[metric])
     if loss > REFIT_TOLERANCE:
         raise WorseRefitError(
             f"model {state.spec.name}: the refit's {metric} on its own rows is {loss:.1%} worse "

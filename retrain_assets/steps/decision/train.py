@@ -20,10 +20,10 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.features.build import BLOCK, KEY, WEIGHT
-from retrain_assets.domain.metrics.metrics import mean_over_blocks, offered
+from retrain_assets.domain.metrics.metrics import list_metrics, mean_over_blocks
 from retrain_assets.domain.model.estimator import Fitted, fit, predict
 from retrain_assets.domain.model.outliers import OUTLIER
-from retrain_assets.domain.windows import Windows, left_out, split
+from retrain_assets.domain.windows import Windows, describe_exclusions, split
 from retrain_assets.reports.plots import draw_holdout
 from retrain_assets.steps import state as facts
 from retrain_assets.steps.state import ModelState, data_digest, digest_of
@@ -240,7 +240,7 @@ def register(
             "train_to": last,
             "trained_on": json.dumps(trained.data),
             "rows_sha256": trained.rows_sha256,
-            "excluded": left_out(state.spec.exclude, first, last),
+            "excluded": describe_exclusions(state.spec.exclude, first, last),
         },
         texts=texts,
         figures=figures or {},
@@ -330,5 +330,5 @@ def list_missing_features(state: ModelState, pipeline: Model) -> list[str]:
 def compute_metrics(state: ModelState, rows: Sample, output: Output) -> dict[str, float]:
     """Return each metric of the model's kind, as the mean over partitions weighted by rows."""
     inputs = rows.labels, output.values, rows.partitions, output.classes
-    metrics = offered(state.spec.target.kind, state.spec.gate)
+    metrics = list_metrics(state.spec.target.kind, state.spec.gate)
     return {metric.name: mean_over_blocks(metric, *inputs) for metric in metrics}

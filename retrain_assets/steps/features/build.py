@@ -19,7 +19,7 @@ from retrain_assets.domain.drift.profile import build_profile, merge
 from retrain_assets.domain.drift.training_match import find_idle, find_mismatches
 from retrain_assets.domain.features.build import KEY
 from retrain_assets.domain.model.outliers import MAX_ROWS, OUTLIER, Detector, fit_detector
-from retrain_assets.domain.windows import ending_at
+from retrain_assets.domain.windows import take_through
 from retrain_assets.errors import PermanentError
 from retrain_assets.specs.model import OutliersSpec
 from retrain_assets.steps.features.rows import Rows
@@ -93,7 +93,7 @@ def build_features(state: ModelState, partitions: Sequence[str], run_id: str) ->
     # Taken before any row is read: what changes meanwhile has another digest and is built again.
     sources = state.sources()
     keys = list_ready(state, partitions, sources)
-    window = ending_at(tuple(sources), keys[-1], state.spec.windows.current)
+    window = take_through(tuple(sources), keys[-1], state.spec.windows.current)
     maker, look = Rows(state), _Look(state, window)
     marker = Marker(maker, look.ledger, state.spec.outliers) if state.spec.outliers else None
     with Spill() as spill:

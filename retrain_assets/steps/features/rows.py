@@ -17,7 +17,7 @@ from retrain_assets.domain.features.build import (
     get_lookup_schema,
     list_label_lookups,
 )
-from retrain_assets.domain.windows import batched, before
+from retrain_assets.domain.windows import group_batches, take_before
 from retrain_assets.specs.base import duration
 from retrain_assets.steps.state import ModelState, landed_rows
 
@@ -42,7 +42,9 @@ class Rows:
     def batches(self, keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
         """Partitions together, up to a bound on their values; each of more than that alone."""
         columns = len(self.state.dataset.columns) + len(self.state.feature_names)
-        return batched(((self.counts.get(key, 0) * columns, [key]) for key in keys), BATCH_VALUES)
+        return group_batches(
+            ((self.counts.get(key, 0) * columns, [key]) for key in keys), BATCH_VALUES
+        )
 
     def features(self, keys: Sequence[str]) -> pl.DataFrame:
         """Features of all rows of some partitions, as `build_features` gives them."""
@@ -63,7 +65,7 @@ class Rows:
         spec, landed = self.state.spec, tuple(self.counts)
         if spec.features.history == 0:
             return None
-        past = {seen for key in keys for seen in before(landed, key, spec.features.history)}
+        past = {seen for key in keys for seen in take_before(landed, key, spec.features.history)}
         return History(self._dataset(past), landed, spec, self.state.dataset)
 
     def lookup(

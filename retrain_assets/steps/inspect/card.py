@@ -15,9 +15,15 @@ import numpy as np
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.metrics.metrics import block_values, evaluate, judged_by, margin, offered
+from retrain_assets.domain.metrics.metrics import (
+    block_values,
+    evaluate,
+    get_gate_metric,
+    list_metrics,
+    margin,
+)
 from retrain_assets.domain.model.estimator import predict
-from retrain_assets.domain.windows import ending_at, outside
+from retrain_assets.domain.windows import exclude_range, take_through
 from retrain_assets.reports.movers import draw_watched_drift
 from retrain_assets.reports.page import render_page, render_sections
 from retrain_assets.reports.plots import draw_holdout, draw_importance
@@ -87,8 +93,8 @@ def _judged(
     spec, tags = registry.text(gated, SPEC_FILE), gated.tags
     then = replace(state, spec=ModelSpec.model_validate_json(spec)) if spec else state
     as_of = tags.get("as_of") or (told[0].as_of if told else "")
-    keys = ending_at(state.mature(), as_of, then.spec.windows.holdout)
-    keys = outside(keys, tags["train_from"], tags["train_to"])
+    keys = take_through(state.mature(), as_of, then.spec.windows.holdout)
+    keys = exclude_range(keys, tags["train_from"], tags["train_to"])
     made = tags.get("features_version")
     rows = sample(then, keys, version=int(made) if made else None)
     if not len(rows.target):
@@ -103,7 +109,8 @@ def _judged(
     known = read_evaluation(state, gated.version, told[0].previous if told else None)
     tables = (known.evidence.get(name) for name in ("guards", "slices")) if known else ()
     measured = [
-        _with_interval(metric, rows, output, classes) for metric in offered(kind, then.spec.gate)
+        _with_interval(metric, rows, output, classes)
+        for metric in list_metrics(kind, then.spec.gate)
     ]
     return {
         "Holdout": [where, measured],
@@ -131,7 +138,7 @@ def _importance(
     state: ModelState, pipeline: Pipeline, rows: Sample
 ) -> tuple[dict[str, float], str]:
     """How much worse predictions are with each feature shuffled, and how that is measured."""
-    metric, every = judged_by(state.spec.gate), max(1, len(rows.target) // SHUFFLED_ROWS)
+    metric, every = get_gate_metric(state.spec.gate), max(1, len(rows.target) // SHUFFLED_ROWS)
     features, target = rows.features.gather_every(every), rows.target.gather_every(every)
 
     def value(given: pl.DataFrame) -> float:

@@ -52,7 +52,7 @@ def status(state: ModelState) -> dict[str, Any]:
         "last_decision": last.for_people() if last else None,
         "stale": stale(state),
         "staleness": staleness(state),
-        "wanted": wish.wanted,
+        "wanted": wish.retrain,
         "reason": wish.reason,
         "triggers": [asdict(cause) for cause in wish.causes],
         "performance": performance(state),
@@ -95,10 +95,13 @@ def plan(state: ModelState, last_seconds: float | None) -> dict[str, Any]:
     enough = len(mature) >= spec.windows.train + spec.windows.holdout
     windows = asdict(split(mature, spec.windows)) if enough else {}
     rows = landed_rows(state.tables, state.dataset.name)
-    search, candidates = spec.estimator.search, 0 if wish.held else 1 + len(spec.windows.also)
+    search, candidates = (
+        spec.estimator.search,
+        0 if wish.held_version else 1 + len(spec.windows.also),
+    )
     return {
         "model": spec.name,
-        "wanted": wish.wanted,
+        "wanted": wish.retrain,
         "reason": wish.reason,
         "as_of": wish.as_of,
         "triggers": [asdict(cause) for cause in wish.causes],

@@ -15,7 +15,12 @@ from retrain_assets.domain.drift import observations as watch
 from retrain_assets.domain.drift.measures import describe_effect
 from retrain_assets.domain.drift.permutation_test import pool
 from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, ColumnProfile, merge
-from retrain_assets.domain.windows import ending_at, mature_partitions, reference, widened
+from retrain_assets.domain.windows import (
+    mature_partitions,
+    reference_partitions,
+    take_through,
+    widen_ranges,
+)
 from retrain_assets.specs.triggers import DriftTrigger
 from retrain_assets.steps.decision.judge import BLOCK
 from retrain_assets.steps.features.build import BuildResult, describe_commit, list_ready
@@ -36,7 +41,7 @@ def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildR
     """
     sources = state.sources()
     asked, watcher = list_ready(state, partitions, sources), _Watcher(state, sources)
-    ranges = widened(tuple(sources), asked, state.spec.monitoring_span)
+    ranges = widen_ranges(tuple(sources), asked, state.spec.monitoring_span)
     watched = {key for key in state.built() for first, last in ranges if first <= key <= last}
     keys = sorted(watched.union(asked))
     rows = pl.DataFrame(
@@ -214,7 +219,7 @@ class _Watcher:
     def _window(self, known: Sequence[str], key: str) -> tuple[str, ...]:
         """The window that ends at a partition, which may be known to be bad while no other is."""
         kept = [found for found in known if found == key or not self.state.is_excluded(found)]
-        return ending_at(kept, key, self.state.spec.windows.current)
+        return take_through(kept, key, self.state.spec.windows.current)
 
     def _by_partition(self, name: str) -> dict[str, pl.DataFrame]:
         tables, table = self.state.tables, self.state.table(name)
@@ -232,7 +237,7 @@ class _Watcher:
         if spec is None:
             return self.state.trained_on(self.known, production.data_range)
         kept = [key for key in self.known if not self.state.is_excluded(key)]
-        return reference(spec, kept, window, period.begins if period else lambda _: None)
+        return reference_partitions(spec, kept, window, period.begins if period else lambda _: None)
 
     def merged(self, keys: Sequence[str]) -> dict[str, ColumnProfile]:
         """One summary of each column over some partitions."""

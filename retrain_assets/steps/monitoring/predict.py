@@ -17,7 +17,7 @@ from retrain_assets.domain.drift.observations import ESTIMATED, PERFORMANCE
 from retrain_assets.domain.drift.performance_estimate import estimate_blocks
 from retrain_assets.domain.drift.profile import build_profile
 from retrain_assets.domain.features.build import KEY
-from retrain_assets.domain.metrics.metrics import MetricDef, block_values, followed
+from retrain_assets.domain.metrics.metrics import MetricDef, block_values, get_followed_metric
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.steps.decision.evaluate import read_calibration
 from retrain_assets.steps.decision.promote import reconcile
@@ -177,7 +177,7 @@ def _measure(
     trigger, found = state.spec.triggers.performance, [pl.DataFrame(schema=PERFORMANCE_SCHEMA)]
     if trigger is None:
         return found[0]
-    metric, blocks = followed(trigger, state.spec.gate), scored[PARTITION]
+    metric, blocks = get_followed_metric(trigger, state.spec.gate), scored[PARTITION]
     fresh = ~scored["in_sample"]
     known = fresh & scored["label"].is_not_null()
     if known.any():

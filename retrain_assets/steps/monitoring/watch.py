@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.metrics.intervals import evidence, needed
-from retrain_assets.domain.metrics.metrics import block_values, judged_by
+from retrain_assets.domain.metrics.intervals import compute_evidence, required_evidence
+from retrain_assets.domain.metrics.metrics import block_values, get_gate_metric
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.steps.decision.promote import roll_back
 from retrain_assets.steps.decision.train import get_classes, list_missing_features
@@ -103,8 +103,8 @@ def summarize(state: ModelState) -> WatchSummary | None:
         before=row.previous or 0,
         partitions=len(losses),
         loss=sum(losses) / len(losses) if losses else 0.0,
-        evidence=float(max(evidence(losses), default=1.0)),
-        needed=needed(state.spec.gate.confidence),
+        evidence=float(max(compute_evidence(losses), default=1.0)),
+        needed=required_evidence(state.spec.gate.confidence),
         metric=state.spec.gate.metric,
     )
 
@@ -143,7 +143,7 @@ def _compute_losses(
     state: ModelState, registry: ModelRegistry, row: LedgerRow, keys: list[str]
 ) -> pl.DataFrame:
     """By how much production is worse on each partition; null where that is undefined."""
-    metric, target = judged_by(state.spec.gate), state.spec.target
+    metric, target = get_gate_metric(state.spec.gate), state.spec.target
     rows = read_features(state, keys).drop_nulls(target.column)
     labels, blocks = rows[target.column].to_numpy(), rows[PARTITION]
     values = []

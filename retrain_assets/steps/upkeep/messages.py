@@ -21,7 +21,7 @@ from retrain_assets.domain.messages import (
     NotTakenError,
     Outcome,
     add_events,
-    due_messages,
+    choose_messages,
     mark_attempt,
     record_outcomes,
 )
@@ -192,14 +192,14 @@ def deliver(
     def begin(notices: Sequence[Notice]) -> list[Notice]:
         now = clock()
         extended = add_events(notices, events, notify, senders, now)
-        messages[:] = due_messages(extended, notify, senders, now)
+        messages[:] = choose_messages(extended, notify, senders, now)
         return mark_attempt(extended, messages, now)
 
     notices = outbox.change(begin)
     outcomes = _send(messages, senders)
     if messages:
         notices = outbox.change(lambda stored: record_outcomes(stored, outcomes, clock()))
-    waiting = [notice for notice in notices if notice.sent is None]
+    waiting = [notice for notice in notices if notice.sent_at is None]
     errors = {notice.channel: notice.error for notice in waiting if notice.error}
     count = sum(isinstance(outcome, str) for outcome in outcomes.values())
     summary = f"{count} messages sent, {len(waiting)} events wait"

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from retrain_assets.domain.decision.gate import Verdict, best, compare, shared
+from retrain_assets.domain.decision.gate import Verdict, choose_best, compare, shared
 
 HOLD, PROMOTE, REJECT = Verdict.HOLD, Verdict.PROMOTE, Verdict.REJECT
 
@@ -28,7 +28,7 @@ HOLD, PROMOTE, REJECT = Verdict.HOLD, Verdict.PROMOTE, Verdict.REJECT
 def test_the_best_of_those_that_pass_goes_on(
     verdicts: list[Verdict], gains: list[float], place: int
 ) -> None:
-    assert best(verdicts, gains) == place
+    assert choose_best(verdicts, gains) == place
 
 
 def test_one_candidate_is_judged_as_sure_as_the_gate_says() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from retrain_assets.domain.decision.replay import Outcome, Played, Standing, compared
+from retrain_assets.domain.decision.replay import Outcome, PolicyResult, Standing, compare_policies
 
 KEYS = [f"2013-{place // 28 + 1:02}-{place % 28 + 1:02}" for place in range(280)]
 
 
-def played(name: str, values: np.ndarray, fits: int = 3, *, gated: bool = True) -> Played:
+def played(name: str, values: np.ndarray, fits: int = 3, *, gated: bool = True) -> PolicyResult:
     decided = (("2013-01-01", "promote"), ("2013-02-01", "hold"))
-    return Played(name, dict(zip(KEYS, values.tolist(), strict=False)), fits, decided, gated)
+    return PolicyResult(name, dict(zip(KEYS, values.tolist(), strict=False)), fits, decided, gated)
 
 
 def noise(seed: int, scale: float = 0.05) -> np.ndarray:
@@ -21,26 +21,26 @@ def noise(seed: int, scale: float = 0.05) -> np.ndarray:
 
 def test_a_policy_that_was_better_throughout_is_shown_to_be() -> None:
     now = noise(0)
-    found = compared("log_loss", [played("now", now), played("other", now - 0.02, 9)], 0.9)
+    found = compare_policies("log_loss", [played("now", now), played("other", now - 0.02, 9)], 0.9)
     assert found.best == "other"
     assert found.standings[1].gain == pytest.approx(0.02)
     assert found.standings[1].low == pytest.approx(0.02)
-    assert found.said.startswith("`other` did best")
-    assert found.said.endswith("shown to be better")
+    assert found.summary.startswith("`other` did best")
+    assert found.summary.endswith("shown to be better")
 
 
 def test_of_a_metric_where_more_is_better_the_higher_one_gains() -> None:
     now = noise(0)
-    found = compared("roc_auc", [played("now", now), played("other", now - 0.02)], 0.9)
+    found = compare_policies("roc_auc", [played("now", now), played("other", now - 0.02)], 0.9)
     assert found.best == "now"
     assert found.standings[1].gain == pytest.approx(-0.02)
 
 
 def test_a_gain_that_may_be_chance_is_said_to_be() -> None:
-    found = compared("log_loss", [played("now", noise(1)), played("other", noise(2))], 0.9)
+    found = compare_policies("log_loss", [played("now", noise(1)), played("other", noise(2))], 0.9)
     assert found.best == min(("now", "other"), key=lambda name: one(found, name).mean)
     assert abs(one(found, "other").gain) < 0.01
-    assert found.said.endswith("it may be chance") == (found.best == "other")
+    assert found.summary.endswith("it may be chance") == (found.best == "other")
 
 
 def one(found: Outcome, name: str) -> Standing:
@@ -54,7 +54,7 @@ def test_intervals_hold_for_all_policies_together(policies: int) -> None:
     for _ in range(rounds):
         now = rng.normal(0.5, 0.05, len(KEYS))
         others = [played(str(n), now + rng.normal(0, 0.02, len(KEYS))) for n in range(policies - 1)]
-        found = compared("log_loss", [played("now", now), *others], 0.9)
+        found = compare_policies("log_loss", [played("now", now), *others], 0.9)
         wrong += any(s.low * s.high > 0 for s in found.standings[1:])
     assert 0.06 <= wrong / rounds <= 0.14
 
@@ -62,26 +62,26 @@ def test_intervals_hold_for_all_policies_together(policies: int) -> None:
 def test_a_calendar_is_shown_and_not_proposed() -> None:
     now = noise(0)
     calendar = played("every 7", now - 0.02, gated=False)
-    found = compared("log_loss", [played("now", now), calendar], 0.9)
+    found = compare_policies("log_loss", [played("now", now), calendar], 0.9)
     assert found.best == "now"
     assert one(found, "every 7").low > 0
-    assert "but the calendar `every 7`, which has no gate" in found.said
+    assert "but the calendar `every 7`, which has no gate" in found.summary
     better = played("other", now - 0.01)
-    found = compared("log_loss", [played("now", now), better, calendar], 0.9)
+    found = compare_policies("log_loss", [played("now", now), better, calendar], 0.9)
     assert found.best == "other"
-    assert found.said.startswith("`other` did best of those with triggers and gate")
-    assert "but the calendar `every 7`" in found.said
+    assert found.summary.startswith("`other` did best of those with triggers and gate")
+    assert "but the calendar `every 7`" in found.summary
 
 
 def test_only_partitions_that_all_predicted_are_compared() -> None:
     now, late = played("now", noise(0)), played("late", noise(0)[:40])
-    assert compared("log_loss", [now, late], 0.9).shared == KEYS[:40]
+    assert compare_policies("log_loss", [now, late], 0.9).shared == KEYS[:40]
     with pytest.raises(ValueError, match="no partition was predicted out of sample by every"):
-        compared("log_loss", [now, played("none", noise(0)[:0])], 0.9)
+        compare_policies("log_loss", [now, played("none", noise(0)[:0])], 0.9)
 
 
 def test_of_few_partitions_no_interval_is_claimed() -> None:
     short = [played("now", noise(0)[:20]), played("other", noise(0)[:20] - 0.1)]
-    found = compared("log_loss", short, 0.9)
+    found = compare_policies("log_loss", short, 0.9)
     assert found.standings[1].low is None
-    assert found.said.endswith("on too few partitions to say how sure that is")
+    assert found.summary.endswith("on too few partitions to say how sure that is")

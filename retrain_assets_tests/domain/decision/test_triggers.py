@@ -8,8 +8,14 @@ import math
 import polars as pl
 import pytest
 
-from retrain_assets.domain.decision.situation import Held, Pause, Production, Request, Situation
-from retrain_assets.domain.decision.triggers import decide, refusals
+from retrain_assets.domain.decision.situation import (
+    HeldCandidate,
+    Pause,
+    Production,
+    Request,
+    Situation,
+)
+from retrain_assets.domain.decision.triggers import count_refusals, decide
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.state import MONITORING_SCHEMA
 
@@ -61,8 +67,8 @@ def situation(**changes: object) -> Situation:
             needed=15,
             recipe="same",
             production=Production(3, DAYS[19], DAYS[19], "same"),
-            decided=DAYS[19],
-            decided_recipe="same",
+            last_decision=DAYS[19],
+            last_recipe="same",
             monitoring=monitored(),
         ),
         **changes,  # type: ignore[arg-type]
@@ -71,26 +77,26 @@ def situation(**changes: object) -> Situation:
 
 def test_a_stable_model_is_left_alone() -> None:
     request = decide(model(), situation())
-    assert (request.wanted, request.fired, request.reason) == (False, (), "no cause has fired")
+    assert (request.retrain, request.fired, request.reason) == (False, (), "no cause has fired")
     assert {cause.cause for cause in request.causes} >= {"performance", "data_drift", "spec_change"}
 
 
 def test_a_pause_is_told_for_as_long_as_it_holds_whether_or_not_a_cause_has_fired() -> None:
-    seen, due = situation(paused=Pause("2013-01-31", "audit", "the team")), {"new_partitions": 10}
+    seen, due = situation(pause=Pause("2013-01-31", "audit", "the team")), {"new_partitions": 10}
     said = "paused until 2013-01-31 by the team (audit): "
     for wish, why in ((model(), "no cause has fired"), (model(**due), "10 new partitions")):
         request = decide(wish, seen)
-        assert not request.wanted
+        assert not request.retrain
         assert request.reason.startswith(said + why)
-    assert decide(model(**due), situation(paused=Pause(DAYS[-1], "audit", "the team"))).wanted
+    assert decide(model(**due), situation(pause=Pause(DAYS[-1], "audit", "the team"))).retrain
 
 
 def test_the_first_model_waits_for_enough_history_then_is_asked_for() -> None:
-    fresh = {"production": None, "decided": None}
+    fresh = {"production": None, "last_decision": None}
     short = decide(model(), situation(mature=DAYS[:14], **fresh))
-    assert (short.wanted, short.reason) == (False, "14 of 15 partitions needed have landed")
+    assert (short.retrain, short.reason) == (False, "14 of 15 partitions needed have landed")
     request = decide(model(), situation(mature=DAYS[:15], **fresh))
-    assert (request.wanted, request.fired, request.as_of) == (True, ("no_production",), DAYS[14])
+    assert (request.retrain, request.fired, request.as_of) == (True, ("no_production",), DAYS[14])
 
 
 DRIFT = {"measure": "psi", "threshold": 0.2}
@@ -104,19 +110,19 @@ MANY = (("feature", "psi", "a", 0.9, 0.2), ("feature", "psi", "b", 0.1, 0.2))
 def test_drift_is_a_cause_of_its_own_kind(trigger: str, role: str) -> None:
     seen = situation(monitoring=monitored((role, "psi", "a", 0.3, 0.2)))
     request = decide(model(**{trigger: DRIFT}), seen)
-    assert (request.wanted, request.fired) == (True, (trigger,))
+    assert (request.retrain, request.fired) == (True, (trigger,))
     assert "a 0.30" in request.reason
 
 
 def test_drift_of_few_columns_is_no_cause_when_a_share_is_asked() -> None:
     seen = situation(monitoring=monitored(*MANY))
-    assert decide(model(data_drift={**DRIFT, "share": 0.4}), seen).wanted
-    assert not decide(model(data_drift={**DRIFT, "share": 0.5}), seen).wanted
+    assert decide(model(data_drift={**DRIFT, "share": 0.4}), seen).retrain
+    assert not decide(model(data_drift={**DRIFT, "share": 0.5}), seen).retrain
 
 
 def test_drift_at_a_rate_is_told_by_its_p_value_and_the_column_farthest_out() -> None:
     rare = model(data_drift={"false_alarms_per_year": 2})
-    assert not decide(rare, situation()).wanted
+    assert not decide(rare, situation()).retrain
     calm = monitored(("feature", "p_value", "", 0.2, 0.005), ("feature", "ks", "x", 0.9, 0.3))
     rows = calm.with_columns(alert=pl.lit(value=False))
     assert decide(rare, situation(monitoring=rows)).fired == ()
@@ -132,14 +138,14 @@ def test_performance_below_its_limit_is_a_cause() -> None:
     bad = situation(monitoring=monitored(("performance", "log_loss", "y", 0.7, 0.55)))
     good = situation(monitoring=monitored(("performance", "log_loss", "y", 0.5, 0.55)))
     assert decide(watched, bad).fired == ("performance",)
-    assert not decide(watched, good).wanted
+    assert not decide(watched, good).retrain
 
 
 def test_what_has_no_value_at_promotion_is_said_to_be_unwatched() -> None:
     watched = model(performance={"metric": "roc_auc", "max_drop": 0.1})
     seen = monitored(("performance", "roc_auc", "y", 0.7, math.nan))
     found = decide(watched, situation(monitoring=seen.with_columns(alert=pl.lit(value=False))))
-    assert not found.wanted
+    assert not found.retrain
     (said,) = [cause.reason for cause in found.causes if cause.cause == "performance"]
     assert "undefined on the holdout of the promotion" in said
 
@@ -149,56 +155,60 @@ def test_alerts_about_an_earlier_version_or_window_are_not_counted() -> None:
     spec = model(data_drift=DRIFT)
     other = situation(monitoring=drifted.with_columns(model_version=pl.lit(2, pl.Int64)))
     before = situation(monitoring=monitored(("feature", "psi", "a", 0.9, 0.2), day=DAYS[19]))
-    assert not decide(spec, other).wanted
-    assert not decide(spec, before).wanted
+    assert not decide(spec, other).retrain
+    assert not decide(spec, before).retrain
 
 
 def test_only_the_newest_window_counts() -> None:
     passed = monitored(("feature", "psi", "a", 0.9, 0.2), day=DAYS[-2])
     now = monitored(("feature", "psi", "a", 0.1, 0.2), day=DAYS[-1])
     both = situation(monitoring=pl.concat([passed, now]))
-    assert not decide(model(data_drift=DRIFT), both).wanted
+    assert not decide(model(data_drift=DRIFT), both).retrain
 
 
 def test_the_cooldown_holds_a_cause_back_and_says_so() -> None:
-    seen = situation(decided=DAYS[25], monitoring=monitored(("feature", "psi", "a", 0.9, 0.2)))
+    seen = situation(
+        last_decision=DAYS[25], monitoring=monitored(("feature", "psi", "a", 0.9, 0.2))
+    )
     request = decide(model(data_drift=DRIFT), seen)
-    assert (request.wanted, request.fired) == (False, ("data_drift",))
+    assert (request.retrain, request.fired) == (False, ("data_drift",))
     assert "cooldown is 5" in request.reason
 
 
 def test_a_candidate_that_would_see_no_newer_data_than_production_is_not_asked_for() -> None:
     seen = situation(
         production=Production(3, DAYS[-6], DAYS[-6], "same"),
-        decided=DAYS[-6],
+        last_decision=DAYS[-6],
         monitoring=monitored(("feature", "psi", "a", 0.9, 0.2)),
     )
     request = decide(model(data_drift=DRIFT), seen)
-    assert (request.wanted, request.fired) == (False, ("data_drift",))
+    assert (request.retrain, request.fired) == (False, ("data_drift",))
     assert f"a candidate would be through {DAYS[-6]}" in request.reason
     newer = dataclasses.replace(seen, production=Production(3, DAYS[-6], DAYS[-7], "same"))
-    assert decide(model(data_drift=DRIFT), newer).wanted
+    assert decide(model(data_drift=DRIFT), newer).retrain
 
 
 def test_nothing_is_decided_twice_as_of_one_partition() -> None:
-    seen = situation(decided=DAYS[-1], monitoring=monitored(("feature", "psi", "a", 0.9, 0.2)))
-    assert not decide(model(data_drift=DRIFT, cooldown=0), seen).wanted
+    seen = situation(
+        last_decision=DAYS[-1], monitoring=monitored(("feature", "psi", "a", 0.9, 0.2))
+    )
+    assert not decide(model(data_drift=DRIFT, cooldown=0), seen).retrain
 
 
 def test_a_changed_spec_does_not_wait_for_the_cooldown() -> None:
-    request = decide(model(), situation(decided=DAYS[-1], recipe="other"))
-    assert (request.wanted, request.fired) == (True, ("spec_change",))
+    request = decide(model(), situation(last_decision=DAYS[-1], recipe="other"))
+    assert (request.retrain, request.fired) == (True, ("spec_change",))
     assert request.reason.startswith("the spec has changed")
-    code = decide(model(), situation(decided=DAYS[-1], recipe="same.code"))
+    code = decide(model(), situation(last_decision=DAYS[-1], recipe="same.code"))
     assert code.reason.startswith("the user's code has changed")
-    assert not decide(model(spec_change=False), situation(recipe="other")).wanted
-    tried = situation(decided=DAYS[-1], recipe="other", decided_recipe="other")
-    assert not decide(model(), tried).wanted
+    assert not decide(model(spec_change=False), situation(recipe="other")).retrain
+    tried = situation(last_decision=DAYS[-1], recipe="other", last_recipe="other")
+    assert not decide(model(), tried).retrain
 
 
 def test_new_partitions_are_counted_since_the_last_decision() -> None:
     assert decide(model(new_partitions=10), situation()).fired == ("new_partitions",)
-    assert not decide(model(new_partitions=11), situation()).wanted
+    assert not decide(model(new_partitions=11), situation()).retrain
 
 
 def test_the_same_situation_is_decided_the_same() -> None:
@@ -225,7 +235,7 @@ def test_drift_without_harm_is_noted_and_asks_for_nothing(role: str) -> None:
     moved = monitored((role, "psi", "a", 0.3, 0.2))
     seen = situation(monitoring=days(moved, fallen(-1, 0.5)))
     request = decide(model(performance=FALL, **{cause: DRIFT}), seen)
-    assert not request.wanted
+    assert not request.retrain
     (said,) = [found.reason for found in request.causes if found.cause == cause]
     assert said.startswith("noted, while log_loss 0.5 holds: psi at or above 0.2 on 1 of 1")
     whatever = {**DRIFT, "although_performance_holds": True}
@@ -244,13 +254,13 @@ def test_drift_is_not_taken_for_harmless_while_the_fall_is_only_not_yet_sure() -
 
 def test_what_was_monitored_before_a_trigger_was_changed_is_judged_by_the_new_one() -> None:
     seen = situation(monitoring=monitored(("feature", "psi", "a", 0.3, 0.5)))
-    assert decide(model(data_drift={"measure": "psi", "threshold": 0.2}), seen).wanted
-    assert not decide(model(data_drift={"measure": "psi", "threshold": 0.4}), seen).wanted
+    assert decide(model(data_drift={"measure": "psi", "threshold": 0.2}), seen).retrain
+    assert not decide(model(data_drift={"measure": "psi", "threshold": 0.4}), seen).retrain
     rare = decide(model(data_drift={"false_alarms_per_year": 2}), seen)
-    assert not rare.wanted
+    assert not rare.retrain
     other = {**FALL, "metric": "brier"}
-    assert not decide(model(performance=other), situation(monitoring=fallen(-1))).wanted
-    assert decide(model(performance=FALL), situation(monitoring=fallen(-1))).wanted
+    assert not decide(model(performance=other), situation(monitoring=fallen(-1))).retrain
+    assert decide(model(performance=FALL), situation(monitoring=fallen(-1))).retrain
 
 
 def test_a_rate_goes_by_the_windows_since_it_is_asked_for() -> None:
@@ -286,13 +296,13 @@ def test_an_estimate_counts_once_it_has_been_right() -> None:
         return decide(spec, situation(monitoring=days(bad, *before)))
 
     unknown = asked()
-    assert not unknown.wanted
+    assert not unknown.retrain
     (said,) = [cause.reason for cause in unknown.causes if cause.cause == "performance"]
     assert "was not held against labels yet, so it is not acted on" in said
     right = asked(fallen(-3, 0.50), fallen(-3, 0.51, "estimated"))
     assert right.fired == ("performance",)
     assert "was off by 0.01 in 1 windows, a fall of 0.05 counts" in right.reason
-    assert not asked(fallen(-3, 0.50), fallen(-3, 0.56, "estimated")).wanted
+    assert not asked(fallen(-3, 0.50), fallen(-3, 0.56, "estimated")).retrain
 
 
 def test_a_window_whose_labels_came_later_is_the_one_it_ends_in() -> None:
@@ -300,7 +310,7 @@ def test_a_window_whose_labels_came_later_is_the_one_it_ends_in() -> None:
     late = fallen(-1, 0.5).with_columns(window_to=pl.lit(DAYS[-3]))
     bad = fallen(-1, 0.7, "estimated")
     right = days(bad, late, fallen(-3, 0.51, "estimated"))
-    assert decide(model(performance=FALL), situation(monitoring=right)).wanted
+    assert decide(model(performance=FALL), situation(monitoring=right)).retrain
     moved = monitored(("feature", "psi", "a", 0.3, 0.2))
     unknown = situation(monitoring=days(moved, late))
     assert decide(model(performance=FALL, data_drift=DRIFT), unknown).fired == ("data_drift",)
@@ -312,7 +322,7 @@ def test_labels_that_came_count_and_not_the_estimate() -> None:
         fallen(-1, 0.7, "estimated"),
         *[fallen(-3, 0.5, role) for role in ("performance", "estimated")],
     )
-    assert not decide(model(performance=FALL), situation(monitoring=seen)).wanted
+    assert not decide(model(performance=FALL), situation(monitoring=seen)).retrain
 
 
 @pytest.mark.parametrize(("falls", "wanted"), [((-1, -2), True), ((-1,), False), ((-2, -3), True)])
@@ -320,7 +330,7 @@ def test_a_signal_may_have_to_last(falls: tuple[int, ...], *, wanted: bool) -> N
     spec = model(performance=FALL, lasting={"alerts": 2, "of": 3})
     seen = days(*(fallen(day, 0.7 if day in falls else 0.5) for day in (-1, -2, -3, -4)))
     request = decide(spec, situation(monitoring=seen))
-    assert request.wanted is wanted
+    assert request.retrain is wanted
     (said,) = [cause.reason for cause in request.causes if cause.cause == "performance"]
     assert f"so in {len(falls)} of 3 windows, 2 needed" in said
 
@@ -328,7 +338,7 @@ def test_a_signal_may_have_to_last(falls: tuple[int, ...], *, wanted: bool) -> N
 def test_all_signals_may_have_to_agree() -> None:
     spec = model(performance=FALL, prediction_drift=DRIFT, require="all")
     alone = decide(spec, situation(monitoring=fallen(-1)))
-    assert not alone.wanted
+    assert not alone.retrain
     assert any(cause.reason.endswith("; not prediction_drift") for cause in alone.causes)
     moved = monitored(("prediction", "psi", "p", 0.3, 0.2))
     both = decide(spec, situation(monitoring=days(moved, fallen(-1))))
@@ -341,11 +351,11 @@ def test_a_cause_whose_candidates_are_refused_backs_off() -> None:
     """Ten partitions lie behind the last decision; the cooldown of five doubles with each."""
     spec = model(new_partitions=5, back_off=2)
     for refused, wanted in ((1, True), (2, True), (3, False)):
-        request = decide(spec, situation(refused={"new_partitions": refused}))
-        assert request.wanted is wanted
+        request = decide(spec, situation(refusals={"new_partitions": refused}))
+        assert request.retrain is wanted
     said = [cause.reason for cause in request.causes if cause.cause == "new_partitions"]
     assert said[0].startswith("backs off after 3 candidates not promoted, 10 of 20 partitions: ")
-    assert decide(spec, situation(refused={"data_drift": 9})).wanted
+    assert decide(spec, situation(refusals={"data_drift": 9})).retrain
 
 
 def test_refusals_are_counted_since_the_last_candidate_that_was_taken() -> None:
@@ -357,39 +367,45 @@ def test_refusals_are_counted_since_the_last_candidate_that_was_taken() -> None:
         ("hold", ("a",)),
         ("rollback", ()),
     ]
-    assert refusals(decided) == {"a": 2, "b": 1}
-    assert refusals([*decided, ("approve", ("b",))]) == {}
+    assert count_refusals(decided) == {"a": 2, "b": 1}
+    assert count_refusals([*decided, ("approve", ("b",))]) == {}
 
 
-HELD = Held(version=4, more=8)
+HELD = HeldCandidate(version=4, more_partitions=8)
 
 
 def test_a_held_candidate_is_judged_again_when_the_partitions_it_takes_have_come() -> None:
-    early = decide(model(), situation(held=HELD, decided=DAYS[-8]))
-    assert (early.wanted, early.held) == (False, None)
-    request = decide(model(), situation(held=HELD, decided=DAYS[-9]))
-    assert (request.wanted, request.fired, request.held) == (True, ("held",), 4)
+    early = decide(model(), situation(held_candidate=HELD, last_decision=DAYS[-8]))
+    assert (early.retrain, early.held_version) == (False, None)
+    request = decide(model(), situation(held_candidate=HELD, last_decision=DAYS[-9]))
+    assert (request.retrain, request.fired, request.held_version) == (True, ("held",), 4)
     assert request.reason == "the 8 partitions that version 4 was held for have come"
 
 
 def test_a_second_look_waits_for_the_cooldown_like_any_other() -> None:
-    request = decide(model(cooldown=9), situation(held=HELD, decided=DAYS[-9]))
-    assert (request.wanted, request.held) == (False, None)
+    request = decide(model(cooldown=9), situation(held_candidate=HELD, last_decision=DAYS[-9]))
+    assert (request.retrain, request.held_version) == (False, None)
 
 
 def test_other_causes_wait_for_a_held_candidate() -> None:
     new = model(new_partitions=6)
-    early = decide(new, situation(held=HELD, decided=DAYS[-8]))
-    assert not early.wanted
+    early = decide(new, situation(held_candidate=HELD, last_decision=DAYS[-8]))
+    assert not early.retrain
     assert early.reason.startswith("version 4 is held until 8 more partitions, 7 have come: 7 new")
-    due = decide(new, situation(held=HELD, decided=DAYS[-9]))
-    assert (due.wanted, due.fired, due.held) == (True, ("held", "new_partitions"), 4)
+    due = decide(new, situation(held_candidate=HELD, last_decision=DAYS[-9]))
+    assert (due.retrain, due.fired, due.held_version) == (True, ("held", "new_partitions"), 4)
 
 
 def test_a_held_candidate_that_would_take_too_long_is_not_waited_for() -> None:
-    far = situation(held=Held(version=4, more=11), decided=DAYS[9])
+    far = situation(
+        held_candidate=HeldCandidate(version=4, more_partitions=11), last_decision=DAYS[9]
+    )
     request = decide(model(new_partitions=6), far)
-    assert (request.wanted, request.fired, request.held) == (True, ("new_partitions",), None)
+    assert (request.retrain, request.fired, request.held_version) == (
+        True,
+        ("new_partitions",),
+        None,
+    )
     said = {cause.cause: cause.reason for cause in request.causes}["held"]
     assert said == (
         "version 4 would take 11 more partitions, over 2 windows.holdout: it is not waited for"

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from sklearn.metrics import mean_pinball_loss, median_absolute_error
 
-from retrain_assets.domain.metrics.metrics import MeasureError, judged_by
+from retrain_assets.domain.metrics.metrics import MeasureError, get_gate_metric
 from retrain_assets.specs.gate import GateSpec
 
 LABELS = np.array([0, 0, 1, 1, 1])
@@ -19,7 +19,7 @@ COST = {"false_positive": 5.0, "false_negative": 45.0}
 
 
 def value(**gate: Any) -> float:
-    return judged_by(GateSpec.model_validate(gate)).function(LABELS, CHANCE)
+    return get_gate_metric(GateSpec.model_validate(gate)).function(LABELS, CHANCE)
 
 
 def test_a_threshold_moves_what_counts_as_predicted() -> None:
@@ -45,7 +45,7 @@ def test_pinball_is_the_loss_of_a_quantile() -> None:
 def test_a_metric_of_ones_own_is_called_with_labels_and_predictions() -> None:
     gate = {"metric": "python", "python": "sklearn.metrics:median_absolute_error"}
     assert value(**gate) == median_absolute_error(LABELS, CHANCE)
-    assert judged_by(GateSpec(**gate, greater_is_better=True)).greater_is_better
+    assert get_gate_metric(GateSpec(**gate, greater_is_better=True)).greater_is_better
 
 
 def test_a_metric_of_ones_own_that_cannot_be_used_is_named() -> None:
@@ -84,5 +84,5 @@ def test_a_years_false_promotions_are_shared_out_to_its_gates() -> None:
 
 
 def test_an_f1_without_any_1_is_undefined() -> None:
-    found = judged_by(GateSpec(metric="f1", threshold=0.95)).function(LABELS * 0, CHANCE)
+    found = get_gate_metric(GateSpec(metric="f1", threshold=0.95)).function(LABELS * 0, CHANCE)
     assert math.isnan(found)

@@ -16,11 +16,11 @@ from sklearn import metrics as sklearn_metrics
 
 from retrain_assets.domain.metrics.metrics import (
     METRICS,
+    align_columns,
     block_values,
     evaluate,
     loss_increase,
     mean_over_blocks,
-    onto_classes,
 )
 from retrain_assets.specs.gate import METRICS_BY_KIND, Metric
 
@@ -149,7 +149,7 @@ def test_a_class_the_model_does_not_know_is_a_miss() -> None:
 
 def test_probabilities_move_to_the_columns_of_other_classes() -> None:
     shares = np.array([[0.7, 0.3]])
-    moved = onto_classes(shares, ["b", "a"], ["a", "b", "c"])
+    moved = align_columns(shares, ["b", "a"], ["a", "b", "c"])
     np.testing.assert_array_equal(moved, [[0.3, 0.7, 0.0]])
 
 

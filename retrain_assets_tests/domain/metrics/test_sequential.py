@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from retrain_assets.domain.metrics.intervals import evidence, needed
+from retrain_assets.domain.metrics.intervals import compute_evidence, required_evidence
 
 LOOKS, ROUNDS = 200, 1500
 LAWS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
@@ -20,7 +20,9 @@ LAWS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
 
 def alarms(law: Callable[[np.random.Generator], np.ndarray], confidence: float) -> float:
     rng = np.random.default_rng(0)
-    ever = [evidence(law(rng)).max() >= needed(confidence) for _ in range(ROUNDS)]
+    ever = [
+        compute_evidence(law(rng)).max() >= required_evidence(confidence) for _ in range(ROUNDS)
+    ]
     return float(np.mean(ever))
 
 
@@ -59,10 +61,10 @@ def test_it_is_the_likelihood_ratio_of_the_t_statistic() -> None:
     n = len(gains)
     t = gains.mean() / gains.std(ddof=1) * n**0.5
     weighed, _ = quad(lambda d: nct.pdf(t, n - 1, d * n**0.5) * norm.pdf(d, 0, 0.5), -5, 5)
-    assert evidence(gains)[-1] == pytest.approx(weighed / student.pdf(t, n - 1), rel=1e-6)
+    assert compute_evidence(gains)[-1] == pytest.approx(weighed / student.pdf(t, n - 1), rel=1e-6)
 
 
 def test_nothing_is_told_of_one_partition_of_none_or_of_equal_models() -> None:
-    assert evidence([]).tolist() == []
-    assert evidence([5.0]).tolist() == [1.0]
-    assert evidence([0.0, 0.0, 0.0]).tolist() == [1.0, 1.0, 1.0]
+    assert compute_evidence([]).tolist() == []
+    assert compute_evidence([5.0]).tolist() == [1.0]
+    assert compute_evidence([0.0, 0.0, 0.0]).tolist() == [1.0, 1.0, 1.0]

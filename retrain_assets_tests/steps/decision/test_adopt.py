@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
-from retrain_assets.domain.model.estimator import predict, taking_features
+from retrain_assets.domain.model.estimator import predict, wrap_fitted
 from retrain_assets.domain.model.pipeline import TrainingError
 from retrain_assets.serving.scoring.version import Loader
 from retrain_assets.steps.decision.adopt import adopt
@@ -268,5 +268,5 @@ def test_what_was_fitted_on_an_array_is_given_one_in_the_order_of_the_spec() -> 
     rows = history().select("id", "x")
     model = LogisticRegression().fit(rows.to_numpy(), history()["left"].to_numpy())
     with warnings.catch_warnings(action="error"):
-        given = predict(taking_features(model, "binary", rows), "binary", rows.select("x", "id"))
+        given = predict(wrap_fitted(model, "binary", rows), "binary", rows.select("x", "id"))
     assert given.tolist() == model.predict_proba(rows.to_numpy())[:, 1].tolist()

@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline
 
 from retrain_assets.domain.decision.gate import Verdict, compare, compare_slices, decide
 from retrain_assets.domain.decision.guards import GuardResult, calibration_error
-from retrain_assets.domain.metrics.metrics import judged_by
+from retrain_assets.domain.metrics.metrics import get_gate_metric
 from retrain_assets.domain.model.pipeline import build_pipeline
 from retrain_assets.specs.gate import GateSpec
 from retrain_assets.specs.model import EstimatorSpec
@@ -69,9 +69,9 @@ def refusals(rows: Sample, candidate: Output, production: Output) -> tuple[list[
     """Names of the guards that fail, slices among them, and the verdict."""
     gate = GateSpec.model_validate(GATE)
     both = LABELS, candidate.values, production.values
-    found = compare(judged_by(gate), *both, DAY, gate.confidence)
+    found = compare(get_gate_metric(gate), *both, DAY, gate.confidence)
     sliced = pl.DataFrame({"plan": PLAN})
-    slices = compare_slices(gate, judged_by(gate), sliced, *both, DAY)
+    slices = compare_slices(gate, get_gate_metric(gate), sliced, *both, DAY)
     guards = list(run_guards(gate, "binary", rows, candidate, production))
     assert found.low > 0, "the planted model is better by the metric"
     names = [guard.guard for guard in guards if not guard.passed]
@@ -102,7 +102,7 @@ def test_a_slow_model_is_refused(rows: Sample, small: Pipeline) -> None:
     gate = GateSpec.model_validate({"metric": "roc_auc", "guards": {"latency": {"limit": 2.0}}})
     (found,) = run_guards(gate, "binary", rows, Output(slow, TRUE), Output(small, WEAK))
     assert (found.guard, found.passed) == ("latency", False)
-    assert found.said.startswith("seconds of ")
+    assert found.detail.startswith("seconds of ")
 
 
 def test_a_large_model_is_refused(rows: Sample, small: Pipeline) -> None:
@@ -122,7 +122,7 @@ def test_a_model_that_flips_what_was_right_is_refused(rows: Sample, small: Pipel
     right = np.where(np.arange(len(X)) % 3 == 1, 1.0 - LABELS, LABELS)
     (found,) = run_guards(gate, "binary", rows, Output(small, wrong), Output(small, right))
     assert not found.passed
-    assert found.said == "1.68% of rows that production had right are wrong now, limit 1.00%"
+    assert found.detail == "1.68% of rows that production had right are wrong now, limit 1.00%"
 
 
 def test_a_model_that_another_process_cannot_repeat_is_refused(
@@ -137,7 +137,7 @@ def test_a_model_that_another_process_cannot_repeat_is_refused(
 def test_a_guard_that_warns_is_told_and_refuses_nothing() -> None:
     gate = GateSpec(metric="roc_auc")
     found = compare("roc_auc", LABELS, TRUE, WEAK, DAY, 0.9)
-    guard = GuardResult("size", "warn", passed=False, said="bytes: 4 times")
+    guard = GuardResult("size", "warn", passed=False, detail="bytes: 4 times")
     decision = decide(gate, found, found, (), [guard])
     assert decision.verdict is Verdict.PROMOTE
     assert decision.reason.endswith("; warning: bytes: 4 times")

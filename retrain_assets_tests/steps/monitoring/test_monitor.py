@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from retrain_assets.domain.decision.causes import been_right
+from retrain_assets.domain.decision.causes import estimate_is_reliable
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.decision.evaluate import read_calibration
 from retrain_assets.steps.inspect.status import status
@@ -91,8 +91,8 @@ def test_the_estimate_is_there_without_a_label(late: World) -> None:
 def test_it_is_blind_to_another_law_and_known_to_be_once_labels_come(late: World) -> None:
     estimated, realised = told(late, "estimated"), told(late, "performance")
     before = pl.col("window_to") < key(TURN)
-    assert been_right(estimated.filter(before), realised.filter(before))[0]
-    assert not been_right(estimated, realised.filter(~before))[0]
+    assert estimate_is_reliable(estimated.filter(before), realised.filter(before))[0]
+    assert not estimate_is_reliable(estimated, realised.filter(~before))[0]
     assert not estimated["alert"].any()
     cause = next(c for c in status(late.state)["triggers"] if c["cause"] == "performance")
     assert cause["fired"]
