@@ -109,7 +109,7 @@ def compare(model: str, rounds: int, seconds: float) -> None:
 
 def loads(state: ModelState) -> tuple[list[Load], list[Load]]:
     """The same rows for both sides: raw for ours, ready features for MLflow's."""
-    from retrain_assets.serving.scoring.rows import LookupRows, RowMaker
+    from retrain_assets.serving.scoring.rows import FeatureMaker, LookupRows
 
     held = {}
     for name in state.lookups:
@@ -117,7 +117,7 @@ def loads(state: ModelState) -> tuple[list[Load], list[Load]]:
         if description is None:
             raise LookupError(f"dataset {name} was never written")
         held[name] = LookupRows(*description[:2], state.tables.scan(f"{name}/dataset").collect())
-    maker = RowMaker(state, held)
+    maker = FeatureMaker(state, held)
     rows = pl.DataFrame(maker.stored_rows(most=BATCH))  # of one partition, so they may be fewer
     rows = pl.concat([rows] * (BATCH // rows.height + 1)).head(BATCH)
     features = maker.features(rows.to_dicts())

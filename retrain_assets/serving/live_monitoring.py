@@ -1,14 +1,13 @@
-"""The live stream of a model, watched by the functions that watch its partitions.
+"""The live stream of a model, monitored by the functions that monitor its partitions.
 
-The newest logged predictions of the version that answers are profiled and compared with what it was
-trained on, and with its labels as soon as these have landed and features were built of them. Not
-here: the measures, and what is done about them.
-
-What people are told of the service: troubles, left where `<m>_messages` reads them.
+The newest logged predictions of the version that answers are profiled and compared with the data it
+was trained on, and with their labels as soon as these have landed and features were built of them.
+Troubles of the service are stored where `<m>_messages` reads them. Not here: the measures, and what
+is done about them.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -16,60 +15,58 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift import observations as watch
-from retrain_assets.domain.drift.observations import PERFORMANCE
 from retrain_assets.domain.drift.performance_estimate import estimate
 from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, build_profile, merge
 from retrain_assets.domain.features.build import KEY
 from retrain_assets.domain.metrics.metrics import block_values, get_followed_metric
 from retrain_assets.serving.prediction_log import LIVE, TABLE
-from retrain_assets.serving.scoring.follow import Followed
-from retrain_assets.serving.scoring.version import Version
+from retrain_assets.serving.scoring.served_model import ServedModel, Version
 from retrain_assets.steps.decision.evaluate import read_calibration
 from retrain_assets.steps.decision.train import to_column
-from retrain_assets.steps.upkeep.messages import leave
+from retrain_assets.steps.upkeep import messages
 
-ROWS, SPAN = 20_000, timedelta(days=1)  # at most, of the newest predictions: one block
-FEWEST, EVERY = 100, timedelta(seconds=30)
+MAX_ROWS, SPAN = 20_000, timedelta(days=1)  # of the newest predictions, which are one block
+MIN_ROWS, INTERVAL = 100, timedelta(seconds=30)
 
 
-class Live:
-    """What is seen of the live stream.
+class LiveMonitor:
+    """Monitors the live stream of one model.
 
     Args:
         model: The model.
-        clock: Says the time.
-        tell: Takes a line for whoever runs the service.
+        clock: Returns the time.
+        report: Takes a line for whoever runs the service.
     """
 
     def __init__(
-        self, model: Followed, clock: Callable[[], datetime], tell: Callable[[str], None]
+        self, model: ServedModel, clock: Callable[[], datetime], report: Callable[[str], None]
     ) -> None:
-        self._model, self._clock, self._tell = model, clock, tell
-        self._seen: int | None = None
-        self._looked = datetime.min.replace(tzinfo=UTC)
+        self._model, self._clock, self._report = model, clock, report
+        self._table_version: int | None = None
+        self._observed_at = datetime.min.replace(tzinfo=UTC)
         self.observations: list[watch.Observation] = []
         self._alerts: set[tuple[str, str, str]] = set()
+        self._troubles: dict[str, str] = {}
 
-    def look(self) -> None:
-        """Look at the newest predictions, if there are new ones."""
+    def observe(self) -> None:
+        """Compute the measures of the newest predictions, if there are new ones."""
         tables, name = self._model.state.tables, self._model.state.table(TABLE)
         now, serving = self._clock(), self._model.serving
-        if serving is None or now - self._looked < EVERY:
+        if serving is None or now - self._observed_at < INTERVAL:
             return
-        self._looked, version = now, tables.version(name)
-        if version in (None, self._seen):
+        self._observed_at, table_version = now, tables.version(name)
+        if table_version in (None, self._table_version):
             return
-        since, number = now - SPAN, serving.version.number
-        wanted = (pl.col("_time") > since) & (pl.col("_role") == LIVE)
-        wanted &= pl.col("_version") == number
-        newest = tables.scan(name).filter(wanted).sort("_time", descending=True).head(ROWS)
+        recent = (pl.col("_time") > now - SPAN) & (pl.col("_role") == LIVE)
+        recent &= pl.col("_version") == serving.version.number
+        newest = tables.scan(name).filter(recent).sort("_time", descending=True).head(MAX_ROWS)
         rows = tables.collect(newest, name)
-        seen = self._observed(rows, serving.version) if rows.height >= FEWEST else ()
-        self.observations = list(seen)
-        self._tell_alerts()
-        self._seen = version
+        is_enough = rows.height >= MIN_ROWS
+        self.observations = list(self._observations(rows, serving.version)) if is_enough else []
+        self._report_alerts()
+        self._table_version = table_version
 
-    def _observed(self, rows: pl.DataFrame, version: Version) -> Iterator[watch.Observation]:
+    def _observations(self, rows: pl.DataFrame, version: Version) -> Iterator[watch.Observation]:
         state, block = self._model.state, pl.lit("live").alias(PARTITION)
         yield watch.Observation(watch.VOLUME, "rows", "", float(rows.height))
         reference = state.trained_profile(version.row.data_range)
@@ -77,113 +74,76 @@ class Live:
         yield from watch.observe_drift(
             watch.FEATURE, state.spec.triggers.data_drift, reference, current
         )
-        answered = _output(rows, version)
         if version.row.candidate is not None:
             candidate, table = str(version.row.candidate), state.table("reference")
             stored = state.tables.read(table, [candidate], PROFILE_SCHEMA)
-            output = rows.select(block, to_column(version.classes, answered))
+            output = rows.select(block, to_column(version.classes, _output(rows, version)))
+            sides = merge(stored), merge(build_profile(output))
             trigger = state.spec.triggers.prediction_drift
-            yield from watch.observe_drift(
-                watch.PREDICTION, trigger, merge(stored), merge(build_profile(output))
-            )
-            yield from self._estimated(answered, version)
-        yield from self._realised(rows, version)
+            yield from watch.observe_drift(watch.PREDICTION, trigger, *sides)
+        yield from self._performance(rows, version)
 
-    def _estimated(self, output: np.ndarray, version: Version) -> Iterator[watch.Observation]:
-        """What performance the calibrated probabilities promise, before any label."""
+    def _performance(self, rows: pl.DataFrame, version: Version) -> Iterator[watch.Observation]:
+        """Yield performance as calibrated probabilities promise it, and on rows with a label."""
         state, candidate = self._model.state, version.row.candidate
-        trigger = state.spec.triggers.performance
-        calibrated = read_calibration(state, candidate)
-        if trigger is None or calibrated is None or not trigger.estimated:
-            return
-        baseline = version.row.metrics.get(trigger.metric, math.nan)
-        value = estimate(get_followed_metric(trigger, state.spec.gate), output, calibrated)
-        found = watch.observe_performance(
-            state.spec, watch.ESTIMATED, [(value, len(output))], baseline
-        )
-        if found is not None:
-            yield found
-
-    def _realised(self, rows: pl.DataFrame, version: Version) -> Iterator[watch.Observation]:
-        """Performance on the rows whose label has landed, joined by the dataset's key."""
-        state, target = self._model.state, self._model.state.spec.target
-        trigger = state.spec.triggers.performance
+        trigger, target = state.spec.triggers.performance, state.spec.target.column
         if trigger is None:
             return
+        metric, values = get_followed_metric(trigger, state.spec.gate), {}
+        if trigger.estimated and candidate is not None:
+            calibration = read_calibration(state, candidate)
+            if calibration is not None:
+                promised = estimate(metric, _output(rows, version), calibration)
+                values[watch.ESTIMATED] = [(promised, rows.height)]
+        stored = state.tables.read(state.table("features"), rows[PARTITION].unique().to_list())
+        labels = stored.select(PARTITION, KEY, pl.col(target).alias("_label")).drop_nulls()
+        labelled = rows.join(labels, on=[PARTITION, KEY])
+        if labelled.height:
+            truth, output = labelled["_label"].to_numpy(), _output(labelled, version)
+            blocks = block_values(metric, truth, output, labelled[PARTITION], version.classes)
+            values[watch.PERFORMANCE] = blocks.drop_nulls("value").select("value", "rows").rows()
         baseline = version.row.metrics.get(trigger.metric, math.nan)
-        days = rows[PARTITION].unique().to_list()
-        stored = state.tables.read(state.table("features"), days)
-        labels = stored.select(PARTITION, KEY, target.column).drop_nulls()
-        joined = rows.join(labels.rename({target.column: "_label"}), on=[PARTITION, KEY])
-        if joined.is_empty():
-            return
-        values = block_values(
-            get_followed_metric(trigger, state.spec.gate),
-            joined["_label"].to_numpy(),
-            _output(joined, version),
-            joined[PARTITION],
-            version.classes,
-        ).drop_nulls("value")
-        pairs = list(values.select("value", "rows").iter_rows())
-        found = watch.observe_performance(state.spec, watch.PERFORMANCE, pairs, baseline)
-        if found is not None:
-            yield found
+        for role, pairs in values.items():
+            observation = watch.observe_performance(state.spec, role, pairs, baseline)
+            if observation is not None:
+                yield observation
 
-    def _tell_alerts(self) -> None:
-        """Tell each measure once when it crosses its bound."""
-        beyond = {(o.role, o.measure, o.column): o for o in self.observations if o.alert}
-        for key in beyond.keys() - self._alerts:
-            found = beyond[key]
-            self._tell(
-                f"{self._model.name}: live {found.role} {found.column}: {found.measure} is "
-                f"{found.statistic:.3g}, its bound {found.threshold:.3g}"
+    def _report_alerts(self) -> None:
+        """Report each measure once when it crosses its bound."""
+        alerts = {(o.role, o.measure, o.column): o for o in self.observations if o.alert}
+        for key in alerts.keys() - self._alerts:
+            alert = alerts[key]
+            self._report(
+                f"{self._model.name}: live {alert.role} {alert.column}: {alert.measure} is "
+                f"{alert.statistic:.3g}, its bound {alert.threshold:.3g}"
             )
-        self._alerts = set(beyond)
+        self._alerts = set(alerts)
+
+    def store_troubles(self) -> None:
+        """Store for the messages the troubles that have begun since the last call."""
+        now = self._clock()
+        troubles = dict(self._list_troubles(now))
+        if new := {cause: text for cause, text in troubles.items() if cause not in self._troubles}:
+            messages.leave(self._model.state, new, now)
+        self._troubles = troubles
+
+    def _list_troubles(self, now: datetime) -> Iterator[tuple[str, str]]:
+        """Yield cause and sentence of everything that is wrong with the model now."""
+        name = self._model.name
+        yield from self._model.troubles.items()
+        for lookup, rows in self._model.lookups.items():
+            if rows.max_age is not None and now - rows.changed > rows.max_age:
+                yield f"lookup {lookup}", f"{name}: lookup {lookup} is stale since {rows.changed}"
+        for observation in self.observations:
+            if observation.role == watch.PERFORMANCE and observation.alert:
+                measure = f"live {observation.measure}"
+                bound = f"{observation.statistic:.3g}, its bound {observation.threshold:.3g}"
+                yield measure, f"{name}: {measure} is {bound}"
 
 
 def _output(rows: pl.DataFrame, version: Version) -> np.ndarray:
-    """Logged predictions, as `performance` says."""
+    """Return logged predictions in the shape that `predict` of the domain gives."""
     logged = rows["_prediction"]
-    return (
-        logged.list.to_array(len(version.classes or ())) if logged.dtype == pl.List else logged
-    ).to_numpy()
-
-
-class Events:
-    """The troubles of a service.
-
-    Args:
-        models: By name.
-        lives: What is seen of their live streams.
-        clock: Says the time.
-    """
-
-    def __init__(
-        self,
-        models: Mapping[str, Followed],
-        lives: Mapping[str, Live],
-        clock: Callable[[], datetime],
-    ) -> None:
-        self._models, self._lives, self._clock = models, lives, clock
-        self._told: dict[str, dict[str, str]] = {}
-
-    def leave(self) -> None:
-        """Leave what has begun since it was last asked."""
-        now = self._clock()
-        for name, model in self._models.items():
-            found, told = dict(self._troubles(name, now)), self._told.get(name, {})
-            if fresh := {cause: text for cause, text in found.items() if cause not in told}:
-                leave(model.state, fresh, now)
-            self._told[name] = found
-
-    def _troubles(self, name: str, now: datetime) -> Iterator[tuple[str, str]]:
-        """Cause and sentence of all that is wrong with a model now."""
-        model = self._models[name]
-        yield from model.trouble.items()
-        for lookup, held in model.held.items():
-            if held.bound is not None and now - held.changed > held.bound:
-                yield f"lookup {lookup}", f"{name}: lookup {lookup} is stale since {held.changed}"
-        for found in self._lives[name].observations:
-            if found.role == PERFORMANCE and found.alert:
-                said = f"{found.statistic:.3g}, its bound {found.threshold:.3g}"
-                yield f"live {found.measure}", f"{name}: live {found.measure} is {said}"
+    if logged.dtype == pl.List:
+        logged = logged.list.to_array(len(version.classes or ()))
+    return logged.to_numpy()

@@ -1,15 +1,15 @@
-"""A file of the prediction log, read back as rows of its table.
+"""The prediction log: what was answered, to which features, by which version.
 
-The prediction log: what was answered, to which features, by which version.
-
-Not here: writing it, and bringing it into the table (`log`).
+A file has a line that describes it and then its records: for JSON a line each with a list for each
+column, for Arrow a line and a stream. Files that nobody writes to any more are moved into the
+table. Not here: scoring, and monitoring the log.
 """
 
 import errno
 import fcntl
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,95 +25,17 @@ from pydantic_core import from_json, to_json
 from retrain_assets.domain.data.contract import UNPLACED
 from retrain_assets.domain.data.rules import PARTITION, STORED, Type, partition_of
 from retrain_assets.domain.features.build import KEY
-from retrain_assets.serving.scoring.request import RequestError, Sent
+from retrain_assets.serving.scoring.request import RequestError, RequestRows
 from retrain_assets.serving.scoring.score import Scored
-from retrain_assets.serving.scoring.version import Version
-from retrain_assets.specs.dataset import ColumnType, DatasetSpec
+from retrain_assets.serving.scoring.served_model import Version
+from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.state import ModelState
 
-SEGMENT = "_segment"
-_TIMES = ("date", "datetime")
-
-
-def kept(path: Path, dataset: DatasetSpec) -> pl.DataFrame:
-    """The predictions of a file; a record that was cut off was not answered."""
-    first, _, rest = path.read_bytes().partition(b"\n")
-    if not rest:
-        return pl.DataFrame()
-    head = from_json(first)
-    columns = {n: pl.String() if is_text else pl.Float64() for n, is_text in head["features"]}
-    output = pl.List(pl.Float64) if head["several"] else pl.Float64()
-    kinds = {name: dataset.columns[name].type for name in head["named"]}
-    rows = _of_arrow(rest) if head["arrow"] else _of_json(rest, kinds, columns, output)
-    if rows.is_empty():
-        return pl.DataFrame()
-    return rows.select(
-        *_placed(rows.select(pl.col(f"_key_{name}").alias(name) for name in kinds), dataset),
-        pl.lit(path.stem).alias(SEGMENT),
-        pl.concat_str("_id", pl.lit("-"), "_place").alias("_id"),
-        "_time",
-        pl.lit(head["role"]).alias("_role"),
-        pl.lit(head["version"], pl.Int64).alias("_version"),
-        pl.col("_prediction").cast(output),
-        *(pl.col(name).cast(kind) for name, kind in columns.items()),
-    )
-
-
-def _of_arrow(content: bytes) -> pl.DataFrame:
-    source, tables, told = pa.BufferReader(content), [], []
-    while (end := content.find(b"\n", source.tell()) + 1) > 0:
-        line = from_json(content[source.tell() : end])
-        source.seek(end)
-        try:
-            tables.append(pa.ipc.open_stream(source).read_all())
-        except (pa.ArrowException, OSError):
-            break
-        told.append({**line, "_count": tables[-1].num_rows})
-    if not told:
-        return pl.DataFrame()
-    time, place = _read(pl.col("_time"), "datetime"), pl.int_ranges("_count").alias("_place")
-    each = pl.DataFrame(told).select("_id", time, place).explode("_place", empty_as_null=False)
-    rows = pl.DataFrame(pa.concat_tables(tables, promote_options="permissive"))
-    return rows.hstack(each)
-
-
-def _of_json(
-    content: bytes, kinds: Mapping[str, ColumnType], columns: Mapping[str, Type], output: Type
-) -> pl.DataFrame:
-    stored = {f"_key_{n}": pl.String if k in _TIMES else STORED[k] for n, k in kinds.items()}
-    listed = {name: pl.List(kind) for name, kind in {**stored, **columns}.items()}
-    schema = {"_id": pl.String(), "_time": pl.String(), "_prediction": pl.List(output), **listed}
-    lines = content[: content.rfind(b"\n") + 1]
-    found = pl.read_ndjson(lines, schema=schema) if lines else pl.DataFrame(schema=schema)
-    place = pl.int_ranges(pl.col("_prediction").list.len()).alias("_place")
-    rows = found.with_columns(place).explode("_prediction", "_place", *listed, empty_as_null=False)
-    read = [_read(pl.col(f"_key_{name}"), kind) for name, kind in kinds.items()]
-    return rows.with_columns(_read(pl.col("_time"), "datetime"), *read)
-
-
-def _read(text: pl.Expr, kind: str) -> pl.Expr:
-    if kind == "date":
-        return text.str.to_date("%Y-%m-%d")
-    return (
-        text.str.to_datetime("%+", time_unit="us", time_zone="UTC") if kind == "datetime" else text
-    )
-
-
-def _placed(keys: pl.DataFrame, dataset: DatasetSpec) -> list[pl.Series]:
-    """Partition and key of each row, as the features table has them."""
-    whole = [pl.col(name).cast(pl.String) for name in dataset.key]
-    partition = partition_of(dataset.partition, dataset.partition.column or "")
-    placed = keys.select(
-        partition.fill_null(UNPLACED).alias(PARTITION),
-        pl.concat_str(whole, separator="|").alias(KEY),
-    )
-    return placed.get_columns()
-
-
-TABLE = "prediction_log"
-SEGMENT_BYTES, TOGETHER = 16 * 2**20, 4  # of a file, files of a commit
+TABLE, SEGMENT = "prediction_log", "_segment"
+SEGMENT_BYTES, COMMIT_FILES = 16 * 2**20, 4  # of a file, files of a commit
 LIVE, SHADOW = "production", "shadow"
-_TRIES, _NEW = 3, os.O_WRONLY | os.O_CREAT | os.O_APPEND
+_ATTEMPTS, _NEW = 3, os.O_WRONLY | os.O_CREAT | os.O_APPEND
+Record = dict[str, Any]
 
 
 @dataclass
@@ -124,6 +46,17 @@ class _Segment:
     descriptor: int
     size: int = 0
 
+    def append(self, record: bytes) -> None:
+        """Append a record, or nothing of it."""
+        written = 0
+        try:
+            while written < len(record):
+                written += os.write(self.descriptor, record[written:])
+        except OSError:
+            os.ftruncate(self.descriptor, self.size)
+            raise
+        self.size += written
+
 
 class PredictionLog:
     """The log of all models of a service.
@@ -131,54 +64,55 @@ class PredictionLog:
     Args:
         folder: Where files wait for the table.
         states: The models, by name.
-        most_bytes: How much may wait before requests are refused.
-        elsewhere: A process that stores, so that answering does not wait for it; this one does
-            without it or when it is gone.
+        max_bytes: How much may wait before requests are refused.
+        writer: Another process that stores, so that answering does not wait for it. Without it, or
+            when it is gone, this process stores.
     """
 
     def __init__(
         self,
         folder: Path,
         states: Mapping[str, ModelState],
-        most_bytes: int,
-        elsewhere: Executor | None = None,
+        max_bytes: int,
+        writer: Executor | None = None,
     ) -> None:
-        self._folder, self._states, self._most = folder, states, most_bytes
-        self._elsewhere = elsewhere
+        self._folder, self._states, self._max_bytes = folder, states, max_bytes
+        self._writer = writer
         self._open: dict[tuple[str, int, str, bool], _Segment] = {}
         self._lock = threading.Lock()
         self.backlog_bytes = self._waiting_bytes()
 
-    def write(self, model: str, request: str, at: datetime, rows: Sent, scored: Scored) -> None:
-        """Keep the predictions of a request, which has not been answered yet.
+    def write(
+        self, model: str, request: str, time: datetime, rows: RequestRows, scored: Scored
+    ) -> None:
+        """Log the predictions of a request, which has not been answered yet.
 
         Args:
             model: Its name.
             request: Its id.
-            at: When it came.
-            rows: Raw rows; none where features were sent. A frame is kept as Arrow.
+            time: When it came.
+            rows: Raw rows; none where features were sent. A frame is logged as Arrow.
             scored: What is answered.
 
         Raises:
-            RequestError: They cannot be kept, so that it must not be answered.
+            RequestError: They cannot be logged, so that the request must not be answered.
         """
-        if self.backlog_bytes > self._most:
-            said = "predictions wait for storage up to the bound: try again when it is back"
-            raise RequestError(503, "backlog", said)
-        named = _named(self._states[model].dataset)
+        if self.backlog_bytes > self._max_bytes:
+            message = "predictions wait for storage up to the bound: try again when it is back"
+            raise RequestError(503, "backlog", message)
+        names, head = _key_columns(self._states[model].dataset), {"_id": request, "_time": time}
         for role, part in ((LIVE, scored), (SHADOW, scored.shadow)):
             if part is None:
                 continue
-            if isinstance(rows, pl.DataFrame):
-                record = _as_arrow(request, at, [rows[name] for name in named], part)
-                self._append(model, part.version, role, record, arrow=True)
+            if is_arrow := isinstance(rows, pl.DataFrame):
+                record = _as_arrow(head, [rows[name].alias(f"_key_{name}") for name in names], part)
             else:
-                keys = {name: [row.get(name) for row in rows] for name in named}
-                record = _as_json(request, at, keys, part)
-                self._append(model, part.version, role, record, arrow=False)
+                keys = {f"_key_{name}": [row.get(name) for row in rows] for name in names}
+                record = _as_json(head, keys, part)
+            self._append(model, part.version, role, record, is_arrow=is_arrow)
 
     def flush(self) -> int:
-        """Bring what waits into the tables, also what an earlier process left.
+        """Move what waits into the tables, also what an earlier process left.
 
         Returns:
             How many files were stored.
@@ -193,44 +127,41 @@ class PredictionLog:
         return stored
 
     def _store_closed(self) -> int:
-        if self._elsewhere is not None:
+        if self._writer is not None:
             with suppress(BrokenExecutor):
-                return self._elsewhere.submit(_store_closed, self._folder, self._states).result()
+                return self._writer.submit(_store_closed, self._folder, self._states).result()
         return _store_closed(self._folder, self._states)
 
     def _append(
-        self, model: str, version: Version, role: str, record: bytes, *, arrow: bool
+        self, model: str, version: Version, role: str, record: bytes, *, is_arrow: bool
     ) -> None:
         with self._lock:
-            key = (model, version.number, role, arrow)
-            segment = self._open.get(key)
+            key = (model, version.number, role, is_arrow)
             try:
-                if segment is not None and segment.size > SEGMENT_BYTES:
+                if key in self._open and self._open[key].size > SEGMENT_BYTES:
                     os.close(self._open.pop(key).descriptor)  # which lets it be stored
-                    segment = None
-                if segment is None:
-                    segment = self._open[key] = self._new(model, version, role, arrow=arrow)
-                _write(segment, record)
+                if key not in self._open:
+                    self._open[key] = self._new_segment(model, version, role, is_arrow=is_arrow)
+                self._open[key].append(record)
             except OSError as error:
-                said = f"the prediction cannot be kept ({error.strerror}): make room for the log"
-                raise RequestError(503, "log", said) from error
+                message = f"the prediction cannot be logged ({error.strerror}): free some space"
+                raise RequestError(503, "log", message) from error
             self.backlog_bytes += len(record)
 
-    def _new(self, model: str, version: Version, role: str, *, arrow: bool) -> _Segment:
-        folder = self._folder / model
+    def _new_segment(self, model: str, version: Version, role: str, *, is_arrow: bool) -> _Segment:
+        folder, state = self._folder / model, self._states[model]
         folder.mkdir(parents=True, exist_ok=True)
-        segment = _begun(folder)
-        texts = {name for _, name, _ in version.categories}
+        segment = _create_segment(folder)
         head = {
             "version": version.number,
             "role": role,
-            "arrow": arrow,
-            "named": _named(self._states[model].dataset),
-            "features": [[name, name in texts] for name in version.columns],
-            "several": self._states[model].spec.target.kind == "multiclass",
+            "arrow": is_arrow,
+            "named": _key_columns(state.dataset),
+            "features": [[name, kind == pl.String] for name, kind in version.schema.items()],
+            "several": state.spec.target.kind == "multiclass",
         }
         try:
-            _write(segment, to_json(head) + b"\n")
+            segment.append(to_json(head) + b"\n")
         except OSError:
             segment.path.unlink()
             os.close(segment.descriptor)
@@ -241,82 +172,141 @@ class PredictionLog:
         return sum(path.stat().st_size for path in self._folder.glob("*/*.log"))
 
 
+def _key_columns(dataset: DatasetSpec) -> list[str]:
+    """Return the columns that identify a row and its partition."""
+    return list(dict.fromkeys(filter(None, (*dataset.key, dataset.partition.column))))
+
+
+def _as_json(head: Record, keys: Mapping[str, list[Any]], part: Scored) -> bytes:
+    """Return a record as a line with a list for each column."""
+    count, columns = len(part.output), zip(part.version.columns, part.features, strict=True)
+    keys = {name: values or [None] * count for name, values in keys.items()}
+    record = head | {"_prediction": part.output.tolist()} | keys | dict(columns)
+    return to_json(record) + b"\n"
+
+
+def _as_arrow(head: Record, keys: list[pl.Series], part: Scored) -> bytes:
+    """Return a record as a line and an Arrow stream."""
+    rows = pl.DataFrame([*part.features, *keys, pl.Series("_prediction", part.output)])
+    return to_json(head) + b"\n" + rows.write_ipc_stream(None).getvalue()
+
+
 def _store_closed(folder: Path, states: Mapping[str, ModelState]) -> int:
     """Store the files that nobody writes to, some of each model in one commit."""
     count = 0
     for name, state in states.items():
-        every = sorted((folder / name).glob("*.log"))
-        for at in range(0, len(every), TOGETHER):
-            paths = every[at : at + TOGETHER]
-            held = [(path, opened) for path in paths if (opened := _locked(path)) is not None]
+        paths = sorted((folder / name).glob("*.log"))
+        for start in range(0, len(paths), COMMIT_FILES):
+            batch = paths[start : start + COMMIT_FILES]
+            locks = {path: lock for path in batch if (lock := _lock(path)) is not None}
             try:
-                parts = [kept(path, state.dataset) for path, _ in held]
-                if found := [part for part in parts if part.height]:
-                    rows = pl.concat(found, how="diagonal_relaxed")
-                    keys = [path.stem for path, _ in held]
-                    said = {"rows": str(rows.height)}
-                    state.tables.replace(state.table(TABLE), rows, keys, said, key=SEGMENT)
-                for path, _ in held:
+                parts = [_read_segment(path, state.dataset) for path in locks]
+                if parts := [part for part in parts if part.height]:
+                    rows = pl.concat(parts, how="diagonal_relaxed")
+                    commit, keys = {"rows": str(rows.height)}, [path.stem for path in locks]
+                    state.tables.replace(state.table(TABLE), rows, keys, commit, key=SEGMENT)
+                for path in locks:
                     path.unlink(missing_ok=True)
             finally:
-                for _, opened in held:
-                    os.close(opened)
-            count += len(held)
+                for lock in locks.values():
+                    os.close(lock)
+            count += len(locks)
     return count
 
 
-def _named(dataset: DatasetSpec) -> list[str]:
-    """What names a row and its partition."""
-    return list(dict.fromkeys(filter(None, (*dataset.key, dataset.partition.column))))
+def _read_segment(path: Path, dataset: DatasetSpec) -> pl.DataFrame:
+    """Return the predictions of a file; a record that was cut off was not answered."""
+    first, _, content = path.read_bytes().partition(b"\n")
+    if not content:
+        return pl.DataFrame()
+    head = from_json(first)
+    kinds = {name: dataset.columns[name].type for name in head["named"]}
+    features = {
+        name: pl.String() if is_text else pl.Float64() for name, is_text in head["features"]
+    }
+    output = pl.List(pl.Float64()) if head["several"] else pl.Float64()
+    keys = {f"_key_{name}": STORED[kind] for name, kind in kinds.items()}
+    if head["arrow"]:
+        records, rows = _read_arrow(content)
+    else:
+        records, rows = _read_json(content, {**keys, **features, "_prediction": output})
+    if rows.is_empty():
+        return rows
+    time, place = _as_time("_time", pl.Datetime), pl.int_ranges("_count").alias("_place")
+    requests = pl.DataFrame(records).select("_id", time, place)
+    rows = rows.hstack(requests.explode("_place", empty_as_null=False))
+    partition = partition_of(dataset.partition, dataset.partition.column or "")
+    identity = [pl.col(name).cast(pl.String) for name in dataset.key]
+    placed = rows.select(pl.col(f"_key_{name}").alias(name) for name in kinds).select(
+        partition.fill_null(UNPLACED).alias(PARTITION),
+        pl.concat_str(identity, separator="|").alias(KEY),
+    )
+    return rows.select(
+        *placed,
+        pl.lit(path.stem).alias(SEGMENT),
+        pl.concat_str("_id", pl.lit("-"), "_place").alias("_id"),
+        "_time",
+        pl.lit(head["role"]).alias("_role"),
+        pl.lit(head["version"], pl.Int64).alias("_version"),
+        pl.col("_prediction").cast(output),
+        *(pl.col(name).cast(kind) for name, kind in features.items()),
+    )
 
 
-def _as_json(request: str, at: datetime, keys: Mapping[str, Sequence[Any]], part: Scored) -> bytes:
-    """A record as a line: a list a column."""
-    columns = zip(part.version.columns, part.features, strict=True)
-    count = len(part.output)
-    record = {"_id": request, "_time": at, "_prediction": part.output.tolist()}
-    record |= {f"_key_{name}": found or [None] * count for name, found in keys.items()}
-    return to_json(record | dict(columns)) + b"\n"
+def _read_arrow(content: bytes) -> tuple[list[Record], pl.DataFrame]:
+    """Return the heads of records, with their counts, and all of their rows."""
+    source, tables, records = pa.BufferReader(content), [], []
+    while (end := content.find(b"\n", source.tell()) + 1) > 0:
+        head = from_json(content[source.tell() : end])
+        source.seek(end)
+        try:
+            tables.append(pa.ipc.open_stream(source).read_all())
+        except (pa.ArrowException, OSError):
+            break
+        records.append({**head, "_count": tables[-1].num_rows})
+    if not records:
+        return [], pl.DataFrame()
+    return records, pl.DataFrame(pa.concat_tables(tables, promote_options="permissive"))
 
 
-def _as_arrow(request: str, at: datetime, keys: list[pl.Series], part: Scored) -> bytes:
-    """A record as a line and an Arrow stream."""
-    named = [found.alias(f"_key_{found.name}") for found in keys]
-    whole = pl.DataFrame([*part.features, *named, pl.Series("_prediction", part.output)])
-    line = to_json({"_id": request, "_time": at}) + b"\n"
-    return line + whole.write_ipc_stream(None).getvalue()
+def _read_json(content: bytes, schema: Mapping[str, Type]) -> tuple[list[Record], pl.DataFrame]:
+    """Return the heads of records, with their counts, and all of their rows."""
+    lines = [from_json(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+    records = [
+        {"_id": line["_id"], "_time": line["_time"], "_count": len(line["_prediction"])}
+        for line in lines
+    ]
+    columns = {name: [value for line in lines for value in line[name]] for name in schema}
+    times = [name for name, kind in schema.items() if kind.is_temporal()]
+    rows = pl.DataFrame(columns, {**schema, **dict.fromkeys(times, pl.String)}, strict=False)
+    return records, rows.with_columns(_as_time(name, schema[name]) for name in times)
 
 
-def _write(segment: _Segment, record: bytes) -> None:
-    """Append a record, or nothing of it."""
-    written = 0
-    try:
-        while written < len(record):
-            written += os.write(segment.descriptor, record[written:])
-    except OSError:
-        os.ftruncate(segment.descriptor, segment.size)
-        raise
-    segment.size += written
+def _as_time(name: str, kind: Type) -> pl.Expr:
+    text = pl.col(name).str
+    if kind == pl.Date:
+        return text.to_date("%Y-%m-%d")
+    return text.to_datetime("%+", time_unit="us", time_zone="UTC")
 
 
-def _begun(folder: Path) -> _Segment:
-    """A new file, held against others."""
-    for _ in range(_TRIES):  # a flush elsewhere may take a file before it is locked
+def _create_segment(folder: Path) -> _Segment:
+    """Create a locked file."""
+    for _ in range(_ATTEMPTS):  # another flush may take a file before it is locked
         path = folder / f"{uuid4().hex}.log"
-        if (descriptor := _locked(path, _NEW)) is not None:
+        if (descriptor := _lock(path, _NEW)) is not None:
             return _Segment(path, descriptor)
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
-def _locked(path: Path, how: int = os.O_RDONLY) -> int | None:
-    """A file held against others; None where another holds it or has stored it."""
+def _lock(path: Path, flags: int = os.O_RDONLY) -> int | None:
+    """Lock a file; return None where another process has locked or stored it."""
     try:
-        descriptor = os.open(path, how, 0o600)
+        descriptor = os.open(path, flags, 0o600)
     except FileNotFoundError:
         return None
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_nlink:  # it was not stored between the two
+        if os.fstat(descriptor).st_nlink:  # it was not stored in between
             return descriptor
     os.close(descriptor)
     return None

@@ -1,4 +1,4 @@
-"""`retrain serve`: the service in this process, until it is told to stop.
+"""`retrain serve`: the service in this process, until it is stopped.
 
 Not here: what it answers.
 """
@@ -20,18 +20,20 @@ from polars.exceptions import PanicException
 
 from retrain_assets.serving.http.app import Service, build_app
 from retrain_assets.serving.http.guard import Limits
-from retrain_assets.serving.live_monitoring import Events, Live
+from retrain_assets.serving.live_monitoring import LiveMonitor
 from retrain_assets.serving.metrics import Metrics
 from retrain_assets.serving.prediction_log import PredictionLog
-from retrain_assets.serving.scoring.follow import Followed
+from retrain_assets.serving.scoring.served_model import ServedModel
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.storage import Storage
 
 FOLLOW_SECONDS, FLUSH_SECONDS = 2.0, 5.0
 DRAIN_SECONDS = 30
-SWITCH_SECONDS = 0.0005  # by default a thread that loads or stores keeps a request waiting for 5 ms
-# MLflow's client otherwise tries for minutes while a verified copy lies here.
+# By default, a thread that loads or stores keeps a request waiting for 5 ms.
+SWITCH_SECONDS = 0.0005
+# Otherwise MLflow's client tries for minutes although a verified copy lies here.
 SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+Report = Callable[[str], None]
 
 
 def serve(
@@ -40,17 +42,17 @@ def serve(
     host: str,
     port: int,
     keys: tuple[str, ...],
-    tell: Callable[[str], None],
+    report: Report,
 ) -> None:
-    """Serve every model until SIGTERM or SIGINT; requests in flight are answered.
+    """Serve every model until SIGTERM or SIGINT; active requests are answered.
 
     Args:
         storage: Where everything is.
         states: The models, by name.
-        host: To listen on.
-        port: To listen on; 0 for any that is free.
-        keys: Any of which is asked for.
-        tell: Takes a line for whoever runs the service.
+        host: The address to listen on.
+        port: The port to listen on; 0 for any free one.
+        keys: A request must have one of these; without any, none is required.
+        report: Takes a line for whoever runs the service.
 
     Raises:
         ValueError: It cannot listen there.
@@ -60,19 +62,19 @@ def serve(
         bound = socket.create_server((host, port), family=family)
     except OSError as error:
         raise ValueError(f"cannot listen on {host}:{port}: {error.strerror}; see --port") from error
-    tell(f"listening on http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}")
+    report(f"listening on http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}")
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     sys.setswitchinterval(SWITCH_SECONDS)
-    elsewhere = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _behind)
-    elsewhere.submit(os.getpid)  # which starts it, while models are loaded
+    writer = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), prepare_writer)
+    writer.submit(os.getpid)  # which starts the process while models are loaded
 
-    def told(message: str) -> None:
+    def report_safely(message: str) -> None:
         with suppress(OSError, ValueError):  # a terminal or pipe that is gone stops no thread
-            tell(message)
+            report(message)
 
-    service = new_service(storage, states, keys, told, elsewhere)
-    with elsewhere, following(service, told):
+    service = new_service(storage, states, keys, report_safely, writer)
+    with writer, background(service, report_safely):
         config = uvicorn.Config(
             build_app(service),
             access_log=False,
@@ -80,14 +82,14 @@ def serve(
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
-            # uvicorn raises what stopped it once more, before anything here is put in order.
+            # uvicorn raises the signal that stopped it again, before this function can clean up.
             signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run([bound])
 
 
-def _behind() -> None:
-    """Store behind all else, until the service is gone, however it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
+def prepare_writer() -> None:
+    """Give the process that stores the log a low priority, and end it with the service."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both processes
     os.nice(10)
     service = multiprocessing.parent_process()
 
@@ -103,52 +105,50 @@ def new_service(
     storage: Storage,
     states: Mapping[str, ModelState],
     keys: tuple[str, ...],
-    tell: Callable[[str], None],
-    elsewhere: Executor | None = None,
+    report: Report,
+    writer: Executor | None = None,
 ) -> Service:
-    """A service of some models that nobody follows yet."""
-    folder = storage.root / "serving"
+    """Return a service whose models follow nothing yet."""
+    folder, limits = storage.root / "serving", Limits()
 
     def clock() -> datetime:
         return datetime.now(UTC)
 
-    followed = {
-        name: Followed(state, storage, folder / "models", clock, tell)
+    models = {
+        name: ServedModel(state, storage, folder / "models", clock, report)
         for name, state in states.items()
     }
-    limits = Limits()
-    log = PredictionLog(folder / "log", states, limits.backlog_bytes, elsewhere)
-    lives = {name: Live(model, clock, tell) for name, model in followed.items()}
-    metrics = Metrics(followed, lives, log, clock)
-    return Service(followed, clock, log, metrics, lives, limits, keys)
+    log = PredictionLog(folder / "log", states, limits.backlog_bytes, writer)
+    monitors = {name: LiveMonitor(model, clock, report) for name, model in models.items()}
+    metrics = Metrics(models, monitors, log, clock)
+    return Service(models, clock, log, metrics, monitors, limits, keys)
 
 
 @contextmanager
-def following(
+def background(
     service: Service,
-    tell: Callable[[str], None],
+    report: Report,
     follow_seconds: float = FOLLOW_SECONDS,
     flush_seconds: float = FLUSH_SECONDS,
 ) -> Iterator[None]:
-    """Let models follow ledger and lookups, and the log its tables, each on its own thread."""
+    """Follow ledger and lookups, and store the log, each on a thread of its own."""
     stop = threading.Event()
 
     def follow() -> None:
         while not stop.is_set():
             if any([model.refresh() for model in service.models.values()]):  # noqa: C419 all of them
-                # Else each search for cycles goes through all that is held, for long.
+                # Otherwise each search for cycles goes through all rows of the lookups.
                 gc.collect()
                 gc.freeze()
             stop.wait(follow_seconds)
 
-    events = Events(service.models, service.lives, service.clock)
-
     def flush() -> None:
-        trouble = ""
+        before = ""
         while not stop.wait(flush_seconds):
-            said, trouble = trouble, _flushed(service, events)
-            if trouble not in ("", said):
-                tell(trouble)
+            trouble = store_and_monitor(service)
+            if trouble not in ("", before):
+                report(trouble)
+            before = trouble
 
     threads = [threading.Thread(target=target, daemon=True) for target in (follow, flush)]
     for thread in threads:
@@ -159,22 +159,22 @@ def following(
         stop.set()
         for thread in threads:
             thread.join(DRAIN_SECONDS)
-        if said := _flushed(service, events):
-            tell(said)
+        if trouble := store_and_monitor(service):
+            report(trouble)
 
 
-def _flushed(service: Service, events: Events) -> str:
-    """Store the log, look at it, leave what is to be told; what of it cannot be done, if any."""
-    steps: dict[str, list[Callable[[], object]]] = {
-        "the prediction log waits in its files": [service.log.flush],
-        "the live stream cannot be watched": [live.look for live in service.lives.values()],
-        "nobody can be told": [events.leave],
-    }
-    failed = []
-    for what, several in steps.items():
+def store_and_monitor(service: Service) -> str:
+    """Store the log, monitor it, store troubles; return which of these failed, if any."""
+    steps: list[tuple[str, Callable[[], object]]] = [
+        ("the prediction log waits in its files", service.log.flush)
+    ]
+    for monitor in service.monitors.values():
+        steps.append(("the live stream cannot be monitored", monitor.observe))
+        steps.append(("messages cannot be stored", monitor.store_troubles))
+    failures = []
+    for failure, step in steps:
         try:
-            for step in several:
-                step()
-        except (Exception, PanicException) as error:  # noqa: BLE001 none of them breaks answering; each is tried again
-            failed.append(f"{what}: {error}")
-    return "; ".join(failed)
+            step()
+        except (Exception, PanicException) as error:  # noqa: BLE001 answering goes on; each step is tried again
+            failures.append(f"{failure}: {error}")
+    return "; ".join(failures)

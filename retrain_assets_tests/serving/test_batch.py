@@ -71,7 +71,7 @@ def test_what_cannot_be_scored_is_refused_in_one_line(theirs: Site, tmp_path: Pa
     for done, said in (
         (score(new, "--version", "7"), "churn has no version 7: decided on are 1, 2"),
         (score(there), "name a new file"),
-        (score(tmp_path / "no" / "x.parquet"), "in a folder that is there"),
+        (score(tmp_path / "no" / "x.parquet"), "in an existing folder"),
         (score(new, "--from", key(20), "--to", key(20)), "no features from 2020-01-21"),
     ):
         assert done.exit_code == 1

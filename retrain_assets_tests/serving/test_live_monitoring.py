@@ -18,12 +18,12 @@ from retrain_assets.domain.metrics.metrics import evaluate
 from retrain_assets.orchestration.messages import of_model, tell
 from retrain_assets.orchestration.resources import Channels
 from retrain_assets.serving.http.app import Service
-from retrain_assets.serving.live_monitoring import Events
+from retrain_assets.serving.live_monitoring import LiveMonitor
 from retrain_assets.steps.decision.evaluate import CALIBRATION, SCHEMA
 from retrain_assets.steps.features.build import read_features
 from retrain_assets_tests.receivers import web
 from retrain_assets_tests.serving.http.test_predict import as_json, raw_rows
-from retrain_assets_tests.serving.scoring.test_follow import model_file
+from retrain_assets_tests.serving.scoring.test_served_model import model_file
 from retrain_assets_tests.serving.site import ROW, USAGE, Site, listening, new_site, post
 from retrain_assets_tests.world import key
 
@@ -36,7 +36,7 @@ def changing(tmp_path: Path) -> Site:
 def seen(service: Service, client: httpx.Client) -> dict[tuple[str, str, str], float]:
     """What is told of the live stream, by role, measure and column, once the log is stored."""
     service.log.flush()
-    service.lives["churn"].look()
+    service.monitors["churn"].observe()
     line = r'retrain_live\{column="(.*)",measure="(.*)",model="churn",role="(.*)"\} (.*)'
     found = re.findall(line, client.get("/metrics").text)
     return {(role, measure, column): float(value) for column, measure, role, value in found}
@@ -130,7 +130,9 @@ def test_what_the_service_sees_go_wrong_is_told_to_people_once(
     service, now = site.service(), datetime.now(UTC)
 
     def told(later: timedelta = timedelta(0)) -> list[str]:
-        Events(service.models, service.lives, lambda: now + later).leave()
+        monitor = LiveMonitor(service.models["churn"], lambda: now + later, print)
+        monitor.observations = service.monitors["churn"].observations
+        monitor.store_troubles()
         with web() as slack:
             channels, subject = Channels(slack_url=slack.url()), of_model(site.model)
             clock = lambda: now + timedelta(days=1, hours=len(told_so_far))  # noqa: E731

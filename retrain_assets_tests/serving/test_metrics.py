@@ -84,7 +84,7 @@ def test_a_prometheus_sees_the_service_its_drift_and_what_the_dashboard_shows(
         post(client, *rows)
         post(client, *(row | {"x": 40.0 + row["id"] / 100} for row in rows))
         service.log.flush()
-        service.lives["churn"].look()
+        service.monitors["churn"].observe()
         wait_until(lambda: asked(prometheus, 'retrain_live_alert{column="x"} == 1'))
         wait_until(lambda: asked(prometheus, 'ALERTS{alertname="RetrainLiveDrift"}'))
         (ready,) = asked(prometheus, 'retrain_ready{model="churn"}')

@@ -17,7 +17,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from retrain_assets.serving import prediction_log
-from retrain_assets.serving.run import _behind, following
+from retrain_assets.serving.run import background, prepare_writer
 from retrain_assets.stores.tables.tables import Tables
 from retrain_assets_tests.killing import Point, kill_at
 from retrain_assets_tests.serving.http.test_predict import as_json, raw_rows
@@ -42,7 +42,7 @@ def files(site: Site) -> list[Path]:
 
 def test_what_was_answered_is_logged_with_features_version_and_key(changing: Site) -> None:
     service = changing.service()
-    with listening(service) as client, following(service, print):
+    with listening(service) as client, background(service, print):
         answered = [post(client).json(), post(client, ROW, ROW | {"id": 2, "x": -1.5}).json()]
     expected = [row for one in answered for row in one["predictions"]]
     found = logged(changing)
@@ -59,7 +59,7 @@ def test_what_was_answered_is_logged_with_features_version_and_key(changing: Sit
 def test_rows_that_come_as_arrow_are_logged_as_rows_of_json_are(changing: Site) -> None:
     changing.decide(*range(2, 14), action="hold")
     service, raw = changing.service(), raw_rows(changing, 15)
-    with listening(service) as client, following(service, print):
+    with listening(service) as client, background(service, print):
         few = [post(client, *as_json(raw[at : at + 50])) for at in range(0, raw.height, 50)]
         one = [row for answered in few for row in answered.json()["predictions"]]
         answers = [post_arrow(client, raw[:70]), post_arrow(client, raw[70:])]
@@ -76,7 +76,7 @@ def test_rows_that_come_as_arrow_are_logged_as_rows_of_json_are(changing: Site) 
 
 
 def test_another_process_stores_and_this_one_where_that_is_gone(changing: Site) -> None:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _behind) as elsewhere:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), prepare_writer) as elsewhere:
         states = {"churn": changing.state}
         kept = prediction_log.PredictionLog(
             changing.root / "serving" / "log", states, 2**20, elsewhere
@@ -96,7 +96,7 @@ def test_another_process_stores_and_this_one_where_that_is_gone(changing: Site) 
 def test_a_held_candidate_predicts_in_the_shadow_and_answers_nobody(changing: Site) -> None:
     changing.decide(*range(2, 14), action="hold")
     service = changing.service()
-    with listening(service) as client, following(service, print):
+    with listening(service) as client, background(service, print):
         answered = post(client).json()
     live, shadow = logged(changing).partition_by("_role", maintain_order=True)
     assert (live["_version"].to_list(), shadow["_version"].to_list()) == ([1], [2])
@@ -176,7 +176,7 @@ def test_while_storage_is_away_predictions_wait_on_disk_up_to_a_bound(
 
     with monkeypatch.context() as without:
         without.setattr(Tables, "replace", away)
-        with listening(service) as client, following(service, told.append, flush_seconds=0.05):
+        with listening(service) as client, background(service, told.append, flush_seconds=0.05):
             answers = [post(client) for _ in range(30)]
     codes = [answered.status_code for answered in answers]
     assert codes == sorted(codes)
@@ -255,7 +255,7 @@ def test_a_class_of_several_is_logged_with_its_probabilities(tmp_path: Path) -> 
         gate={"metric": "log_loss", "min_blocks": 4},
     )
     service = site.service()
-    with listening(service) as client, following(service, print):
+    with listening(service) as client, background(service, print):
         (found,) = post(client).json()["predictions"]
         framed = post_arrow(client, raw_rows(site, 15).head(2))
     assert found["prediction"] == max(found["probabilities"], key=found["probabilities"].get)

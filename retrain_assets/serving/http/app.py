@@ -1,48 +1,39 @@
-"""The application: which paths there are, and what OpenAPI says of them.
+"""The application: which paths exist, what each answers, and what OpenAPI says about them.
 
-Everything it works with is given to it. Not here: what a path answers (`answers`), limits and keys
-(`guard`), other clients' formats (`formats`), and following the ledger.
+Rows are read, scored, logged and counted. The application gets everything it works with as
+arguments. Not here: limits and keys (`guard`), other clients' formats (`formats`), and following
+the ledger.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import PlainTextResponse
 from polars.exceptions import PanicException
 from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 
 from retrain_assets.serving.http import formats
-from retrain_assets.serving.http.answers import (
-    JSON,
-    Endpoint,
-    answer,
-    described,
-    described_to_clients,
-    infer,
-    invoke,
-    predict,
-    ready_to_answer,
-)
-from retrain_assets.serving.http.guard import Guard, Limits, Receive, Scope, Send
-from retrain_assets.serving.live_monitoring import Live
+from retrain_assets.serving.http.guard import BODY, Guard, Limits, Receive, Scope, Send
+from retrain_assets.serving.live_monitoring import LiveMonitor
 from retrain_assets.serving.metrics import CONTENT_TYPE, Metrics
 from retrain_assets.serving.prediction_log import PredictionLog
-from retrain_assets.serving.scoring.follow import Followed
-from retrain_assets.serving.scoring.request import Contract, RequestError
-from retrain_assets.serving.scoring.score import Batcher
+from retrain_assets.serving.scoring import score
+from retrain_assets.serving.scoring.request import Contract, RequestError, RequestRows
+from retrain_assets.serving.scoring.served_model import ServedModel
 
-Answer = Callable[[Endpoint, Request], Awaitable[Response]]
-Called = tuple[Answer, Endpoint]
-
-
+JSON = "application/json"
 REFUSALS = (400, 401, 408, 413, 415, 422, 503, 504)
+REFERENCE = "#/components/schemas/{model}"
 
 
 class Fault(BaseModel):
@@ -54,7 +45,7 @@ class Fault(BaseModel):
 
 
 class Failure(BaseModel):
-    """What was wrong, and what would do."""
+    """What was wrong, and how to correct it."""
 
     code: str
     message: str
@@ -69,204 +60,300 @@ class Refusal(BaseModel):
 
 @dataclass(frozen=True)
 class Service:
-    """All that the application is made of.
+    """The parts of the application.
 
     Args:
         models: By name.
-        clock: Says the time.
-        log: Keeps what is answered.
-        metrics: Counts requests, and tells of models.
-        lives: Watch the live streams, by model.
+        clock: Returns the time.
+        log: Stores what is answered.
+        metrics: Counts requests and describes models.
+        monitors: Monitor the live streams, by model.
         limits: Bounds on requests.
-        keys: Any of which is asked for; none means that none is.
+        keys: A request must have one of these; without any, none is required.
     """
 
-    models: Mapping[str, Followed]
+    models: Mapping[str, ServedModel]
     clock: Callable[[], datetime]
     log: PredictionLog
     metrics: Metrics
-    lives: Mapping[str, Live]
+    monitors: Mapping[str, LiveMonitor]
     limits: Limits = field(default_factory=Limits)
     keys: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Endpoint:
+    """What the paths of one model share.
+
+    Args:
+        service: The service.
+        model: The model.
+        contract: What its rows may hold.
+        batcher: Scores together the requests that arrive together.
+    """
+
+    service: Service
+    model: ServedModel
+    contract: Contract
+    batcher: score.Batcher
+
+    def record(self, rows: RequestRows, scored: score.Scored) -> str:
+        """Log what is about to be answered; return the id of the request."""
+        request, name, service = uuid4().hex, self.model.name, self.service
+        service.log.write(name, request, service.clock(), rows, scored)
+        service.metrics.count_rows(name, scored.version.number, len(scored.output))
+        return request
+
+
+Answer = Callable[[Endpoint, Request], Awaitable[Response]]
+
+
 def build_app(service: Service) -> Guard:
-    """The ASGI application of a service."""
+    """Return the ASGI application of a service."""
     api = FastAPI(title="retrain_assets", version="1", redoc_url=None, docs_url=None)
-    api.add_exception_handler(RequestError, _refused)
-    api.add_exception_handler(HTTPException, _refused)
-    api.add_exception_handler(Exception, _refused)
+    for kind in (RequestError, HTTPException, Exception):
+        api.add_exception_handler(kind, _refuse)
     endpoints = {
         name: Endpoint(
-            model,
-            Contract(model.state.dataset, service.limits.rows),
-            Batcher(model),
-            service.clock,
-            service.log,
-            service.metrics,
+            service, model, Contract(model.state.dataset, service.limits.rows), score.Batcher(model)
         )
         for name, model in service.models.items()
     }
+    _add_service_paths(api, endpoints, service)
+    posts: dict[str, tuple[Answer, Endpoint]] = {}
+    for name, endpoint in endpoints.items():
+        posts[f"/models/{name}/predict"] = predict, endpoint
+        posts[f"/models/{name}/invocations"] = invoke, endpoint
+        posts[f"/v2/models/{name}/infer"] = infer, endpoint
+        if len(endpoints) == 1:
+            posts["/invocations"] = invoke, endpoint
+        _add_model_path(api, f"/v2/models/{name}", describe_to_clients, endpoint)
+        _add_model_path(api, f"/v2/models/{name}/ready", confirm_ready, endpoint)
+    for path, (call, endpoint) in posts.items():
+        _add_model_path(api, path, call, endpoint)
+    api.openapi = partial(_openapi, api, endpoints)  # type: ignore[method-assign]
+    service.metrics.paths = frozenset(api.openapi()["paths"])
+    app = partial(_answer_directly, api, posts)
+    return Guard(app, service.limits, service.keys, service.metrics.count_request)
 
-    @api.get("/health")
-    async def health() -> dict[str, str]:
-        """The process answers."""
-        return {"status": "ok"}
 
+async def _answer_directly(
+    api: FastAPI,
+    posts: Mapping[str, tuple[Answer, Endpoint]],
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Answer predictions without FastAPI, which takes as long as everything else for one row."""
+    if scope.get("method") != "POST" or scope["path"] not in posts:
+        await api(scope, receive, send)
+        return
+    call, endpoint = posts[scope["path"]]
+    request = Request(scope)
+    try:
+        response = await call(endpoint, request)
+    except RequestError as error:
+        response = await _refuse(request, error)
+    except (Exception, PanicException) as error:
+        await (await _refuse(request, error))(scope, receive, send)
+        raise  # so that the service's own output shows it
+    await response(scope, receive, send)
+
+
+def _add_service_paths(api: FastAPI, endpoints: Mapping[str, Endpoint], service: Service) -> None:
+    """Add the paths that are not about one model."""
+    constants: dict[str, dict[str, Any]] = {
+        "/health": {"status": "ok"},
+        "/v2/health/live": {"live": True},
+        "/v2": {"name": api.title, "version": api.version, "extensions": []},
+    }
+    for path, value in constants.items():
+        api.add_api_route(path, partial(answer, value, 200, None), summary="Is constant.")
+
+    @api.get("/ready", responses={503: {"description": "A model does not answer."}})
+    @api.get("/v2/health/ready", responses={503: {"description": "A model does not answer."}})
     async def ready() -> Response:
-        """Every model answers."""
-        found = {name: model.ready for name, model in service.models.items()}
-        every = all(found.values())
-        return answer({"ready": every, "models": found}, 200 if every else 503)
-
-    for path in ("/ready", "/v2/health/ready"):
-        told: dict[int | str, dict[str, Any]] = {503: {"description": "A model does not answer."}}
-        api.add_api_route(path, ready, responses=told, operation_id=path.replace("/", "_"))
+        """Answer 200 if every model answers, and 503 otherwise."""
+        models = {name: model.ready for name, model in service.models.items()}
+        is_ready = all(models.values())
+        return answer({"ready": is_ready, "models": models}, 200 if is_ready else 503)
 
     @api.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        """Figures for Prometheus."""
+        """Return figures for Prometheus."""
         return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     @api.get("/models")
     async def models() -> dict[str, Any]:
-        """What is served."""
-        return {"models": [described(found) for found in endpoints.values()]}
-
-    asked: dict[str, Called] = {}
-    for name, endpoint in endpoints.items():
-        asked[f"/models/{name}/predict"] = predict, endpoint
-        asked[f"/models/{name}/invocations"] = invoke, endpoint
-        asked[f"/v2/models/{name}/infer"] = infer, endpoint
-    if len(endpoints) == 1:
-        asked["/invocations"] = invoke, next(iter(endpoints.values()))
-    for path, called in asked.items():
-        _add(api, path, *called)
-    _add_probes(api, endpoints)
-    api.openapi = partial(_openapi, api, endpoints)  # type: ignore[method-assign]
-    service.metrics.paths = frozenset(api.openapi()["paths"])
-    app = partial(_directly, api, asked)
-    return Guard(app, service.limits, service.keys, service.metrics.answered)
+        """Describe the models."""
+        return {"models": [describe(endpoint) for endpoint in endpoints.values()]}
 
 
-async def _directly(
-    api: FastAPI, asked: Mapping[str, Called], scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Answer what models are asked without FastAPI, which takes as long as all else of one row."""
-    called = asked.get(scope["path"]) if scope.get("method") == "POST" else None
-    if called is None:
-        await api(scope, receive, send)
-        return
-    answered, endpoint = called
-    request = Request(scope)
-    try:
-        found = await answered(endpoint, request)
-    except RequestError as error:
-        found = await _refused(request, error)
-    except (Exception, PanicException) as error:
-        await (await _refused(request, error))(scope, receive, send)
-        raise  # so that the service's own output tells more
-    await found(scope, receive, send)
+def _add_model_path(api: FastAPI, path: str, call: Answer, endpoint: Endpoint) -> None:
+    """Add a path with what OpenAPI says about it."""
 
+    async def respond(request: Request) -> Response:
+        return await call(endpoint, request)
 
-def _add(api: FastAPI, path: str, answered: Answer, endpoint: Endpoint) -> None:
-    """Let OpenAPI tell of what `_directly` answers."""
-
-    async def call(request: Request) -> Response:
-        return await answered(endpoint, request)
-
-    told: dict[int | str, dict[str, Any]] = {number: {"model": Refusal} for number in REFUSALS}
-    if answered is predict:
-        told[200] = {"content": {formats.ARROW: {"schema": {"type": "string"}}}}
-    name = f"{answered.__name__}_{path.strip('/').replace('/', '_')}"
+    body = _bodies(endpoint).get(call)
+    responses: dict[int | str, Any] = {n: {"model": Refusal} for n in (REFUSALS if body else [503])}
+    if call is predict:
+        responses[200] = {"content": {formats.ARROW: {"schema": {"type": "string"}}}}
     api.add_api_route(
         path,
-        call,
-        methods=["POST"],
-        summary=(answered.__doc__ or "").partition("\n")[0],
-        operation_id=name,
-        responses=told,
-        openapi_extra={"requestBody": {"required": True, "content": BODIES[answered](endpoint)}},
+        respond,
+        methods=["POST" if body else "GET"],
+        summary=(call.__doc__ or "").partition("\n")[0],
+        operation_id=f"{call.__name__}_{path.strip('/').replace('/', '_')}",
+        responses=responses,
+        openapi_extra={"requestBody": {"required": True, "content": body}} if body else None,
     )
 
 
-def _add_probes(api: FastAPI, endpoints: Mapping[str, Endpoint]) -> None:
-    """What clients of the Open Inference Protocol ask before they send rows."""
-
-    @api.get("/v2")
-    async def server() -> dict[str, Any]:
-        """The server."""
-        return {"name": api.title, "version": api.version, "extensions": []}
-
-    @api.get("/v2/health/live")
-    async def live() -> dict[str, bool]:
-        """The process answers."""
-        return {"live": True}
-
-    for name, endpoint in endpoints.items():
-        _tell(api, f"/v2/models/{name}", endpoint, described_to_clients)
-        _tell(api, f"/v2/models/{name}/ready", endpoint, ready_to_answer)
-
-
-def _tell(
-    api: FastAPI, path: str, endpoint: Endpoint, found: Callable[[Endpoint], dict[str, Any]]
-) -> None:
-    async def call() -> Response:
-        return answer(found(endpoint))
-
-    name = f"{found.__name__}_{endpoint.model.name}"
-    api.add_api_route(path, call, operation_id=name, responses={503: {"model": Refusal}})
-
-
-async def _refused(_: Request, error: Exception) -> Response:
+async def _refuse(_: Request, error: Exception | PanicException) -> Response:
     if isinstance(error, RequestError):
         return answer(error.body(), error.status)
     status = getattr(error, "status_code", 500)
     code = {404: "not_found", 405: "wrong_method"}.get(status, "failed")
-    said = getattr(error, "detail", "this was not foreseen: the service's own output tells more")
-    return answer(RequestError(status, code, str(said)).body(), status)
+    reason = getattr(error, "detail", "this was not foreseen: the service's own output shows more")
+    return answer(RequestError(status, code, str(reason)).body(), status)
 
 
-def _raw_bodies(endpoint: Endpoint) -> dict[str, Any]:
+def _bodies(endpoint: Endpoint) -> dict[Answer, dict[str, Any]]:
+    """Return the bodies of requests by content type, as OpenAPI describes them."""
     rows = {"type": "array", "minItems": 1, "items": endpoint.contract.schema()}
-    body: dict[str, Any] = {"type": "object", "required": ["rows"], "properties": {"rows": rows}}
-    body["additionalProperties"] = False
+    raw: dict[str, Any] = {"type": "object", "required": ["rows"], "properties": {"rows": rows}}
+    arrow = {"type": "string", "format": "binary"}
     return {
-        JSON: {"schema": body},
-        formats.ARROW: {"schema": {"type": "string", "format": "binary"}},
+        predict: {
+            JSON: {"schema": raw | {"additionalProperties": False}},
+            formats.ARROW: {"schema": arrow},
+        },
+        invoke: {JSON: {"schema": {"$ref": REFERENCE.format(model="Invocation")}}},
+        infer: {JSON: {"schema": {"$ref": REFERENCE.format(model="Inference")}}},
     }
 
 
-def _of_kind(kind: type[BaseModel]) -> Callable[[Endpoint], dict[str, Any]]:
-    return lambda _: {JSON: {"schema": _inlined(kind.model_json_schema())}}
-
-
-def _inlined(schema: Any, known: dict[str, Any] | None = None) -> Any:
-    """A schema without references, which would point outside an OpenAPI document."""
-    if isinstance(schema, list):
-        return [_inlined(found, known) for found in schema]
-    if not isinstance(schema, dict):
-        return schema
-    known = schema.pop("$defs", known)
-    if "$ref" in schema:
-        return _inlined((known or {})[schema["$ref"].rpartition("/")[2]], known)
-    return {key: _inlined(value, known) for key, value in schema.items()}
-
-
-BODIES: dict[Answer, Callable[[Endpoint], dict[str, Any]]] = {
-    predict: _raw_bodies,
-    invoke: _of_kind(formats.Invocation),
-    infer: _of_kind(formats.Inference),
-}
-
-
 def _openapi(api: FastAPI, endpoints: Mapping[str, Endpoint]) -> dict[str, Any]:
-    """The document, with a stored row of each model that answers as its example."""
-    found = get_openapi(title=api.title, version=api.version, routes=api.routes)
+    """Return the document, with a stored row of each model that answers as its example."""
+    document = get_openapi(title=api.title, version=api.version, routes=api.routes)
+    bodies: Any = [(formats.Invocation, "validation"), (formats.Inference, "validation")]
+    _, schemas = models_json_schema(bodies, ref_template=REFERENCE)
+    document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
     for name, endpoint in endpoints.items():
         serving = endpoint.model.serving
         if serving is not None:
-            content = found["paths"][f"/models/{name}/predict"]["post"]["requestBody"]["content"]
+            content = document["paths"][f"/models/{name}/predict"]["post"]["requestBody"]["content"]
             example = {"rows": serving.maker.stored_rows(1)}
             content[JSON]["example"] = from_json(to_json(example))
-    return found
+    return document
+
+
+async def predict(endpoint: Endpoint, request: Request) -> Response:
+    """Predict raw rows as they land."""
+    kind, body = require_type(request, JSON, formats.ARROW), request.scope[BODY]
+    contract, name = endpoint.contract, endpoint.model.name
+    rows: RequestRows = contract.read(body) if kind == JSON else formats.read_arrow(body, contract)
+    scored = await endpoint.batcher.score(rows)
+    number, version = endpoint.record(rows, scored), scored.version.number
+    if kind == JSON:
+        predictions = list_predictions(number, scored)
+        return answer({"model": name, "version": version, "predictions": predictions})
+    headers = {"x-model": name, "x-model-version": str(version)}
+    return Response(formats.arrow_answer(scored, number), 200, headers, formats.ARROW)
+
+
+async def invoke(endpoint: Endpoint, request: Request) -> Response:
+    """Predict features, as `mlflow models serve` does."""
+    require_type(request, JSON)
+    model, version = endpoint.model, score.require_serving(endpoint.model).version
+    features = formats.read_invocation(request.scope[BODY], version, endpoint.contract.most)
+    scored = await asyncio.to_thread(score.predict_columns, version, model.state, features)
+    number = endpoint.record([], scored)
+    headers = {"x-model": model.name, "x-model-version": str(version.number)}
+    return answer(formats.invocation_answer(scored) | {"id": number}, headers=headers)
+
+
+async def infer(endpoint: Endpoint, request: Request) -> Response:
+    """Predict raw rows in the Open Inference Protocol v2."""
+    require_type(request, JSON)
+    name, rows = formats.read_inference(request.scope[BODY], endpoint.contract)
+    scored = await endpoint.batcher.score(rows)
+    number = endpoint.record(rows, scored)
+    predictions = list_predictions(number, scored)
+    model = endpoint.model.name
+    return answer(formats.inference_answer(model, name or number, scored, predictions))
+
+
+async def describe_to_clients(endpoint: Endpoint, _: Request) -> Response:
+    """Describe a model in the Open Inference Protocol."""
+    version = score.require_serving(endpoint.model).version
+    return answer(formats.metadata(endpoint.model.name, endpoint.contract, version))
+
+
+async def confirm_ready(endpoint: Endpoint, _: Request) -> Response:
+    """Confirm that a model answers, in the Open Inference Protocol."""
+    score.require_serving(endpoint.model)
+    return answer({"name": endpoint.model.name, "ready": True})
+
+
+def list_predictions(request: str, scored: score.Scored) -> list[dict[str, Any]]:
+    """Return the prediction of each row with its id and its categories that training lacks."""
+    classes, output = scored.version.classes or [], scored.output.tolist()
+    predictions: list[dict[str, Any]] = []
+    for place, value in enumerate(output):
+        prediction: dict[str, Any] = {"id": f"{request}-{place}", "prediction": value}
+        if isinstance(value, list):
+            prediction["prediction"] = classes[value.index(max(value))]
+            prediction["probabilities"] = dict(zip(classes, value, strict=True))
+        predictions.append(prediction)
+    for place, names in scored.unseen().items():
+        predictions[place]["unseen"] = names
+    return predictions
+
+
+def describe(endpoint: Endpoint) -> dict[str, Any]:
+    """Describe a model as it is now: version, how it predicts, and the age of its lookups."""
+    model, now = endpoint.model, endpoint.service.clock()
+    description = {
+        "model": model.name,
+        "ready": model.ready,
+        "trouble": list(model.troubles.values()),
+    }
+    if (serving := model.serving) is None:
+        return description
+    version = serving.version
+    return description | {
+        "version": version.number,
+        "since": version.row.time,
+        "trained_on": version.row.data_range,
+        "source": version.source,
+        "prediction": version.how,
+        "shadow": serving.shadow and serving.shadow.number,
+        "lookups": {
+            name: {
+                "version": lookup.version,
+                "rows": lookup.rows.height,
+                "age_seconds": (now - lookup.changed).total_seconds(),
+            }
+            for name, lookup in serving.maker.lookups.items()
+        },
+    }
+
+
+def require_type(request: Request, *kinds: str) -> str:
+    """Return the content type of a request, which must be among some.
+
+    Raises:
+        RequestError: 415.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in kinds:
+        message = f"Content-Type is {kind or 'missing'!r}: send {' or '.join(kinds)}"
+        raise RequestError(415, "content_type", message)
+    return kind
+
+
+def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a JSON answer."""
+    return Response(to_json(value), status, headers, JSON)

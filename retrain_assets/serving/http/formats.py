@@ -6,28 +6,19 @@ features, as their model takes them. Not here: scoring, and the paths.
 
 import io
 import struct
-from functools import cache
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from retrain_assets.serving.scoring.request import (
-    Contract,
-    RequestError,
-    Sent,
-    count_rows,
-    invalid,
-    refusal,
-    refused,
-    unique_keys,
-)
+from retrain_assets.serving.scoring import request as requests
+from retrain_assets.serving.scoring.request import Contract, RequestError, RequestRows
 from retrain_assets.serving.scoring.score import Scored
-from retrain_assets.serving.scoring.version import Version
+from retrain_assets.serving.scoring.served_model import Version
 
 ARROW = "application/vnd.apache.arrow.stream"
 _RECORDS, _DICTIONARY = 3, 2  # kinds of Arrow messages that hold rows
@@ -78,7 +69,7 @@ class Invocation(_Strict):
     params: dict[str, Any] | None = None
 
 
-def read_inference(content: bytes, contract: Contract) -> tuple[str | None, Sent]:
+def read_inference(content: bytes, contract: Contract) -> tuple[str | None, RequestRows]:
     """Read the id and raw rows of a request of the Open Inference Protocol.
 
     Raises:
@@ -90,13 +81,12 @@ def read_inference(content: bytes, contract: Contract) -> tuple[str | None, Sent
     lengths |= {tensor.shape[0] for tensor in inference.inputs}
     if len(columns) < len(inference.inputs) or len(lengths) != 1:
         message = "give each column once, as a tensor of shape [rows], all of one length"
-        raise invalid(message)
+        raise requests.invalid(message)
     for tensor in inference.inputs:
         wrong = {*map(type, tensor.data)} - _V2_VALUES[tensor.datatype] - {NoneType}
         if wrong or tensor.shape[1:] not in ([], [1]):
             message = f"{tensor.name} does not hold {tensor.datatype} of shape [rows] as it says"
-            raise invalid(message)
-    count_rows(lengths.pop(), contract.most)
+            raise requests.invalid(message)
     values = zip(*(tensor.data for tensor in columns.values()), strict=True)
     rows = [dict(zip(columns, row, strict=True)) for row in values]
     return inference.id, contract.read(to_json({"rows": rows}))
@@ -165,7 +155,9 @@ def read_arrow(content: bytes, contract: Contract) -> pl.DataFrame:
 def arrow_answer(scored: Scored, request: str) -> bytes:
     """Return predictions as an Arrow stream: id, prediction, and the probability of each class."""
     output, classes = scored.output, scored.version.classes or []
-    columns = {"id": _ids(request, len(output)), "prediction": output}
+    places = pa.array(range(len(output))).cast(pa.string())
+    ids = pc.binary_join_element_wise(request, places, "-").cast(pa.large_string())
+    columns = {"id": ids, "prediction": output}
     if output.ndim > 1:
         columns["prediction"] = pa.array([classes[place] for place in output.argmax(axis=1)])
         columns |= _probabilities(scored.version, output.T)
@@ -175,22 +167,8 @@ def arrow_answer(scored: Scored, request: str) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _ids(request: str, count: int) -> pa.Array:
-    """Return the ids of the predictions of a request, all at once."""
-    suffixes, ends = _suffixes(count.bit_length())
-    ends = ends[: count + 1] + len(request) * np.arange(count + 1)
-    content = request.join(suffixes[: count + 1]).encode()
-    return pa.LargeStringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(content))
-
-
-@cache
-def _suffixes(bits: int) -> tuple[list[str], np.ndarray]:
-    suffixes = ["", *(f"-{place}" for place in range(2**bits))]
-    return suffixes, np.cumsum([*map(len, suffixes)])
-
-
-def read_invocation(content: bytes, version: Version, most: int) -> pl.DataFrame:
-    """Read features as the clients of MLflow send them; further columns are ignored.
+def read_invocation(content: bytes, version: Version, most: int) -> dict[str, list[Any]]:
+    """Read features, by column, as the clients of MLflow send them; further columns are ignored.
 
     Raises:
         RequestError: It is none of the forms, or a feature is missing or of another type.
@@ -199,41 +177,41 @@ def read_invocation(content: bytes, version: Version, most: int) -> pl.DataFrame
     forms = [form for name, form in invocation if name != "params" and form is not None]
     if len(forms) != 1:
         message = "give one of dataframe_split, dataframe_records, inputs or instances"
-        raise invalid(message)
+        raise requests.invalid(message)
     columns = _columns(forms[0], version.columns, most)
-    features = []
     for name, kind in version.schema.items():
         adapter: TypeAdapter[Any] = _TEXTS if kind == pl.String else _NUMBERS
         try:
-            values = adapter.validate_python(columns[name])
+            columns[name] = adapter.validate_python(columns[name])
         except ValidationError as error:
             (fault, *_) = error.errors(include_url=False, include_input=False)
             where = {"row": fault["loc"][0], "column": name}
-            raise refused([{**where, "message": fault["msg"]}]) from None
-        features.append(pl.Series(name, values, dtype=kind))
-    return pl.DataFrame(features)
+            raise requests.reject([{**where, "message": fault["msg"]}]) from None
+    return columns
 
 
 def _columns(form: Any, names: list[str], most: int) -> dict[str, list[Any]]:
     """Return the features by column, whatever the form."""
     if isinstance(form, Split):
         if len({*form.columns}) < len(form.columns):
-            raise invalid("columns has a name twice: give each once")
+            raise requests.invalid("columns has a name twice: give each once")
         if {*map(len, form.data)} - {len(form.columns)}:
-            raise invalid(f"each row of data should have {len(form.columns)} values, as columns")
+            raise requests.invalid(
+                f"each row of data should have {len(form.columns)} values, as columns"
+            )
         form = [dict(zip(form.columns, row, strict=True)) for row in form.data]
     if isinstance(form, list):
-        count_rows(len(form), most)
+        requests.count_rows(len(form), most)
         for place, row in enumerate(form):
             if missing := [name for name in names if name not in row]:
-                raise invalid(f"row {place} (counted from 0) lacks {', '.join(missing)}")
+                raise requests.invalid(f"row {place} (counted from 0) lacks {', '.join(missing)}")
         form = {name: [row[name] for row in form] for name in names}
     if missing := [name for name in names if name not in form]:
-        raise invalid(f"inputs lacks {', '.join(missing)}")
+        raise requests.invalid(f"inputs lacks {', '.join(missing)}")
     lengths = {len(form[name]) for name in names}
     if len(lengths) != 1:
-        raise invalid("columns differ in length")
-    count_rows(lengths.pop(), most)
+        raise requests.invalid("columns differ in length")
+    requests.count_rows(lengths.pop(), most)
     return {name: form[name] for name in names}
 
 
@@ -252,11 +230,11 @@ def _read_body(kind: type[_Body], content: bytes) -> _Body:
     Raises:
         RequestError: It is not JSON, a key occurs twice, or it has another form.
     """
-    unique_keys(content)
+    requests.unique_keys(content)
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
-        raise refusal(error, len(error.errors()[0]["loc"])) from None
+        raise requests.refusal(error, len(error.errors()[0]["loc"])) from None
 
 
 def _is_compressed(message: Any) -> bool:

@@ -1,6 +1,6 @@
-"""What stands before every request: keys, and bounds on bytes, time and how many at once.
+"""The checks before every request: keys, and bounds on bytes, time and concurrency.
 
-The body is read here, counted as it comes, so that nothing behind holds more than the bound. Not
+The body is read and counted here, so that the application never holds more than the bound. Not
 here: what a body may hold.
 """
 
@@ -23,7 +23,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})
 BODY = "retrain.body"
-# A body is read so many times beyond its bound: who is answered before all is sent sees a reset.
+# A body is read up to this multiple of its bound, since a client that is answered while it still
+# sends sees a reset connection.
 DRAINED = 4
 
 
@@ -32,12 +33,12 @@ class Limits:
     """Bounds of the service.
 
     Args:
-        rows: In a request.
-        body_bytes: Of a request.
+        rows: Rows of a request.
+        body_bytes: Size of a body.
         concurrency: Requests at once.
-        body_seconds: In which a body must have come.
-        seconds: In which an answer must be found.
-        backlog_bytes: Of predictions that could not be stored yet.
+        body_seconds: Time until a body must have arrived.
+        seconds: Time until a request must be answered.
+        backlog_bytes: Size of the predictions that are not stored yet.
     """
 
     rows: int = 10_000
@@ -49,13 +50,13 @@ class Limits:
 
 
 class Guard:
-    """An ASGI application behind keys and bounds.
+    """An ASGI application that checks keys and bounds before another one answers.
 
     Args:
-        app: What answers; it finds the body in the scope.
+        app: The other application; it finds the body in the scope.
         limits: The bounds.
-        keys: Any of which is asked for; none means that none is.
-        answered: Told the path, the status and the seconds of each answer.
+        keys: A request must have one of these; without any, none is required.
+        count: Called with the path, the status and the seconds of each answer.
     """
 
     def __init__(
@@ -63,9 +64,9 @@ class Guard:
         app: App,
         limits: Limits,
         keys: tuple[str, ...],
-        answered: Callable[[str, int, float], None],
+        count: Callable[[str, int, float], None],
     ) -> None:
-        self._app, self._limits, self._under_way, self._answered = app, limits, 0, answered
+        self._app, self._limits, self._active, self._count = app, limits, 0, count
         self._keys = [sha256(key.encode()).digest() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,47 +76,47 @@ class Guard:
             return
         status, since = 0, perf_counter()
 
-        async def sending(message: MutableMapping[str, Any]) -> None:
+        async def send_noting_status(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
 
-        self._under_way += 1
+        self._active += 1
         try:
-            await self._guarded(scope, receive, sending)
+            await self._answer(scope, receive, send_noting_status)
         except RequestError as error:
             if not status:
-                await _refuse(error, sending)
+                await _refuse(error, send_noting_status)
         finally:
-            self._under_way -= 1
-            self._answered(scope["path"], status, perf_counter() - since)
+            self._active -= 1
+            self._count(scope["path"], status, perf_counter() - since)
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         if scope["path"] not in OPEN:
             self._authorize(headers)
-            if self._under_way > self._limits.concurrency:
+            if self._active > self._limits.concurrency:
                 raise RequestError(503, "busy", "too many requests at once: try again in a second")
         if scope["method"] == "POST":
-            scope[BODY] = await self._body(headers, receive)
+            scope[BODY] = await self._read_body(headers, receive)
         try:
             async with asyncio.timeout(self._limits.seconds):
                 await self._app(scope, receive, send)
         except TimeoutError:
-            said = f"no answer within {self._limits.seconds:g} s: send fewer rows"
-            raise RequestError(504, "too_slow", said) from None
+            message = f"no answer within {self._limits.seconds:g} s: send fewer rows"
+            raise RequestError(504, "too_slow", message) from None
 
     def _authorize(self, headers: dict[bytes, bytes]) -> None:
-        """All keys are compared in full, so that time tells nothing of them."""
+        """Compare all keys in full, so that the time reveals nothing about them."""
         if not self._keys:
             return
         bearer = headers.get(b"authorization", b"")
-        given = bearer[7:] if bearer[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
-        digest = sha256(given).digest()
+        key = bearer[7:] if bearer[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
+        digest = sha256(key).digest()
         if not any([hmac.compare_digest(digest, key) for key in self._keys]):  # noqa: C419 all of them
             raise RequestError(401, "no_key", "give a key as `Authorization: Bearer KEY`")
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def _read_body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         most = self._limits.body_bytes
         too_large = RequestError(413, "too_large", f"the body is over {most:,} bytes: send less")
         if headers.get(b"content-encoding", b"identity") != b"identity":
@@ -123,23 +124,22 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > DRAINED * most:
             raise too_large
-        parts, held = [], 0
+        parts, size, is_partial = [], 0, True
         try:
             async with asyncio.timeout(self._limits.body_seconds):
-                while held <= DRAINED * most:
+                while is_partial and size <= DRAINED * most:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise RequestError(400, "gone", "the connection was closed")
                     parts.append(message.get("body", b""))
-                    held += len(parts[-1])
-                    if held > most:
+                    size += len(parts[-1])
+                    if size > most:
                         parts.clear()
-                    if not message.get("more_body"):
-                        break
+                    is_partial = message.get("more_body", False)
         except TimeoutError:
-            said = f"the body did not come within {self._limits.body_seconds:g} s"
-            raise RequestError(408, "slow_body", said) from None
-        if held > most:
+            reason = f"the body did not come within {self._limits.body_seconds:g} s"
+            raise RequestError(408, "slow_body", reason) from None
+        if size > most:
             raise too_large
         return b"".join(parts)
 

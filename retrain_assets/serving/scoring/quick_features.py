@@ -1,16 +1,15 @@
 """Features of a few rows without a plan: lookups by index, expressions that were parsed once.
 
-polars takes tenths of a millisecond for the smallest query, so a feature that is more than a column
-is remembered by the values it is made of: hours and weekdays come again. Whoever uses this holds it
-against `compute_features` first. Not here: queries that are more than one SELECT of expressions.
+polars takes tenths of a millisecond for the smallest query, so for single rows a feature that is
+more than a column is remembered by the values that it is computed from: hours and weekdays come
+again. The caller compares the result with `compute_features` first. Not here: queries that are more
+than one SELECT of expressions.
 """
 
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import repeat
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -20,24 +19,23 @@ from retrain_assets.domain.features.build import FeatureError, get_stored_type
 from retrain_assets.domain.features.sql import split_select_list
 from retrain_assets.serving.scoring.request import Row
 from retrain_assets.specs.base import duration
-from retrain_assets.specs.features import LookupSpec
 from retrain_assets.specs.model import ModelSpec
 
-Find = Callable[[Row], tuple[Any, ...]]
+Column = Sequence[Any] | pl.Series
 
-MOST_INDEXED = 1_000_000
-REMEMBERED = 50_000
+MAX_INDEXED = 1_000_000
+MAX_REMEMBERED = 50_000
 _AT, _LONG_AGO = "_at", -(2**62)
 
 
-class Quick:
-    """Makes features of rows.
+class QuickFeatures:
+    """Computes the features of rows.
 
     Args:
         spec: The model.
-        own: The columns of a row, in its order.
+        columns: The columns of a row, in its order.
         joined: An empty frame of the columns that features see.
-        lookups: Rows of each lookup.
+        lookups: The rows of each lookup.
 
     Raises:
         FeatureError: The features are not a plain SELECT of expressions, or a lookup is too large
@@ -47,193 +45,147 @@ class Quick:
     def __init__(
         self,
         spec: ModelSpec,
-        own: Sequence[str],
+        columns: Sequence[str],
         joined: pl.DataFrame,
         lookups: Mapping[str, pl.DataFrame],
     ) -> None:
         items = split_select_list(spec.features.sql or "")
-        if items is None or spec.features.history or [*own] != joined.columns[: len(own)]:
+        if items is None or spec.features.history or [*columns] != joined.columns[: len(columns)]:
             raise FeatureError("the features are not one SELECT of expressions FROM rows")
         expressions = [pl.sql_expr(item) for item in items]
-        seen = {name for found in expressions for name in found.meta.root_names()}
-        columns, self._finders, self._indexes = list(own), [], []
-        for name, rows in lookups.items():
-            if rows.height > MOST_INDEXED:
-                raise FeatureError(f"lookup {name} has over {MOST_INDEXED:,} rows")
-            wanted = [column for column in rows.columns if f"{name}_{column}" in seen]
-            self._finders.append(_finder(rows, spec.lookups[name], wanted))
-            self._indexes.append(_Index(rows, spec.lookups[name], wanted))
-            columns += [f"{name}_{column}" for column in wanted]
-        typed = joined.select(expressions).schema
-        self.names = list(typed)
+        used = {name for expression in expressions for name in expression.meta.root_names()}
+        self._indexes = [_Index(name, rows, spec, columns, used) for name, rows in lookups.items()]
+        visible = [*columns, *(name for index in self._indexes for name in index.names)]
+        types = joined.select(expressions).schema
+        self.names = list(types)
+        self._expressions: list[pl.Expr] = []
         self._features: list[int | _Computed] = []
-        for found, (name, kind) in zip(expressions, typed.items(), strict=True):
-            stored, source = get_stored_type(name, kind, spec), found.meta.undo_aliases()
+        for expression, (name, kind) in zip(expressions, types.items(), strict=True):
+            stored, source = get_stored_type(name, kind, spec), expression.meta.undo_aliases()
+            self._expressions.append(expression.cast(stored))
             if source.meta.is_column() and kind == stored:
-                self._features.append(columns.index(source.meta.output_name()))
+                self._features.append(visible.index(source.meta.output_name()))
             else:
-                self._features.append(_Computed(found.cast(stored), columns, joined.schema))
+                self._features.append(_Computed(self._expressions[-1], visible, joined.schema))
 
     def values(self, rows: Sequence[Row]) -> list[Sequence[Any]]:
-        """The features of rows, a column each, in the order of `names`."""
-        columns = list(zip(*(row.values() for row in rows), strict=True))
-        for find in self._finders:
-            columns += zip(*map(find, rows), strict=True)
+        """Return the features of rows, a column each, in the order of `names`."""
+        columns: list[Sequence[Any]] = list(zip(*(row.values() for row in rows), strict=True))
+        joined = [series.to_list() for index in self._indexes for series in index.find(columns)]
+        columns += joined
         return [
-            columns[found] if isinstance(found, int) else found.of(columns)
-            for found in self._features
+            columns[feature] if isinstance(feature, int) else feature.values(columns)
+            for feature in self._features
         ]
 
     def frame(self, rows: pl.DataFrame) -> list[pl.Series]:
-        """The features of a frame of rows, in the order of `names`."""
+        """Return the features of a frame of rows, in the order of `names`."""
         columns = rows.get_columns()
-        for index in self._indexes:
-            columns += index.find(rows)
-        return [
-            columns[found].alias(name) if isinstance(found, int) else found.series(columns)
-            for found, name in zip(self._features, self.names, strict=True)
-        ]
+        joined = [series for index in self._indexes for series in index.find(columns)]
+        return pl.DataFrame([*columns, *joined]).select(self._expressions).get_columns()
 
 
 class _Computed:
-    """A feature that is more than a column, remembered by the values it is made of."""
+    """A feature that is more than a column, remembered by the values it is computed from."""
 
     def __init__(self, expression: pl.Expr, columns: list[str], schema: pl.Schema) -> None:
         self._expression = expression
         names = sorted(set(expression.meta.root_names())) or columns[:1]
-        self._used = {name: columns.index(name) for name in names}
+        self._places = [columns.index(name) for name in names]
         self._schema = {name: schema[name] for name in names}
-        self._known: dict[tuple[Any, ...], Any] = {}
-        self._whole = np.empty(0, np.int64), pl.Series()
+        self._remembered: dict[tuple[Any, ...], Any] = {}
 
-    def series(self, columns: list[pl.Series]) -> pl.Series:
-        """The feature of each row of a frame."""
-        frame = pl.DataFrame([columns[n].alias(name) for name, n in self._used.items()])
-        ((name, kind), *more), counts = self._schema.items(), frame.null_count().row(0)
-        if more or any(counts) or not (kind.is_integer() or kind.is_temporal()):
-            return frame.select(self._expression).to_series()
-        wanted, (known, values) = frame[name].cast(pl.Int64).to_numpy(), self._whole
-        places = known.searchsorted(wanted)
-        if not known.size or (known.take(places, mode="clip") != wanted).any():
-            known = np.union1d(known if known.size < REMEMBERED else wanted, wanted)
-            frame = pl.DataFrame([pl.Series(name, known).cast(kind)])
-            values = frame.select(self._expression).to_series()
-            self._whole = known, values
-            places = known.searchsorted(wanted)
-        return values[pl.Series(places.astype(np.uint32))]
-
-    def of(self, columns: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The feature of each row."""
-        keys = list(zip(*(columns[place] for place in self._used.values()), strict=True))
-        known = self._known
-        if missing := [key for key in dict.fromkeys(keys) if key not in known]:
-            if len(known) > REMEMBERED:
-                known = self._known = {key: known[key] for key in keys if key in known}
+    def values(self, columns: Sequence[Sequence[Any]]) -> list[Any]:
+        """Return the feature of each row."""
+        keys = list(zip(*(columns[place] for place in self._places), strict=True))
+        remembered = self._remembered
+        if missing := [key for key in dict.fromkeys(keys) if key not in remembered]:
+            if len(remembered) > MAX_REMEMBERED:
+                remembered = {key: remembered[key] for key in keys if key in remembered}
+                self._remembered = remembered
             frame = pl.DataFrame(missing, schema=self._schema, orient="row")
-            known.update(zip(missing, frame.select(self._expression).to_series(), strict=True))
-        return [known[key] for key in keys]
+            values = frame.select(self._expression).to_series()
+            remembered.update(zip(missing, values, strict=True))
+        return [remembered[key] for key in keys]
 
 
 class _Index:
-    """Finds rows of a lookup for a whole frame, which polars' join takes five times as long for.
+    """Finds the rows of a lookup, which polars' join takes five times as long for.
 
-    A row of it is a number: that of its key, and within it that of the moment it is known from.
+    A row of the lookup has a code: the number of its key, and within the key the rank of the moment
+    from which it is known.
+
+    Raises:
+        FeatureError: The lookup is too large or has two rows for one key.
     """
 
-    def __init__(self, rows: pl.DataFrame, spec: LookupSpec, wanted: list[str]) -> None:
-        self._on, self._as_of = spec.on, spec.as_of
-        lag = duration(spec.lag) if spec.as_of else timedelta()
-        reach = duration(spec.tolerance) - lag if spec.as_of and spec.tolerance else None
-        self._reach = math.inf if reach is None else _micros(reach)
-        held = rows.with_columns((self._moments(rows) + _micros(lag)).alias(_AT))
-        held = held.drop_nulls([*spec.on, _AT])
-        keys, at = held.select(spec.on).rows(), held[_AT].to_numpy()
+    def __init__(
+        self,
+        name: str,
+        rows: pl.DataFrame,
+        model: ModelSpec,
+        columns: Sequence[str],
+        used: set[str],
+    ) -> None:
+        if rows.height > MAX_INDEXED:
+            raise FeatureError(f"lookup {name} has over {MAX_INDEXED:,} rows")
+        spec, places = model.lookups[name], {column: n for n, column in enumerate(columns)}
+        self._key = [places[column] for column in spec.on]
+        self._time = None if spec.as_of is None else places[spec.as_of]
+        lag = _micros(duration(spec.lag))
+        self._max_age = _micros(duration(spec.tolerance)) - lag if spec.tolerance else math.inf
+        moments = _moments(None if spec.as_of is None else rows[spec.as_of], rows.height)
+        rows = rows.with_columns((moments + lag).alias(_AT)).drop_nulls([*spec.on, _AT])
+        keys, at = rows.select(spec.on).rows(), rows[_AT].to_numpy()
         self._numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         self._times, rank = np.unique(at, return_inverse=True)
         self._width = len(self._times) + 1
         codes = np.array([self._numbers[key] for key in keys], np.int64) * self._width + rank
         order = codes.argsort()
-        # Before all of them a row that is for none, of nulls.
+        if repeated := rows.height - len(np.unique(codes)):
+            raise FeatureError(
+                f"{repeated} rows of lookup {name} share {', '.join(spec.on)} with another row"
+            )
+        # The first row belongs to no key and holds nulls.
         self._codes = np.insert(codes[order], 0, -2 * self._width)
         self._at = np.insert(at[order], 0, 0)
-        chosen = held.select(wanted)
-        self._values = pl.concat([chosen.clear(1), chosen[order]]).get_columns()
+        values = rows.select(
+            pl.col(column).alias(f"{name}_{column}")
+            for column in rows.columns
+            if f"{name}_{column}" in used
+        )
+        self.names, self._values = values.columns, pl.concat([values.clear(1), values[order]])
 
-    def find(self, rows: pl.DataFrame) -> list[pl.Series]:
-        """The wanted columns of the lookup, of each row; null where nothing matches."""
-        keys = zip(*(rows[name].to_list() for name in self._on), strict=True)
-        numbers = np.fromiter(map(self._numbers.get, keys, repeat(-1)), np.int64, rows.height)
+    def find(self, columns: Sequence[Column]) -> list[pl.Series]:
+        """Return the used columns of the lookup for each row; null where nothing matches."""
+        keys, count = zip(*(columns[place] for place in self._key), strict=True), len(columns[0])
+        numbers = np.fromiter(map(self._numbers.get, keys, repeat(-1)), np.int64, count)
         first = numbers * self._width
-        moments = self._moments(rows)
-        if moments.null_count():
-            moments = moments.fill_null(_LONG_AGO)
-        at = moments.to_numpy()
-        known = self._times.searchsorted(at, side="right")
-        places = self._codes.searchsorted(first + known) - 1
-        fits = self._codes[places] >= first
-        fits &= at - self._at[places] <= self._reach
-        chosen = pl.Series((places * fits).astype(np.uint32))
-        return [values[chosen] for values in self._values]
-
-    def _moments(self, rows: pl.DataFrame) -> pl.Series:
-        if self._as_of is None:
-            return pl.zeros(rows.height, pl.Int64, eager=True)
-        return rows[self._as_of].cast(pl.Datetime("us", "UTC")).cast(pl.Int64)
+        moments = _moments(None if self._time is None else columns[self._time], count)
+        at = moments.fill_null(_LONG_AGO).to_numpy()
+        places = self._codes.searchsorted(first + self._times.searchsorted(at, side="right")) - 1
+        matches = self._codes[places] >= first
+        matches &= at - self._at[places] <= self._max_age
+        rows = pl.Series((places * matches).astype(np.uint32))
+        return [values[rows] for values in self._values.get_columns()]
 
 
-def _finder(rows: pl.DataFrame, spec: LookupSpec, wanted: list[str]) -> Find:
-    """From a row to some values of the row of a lookup that belongs to it."""
-    keys, values = rows.select(spec.on).rows(), rows.select(wanted).rows()
-    nothing = (None,) * len(wanted)
-    key_of = _getter(spec.on)
-    if spec.as_of is None:
-        known = [(key, found) for key, found in zip(keys, values, strict=True) if None not in key]
-        one = dict(known)
-        _refuse_twice(len(known) - len(one), spec)
-        return lambda row: one.get(key_of(row), nothing)
-    as_of, lag = spec.as_of, _micros(duration(spec.lag))
-    reach = math.inf if spec.tolerance is None else _micros(duration(spec.tolerance)) - lag
-    known_at = rows[as_of].cast(pl.Datetime("us", "UTC")).to_physical().to_list()
-    timed = [
-        (at, key, found)
-        for at, key, found in zip(known_at, keys, values, strict=True)
-        if None not in (at, *key)
-    ]
-    index: dict[tuple[Any, ...], tuple[list[int], list[tuple[Any, ...]]]] = {}
-    for at, key, found in sorted(timed, key=itemgetter(0)):
-        times, series = index.setdefault(key, ([], []))
-        times.append(at + lag)
-        series.append(found)
-    _refuse_twice(sum(len(times) - len(set(times)) for times, _ in index.values()), spec)
-
-    def find(row: Row) -> tuple[Any, ...]:
-        if row[as_of] is None or (found := index.get(key_of(row))) is None:
-            return nothing
-        moment, (times, series) = _moment(row[as_of]), found
-        newest = bisect_right(times, moment) - 1
-        return series[newest] if newest >= 0 and moment - times[newest] <= reach else nothing
-
-    return find
+def _moments(times: Column | None, count: int) -> pl.Series:
+    """Return times as microseconds since 1970; zeros without times."""
+    if times is None:
+        return pl.zeros(count, pl.Int64, eager=True)
+    if isinstance(times, pl.Series):
+        return times.cast(pl.Datetime("us", "UTC")).cast(pl.Int64)
+    return pl.Series([_moment(time) for time in times], dtype=pl.Int64)
 
 
-def _getter(names: list[str]) -> Find:
-    if len(names) > 1:
-        return itemgetter(*names)
-    (name,) = names
-    return lambda row: (row[name],)
-
-
-def _refuse_twice(count: int, spec: LookupSpec) -> None:
-    if count:
-        raise FeatureError(f"{count} rows of a lookup share {', '.join(spec.on)} with another")
+def _moment(time: date | None) -> int | None:
+    if time is None:
+        return None
+    if not isinstance(time, datetime):
+        time = datetime(time.year, time.month, time.day, tzinfo=UTC)
+    return round(time.timestamp() * 1e6)
 
 
 def _micros(span: timedelta) -> int:
     return span // timedelta(microseconds=1)
-
-
-def _moment(at: date) -> int:
-    """Microseconds, which compare ten times as fast as times of two libraries' UTC."""
-    if not isinstance(at, datetime):
-        at = datetime(at.year, at.month, at.day, tzinfo=UTC)
-    return round(at.timestamp() * 1e6)

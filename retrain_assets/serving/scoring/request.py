@@ -6,7 +6,6 @@ what is checked. Not here: features, derived columns, and the transport.
 """
 
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
@@ -15,42 +14,26 @@ from typing import Annotated, Any
 import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    FailFast,
-    Field,
-    GetPydanticSchema,
-    TypeAdapter,
-    ValidationError,
-    WithJsonSchema,
-)
+import pydantic
+from pydantic import Field, TypeAdapter, ValidationError, WithJsonSchema
 from pydantic_core import core_schema, to_json
 from typing_extensions import TypedDict
 
+from retrain_assets.domain.data import values as readers
 from retrain_assets.domain.data.rules import STORED, column_limits
-from retrain_assets.domain.data.values import (
-    ISO,
-    is_local,
-    misfit,
-    null_words,
-    text_reader,
-    time_reader,
-)
 from retrain_assets.specs.dataset import DatasetSpec
 
 Row = dict[str, Any]
-Sent = list[Row] | pl.DataFrame
-MANY = 64  # from this number of rows on, a request is handled as a frame
-_SHOWN = 20
+RequestRows = list[Row] | pl.DataFrame
+MANY_ROWS = 64  # from this number of rows on, a request is handled as a frame
+_MAX_FAULTS = 20
 _NOT_JSON, _NOT_ISO = "json_invalid", "it should be ISO 8601: 2013-01-31 or 2013-01-31T12:00:00Z"
 _RANGES: dict[str, tuple[Any, Any]] = {
     "int": (-(2**63), 2**63 - 1),
-    "float": (-math.inf, math.inf),
-    "bool": (0, 1),
     "date": (date.min, date.max),
     "datetime": (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)),
 }
+_NUMBERS = ("int", "float", "bool")
 _TYPED_DICT: Any = TypedDict  # called with names that are known when the service starts
 
 
@@ -94,10 +77,10 @@ class Contract:
         self._row: TypeAdapter[Row] = TypeAdapter(_typed("Row", types))
         self._body = _bodies(types)
         # Of many rows, each distinct text is read once.
-        self._texts: dict[str, TypeAdapter[list[Any]]] = {
-            name: TypeAdapter(list[types[name]])  # type: ignore[valid-type]
-            for name, column in self.columns.items()
-            if column.type not in ("int", "float", "bool")
+        self._texts = {n for n, c in self.columns.items() if c.type not in _NUMBERS}
+        self._values: dict[str, TypeAdapter[list[Any]]] = {
+            name: TypeAdapter(list[kind])  # type: ignore[valid-type]
+            for name, kind in types.items()
         }
         texts = {name: self._nullable(name, str) for name in self._texts}
         self._light = _bodies(types | texts)
@@ -106,14 +89,14 @@ class Contract:
         """Return one row as JSON schema."""
         return self._row.json_schema()
 
-    def read(self, content: bytes) -> Sent:
+    def read(self, content: bytes) -> RequestRows:
         """Read the rows of `{"rows": [{…}, …]}`; many of them as a frame.
 
         Raises:
             RequestError: It is not JSON, a key occurs twice, or a row breaks the contract.
         """
-        frame = self._frame(content) if content.count(b"{") > MANY else None
-        rows: Sent = self._few(content) if frame is None else frame
+        frame = self._frame(content) if content.count(b"{") > MANY_ROWS else None
+        rows: RequestRows = self._few(content) if frame is None else frame
         count_rows(len(rows), self.most)
         if isinstance(rows, list):
             nulls = [row[name] for row in rows for name in self._texts].count(None)
@@ -136,9 +119,8 @@ class Contract:
         frame = frame.select(*self.columns)
         if all(map(self._is_sound, frame)):
             return frame
-        if (
-            reason := misfit(frame.drop(cs.datetime(time_zone=None)).schema, self.dataset)
-        ) is not None:
+        schema = frame.drop(cs.datetime(time_zone=None)).schema
+        if reason := readers.misfit(schema, self.dataset):
             raise invalid(reason)
         times = map(self._as_text, frame.select(cs.date() | cs.datetime()))
         rows = frame.with_columns(*times, cs.decimal().cast(pl.Float64)).to_dicts()
@@ -164,7 +146,7 @@ class Contract:
         if field.name not in self._texts:
             return pl.Series(field.name, pa.array(values, field.type))
         places = {text: place for place, text in enumerate(dict.fromkeys(values))}
-        distinct = self._texts[field.name].validate_json(to_json([*places]))
+        distinct = self._values[field.name].validate_json(to_json([*places]))
         series = pl.Series(field.name, pa.array(distinct, field.type))
         return series[pl.Series([places[text] for text in values], dtype=pl.UInt32)]
 
@@ -172,7 +154,7 @@ class Contract:
         """Write times as JSON has them; one without a single meaning as `?`, which is refused."""
         times = values.set(~values.dt.year().is_between(1, 9999).fill_null(value=False), None)
         is_naive = getattr(values.dtype, "time_zone", "UTC") is None
-        if is_naive and is_local(self.dataset.read.date_format.get(values.name)):
+        if is_naive and readers.is_local(self.dataset.read.date_format.get(values.name)):
             zone = self.dataset.partition.timezone
             times = times.dt.replace_time_zone(zone, ambiguous="null", non_existent="null")
         texts = times.dt.to_string("iso:strict")
@@ -180,23 +162,18 @@ class Contract:
 
     def _is_sound(self, values: pl.Series) -> bool:
         """Return whether a column is surely sound, which takes microseconds."""
-        name, kind = values.name, values.dtype
-        is_null = "required" in self._limits[name] and values.null_count() > 0
-        if kind != self._schema[name] or is_null:
+        name, kind, limits = values.name, values.dtype, self._limits[values.name]
+        if kind != self._schema[name] or ("required" in limits and values.null_count()):
             return False
-        if kind == pl.String:
-            texts = values.unique().to_list()
+        if not kind.is_temporal():
+            distinct = (values.unique() if kind == pl.String else values).to_list()
             try:
-                return self._texts[name].validate_python(texts) == texts
+                return self._values[name].validate_python(distinct) == distinct
             except ValidationError:
                 return False
-        bounds: list[Any] = list(self._range(name))
-        if kind.is_temporal():
-            values, bounds = values.cast(pl.Int64), [*pl.Series(bounds, dtype=kind).cast(pl.Int64)]
-        ends: list[Any] = [values.min(), values.max()]
-        return ends[0] is None or (
-            math.isfinite(values.sum()) and bounds[0] <= ends[0] and ends[1] <= bounds[1]
-        )
+        low, high = pl.Series(self._range(name), dtype=kind).cast(pl.Int64)
+        ends: list[Any] = [values.cast(pl.Int64).min(), values.cast(pl.Int64).max()]
+        return ends[0] is None or (low <= ends[0] and ends[1] <= high)
 
     def _range(self, name: str) -> tuple[Any, Any]:
         low, high = _RANGES[self.columns[name].type]
@@ -206,18 +183,20 @@ class Contract:
         """Return the type of a column in JSON, with the limits of its rules."""
         kind, limits = self.columns[name].type, self._limits[name]
         if kind in ("category", "text"):
-            words = "".join(f"|^{re.escape(word)}$" for word in null_words(self.dataset))
+            words = "".join(f"|^{re.escape(word)}$" for word in readers.null_words(self.dataset))
             pattern = Field(pattern=limits["pattern"] + words if "pattern" in limits else None)
-            read = AfterValidator(text_reader(name, self.dataset, limits))
-            shown = {key: limits[key] for key in ("enum", "pattern") if key in limits}
-            return Annotated[str, pattern, read, WithJsonSchema({"type": "string"} | shown)]
+            read = pydantic.AfterValidator(readers.text_reader(name, self.dataset, limits))
+            schema = {key: limits[key] for key in ("enum", "pattern") if key in limits}
+            return Annotated[str, pattern, read, WithJsonSchema({"type": "string"} | schema)]
+        if kind == "bool":
+            return bool
+        if kind == "float":
+            bounds = {key: limits[key] for key in ("ge", "le") if key in limits}
+            return Annotated[float, Field(allow_inf_nan=False, **bounds)]
         low, high = self._range(name)
-        if kind in ("date", "datetime"):
-            return _time(ISO[kind], low, high, time_reader(name, self.dataset, limits))
         if kind == "int":
             return Annotated[int, Field(ge=low, le=high)]
-        bounds = {key: limits[key] for key in ("ge", "le") if key in limits}
-        return Annotated[float, Field(allow_inf_nan=False, **bounds)] if kind == "float" else bool
+        return _time(readers.ISO[kind], low, high, readers.time_reader(name, self.dataset, limits))
 
     def _nullable(self, name: str, kind: Any) -> Any:
         return kind if "required" in self._limits[name] else kind | None
@@ -226,17 +205,17 @@ class Contract:
 def _typed(name: str, fields: dict[str, Any]) -> Any:
     """Make a dict with just these keys."""
     typed = _TYPED_DICT(name, fields)
-    typed.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    typed.__pydantic_config__ = pydantic.ConfigDict(extra="forbid", strict=True)
     return typed
 
 
 def _bodies(types: dict[str, Any]) -> TypeAdapter[dict[str, list[Row]]]:
     rows: Any = list[_typed("Row", types)]  # type: ignore[misc]
     # The first wrong row says enough.
-    return TypeAdapter(_typed("Body", {"rows": Annotated[rows, FailFast()]}))
+    return TypeAdapter(_typed("Body", {"rows": Annotated[rows, pydantic.FailFast()]}))
 
 
-def _time(form: str, low: Any, high: Any, other: Callable[[str], Any]) -> Any:
+def _time(form: str, low: Any, high: Any, in_files: Callable[[str], Any]) -> Any:
     """Return the type of times: ISO 8601, read without Python code, or as the files have them."""
     iso = core_schema.custom_error_schema(
         core_schema.str_schema(strict=True, pattern=f"^{form}$"),
@@ -246,21 +225,15 @@ def _time(form: str, low: Any, high: Any, other: Callable[[str], Any]) -> Any:
     read: core_schema.CoreSchema = core_schema.date_schema(strict=False, ge=low, le=high)
     if is_timed := isinstance(low, datetime):
         read = core_schema.datetime_schema(strict=False, ge=low, le=high)
-        read = core_schema.no_info_after_validator_function(_in_utc, read)
+        # Within the bounds, the year in UTC is one that Python has.
+        read = core_schema.no_info_after_validator_function(lambda at: at.astimezone(UTC), read)
     text = core_schema.str_schema(strict=True)
-    as_in_files = core_schema.no_info_after_validator_function(other, text)
+    as_in_files = core_schema.no_info_after_validator_function(in_files, text)
     either = core_schema.union_schema(
         [core_schema.chain_schema([iso, read]), as_in_files], mode="left_to_right"
     )
-    shown = WithJsonSchema({"type": "string", "format": "date-time" if is_timed else "date"})
-    return Annotated[date, GetPydanticSchema(lambda *_: either), shown]
-
-
-def _in_utc(at: datetime) -> datetime:
-    try:
-        return at.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("the year in UTC should be 1 to 9999") from None
+    schema = WithJsonSchema({"type": "string", "format": "date-time" if is_timed else "date"})
+    return Annotated[date, pydantic.GetPydanticSchema(lambda *_: either), schema]
 
 
 def invalid(message: str, faults: list[dict[str, Any]] | None = None) -> RequestError:
@@ -291,16 +264,16 @@ def refusal(error: ValidationError, depth: int) -> RequestError:
     if errors[0]["type"] == _NOT_JSON:
         return RequestError(400, "not_json", errors[0]["msg"])
     faults: dict[tuple[Any, str | None], str] = {}
-    for fault in errors[:_SHOWN]:
+    for fault in errors[:_MAX_FAULTS]:
         row, *column = fault["loc"][depth : depth + 2] or (None,)
         if not isinstance(row, int):
             row, column = None, [*fault["loc"]]
         # Of a value that may be written in two ways, the first error is the one to report.
         faults.setdefault((row, ".".join(map(str, column)) or None), fault["msg"])
-    return refused([{"row": r, "column": c, "message": m} for (r, c), m in faults.items()])
+    return reject([{"row": r, "column": c, "message": m} for (r, c), m in faults.items()])
 
 
-def refused(faults: list[dict[str, Any]]) -> RequestError:
+def reject(faults: list[dict[str, Any]]) -> RequestError:
     """Return the answer to rows with faults, each as `{"row", "column", "message"}`."""
     first = faults[0]
     place = "" if first["row"] is None else f"row {first['row']} (counted from 0): "

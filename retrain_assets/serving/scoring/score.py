@@ -1,7 +1,7 @@
 """Rows in, predictions out: one version, one state of the lookups, and what arrives together.
 
-Requests that arrive while the loop is busy are scored in one go; nobody waits for others. Not here:
-reading requests and writing answers.
+Requests that arrive while the loop is busy are scored together; no request waits for others. Not
+here: reading requests and writing answers.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import polars as pl
 from polars.exceptions import PanicException  # which is no Exception
 
 from retrain_assets.domain.features.build import FeatureError
-from retrain_assets.serving.scoring.follow import Followed, Serving
-from retrain_assets.serving.scoring.request import RequestError, Row, Sent
-from retrain_assets.serving.scoring.version import Version
+from retrain_assets.serving.scoring.request import RequestError, RequestRows, Row
+from retrain_assets.serving.scoring.served_model import ServedModel, Serving, Version
 from retrain_assets.steps.state import ModelState
 
-Made = list[Any]
-Asked = tuple[list[Row], asyncio.Future["Scored"]]
+Columns = list[Any]
+Job = tuple[list[Row], asyncio.Future["Scored"]]
 
 INLINE_ROWS = 1_000  # of a frame; more is handed to a thread, so that others are answered
-TOGETHER_ROWS = 256
+BATCH_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -33,105 +32,92 @@ class Scored:
     """Predictions of some rows.
 
     Args:
-        version: That predicted all of them.
+        version: The version that predicted all of them.
         features: A column each, in the order of `version.columns`: lists, or series of a frame.
         output: As `predict` of the domain gives it.
-        shadow: What the candidate beside it predicted.
+        shadow: The predictions of the shadow version.
     """
 
     version: Version
-    features: Made  # columns, as all that is done with them goes by column
+    features: Columns  # columns, as all that is done with them goes by column
     output: np.ndarray
     shadow: Scored | None = None
 
     def part(self, first: int, last: int) -> Scored:
-        """Some of the rows."""
+        """Return some of the rows."""
         shadow = self.shadow and self.shadow.part(first, last)
         features = [column[first:last] for column in self.features]
         return Scored(self.version, features, self.output[first:last], shadow)
 
     def unseen(self) -> dict[int, list[str]]:
-        """Of the rows that have one, the features whose category was not there in training."""
-        found: dict[int, list[str]] = {}
-        for place, name, seen in self.version.categories:
-            values = self.features[place]
-            values = values.to_list() if isinstance(values, pl.Series) else values
-            if new := {*values} - seen - {None}:
+        """Return, by row, the features whose category did not occur in training."""
+        features: dict[int, list[str]] = {}
+        for place, name, trained in self.version.categories:
+            values = list(self.features[place])
+            if new := {*values} - trained - {None}:
                 for row in (row for row, value in enumerate(values) if value in new):
-                    found.setdefault(row, []).append(name)
-        return found
+                    features.setdefault(row, []).append(name)
+        return features
 
 
-def score(model: Followed, rows: Sent) -> Scored:
+def score(model: ServedModel, rows: RequestRows) -> Scored:
     """Predict raw rows.
 
     Raises:
-        RequestError: The model does not answer now, or features of a row cannot be made.
+        RequestError: The model does not answer now, or features of a row cannot be computed.
     """
-    serving = answering(model)
+    serving = require_serving(model)
     maker, quick = serving.maker, serving.maker.quick
-    made: Made
+    columns: Columns
     try:
         if quick is None:
             frame = maker.features(rows)
-            names, made = frame.columns, _listed(frame, rows)
+            names, columns = frame.columns, frame.get_columns()
+            if isinstance(rows, list):
+                columns = [column.to_list() for column in columns]
         else:
             names = quick.names
-            made = quick.values(rows) if isinstance(rows, list) else quick.frame(rows)
+            columns = quick.values(rows) if isinstance(rows, list) else quick.frame(rows)
     except FeatureError as error:
         raise RequestError(422, "features", str(error)) from error
-    candidate = serving.shadow
-    shadow = None if candidate is None else _scored(candidate, model, names, made)
-    return replace(_scored(serving.version, model, names, made), shadow=shadow)
+    features = dict(zip(names, columns, strict=True))
+    scored = predict_columns(serving.version, model.state, features)
+    if serving.shadow is None:
+        return scored
+    return replace(scored, shadow=predict_columns(serving.shadow, model.state, features))
 
 
-def score_features(version: Version, state: ModelState, frame: pl.DataFrame) -> Scored:
-    """Predict rows of features, as a client of `mlflow models serve` sends them."""
-    made = _listed(frame, [])
-    return Scored(version, made, version.predict(state, made))
+def predict_columns(version: Version, state: ModelState, features: dict[str, Any]) -> Scored:
+    """Predict rows of features, given by column."""
+    columns = [features[name] for name in version.columns]
+    return Scored(version, columns, version.predict(state, columns))
 
 
-def answering(model: Followed) -> Serving:
-    """What answers for a model.
+def require_serving(model: ServedModel) -> Serving:
+    """Return what answers for a model.
 
     Raises:
         RequestError: Nothing does yet.
     """
     if model.serving is None:
-        why = "; ".join(model.trouble.values()) or "it is being loaded"
-        raise RequestError(503, "not_ready", f"model {model.name} does not answer yet: {why}")
+        reason = "; ".join(model.troubles.values()) or "it is being loaded"
+        raise RequestError(503, "not_ready", f"model {model.name} does not answer yet: {reason}")
     return model.serving
 
 
-def _listed(frame: pl.DataFrame, rows: Sent) -> Made:
-    """Columns of features as the rows came, in lists or as series."""
-    return [column.to_list() for column in frame] if isinstance(rows, list) else frame.get_columns()
-
-
-def _chosen(names: list[str], version: Version, made: Made) -> Made:
-    if names == version.columns:
-        return made
-    return [made[names.index(name)] for name in version.columns]
-
-
-def _scored(version: Version, model: Followed, names: list[str], made: Made) -> Scored:
-    chosen = _chosen(names, version, made)
-    return Scored(version, chosen, version.predict(model.state, chosen))
-
-
 class Batcher:
-    """Scores together what arrives together.
+    """Scores together the requests that arrive together.
 
     Args:
-        model: Whose rows.
+        model: The model whose rows they are.
     """
 
-    def __init__(self, model: Followed) -> None:
+    def __init__(self, model: ServedModel) -> None:
         self._model = model
-        self._waiting: list[Asked] = []
+        self._waiting: list[Job] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def score(self, rows: Sent) -> Scored:
+    async def score(self, rows: RequestRows) -> Scored:
         """Predict the rows of one request.
 
         Raises:
@@ -155,33 +141,29 @@ class Batcher:
         try:
             while self._waiting:
                 counts = accumulate(len(rows) for rows, _ in self._waiting)
-                fitting = max(1, sum(count <= TOGETHER_ROWS for count in counts))
-                taken, self._waiting = self._waiting[:fitting], self._waiting[fitting:]
+                fitting = max(1, sum(count <= BATCH_ROWS for count in counts))
+                jobs, self._waiting = self._waiting[:fitting], self._waiting[fitting:]
                 if self._is_quick():
-                    found = self._scored(taken)
+                    results = self._score(jobs)
                 else:
-                    found = await asyncio.to_thread(self._scored, taken)
-                _give(taken, found)
+                    results = await asyncio.to_thread(self._score, jobs)
+                for (_, answer), result in zip(jobs, results, strict=True):
+                    if answer.done():
+                        continue  # the client has gone
+                    if isinstance(result, BaseException):
+                        answer.set_exception(result)
+                    else:
+                        answer.set_result(result)
         finally:
             self._task = None
 
-    def _scored(self, taken: list[Asked]) -> list[Scored | BaseException]:
-        """What became of each request; where they fail together, each alone."""
+    def _score(self, jobs: list[Job]) -> list[Scored | BaseException]:
+        """Return the result of each request; where they fail together, each is scored alone."""
         try:
-            whole = score(self._model, [row for rows, _ in taken for row in rows])
+            scored = score(self._model, [row for rows, _ in jobs for row in rows])
         except (Exception, PanicException) as error:  # noqa: BLE001 it is the answer
-            if len(taken) == 1:
+            if len(jobs) == 1:
                 return [error]
-            return [found for one in taken for found in self._scored([one])]
-        ends = list(accumulate((len(rows) for rows, _ in taken), initial=0))
-        return [whole.part(first, last) for first, last in pairwise(ends)]
-
-
-def _give(taken: list[Asked], found: list[Scored | BaseException]) -> None:
-    for (_, answer), result in zip(taken, found, strict=True):
-        if answer.done():
-            continue  # who asked has gone
-        if isinstance(result, BaseException):
-            answer.set_exception(result)
-        else:
-            answer.set_result(result)
+            return [result for job in jobs for result in self._score([job])]
+        ends = list(accumulate((len(rows) for rows, _ in jobs), initial=0))
+        return [scored.part(first, last) for first, last in pairwise(ends)]

@@ -154,7 +154,7 @@ def test_a_panic_of_polars_is_answered_and_the_next_request_is_served(
     with listening(site.service(limits=Limits(seconds=3))) as client:
         client.headers["connection"] = "close"  # as the service does after what it did not foresee
         with monkeypatch.context() as broken:
-            broken.setattr(score, "answering", panic)
+            broken.setattr(score, "require_serving", panic)
             for found in (post(client), post_arrow(client, raw_rows(site, 15))):
                 assert (found.status_code, found.json()["error"]["code"]) == (500, "failed")
         assert post(client).status_code == 200
@@ -165,7 +165,7 @@ def test_what_is_remembered_is_forgotten_without_a_fault(
 ) -> None:
     rows = [ROW | {"x": number / 7} for number in range(8)]
     wanted = [post(client, row).json()["predictions"][0]["prediction"] for row in rows]
-    monkeypatch.setattr(quick_features, "REMEMBERED", 0)
+    monkeypatch.setattr(quick_features, "MAX_REMEMBERED", 0)
     found = post(client, *rows, ROW | {"x": 5.25})
     assert found.status_code == 200
     assert [row["prediction"] for row in found.json()["predictions"]][:8] == wanted

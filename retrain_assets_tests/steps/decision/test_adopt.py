@@ -23,7 +23,7 @@ from sklearn.svm import LinearSVC
 
 from retrain_assets.domain.model.estimator import predict, wrap_fitted
 from retrain_assets.domain.model.pipeline import TrainingError
-from retrain_assets.serving.scoring.version import Loader
+from retrain_assets.serving.scoring.served_model import Loader
 from retrain_assets.steps.decision.adopt import adopt
 from retrain_assets.steps.decision.evaluate import read_evaluation
 from retrain_assets.steps.decision.promote import DecisionError

@@ -20,8 +20,8 @@ import pytest
 import yaml
 from polars.exceptions import PanicException
 
-from retrain_assets.serving.run import SETTINGS, following
-from retrain_assets.serving.scoring.follow import Followed
+from retrain_assets.serving.run import SETTINGS, background
+from retrain_assets.serving.scoring.served_model import ServedModel
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores.ledger import Ledger
 from retrain_assets.stores.registry.model_file import MODEL_FILE
@@ -89,7 +89,7 @@ def test_a_promotion_and_a_rollback_under_load_are_seen_in_the_answers_with_no_e
     changing: Site, asking: Any
 ) -> None:
     service, answers = changing.service(), []
-    with listening(service) as client, following(service, print, 0.05):
+    with listening(service) as client, background(service, print, 0.05):
         asking(client, answers)
         wait_until(lambda: len(answers) > 20)
         first = changing.state.ledger.read().production
@@ -212,7 +212,7 @@ def test_a_panic_of_polars_ends_neither_following_nor_storing(
     with (
         listening(service) as client,
         monkeypatch.context() as broken,
-        following(service, told.append, 0.05, 0.05),
+        background(service, told.append, 0.05, 0.05),
     ):
         broken.setattr(Ledger, "read", panic)
         broken.setattr(Tables, "replace", panic)
@@ -246,15 +246,15 @@ def test_a_row_of_a_lookup_that_is_delivered_again_later_is_served_as_it_was_tra
     spec = DatasetSpec.model_validate(PLANS)
     site.store(spec, plans().with_columns(since=pl.date(2020, 1, 1)))
     site.store(spec, plans(plus=7.0)[1:2].with_columns(since=pl.date(2020, 1, 2)))
-    followed = Followed(site.state, site.storage, tmp_path, lambda: datetime.now(UTC), print)
-    followed.refresh()
-    rows = followed.held["plans"].rows.select("plan", "price")
+    model = ServedModel(site.state, site.storage, tmp_path, lambda: datetime.now(UTC), print)
+    model.refresh()
+    rows = model.lookups["plans"].rows.select("plan", "price")
     assert dict(rows.iter_rows()) == {"basic": 1.0, "plus": 7.0, "pro": 9.0}
 
 
 def test_a_spec_that_no_longer_makes_a_feature_is_not_ready(changing: Site) -> None:
     other = Site(changing.root, {"features": {"sql": "SELECT x FROM rows"}, "lookups": {}})
-    (trouble,) = other.service().models["churn"].trouble.values()
+    (trouble,) = other.service().models["churn"].troubles.values()
     assert "no longer makes plan, price, load, side, weekday" in trouble
 
 

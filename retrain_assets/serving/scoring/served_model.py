@@ -1,0 +1,319 @@
+"""A model as it is served: the version that answers, and how another version replaces it.
+
+The version in production is read from the ledger, lookups from their tables. Each is replaced as a
+whole after its successor was verified, so that a request sees one state from beginning to end. The
+digest in the ledger decides which file is loaded: it may come from MLflow or from the copy that was
+kept here when it was last verified. On any doubt the old version stays and the trouble is reported.
+Not here: answering, and deciding.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from polars.exceptions import PanicException
+
+from retrain_assets.domain.features.build import drop_replaced, get_lookup_schema
+from retrain_assets.domain.model.estimator import predict
+from retrain_assets.serving.scoring.quick_model import QuickModel, build_quick_model
+from retrain_assets.serving.scoring.rows import FeatureMaker, LookupRows
+from retrain_assets.specs.base import duration
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.steps.decision import train
+from retrain_assets.steps.features.build import read_features
+from retrain_assets.steps.state import ModelState
+from retrain_assets.stores.ledger import History, LedgerRow
+from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, compare_with_example
+from retrain_assets.stores.registry.model_file import MODEL_FILE, ModelFileError, digest, load_model
+from retrain_assets.stores.registry.registry import ModelRegistry
+from retrain_assets.stores.storage import Storage
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+TRIED_ROWS, RETRY_SECONDS = 500, 30.0
+
+
+class VersionError(RuntimeError):
+    """A version is not served; the message says why."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version that answers.
+
+    Args:
+        row: The decision that made it the version that answers.
+        pipeline: The model.
+        quick: Its faster form, if it has one.
+        how: A sentence on how it predicts.
+        source: `MLflow`, or `copy` where MLflow could not be reached.
+        classes: The classes of a classifier, as JSON can hold them.
+    """
+
+    row: LedgerRow
+    pipeline: Pipeline
+    quick: QuickModel | None
+    how: str
+    source: str
+    classes: list[str] | None
+
+    @property
+    def number(self) -> int:
+        """Return the number of the version."""
+        return self.row.version
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Return its features in order."""
+        return list(self.pipeline[0].columns_)
+
+    @cached_property
+    def schema(self) -> dict[str, pl.DataType]:
+        """Return the types of its features."""
+        texts = self.pipeline[0].categories_
+        return {n: pl.String() if n in texts else pl.Float64() for n in self.columns}
+
+    @cached_property
+    def categories(self) -> list[tuple[int, str, frozenset[str]]]:
+        """Return place and name of each category, and its values in training."""
+        categories = self.pipeline[0].categories_.items()
+        return [(self.columns.index(name), name, frozenset(v)) for name, v in categories]
+
+    def predict(self, state: ModelState, features: Sequence[Any]) -> np.ndarray:
+        """Predict features, a column each, as `predict` of the domain does."""
+        if self.quick is not None:
+            return self.quick.predict(features)
+        schema = None if isinstance(features[0], pl.Series) else self.schema
+        frame = pl.DataFrame(dict(zip(self.columns, features, strict=True)), schema)
+        return predict(self.pipeline, state.spec.target.kind, frame)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Loads versions of one model.
+
+    Args:
+        state: The model.
+        registry: Opens its versions in MLflow.
+        folder: Where verified copies are kept.
+    """
+
+    state: ModelState
+    registry: Callable[[], ModelRegistry]
+    folder: Path
+
+    def load(self, row: LedgerRow) -> Version:
+        """Return a version after it was verified.
+
+        Raises:
+            VersionError: Its file is not the one in the ledger, it predicts something else than in
+                training, or the spec no longer makes its features.
+        """
+        try:
+            source = self._fetch(row)
+            return self._verify(row, source)
+        except Exception as error:  # on any doubt the version that answers stays
+            raise VersionError(
+                f"model {self.state.spec.name} version {row.version} is not served: {error}"
+            ) from error
+
+    def delete_copies(self, history: History) -> None:
+        """Delete copies except of the versions in production, before it, and of the last row."""
+        row, last = history.production, history.rows[-1]
+        numbers = {row.version, row.previous, last.version} if row else set()
+        needed = {entry.sha256 for entry in history.rows if entry.version in numbers}
+        unneeded = {entry.sha256 for entry in history.rows} - needed
+        for copy in self.folder.iterdir():  # the copies of other models are here too
+            if copy.name in unneeded:
+                shutil.rmtree(copy, ignore_errors=True)
+
+    def _fetch(self, row: LedgerRow) -> str:
+        """Bring the files here. The copy is used only where MLflow gives no answer."""
+        copy = self.folder / row.sha256
+        try:
+            registry = self.registry()
+            uri = registry.version(row.version).uri
+            content = registry.file(uri, MODEL_FILE)
+            example = registry.file(uri, f"extra_files/{EXAMPLE_FILE}")
+        except ModelFileError:
+            raise
+        except Exception as error:
+            if not (copy / MODEL_FILE).exists():
+                raise ModelFileError(f"MLflow gives no answer ({error}), no copy here") from error
+            return "copy"
+        if digest(content) != row.sha256:
+            load_model(content, row.sha256, f"version {row.version}")  # which refuses it
+        copy.mkdir(parents=True, exist_ok=True)
+        for name, written in ((EXAMPLE_FILE, example), (MODEL_FILE, content)):
+            part = copy / f"{name}.part"
+            part.write_bytes(written)
+            part.replace(copy / name)
+        return "MLflow"
+
+    def _verify(self, row: LedgerRow, source: str) -> Version:
+        state, copy = self.state, self.folder / row.sha256
+        kind, model = state.spec.target.kind, copy / MODEL_FILE
+        compare_with_example(model, row.sha256, copy / EXAMPLE_FILE, kind)
+        pipeline = load_model(model.read_bytes(), row.sha256, f"version {row.version}")
+        if missing := train.list_missing_features(state, pipeline):
+            raise ModelFileError(f"the spec no longer makes {', '.join(missing)}: retrain")
+        newest = read_features(state, sorted(state.built())[-3:]).select(state.feature_names)
+        quick, how = build_quick_model(pipeline, kind, newest.tail(TRIED_ROWS))
+        classes = train.get_classes(pipeline)
+        return Version(row, pipeline, quick, how, source, classes and [*map(str, classes)])
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What answers at one moment.
+
+    Args:
+        version: The version in production.
+        maker: Computes features of rows.
+        shadow: A held candidate, whose predictions are logged and not returned.
+    """
+
+    version: Version
+    maker: FeatureMaker
+    shadow: Version | None = None
+
+
+class ServedModel:
+    """A model that follows its ledger and its lookups.
+
+    Args:
+        state: The model.
+        storage: Where MLflow is.
+        folder: Where verified copies of model files are kept.
+        clock: Returns the time.
+        report: Takes a line for whoever runs the service.
+    """
+
+    def __init__(
+        self,
+        state: ModelState,
+        storage: Storage,
+        folder: Path,
+        clock: Callable[[], datetime],
+        report: Callable[[str], None],
+    ) -> None:
+        self.state, self.name = state, state.spec.name
+        self.serving: Serving | None = None
+        self.troubles: dict[str, str] = {}
+        self.failures = 0
+        self.lookups: dict[str, LookupRows] = {}
+        self._loader = Loader(state, lambda: storage.registry(self.name), folder)
+        self._clock, self._report = clock, report
+        self._refused: dict[str, tuple[LedgerRow, datetime, VersionError]] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Return whether it answers."""
+        return self.serving is not None
+
+    def refresh(self) -> bool:
+        """Replace what has changed in ledger or lookups; return whether anything was replaced."""
+        before = self.serving
+        for what, step in (("lookups", self._read_lookups), ("version", self._follow)):
+            try:
+                step()
+            except (Exception, PanicException) as error:  # noqa: BLE001 the old one stays
+                self._fail(what, f"{self.name}: {error}")
+            else:
+                self.troubles.pop(what, None)
+        return self.serving is not before
+
+    def _follow(self) -> None:
+        history = self.state.ledger.read()
+        row = history.production
+        if row is None:
+            raise LookupError("nothing is in production yet")
+        serving = self.serving
+        if serving is None or not _is_same(serving.version.row, row):
+            version = self._load("version", row)
+            serving = self.serving = Serving(version, self._new_maker())
+            self._report(
+                f"{self.name}: version {version.number} answers, from {version.source}; "
+                f"{version.how}"
+            )
+            self._loader.delete_copies(history)
+        last = history.rows[-1]
+        self._follow_shadow(serving, last if last.action == "hold" else None)
+
+    def _follow_shadow(self, serving: Serving, row: LedgerRow | None) -> None:
+        if _is_same(serving.shadow.row if serving.shadow else None, row):
+            return
+        shadow = self._load("shadow", row) if row else None
+        self.serving = replace(serving, shadow=shadow)
+        message = f"version {shadow.number} predicts in its shadow" if shadow else "no shadow"
+        self._report(f"{self.name}: {message}")
+
+    def _load(self, role: str, row: LedgerRow) -> Version:
+        """Load a version; one that was refused is tried again after a while."""
+        if role in self._refused:
+            refused, since, reason = self._refused[role]
+            waited = (self._clock() - since).total_seconds()
+            if _is_same(refused, row) and waited < RETRY_SECONDS:
+                raise reason
+        try:
+            return self._loader.load(row)
+        except VersionError as error:
+            self._refused[role] = (row, self._clock(), error)
+            raise
+
+    def _read_lookups(self) -> None:
+        tables = self.state.tables
+        for name, spec in self.state.lookups.items():
+            table = f"{name}/dataset"
+            description = tables.describe(table)
+            if description is None:
+                raise LookupError(f"lookup {name} was never ingested")
+            version, changed, *_ = description
+            if name in self.lookups and self.lookups[name].version == version:
+                continue
+            tables.verify(table, None, version)
+            scan = tables.scan(table, version=version).select(*get_lookup_schema(spec))
+            stored = tables.collect(scan, table, version)
+            rows = drop_replaced(stored, self.state.spec.lookups[name], spec)
+            self.lookups = self.lookups | {name: LookupRows(version, changed, rows, _max_age(spec))}
+        serving = self.serving
+        if serving is not None and serving.maker.lookups is not self.lookups:
+            self.serving = replace(serving, maker=self._new_maker())
+
+    def _new_maker(self) -> FeatureMaker:
+        maker = FeatureMaker(self.state, self.lookups)
+        reason = maker.prepare(maker.stored_rows())
+        if reason is not None:
+            self._report(f"{self.name}: features are made by polars for each request: {reason}")
+        return maker
+
+    def _fail(self, what: str, message: str) -> None:
+        """Report a trouble once, for as long as it is the same."""
+        if self.troubles.get(what) != message:
+            self.failures += 1
+            self.troubles[what] = message
+            self._report(message)
+
+
+def _max_age(spec: DatasetSpec) -> timedelta | None:
+    """Return the age at which another partition of a dataset should have landed."""
+    period = spec.partition.period
+    if spec.expected is None or period is None:
+        return None
+    return period.longest + duration(spec.expected)
+
+
+def _is_same(first: LedgerRow | None, second: LedgerRow | None) -> bool:
+    """Return whether two decisions are about the same file of a version."""
+    if first is None or second is None:
+        return first is second
+    return (first.version, first.sha256) == (second.version, second.sha256)
