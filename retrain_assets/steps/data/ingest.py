@@ -194,9 +194,12 @@ def ingest(
             (accepted, published),
             (_records(intake, reading), keys),
         )
-        for part, (rows, replaced) in zip(PARTS, content, strict=True):
-            if replaced:
-                tables.replace(f"{spec.name}/{part}", rows, replaced, commit, base=base[part])
+        for part, (rows, keys) in zip(PARTS, content, strict=True):
+            table = f"{spec.name}/{part}"
+            same = set() if part == "files" else _unchanged(tables, table, rows.lazy(), intake)
+            if replaced := [key for key in keys if key not in same]:
+                new = rows.filter(pl.col(PARTITION).is_in(replaced))
+                tables.replace(table, new, replaced, commit, base=base[part])
     folder = storage.root / "reports" / "expectations" / spec.name
     return Ingestion(
         audit_file=write_results(reading.audit, spec, folder, run_id),
@@ -255,6 +258,25 @@ def _judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
         replace(file, rows=rows, refusal=reason) if file.slice in culprits else file for file in raw
     )
     return _judge(list(files), spec)
+
+
+def _unchanged(tables: Tables, table: str, rows: pl.LazyFrame, intake: Intake) -> set[str]:
+    """Return the stored partitions whose rows are the same, so that no new version is written."""
+    earlier = intake.recorded[PARTITION].unique()
+    stored, schema = tables.scan(table, rows.collect_schema()), rows.collect_schema()
+    if stored.collect_schema() != schema:
+        return set()
+    row, on = pl.struct(pl.all()), [PARTITION, "rows"]
+    if any(kind.is_nested() for kind in schema.dtypes()):
+        row = row.struct.json_encode()  # polars hashes no lists
+    new, old = (
+        frame.filter(pl.col(PARTITION).is_in(earlier))
+        .group_by(PARTITION)
+        .agg(row.hash().sort().alias("rows"))
+        for frame in (rows, stored)
+    )
+    changed = pl.concat([new.join(old, on=on, how="anti"), old.join(new, on=on, how="anti")])
+    return set(earlier).difference(tables.collect(changed, table)[PARTITION])
 
 
 def _records(intake: Intake, reading: Reading) -> pl.DataFrame:

@@ -18,8 +18,8 @@ import polars as pl
 from polars.exceptions import PanicException
 
 from retrain_assets.domain.data.contract import UNPLACED, find_strays, partition_keys, slices
-from retrain_assets.domain.data.row_checks import RawRows, Slice, typed
-from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.data.row_checks import RawRows, Slice, reason_to_refuse, typed
+from retrain_assets.domain.data.rules import PARTITION, dataset_schema
 from retrain_assets.domain.windows import group_batches
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
@@ -300,8 +300,10 @@ class Intake:
         return {(row[PARTITION], row["file"]): row for row in stored.iter_rows(named=True)}
 
     def _missing(self, raw: Sequence[RawRows]) -> list[RawRows]:
-        """Return refusals of files that had rows of the same partitions and have none now."""
+        """Return refusals of files whose rows of the same partitions are in no file now."""
         keys, present = {part.partition for part in raw}, {part.slice for part in raw}
+        gone = {key for key, path in self._stored.keys() - present if key in keys}
+        keys = {key for key in gone if not self._has_all_rows(key, raw)}
         return [
             refused(
                 LandingFile(path, key, 0, ""),
@@ -310,6 +312,22 @@ class Intake:
             for (key, path), row in self._stored.items()
             if key in keys and (key, path) not in present and not key.startswith(UNPLACED)
         ]
+
+    def _has_all_rows(self, key: str, raw: Sequence[RawRows]) -> bool:
+        """Tell if each stored row of a partition is still delivered, in whatever file."""
+        columns, table = self.spec.key, f"{self.spec.name}/dataset"
+        readable = [
+            part
+            for part in raw
+            if part.partition == key and reason_to_refuse(part, self.spec) is None
+        ]
+        rows = self.storage.tables.scan(table, dataset_schema(self.spec))
+        stored = rows.filter(pl.col(PARTITION) == key).select(columns)
+        with suppress(Exception, PanicException):
+            present = typed(readable, self.spec).lazy().select(columns)
+            lost = stored.join(present, on=columns, how="anti", nulls_equal=True)
+            return self.storage.tables.collect(lost, table).is_empty()
+        return False
 
 
 def _is_unplaced(part: RawRows) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -500,3 +501,43 @@ def test_a_refused_file_is_read_again_once_the_spec_is_mended(tmp_path: Path) ->
         ingest(storage, lenient, DAYS, "run")
         assert table(root) == {"2013-01-01": [1]}
         assert Intake(storage, lenient).unread == []
+
+
+LANDINGS = pytest.mark.parametrize("landing", ["sales/*.csv", "sales/{partition}*.csv"])
+
+
+@LANDINGS
+def test_rows_may_move_to_a_file_of_another_name_but_none_may_vanish(
+    tmp_path: Path, landing: str
+) -> None:
+    spec = dataset(landing=landing)
+    old = deliver(tmp_path, "2013-01-01.csv", "2013-01-01,1,5", "2013-01-01,2,5")
+    run(tmp_path, spec)
+    deliver(tmp_path, "2013-01-01-copy.csv", "2013-01-01,1,5", "2013-01-01,2,5")
+    assert run(tmp_path, spec).refused == {}  # the same rows in two files
+    old.unlink()
+    copy = deliver(tmp_path, "2013-01-01-copy.csv", *(f"2013-01-01,{i},5" for i in (1, 2, 3)))
+    assert run(tmp_path, spec).refused == {}
+    assert table(tmp_path) == {"2013-01-01": [1, 2, 3]}
+    copy.unlink()
+    deliver(tmp_path, "2013-01-01-less.csv", "2013-01-01,1,5", "2013-01-01,2,5")
+    refused = run(tmp_path, spec).refused["2013-01-01"]
+    assert refused.endswith("it held 3 rows of this partition and holds none now: restore it")
+    assert table(tmp_path) == {"2013-01-01": [1, 2, 3]}
+
+
+@LANDINGS
+def test_an_unchanged_delivery_moves_no_version(tmp_path: Path, landing: str) -> None:
+    spec = dataset(landing=landing)
+    lines = ["2013-01-01,1,5", "2013-01-01,2,5", "2013-01-01,3,-5"]
+    names = ["sales/dataset", "sales/quarantine"]
+    for modified in (1, 2):
+        os.utime(deliver(tmp_path, "2013-01-01.csv", *lines), (modified, modified))
+        assert len(Intake(Storage(tmp_path), spec).unread) == 1
+        run(tmp_path, spec)
+        assert Intake(Storage(tmp_path), spec).unread == []
+        assert [Storage(tmp_path).tables.version(name) for name in names] == [0, 0]
+    deliver(tmp_path, "2013-01-01.csv", *lines[:2], "2013-01-01,4,5")
+    run(tmp_path, spec)
+    assert table(tmp_path) == {"2013-01-01": [1, 2, 4]}
+    assert [Storage(tmp_path).tables.version(name) for name in names] == [1, 1]
