@@ -88,7 +88,7 @@ def passed_checks(world: World) -> int:
 
 
 POINTS = {
-    Point("retrain_assets.steps.data.ingest:judge"): "old",
+    Point("retrain_assets.domain.data.contract:judge"): "old",
     Point("retrain_assets.steps.data.ingest:audit"): "old",
     Point(REPLACE, 1): "old",
     Point(REPLACE, 2): "old",
