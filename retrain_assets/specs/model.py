@@ -226,6 +226,11 @@ class ModelSpec(NamedSpec):
         objective = self.gate.model_dump_json(include=set(OBJECTIVE), by_alias=True)
         return sha256(f"{self.features_recipe}{fit}{objective}".encode()).hexdigest()[:16]
 
+    @property
+    def gate_digest(self) -> str:
+        """Return a digest of the gate, by which a candidate is judged."""
+        return self._digest("gate")
+
     def _digest(self, *parts: str) -> str:
         text = self.model_dump_json(include=set(parts), by_alias=True)
         return sha256(text.encode()).hexdigest()[:16]

@@ -237,6 +237,7 @@ class ModelState:
             production=production,
             last_decision=history.decided.as_of if history.decided else None,
             last_recipe=_as_now(decided.recipe, self.recipe) if decided else None,
+            last_gate=decided.gate if decided else None,
             monitoring=monitored.filter(~pl.col(PARTITION).is_in(bad)),
             pause=self.pauses.read(),
             refusals=count_refusals((row.action, row.causes) for row in history.rows),

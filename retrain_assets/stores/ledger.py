@@ -28,7 +28,16 @@ Action = Literal["promote", "hold", "reject", "stage", "rollback", "approve", "a
 IN_PRODUCTION: tuple[Action, ...] = ("promote", "rollback", "approve", "adopt")
 GATED: tuple[Action, ...] = ("promote", "hold", "reject", "stage")
 _TEXTS = ("as_of", "seen_through", "action", "reason", "causes", "data_from", "data_to", "metrics")
-_MORE_TEXTS = ("by", "sha256", "recipe", "because", "datasets", "trained_on", "previous_sha256")
+_MORE_TEXTS = (
+    "by",
+    "sha256",
+    "recipe",
+    "because",
+    "datasets",
+    "trained_on",
+    "previous_sha256",
+    "gate",
+)
 SCHEMA: dict[str, pl.DataType] = {
     "time": pl.Datetime("us", "UTC"),
     **dict.fromkeys(("number", "version", "candidate", "previous", "more"), pl.Int64()),
@@ -64,6 +73,7 @@ class LedgerRow:
         because: Why it was asked for, in words.
         datasets: Version of each dataset's table that `version` was trained on.
         trained_on: Digest of the data of each partition that `version` was trained on.
+        gate: Digest of the gate that decided; None of a row that was written without one.
         more: Of a hold, how many further partitions it would probably take; None where unknown.
     """
 
@@ -85,13 +95,14 @@ class LedgerRow:
     datasets: Mapping[str, int] = field(default_factory=dict)
     trained_on: Mapping[str, str] = field(default_factory=dict)
     more: int | None = None
+    gate: str | None = None
 
     def for_people(self) -> dict[str, object]:
         """The row as `retrain history --json` prints it."""
         shown = asdict(self)
         shown.update(time=self.time.isoformat(), data_range=list(self.data_range))
         shown["causes"] = list(self.causes)
-        del shown["trained_on"]  # for programs, a line a partition
+        del shown["trained_on"], shown["gate"]  # for programs: a line a partition, and a digest
         return shown
 
 

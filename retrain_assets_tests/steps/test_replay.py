@@ -56,6 +56,7 @@ def test_a_replay_of_the_policy_as_it_is_decides_what_was_decided(
 ) -> None:
     rows = lived.state.ledger.read().rows
     assert [row.action for row in rows].count("promote") >= 2
+    assert {row.gate for row in rows} == {lived.spec.gate_digest}
     assert list(outcome.results[0].decisions) == [(row.as_of, row.action) for row in rows]
     tables = lived.storage.tables
     live = (

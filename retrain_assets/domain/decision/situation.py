@@ -71,6 +71,7 @@ class Situation:
             one that was.
         held_candidate: The candidate of that newest decision, where it was held, may yet be shown
             to be better than the same production, and is what would be trained now.
+        last_gate: Digest of the gate of that decision; None where it is not known.
     """
 
     mature: tuple[str, ...]
@@ -83,6 +84,7 @@ class Situation:
     pause: Pause | None = None
     refusals: Mapping[str, int] = field(default_factory=dict)
     held_candidate: HeldCandidate | None = None
+    last_gate: str | None = None
 
 
 @dataclass(frozen=True)

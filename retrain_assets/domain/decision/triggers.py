@@ -14,6 +14,7 @@ from retrain_assets.domain.windows import count_since
 from retrain_assets.specs.model import ModelSpec
 
 REFUSED, TAKEN = ("hold", "reject"), ("promote", "approve")
+CHANGE_CAUSES = {"no_production", "spec_change"}  # by which a change of the YAML is tried at once
 
 
 def decide(spec: ModelSpec, situation: Situation) -> Request:
@@ -49,9 +50,8 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
     held = find_awaited_candidate(spec, situation)
     unready = explain_wait(situation, held) if held else _nothing_new(spec, situation)
     waiting = _cooling_down(spec, situation) or unready
-    # What a person has just changed is tried at once, and then waits like everything else.
-    untried = situation.last_recipe != situation.recipe
-    if waiting and not (untried and any(cause.cause == "spec_change" for cause in fired)):
+    changed = CHANGE_CAUSES.intersection(cause.cause for cause in fired)
+    if waiting and not (changed and _is_untried(spec, situation)):
         return Request(retrain=False, reason=f"{waiting}: {reason}", as_of=as_of, causes=causes)
     again = held.version if held else None
     return Request(retrain=True, reason=reason, as_of=as_of, causes=causes, held_version=again)
@@ -87,9 +87,20 @@ def _allowed(
     return replace(cause, fired=False, reason=f"{waits}: {cause.reason}") if waits else cause
 
 
+def _is_untried(spec: ModelSpec, situation: Situation) -> bool:
+    """Return whether a person has changed recipe or gate since the newest decision.
+
+    Such a change is tried at once, and then waits like everything else.
+    """
+    gate_is_new = situation.last_gate not in {None, spec.gate_digest}
+    return gate_is_new or situation.last_recipe != situation.recipe
+
+
 def _backs_off(spec: ModelSpec, situation: Situation, cause: str) -> str | None:
     allowed, refused = spec.triggers.back_off, situation.refusals.get(cause, 0)
     if allowed is None or refused < allowed or situation.last_decision is None:
+        return None
+    if cause in CHANGE_CAUSES and _is_untried(spec, situation):
         return None
     wait = max(spec.triggers.cooldown, 1) * 2 ** (refused - allowed + 1)
     since = count_since(situation.mature, situation.last_decision)

@@ -211,6 +211,7 @@ def _describe_verdict(
         datasets={name: int(tags[f"{name}_version"]) for name in datasets},
         trained_on=json.loads(tags["trained_on"]),
         more=evaluation.more_partitions,
+        gate=state.spec.gate_digest,
     )
 
 

@@ -206,6 +206,31 @@ def test_a_changed_spec_does_not_wait_for_the_cooldown() -> None:
     assert not decide(model(), tried).retrain
 
 
+def test_where_the_first_candidate_was_held_a_changed_recipe_or_gate_is_tried_at_once() -> None:
+    first = situation(production=None, last_decision=DAYS[-1], last_gate=model().gate_digest)
+    request = decide(model(), first)
+    assert not request.retrain
+    assert request.reason.startswith("0 partitions since the last decision")
+    assert decide(model(), dataclasses.replace(first, recipe="other")).retrain
+    gate = {"metric": "log_loss", "min_blocks": 2}
+    mended = ModelSpec.model_validate(model().model_dump(by_alias=True) | {"gate": gate})
+    assert decide(mended, first).fired == ("no_production",)
+    assert decide(mended, first).retrain
+    tried = dataclasses.replace(first, last_gate=mended.gate_digest)
+    assert not decide(mended, tried).retrain, "what was tried waits like everything else"
+    unknown = dataclasses.replace(first, last_gate=None)
+    assert not decide(mended, unknown).retrain, "an old row does not say which gate decided"
+
+
+def test_a_changed_spec_does_not_back_off() -> None:
+    refused = {"no_production": 3, "spec_change": 3}
+    spec = model(back_off=1)
+    first = situation(production=None, last_decision=DAYS[-1], refusals=refused)
+    assert "backs off" in decide(spec, first).causes[0].reason
+    assert decide(spec, dataclasses.replace(first, recipe="other")).retrain
+    assert decide(spec, situation(last_decision=DAYS[-1], recipe="other", refusals=refused)).retrain
+
+
 def test_new_partitions_are_counted_since_the_last_decision() -> None:
     assert decide(model(new_partitions=10), situation()).fired == ("new_partitions",)
     assert not decide(model(new_partitions=11), situation()).retrain
