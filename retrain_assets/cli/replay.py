@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import polars as pl
 import yaml
 from rich.console import Console
 from rich.progress import Progress
@@ -18,6 +19,7 @@ from retrain_assets.cli.base import command, get_model, show, start_folder, stor
 from retrain_assets.domain.decision.replay import Outcome
 from retrain_assets.specs.model import ModelSpec, PolicySpec, usual_policies
 from retrain_assets.specs.yaml import load_strictly, parse_spec
+from retrain_assets.steps.data.quarantine import as_lines
 from retrain_assets.steps.replay import replay_policies
 
 
@@ -91,19 +93,10 @@ def _lines(outcome: Outcome) -> list[str]:
     head = ("policy", f"mean {outcome.metric}", "fits", "promotions", "gain", "interval")
     rows = [
         (
-            standing.name,
-            f"{standing.mean:.4f}",
-            str(standing.fits),
-            str(standing.promotions),
-            f"{standing.gain:+.4f}",
-            "unknown" if standing.low is None else f"{standing.low:+.4f} to {standing.high:+.4f}",
+            *(s.name, f"{s.mean:.4f}", s.fits, s.promotions, f"{s.gain:+.4f}"),
+            "unknown" if s.low is None else f"{s.low:+.4f} to {s.high:+.4f}",
         )
-        for standing in outcome.standings
+        for s in outcome.standings
     ]
-    widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
-    table = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in [head, *rows]
-    )
     scope = f"{len(outcome.shared)} partitions, {first} to {last}, predicted by every policy"
-    return [scope, *table, outcome.summary]
+    return [scope, *as_lines(pl.DataFrame(rows, head, orient="row")), outcome.summary]

@@ -100,7 +100,7 @@ def _draw_pictures(state: ModelState, key: str) -> dict[str, Any]:
     return {
         "drift": dg.MetadataValue.md(to_markdown(draw_watched_drift(rows))),
         "moved": dg.MetadataValue.md(
-            to_markdown(draw_movers(*read_sides(state, key), status.moved(state)))
+            to_markdown(draw_movers(*read_sides(state, key), status.list_moved_columns(state)))
         ),
         "retrain": wish.reason,
         "causes": checks.table(said),

@@ -88,7 +88,7 @@ def test_a_bad_month_is_shown_and_watched_all_the_same(months: World) -> None:
     monitored = months.storage.tables.scan("churn/monitoring").collect()
     assert "2020-02" in monitored["_landing_partition"].to_list()
     assert status.status(months.state)["reason"] == "no cause has fired"
-    assert status.stale(months.state) == []
+    assert status.list_stale(months.state) == []
 
 
 @pytest.fixture

@@ -14,7 +14,13 @@ from retrain_assets.domain.decision.situation import Pause
 from retrain_assets.domain.decision.triggers import decide
 from retrain_assets.orchestration.assets.decision import CURRENCY
 from retrain_assets.steps.decision.promote import DecisionError
-from retrain_assets.steps.inspect.status import plan, stale, staleness, status, verify
+from retrain_assets.steps.inspect.status import (
+    describe_staleness,
+    list_stale,
+    plan,
+    status,
+    verify,
+)
 from retrain_assets.stores.ledger import LedgerError
 from retrain_assets_tests.world import World, key, new_world
 
@@ -93,13 +99,13 @@ def test_production_is_stale_once_a_day_it_was_trained_on_is_corrected(world: Wo
     assert row.because == "no model is in production yet"
     assert row.datasets == {"customers": 0}
     assert list(row.trained_on) == [key(day) for day in range(6, 16)]
-    assert stale(world.state) == []
-    assert staleness(world.state).endswith("none of its partitions was corrected since")
+    assert list_stale(world.state) == []
+    assert describe_staleness(world.state).endswith("none of its partitions was corrected since")
 
     world.land(2, 7, 9, shift=0.5)
     ran = world.settle()
-    assert stale(world.state) == status(world.state)["stale"] == [key(7), key(9)]
-    assert staleness(world.state) == (
+    assert list_stale(world.state) == status(world.state)["stale"] == [key(7), key(9)]
+    assert describe_staleness(world.state) == (
         "version 2 was trained on customers v0; "
         f"2 of its partitions were corrected since: {key(7)}, {key(9)}"
     )
@@ -113,7 +119,7 @@ def test_production_is_stale_once_a_day_it_was_trained_on_is_corrected(world: Wo
     ]
     last = [check for check in found if check.check_name == CURRENCY][-1]
     assert not last.passed
-    assert last.description == staleness(world.state)
+    assert last.description == describe_staleness(world.state)
 
 
 def test_what_passed_the_gate_waits_for_approval_where_the_yaml_says_so(

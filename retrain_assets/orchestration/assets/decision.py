@@ -224,8 +224,8 @@ def currency_check(model: Model) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=key, name=CURRENCY, description=described)
     def check(storage: StorageResource) -> dg.AssetCheckResult:
         state = model.state(storage.open())
-        corrected = [{"partition": partition} for partition in status.stale(state)]
-        text = status.staleness(state)
+        corrected = [{"partition": partition} for partition in status.list_stale(state)]
+        text = status.describe_staleness(state)
         return checks.result(CURRENCY, key, corrected, severity=checks.WARN, message=text)
 
     return check

@@ -36,6 +36,7 @@ from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from sklearn.pipeline import Pipeline
 
     Parts = dict[str, list[Any]]
@@ -66,17 +67,17 @@ def write_card(state: ModelState, registry: ModelRegistry, number: int, folder: 
 
 
 def card(state: ModelState, registry: ModelRegistry, number: int) -> str:
-    """The card of a version as HTML; see `write_card`."""
-    name, found = state.spec.name, registry.version(number)
-    told = [row for row in state.ledger.read().rows if number in (row.version, row.candidate)]
-    gated = registry.version(int(found.tags.get("parent", number)))
-    made = {tag: value for tag, value in found.tags.items() if value and tag not in LONG}
-    decided = [{column: getattr(row, column) for column in ("version", *DECIDED)} for row in told]
+    """Return the card of a version as HTML; see `write_card`."""
+    name, version = state.spec.name, registry.version(number)
+    rows = [row for row in state.ledger.read().rows if number in (row.version, row.candidate)]
+    gated = registry.version(int(version.tags.get("parent", number)))
+    tags = {tag: value for tag, value in version.tags.items() if value and tag not in LONG}
+    decisions = [{column: getattr(row, column) for column in ("version", *DECIDED)} for row in rows]
     parts = {
-        "Decisions": [decided or "Nothing was decided on it yet."],
-        **_judged(state, registry, gated, told),
-        **_drift(state, gated),
-        "What it was made from": [[{"tag": tag, "value": made[tag]} for tag in sorted(made)]],
+        "Decisions": [decisions or "Nothing was decided on it yet."],
+        **_judgement(state, registry, gated, rows),
+        "The drift before it": [_drift(state, gated)],
+        "What it was made from": [[{"tag": tag, "value": tags[tag]} for tag in sorted(tags)]],
         "Build it again, go back": [
             f"retrain reproduce {name} {number}: builds it again, unless adopted, and compares",
             f"retrain rollback {name} --reason WHY: from it, to the version before",
@@ -86,76 +87,79 @@ def card(state: ModelState, registry: ModelRegistry, number: int) -> str:
     return render_page(f"{name}, version {number}", render_sections(parts))
 
 
-def _judged(
-    state: ModelState, registry: ModelRegistry, gated: ModelVersion, told: list[LedgerRow]
+def _judgement(
+    state: ModelState, registry: ModelRegistry, gated: ModelVersion, decisions: list[LedgerRow]
 ) -> Parts:
-    """Figures of the gated fit on rows it has not seen, and what the gate made of them."""
+    """Return figures of the gated fit on rows it has not seen, and what the gate made of them."""
     spec, tags = registry.text(gated, SPEC_FILE), gated.tags
-    then = replace(state, spec=ModelSpec.model_validate_json(spec)) if spec else state
-    as_of = tags.get("as_of") or (told[0].as_of if told else "")
-    keys = take_through(state.mature(), as_of, then.spec.windows.holdout)
+    past = replace(state, spec=ModelSpec.model_validate_json(spec)) if spec else state
+    as_of = tags.get("as_of") or (decisions[0].as_of if decisions else "")
+    keys = take_through(state.mature(), as_of, past.spec.windows.holdout)
     keys = exclude_range(keys, tags["train_from"], tags["train_to"])
-    made = tags.get("features_version")
-    rows = sample(then, keys, version=int(made) if made else None)
+    features_version = tags.get("features_version")
+    rows = sample(past, keys, version=int(features_version) if features_version else None)
     if not len(rows.target):
         return {"Holdout": ["There are no labelled rows that it was not trained on."]}
-    pipeline, kind = registry.load(gated.version, gated.sha256), then.spec.target.kind
+    pipeline, kind = registry.load(gated.version, gated.sha256), past.spec.target.kind
     output, classes = predict(pipeline, kind, rows.features), get_classes(pipeline)
     where = (
         f"Version {gated.version} on {len(rows.target):,} rows of {len(keys)} partitions, "
         f"{keys[0]} to {keys[-1]}, none of which it was trained on; {CONFIDENCE:.0%} intervals "
         "over partitions."
     )
-    known = read_evaluation(state, gated.version, told[0].previous if told else None)
-    tables = (known.evidence.get(name) for name in ("guards", "slices")) if known else ()
-    measured = [
-        _with_interval(metric, rows, output, classes)
-        for metric in list_metrics(kind, then.spec.gate)
+    previous = decisions[0].previous if decisions else None
+    evaluation = read_evaluation(state, gated.version, previous)
+    gate: list[Any] = []
+    if evaluation:
+        tables = (evaluation.evidence.get(name) for name in ("guards", "slices"))
+        gate = [evaluation.reason, evaluation.picture(), *tables]
+    metrics = [
+        _estimate(item, rows, output, classes) for item in list_metrics(kind, past.spec.gate)
     ]
     return {
-        "Holdout": [where, measured],
-        "The gate": [known.reason, known.picture(), *tables] if known else [],
+        "Holdout": [where, metrics],
+        "The gate": gate,
         "Calibration": [draw_holdout(kind, rows.target.to_numpy(), output, classes)],
-        "Importance": [draw_importance(*_importance(then, pipeline, rows))],
+        "Importance": [draw_importance(*_importance(past, pipeline, rows))],
     }
 
 
-def _with_interval(
+def _estimate(
     metric: Any, rows: Sample, output: np.ndarray, classes: list[Any] | None
 ) -> dict[str, object]:
-    """A metric as its row-weighted mean over partitions, and Student's interval of that."""
-    found = block_values(metric, rows.target.to_numpy(), output, rows.partitions, classes)
-    found = found.drop_nulls("value")
-    if found.is_empty():  # such as roc_auc where no partition has both classes
-        return {"metric": str(metric), "value": math.nan, "low": math.nan, "high": math.nan}
-    values, counts = found["value"].to_numpy(), found["rows"].to_numpy()
-    mean = float(np.average(values, weights=counts))
-    half = margin(values, counts, (1 + CONFIDENCE) / 2)
+    """Return a metric's row-weighted mean over partitions, and Student's interval of that."""
+    blocks = block_values(metric, rows.target.to_numpy(), output, rows.partitions, classes)
+    blocks = blocks.drop_nulls("value")
+    mean = half = math.nan
+    if not blocks.is_empty():  # roc_auc has no value where no partition has both classes
+        values, counts = blocks["value"].to_numpy(), blocks["rows"].to_numpy()
+        mean = float(np.average(values, weights=counts))
+        half = margin(values, counts, (1 + CONFIDENCE) / 2)
     return {"metric": str(metric), "value": mean, "low": mean - half, "high": mean + half}
 
 
 def _importance(
     state: ModelState, pipeline: Pipeline, rows: Sample
 ) -> tuple[dict[str, float], str]:
-    """How much worse predictions are with each feature shuffled, and how that is measured."""
-    metric, every = get_gate_metric(state.spec.gate), max(1, len(rows.target) // SHUFFLED_ROWS)
-    features, target = rows.features.gather_every(every), rows.target.gather_every(every)
+    """Return how much worse the metric is with each feature shuffled, and a caption."""
+    metric, step = get_gate_metric(state.spec.gate), max(1, len(rows.target) // SHUFFLED_ROWS)
+    features, target = rows.features.gather_every(step), rows.target.gather_every(step)
 
-    def value(given: pl.DataFrame) -> float:
-        output = predict(pipeline, state.spec.target.kind, given)
+    def value(columns: pl.DataFrame) -> float:
+        output = predict(pipeline, state.spec.target.kind, columns)
         return evaluate(metric, target.to_numpy(), output, get_classes(pipeline))
 
-    whole, sign = value(features), 1 if metric.greater_is_better else -1
-    shuffled = {name: pl.col(name).shuffle(state.spec.seed) for name in features.columns}
-    worth = {n: sign * (whole - value(features.with_columns(shuffled[n]))) for n in shuffled}
-    return worth, f"how much worse {metric} is when its values are shuffled, {len(target):,} rows"
+    base, sign = value(features), 1 if metric.greater_is_better else -1
+    losses = {
+        name: sign * (base - value(features.with_columns(pl.col(name).shuffle(state.spec.seed))))
+        for name in features.columns
+    }
+    return losses, f"how much worse {metric} is when its values are shuffled, {len(target):,} rows"
 
 
-def _drift(state: ModelState, gated: ModelVersion) -> Parts:
-    """What was monitored before it was trained."""
+def _drift(state: ModelState, gated: ModelVersion) -> Figure:
+    """Return a picture of the drift that was measured before a version was trained."""
     last = pl.col(PARTITION).unique().sort().tail(DRIFT_PARTITIONS).implode()
     before = pl.col(PARTITION) <= gated.tags.get("as_of", "")
-    shown = state.stored("monitoring", MONITORING_SCHEMA, before)
-    return {
-        "The drift before it": [draw_watched_drift(shown.filter(pl.col(PARTITION).is_in(last)))]
-    }
+    rows = state.stored("monitoring", MONITORING_SCHEMA, before)
+    return draw_watched_drift(rows.filter(pl.col(PARTITION).is_in(last)))

@@ -14,14 +14,8 @@ from retrain_assets.stores.ledger import IN_PRODUCTION
 from retrain_assets.stores.registry.registry import ModelRegistry
 
 RECORDED = (
-    "features_version",
-    "spec_digest",
-    "code_digest",
-    "lock_digest",
-    "checkout",
-    "seed",
-    "train_from",
-    "train_to",
+    *("features_version", "spec_digest", "code_digest", "lock_digest", "checkout"),
+    *("seed", "train_from", "train_to"),
 )
 DECIDED = ("action", "time", "as_of", "reason", "because", "by", "previous")
 
@@ -29,7 +23,7 @@ DECIDED = ("action", "time", "as_of", "reason", "because", "by", "previous")
 def lineage(
     state: ModelState, registry: ModelRegistry, partition: str, key: str
 ) -> dict[str, dict[str, Any]]:
-    """What one stored prediction came from.
+    """Return what one stored prediction came from.
 
     Args:
         state: The model.
@@ -46,29 +40,34 @@ def lineage(
         StorageError: Nothing was predicted yet.
     """
     table = state.table("predictions")
-    there = state.tables.read(table, [partition])
-    rows = there.filter(pl.col(KEY) == key).to_dicts()
+    predictions = state.tables.read(table, [partition])
+    rows = predictions.filter(pl.col(KEY) == key).to_dicts()
     if not rows:
-        such = f"its keys are such as {there[KEY][0]!r}" if there.height else "it has none"
+        keys = predictions[KEY]
+        example = f"its keys are such as {keys[0]!r}" if len(keys) else "it has none"
         raise LookupError(
-            f"model {state.spec.name}: no prediction {key!r} in partition {partition!r}: {such}"
+            f"model {state.spec.name}: no prediction {key!r} in partition {partition!r}: {example}"
         )
-    version = rows[0]["model_version"]
-    found, history = registry.version(version), state.ledger.read()
-    served = [
-        (number, row)
-        for number, row in enumerate(history.rows)
-        if row.version == version and row.action in IN_PRODUCTION and row.seen_through < partition
-    ]
-    number, row = served[-1]
+    version = registry.version(rows[0]["model_version"])
+    history = state.ledger.read()
+    number = max(
+        place
+        for place, row in enumerate(history.rows)
+        if row.version == version.version
+        and row.action in IN_PRODUCTION
+        and row.seen_through < partition
+    )
+    row = history.rows[number]
+    accepted = (pl.col(PARTITION) == partition) & pl.col("refusal").is_null()
+    files = landing_files(state.tables, state.dataset.name, accepted)
     return {
         "prediction": rows[0],
-        "files": _files(state, partition),
+        "files": dict(files.select("file", "sha256").iter_rows()),
         "model": {
-            "version": version,
+            "version": version.version,
             "sha256": row.sha256,
-            "mlflow_run": found.run_id,
-            **{name: found.tags.get(name) for name in RECORDED},
+            "mlflow_run": version.run_id,
+            **{name: version.tags.get(name) for name in RECORDED},
         },
         "datasets": dict(row.datasets),
         "ledger": {
@@ -77,10 +76,3 @@ def lineage(
             **{name: getattr(row, name) for name in DECIDED},
         },
     }
-
-
-def _files(state: ModelState, partition: str) -> dict[str, str]:
-    """The accepted files of a partition, with their digests."""
-    accepted = (pl.col(PARTITION) == partition) & pl.col("refusal").is_null()
-    found = landing_files(state.tables, state.dataset.name, accepted)
-    return dict(found.select("file", "sha256").iter_rows())

@@ -1,4 +1,4 @@
-"""What people ask of a model: its status and history, as plain values.
+"""Status, plan and history of a model, as plain values.
 
 Not here: printing them.
 """
@@ -12,25 +12,18 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.triggers import decide
-from retrain_assets.domain.drift.observations import (
-    ESTIMATED,
-    FEATURE,
-    P_VALUE,
-    PERFORMANCE,
-    PREDICTION,
-    TARGET,
-)
+from retrain_assets.domain.drift import observations
 from retrain_assets.domain.windows import split
 from retrain_assets.steps.decision.policy import list_requests
 from retrain_assets.steps.state import MONITORING_SCHEMA, ModelState, data_digest, landed_rows
 from retrain_assets.stores.ledger import LedgerError
 from retrain_assets.stores.registry.registry import ModelRegistry
 
-SHOWN, MOVED = 10, 3
+MOST_PARTITIONS, MOST_DECISIONS, MOST_COLUMNS = 10, 5, 3
 
 
 def status(state: ModelState) -> dict[str, Any]:
-    """The model now: production, the last decision, what is stale, and what each trigger says.
+    """Return the model now: production, the last decision, stale partitions and triggers.
 
     `stale` lists partitions that production was trained on and that were corrected since.
     """
@@ -50,42 +43,43 @@ def status(state: ModelState) -> dict[str, Any]:
         "candidate": last.candidate if last else None,
         "staging": history.staged.version if history.staged else None,
         "last_decision": last.for_people() if last else None,
-        "stale": stale(state),
-        "staleness": staleness(state),
+        "stale": list_stale(state),
+        "staleness": describe_staleness(state),
         "wanted": wish.retrain,
         "reason": wish.reason,
         "triggers": [asdict(cause) for cause in wish.causes],
         "performance": performance(state),
-        "moved": moved(state),
-        "decisions": list_requests(state, SHOWN // 2),
+        "moved": list_moved_columns(state),
+        "decisions": list_requests(state, MOST_DECISIONS),
     }
 
 
-def newest(state: ModelState, *roles: str) -> pl.DataFrame:
-    """What was monitored of the newest partition and has a threshold."""
-    wanted = pl.col("role").is_in(roles) & pl.col("threshold").is_not_null()
-    held = state.stored("monitoring", MONITORING_SCHEMA, wanted)
-    return held.filter(pl.col(PARTITION) == pl.col(PARTITION).max())
+def read_newest(state: ModelState, *roles: str) -> pl.DataFrame:
+    """Return the rows of monitoring that have a threshold, of the newest partition."""
+    watched = pl.col("role").is_in(roles) & pl.col("threshold").is_not_null()
+    rows = state.stored("monitoring", MONITORING_SCHEMA, watched)
+    return rows.filter(pl.col(PARTITION) == pl.col(PARTITION).max())
 
 
 def performance(state: ModelState) -> list[dict[str, Any]]:
-    """Realised and estimated performance of the newest windows that have one."""
-    shown = ("role", "measure", "statistic", "low", "high", "threshold", "baseline", "alert")
-    rows = newest(state, PERFORMANCE, ESTIMATED)
-    return rows.select(*shown, "model_version", "window_from", "window_to").to_dicts()
+    """Return realised and estimated performance of the newest windows that have one."""
+    columns = ("role", "measure", "statistic", "low", "high", "threshold", "baseline", "alert")
+    rows = read_newest(state, observations.PERFORMANCE, observations.ESTIMATED)
+    return rows.select(*columns, "model_version", "window_from", "window_to").to_dicts()
 
 
-def moved(state: ModelState) -> list[dict[str, Any]]:
-    """The columns that lie farthest from the reference, then and now, for their threshold."""
-    rows = newest(state, FEATURE, PREDICTION, TARGET).filter(pl.col("measure") != P_VALUE)
+def list_moved_columns(state: ModelState) -> list[dict[str, Any]]:
+    """Return the columns that lie farthest from the reference, relative to their threshold."""
+    roles = observations.FEATURE, observations.PREDICTION, observations.TARGET
+    rows = read_newest(state, *roles).filter(pl.col("measure") != observations.P_VALUE)
     ranked = rows.sort(pl.col("statistic") / pl.col("threshold"), descending=True)
-    shown = ("column", "role", "measure", "statistic", "threshold", "alert", "effect")
-    farthest = ranked.unique("column", keep="first", maintain_order=True).head(MOVED)
-    return farthest.select(shown).to_dicts()
+    columns = ("column", "role", "measure", "statistic", "threshold", "alert", "effect")
+    farthest = ranked.unique("column", keep="first", maintain_order=True).head(MOST_COLUMNS)
+    return farthest.select(columns).to_dicts()
 
 
 def plan(state: ModelState, last_seconds: float | None) -> dict[str, Any]:
-    """What would happen now: whether a cause fires, on which windows, at what cost.
+    """Return what would happen now: whether a cause fires, on which windows, at what cost.
 
     Args:
         state: The model.
@@ -115,8 +109,8 @@ def plan(state: ModelState, last_seconds: float | None) -> dict[str, Any]:
     }
 
 
-def stale(state: ModelState) -> list[str]:
-    """Partitions in production's training range whose data are not those it was trained on."""
+def list_stale(state: ModelState) -> list[str]:
+    """Return the partitions of production's training range whose data were corrected since."""
     now, sources = state.ledger.read().production, state.sources()
     if now is None or not now.trained_on:
         return []
@@ -124,49 +118,49 @@ def stale(state: ModelState) -> list[str]:
     return [key for key in trained if now.trained_on.get(key) != data_digest(sources[key])]
 
 
-def staleness(state: ModelState) -> str:
-    """What production was trained on and what has become of it, in a sentence."""
-    now, corrected = state.ledger.read().production, stale(state)
+def describe_staleness(state: ModelState) -> str:
+    """Return what production was trained on, and which of it was corrected since, as text."""
+    now, corrected = state.ledger.read().production, list_stale(state)
     if now is None:
         return "nothing is in production"
     datasets = ", ".join(f"{name} v{version}" for name, version in now.datasets.items())
-    said = f"version {now.version} was trained on {datasets or 'data of no known version'}"
+    origin = f"version {now.version} was trained on {datasets or 'data of no known version'}"
     if not corrected:
-        return f"{said}; none of its partitions was corrected since"
-    listed = ", ".join(corrected[:SHOWN]) + (", …" if len(corrected) > SHOWN else "")
-    return f"{said}; {len(corrected)} of its partitions were corrected since: {listed}"
+        return f"{origin}; none of its partitions was corrected since"
+    listing = ", ".join(corrected[:MOST_PARTITIONS] + ["…"] * (len(corrected) > MOST_PARTITIONS))
+    return f"{origin}; {len(corrected)} of its partitions were corrected since: {listing}"
 
 
 def verify(state: ModelState, registry: ModelRegistry) -> str:
-    """Hold the ledger against itself and against the head that the registry keeps.
+    """Compare the ledger with itself and with the head that the registry keeps.
 
     Returns:
-        What was found, where all fits.
+        A sentence, where all fits.
 
     Raises:
         LedgerError: A row was changed or is missing; the message names the first.
     """
-    history, kept, name = state.ledger.read(), registry.ledger_head, state.spec.name
-    missing = f"row {kept.partition(' ')[0]} was changed, or is missing with those after it"
-    wrong = history.misfit or (missing if kept and not history.has(kept) else "")
+    history, head, name = state.ledger.read(), registry.ledger_head, state.spec.name
+    missing = f"row {head.partition(' ')[0]} was changed, or is missing with those after it"
+    wrong = history.misfit or (missing if head and not history.has(head) else "")
     if wrong:
         raise LedgerError(
             f"model {name}: the ledger does not fit: {wrong}; the registry keeps head "
-            f"{kept or '(none)'}, the ledger's is {history.head or '(none)'}: look at the history "
+            f"{head or '(none)'}, the ledger's is {history.head or '(none)'}: look at the history "
             f"of table {state.ledger.table} and restore the version before the change"
         )
-    if not kept and history.rows:
+    if not head and history.rows:
         raise LedgerError(f"model {name}: the registry keeps no head of the ledger to compare with")
-    return f"{len(history.rows)} rows fit; the registry keeps head {kept or '(none)'}"
+    return f"{len(history.rows)} rows fit; the registry keeps head {head or '(none)'}"
 
 
 def history(state: ModelState) -> list[dict[str, object]]:
-    """Every decision, oldest first."""
+    """Return every decision, oldest first."""
     return [row.for_people() for row in state.ledger.read().rows]
 
 
 def as_table(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
-    """Decisions as a table of text, what is nested as JSON."""
+    """Return decisions as a table of text, nested values as JSON."""
     flat = [
         {
             name: json.dumps(value) if isinstance(value, list | dict) else value

@@ -27,7 +27,7 @@ from retrain_assets.domain.messages import (
 )
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.notify import Channel, EventKind, NotifySpec
-from retrain_assets.steps.inspect.status import stale, staleness
+from retrain_assets.steps.inspect.status import describe_staleness, list_stale
 from retrain_assets.steps.monitoring.watch import summarize
 from retrain_assets.steps.state import ModelState, digest, landing_files
 from retrain_assets.stores.ledger import Action
@@ -76,13 +76,13 @@ def decisions(state: ModelState) -> Iterator[Event]:
 
 def corrections(state: ModelState) -> Iterator[Event]:
     """Yield one event of late or corrected partitions that production was trained on."""
-    row, keys = state.ledger.read().production, stale(state)
+    row, keys = state.ledger.read().production, list_stale(state)
     if row is not None and keys:
         yield Event(
             id=f"stale:{digest(str(row.version), *keys)}",
             kind="late_data",
             subject=state.spec.name,
-            text=f"{state.spec.name}: {staleness(state)}",
+            text=f"{state.spec.name}: {describe_staleness(state)}",
             cause=f"version {row.version}",
             fields=json.dumps({"version": row.version, "partitions": keys}),
         )

@@ -29,7 +29,7 @@ from retrain_assets.steps.decision.evaluate import read_evaluation
 from retrain_assets.steps.decision.promote import DecisionError
 from retrain_assets.steps.inspect.card import card
 from retrain_assets.steps.inspect.reproduce import NotRecordedError, reproduce
-from retrain_assets.steps.inspect.status import staleness
+from retrain_assets.steps.inspect.status import describe_staleness
 from retrain_assets.stores.registry.model_file import ModelFileError
 from retrain_assets.stores.tables.tables import StaleTableError
 from retrain_assets_tests.world import World, customers, key, new_world
@@ -135,7 +135,7 @@ def test_it_is_judged_on_what_it_had_not_seen_and_the_loop_goes_on_from_it(world
 def test_a_holdout_it_may_have_seen_is_no_holdout(world: World) -> None:
     row = ask(world, saved(world, theirs()), key(LANDED - 1))
     assert (row.metrics, row.candidate) == ({}, None)
-    assert "trained on data of no known version" in staleness(world.state)
+    assert "trained on data of no known version" in describe_staleness(world.state)
     world.land(*range(LANDED, 16))
     world.settle()
     world.daemon.execute("churn_retrain", {}, {})
