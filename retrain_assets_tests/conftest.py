@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from dagster._core.storage.defs_state import base
 from hypothesis import HealthCheck, settings
 
 from retrain_assets_tests.projects import Project, new_project
-from retrain_assets_tests.world import World, new_world
+from retrain_assets_tests.world import SHARED, World, new_world
 
 # The same examples each time, however busy the machine is; `--hypothesis-profile=default` looks
 # for new ones.
@@ -20,6 +21,12 @@ settings.register_profile(
     "fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("fixed")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what the worlds shared, once the process that started all others ends."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(SHARED, ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)

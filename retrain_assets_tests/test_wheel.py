@@ -118,7 +118,11 @@ def test_a_project_with_one_yaml_runs_its_loop(theirs: Theirs) -> None:
     for name in ("tickets", "route"):
         done = theirs.retrain("backfill", name, "--from", first, "--to", last)
         assert done["partitions"] == len(MONTHS)
-    theirs.run("-m", "dagster", "job", "execute", *module, "-j", "route_retrain")
+    # One process for all steps, since each new one would import everything again.
+    config = theirs.project.root / "run.yaml"
+    config.write_text("execution: {config: {in_process: {}}}", encoding="utf-8")
+    job = ("-j", "route_retrain", "-c", str(config))
+    theirs.run("-m", "dagster", "job", "execute", *module, *job)
     (row,) = theirs.retrain("history", "route")
     assert (row["action"], row["as_of"], row["causes"]) == ("promote", last, ["request"])
     shown = theirs.retrain("status", "route")

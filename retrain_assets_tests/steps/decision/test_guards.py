@@ -17,8 +17,10 @@ from retrain_assets.domain.metrics.metrics import get_gate_metric
 from retrain_assets.domain.model.pipeline import build_pipeline
 from retrain_assets.specs.gate import GateSpec
 from retrain_assets.specs.model import EstimatorSpec
+from retrain_assets.steps.decision import judge
 from retrain_assets.steps.decision.judge import run_guards
 from retrain_assets.steps.decision.train import Output, Sample
+from retrain_assets_tests.world import check_file
 
 DAYS, ROWS = 10, 400
 RANDOM = np.random.default_rng(4)
@@ -126,8 +128,9 @@ def test_a_model_that_flips_what_was_right_is_refused(rows: Sample, small: Pipel
 
 
 def test_a_model_that_another_process_cannot_repeat_is_refused(
-    rows: Sample, small: Pipeline
+    rows: Sample, small: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(judge, "check_file", check_file)
     gate = GateSpec.model_validate({"metric": "roc_auc", "guards": {"skew": "block"}})
     slow = Output(Slow(small.steps), TRUE)
     (found,) = run_guards(gate, "binary", rows, slow, Output(small, WEAK))

@@ -19,14 +19,13 @@ from sklearn.pipeline import Pipeline
 from retrain_assets.domain.encoder import FrameEncoder
 from retrain_assets.domain.model.estimator import fit, predict
 from retrain_assets.specs.model import ModelSpec
-from retrain_assets.stores.registry.model_check import (
-    check_file,
-    compare_with_example,
-    write_example,
-)
+from retrain_assets.stores.registry import model_check
+from retrain_assets.stores.registry import registry as registry_module
+from retrain_assets.stores.registry.model_check import compare_with_example, write_example
 from retrain_assets.stores.registry.model_file import ModelFileError, digest, load_model
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion, RegistryError
 from retrain_assets_tests.killing import Point, kill_at
+from retrain_assets_tests.world import check_file, create_database
 
 ROWS = 300
 ESTIMATORS = [
@@ -91,6 +90,12 @@ class Registered:
         """Where the files of a version are."""
         uri = self.registry.client.get_model_version_download_uri("churn", str(version.version))
         return Path(uri)
+
+
+@pytest.fixture(autouse=True)
+def clean_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check models in a new process, as it is done outside of the tests."""
+    monkeypatch.setattr(model_check, "check_file", check_file)
 
 
 @pytest.fixture(scope="module")
@@ -343,13 +348,15 @@ def test_a_registry_prepares_the_process_before_it_loads_anything(
 
 
 def prepare(root: Path) -> None:
+    registry_module._create_database = create_database
     ModelRegistry(f"sqlite:///{root}/mlflow.db", f"{root}/artifacts", "churn").prepare()
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["half made", "made"])
 def test_a_database_that_was_being_made_by_a_process_that_died_is_made_anew(
-    tmp_path: Path, *, after: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, after: bool
 ) -> None:
+    monkeypatch.setattr(registry_module, "_create_database", create_database)
     kill_at(Point("mlflow.store.db.utils:_upgrade_db", after=after), prepare, tmp_path)
     assert not (tmp_path / "mlflow.db").exists()
     prepare(tmp_path)
