@@ -26,7 +26,7 @@ from scipy.special import expit, softmax
 from scipy.stats import binom, ttest_rel
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from retrain_assets.cli.base import models
+from retrain_assets.definitions import models
 from retrain_assets.domain.decision.causes import LONGEST_WAIT
 from retrain_assets.domain.decision.gate import Verdict, compare, decide
 from retrain_assets.domain.metrics.metrics import get_gate_metric, surprise

@@ -28,7 +28,7 @@ DAYS_A_COMMIT = 8
 
 def main() -> None:
     """Repeat the rows, score them in a process of its own, and print what that took."""
-    from retrain_assets.cli.base import models
+    from retrain_assets.definitions import models
     from retrain_assets.stores.storage import storage_from
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])

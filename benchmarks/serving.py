@@ -70,7 +70,7 @@ def main() -> None:
 
 def compare(model: str, rounds: int, seconds: float) -> None:
     """Both servers in turn."""
-    from retrain_assets.cli.base import models
+    from retrain_assets.definitions import models
     from retrain_assets.stores.storage import storage_from
 
     storage = storage_from(os.environ, Path.cwd())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from retrain_assets.cli.base import datasets, models
+from retrain_assets.definitions import datasets, models
 from retrain_assets.demo.flights import Flights
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.steps.data.ingest import ingest

@@ -8,42 +8,58 @@ import pty
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
+import polars as pl
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from retrain_assets.cli import main
-from retrain_assets_tests.projects import document, new_project, yaml_of
-from retrain_assets_tests.world import DATASET
+from retrain_assets_tests.projects import Project, document, new_project, write_project, yaml_of
+from retrain_assets_tests.world import DATASET, customers
 
 ROOT = Path(__file__).parents[1]
 
 
+PROJECT = """
+directory_type = "project"
+[project]
+root_module = "retrain_assets"
+code_location_target_module = "retrain_assets.definitions"
+"""
+
+
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that is not the project, with storage and Dagster state of its own."""
-    return tmp_path_factory.mktemp("elsewhere")
+    """A project of the demo's definitions, with storage and Dagster state of its own."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "dg.toml").write_text(PROJECT, encoding="utf-8")
+    return folder
 
 
-def retrain(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def settings(folder: Path) -> dict[str, str]:
     (folder / "home").mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-m", "retrain_assets.cli", *arguments],
-        cwd=folder,
-        env={
-            **os.environ,
-            "RETRAIN_STORAGE": str(folder / "data"),
-            "DAGSTER_HOME": str(folder / "home"),
-        },
+    return {"RETRAIN_STORAGE": str(folder / "data"), "DAGSTER_HOME": str(folder / "home")}
+
+
+def retrain(folder: Path, *arguments: str) -> Result:
+    """Run a command in this process, since a new one takes seconds to import everything."""
+    with chdir(folder):
+        return CliRunner().invoke(main, arguments, env=settings(folder))
+
+
+def test_a_model_that_was_never_trained_has_a_status_and_an_empty_history(elsewhere: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "retrain_assets.cli", "status", "flight_delay", "--json"],
+        cwd=elsewhere,
+        env={**os.environ, **settings(elsewhere)},
         capture_output=True,
         text=True,
         check=False,
     )
-
-
-def test_a_model_that_was_never_trained_has_a_status_and_an_empty_history(elsewhere: Path) -> None:
-    status = json.loads(retrain(elsewhere, "status", "flight_delay", "--json").stdout)
+    assert process.returncode == 0, process.stderr
+    status = json.loads(process.stdout)
     assert status["model"] == "flight_delay"
     assert status["production"] is status["last_decision"] is None
     assert status["reason"] == "0 of 67 partitions needed have landed"
@@ -98,7 +114,8 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     elsewhere: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     done = retrain(elsewhere, *arguments)
-    assert done.returncode != 0
+    assert done.exit_code != 0
+    assert isinstance(done.exception, SystemExit)
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert len(lines) == 1
@@ -111,7 +128,7 @@ def test_a_backfill_that_refuses_a_file_fails_and_names_it(elsewhere: Path) -> N
     landed.parent.mkdir(parents=True, exist_ok=True)
     landed.write_text("<html>404</html>\n", encoding="utf-8")
     done = retrain(elsewhere, "backfill", "weather", "--from", "2013-06-01", "--to", "2013-06-01")
-    assert done.returncode == 1
+    assert done.exit_code == 1
     for said in ("weather/dataset schema_matches", "file weather/2013-06-01.csv", "it lacks"):
         assert said in done.stderr
 
@@ -142,7 +159,7 @@ def test_what_was_refused_is_counted_listed_and_written_where_the_command_was_gi
     assert "weather/2013-06-02.csv" in listed.stdout
     assert "2013-06-02,weather/2013-06-02.csv" in (elsewhere / "refused.csv").read_text("utf-8")
     again = retrain(elsewhere, "quarantine", *day, "--csv", "refused.csv")
-    assert (again.returncode, again.stdout) == (1, "")
+    assert (again.exit_code, again.stdout) == (1, "")
     assert "refused.csv: File exists" in again.stderr
     counted = json.loads(
         retrain(elsewhere, "quarantine", "weather", "--reason", "file", "--json").stdout
@@ -264,7 +281,7 @@ def on_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]:
 def test_a_pause_shows_in_the_plan_until_it_is_ended(elsewhere: Path) -> None:
     why = ("--reason", "audit", "--by", "the team")
     said = retrain(elsewhere, "pause", "flight_delay", "--until", "2013-02-30", *why)
-    assert said.returncode == 1
+    assert said.exit_code == 1
     assert "'2013-02-30' is no partition of flights" in said.stderr.splitlines()[-1]
     made = retrain(elsewhere, "pause", "flight_delay", "--until", "2013-06-01", *why, "--json")
     assert json.loads(made.stdout)["until"] == "2013-06-01"
@@ -278,16 +295,16 @@ def test_a_pause_shows_in_the_plan_until_it_is_ended(elsewhere: Path) -> None:
 
 def test_nothing_waits_for_approval_where_nothing_was_decided(elsewhere: Path) -> None:
     said = retrain(elsewhere, "approve", "flight_delay", "1", "--by", "me", "--reason", "good")
-    assert said.returncode == 1
+    assert said.exit_code == 1
     assert said.stderr.splitlines()[-1].endswith("version 1 does not wait for approval: none does")
 
 
 def test_a_backup_is_brought_back_with_dagsters_state(elsewhere: Path, tmp_path: Path) -> None:
-    assert retrain(elsewhere, "status", "flight_delay").returncode == 0
+    assert retrain(elsewhere, "status", "flight_delay").exit_code == 0
     made = json.loads(retrain(elsewhere, "backup", str(tmp_path / "copy"), "--json").stdout)
     assert made["files"] > 0
     refused = retrain(elsewhere, "restore", str(tmp_path / "copy"))
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert "is not empty, it holds" in refused.stderr
     other = tmp_path / "other"
     other.mkdir()
@@ -295,3 +312,82 @@ def test_a_backup_is_brought_back_with_dagsters_state(elsewhere: Path, tmp_path:
     assert json.loads(done.stdout)["tables"] > 0, done.stderr
     history = retrain(other, "history", "flight_delay", "--json")
     assert json.loads(history.stdout) == []
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project as it was created: its code is in `src`, and nothing names Dagster's folder."""
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.delenv("RETRAIN_STORAGE", raising=False)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.chdir(tmp_path)
+    project = write_project(tmp_path)
+    (project.package / "defs" / "__init__.py").touch()
+    return project
+
+
+def run(*arguments: str) -> Result:
+    """Run a command in the current folder, with the environment as it is."""
+    with chdir("."):
+        return CliRunner().invoke(main, arguments, env=dict.fromkeys(["DAGSTER_HOME"]))
+
+
+def test_outside_of_a_project_no_model_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETRAIN_STORAGE", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    done = run("status")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: no Dagster project in {tmp_path} or above it: ")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "data" / "landing" / "flights").mkdir(parents=True)
+    done = run("status")
+    assert done.stdout.startswith("arrival_delay: nothing in production")
+    assert done.stderr == f"no Dagster project in {tmp_path} or above it: this is the demo\n"
+
+
+def test_a_fresh_project_has_no_model_and_says_where_to_write_one(fresh: Project) -> None:
+    done = run("status")
+    assert (done.exit_code, done.stderr, done.exception) == (0, "", None)
+    assert done.stdout == "there is no model yet: write one in defs/NAME/defs.yaml\n"
+    assert json.loads(run("status", "--json").stdout) == []
+
+
+def test_a_backfill_counts_refused_rows_and_keeps_dagsters_folders_out_of_the_project(
+    fresh: Project,
+) -> None:
+    fresh.write(yaml_of(None, {"quarantine": {"max_fraction": 0.5}}))
+    landing = fresh.root / "data" / "landing" / "customers"
+    landing.mkdir(parents=True)
+    before = {path.name for path in fresh.root.iterdir()}
+    rows = customers(0, rows=4).with_columns(x=pl.Series(["1", "2", "3", "wrong"]))
+    rows.write_csv(landing / "2020-01-01.csv")
+    done = run("backfill", "customers", "--from", "2020-01-01", "--to", "2020-01-01")
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.count("DAGSTER_HOME is not set") == 1
+    assert done.stdout.endswith("; 1 rows refused, see `retrain quarantine customers`\n")
+    assert {path.name for path in fresh.root.iterdir()} == before
+    counted = run("backfill", "customers", "--from", "2020-01-01", "--to", "2020-01-01", "--json")
+    assert json.loads(counted.stdout)["refused"] == 1
+    assert "DAGSTER_HOME" not in counted.stderr
+    reason = "0 of 16 partitions needed are ready; 1 more have landed: the sensor of churn or "
+    assert f"{reason}`retrain backfill churn` monitors them" in run("status").stdout
+    rows.with_columns(x=pl.lit("wrong")).write_csv(landing / "2020-01-02.csv")
+    done = run("backfill", "customers", "--from", "2020-01-02", "--to", "2020-01-02")
+    assert "file customers/2020-01-02.csv" in done.stderr
+    assert "None" not in done.stderr
+
+
+def test_a_dataset_without_partitions_is_backfilled_without_a_range(fresh: Project) -> None:
+    whole = {"name": "plans", "landing": "plans.csv", "partition": {"by": "none"}}
+    fresh.write(yaml_of(None, None, document("LandedDataset", DATASET | whole)))
+    landing = fresh.root / "data" / "landing"
+    landing.mkdir(parents=True)
+    customers(0, rows=3).write_csv(landing / "plans.csv")
+    done = run("backfill", "plans", "--from", "2020-01-01", "--to", "2020-01-01")
+    assert "the dataset has no partitions: leave out --from and --to" in done.stderr
+    done = run("backfill", "plans", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["refused"] == 0
+    assert "'all' is no partition" in run("backfill", "customers").stderr

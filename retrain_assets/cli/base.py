@@ -5,8 +5,10 @@ Not here: any command.
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,11 +19,15 @@ from sqlalchemy.exc import OperationalError
 
 from retrain_assets import definitions
 from retrain_assets.orchestration.assets.monitoring import Model
+from retrain_assets.orchestration.dagster_internals.event_log import BatchingSqliteStorage
 from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
 from retrain_assets.specs.base import SpecError
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.steps.state import ModelState
+from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets.stores.storage import Storage, project_root, storage_from
 
+SETTINGS = "dagster.yaml"
 COLOURS = {"promote": "green", "reject": "red", "hold": "yellow", "rollback": "magenta"}
 T = TypeVar("T")
 
@@ -32,9 +38,10 @@ def main() -> None:
     """Keep tabular models fresh."""
     root = project_root(Path.cwd())
     click.get_current_context().obj = Path.cwd()
-    os.environ.setdefault("DAGSTER_HOME", str(root))
     # Relative paths of dagster.yaml follow the current directory.
     os.chdir(root)
+    home = root if (root / SETTINGS).exists() else storage().root / "dagster"
+    os.environ.setdefault("DAGSTER_HOME", str(home))
 
 
 def command(
@@ -67,9 +74,9 @@ def one_line(run: Callable[..., None]) -> Callable[..., None]:
             raise click.ClickException(f"Dagster's database: {error.orig}") from error
         except Exception as error:
             # Dagster wraps a mistake in the YAML in a drawing of the whole project.
-            if isinstance(error.__cause__, SpecError):
-                raise click.ClickException(str(error.__cause__)) from error
-            raise
+            if not isinstance(error.__cause__, SpecError):
+                raise
+            raise click.ClickException(str(error.__cause__)) from error
 
     return wrapped
 
@@ -105,14 +112,10 @@ def decision_lines(rows: list[dict[str, Any]]) -> str:
     width = max((len(row["model"]) for row in rows), default=0)
     lines = []
     for row in rows:
-        head = (
-            f"{row['as_of']}  {row['model']:<{width}}  {row['action']:<8}  version {row['version']}"
-        )
+        action, model = f"{row['action']:<8}", f"{row['model']:<{width}}"
+        head = f"{row['as_of']}  {model}  {action}  version {row['version']}"
         styled = click.style(head, fg=COLOURS.get(row["action"]), bold=True)
-        lines += [
-            f"{styled}  because of {', '.join(row['causes'])}",
-            f"            {row['reason']}",
-        ]
+        lines += [f"{styled}  because of {', '.join(row['causes'])}", f"{'':12}{row['reason']}"]
     return "\n".join(lines)
 
 
@@ -131,6 +134,12 @@ def get_model(name: str) -> Model:
     return get("model", models(), name)
 
 
+def open_model(name: str) -> tuple[ModelState, ModelRegistry]:
+    """Return the state and the registry of a model; raises as `get`."""
+    state = get_model(name).state(storage())
+    return state, state.registry
+
+
 def get_dataset(name: str) -> DatasetSpec:
     """Return the dataset of a name; raises as `get`."""
     return get("dataset", datasets(), name)
@@ -147,17 +156,55 @@ def get(noun: str, things: Mapping[str, T], name: str) -> T:
     return things[name]
 
 
+def dagster_home() -> Path:
+    """Return the folder of Dagster's settings, which are written if nobody has chosen a folder.
+
+    Dagster's own settings would spread its state over the project and store each event alone.
+    """
+    home = Path(os.environ["DAGSTER_HOME"])
+    if home == storage().root / "dagster" and not (home / SETTINGS).exists():
+        home.mkdir(parents=True, exist_ok=True)
+        store, base = BatchingSqliteStorage, {"base_dir": str(home)}
+        config = {"module": store.__module__, "class": store.__name__, "config": base}
+        settings = {"telemetry": {"enabled": False}, "storage": {"custom": config}}
+        (home / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+        click.echo(f"DAGSTER_HOME is not set: Dagster records runs in {home}", err=True)
+    return home
+
+
+def open_instance() -> dg.DagsterInstance:
+    """Open Dagster's instance."""
+    return dg.DagsterInstance.from_config(str(dagster_home()))
+
+
 def execute(
     job: str, tags: dict[str, str] | None = None, run_config: dict[str, Any] | None = None
 ) -> str:
     """Execute a job in this process, recorded where the UI shows it, and return the run's id."""
     place = location()
-    with dg.DagsterInstance.get() as instance, Console(stderr=True).status(f"{job} …"):
+    with open_instance() as instance, Console(stderr=True).status(f"{job} …"):
         loaded = definitions.build_defs(project=place.folder)
         daemon = InProcessDaemon(loaded, instance, place.module, place.name)
         return daemon.execute(job, tags or {}, run_config or {})
 
 
 def location() -> definitions.Location:
-    """Return the Dagster project of the current folder, or this package's outside of any."""
-    return definitions.location_at(Path.cwd())
+    """Return the Dagster project at or above the start folder; outside of any, the demo's.
+
+    Raises:
+        LookupError: There is no project, and the demo was not run.
+    """
+    start, notes = start_folder(), click.get_current_context().meta
+    place = definitions.location_at(start)
+    if place == definitions.Location():
+        if not (storage().landing / "flights").is_dir():
+            raise LookupError(
+                f"no Dagster project in {start} or above it: go to the folder with its dg.toml or "
+                "pyproject.toml, or try `retrain demo`"
+            )
+        if not notes.get("demo"):
+            click.echo(f"no Dagster project in {start} or above it: this is the demo", err=True)
+        notes["demo"] = True
+    elif find_spec(place.module.partition(".")[0]) is None:
+        sys.path.insert(0, str(place.folder / "src"))  # `dg` finds a project that way too
+    return place

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from retrain_assets.cli.base import command, execute, get_model, show, start_folder, storage
+from retrain_assets.cli import base
+from retrain_assets.cli.base import command, show
 from retrain_assets.steps.decision.adopt import adopt as adopt_version
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.inspect.card import write_card
@@ -40,13 +41,12 @@ def adopt(model: str, source: str, **details: str) -> None:
 
     Code that is in its file runs: adopt no model whose code you would not run yourself.
     """
-    root = storage()
-    state = get_model(model).state(root)
-    place = source if source.startswith("models:/") else str(start_folder() / source)
+    state, registry = base.open_model(model)
+    place = source if source.startswith("models:/") else str(base.start_folder() / source)
     row = adopt_version(state, place, **details)
     show(row.for_people(), f"{model}: version {row.version} is in production")
-    # The card comes last, as the decision stands without it.
-    write_card(state, state.registry, row.version, root.cards)
+    # The card comes last, because the decision stands without it.
+    write_card(state, registry, row.version, base.storage().cards)
 
 
 @command
@@ -56,9 +56,9 @@ def adopt(model: str, source: str, **details: str) -> None:
 @by_option
 def rollback(model: str, **config: Any) -> None:
     """Put an earlier version back into production."""
-    row = _decide(
-        model, "rollback", {key: config[key] for key in config if config[key] is not None}
-    )
+    if config["to"] is None:
+        del config["to"]
+    row = _decide(model, "rollback", config)
     show(row, f"{model}: version {row['version']} is in production again")
 
 
@@ -79,7 +79,7 @@ def pause(model: str, **config: str) -> None:
 @by_option
 def resume(model: str, **config: str) -> None:
     """End a pause."""
-    before = get_model(model).state(storage()).pauses.read()
+    before = base.get_model(model).state(base.storage()).pauses.read()
     _operate(model, "resume", config)
     until = before and before.until
     text = f"the pause until {until} is over" if before else "there was no pause"
@@ -93,7 +93,7 @@ def _decide(model: str, operation: str, config: dict[str, Any]) -> dict[str, Any
 
 def _operate(model: str, operation: str, config: dict[str, Any]) -> ModelState:
     """Run an operation and return the state of its model."""
-    state = get_model(model).state(storage())
+    state = base.get_model(model).state(base.storage())
     ops = {f"{model}_{operation}_op": {"config": config}}
-    execute(f"{model}_{operation}", run_config={"ops": ops})
+    base.execute(f"{model}_{operation}", run_config={"ops": ops})
     return state

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-import dagster as dg
 
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command, show
@@ -31,7 +30,8 @@ def status(model: str | None) -> None:
     values = [status_step.status(entry.state(base.storage())) for entry in selection]
     details = _request if model is None else _details
     lines = [line for value in values for line in (_production(value), *details(value))]
-    show(values if model is None else values[0], "\n".join(lines))
+    text = "\n".join(lines) or "there is no model yet: write one in defs/NAME/defs.yaml"
+    show(values if model is None else values[0], text)
 
 
 def _production(value: Values) -> str:
@@ -88,7 +88,7 @@ def _request(value: Values) -> Iterator[str]:
 def plan(model: str) -> None:
     """Show whether a retraining would start now and why, on which windows, at what cost."""
     state = base.get_model(model).state(base.storage())
-    with dg.DagsterInstance.get() as instance:
+    with base.open_instance() as instance:
         value = status_step.plan(state, last_seconds(instance, model))
     windows = [f"  {name}: {first} to {last}" for name, (first, last) in value["windows"].items()]
     cost = value["cost"]
@@ -106,9 +106,8 @@ def plan(model: str) -> None:
 @click.option("--csv", "csv_file", help="A new file, to which all decisions are written.")
 def history(model: str, csv_file: str | None, *, verify: bool) -> None:
     """List every decision on a model, oldest first."""
-    root = base.storage()
-    state = base.get_model(model).state(root)
-    proof = status_step.verify(state, root.registry(model)) if verify else ""
+    state, registry = base.open_model(model)
+    proof = status_step.verify(state, registry) if verify else ""
     rows = status_step.history(state)
     if csv_file is not None:
         quarantine_step.write_csv(status_step.as_table(rows), base.start_folder() / csv_file)
@@ -138,9 +137,7 @@ def quarantine(dataset: str, csv_file: str | None, **filters: Any) -> None:
 @click.argument("version", type=int)
 def reproduce(model: str, version: int) -> None:
     """Build a version again from its records, and compare it bit for bit."""
-    root = base.storage()
-    state = base.get_model(model).state(root)
-    outcome = reproduce_step.reproduce(state, root.registry(model), version)
+    outcome = reproduce_step.reproduce(*base.open_model(model), version)
     same = "identical bit for bit" if outcome.identical else "not identical"
     text = "\n".join([f"{model} version {version}: {same}", *outcome.differences])
     show({"model": model, "version": version, **asdict(outcome)}, text)
@@ -154,9 +151,7 @@ def reproduce(model: str, version: int) -> None:
 @click.option("--key", required=True, help="The values of the dataset's key, joined by |.")
 def lineage(model: str, partition: str, key: str) -> None:
     """Show what one prediction came from: files, model, code, decision and label."""
-    root = base.storage()
-    state = base.get_model(model).state(root)
-    origin = lineage_step.lineage(state, root.registry(model), partition, key)
+    origin = lineage_step.lineage(*base.open_model(model), partition, key)
     lines = []
     for part, values in origin.items():
         lines += [part, *(f"  {name}: {value!s}" for name, value in values.items())]
@@ -168,7 +163,5 @@ def lineage(model: str, partition: str, key: str) -> None:
 @click.argument("version", type=int)
 def card(model: str, version: int) -> None:
     """Write the card of a version: data, metrics, reasons of the gate, how to go back."""
-    root = base.storage()
-    state = base.get_model(model).state(root)
-    path = card_step.write_card(state, root.registry(model), version, root.cards)
+    path = card_step.write_card(*base.open_model(model), version, base.storage().cards)
     show({"model": model, "version": version, "card": path}, f"{model} version {version}: {path}")

@@ -8,10 +8,9 @@ import sys
 import time
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 import click
-import dagster as dg
+import polars as pl
 
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command, show, storage
@@ -19,7 +18,9 @@ from retrain_assets.orchestration.checks import failures
 from retrain_assets.orchestration.partitions import checked_range, range_tags
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.partition import ALL
 from retrain_assets.steps.data.intake import Intake
+from retrain_assets.steps.data.quarantine import refused
 from retrain_assets.stores.landing.topic import TopicFiles
 
 MANY = 1000  # a range of more partitions may be a mistake
@@ -31,15 +32,15 @@ def demo(*, fresh: bool) -> None:
     """Let the flights of 2013 arrive week by week, and watch the loop run."""
     from retrain_assets.demo.run import run_demo
 
-    result = run_demo(storage(), Path(os.environ["DAGSTER_HOME"]), fresh=fresh)
+    result = run_demo(storage(), base.dagster_home(), fresh=fresh)
     where = "See all of it in the Dagster UI: make dev, then http://127.0.0.1:3000"
     show(result, f"{base.decision_lines(result['decisions'])}\n\n{where}")
 
 
 @command
 @click.argument("name")
-@click.option("--from", "first", required=True, help="First partition.")
-@click.option("--to", "last", required=True, help="Last partition.")
+@click.option("--from", "first", default=ALL, help="First partition, if there are partitions.")
+@click.option("--to", "last", default=ALL, help="Last partition.")
 @click.option("--yes", is_flag=True, help=f"Do not ask before more than {MANY} partitions.")
 def backfill(name: str, first: str, last: str, *, yes: bool) -> None:
     """Ingest a dataset, or monitor a model, over a range of partitions in one run.
@@ -57,12 +58,20 @@ def backfill(name: str, first: str, last: str, *, yes: bool) -> None:
         _let_settle(spec, first, last)
     run_id = base.execute(f"{name}_{job}", tags=range_tags(first, last))
     value = {"name": name, "from": first, "to": last, "partitions": count, "run_id": run_id}
-    with dg.DagsterInstance.get() as instance:
+    with base.open_instance() as instance:
         failed_checks = list(failures(instance, run_id))
     if failed_checks:
-        count = len(failed_checks)
-        raise ValueError(f"run {run_id}: {count} checks failed, first {failed_checks[0]}")
-    show(value, f"{name}: {count} partitions, {first} to {last}, in run {run_id}")
+        number = len(failed_checks)
+        raise ValueError(f"run {run_id}: {number} checks failed, first {failed_checks[0]}")
+    text = f"{name}: {count} partitions, {first} to {last}, in run {run_id}"
+    if name in datasets:
+        rows = refused(storage(), spec).filter(
+            pl.col("partition").is_between(pl.lit(first), pl.lit(last))
+        )
+        value["refused"] = rows.select("partition", "file", "line").n_unique()
+        if value["refused"]:
+            text += f"; {value['refused']:,} rows refused, see `retrain quarantine {name}`"
+    show(value, text)
 
 
 def _let_settle(spec: DatasetSpec, first: str, last: str) -> None:

@@ -79,7 +79,7 @@ def table(records: Sequence[Mapping[str, object]]) -> dg.TableMetadataValue:
 def _cell(value: object) -> int | float | str:
     if isinstance(value, float):
         return float(f"{value:.4g}")
-    return value if isinstance(value, (int, str)) else str(value)
+    return value if isinstance(value, (int, str)) else "" if value is None else str(value)
 
 
 def result(
@@ -122,5 +122,5 @@ def failures(instance: dg.DagsterInstance, run_id: str) -> Iterator[str]:
         if check and not check.passed and check.severity == ERROR:
             where = check.metadata.get("where")
             first = where.records[0].data if isinstance(where, dg.TableMetadataValue) else {}
-            case = ", ".join(f"{name} {value}" for name, value in first.items())
+            case = ", ".join(f"{name} {first[name]}" for name in first if first[name] != "")
             yield f"{check.asset_key.to_user_string()} {check.check_name}: {case}"

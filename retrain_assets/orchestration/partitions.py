@@ -83,8 +83,10 @@ def checked_range(spec: PartitionSpec, first: str, last: str) -> int:
         ValueError: An end is no partition of the dataset, or the range runs backwards.
     """
     definition = partitions_definition(spec)
+    if definition is None and (first, last) == (ALL, ALL):
+        return 1
     if definition is None:
-        raise ValueError("the dataset has no partitions: materialize it as a whole")
+        raise ValueError("the dataset has no partitions: leave out --from and --to")
     keys = definition.get_partition_keys()
     for key in (first, last):
         if key not in keys:

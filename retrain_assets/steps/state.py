@@ -194,6 +194,11 @@ class ModelState:
             if built.get(key) == sources[key] and not self.is_excluded(key)
         )
 
+    def list_unbuilt(self) -> list[str]:
+        """Return the complete partitions that have no monitoring of their present data and spec."""
+        built = self.built()
+        return [key for key, source in self.sources().items() if built.get(key) != source]
+
     def is_excluded(self, key: str) -> bool:
         """Whether a partition is known to be bad."""
         return any(bad.first <= key <= bad.last for bad in self.spec.exclude)
@@ -229,10 +234,11 @@ class ModelState:
         since = pl.col(PARTITION) > production.as_of if production else True
         monitored = self.stored("monitoring", MONITORING_SCHEMA, since)
         bad = [key for key in monitored[PARTITION].unique() if self.is_excluded(key)]
-        windows = self.spec.windows
+        mature, windows = self.mature(), self.spec.windows
+        needed = windows.train + windows.holdout
         return Situation(
-            mature=self.mature(),
-            needed=windows.train + windows.holdout,
+            mature=mature,
+            needed=needed,
             recipe=self.recipe,
             production=production,
             last_decision=history.decided.as_of if history.decided else None,
@@ -242,6 +248,7 @@ class ModelState:
             pause=self.pauses.read(),
             refusals=count_refusals((row.action, row.causes) for row in history.rows),
             held_candidate=_held(history, self.recipe),
+            unbuilt=len(self.list_unbuilt()) if len(mature) < needed else 0,
         )
 
     @staticmethod

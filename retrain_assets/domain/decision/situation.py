@@ -72,6 +72,7 @@ class Situation:
         held_candidate: The candidate of that newest decision, where it was held, may yet be shown
             to be better than the same production, and is what would be trained now.
         last_gate: Digest of the gate of that decision; None where it is not known.
+        unbuilt: How many complete partitions have no monitoring of their present data and spec.
     """
 
     mature: tuple[str, ...]
@@ -85,6 +86,7 @@ class Situation:
     refusals: Mapping[str, int] = field(default_factory=dict)
     held_candidate: HeldCandidate | None = None
     last_gate: str | None = None
+    unbuilt: int = 0
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,13 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
         is yet to be judged again.
     """
     if len(situation.mature) < situation.needed:
-        short = f"{len(situation.mature)} of {situation.needed} partitions needed have landed"
+        ready = f"{len(situation.mature)} of {situation.needed} partitions needed"
+        short = f"{ready} have landed"
+        if situation.unbuilt:
+            short = (
+                f"{ready} are ready; {situation.unbuilt} more have landed: the sensor of "
+                f"{spec.name} or `retrain backfill {spec.name}` monitors them"
+            )
         return Request(retrain=False, reason=short, as_of=None, causes=())
     as_of = situation.mature[-1]
     causes = tuple(
