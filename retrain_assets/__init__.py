@@ -5,27 +5,23 @@ a versioned, validated table; `RetrainedModel` watches a model on it, retrains i
 cause, compares it with production on the same data, and promotes what is shown to be better. Every
 step is a Dagster asset, every decision is a row in a ledger.
 
-Not here: anything but the two components' names, which load Dagster only when they are asked for,
-so that a process that needs a part below them starts fast.
+Not here: anything but the names of the two components, whose first use loads Dagster, so that a
+process that needs only a lower part starts fast.
 """
-
-from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from retrain_assets.components.landed_dataset import LandedDataset
-    from retrain_assets.components.retrained_model import RetrainedModel
+    from retrain_assets.components.components import LandedDataset, RetrainedModel
 
 __all__ = ["LandedDataset", "RetrainedModel"]
-_MODULES = {"LandedDataset": "landed_dataset", "RetrainedModel": "retrained_model"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.components.{_MODULES[name]}"), name)
+    return getattr(import_module(f"{__name__}.components.components"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,7 @@
-"""Everything Dagster loads: the components in `defs/`, their resources, and the executor."""
+"""Everything Dagster loads: the components in `defs/`, their resources, and the executor.
+
+Not here: what a component makes of its YAML.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,13 +9,16 @@ from pathlib import Path
 
 import dagster as dg
 
-from retrain_assets.components.landed_dataset import LandedDataset
-from retrain_assets.components.retrained_model import RetrainedModel
-from retrain_assets.components.spec_component import check_head
+from retrain_assets.components.components import (
+    LandedDataset,
+    RetrainedModel,
+    SpecComponent,
+    refusals,
+)
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals import discover_config_file, load_toml_as_dict
+from retrain_assets.specs.base import SpecError
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.specs.yaml import load_strictly
 
 HERE = Path(__file__).parent
 
@@ -20,72 +26,75 @@ HERE = Path(__file__).parent
 def build_defs(
     resource_overrides: Mapping[str, object] | None = None, project: Path = HERE
 ) -> dg.Definitions:
-    """The definitions of a project.
+    """Return the definitions of a project.
 
     Args:
-        resource_overrides: Resources that take the place of the shared ones, as tests want.
+        resource_overrides: Resources that take the place of the shared ones, for tests.
         project: A path within it; this one's by default.
 
     Raises:
-        SpecError: A YAML file of the project is not to be read in one way only.
+        SpecError: The YAML of the project is mistaken.
     """
     component_tree(project)
-    found = dg.load_from_defs_folder(path_within_project=project)
-    shared = dg.Definitions(executor=dg.in_process_executor)
-    merged = dg.Definitions.merge(found, shared)
-    if not resource_overrides:
-        return merged
+    loaded = dg.load_from_defs_folder(path_within_project=project)
     return dg.Definitions(
-        assets=merged.assets,
-        asset_checks=merged.asset_checks,
-        schedules=merged.schedules,
-        sensors=merged.sensors,
-        jobs=merged.jobs,
-        resources={**(merged.resources or {}), **resource_overrides},
-        executor=merged.executor,
-        component_tree=merged.component_tree,
+        assets=loaded.assets,
+        asset_checks=loaded.asset_checks,
+        schedules=loaded.schedules,
+        sensors=loaded.sensors,
+        jobs=loaded.jobs,
+        resources={**(loaded.resources or {}), **(resource_overrides or {})},
+        executor=dg.in_process_executor,
+        component_tree=loaded.component_tree,
     )
 
 
 def component_tree(project: Path = HERE) -> dg.ComponentTree:
-    """The components of a project, for their specs; its YAML has been read strictly before.
+    """Return the components of a project, for their specs; its YAML has been read strictly before.
 
-    Dagster's own reading is kept busy for ever by an alias of aliases, and what it says of a
-    mistake may show a secret that stands in the line.
+    An alias of aliases keeps Dagster's own reading busy for ever, and its messages about a mistake
+    may show a secret that stands in the line.
 
     Args:
         project: A path within it; this one's by default.
 
     Raises:
-        SpecError: A file of the project is not to be read in one way only.
+        SpecError: A file cannot be read in one way only, or does not fit its spec.
     """
     tree = dg.ComponentTree.for_project(project)
-    for path in sorted(tree.defs_module_path.rglob("defs.y*ml")):
-        for document in load_strictly(path):
-            check_head(document)
+    if messages := [*refusals(tree.defs_module_path)]:
+        raise SpecError("\n".join(messages))
     return tree
 
 
 def models(project: Path = HERE) -> dict[str, Model]:
-    """The models of a project, by name."""
-    tree = component_tree(project)
-    return {found.spec.name: found.model(tree) for found in tree.get_all_components(RetrainedModel)}
+    """Return the models of a project by name, unless a part of its YAML is mistaken."""
+    tree = _checked_tree(project)
+    return {item.spec.name: item.model(tree) for item in tree.get_all_components(RetrainedModel)}
 
 
 def datasets(project: Path = HERE) -> dict[str, DatasetSpec]:
-    """The datasets of a project, by name."""
-    found = component_tree(project).get_all_components(LandedDataset)
-    return {dataset.spec.name: dataset.spec for dataset in found}
+    """Return the datasets of a project by name, unless a part of its YAML is mistaken."""
+    components = _checked_tree(project).get_all_components(LandedDataset)
+    return {component.spec.name: component.spec for component in components}
+
+
+def _checked_tree(project: Path) -> dg.ComponentTree:
+    """Return the components of a project after the checks that also loading makes."""
+    tree = component_tree(project)
+    for component in tree.get_all_components(SpecComponent):  # type: ignore[type-abstract]
+        component.check(tree)
+    return tree
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where the definitions of a project are.
+    """The place of a project's definitions.
 
     Args:
         folder: A path within the project.
-        module: What Dagster loads.
-        name: As the UI shows it.
+        module: The module that Dagster loads.
+        name: The name that the UI shows.
     """
 
     folder: Path = HERE
@@ -94,7 +103,7 @@ class Location:
 
 
 def location_at(start: Path) -> Location:
-    """The Dagster project at or above a folder; this one where there is none."""
+    """Return the Dagster project at or above a folder; this one where there is none."""
     config = discover_config_file(start)
     if config is None:
         return Location()
@@ -107,5 +116,5 @@ def location_at(start: Path) -> Location:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What `dagster dev` and `dg` load."""
+    """Return what `dagster dev` and `dg` load."""
     return build_defs()

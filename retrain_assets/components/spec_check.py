@@ -1,11 +1,8 @@
-"""Names of Python things in the YAML, looked up in source files, without importing anything.
+"""What is wrong with a spec among the others, as pairs of a field and a reason, before any run.
 
-Importing scikit-learn takes seconds, and a user's module may do anything.
-
-What can only be told of a spec beside others, before anything runs: a disagreement, by field.
-
-Not here: what is found
-when the thing is imported at last.
+Expressions are tried on frames without rows. Python classes and functions are looked up in source
+files: importing scikit-learn takes seconds, and a user's module may do anything. Not here: mistakes
+that one spec shows by itself, and those that only an import shows.
 """
 
 import ast
@@ -27,84 +24,16 @@ from retrain_assets.orchestration.partitions import partitions_definition
 from retrain_assets.specs.base import hint
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
-from retrain_assets.specs.partition import PartitionSpec
 from retrain_assets.specs.yaml import Loc
 from retrain_assets.steps.modules import find_module
 
-
-def mistaken_class(path: str) -> str | None:
-    """What is wrong with the name of a scikit-learn class, such as `sklearn.svm.SVC`."""
-    module, _, name = path.rpartition(".")
-    source = _source(module)
-    if source is not None and name[0].isupper() and name in (_names(source) or (name,)):
-        return None
-    public = _classes()
-    near = " or ".join(public[found] for found in get_close_matches(name, public, n=3))
-    return f"scikit-learn has no {path}" + (f": did you mean {near}?" if near else "")
-
-
-def mistaken_function(reference: str) -> str | None:
-    """What is wrong with `module:function`, as far as it can be told before it is imported."""
-    module, _, function = reference.partition(":")
-    source = _source(module)
-    if source is None:
-        return f"no module {module!r}: install it, or put it on PYTHONPATH"
-    names = _names(source)
-    if names is None or function in names:
-        return None
-    return f"no {function!r} in {module}{hint(function, names)}"
-
-
-def _source(module: str) -> Path | None:
-    """The file of a module; its packages are not imported on the way."""
-    found = find_module(module)
-    return Path(found.origin or "") if found else None
-
-
-@lru_cache(maxsize=64)
-def _names(source: Path) -> frozenset[str] | None:
-    """The names a module binds; None where its text does not tell."""
-    if source.suffix != ".py":
-        return None
-    try:
-        names = frozenset(_bound(ast.parse(source.read_bytes())))
-    except SyntaxError:
-        return None
-    return None if {"*", "__getattr__"} & names else names
-
-
-def _bound(node: ast.AST) -> Iterator[str]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield child.name
-        elif isinstance(child, ast.Import | ast.ImportFrom):
-            yield from (alias.asname or alias.name.partition(".")[0] for alias in child.names)
-        elif isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
-            yield child.id
-        else:
-            yield from _bound(child)
-
-
-def _classes() -> dict[str, str]:
-    """The public classes of scikit-learn: full names by name."""
-    top = _source("sklearn")
-    modules = sorted({file.stem for file in top.parent.glob("[a-z]*")}) if top else []
-    return {
-        name: f"sklearn.{module}.{name}"
-        for module in modules
-        if (source := _source(f"sklearn.{module}")) is not None
-        for name in _names(source) or ()
-        if name[0].isupper()
-    }
-
-
-Disagreement = tuple["Loc", str]
-_NOT_VALID = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+Mistake = tuple[Loc, str]
+_INVALID = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 _COLUMN_ARGUMENTS = ("column", "column_A", "column_B")
 
 
-def of_dataset(spec: DatasetSpec) -> Iterator[Disagreement]:
-    """What is wrong with a dataset."""
+def dataset_mistakes(spec: DatasetSpec) -> Iterator[Mistake]:
+    """Yield the fields of a dataset that cannot work."""
     yield from find_column_mistakes(spec)
     for number, expectation in enumerate(spec.expectations):
         columns = {name: expectation.kwargs.get(name) for name in _COLUMN_ARGUMENTS}
@@ -121,23 +50,10 @@ def of_dataset(spec: DatasetSpec) -> Iterator[Disagreement]:
             yield ("expectations", number, "type"), why
 
 
-def of_model(
+def model_mistakes(
     spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
-) -> Iterator[Disagreement]:
-    """What is wrong with a model beside its datasets."""
-    yield from _of_python(spec)
-    yield from _of_partitions(spec, dataset)
-    yield from _of_expressions(spec, dataset, lookups)
-    if spec.schedule is not None and not is_valid_cron_string(spec.schedule):
-        yield ("schedule",), f"{spec.schedule!r} never comes: write it as 0 6 * * 1"
-    unjoined = list(_of_lookups(spec, dataset, lookups))
-    yield from unjoined
-    if not unjoined and spec.features.sql is not None:
-        yield from _of_features(spec, dataset, lookups)
-    yield from _of_personal(spec, {"": dataset, **{f"{n}_": s for n, s in lookups.items()}})
-
-
-def _of_python(spec: ModelSpec) -> Iterator[Disagreement]:
+) -> Iterator[Mistake]:
+    """Yield the fields of a model that cannot work with its datasets."""
     for loc, reference, check in (
         (("estimator", "class"), spec.estimator.class_, mistaken_class),
         (("estimator", "python"), spec.estimator.python, mistaken_function),
@@ -145,120 +61,187 @@ def _of_python(spec: ModelSpec) -> Iterator[Disagreement]:
     ):
         if reference is not None and (why := check(reference)) is not None:
             yield loc, why
+    if spec.schedule is not None and not is_valid_cron_string(spec.schedule):
+        yield ("schedule",), f"{spec.schedule!r} never comes: write it as 0 6 * * 1"
+    yield from _partition_mistakes(spec, dataset)
+    yield from _expression_mistakes(spec, dataset, lookups)
+    yield from (joins := list(_lookup_mistakes(spec, dataset, lookups)))
+    if not joins and spec.features.sql is not None:
+        yield from _feature_mistakes(spec, dataset, lookups)
+    yield from _personal_slices(spec, {"": dataset, **{f"{n}_": s for n, s in lookups.items()}})
 
 
-def _of_rates(spec: ModelSpec, partition: PartitionSpec) -> Iterator[Disagreement]:
-    """Rates of false alarms that cannot be kept."""
-    windows = spec.windows
-    if partition.period is None and spec.gate.false_promotions_per_year is not None:
-        why = "counts by the year, which partitions by value have not: give `confidence`"
-        yield ("gate", "false_promotions_per_year"), why
-    reference = spec.triggers.reference
-    if partition.period is None and reference is not None and reference.season is not None:
-        yield ("triggers", "reference", "season"), "partitions by value have no season"
-    length = reference.rolling if reference and reference.rolling else windows.train
-    for name in ("data_drift", "target_drift", "prediction_drift"):
-        trigger, loc = getattr(spec.triggers, name), ("triggers", name, "false_alarms_per_year")
-        if trigger is None or trigger.false_alarms_per_year is None:
-            continue
-        if name == "prediction_drift":
-            yield loc, "is not offered for predictions: give a threshold"
-        elif partition.period is None:
-            yield loc, "counts by the year, which partitions by value have not: give a threshold"
+def mistaken_class(path: str) -> str | None:
+    """Return what is wrong with the name of a scikit-learn class, such as `sklearn.svm.SVC`."""
+    module, _, name = path.rpartition(".")
+    source = _source(module)
+    if source is not None and name[0].isupper() and name in (_names(source) or (name,)):
+        return None
+    public = _classes()
+    near = " or ".join(public[match] for match in get_close_matches(name, public, n=3))
+    return f"scikit-learn has no {path}" + (f": did you mean {near}?" if near else "")
+
+
+def mistaken_function(reference: str) -> str | None:
+    """Return what is wrong with `module:function`, as far as its source shows it."""
+    module, _, function = reference.partition(":")
+    source = _source(module)
+    if source is None:
+        return f"no module {module!r}: install it, or put it on PYTHONPATH"
+    names = _names(source)
+    if names is None or function in names:
+        return None
+    return f"no {function!r} in {module}{hint(function, names)}"
+
+
+def _source(module: str) -> Path | None:
+    """Return the file of a module; its packages are not imported on the way."""
+    spec = find_module(module)
+    return Path(spec.origin or "") if spec else None
+
+
+@lru_cache(maxsize=64)
+def _names(source: Path) -> frozenset[str] | None:
+    """Return the names that a module binds, or None if its text does not show them."""
+    if source.suffix != ".py":
+        return None
+    try:
+        names = frozenset(_bound_names(ast.parse(source.read_bytes())))
+    except SyntaxError:
+        return None
+    return None if {"*", "__getattr__"} & names else names
+
+
+def _bound_names(node: ast.AST) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield child.name
+        elif isinstance(child, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name.partition(".")[0] for alias in child.names)
+        elif isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+            yield child.id
         else:
-            a_year = partition.period.per_year
-            least = compute_least_rate(length, windows.current) * a_year
-            if not least <= trigger.false_alarms_per_year < a_year:
-                why = (
-                    f"{trigger.false_alarms_per_year:g} is not told from chance: a reference of "
-                    f"{length} and windows.current {windows.current} support {least:.2g} "
-                    f"to {a_year:g}"
-                )
-                yield loc, why
+            yield from _bound_names(child)
 
 
-def _of_partitions(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Disagreement]:
+def _classes() -> dict[str, str]:
+    """Return the full names of the public classes of scikit-learn, by name."""
+    top = _source("sklearn")
+    modules = sorted({file.stem for file in top.parent.glob("[a-z]*")}) if top else []
+    return {
+        name: f"sklearn.{module}.{name}"
+        for module in modules
+        if (source := _source(f"sklearn.{module}")) is not None
+        for name in _names(source) or ()
+        if name[0].isupper()
+    }
+
+
+def _partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Mistake]:
     partition, definition = dataset.partition, partitions_definition(dataset.partition)
     if definition is None:
         why = "has no partitions, which windows are counted in: partition it by a date column"
         yield ("dataset",), f"{dataset.name} {why}"
         return
-    yield from _of_rates(spec, partition)
+    per_year = partition.period.per_year if partition.period else None
+    yield from _rate_mistakes(spec, per_year)
     for number, excluded in enumerate(spec.exclude):
-        for end, key in (("first", excluded.first), ("last", excluded.last)):
-            if not partition.is_key(key):
+        for end in ("first", "last"):
+            if not partition.is_key(key := getattr(excluded, end)):
                 example = partition.start or (partition.values or [""])[0]
                 why = f"{key!r} is no partition of {dataset.name}: write it as {example}"
                 yield ("exclude", number, end), why
     if partition.end is None and partition.values is None:
         return
-    windows, held = spec.windows, definition.get_num_partitions()
-    needed = windows.train + windows.holdout + spec.labels.delay
-    if needed > held:
-        why = f"{dataset.name} never has more than {held} partitions: shorten them"
+    count = definition.get_num_partitions()
+    needed = spec.windows.train + spec.windows.holdout + spec.labels.delay
+    if needed > count:
+        why = f"{dataset.name} never has more than {count} partitions: shorten them"
         yield ("windows",), f"train, holdout and labels.delay need {needed}, but {why}"
 
 
-def _of_lookups(
+def _rate_mistakes(spec: ModelSpec, per_year: float | None) -> Iterator[Mistake]:
+    """Yield the rates that cannot be kept with so many partitions a year; values have none."""
+    triggers, current = spec.triggers, spec.windows.current
+    reference = triggers.reference
+    no_year = "counts by the year, which partitions by value have not: give"
+    if per_year is None and spec.gate.false_promotions_per_year is not None:
+        yield ("gate", "false_promotions_per_year"), f"{no_year} `confidence`"
+    if per_year is None and reference is not None and reference.season is not None:
+        yield ("triggers", "reference", "season"), "partitions by value have no season"
+    length = (reference and reference.rolling) or spec.windows.train
+    for name in ("data_drift", "target_drift", "prediction_drift"):
+        trigger, loc = getattr(triggers, name), ("triggers", name, "false_alarms_per_year")
+        rate = trigger and trigger.false_alarms_per_year
+        if rate is None:
+            continue
+        if name == "prediction_drift":
+            yield loc, "is not offered for predictions: give a threshold"
+        elif per_year is None:
+            yield loc, f"{no_year} a threshold"
+        elif not (least := compute_least_rate(length, current) * per_year) <= rate < per_year:
+            why = (
+                f"{rate:g} is not told from chance: a reference of {length} and windows.current "
+                f"{current} support {least:.2g} to {per_year:g}"
+            )
+            yield loc, why
+
+
+def _lookup_mistakes(
     spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
-) -> Iterator[Disagreement]:
+) -> Iterator[Mistake]:
     for name, lookup in spec.lookups.items():
-        named: list[tuple[Loc, str]] = [(("on", n), column) for n, column in enumerate(lookup.on)]
-        named += [(("as_of",), lookup.as_of)] if lookup.as_of else []
-        for loc, column in named:
-            for why in _joined(column, dataset, lookups[name]):
+        columns: list[Mistake] = [(("on", n), column) for n, column in enumerate(lookup.on)]
+        columns += [(("as_of",), lookup.as_of)] if lookup.as_of else []
+        for loc, column in columns:
+            for why in _join_mistakes(column, dataset, lookups[name]):
                 yield ("lookups", name, *loc), why
 
 
-def _joined(column: str, dataset: DatasetSpec, lookup: DatasetSpec) -> Iterator[str]:
-    """What keeps a column from joining two datasets."""
-    sides = (dataset, lookup)
-    lacking = [side for side in sides if column not in side.columns]
-    for side in lacking:
-        yield f"{side.name} has no column {column!r}{hint(column, side.columns)}"
-    if lacking:
-        return
-    here, there = (side.columns[column] for side in sides)
-    if STORED[here.type] != STORED[there.type]:
-        yield f"{column} is {here.type} in {dataset.name} but {there.type} in {lookup.name}"
-    if "later" in (here.known, there.known):
+def _join_mistakes(column: str, dataset: DatasetSpec, lookup: DatasetSpec) -> Iterator[str]:
+    """Yield what keeps a column from joining two datasets."""
+    sides = [side.columns[column] for side in (dataset, lookup) if column in side.columns]
+    for side in (dataset, lookup):
+        if column not in side.columns:
+            yield f"{side.name} has no column {column!r}{hint(column, side.columns)}"
+    types = [side.type for side in sides]
+    if len({STORED[name] for name in types}) > 1:
+        yield f"{column} is {types[0]} in {dataset.name} but {types[1]} in {lookup.name}"
+    if len(sides) > 1 and "later" in [side.timing for side in sides]:
         yield f"{column} is `known: later`, so it cannot be joined on when predicting"
 
 
-def _of_expressions(
+def _expression_mistakes(
     spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
-) -> Iterator[Disagreement]:
-    own = dataset_schema(dataset)
-    rows = pl.DataFrame(schema=own)
-    of_lookups = {
+) -> Iterator[Mistake]:
+    schema = dataset_schema(dataset)
+    joined = {
         f"{name}_{column}": stored
-        for name in spec.lookups
-        if name in lookups
-        for column, stored in dataset_schema(lookups[name]).items()
+        for name, lookup in lookups.items()
+        for column, stored in dataset_schema(lookup).items()
     }
-    labelled = pl.DataFrame(schema=of_lookups | own)
     if spec.target.expression is None and spec.target.column not in dataset.columns:
         why = f"{dataset.name} has no such column{hint(spec.target.column, dataset.columns)}"
         yield ("target", "column"), f"{why} Name one, or give `target.expression`."
-    for loc, expression in (
-        (("target", "expression"), spec.target.expression),
-        (("weight",), spec.weight),
-        (("blocks",), spec.blocks),
+    for loc, expression, columns in (
+        (("target", "expression"), spec.target.expression, joined | schema),
+        (("weight",), spec.weight, schema),
+        (("blocks",), spec.blocks, schema),
     ):
         if expression is not None:
             try:
-                (labelled if loc[0] == "target" else rows).select(pl.sql_expr(expression))
-            except _NOT_VALID as error:
-                yield loc, _of_sql(error, dataset)
+                pl.DataFrame(schema=columns).select(pl.sql_expr(expression))
+            except _INVALID as error:
+                yield loc, _sql_mistake(error, dataset)
 
 
-def _of_features(
+def _feature_mistakes(
     spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
-) -> Iterator[Disagreement]:
+) -> Iterator[Mistake]:
     try:
         names = list_features(spec, dataset, lookups)
-    except (FeatureError, *_NOT_VALID) as error:
-        yield ("features", "sql"), _of_sql(error, dataset)
+    except (FeatureError, *_INVALID) as error:
+        yield ("features", "sql"), _sql_mistake(error, dataset)
         return
     if not names:
         yield ("features", "sql"), "gives no features: write SELECT … FROM rows"
@@ -272,7 +255,7 @@ def _of_features(
             yield ("gate", "slices", number), f"no feature {name!r}{hint(name, names)}"
 
 
-def _of_personal(spec: ModelSpec, datasets: Mapping[str, DatasetSpec]) -> Iterator[Disagreement]:
+def _personal_slices(spec: ModelSpec, datasets: Mapping[str, DatasetSpec]) -> Iterator[Mistake]:
     personal = {
         f"{prefix}{name}"
         for prefix, dataset in datasets.items()
@@ -285,13 +268,13 @@ def _of_personal(spec: ModelSpec, datasets: Mapping[str, DatasetSpec]) -> Iterat
             yield ("gate", "slices", number), why
 
 
-def _of_sql(error: BaseException, dataset: DatasetSpec) -> str:
-    """What polars says, in one line."""
-    said = str(error.__cause__ or error).partition("\n")[0]
-    named = re.search(r"unable to find column \"(.+?)\"", said)
-    if named is None:
-        return f"is not valid: {said}"
-    column = dataset.columns.get(named[1])
-    if column is not None and column.known == "later":
-        return f"{named[1]} is `known: later`, so no feature can see it"
-    return f"no column {named[1]!r}{hint(named[1], dataset.columns)}"
+def _sql_mistake(error: BaseException, dataset: DatasetSpec) -> str:
+    """Return the message of polars in one line, or the column that does not exist."""
+    message = str(error.__cause__ or error).partition("\n")[0]
+    match = re.search(r"unable to find column \"(.+?)\"", message)
+    if match is None:
+        return f"is not valid: {message}"
+    column = dataset.columns.get(match[1])
+    if column is not None and column.timing == "later":
+        return f"{match[1]} is `known: later`, so no feature can see it"
+    return f"no column {match[1]!r}{hint(match[1], dataset.columns)}"

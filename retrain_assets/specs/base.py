@@ -87,7 +87,7 @@ class Spec(BaseModel):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Return the schema with the descriptions of fields; patterns also match templates."""
+        """Return the schema with the descriptions of the class and its fields."""
         schema = handler(core_schema)
         part = handler.resolve_ref_schema(schema)
         bases = (base for base in cls.__mro__ if issubclass(base, Spec))
@@ -96,9 +96,6 @@ class Spec(BaseModel):
         texts = dict(_DESCRIPTION.findall("\n".join(docstrings)))
         for name, field in part.get("properties", {}).items():
             field["description"] = " ".join(texts[name].split())
-            for option in (field, field.get("items", {}), *field.get("anyOf", ())):
-                if "pattern" in option:
-                    option["pattern"] += r"|\{\{"
         return schema
 
 

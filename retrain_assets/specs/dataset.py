@@ -61,7 +61,7 @@ class ColumnSpec(Spec):
     outliers: OutlierSpec | None = None
     personal: bool = False
     expression: str | None = None
-    known: Literal["before", "later"] = "before"
+    timing: Literal["before", "later"] = Field("before", alias="known")
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:

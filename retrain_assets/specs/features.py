@@ -3,20 +3,14 @@
 Not here: joining, and computing features.
 """
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from retrain_assets.specs.base import Duration, Name, Spec, duration
 
 Kind = Literal["binary", "multiclass", "regression"]
 PYTHON_REFERENCE = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
-
-
-def _allow_boolean_on(schema: dict[str, Any]) -> None:
-    """Adapt the schema for `dg check`, which uses it after YAML 1.1 has made `on` a boolean."""
-    schema["additionalProperties"] = True
-    schema["required"].remove("on")
 
 
 class LookupSpec(Spec):
@@ -29,8 +23,6 @@ class LookupSpec(Spec):
         tolerance: Older rows of the lookup are not joined.
         lateness: Number of newer partitions after which a late one is not waited for.
     """
-
-    model_config = ConfigDict(json_schema_extra=_allow_boolean_on)
 
     on: list[str] = Field(min_length=1)
     as_of: str | None = None

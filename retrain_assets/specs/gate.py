@@ -28,7 +28,7 @@ METRICS_BY_KIND: dict[Kind, tuple[Metric, ...]] = {
     "multiclass": ("log_loss", "accuracy", "balanced_accuracy", "f1"),
     "regression": _REGRESSION,
 }
-GateMetric = Metric | Literal["cost", "pinball", "python"]
+GateMetric = Literal[Metric, "cost", "pinball", "python"]
 GATE_ONLY: dict[Kind, tuple[GateMetric, ...]] = {
     "binary": ("cost", "python"),
     "multiclass": ("python",),

@@ -35,7 +35,7 @@ class DistributionSpec(Spec):
     low: float | None = None
     high: float | None = None
     log: bool = False
-    whole: bool = False
+    is_integer: bool = Field(False, alias="whole")
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
@@ -47,7 +47,7 @@ class DistributionSpec(Spec):
             raise ValueError("`low` must be below `high`")
         if self.log and self.low <= 0:
             raise ValueError("`log` needs `low` above 0")
-        if self.whole and math.ceil(self.low) > math.floor(self.high):
+        if self.is_integer and math.ceil(self.low) > math.floor(self.high):
             raise ValueError("`whole` needs a whole number between `low` and `high`")
         return self
 
@@ -276,7 +276,7 @@ class PolicySpec(Spec):
     """
 
     name: str = Field(min_length=1, max_length=60)
-    every: int | None = Field(None, ge=1)
+    interval: int | None = Field(None, alias="every", ge=1)
     triggers: TriggersSpec | None = None
     gate: GateSpec | None = None
     windows: WindowsSpec | None = None
@@ -286,7 +286,7 @@ class PolicySpec(Spec):
     def parts(self) -> dict[str, Any]:
         """Return the parts that are replaced, as they are written in YAML."""
         return self.model_dump(
-            by_alias=True, exclude_unset=True, exclude={"name", "every"}, exclude_none=True
+            by_alias=True, exclude_unset=True, exclude={"name", "interval"}, exclude_none=True
         )
 
     def of(self, model: ModelSpec) -> ModelSpec:
@@ -300,19 +300,19 @@ def usual_policies(model: ModelSpec) -> list[PolicySpec]:
 
     The simple ones are: never retrain, and retrain after so many partitions whatever happens.
     """
-    own = model.triggers
+    triggers = model.triggers
     near = {
-        f"new_partitions: {n}": own.model_copy(update={"new_partitions": n, "cooldown": n})
+        f"new_partitions: {n}": triggers.model_copy(update={"new_partitions": n, "cooldown": n})
         for n in CALENDARS[1:]
     }
-    if own.performance is not None and own.performance.max_drop is not None:
+    if triggers.performance is not None and triggers.performance.max_drop is not None:
         for factor in (0.25, 0.5, 2.0):
-            drop = round(min(1.0, own.performance.max_drop * factor), 4)
-            performance = own.performance.model_copy(update={"max_drop": drop})
-            near[f"max_drop: {drop:g}"] = own.model_copy(update={"performance": performance})
+            drop = round(min(1.0, triggers.performance.max_drop * factor), 4)
+            performance = triggers.performance.model_copy(update={"max_drop": drop})
+            near[f"max_drop: {drop:g}"] = triggers.model_copy(update={"performance": performance})
     return [
         PolicySpec(name=AS_IT_IS),
-        *(PolicySpec(name=name, triggers=triggers) for name, triggers in near.items()),
+        *(PolicySpec(name=name, triggers=variant) for name, variant in near.items()),
         PolicySpec(name=NEVER, triggers=TriggersSpec()),
         *(PolicySpec(name=f"every {n}", every=n) for n in CALENDARS),
     ]

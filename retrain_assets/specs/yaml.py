@@ -266,7 +266,7 @@ def _reason(
     detail: ErrorDetails, schema: dict[str, Any], below: Loc, document: Document
 ) -> tuple[Loc, str]:
     """Return where a mistake is, and what is wrong, what is written, and what would do."""
-    loc = tuple(part for part in detail["loc"] if part != "[key]")
+    loc = tuple(_fields(detail, document.value[ROOT] if below else document.value))
     kind, written, rules = detail["type"], detail["input"], _rules(schema, loc)
     reason = f"{detail['msg'][0].lower()}{detail['msg'][1:]}, found {written!r}: "
     reason += _REMEDIES.get(kind, rules.get("description", ""))
@@ -285,6 +285,17 @@ def _reason(
         if colon and deeper in document.lines:
             return deeper, rest
     return (*below, *loc), reason
+
+
+def _fields(detail: ErrorDetails, value: Any) -> Iterator[str | int]:
+    """Yield the path of a mistake in the document, without pydantic's names of alternatives."""
+    for part in detail["loc"]:
+        is_index = isinstance(part, int) and isinstance(value, list)
+        if is_index or (isinstance(value, dict) and part in value):
+            value = value[part]
+            yield part
+        elif detail["type"] == "missing" and part == detail["loc"][-1]:
+            yield part
 
 
 def _rules(schema: dict[str, Any], loc: Loc) -> Mapping[str, Any]:

@@ -100,13 +100,13 @@ class Replay:
         """
         state = self.past_state(policy)
         arrivals = self._arrivals(policy, state)
-        if policy.every is not None:
-            served, decisions = _follow_calendar(state, arrivals, policy.every)
+        if policy.interval is not None:
+            served, decisions = _follow_calendar(state, arrivals, policy.interval)
             fits = len(decisions)
         else:
             served, decisions, fits = self._follow_triggers(state, arrivals)
         values = self.measure(state, served)
-        return PolicyResult(policy.name, values, fits, decisions, gated=policy.every is None)
+        return PolicyResult(policy.name, values, fits, decisions, gated=policy.interval is None)
 
     def past_state(self, policy: PolicySpec) -> PastState:
         """Return the model under a policy before anything has arrived, with tables in memory."""

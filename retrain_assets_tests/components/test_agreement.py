@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from retrain_assets.definitions import datasets, models
+from retrain_assets.specs.base import SpecError
 from retrain_assets_tests.projects import Project, document, line_of, yaml_of
 from retrain_assets_tests.world import DATASET, MODEL
 
@@ -339,6 +341,39 @@ def test_dg_check_tells_file_line_and_field_and_passes_sound_yaml(
     line = line_of(text, "palin")
     said = f"mine/defs.yaml: line {line}: attributes.blocks: no column 'palin': did you mean plan?"
     assert said in refused.stdout + refused.stderr
+
+
+def test_dg_check_tells_the_mistakes_of_all_documents_at_once_and_in_our_words(
+    project: Project,
+) -> None:
+    plans = DATASET | {"name": "plans", "columns": COLUMNS | {"x": {"type": "text", "min": 1}}}
+    more = [document("LandedDataset", plans), document("RetrainedModel", MODEL | {"nam": 1})]
+    text = yaml_of(
+        {"gate": {"metric": "auc"}}, column(x={"type": "int", "min": 2, "max": 1}), *more
+    )
+    project.write(text)
+    refused = check(project)
+    assert refused.returncode != 0
+    output = refused.stdout + refused.stderr
+    line = line_of(text, "metric: auc")
+    assert "not valid under any of the given schemas" not in output
+    assert f"line {line}: attributes.gate.metric: cannot be 'auc': did you mean roc_auc?" in output
+    assert "attributes.columns.x: min 2 is above max 1" in output
+    assert "attributes.columns.x: `min`, `max` and `outliers` need type int or float" in output
+    assert "attributes.nam: unknown field: did you mean name?" in output
+
+
+def test_the_specs_for_commands_are_refused_for_the_same_mistakes_of_all_components(
+    project: Project,
+) -> None:
+    derived = column(y={"type": "float", "expression": "lft * 2"})
+    project.write(yaml_of({"blocks": "palin"}, derived))
+    refusal = project.refusal(plainly=True)
+    assert 'attributes.columns.y.expression: is not valid: unable to find column "lft"' in refusal
+    assert "attributes.blocks: no column 'palin'" in refusal
+    for specs in (models, datasets):
+        with pytest.raises(SpecError, match='unable to find column "lft"'):
+            specs(project.package)
 
 
 def check(project: Project) -> subprocess.CompletedProcess[str]:

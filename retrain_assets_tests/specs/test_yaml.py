@@ -154,6 +154,7 @@ def test_every_mistake_is_a_line_of_its_own(project: Project, plainly: bool) -> 
         "number, such as 10 or 0.5",
         "personel": "columns.x.personel: unknown field: did you mean personal?",
         "qarantine": "qarantine: unknown field: did you mean quarantine?",
+        "windwos": "windwos: unknown field: did you mean windows?",
     }
     assert project.refusal(plainly=plainly).splitlines() == [
         f"mine/defs.yaml: line {line_of(text, part)}: attributes.{said}"

@@ -82,7 +82,7 @@ def partition_of(spec: PartitionSpec, column: str) -> pl.Expr:
         return pl.col(column).cast(pl.String).str.zfill(len(spec.start or ""))
     dated, timed = cs.by_name(column) & cs.date(), cs.by_name(column) & cs.datetime()
     begins = (
-        moment.dt.truncate(spec.period.every)
+        moment.dt.truncate(spec.period.length)
         for moment in (dated, timed.dt.convert_time_zone(spec.timezone).dt.replace_time_zone(None))
     )
     return pl.coalesce(begin.dt.strftime(spec.period.key_format) for begin in begins)

@@ -233,7 +233,7 @@ def get_lookup_schema(dataset: DatasetSpec) -> dict[str, Type]:
     return {
         name: stored
         for name, stored in dataset_schema(dataset).items()
-        if name == PARTITION or dataset.columns[name].known == "before"
+        if name == PARTITION or dataset.columns[name].timing == "before"
     }
 
 
@@ -248,7 +248,7 @@ def list_label_lookups(spec: ModelSpec, lookups: Mapping[str, DatasetSpec]) -> t
         if any(
             f"{name}_{column}" in named
             for column, declared in found.columns.items()
-            if declared.known == "later"
+            if declared.timing == "later"
         )
     )
 
@@ -259,7 +259,7 @@ def _join(
     spec: ModelSpec,
     dataset: DatasetSpec,
 ) -> pl.DataFrame:
-    later = [name for name, column in dataset.columns.items() if column.known == "later"]
+    later = [name for name, column in dataset.columns.items() if column.timing == "later"]
     return join_lookups(rows.drop(later, strict=False), lookups, spec.lookups)
 
 
@@ -377,7 +377,7 @@ class History:
         return (
             self.rows.filter(pl.col(PARTITION).is_in(past))
             .with_columns(
-                pl.when(final).then(name) for name, column in columns if column.known == "later"
+                pl.when(final).then(name) for name, column in columns if column.timing == "later"
             )
             .sort(PARTITION, *self.dataset.key)
             .rechunk()  # sums of floats depend on the chunks

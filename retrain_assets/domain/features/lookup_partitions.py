@@ -115,7 +115,7 @@ class LookupPartitions:
         """The key of the lookup's partition that a moment lies in."""
         local = moment.astimezone(self._zone(self.other.partition))
         monday = local - timedelta(days=local.weekday())
-        return (monday if period.every == "1w" else local).strftime(period.key_format)
+        return (monday if period.length == "1w" else local).strftime(period.key_format)
 
 
 def _bound(text: str) -> timedelta:

@@ -354,7 +354,7 @@ def _draw(trial: Trial, name: str, distribution: DistributionSpec) -> Any:
     if (values := distribution.values) is not None:
         return values[trial.suggest_categorical(name, range(len(values)))]
     low, high = float(distribution.low or 0), float(distribution.high or 0)
-    if distribution.whole:
+    if distribution.is_integer:
         return trial.suggest_int(name, math.ceil(low), math.floor(high), log=distribution.log)
     return trial.suggest_float(name, low, high, log=distribution.log)
 

@@ -70,7 +70,7 @@ class Contract:
 
     def __init__(self, dataset: DatasetSpec, most: int) -> None:
         self.dataset, self.most, self._limits = dataset, most, column_limits(dataset)
-        self.columns = {n: c for n, c in dataset.file_columns.items() if c.known == "before"}
+        self.columns = {n: c for n, c in dataset.file_columns.items() if c.timing == "before"}
         self._schema = pl.Schema({name: STORED[c.type] for name, c in self.columns.items()})
         self._arrow = pl.DataFrame(schema=self._schema).to_arrow().schema
         types = {name: self._nullable(name, self._type(name)) for name in self.columns}

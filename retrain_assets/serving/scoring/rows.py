@@ -58,7 +58,7 @@ class FeatureMaker:
         self.quick: QuickFeatures | None = None
         self._tables = {name: lookup.rows for name, lookup in lookups.items()}
         dataset = state.dataset
-        columns = {n: c for n, c in dataset.file_columns.items() if c.known == "before"}
+        columns = {n: c for n, c in dataset.file_columns.items() if c.timing == "before"}
         self._schema = {name: STORED[column.type] for name, column in columns.items()}
         derived = _derived_before(dataset)
         self._derived_rules = [
@@ -126,7 +126,7 @@ class FeatureMaker:
             )
             frame = derive(frame, dataset)
             self._check_derived(frame)
-            frame = frame.select(n for n, c in dataset.columns.items() if c.known == "before")
+            frame = frame.select(n for n, c in dataset.columns.items() if c.timing == "before")
         key = rules.partition_of(dataset.partition, dataset.partition.column or "")
         return frame.select(key.alias(PARTITION), pl.all())
 
@@ -155,6 +155,6 @@ def _derived_before(dataset: DatasetSpec) -> set[str]:
     """Return the columns that are derived only from what is known before the prediction."""
     names = {LINE}
     for name, column in (dataset.file_columns | dataset.columns).items():
-        if column.known == "before" and names.issuperset(sources(column)):
+        if column.timing == "before" and names.issuperset(sources(column)):
             names.add(name)
     return names - dataset.file_columns.keys()

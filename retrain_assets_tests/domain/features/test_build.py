@@ -300,7 +300,7 @@ def test_a_lookup_shows_no_column_that_is_known_later() -> None:
     ],
 )
 def test_features_that_depend_on_the_rows_beside_are_refused(sql: str, said: str) -> None:
-    before = DATASET.columns["delay"].model_copy(update={"known": "before"})
+    before = DATASET.columns["delay"].model_copy(update={"timing": "before"})
     columns = DATASET.columns | {"distance": before}
     dataset = DATASET.model_copy(update={"columns": columns})
     batch = rows(NOON, NOON, NOON).with_columns(distance=pl.Series([1.0, 2.0, 9.0]))
