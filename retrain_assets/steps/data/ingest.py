@@ -178,11 +178,7 @@ def ingest(
         judgement = reading.judgement
         keys = tuple(judgement.files[PARTITION].unique().sort())
         if not keys:
-            below = "" if spec.bucket else f" below {storage.landing}"
-            raise NothingLandedError(
-                f"dataset {spec.name}: nothing for {partitions[0]} to {partitions[-1]} in "
-                f"{spec.delta or f'{spec.landing}{below}'}{intake.ignored}"
-            )
+            raise NothingLandedError(_describe_nothing(intake, partitions))
         requested = tuple(key for key in keys if not key.startswith(UNPLACED))
         published = tuple(key for key in requested if key not in judgement.refused_partitions)
         accepted = spill.frame().filter(pl.col(PARTITION).is_in(published))
@@ -195,11 +191,7 @@ def ingest(
             (_records(intake, reading), keys),
         )
         for part, (rows, keys) in zip(PARTS, content, strict=True):
-            table = f"{spec.name}/{part}"
-            same = set() if part == "files" else _unchanged(tables, table, rows.lazy(), intake)
-            if replaced := [key for key in keys if key not in same]:
-                new = rows.filter(pl.col(PARTITION).is_in(replaced))
-                tables.replace(table, new, replaced, commit, base=base[part])
+            _replace(intake, part, rows, keys, commit, base[part])
     folder = storage.root / "reports" / "expectations" / spec.name
     return Ingestion(
         audit_file=write_results(reading.audit, spec, folder, run_id),
@@ -211,6 +203,32 @@ def ingest(
         version=tables.version(f"{spec.name}/dataset"),
         ignored=intake.ignored.records(),
     )
+
+
+def _describe_nothing(intake: Intake, partitions: Sequence[str]) -> str:
+    """Return where nothing was for some partitions."""
+    spec = intake.spec
+    below = "" if spec.bucket else f" below {intake.storage.landing}"
+    return (
+        f"dataset {spec.name}: nothing for {partitions[0]} to {partitions[-1]} in "
+        f"{spec.delta or f'{spec.landing}{below}'}{intake.ignored}"
+    )
+
+
+def _replace(
+    intake: Intake,
+    part: str,
+    rows: pl.DataFrame | pl.LazyFrame,
+    keys: tuple[str, ...],
+    commit: dict[str, str],
+    base: int | None,
+) -> None:
+    """Replace the partitions of a table whose rows are not what is stored."""
+    table, tables = f"{intake.spec.name}/{part}", intake.storage.tables
+    same = set() if part == "files" else _unchanged(tables, table, rows.lazy(), intake)
+    if replaced := [key for key in keys if key not in same]:
+        new = rows.filter(pl.col(PARTITION).is_in(replaced))
+        tables.replace(table, new, replaced, commit, base=base)
 
 
 def _read(intake: Intake, requested: set[str], spill: Spill) -> Reading:

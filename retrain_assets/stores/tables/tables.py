@@ -291,17 +291,27 @@ class Tables:
                 opened or self.uri(table), data_files.record_batches(frames, types), **options
             )
         except data_files.FAILURES as error:
-            now = self._open(table)
-            for header in log.commits_after(now, before):
-                if header.get(_TOKEN) == token:
-                    return int(header["version"])
-            if _version(now) != before:
-                return None
-            damage = data_files.unreadable_file(now, PARTITION) or log.short(error)
-            raise StorageError(
-                f"table {table} could not be written and stays at version {before}: {damage}"
-            ) from error
+            return self._find_commit(table, before, token, error)
         return 0 if before is None else before + 1
+
+    def _find_commit(
+        self, table: str, before: int | None, token: str, error: BaseException
+    ) -> int | None:
+        """Return the version of a commit after which an error came, None if another was faster.
+
+        Raises:
+            StorageError: Nothing was committed since.
+        """
+        now = self._open(table)
+        for header in log.commits_after(now, before):
+            if header.get(_TOKEN) == token:
+                return int(header["version"])
+        if _version(now) != before:
+            return None
+        damage = data_files.unreadable_file(now, PARTITION) or log.short(error)
+        raise StorageError(
+            f"table {table} could not be written and stays at version {before}: {damage}"
+        ) from error
 
 
 def _version(opened: DeltaTable | None) -> int | None:
