@@ -1,6 +1,7 @@
 """The tree tells the story: what each layer may import, checked on every file at any depth."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -34,6 +35,7 @@ BELOW = {
     "components": {"orchestration", "steps", "stores", "domain", "specs"},
 }
 MAX_LINES = 500
+MAX_FUNCTION, MAX_ASSET = 40, 15  # lines of code
 
 
 def sources(layer: str = "") -> list[Path]:
@@ -145,3 +147,25 @@ def test_each_folder_says_what_belongs_there_and_what_does_not() -> None:
         and not re.search(r"\bnot\b", ast.get_docstring(parsed(path)) or "", re.IGNORECASE)
     ]
     assert silent == []
+
+
+def test_functions_and_asset_bodies_stay_short() -> None:
+    location = PROJECT / "benchmarks" / "size.py"
+    spec = importlib.util.spec_from_file_location("size", location)
+    assert spec is not None
+    assert spec.loader is not None
+    size = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(size)
+    too_long = {}
+    for path in sources():
+        text, tree = path.read_text(encoding="utf-8"), parsed(path)
+        lines = size.code_lines(text, tree)
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            asset = any("asset(" in ast.unparse(item) for item in node.decorator_list)
+            start = node.body[0].lineno if asset else node.lineno
+            count = len(lines.intersection(range(start, (node.end_lineno or start) + 1)))
+            if count > (MAX_ASSET if asset else MAX_FUNCTION):
+                too_long[f"{module_name(path)}:{node.name}"] = count
+    assert too_long == {}
