@@ -19,7 +19,7 @@ TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
 def is_category(dtype: pl.DataType) -> bool:
-    """Whether a column of this type is encoded as a category."""
+    """Return whether a column of this type is encoded as a category."""
     return dtype in TEXT
 
 
@@ -91,39 +91,44 @@ class FrameEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # un
     def _code(self, name: str) -> pl.Expr:
         if name not in self.categories_:
             return pl.col(name).cast(pl.Float64)
-        known = pl.Enum(self.categories_[name])
+        categories = pl.Enum(self.categories_[name])
         text = pl.col(name).cast(pl.String)
-        return text.cast(known, strict=False).to_physical().cast(pl.Float64)
+        return text.cast(categories, strict=False).to_physical().cast(pl.Float64)
 
     def _columns_of(self, features: pl.DataFrame) -> pl.DataFrame:
         missing = [name for name in self.columns_ if name not in features.columns]
         if missing:
             raise FeatureError(f"features lack {', '.join(missing)}: give every column of training")
-        chosen = features.select(self.columns_)
-        for name, dtype in chosen.schema.items():
+        columns = features.select(self.columns_)
+        for name, dtype in columns.schema.items():
             expected, fits = "a number", _is_number(dtype)
             if name in self.categories_:
                 expected, fits = "text", is_category(dtype)
-            if not fits and chosen[name].null_count() < chosen.height:
-                found = chosen[name].drop_nulls()[0]
+            if not fits and columns[name].null_count() < columns.height:
+                value = columns[name].drop_nulls()[0]
                 raise FeatureError(
-                    f"feature {name} is {dtype}, such as {found!r}: it was {expected} in training"
+                    f"feature {name} is {dtype}, such as {value!r}: it was {expected} in training"
                 )
-        return chosen
+        return columns
 
 
 class FrameColumns(FrameEncoder):
     """Columns for an estimator that was fitted elsewhere: numbers as float, text as category.
 
     Args:
-        named: Whether it was fitted on a frame, and so wants one of pandas with named columns.
+        with_names: Whether it was fitted on a pandas frame, and so needs one with column names.
     """
 
-    def __init__(self, *, named: bool = True) -> None:
-        self.named = named
+    def __init__(self, *, with_names: bool = True) -> None:
+        self.with_names = with_names
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a stored encoder; the attribute was once called `named`."""
+        self.__dict__.update(state)
+        self.with_names = self.__dict__.pop("named", self.__dict__.get("with_names", True))
 
     def transform(self, frame: Any) -> Any:
-        """The columns as the estimator takes them: a pandas frame, or its values.
+        """Return the columns as the estimator takes them: a pandas frame, or its values.
 
         Raises:
             FeatureError: As `FrameEncoder.transform`.
@@ -132,11 +137,11 @@ class FrameColumns(FrameEncoder):
             pl.col(name).cast(pl.Categorical if name in self.categories_ else pl.Float64)
             for name in self.columns_
         )
-        return columns.to_pandas() if self.named else columns.to_numpy()
+        return columns.to_pandas() if self.with_names else columns.to_numpy()
 
 
 def as_frame(rows: Any) -> pl.DataFrame:
-    """A polars or pandas frame, or a list of dicts, as a polars frame.
+    """Return a polars or pandas frame, or a list of dicts, as a polars frame.
 
     Raises:
         FeatureError: It is something else.
@@ -147,10 +152,8 @@ def as_frame(rows: Any) -> pl.DataFrame:
         return pl.from_dicts(rows, infer_schema_length=None)
     if type(rows).__module__.partition(".")[0] == "pandas":
         return pl.from_pandas(rows)
-    found = type(rows).__name__
-    raise FeatureError(
-        f"features came as {found}: give a polars or pandas frame or a list of dicts"
-    )
+    kind = type(rows).__name__
+    raise FeatureError(f"features came as {kind}: give a polars or pandas frame or a list of dicts")
 
 
 def _is_number(dtype: pl.DataType) -> bool:

@@ -1,4 +1,4 @@
-"""Which partitions train, judge and are watched. Time is counted in partitions of the data.
+"""The partitions that train, judge and are watched. Time is counted in partitions of the data.
 
 Partitions are keys in the order of time; a missing one is simply not among them. Not here: the
 wall clock, and where partitions are stored.
@@ -36,19 +36,19 @@ class Windows:
 def complete_partitions(
     landed: Sequence[str], lookups: Iterable[tuple[Collection[str], int]]
 ) -> tuple[str, ...]:
-    """The partitions whose lookups are there, or too late to be waited for.
+    """Return the partitions whose lookups have arrived, or are too late to be waited for.
 
     Args:
         landed: Keys of the dataset that is predicted, in order.
-        lookups: Of each lookup that is waited for, the partitions for which all of it is there, and
-            after how many newer ones it is not waited for.
+        lookups: Of each lookup that is waited for, the partitions for which all of it has arrived,
+            and after how many newer ones it is not waited for.
     """
-    ready = [{*there, *mature_partitions(landed, lateness)} for there, lateness in lookups]
-    return tuple(key for key in landed if all(key in found for found in ready))
+    ready = [{*available, *mature_partitions(landed, lateness)} for available, lateness in lookups]
+    return tuple(key for key in landed if all(key in keys for keys in ready))
 
 
 def mature_partitions(complete: Sequence[str], delay: int) -> tuple[str, ...]:
-    """The partitions whose labels are final: all but the newest `delay`."""
+    """Return the partitions whose labels are final: all but the newest `delay`."""
     return tuple(complete[: max(0, len(complete) - delay)])
 
 
@@ -78,24 +78,24 @@ def split(mature: Sequence[str], spec: WindowsSpec, as_of: str | None = None) ->
 
 
 def exclude_range(partitions: Sequence[str], first: str, last: str) -> tuple[str, ...]:
-    """The partitions that are not in the training range `first` to `last`."""
+    """Return the partitions that are not in the training range `first` to `last`."""
     return tuple(key for key in partitions if not first <= key <= last)
 
 
 def take_before(partitions: Sequence[str], key: str, length: int) -> tuple[str, ...]:
-    """The newest `length` partitions strictly before one, whether that has landed or not."""
+    """Return the newest `length` partitions strictly before a key, which need not have landed."""
     end = bisect_left(partitions, key)
     return tuple(partitions[max(0, end - length) : end])
 
 
 def describe_exclusions(excluded: Sequence[ExcludedSpec], first: str, last: str) -> str:
-    """The known-bad partitions that a window spans, with reasons; empty where it spans none."""
+    """Return the known-bad partitions that a window spans, with reasons; empty without any."""
     spanned = (bad for bad in excluded if bad.first <= last and bad.last >= first)
     return "; ".join(f"without {bad.first} to {bad.last}: {bad.reason}" for bad in spanned)
 
 
 def take_through(partitions: Sequence[str], last: str, length: int) -> tuple[str, ...]:
-    """The newest `length` partitions up to and including `last`."""
+    """Return the newest `length` partitions up to and including `last`."""
     end = bisect_right(partitions, last)
     return tuple(partitions[max(0, end - length) : end])
 
@@ -106,7 +106,7 @@ def reference_partitions(
     window: Sequence[str],
     begins: Callable[[str], datetime | None],
 ) -> tuple[str, ...]:
-    """The partitions that a window is held against, none of which is of the window.
+    """Return the partitions that a window is compared with, none of which is of the window.
 
     Args:
         spec: Which.
@@ -115,26 +115,26 @@ def reference_partitions(
         begins: When a partition begins; asked of seasons only.
     """
     if spec.first is not None and spec.last is not None:
-        kept = [key for key in partitions if spec.first <= key <= spec.last]
-        return tuple(key for key in kept if key not in window)
+        keys = (key for key in partitions if spec.first <= key <= spec.last)
+        return tuple(key for key in keys if key not in window)
     if spec.rolling is not None:
         return take_before(partitions, window[0], spec.rolling)
     earlier = partitions[: bisect_left(partitions, window[0])]
     part = SEASONS[spec.season or "month"]
     parts = {key: part(begin) for key in (*earlier, *window) if (begin := begins(key))}
-    wanted = {parts[key] for key in window}
-    return tuple(key for key in earlier if parts[key] in wanted)
+    seasons = {parts[key] for key in window}
+    return tuple(key for key in earlier if parts[key] in seasons)
 
 
 def count_since(partitions: Sequence[str], since: str) -> int:
-    """How many partitions came after `since`."""
+    """Return how many partitions came after `since`."""
     return len(partitions) - bisect_right(partitions, since)
 
 
 def widen_ranges(
     partitions: Sequence[str], changed: Sequence[str], length: int
 ) -> tuple[tuple[str, str], ...]:
-    """Ranges of all partitions whose window holds a changed one, as first and last keys.
+    """Return ranges of all partitions whose window holds a changed one, as first and last keys.
 
     Args:
         partitions: All keys in order.
@@ -154,19 +154,19 @@ def widen_ranges(
 def group_batches(
     parts: Iterable[tuple[int, Sequence[PartT]]], most: int
 ) -> Iterator[tuple[PartT, ...]]:
-    """Whole partitions together as long as they stay within a bound; each of more alone.
+    """Yield partitions together as long as they stay within a bound; larger ones alone.
 
     Args:
-        parts: Of each partition its size, and what it is made of.
+        parts: Of each partition its size, and its parts.
         most: The bound.
     """
     batch: list[PartT] = []
-    held = 0
+    total = 0
     for size, part in parts:
-        if batch and held + size > most:
+        if batch and total + size > most:
             yield tuple(batch)
-            batch, held = [], 0
+            batch, total = [], 0
         batch += part
-        held += size
+        total += size
     if batch:
         yield tuple(batch)

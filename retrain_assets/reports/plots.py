@@ -326,8 +326,8 @@ def draw_replay(outcome: Outcome) -> Figure:
     """Cost and benefit of each policy, and when the benefit came about."""
     figure = canvas.new_figure(9.6, max(4.4, 1.8 + 0.24 * len(outcome.standings)))
     left, right = figure.subplots(1, 2)
-    sign = 1 if get_metric(outcome.metric).greater_is_better else -1
-    ranked = sorted(outcome.standings, key=lambda one: sign * one.mean)
+    metric = get_metric(outcome.metric)
+    ranked = sorted(outcome.standings, key=lambda one: metric.gain(one.mean, 0.0))
     for place, one in enumerate(ranked):
         colour = ORANGE if one.name == outcome.best else BLUE if one.gated else GREY
         left.plot(one.mean, place, "o" if one.gated else "s", color=colour)

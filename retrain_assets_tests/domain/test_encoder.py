@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrain_assets.domain.encoder import MAX_CATEGORIES, FrameEncoder
+from retrain_assets.domain.encoder import MAX_CATEGORIES, FrameColumns, FrameEncoder
 from retrain_assets.domain.features.build import FeatureError
 
 NAN = float("nan")
@@ -132,3 +132,15 @@ def test_a_row_is_encoded_alone_as_in_its_batch(
             or "c" in encoder.empty_
             or encoder.categories_["c"][int(code)] == row["c"]
         )
+
+
+@pytest.mark.parametrize("with_names", [True, False])
+def test_an_encoder_that_was_stored_under_the_former_name_of_its_argument_still_opens(
+    with_names: bool,
+) -> None:
+    encoder = FrameColumns(with_names=with_names).fit(pl.DataFrame({"x": [1.0]}))
+    state = vars(encoder) | {"named": with_names}
+    del state["with_names"]
+    restored = FrameColumns.__new__(FrameColumns)
+    restored.__setstate__(state)
+    assert vars(restored) == vars(encoder)

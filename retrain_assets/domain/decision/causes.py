@@ -1,9 +1,9 @@
-"""The causes that may ask for retraining: what each looks for in what is known.
+"""The causes that may ask for retraining, each a rule over the facts of a situation.
 
-The signal says what is done. Drift of what comes in is noted, and asks for nothing, as long as the
-labels of the same window show that performance holds; a fall of performance asks for a candidate;
-where labels are still to come, the estimate stands in for them once it has been right. Not here:
-whether anything is asked for in the end.
+Drift of features, output or target asks for nothing as long as the labels of the same window show
+that performance holds; a fall of performance asks for a candidate; as long as labels are missing,
+the estimate of performance counts, once it has been reliable. Not here: whether a request follows
+from the answers (`triggers`).
 """
 
 import math
@@ -12,83 +12,86 @@ from collections.abc import Callable
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.decision.situation import HeldCandidate, Situation
-from retrain_assets.domain.drift.observations import (
-    ESTIMATED,
-    FEATURE,
-    P_VALUE,
-    PERFORMANCE,
-    TARGET,
-    is_beyond,
-)
-from retrain_assets.domain.drift.observations import PREDICTION as OUTPUT
+from retrain_assets.domain.decision.situation import Answer, HeldCandidate, Situation
+from retrain_assets.domain.drift import observations
 from retrain_assets.domain.windows import count_since
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.specs.triggers import DriftTrigger, LastingSpec
 
-Rule = Callable[[ModelSpec, Situation], "Verdict"]
-
-Verdict = tuple[bool, str]
+Rule = Callable[[ModelSpec, Situation], Answer]
 WINDOW = "window_to"  # labels come later: a window ends before its row
-NOT_WATCHED = (False, "not watched")
+NOT_WATCHED = Answer(False, "not watched")
+NO_PRODUCTION = "no model is in production yet"
 LONGEST_WAIT = 2  # for a held candidate, in holdout windows
 
 
-def _no_production(_: ModelSpec, situation: Situation) -> Verdict:
+def _no_production(_: ModelSpec, situation: Situation) -> Answer:
     if situation.production is None:
-        return True, "no model is in production yet"
-    return False, f"version {situation.production.version} is in production"
+        return Answer(True, NO_PRODUCTION)
+    return Answer(False, f"version {situation.production.version} is in production")
 
 
-def _spec_change(spec: ModelSpec, situation: Situation) -> Verdict:
+def _spec_change(spec: ModelSpec, situation: Situation) -> Answer:
     production = situation.production
-    if production is None or not spec.triggers.spec_change:
-        return (False, "no model is in production yet") if production is None else NOT_WATCHED
+    if production is None:
+        return Answer(False, NO_PRODUCTION)
+    if not spec.triggers.spec_change:
+        return NOT_WATCHED
     if production.recipe == situation.recipe:
-        return False, "the spec is the one production was trained with"
+        return Answer(False, "the spec is the one production was trained with")
     spec_part = production.recipe.partition(".")[0]
     what = "the user's code" if situation.recipe.startswith(f"{spec_part}.") else "the spec"
-    return True, f"{what} has changed since version {production.version} was trained"
+    return Answer(True, f"{what} has changed since version {production.version} was trained")
 
 
-def _new_partitions(spec: ModelSpec, situation: Situation) -> Verdict:
-    wanted = spec.triggers.new_partitions
-    if wanted is None or situation.last_decision is None:
-        return NOT_WATCHED if wanted is None else (False, "no decision yet")
+def _new_partitions(spec: ModelSpec, situation: Situation) -> Answer:
+    threshold = spec.triggers.new_partitions
+    if threshold is None:
+        return NOT_WATCHED
+    if situation.last_decision is None:
+        return Answer(False, "no decision yet")
     since = count_since(situation.mature, situation.last_decision)
-    return since >= wanted, f"{since} new partitions since the last decision, of {wanted}"
+    reason = f"{since} new partitions since the last decision, of {threshold}"
+    return Answer(since >= threshold, reason)
 
 
 def find_awaited_candidate(spec: ModelSpec, situation: Situation) -> HeldCandidate | None:
-    """The held candidate, unless it would take so long that a newer one had better be tried."""
-    held = situation.held_candidate
-    return held if held and held.more_partitions <= LONGEST_WAIT * spec.windows.holdout else None
-
-
-def explain_wait(situation: Situation, held: HeldCandidate) -> str | None:
-    """Why a held candidate is still to wait."""
-    come = count_since(situation.mature, situation.last_decision or "")
-    more = held.more_partitions
-    reason = f"version {held.version} is held until {more} more partitions, {come} have come"
-    return reason if come < more else None
-
-
-def _held(spec: ModelSpec, situation: Situation) -> Verdict:
-    held = situation.held_candidate
-    if held is None:
-        return False, "no candidate is held"
-    if find_awaited_candidate(spec, situation) is None:
-        said = f"version {held.version} would take {held.more_partitions} more partitions"
-        return False, f"{said}, over {LONGEST_WAIT} windows.holdout: it is not waited for"
-    come = (
-        f"the {held.more_partitions} partitions that version {held.version} was held for have come"
+    """Return the held candidate, unless its wait is so long that a newer one is tried instead."""
+    candidate = situation.held_candidate
+    return (
+        candidate
+        if candidate and candidate.more_partitions <= LONGEST_WAIT * spec.windows.holdout
+        else None
     )
-    waiting = explain_wait(situation, held)
-    return waiting is None, waiting or come
 
 
-def _since(situation: Situation, role: str) -> pl.DataFrame:
-    """What was monitored since production's as-of, of each window what was said of it last."""
+def explain_wait(situation: Situation, candidate: HeldCandidate) -> str | None:
+    """Return why a held candidate has to wait longer, or None if its partitions have come."""
+    more, count = (
+        candidate.more_partitions,
+        count_since(situation.mature, situation.last_decision or ""),
+    )
+    reason = f"version {candidate.version} is held until {more} more partitions, {count} have come"
+    return reason if count < more else None
+
+
+def _held(spec: ModelSpec, situation: Situation) -> Answer:
+    candidate = situation.held_candidate
+    if candidate is None:
+        return Answer(False, "no candidate is held")
+    more = candidate.more_partitions
+    if find_awaited_candidate(spec, situation) is None:
+        reason = f"version {candidate.version} would take {more} more partitions"
+        return Answer(False, f"{reason}, over {LONGEST_WAIT} windows.holdout: it is not waited for")
+    if wait := explain_wait(situation, candidate):
+        return Answer(False, wait)
+    return Answer(
+        True, f"the {more} partitions that version {candidate.version} was held for have come"
+    )
+
+
+def _rows_since(situation: Situation, role: str) -> pl.DataFrame:
+    """Return what was monitored since production's as-of, the newest row of each window."""
     production = situation.production
     if production is None:
         return situation.monitoring.clear()
@@ -101,109 +104,122 @@ def _since(situation: Situation, role: str) -> pl.DataFrame:
     ).sort(PARTITION, maintain_order=True)
 
 
-def _lasting(
-    spec: LastingSpec, rows: pl.DataFrame, rule: Callable[[pl.DataFrame], Verdict]
-) -> Verdict | None:
-    """What the newest windows say; None without one."""
+def _apply_to_windows(
+    spec: LastingSpec, rows: pl.DataFrame, rule: Callable[[pl.DataFrame], Answer]
+) -> Answer | None:
+    """Return the answer over the newest windows; None without a window."""
     windows = rows.partition_by(PARTITION, maintain_order=True)[-spec.of :]
-    found = [rule(window) for window in windows]
-    if not found:
+    answers = [rule(window) for window in windows]
+    if not answers:
         return None
-    said, count = found[-1][1], sum(fired for fired, _ in found)
+    reason, count = answers[-1].reason, sum(answer.fired for answer in answers)
     if spec.of > 1:
-        said = f"{said}; so in {count} of {len(found)} windows, {spec.alerts} needed"
-    return count >= spec.alerts, said
+        reason = f"{reason}; so in {count} of {len(answers)} windows, {spec.alerts} needed"
+    return Answer(count >= spec.alerts, reason)
 
 
-def _drift(role: str, trigger: DriftTrigger | None, spec: ModelSpec, seen: Situation) -> Verdict:
+def _drift(
+    role: str, trigger: DriftTrigger | None, spec: ModelSpec, situation: Situation
+) -> Answer:
     if trigger is None:
         return NOT_WATCHED
-    rows, rate = _since(seen, role), trigger.false_alarms_per_year
-    if rate is not None:
-        rows = rows.filter(
-            (pl.col("measure") == P_VALUE).any().over(PARTITION)
-        )  # since it is asked for
-        found = _lasting(spec.triggers.lasting, rows, lambda window: _calibrated(window, rate))
-        return found or (False, "no whole window since what production was trained on")
-    rows = rows.filter(pl.col("measure") == trigger.measure)
-    found = _lasting(spec.triggers.lasting, rows, lambda window: _beyond(window, role, trigger))
-    return found or (False, "nothing monitored since production was promoted")
+    rows, rate = _rows_since(situation, role), trigger.false_alarms_per_year
+    if rate is None:
+        rows = rows.filter(pl.col("measure") == trigger.measure)
+        missing = "nothing monitored since production was promoted"
+    else:  # rows from before the rate was asked for have no p-value
+        rows = rows.filter((pl.col("measure") == observations.P_VALUE).any().over(PARTITION))
+        missing = "no whole window since what production was trained on"
+
+    def rule(window: pl.DataFrame) -> Answer:
+        if rate is None:
+            return _compare_with_threshold(window, role, trigger)
+        return _compare_with_rate(window, rate)
+
+    return _apply_to_windows(spec.triggers.lasting, rows, rule) or Answer(False, missing)
 
 
-def _acted_on(role: str, trigger: DriftTrigger | None, spec: ModelSpec, seen: Situation) -> Verdict:
-    """Drift, unless it is known to do no harm."""
-    fired, said = _drift(role, trigger, spec, seen)
-    if trigger is None or not fired or trigger.although_performance_holds:
-        return fired, said
-    newest = _since(seen, role)[WINDOW].max()
-    for row in _since(seen, PERFORMANCE).filter(pl.col(WINDOW) == newest).iter_rows(named=True):
+def _harmful_drift(
+    role: str, trigger: DriftTrigger | None, spec: ModelSpec, situation: Situation
+) -> Answer:
+    """Answer as `_drift`, but do not fire where performance is shown to hold."""
+    answer = _drift(role, trigger, spec, situation)
+    if trigger is None or not answer.fired or trigger.although_performance_holds:
+        return answer
+    newest = _rows_since(situation, role)[WINDOW].max()
+    rows = _rows_since(situation, observations.PERFORMANCE).filter(pl.col(WINDOW) == newest)
+    for row in rows.iter_rows(named=True):
         measure, statistic = row["measure"], row["statistic"]
-        if not is_beyond(measure, statistic, row["threshold"]):
-            return False, f"noted, while {measure} {statistic:.4g} holds: {said}"
-    return fired, said
+        if not observations.is_beyond(measure, statistic, row["threshold"]):
+            return Answer(False, f"noted, while {measure} {statistic:.4g} holds: {answer.reason}")
+    return answer
 
 
-def _beyond(window: pl.DataFrame, role: str, trigger: DriftTrigger) -> Verdict:
+def _compare_with_threshold(window: pl.DataFrame, role: str, trigger: DriftTrigger) -> Answer:
     reached = pl.col("statistic") >= trigger.threshold
     alerts = window.filter(reached).sort("statistic", descending=True)
     worst = ", ".join(
         f"{column} {statistic:.2f}"
         for column, statistic in alerts.select("column", "statistic").head(3).iter_rows()
     )
-    said = f"{trigger.measure} at or above {trigger.threshold:g} on {alerts.height} of "
-    said += f"{window.height} {role} columns" + (f" ({worst})" if worst else "")
-    return alerts.height > 0 and alerts.height / window.height > trigger.share, said
+    reason = f"{trigger.measure} at or above {trigger.threshold:g} on {alerts.height} of "
+    reason += f"{window.height} {role} columns" + (f" ({worst})" if worst else "")
+    return Answer(alerts.height > 0 and alerts.height / window.height > trigger.share, reason)
 
 
-def _calibrated(window: pl.DataFrame, a_year: float) -> Verdict:
-    """What the p-value of all columns says, and which column lies farthest beyond its threshold."""
-    whole = window.filter(pl.col("measure") == P_VALUE)
-    p_value, allowed, fired = whole.select("statistic", "threshold", "alert").row(0)
-    farthest = window.filter(pl.col("measure") != P_VALUE).sort(
+def _compare_with_rate(window: pl.DataFrame, a_year: float) -> Answer:
+    """Answer by the p-value of all columns, and name the column farthest above its threshold."""
+    is_joint = pl.col("measure") == observations.P_VALUE
+    joint = window.filter(is_joint).select("statistic", "threshold", "alert")
+    p_value, limit, fired = joint.row(0)
+    farthest = window.filter(~is_joint).sort(
         pl.col("statistic") / pl.col("threshold"), descending=True
     )
-    said = f"p {p_value:.2g} against {allowed:.2g} ({a_year:g} false alarms a year)"
+    reason = f"p {p_value:.2g} against {limit:.2g} ({a_year:g} false alarms a year)"
     for row in farthest.head(1).iter_rows(named=True):
-        said += f", farthest {row['column']}: {row['measure']} {row['statistic']:.3g}"
-        said += f", threshold {row['threshold']:.3g}"
-    return fired, said
+        reason += f", farthest {row['column']}: {row['measure']} {row['statistic']:.3g}"
+        reason += f", threshold {row['threshold']:.3g}"
+    return Answer(fired, reason)
 
 
-def _performance(spec: ModelSpec, seen: Situation) -> Verdict:
-    if spec.triggers.performance is None:
+def _performance(spec: ModelSpec, situation: Situation) -> Answer:
+    trigger, lasting = spec.triggers.performance, spec.triggers.lasting
+    if trigger is None:
         return NOT_WATCHED
-    followed = pl.col("measure") == spec.triggers.performance.metric
-    rows = _since(seen, PERFORMANCE).filter(followed)
-    realised = _lasting(spec.triggers.lasting, rows, _fallen)
-    if realised and realised[0]:
-        moved, _ = _drift(FEATURE, spec.triggers.data_drift, spec, seen)
-        still = spec.triggers.data_drift is not None and not moved
-        told = "; data drift has not fired, so what follows may have changed" if still else ""
-        return True, realised[1] + told
-    promised = _since(seen, ESTIMATED).filter(followed)
-    later = promised.filter(pl.col(WINDOW) > (rows[WINDOW].max() or ""))
-    estimated = _lasting(spec.triggers.lasting, later, _fallen)
-    if estimated and estimated[0]:
-        right, told = estimate_is_reliable(promised, rows)
-        acted = "" if right else ", so it is not acted on"
-        return right, f"estimated without labels: {estimated[1]}; the estimate {told}{acted}"
-    return realised or (False, "no realised performance since production was promoted")
+    realised, estimated = (
+        _rows_since(situation, role).filter(pl.col("measure") == trigger.metric)
+        for role in (observations.PERFORMANCE, observations.ESTIMATED)
+    )
+    answer = _apply_to_windows(lasting, realised, _has_fallen)
+    if answer and answer.fired:
+        drift, note = spec.triggers.data_drift, ""
+        if drift is not None and not _drift(observations.FEATURE, drift, spec, situation).fired:
+            note = "; data drift has not fired, so what follows may have changed"
+        return Answer(True, answer.reason + note)
+    newer = estimated.filter(pl.col(WINDOW) > (realised[WINDOW].max() or ""))
+    foreseen = _apply_to_windows(lasting, newer, _has_fallen)
+    if foreseen and foreseen.fired:
+        fired, clause = estimate_is_reliable(estimated, realised)
+        clause += "" if fired else ", so it is not acted on"
+        return Answer(fired, f"estimated without labels: {foreseen.reason}; the estimate {clause}")
+    return answer or Answer(False, "no realised performance since production was promoted")
 
 
-def _fallen(window: pl.DataFrame) -> Verdict:
+def _has_fallen(window: pl.DataFrame) -> Answer:
     row = window.row(0, named=True)
-    between = f" ({row['low']:.4g} to {row['high']:.4g})" if row["low"] is not None else ""
-    said = f"{row['measure']} {row['statistic']:.4g}{between}, limit {row['threshold']:.4g}"
+    interval = f" ({row['low']:.4g} to {row['high']:.4g})" if row["low"] is not None else ""
+    reason = f"{row['measure']} {row['statistic']:.4g}{interval}, limit {row['threshold']:.4g}"
     if math.isnan(row["threshold"]):
-        return False, (
-            f"{said}: {row['measure']} is undefined on the holdout of the promotion, so no fall "
-            "can be told; a `limit`, a longer holdout or another metric would do"
+        return Answer(
+            False,
+            f"{reason}: {row['measure']} is undefined on the holdout of the promotion, so no fall "
+            "can be told; a `limit`, a longer holdout or another metric would do",
         )
-    return bool(row["alert"]), f"{said}, at promotion {row['baseline']:.4g}"
+    return Answer(bool(row["alert"]), f"{reason}, at promotion {row['baseline']:.4g}")
 
 
-def estimate_is_reliable(estimated: pl.DataFrame, realised: pl.DataFrame) -> Verdict:
-    """Whether estimates were nearer to what came than the fall that counts.
+def estimate_is_reliable(estimated: pl.DataFrame, realised: pl.DataFrame) -> Answer:
+    """Answer whether estimates were nearer to what came than the fall that counts.
 
     Args:
         estimated: Monitored rows of estimated performance of one version.
@@ -213,25 +229,29 @@ def estimate_is_reliable(estimated: pl.DataFrame, realised: pl.DataFrame) -> Ver
         Whether the mean error of the windows that have both is less than what lies between
         performance at promotion and its bound; and a clause that says so.
     """
-    both = estimated.join(realised, on=WINDOW, suffix="_realised")
-    if both.is_empty():
-        return False, "was not held against labels yet"
-    error, counts = both.select(
+    pairs = estimated.join(realised, on=WINDOW, suffix="_realised")
+    if pairs.is_empty():
+        return Answer(False, "was not held against labels yet")
+    error, bound = pairs.select(
         (pl.col("statistic") - pl.col("statistic_realised")).abs().mean(),
-        (pl.col("threshold") - pl.col("baseline")).abs().mean().alias("counts"),
+        (pl.col("threshold") - pl.col("baseline")).abs().mean().alias("bound"),
     ).row(0)
-    said = f"was off by {error:.2g} in {both.height} windows, a fall of {counts:.2g} counts"
-    return error < counts, said
+    reason = f"was off by {error:.2g} in {pairs.height} windows, a fall of {bound:.2g} counts"
+    return Answer(error < bound, reason)
 
 
 CAUSES: dict[str, Rule] = {
     "no_production": _no_production,
     "performance": _performance,
-    "data_drift": lambda spec, seen: _acted_on(FEATURE, spec.triggers.data_drift, spec, seen),
-    "prediction_drift": lambda spec, seen: _acted_on(
-        OUTPUT, spec.triggers.prediction_drift, spec, seen
+    "data_drift": lambda spec, situation: _harmful_drift(
+        observations.FEATURE, spec.triggers.data_drift, spec, situation
     ),
-    "target_drift": lambda spec, seen: _acted_on(TARGET, spec.triggers.target_drift, spec, seen),
+    "prediction_drift": lambda spec, situation: _harmful_drift(
+        observations.PREDICTION, spec.triggers.prediction_drift, spec, situation
+    ),
+    "target_drift": lambda spec, situation: _harmful_drift(
+        observations.TARGET, spec.triggers.target_drift, spec, situation
+    ),
     "held": _held,
     "new_partitions": _new_partitions,
     "spec_change": _spec_change,

@@ -1,8 +1,7 @@
 """The gate: whether a candidate is shown to be better than production on the same holdout.
 
-Several candidates in one decision: how sure each has to be, and which of them goes on.
-
-Not here: the interval of a gain, predicting, storing the decision, acting on it.
+Of several candidates in one decision the best goes on. Not here: the interval of a gain,
+predicting, storing the decision, acting on it.
 """
 
 import math
@@ -15,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from retrain_assets.domain.decision.guards import GuardResult
-from retrain_assets.domain.metrics.intervals import Estimate, estimate
+from retrain_assets.domain.metrics.intervals import Estimate, bonferroni, estimate
 from retrain_assets.domain.metrics.metrics import MetricDef, align_labels, get_metric, loss_increase
 from retrain_assets.specs.gate import GateSpec, Metric
 
@@ -26,7 +25,7 @@ TRIVIAL = "the trivial predictor"
 
 
 class Verdict(StrEnum):
-    """What the gate comes to."""
+    """The verdict of the gate."""
 
     PROMOTE = "PROMOTE"
     HOLD = "HOLD"
@@ -95,8 +94,8 @@ class Decision:
 
     verdict: Verdict
     reason: str
-    comparison: Comparison | None
-    more_blocks: int | None
+    comparison: Comparison | None = None
+    more_blocks: int | None = None
 
 
 def compare(
@@ -125,11 +124,10 @@ def compare(
     """
     labels, ours = align_labels(target, candidate, classes)
     _, theirs = align_labels(target, production, classes)
-    found = estimate(metric, labels, ours, theirs, blocks)
-    low, high = found.interval(confidence)
-    return Comparison(
-        **vars(found), metric=get_metric(metric).name, low=low, high=high, confidence=confidence
-    )
+    gain = estimate(metric, labels, ours, theirs, blocks)
+    low, high = gain.interval(confidence)
+    name = get_metric(metric).name
+    return Comparison(**vars(gain), metric=name, low=low, high=high, confidence=confidence)
 
 
 def compare_slices(  # noqa: PLR0917 all of the same rows
@@ -166,11 +164,11 @@ def compare_slices(  # noqa: PLR0917 all of the same rows
     _, theirs = align_labels(target, production, classes)
     tested = []
     for column, value, rows in _slices(slices, blocks, spec.min_blocks):
-        found = estimate(metric, labels[rows], ours[rows], theirs[rows], blocks.filter(rows))
-        if math.isfinite(found.gain):
-            tested.append((column, value, found))
-    confidence = 1 - (1 - spec.confidence) / max(1, len(tested))
-    return [_judged(spec, metric, *slice_, confidence) for slice_ in tested]
+        gain = estimate(metric, labels[rows], ours[rows], theirs[rows], blocks.filter(rows))
+        if math.isfinite(gain.gain):
+            tested.append((column, value, gain))
+    confidence = bonferroni(spec.confidence, len(tested))
+    return [_judge_slice(spec, metric, *slice_, confidence) for slice_ in tested]
 
 
 def decide(
@@ -198,143 +196,128 @@ def decide(
         spec: The gate.
         against_production: The candidate against production; None before the first promotion.
         against_trivial: The candidate against the trivial predictor.
-        slices: What `compare_slices` found.
-        guards: What the guards found; of those that warn, the reason tells.
+        slices: The results of `compare_slices`.
+        guards: The results of the guards; the reason names those that warn.
     """
-    judged = against_production or against_trivial
-    if judged.blocks < spec.min_blocks:
-        said = f"{judged.blocks} holdout blocks, gate.min_blocks asks for {spec.min_blocks}"
-        return Decision(Verdict.HOLD, said, judged, spec.min_blocks - judged.blocks)
-    if not math.isfinite(judged.gain + against_trivial.gain):
-        said = f"{spec.metric} is undefined on these {judged.rows:,} holdout rows"
-        return Decision(Verdict.HOLD, said, judged, None)
+    comparison = against_production or against_trivial
+    if too_few := hold_for_blocks(spec, comparison.blocks):
+        return replace(too_few, comparison=comparison)
+    if not math.isfinite(comparison.gain + against_trivial.gain):
+        reason = f"{spec.metric} is undefined on these {comparison.rows:,} holdout rows"
+        return Decision(Verdict.HOLD, reason, comparison)
     if against_trivial.high < 0:
         figures = _figures(against_trivial, TRIVIAL)
-        return Decision(Verdict.REJECT, f"worse than {TRIVIAL}: {figures}", against_trivial, None)
+        return Decision(Verdict.REJECT, f"worse than {TRIVIAL}: {figures}", against_trivial)
     rival = "production" if against_production else TRIVIAL
     failed = [guard for guard in guards if not guard.passed]
     blocking = [guard.detail for guard in failed if guard.action == "block"]
-    decision = _against(spec, judged, rival, slices)
+    decision = _decide_between(spec, comparison, rival, slices)
     if blocking and decision.verdict is not Verdict.REJECT:
-        figures = _figures(judged, rival)
-        decision = Decision(Verdict.REJECT, f"{'; '.join(blocking)}; {figures}", judged, None)
-    warned = [f"warning: {guard.detail}" for guard in failed if guard.action == "warn"]
-    return replace(decision, reason="; ".join([decision.reason, *warned]))
+        reason = f"{'; '.join(blocking)}; {_figures(comparison, rival)}"
+        decision = Decision(Verdict.REJECT, reason, comparison)
+    warnings = [f"warning: {guard.detail}" for guard in failed if guard.action == "warn"]
+    return replace(decision, reason="; ".join([decision.reason, *warnings]))
 
 
-def _against(
-    spec: GateSpec, found: Comparison, rival: str, slices: Sequence[SliceResult]
-) -> Decision:
-    figures = _figures(found, rival)
-    regressing = [slice_ for slice_ in slices if slice_.regresses]
-    if found.high < min(0, spec.bound):
-        return Decision(Verdict.REJECT, f"worse than {rival}: {figures}", found, None)
-    if regressing:
-        where = ", ".join(f"{s.column} {s.value} ({s.loss:.0%} worse)" for s in regressing)
-        return Decision(Verdict.REJECT, f"worse than {rival} for {where}; {figures}", found, None)
-    if found.low > spec.bound:
-        allowed = "" if spec.promote_when == "better" else f" by more than {-spec.bound:g}"
-        said = f"{'not worse' if allowed else 'better'} than {rival}{allowed}: {figures}"
-        return Decision(Verdict.PROMOTE, said, found, None)
-    more = _more_blocks(spec, found)
-    if found.gain <= spec.bound:
-        said = f"no gain above {spec.bound:g}: {figures}"
-    else:
-        said = f"cannot tell{'' if more is None else ' yet'}: {figures}"
-    return Decision(Verdict.HOLD, said, found, more)
-
-
-def _figures(found: Comparison, rival: str) -> str:
-    """The comparison in words, such as `log_loss 0.412 against 0.430 of production, …`."""
-    return (
-        f"{found.metric} {found.candidate:.4g} against {found.production:.4g} of {rival}, "
-        f"gain {found.gain:.3g} ({found.confidence:.0%} interval {found.low:.3g} to "
-        f"{found.high:.3g}) on {found.blocks} blocks, {found.rows:,} rows"
+def hold_for_blocks(spec: GateSpec, blocks: int) -> Decision | None:
+    """Return a HOLD if the holdout has fewer blocks than `gate.min_blocks`."""
+    if blocks >= spec.min_blocks:
+        return None
+    reason = (
+        f"{blocks} holdout blocks that neither model was trained on, "
+        f"gate.min_blocks asks for {spec.min_blocks}"
     )
+    return Decision(Verdict.HOLD, reason, more_blocks=spec.min_blocks - blocks)
 
 
-def _more_blocks(spec: GateSpec, found: Comparison) -> int | None:
-    """Further blocks on which the interval would clear the bound if gain and spread stay.
+def _decide_between(
+    spec: GateSpec, comparison: Comparison, rival: str, slices: Sequence[SliceResult]
+) -> Decision:
+    figures, more = _figures(comparison, rival), None
+    regressing = [slice_ for slice_ in slices if slice_.regresses]
+    if comparison.high < min(0, spec.bound):
+        verdict, reason = Verdict.REJECT, f"worse than {rival}: {figures}"
+    elif regressing:
+        where = ", ".join(f"{s.column} {s.value} ({s.loss:.0%} worse)" for s in regressing)
+        verdict, reason = Verdict.REJECT, f"worse than {rival} for {where}; {figures}"
+    elif comparison.low > spec.bound:
+        scope = "" if spec.promote_when == "better" else f" by more than {-spec.bound:g}"
+        reason = f"{'not worse' if scope else 'better'} than {rival}{scope}: {figures}"
+        verdict = Verdict.PROMOTE
+    else:
+        verdict, more = Verdict.HOLD, _more_blocks(spec, comparison)
+        reason = f"cannot tell{'' if more is None else ' yet'}: {figures}"
+        if comparison.gain <= spec.bound:
+            reason = f"no gain above {spec.bound:g}: {figures}"
+    return Decision(verdict, reason, comparison, more)
+
+
+def _figures(comparison: Comparison, rival: str) -> str:
+    """Return the figures, such as `log_loss 0.412 against 0.430 of production, …`."""
+    return (
+        "{metric} {candidate:.4g} against {production:.4g} of {rival}, gain {gain:.3g} "
+        "({confidence:.0%} interval {low:.3g} to {high:.3g}) on {blocks} blocks, {rows:,} rows"
+    ).format(**vars(comparison), rival=rival)
+
+
+def _more_blocks(spec: GateSpec, comparison: Comparison) -> int | None:
+    """Return on how many further blocks the interval would clear the bound, all else equal.
 
     They are judged on their own, as a gate like any other: together with the blocks that made it
     look promising, more that is no better would pass than is stated (docs/decisions.md). The
     half-width falls with the square root of the number of blocks; that t falls too is left out.
     """
-    margin = found.gain - spec.bound
-    half = found.gain - found.low
+    margin = comparison.gain - spec.bound
+    half = comparison.gain - comparison.low
     if margin <= 0 or not math.isfinite(half):
         return None
-    needed = found.blocks * (half / margin) ** 2
+    needed = comparison.blocks * (half / margin) ** 2
     return max(spec.min_blocks, math.ceil(needed)) if needed <= FORESEEABLE_BLOCKS else None
 
 
 def _slices(
     slices: pl.DataFrame, blocks: pl.Series, min_blocks: int
 ) -> Iterator[tuple[str, str, pl.Series]]:
-    """Column, value and mask of rows of each slice that is large enough."""
+    """Yield column, value and mask of rows of each slice that is large enough."""
     for column in slices.columns:
         values = slices[column].cast(pl.String).fill_null(MISSING).alias("value")
         frame = pl.DataFrame([values, blocks.alias("block")])
-        kept = pl.col("value").is_in(_large(frame, min_blocks))
-        pooled = frame.with_columns(pl.when(kept).then("value").otherwise(pl.lit(OTHER)))
-        for value in sorted(_large(pooled, min_blocks)):
+        is_large = pl.col("value").is_in(_list_large(frame, min_blocks))
+        pooled = frame.with_columns(pl.when(is_large).then("value").otherwise(pl.lit(OTHER)))
+        for value in sorted(_list_large(pooled, min_blocks)):
             yield column, value, pooled["value"] == value
 
 
-def _large(frame: pl.DataFrame, min_blocks: int) -> list[str]:
+def _list_large(frame: pl.DataFrame, min_blocks: int) -> list[str]:
     counts = frame.group_by("value").agg(rows=pl.len(), blocks=pl.col("block").n_unique())
     enough = (pl.col("rows") >= SLICE_ROWS) & (pl.col("blocks") >= min_blocks)
     return counts.filter(enough)["value"].to_list()
 
 
-def _judged(
+def _judge_slice(
     spec: GateSpec,
     metric: Metric | MetricDef,
     column: str,
     value: str,
-    found: Estimate,
+    gain: Estimate,
     confidence: float,
 ) -> SliceResult:
-    low, high = found.interval(confidence)
-    loss = loss_increase(metric, found.candidate, found.production)
-    return SliceResult(
-        column=column,
-        value=value,
-        rows=found.rows,
-        blocks=found.blocks,
-        candidate=found.candidate,
-        production=found.production,
-        gain=found.gain,
-        low=low,
-        high=high,
-        loss=loss,
-        regresses=loss > spec.max_slice_loss and high < 0,
-    )
+    low, high = gain.interval(confidence)
+    loss = loss_increase(metric, gain.candidate, gain.production)
+    regresses = loss > spec.max_slice_loss and high < 0
+    sizes, values = (gain.rows, gain.blocks), (gain.candidate, gain.production, gain.gain)
+    return SliceResult(column, value, *sizes, *values, low, high, loss, regresses)
 
 
 RANK = {Verdict.REJECT: 0, Verdict.HOLD: 1, Verdict.PROMOTE: 2}
 
 
-def shared(confidence: float, candidates: int) -> float:
-    """The confidence of each candidate's interval, which then holds for all of them together.
-
-    So that choosing the best of several promotes what is no better as rarely as judging one does,
-    each has its share of the error (Bonferroni). Holm's steps would allow the second and later ones
-    more, but only one is promoted, and of that Holm asks what Bonferroni does.
-
-    Args:
-        confidence: Of the two-sided interval of one.
-        candidates: How many there are.
-    """
-    return 1 - (1 - confidence) / candidates
-
-
 def choose_best(verdicts: Sequence[Verdict], gains: Sequence[float]) -> int:
-    """Place of the candidate to decide on: the best of those that pass, else of those held.
+    """Return the place of the best candidate of those that pass, else of those held.
 
     Args:
         verdicts: Of each candidate.
         gains: Of each; NaN where it is not known. Of equals the first is taken.
     """
-    told = [-math.inf if math.isnan(gain) else gain for gain in gains]
-    return max(range(len(verdicts)), key=lambda place: (RANK[verdicts[place]], told[place]))
+    ranks = [-math.inf if math.isnan(gain) else gain for gain in gains]
+    return max(range(len(verdicts)), key=lambda place: (RANK[verdicts[place]], ranks[place]))

@@ -19,7 +19,7 @@ BINS = 10
 
 @dataclass(frozen=True)
 class GuardResult:
-    """One guard, looked at.
+    """The result of one guard.
 
     Args:
         guard: Its name in the YAML.
@@ -51,7 +51,7 @@ def check_calibration(
     blocks: pl.Series,
     confidence: float,
 ) -> GuardResult:
-    """Fails where the calibration error is shown to have grown by more than the limit.
+    """Fail where the calibration error is shown to have grown by more than the limit.
 
     Args:
         spec: The limit, in the unit of the target (of a binary model, a share).
@@ -61,14 +61,14 @@ def check_calibration(
         blocks: The block of each row.
         confidence: Of the two-sided interval over blocks.
     """
-    measure = MetricDef("calibration", (), greater_is_better=False, function=calibration_error)
-    found = estimate(measure, target, candidate, production, blocks)
-    _, high = found.interval(confidence)
+    metric = MetricDef("calibration", greater_is_better=False, function=calibration_error)
+    result = estimate(metric, target, candidate, production, blocks)
+    _, high = result.interval(confidence)
     return GuardResult(
         "calibration",
         spec.action,
         not high < -spec.limit,
-        f"calibration error {found.candidate:.3g} against {found.production:.3g} of production, "
+        f"calibration error {result.candidate:.3g} against {result.production:.3g} of production, "
         f"at least {max(0.0, -high):.3g} more, limit {spec.limit:g}",
     )
 
@@ -78,7 +78,7 @@ def calibration_error(
     prediction: np.ndarray,
     weight: np.ndarray | None = None,  # noqa: ARG001 the protocol's
 ) -> float:
-    """The mean distance of label and prediction over ten bins of equally many predictions."""
+    """Return the mean distance of label and prediction over ten bins of equal size."""
     order = np.argsort(prediction, kind="stable")
     parts = np.array_split((prediction - target)[order], BINS)
     return float(sum(abs(part.sum()) for part in parts) / len(order))
@@ -91,7 +91,7 @@ def check_negative_flips(
     production: np.ndarray,
     threshold: float | None,
 ) -> GuardResult:
-    """Fails where too many rows that production had right are wrong now.
+    """Fail where too many rows that production had right are wrong now.
 
     Args:
         spec: The limit, a share of the rows.
@@ -103,14 +103,14 @@ def check_negative_flips(
     cut = THRESHOLD if threshold is None else threshold
     ours, theirs = (predict_class(side, cut) == labels for side in (candidate, production))
     share = float((theirs & ~ours).mean())
-    said = f"{share:.2%} of rows that production had right are wrong now, limit {spec.limit:.2%}"
-    return GuardResult("negative_flips", spec.action, share <= spec.limit, said)
+    detail = f"{share:.2%} of rows that production had right are wrong now, limit {spec.limit:.2%}"
+    return GuardResult("negative_flips", spec.action, share <= spec.limit, detail)
 
 
 def check_ratio(
     name: str, spec: GuardSpec, candidate: dict[str, float], production: dict[str, float]
 ) -> GuardResult:
-    """Fails where a cost is more than the limit times that of production.
+    """Fail where a cost is more than the limit times that of production.
 
     Args:
         name: Of the guard.
@@ -120,5 +120,6 @@ def check_ratio(
     """
     worst = max(candidate, key=lambda of: candidate[of] / production[of])
     times = candidate[worst] / production[worst]
-    said = f"{worst}: {times:.2f} times {production[worst]:.3g} of production, limit {spec.limit:g}"
-    return GuardResult(name, spec.action, times <= spec.limit, said)
+    detail = f"{worst}: {times:.2f} times {production[worst]:.3g} of production"
+    detail += f", limit {spec.limit:g}"
+    return GuardResult(name, spec.action, times <= spec.limit, detail)

@@ -1,4 +1,4 @@
-"""What policies would have brought over the same history, and how sure that is.
+"""The gain that policies would have brought over the same history, and how sure that is.
 
 Not here: playing them.
 """
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retrain_assets.domain.metrics.intervals import bonferroni
 from retrain_assets.domain.metrics.metrics import MetricDef, get_metric
 from retrain_assets.specs.gate import Metric
 
@@ -17,7 +18,7 @@ FEWEST_STRETCHES = 4
 
 @dataclass(frozen=True)
 class PolicyResult:
-    """What one policy came to.
+    """The result of one policy.
 
     Args:
         name: Of the policy.
@@ -35,13 +36,13 @@ class PolicyResult:
 
     @property
     def promotions(self) -> int:
-        """How often production changed."""
+        """Return how often production changed."""
         return sum(action == "promote" for _, action in self.decisions)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A policy beside the one that was played first.
+    """A policy compared with the one that was played first.
 
     Args:
         name: Of the policy.
@@ -67,11 +68,11 @@ class Standing:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of some policies.
+    """The results of some policies, and the one to take.
 
     Args:
         metric: By which they are compared.
-        results: What each came to; the first is what the others are held against.
+        results: The result of each; the others are compared with the first.
         standings: The same, summed up.
         best: Of those that can be written as YAML, the one that did best.
         summary: How sure that is, in a sentence.
@@ -79,123 +80,88 @@ class Outcome:
 
     metric: Metric | MetricDef
     results: Sequence[PolicyResult]
-    standings: Sequence[Standing]
-    best: str
-    summary: str
+    standings: Sequence[Standing] = ()
+    best: str = ""
+    summary: str = ""
 
     @property
     def shared(self) -> list[str]:
-        """Partitions that all of them predicted, in order."""
-        return _shared(self.results)
+        """Return the partitions that all of them predicted, in order."""
+        values = [result.values for result in self.results]
+        return [key for key in values[0] if all(key in part for part in values)]
 
     def gains(self, name: str) -> np.ndarray:
-        """How much better than the first a policy was, on each shared partition."""
-        each = next(one for one in self.results if one.name == name)
-        return _gains(self.metric, each, self.results[0], self.shared)
+        """Return how much better than the first a policy was, on each shared partition."""
+        values = next(result.values for result in self.results if result.name == name)
+        first, metric = self.results[0].values, get_metric(self.metric)
+        return np.array([metric.gain(values[key], first[key]) for key in self.shared])
 
 
 def compare_policies(
-    metric: Metric | MetricDef, played: Sequence[PolicyResult], confidence: float
+    metric: Metric | MetricDef, results: Sequence[PolicyResult], confidence: float
 ) -> Outcome:
-    """Policies beside each other, and the one to take.
+    """Compare policies on the partitions that all of them predicted, and propose one.
+
+    The interval is Student's t over means of seven partitions each, since neighbours are alike; a
+    part of a stretch at the end counts as one.
 
     Args:
         metric: Of their values.
-        played: At least one; the first is what the others are held against.
+        results: At least one; the others are compared with the first.
         confidence: Of the intervals of all gains together.
 
     Raises:
         ValueError: No partition was predicted by all.
     """
-    found = standings(metric, played, confidence)
-    return Outcome(metric, played, found, *proposal(metric, found, confidence))
-
-
-def standings(
-    metric: Metric | MetricDef, played: Sequence[PolicyResult], confidence: float
-) -> list[Standing]:
-    """Policies on the partitions that all of them predicted, held against the first.
-
-    The interval is Student's t over means of seven partitions each, since what follows each other
-    is alike; a half stretch at the end counts as one.
-
-    Args:
-        metric: Of the values.
-        played: At least one.
-        confidence: Of the intervals together.
-
-    Raises:
-        ValueError: No partition was predicted by all.
-    """
-    shared, found = _shared(played), []
-    if not shared:
+    outcome, standings = Outcome(metric, results), []
+    if not (shared := outcome.shared):
         raise ValueError("no partition was predicted out of sample by every policy")
-    one = 1 - (1 - confidence) / max(1, len(played) - 1)
-    for each in played:
-        gains = _gains(metric, each, played[0], shared)
-        low, high = _interval(gains, one)
-        found.append(
-            Standing(
-                name=each.name,
-                mean=float(np.mean([each.values[key] for key in shared])),
-                fits=each.fits,
-                promotions=each.promotions,
-                gain=float(gains.mean()),
-                low=low,
-                high=high,
-                gated=each.gated,
-            )
-        )
-    return found
+    for result in results:
+        gains = outcome.gains(result.name)
+        low, high = _interval(gains, bonferroni(confidence, len(results) - 1))
+        mean = float(np.mean([result.values[key] for key in shared]))
+        counts = result.fits, result.promotions
+        gain = float(gains.mean())
+        standings.append(Standing(result.name, mean, *counts, gain, low, high, result.gated))
+    best, summary = _propose(get_metric(metric), standings, confidence)
+    return Outcome(metric, results, standings, best, summary)
 
 
-def proposal(
-    metric: Metric | MetricDef, found: Sequence[Standing], confidence: float
+def _propose(
+    metric: MetricDef, standings: Sequence[Standing], confidence: float
 ) -> tuple[str, str]:
-    """The policy that would have done best, of those that can be written as YAML, and how sure.
+    """Return the best policy of those that can be written as YAML, and a sentence how sure it is.
 
     Args:
-        metric: By which they were compared.
-        found: The standings; the first is the policy as it is.
+        metric: The metric they were compared by.
+        standings: The first is the policy as it is.
         confidence: Of the intervals.
-
-    Returns:
-        Its name, and a sentence.
     """
-    sign = 1 if get_metric(metric).greater_is_better else -1
-    best = max((one for one in found if one.gated), key=lambda one: (sign * one.mean, -one.fits))
-    now = found[0]
-    top = max(found, key=lambda one: sign * one.mean)
+
+    def rank(standing: Standing) -> tuple[float, int]:
+        return metric.gain(standing.mean, 0.0), -standing.fits
+
+    now, top = standings[0], max(standings, key=rank)
+    best = max((standing for standing in standings if standing.gated), key=rank)
     calendar = ""
-    if sign * top.mean > sign * best.mean:
+    if metric.gain(top.mean, best.mean) > 0:
         calendar = (
             f"; but the calendar `{top.name}`, which has no gate and cannot be written as YAML, "
             f"had mean {top.mean:.4g}"
         )
     if best is now:
-        reason = f"of {len(found)} policies, none with triggers and gate did better"
+        reason = f"of {len(standings)} policies, none with triggers and gate did better"
         return now.name, reason + calendar
     scope = " of those with triggers and gate" if calendar else ""
-    said = (
+    reason = (
         f"`{best.name}` did best{scope}: mean {metric} {best.mean:.4g} with {best.fits} fits, now "
         f"{now.mean:.4g} with {now.fits}; gain {best.gain:.2g}"
     )
     if best.low is None:
-        return best.name, f"{said}, on too few partitions to say how sure that is{calendar}"
-    sure = "shown to be better" if best.low > 0 else "it may be chance"
-    said += f", {confidence:.0%} interval {best.low:.2g} to {best.high:.2g}: {sure}{calendar}"
-    return best.name, said
-
-
-def _shared(played: Sequence[PolicyResult]) -> list[str]:
-    return [key for key in played[0].values if all(key in each.values for each in played)]
-
-
-def _gains(
-    metric: Metric | MetricDef, one: PolicyResult, first: PolicyResult, shared: Sequence[str]
-) -> np.ndarray:
-    sign = 1 if get_metric(metric).greater_is_better else -1
-    return sign * np.array([one.values[key] - first.values[key] for key in shared])
+        return best.name, f"{reason}, on too few partitions to say how sure that is{calendar}"
+    certainty = "shown to be better" if best.low > 0 else "it may be chance"
+    reason += f", {confidence:.0%} interval {best.low:.2g} to {best.high:.2g}: {certainty}"
+    return best.name, reason + calendar
 
 
 def _interval(gains: np.ndarray, confidence: float) -> tuple[float, float] | tuple[None, None]:

@@ -1,17 +1,18 @@
-"""What the triggering policy knows of a model, and what it answers.
+"""The facts that the triggering policy decides on, and its answers.
 
 Not here: the causes, and the decision whether to retrain.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import polars as pl
 
 
 @dataclass(frozen=True)
 class Production:
-    """What the policy knows of the model in production.
+    """The model in production, as the policy sees it.
 
     Args:
         version: Its number.
@@ -41,12 +42,12 @@ class HeldCandidate:
 
 @dataclass(frozen=True)
 class Pause:
-    """A person wants no retraining asked for.
+    """A pause of retraining that a person wants.
 
     Args:
-        until: First partition as of which it may be asked for again.
+        until: First partition as of which retraining may be asked for again.
         reason: Why.
-        by: Who wants it.
+        by: The name of that person.
     """
 
     until: str
@@ -66,7 +67,7 @@ class Situation:
         last_decision: As-of of the newest decision of the gate; None before the first.
         last_recipe: Digest of what was trained for it.
         monitoring: Rows of the monitoring table.
-        pause: What holds back any retraining, if anything does.
+        pause: The pause that a person wants, if there is one.
         refusals: By cause, candidates that it asked for and that were not promoted, since the last
             one that was.
         held_candidate: The candidate of that newest decision, where it was held, may yet be shown
@@ -89,9 +90,16 @@ class Situation:
     unbuilt: int = 0
 
 
+class Answer(NamedTuple):
+    """The answer of a rule: whether it asks for retraining, and why or why not."""
+
+    fired: bool
+    reason: str
+
+
 @dataclass(frozen=True)
 class Cause:
-    """One cause of the policy, looked at: whether it asks for retraining, and why."""
+    """The answer of one cause as of a partition."""
 
     cause: str
     fired: bool
@@ -101,7 +109,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Request:
-    """The outcome: whether to retrain as of a partition, and what every cause said.
+    """The outcome: whether to retrain as of a partition, and the answer of every cause.
 
     With `held_version`, that version is judged again instead of fitting another.
     """
@@ -114,5 +122,5 @@ class Request:
 
     @property
     def fired(self) -> tuple[str, ...]:
-        """Names of the causes that ask for retraining."""
+        """Return the names of the causes that ask for retraining."""
         return tuple(cause.cause for cause in self.causes if cause.fired)

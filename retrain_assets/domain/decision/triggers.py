@@ -1,15 +1,14 @@
-"""The triggering policy: what was seen in, whether to retrain and why out.
+"""The triggering policy: decide from the facts of a situation whether to retrain, and why.
 
-Pure and counted in partitions of the data, so that a replay decides what the live system decided.
-Not here: what each cause looks for, and asking Dagster for a run.
+Time is counted in partitions of the data, so that a replay decides what the live system decided.
+Not here: the rule of each cause (`causes`), and asking Dagster for a run.
 """
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 
 from retrain_assets.domain.decision.causes import CAUSES, explain_wait, find_awaited_candidate
-from retrain_assets.domain.decision.situation import Cause, Pause, Request, Situation
+from retrain_assets.domain.decision.situation import Answer, Cause, Pause, Request, Situation
 from retrain_assets.domain.windows import count_since
 from retrain_assets.specs.model import ModelSpec
 
@@ -18,11 +17,11 @@ CHANGE_CAUSES = {"no_production", "spec_change"}  # by which a change of the YAM
 
 
 def decide(spec: ModelSpec, situation: Situation) -> Request:
-    """Look at each cause and say whether to retrain.
+    """Decide whether to retrain, from the answer of each cause.
 
     Args:
         spec: The model.
-        situation: What is known.
+        situation: The facts.
 
     Returns:
         The request; `retrain` is false with a reason when no cause fired, history is too short, a
@@ -30,41 +29,35 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
         is yet to be judged again.
     """
     if len(situation.mature) < situation.needed:
-        ready = f"{len(situation.mature)} of {situation.needed} partitions needed"
-        short = f"{ready} have landed"
+        reason = f"{len(situation.mature)} of {situation.needed} partitions needed have landed"
         if situation.unbuilt:
-            short = (
-                f"{ready} are ready; {situation.unbuilt} more have landed: the sensor of "
-                f"{spec.name} or `retrain backfill {spec.name}` monitors them"
+            reason = (
+                f"{reason.removesuffix('have landed')}are ready; {situation.unbuilt} more have "
+                f"landed: the sensor of {spec.name} or `retrain backfill {spec.name}` monitors them"
             )
-        return Request(retrain=False, reason=short, as_of=None, causes=())
+        return Request(retrain=False, reason=reason, as_of=None, causes=())
     as_of = situation.mature[-1]
+    answers = {name: rule(spec, situation) for name, rule in CAUSES.items()}
     causes = tuple(
-        Cause(name, fired=fired, reason=reason, as_of=as_of)
-        for name, rule in CAUSES.items()
-        for fired, reason in [rule(spec, situation)]
+        Cause(name, *_restrain(spec, situation, name, answers), as_of) for name in answers
     )
-    causes = tuple(_allowed(spec, situation, cause, causes) for cause in causes)
-    fired = [cause for cause in causes if cause.fired]
-    reason = "; ".join(cause.reason for cause in fired) or "no cause has fired"
-    pause = situation.pause
-    paused = pause is not None and as_of < pause.until
-    if pause is not None and paused:
-        reason = f"{_said(pause)}: {reason}"
-    if paused or not fired:
-        return Request(retrain=False, reason=reason, as_of=as_of, causes=causes)
-    held = find_awaited_candidate(spec, situation)
-    unready = explain_wait(situation, held) if held else _nothing_new(spec, situation)
-    waiting = _cooling_down(spec, situation) or unready
-    changed = CHANGE_CAUSES.intersection(cause.cause for cause in fired)
-    if waiting and not (changed and _is_untried(spec, situation)):
-        return Request(retrain=False, reason=f"{waiting}: {reason}", as_of=as_of, causes=causes)
-    again = held.version if held else None
-    return Request(retrain=True, reason=reason, as_of=as_of, causes=causes, held_version=again)
+    reason = "; ".join(cause.reason for cause in causes if cause.fired) or "no cause has fired"
+    candidate = find_awaited_candidate(spec, situation)
+    wait = _explain_pause(situation.pause, as_of)
+    fired = [cause.cause for cause in causes if cause.fired]
+    is_change = CHANGE_CAUSES.intersection(fired) and _is_untried(spec, situation)
+    if fired and not wait and not is_change:
+        unready = explain_wait(situation, candidate) if candidate else _nothing_new(spec, situation)
+        wait = _cooling_down(spec, situation) or unready
+    reason = f"{wait}: {reason}" if wait else reason
+    retrain = bool(fired) and wait is None
+    return Request(
+        retrain, reason, as_of, causes, candidate.version if candidate and retrain else None
+    )
 
 
 def count_refusals(decided: Iterable[tuple[str, Iterable[str]]]) -> dict[str, int]:
-    """How often each cause asked for a candidate that was refused, since one was taken.
+    """Return how often each cause asked for a candidate that was refused, since one was taken.
 
     Args:
         decided: The ledger's action and what asked for it, oldest first.
@@ -78,19 +71,20 @@ def count_refusals(decided: Iterable[tuple[str, Iterable[str]]]) -> dict[str, in
     return dict(counted)
 
 
-def _allowed(
-    spec: ModelSpec, situation: Situation, cause: Cause, causes: tuple[Cause, ...]
-) -> Cause:
-    """The cause, which does not fire where others would have to as well, or while it backs off."""
+def _restrain(
+    spec: ModelSpec, situation: Situation, name: str, answers: Mapping[str, Answer]
+) -> Answer:
+    """Return the answer of a cause; it backs off, or fires only with all others that have to."""
+    fired, reason = answers[name]
     signals = spec.triggers.signals
-    if not cause.fired:
-        return cause
-    if spec.triggers.require == "all" and cause.cause in signals:
-        missing = [other.cause for other in causes if other.cause in signals and not other.fired]
+    if not fired:
+        return answers[name]
+    if spec.triggers.require == "all" and name in signals:
+        missing = [signal for signal in answers if signal in signals and not answers[signal].fired]
         if missing:
-            return replace(cause, fired=False, reason=f"{cause.reason}; not {', '.join(missing)}")
-    waits = _backs_off(spec, situation, cause.cause)
-    return replace(cause, fired=False, reason=f"{waits}: {cause.reason}") if waits else cause
+            return Answer(False, f"{reason}; not {', '.join(missing)}")
+    wait = _back_off(spec, situation, name)
+    return Answer(wait is None, f"{wait}: {reason}" if wait else reason)
 
 
 def _is_untried(spec: ModelSpec, situation: Situation) -> bool:
@@ -102,7 +96,7 @@ def _is_untried(spec: ModelSpec, situation: Situation) -> bool:
     return gate_is_new or situation.last_recipe != situation.recipe
 
 
-def _backs_off(spec: ModelSpec, situation: Situation, cause: str) -> str | None:
+def _back_off(spec: ModelSpec, situation: Situation, cause: str) -> str | None:
     allowed, refused = spec.triggers.back_off, situation.refusals.get(cause, 0)
     if allowed is None or refused < allowed or situation.last_decision is None:
         return None
@@ -115,7 +109,9 @@ def _backs_off(spec: ModelSpec, situation: Situation, cause: str) -> str | None:
     return f"backs off after {refused} candidates not promoted, {since} of {wait} partitions"
 
 
-def _said(pause: Pause) -> str:
+def _explain_pause(pause: Pause | None, as_of: str) -> str | None:
+    if pause is None or as_of >= pause.until:
+        return None
     return f"paused until {pause.until} by {pause.by} ({pause.reason})"
 
 
@@ -130,7 +126,7 @@ def _cooling_down(spec: ModelSpec, situation: Situation) -> str | None:
 
 
 def _nothing_new(spec: ModelSpec, situation: Situation) -> str | None:
-    """Whether the candidate's training window would end no later than production's.
+    """Return why a candidate would be no newer than production, or None.
 
     Production may have been refitted through its as-of, while a candidate leaves out the holdout:
     until more partitions than that have come, it would be production over again.

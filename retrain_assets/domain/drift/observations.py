@@ -168,8 +168,7 @@ def observe_performance(
 
 def is_beyond(metric: Metric, value: float, threshold: float, margin: float = 0.0) -> bool:
     """Whether performance is worse than its bound, by more than it may be off."""
-    sign = 1 if METRICS[metric].greater_is_better else -1
-    return sign * (value - threshold) + margin < 0
+    return bool(METRICS[metric].gain(value, threshold) + margin < 0)
 
 
 def compute_bound(trigger: PerformanceTrigger, baseline: float) -> float:
@@ -177,9 +176,8 @@ def compute_bound(trigger: PerformanceTrigger, baseline: float) -> float:
 
     NaN, which nothing passes, where there is only the relative one and nothing to hold it against.
     """
-    greater_is_better = METRICS[trigger.metric].greater_is_better
-    sign = 1 if greater_is_better else -1
+    metric = METRICS[trigger.metric]
     bounds = [] if trigger.limit is None else [trigger.limit]
     if trigger.max_drop is not None and not math.isnan(baseline):
-        bounds.append(baseline - sign * trigger.max_drop * abs(baseline))
-    return (max if greater_is_better else min)(bounds, default=math.nan)
+        bounds.append(baseline - metric.gain(trigger.max_drop * abs(baseline), 0.0))
+    return max(bounds, key=lambda bound: metric.gain(bound, 0.0), default=math.nan)

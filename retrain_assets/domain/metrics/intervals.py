@@ -13,11 +13,8 @@ the interval of the gain is a delete-one-block jackknife with Student's t:
   d_i = g_i - mean(g) (Johnson & Rust 1992, Journal of Educational Statistics 17).
 
 It serves every metric, and blocks of unequal size. It takes blocks to be independent of each
-other.
-
-Evidence that may be looked at after every partition, without more false alarms for looking.
-
-Not here: what follows from an interval.
+other. `compute_evidence` may be looked at after every partition, without more false alarms for
+looking. Not here: what follows from an interval.
 """
 
 import math
@@ -57,7 +54,7 @@ class Estimate:
     block_gains: dict[str, float | None]
 
     def interval(self, confidence: float) -> tuple[float, float]:
-        """The two-sided interval of the gain; infinite where nothing bounds it."""
+        """Return the two-sided interval of the gain; infinite where nothing bounds it."""
         from scipy.special import stdtrit
 
         if not math.isfinite(self.error):
@@ -73,7 +70,7 @@ def estimate(
     production: np.ndarray,
     blocks: pl.Series,
 ) -> Estimate:
-    """The gain on all rows, and its standard error.
+    """Return the gain on all rows, and its standard error.
 
     Args:
         metric: By which the two are compared.
@@ -85,22 +82,23 @@ def estimate(
     metric = get_metric(metric)
     function = metric.function
 
-    def values(kept: np.ndarray | slice) -> tuple[float, float]:
-        return function(labels[kept], candidate[kept]), function(labels[kept], production[kept])
+    def values(rows: np.ndarray | slice) -> tuple[float, float]:
+        return function(labels[rows], candidate[rows]), function(labels[rows], production[rows])
 
     blocked = list(split_by_block(blocks))
-    alone = {str(name): _difference(metric, *values(rows)) for name, rows in blocked}
+    alone = {str(name): metric.gain(*values(rows)) for name, rows in blocked}
     error, freedom = math.inf, 0.0
     if len(blocked) > 1:
-        without = [values(_all_but(rows, len(labels))) for _, rows in blocked]
-        gains = np.array([_difference(metric, *pair) for pair in without])
+        places = np.arange(len(labels))
+        rest = (np.delete(places, rows) for _, rows in blocked)
+        gains = np.array([metric.gain(*values(rows)) for rows in rest])
         error = math.sqrt((len(blocked) - 1) * gains.var())
         freedom = _freedom(gains - gains.mean()) if metric.by_class else len(blocked) - 1.0
     ours, theirs = values(slice(None))
     return Estimate(
         candidate=ours,
         production=theirs,
-        gain=_difference(metric, ours, theirs),
+        gain=metric.gain(ours, theirs),
         error=error,
         freedom=freedom,
         blocks=len(blocked),
@@ -117,23 +115,21 @@ def _freedom(deviations: np.ndarray) -> float:
     return float(min(blocks - 1, (3.16 - 2.77 / math.sqrt(blocks)) * effective))
 
 
-def _difference(metric: MetricDef, candidate: float, production: float) -> float:
-    """How much better the candidate's value is; negative when worse."""
-    larger = candidate - production
-    return larger if metric.greater_is_better else -larger
+def bonferroni(confidence: float, count: int) -> float:
+    """Return the confidence of each of some intervals that hold together with a confidence.
 
-
-def _all_but(rows: np.ndarray, length: int) -> np.ndarray:
-    kept = np.ones(length, dtype=bool)
-    kept[rows] = False
-    return kept
+    So that choosing the best of several promotes what is no better as rarely as judging one does,
+    each has its share of the error. Holm's steps would allow the second and later ones more, but
+    only one is promoted, and of that Holm asks what Bonferroni does.
+    """
+    return 1 - (1 - confidence) / max(1, count)
 
 
 EFFECT = 0.5  # standard deviation of the effects that are looked for
 
 
 def compute_evidence(gains: Sequence[float]) -> np.ndarray:
-    """How much likelier the gains are under some effect above zero than under none, after each.
+    """Return, after each gain, how much likelier all are under some effect above zero than none.
 
     Args:
         gains: One number a partition, in order of time.
@@ -150,12 +146,12 @@ def compute_evidence(gains: Sequence[float]) -> np.ndarray:
         t_squared = count * (count - 1) * mean**2 / squares
         ratio = (1 + t_squared / (count - 1)) / (1 + t_squared / ((count - 1) * shrunk))
         factor = shrunk**-0.5 * ratio ** (count / 2)
-    told = (mean > 0) & (count > 1) & np.isfinite(factor)
-    return np.where(told, factor, 1.0)
+    is_informative = (mean > 0) & (count > 1) & np.isfinite(factor)
+    return np.where(is_informative, factor, 1.0)
 
 
 def required_evidence(confidence: float) -> float:
-    """Evidence that is reached without any effect with at most the probability of one tail.
+    """Return the evidence that is reached without any effect as rarely as one tail of an interval.
 
     It is reached as often with a mean below zero, where it is not counted: so each tail has half.
 

@@ -1,12 +1,7 @@
-"""The formula of each metric, of labels, predictions and row weights.
+"""The metrics: the formula of each, over all rows and by block, and the metrics that a YAML names.
 
-Predictions are as `performance` says.
-
-Metrics: how good predictions are, over all rows and by block.
-
-The metric the gate judges by, with what its YAML says of it: threshold, costs, own code.
-
-Not here: names, directions, blocks.
+Predictions are of shape (rows,) for binary and regression and (rows, classes) for multiclass.
+Not here: how sure a difference of two models is (`intervals`), and what follows from it.
 """
 
 import math
@@ -22,6 +17,8 @@ from retrain_assets.specs.features import Kind
 from retrain_assets.specs.gate import METRICS_BY_KIND, CostSpec, GateSpec, Metric
 from retrain_assets.specs.triggers import PerformanceTrigger
 
+Array = np.ndarray
+Weights = np.ndarray | None
 THRESHOLD = 0.5  # from which a probability counts as a prediction of 1
 SMALLEST = float(np.finfo(np.float64).eps)  # probability below which log_loss stops growing
 UNKNOWN_CLASS = -1
@@ -33,56 +30,50 @@ class Function(Protocol):
     Labels of multiclass are places in the columns of the prediction.
     """
 
-    def __call__(
-        self, target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
-    ) -> float:
-        """The value on these rows."""
+    def __call__(self, target: Array, prediction: Array, weight: Weights = None) -> float:
+        """Return the value on these rows."""
 
 
-def mean_of(values: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Function:
-    """A metric that is the weighted mean of one value a row."""
+def mean_of(values: Callable[[Array, Array], Array]) -> Function:
+    """Return the metric that is the weighted mean of one value a row."""
 
-    def metric(
-        target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
-    ) -> float:
+    def metric(target: Array, prediction: Array, weight: Weights = None) -> float:
         return float(np.average(values(target, prediction), weights=weight))
 
     return metric
 
 
-def surprise(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Minus the logarithm of the probability given to what happened."""
+def surprise(target: Array, prediction: Array) -> Array:
+    """Return minus the logarithm of the probability of what happened, of shape (rows,)."""
     if prediction.ndim == 1:
-        given = np.where(target > THRESHOLD, prediction, 1 - prediction)
+        chance = np.where(target > THRESHOLD, prediction, 1 - prediction)
     else:
-        given = prediction[np.arange(len(target)), target]
-        given = np.where(target == UNKNOWN_CLASS, 0.0, given)
-    return np.asarray(-np.log(np.clip(given, SMALLEST, 1)))
+        chance = prediction[np.arange(len(target)), target]
+        chance = np.where(target == UNKNOWN_CLASS, 0.0, chance)
+    return np.asarray(-np.log(np.clip(chance, SMALLEST, 1)))
 
 
-def predict_class(prediction: np.ndarray, threshold: float) -> np.ndarray:
-    """The predicted class."""
+def predict_class(prediction: Array, threshold: float) -> Array:
+    """Return the predicted class of each row: 0 or 1, or the place of the likeliest column."""
     likeliest = prediction.argmax(axis=1) if prediction.ndim > 1 else prediction >= threshold
     return np.asarray(likeliest)
 
 
-def rmse(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """The root of the mean squared error."""
+def rmse(target: Array, prediction: Array, weight: Weights = None) -> float:
+    """Return the root of the mean squared error."""
     return math.sqrt(np.average((prediction - target) ** 2, weights=weight))
 
 
-def r2(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """The share of the variance that is explained; NaN of a constant target."""
+def r2(target: Array, prediction: Array, weight: Weights = None) -> float:
+    """Return the share of the variance that is explained; NaN of a constant target."""
     total = np.average((target - np.average(target, weights=weight)) ** 2, weights=weight)
     if total == 0:
         return math.nan
     return float(1 - np.average((prediction - target) ** 2, weights=weight) / total)
 
 
-def _weights_by_score(
-    target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of the 1s and of the 0s at or above each distinct prediction, the highest first."""
+def _weights_by_score(target: Array, prediction: Array, weight: Weights) -> tuple[Array, Array]:
+    """Return the weight of the 1s and of the 0s at or above each prediction, the highest first."""
     order = np.argsort(-prediction)
     weights = np.ones(len(order)) if weight is None else weight[order]
     ones, scores = target[order] > THRESHOLD, prediction[order]
@@ -90,8 +81,8 @@ def _weights_by_score(
     return np.cumsum(weights * ones)[ends], np.cumsum(weights * ~ones)[ends]
 
 
-def roc_auc(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """The chance that a 1 is above a 0, ties counting half; NaN with one class."""
+def roc_auc(target: Array, prediction: Array, weight: Weights = None) -> float:
+    """Return the chance that a 1 is above a 0, ties counting half; NaN with one class."""
     ones, zeros = _weights_by_score(target, prediction, weight)
     if ones[-1] == 0 or zeros[-1] == 0:
         return math.nan
@@ -99,10 +90,8 @@ def roc_auc(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | Non
     return float(np.trapezoid(ones, zeros))
 
 
-def average_precision(
-    target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
-) -> float:
-    """The mean precision at each 1; NaN without one."""
+def average_precision(target: Array, prediction: Array, weight: Weights = None) -> float:
+    """Return the mean precision at each 1; NaN without one."""
     ones, zeros = _weights_by_score(target, prediction, weight)
     if ones[-1] == 0:
         return math.nan
@@ -110,40 +99,36 @@ def average_precision(
     return float(np.diff(ones, prepend=0) @ precision / ones[-1])
 
 
-def _by_class(
-    target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None, threshold: float
-) -> tuple[np.ndarray, ...]:
-    """Weight of the rows of each class that are right, predicted and there; class -1 is first."""
+def _weights_by_class(
+    target: Array, prediction: Array, weight: Weights, threshold: float
+) -> tuple[Array, ...]:
+    """Return by class the weight of the correct, predicted and actual rows; class -1 is first."""
     true = target.astype(np.int64) + 1
-    said = predict_class(prediction, threshold).astype(np.int64) + 1
+    predicted = predict_class(prediction, threshold).astype(np.int64) + 1
     classes = 1 + (2 if prediction.ndim == 1 else prediction.shape[1])
     weights = np.ones(len(true)) if weight is None else weight
-    right = np.bincount(true, weights * (true == said), classes)
-    return right, np.bincount(said, weights, classes), np.bincount(true, weights, classes)
+    right = np.bincount(true, weights * (true == predicted), classes)
+    return right, np.bincount(predicted, weights, classes), np.bincount(true, weights, classes)
 
 
 def f1(threshold: float) -> Function:
-    """Binary, or the mean over the classes that occur."""
+    """Return the F1 score of a binary model, or its mean over the classes that occur."""
 
-    def metric(
-        target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
-    ) -> float:
-        right, said, true = _by_class(target, prediction, weight, threshold)
-        counted = slice(2, None) if prediction.ndim == 1 else slice(None)
-        occurs = (said + true)[counted] > 0
-        values = 2 * right[counted][occurs] / (said + true)[counted][occurs]
-        return float(values.mean()) if occurs.any() else math.nan
+    def metric(target: Array, prediction: Array, weight: Weights = None) -> float:
+        right, predicted, true = _weights_by_class(target, prediction, weight, threshold)
+        counted = slice(2 if prediction.ndim == 1 else 0, None)
+        total = (predicted + true)[counted]
+        values = 2 * right[counted][total > 0] / total[total > 0]
+        return float(values.mean()) if values.size else math.nan
 
     return metric
 
 
 def balanced_accuracy(threshold: float) -> Function:
-    """The mean over the classes that occur of the share that is found; NaN with one class."""
+    """Return the mean recall of the classes that occur; NaN with one class."""
 
-    def metric(
-        target: np.ndarray, prediction: np.ndarray, weight: np.ndarray | None = None
-    ) -> float:
-        right, _, true = _by_class(target, prediction, weight, threshold)
+    def metric(target: Array, prediction: Array, weight: Weights = None) -> float:
+        right, _, true = _weights_by_class(target, prediction, weight, threshold)
         occurs = true > 0
         return float((right[occurs] / true[occurs]).mean()) if occurs.sum() > 1 else math.nan
 
@@ -151,7 +136,7 @@ def balanced_accuracy(threshold: float) -> Function:
 
 
 def accuracy(threshold: float) -> Function:
-    """The share of rows whose class is found."""
+    """Return the share of rows whose class is predicted."""
     return mean_of(lambda target, prediction: predict_class(prediction, threshold) == target)
 
 
@@ -161,7 +146,6 @@ class MetricDef:
 
     Args:
         name: As the YAML has it.
-        kinds: The kinds of model it judges.
         greater_is_better: Its direction.
         function: Its value.
         by_class: Whether it weighs classes at a threshold, so that a block counts by how much of
@@ -169,7 +153,6 @@ class MetricDef:
     """
 
     name: str
-    kinds: tuple[Kind, ...]
     greater_is_better: bool
     function: Function
     by_class: bool = False
@@ -177,19 +160,26 @@ class MetricDef:
     def __str__(self) -> str:
         return self.name
 
+    def gain(self, value: Any, baseline: Any) -> Any:
+        """Return how much better a value is than a baseline; negative where it is worse.
+
+        Both are numbers, arrays or polars expressions of the metric's values.
+        """
+        return value - baseline if self.greater_is_better else baseline - value
+
 
 def get_metric(metric: Metric | MetricDef) -> MetricDef:
-    """The metric of that name, or the metric itself."""
+    """Return the metric of that name, or the metric itself."""
     return metric if isinstance(metric, MetricDef) else METRICS[metric]
 
 
 def evaluate(
     metric: Metric | MetricDef,
-    target: np.ndarray,
-    prediction: np.ndarray,
+    target: Array,
+    prediction: Array,
     classes: Sequence[Any] | None = None,
 ) -> float:
-    """The metric over all rows.
+    """Return the metric over all rows.
 
     Args:
         metric: Its name, or one that `measures` made.
@@ -208,12 +198,12 @@ def evaluate(
 
 def block_values(
     metric: Metric | MetricDef,
-    target: np.ndarray,
-    prediction: np.ndarray,
+    target: Array,
+    prediction: Array,
     blocks: pl.Series,
     classes: Sequence[Any] | None = None,
 ) -> pl.DataFrame:
-    """The metric of each block.
+    """Return the metric of each block.
 
     Args:
         metric: Its name, or one that `measures` made.
@@ -233,7 +223,7 @@ def block_values(
     return compute_by_block(blocks, lambda rows: function(labels[rows], output[rows]))
 
 
-def compute_by_block(blocks: pl.Series, value: Callable[[np.ndarray], float]) -> pl.DataFrame:
+def compute_by_block(blocks: pl.Series, value: Callable[[Array], float]) -> pl.DataFrame:
     """A value of each block, as `block_values` gives it.
 
     Args:
@@ -247,12 +237,12 @@ def compute_by_block(blocks: pl.Series, value: Callable[[np.ndarray], float]) ->
 
 def mean_over_blocks(
     metric: Metric | MetricDef,
-    target: np.ndarray,
-    prediction: np.ndarray,
+    target: Array,
+    prediction: Array,
     blocks: pl.Series,
     classes: Sequence[Any] | None = None,
 ) -> float:
-    """The row-weighted mean of the metric over the blocks where it is defined.
+    """Return the row-weighted mean of the metric over the blocks where it is defined.
 
     This is what a window of monitored blocks is compared with; it differs from the metric over all
     rows where the metric is no mean over rows.
@@ -266,8 +256,8 @@ def mean_over_blocks(
     return float(np.average(values["value"], weights=values["rows"]))
 
 
-def margin(values: np.ndarray, rows: np.ndarray, confidence: float) -> float:
-    """How far a row-weighted mean over blocks may be off, by Student's t over blocks.
+def margin(values: Array, rows: Array, confidence: float) -> float:
+    """Return how far a row-weighted mean over blocks may be off, by Student's t over blocks.
 
     Args:
         values: The metric of each block, of shape (blocks,).
@@ -288,21 +278,21 @@ def margin(values: np.ndarray, rows: np.ndarray, confidence: float) -> float:
 
 
 def loss_increase(metric: Metric | MetricDef, value: float, baseline: float) -> float:
-    """How much worse a value is than a baseline, relative to the baseline.
+    """Return how much worse a value is than a baseline, relative to the baseline.
 
     Returns:
         Positive when worse, whichever direction the metric has; infinite from a baseline of 0.
     """
-    worse = baseline - value if get_metric(metric).greater_is_better else value - baseline
+    worse = get_metric(metric).gain(baseline, value)
     if baseline == 0:
         return math.copysign(math.inf, worse) if worse else 0.0
-    return worse / abs(baseline)
+    return float(worse / abs(baseline))
 
 
 def align_labels(
-    target: np.ndarray, prediction: np.ndarray, classes: Sequence[Any] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and predictions as the metrics take them.
+    target: Array, prediction: Array, classes: Sequence[Any] | None
+) -> tuple[Array, Array]:
+    """Return labels and predictions as the metrics take them.
 
     Args:
         target: Labels, of shape (rows,).
@@ -329,27 +319,25 @@ def align_labels(
     return np.array([places.get(label, UNKNOWN_CLASS) for label in target]), prediction
 
 
-def align_columns(
-    prediction: np.ndarray, classes: Sequence[Any], wanted: Sequence[Any]
-) -> np.ndarray:
-    """Probabilities in the columns of other classes, so that two models can be compared.
+def align_columns(prediction: Array, classes: Sequence[Any], columns: Sequence[Any]) -> Array:
+    """Return probabilities in the columns of other classes, so that two models can be compared.
 
     Args:
         prediction: Of shape (rows, classes).
         classes: Class of each column.
-        wanted: Classes of the result, such as those of either model.
+        columns: Classes of the result, such as those of either model.
 
     Returns:
-        Of shape (rows, wanted); 0 for a class that the model does not know.
+        Of shape (rows, columns); 0 for a class that the model does not know.
     """
     places = {name: place for place, name in enumerate(classes)}
     unknown = np.zeros(len(prediction))
-    columns = [prediction[:, places[name]] if name in places else unknown for name in wanted]
-    return np.stack(columns, axis=1)
+    values = [prediction[:, places[name]] if name in places else unknown for name in columns]
+    return np.stack(values, axis=1)
 
 
-def split_by_block(blocks: pl.Series) -> Iterator[tuple[Any, np.ndarray]]:
-    """Each block, in order, with the places of its rows."""
+def split_by_block(blocks: pl.Series) -> Iterator[tuple[Any, Array]]:
+    """Yield each block, in order, with the places of its rows."""
     places = pl.DataFrame({"block": blocks}).with_row_index("row")
     for (name,), rows in places.sort("block", maintain_order=True).group_by(
         "block", maintain_order=True
@@ -363,30 +351,20 @@ _LOSSES: dict[Metric, Function] = {
     "mae": mean_of(lambda target, prediction: np.abs(prediction - target)),
     "rmse": rmse,
 }
-_SCORES: dict[Metric, Function] = {
-    "roc_auc": roc_auc,
-    "average_precision": average_precision,
-    "accuracy": accuracy(THRESHOLD),
-    "balanced_accuracy": balanced_accuracy(THRESHOLD),
-    "f1": f1(THRESHOLD),
-    "r2": r2,
-}
-METRICS: dict[Metric, MetricDef] = {
-    name: MetricDef(
-        name,
-        kinds=tuple(kind for kind, names in METRICS_BY_KIND.items() if name in names),
-        greater_is_better=name in _SCORES,
-        function=function,
-        by_class=name in {"balanced_accuracy", "f1"},
-    )
-    for name, function in (_LOSSES | _SCORES).items()
-}
-
-
-_CUT: dict[str, Callable[[float], Function]] = {
+_SCORES: dict[Metric, Function] = {"roc_auc": roc_auc, "average_precision": average_precision}
+_AT_THRESHOLD: dict[Metric, Callable[[float], Function]] = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
     "f1": f1,
+}
+METRICS: dict[Metric, MetricDef] = {
+    **{name: MetricDef(name, False, function) for name, function in _LOSSES.items()},
+    **{name: MetricDef(name, True, function) for name, function in _SCORES.items()},
+    **{
+        name: MetricDef(name, True, make(THRESHOLD), by_class=name != "accuracy")
+        for name, make in _AT_THRESHOLD.items()
+    },
+    "r2": MetricDef("r2", True, r2),
 }
 
 
@@ -395,56 +373,46 @@ class MeasureError(ValueError):
 
 
 def get_followed_metric(trigger: PerformanceTrigger, gate: GateSpec) -> MetricDef:
-    """The metric that is followed: the gate's own where it is the same, as the baseline is too."""
+    """Return the metric that is followed; the gate's own if it is the same, as the baseline is."""
     return get_gate_metric(gate) if gate.metric == trigger.metric else METRICS[trigger.metric]
 
 
 def get_gate_metric(gate: GateSpec) -> MetricDef:
-    """The metric that decides.
+    """Return the metric that decides.
 
     Raises:
         MeasureError: `gate.python` cannot be imported.
     """
     name = gate.metric
     if name == "cost" and gate.cost is not None:
-        cut = gate.cost.threshold if gate.threshold is None else gate.threshold
-        return MetricDef(
-            name, ("binary",), greater_is_better=False, function=mean_of(_cost(gate.cost, cut))
-        )
+        threshold = gate.cost.threshold if gate.threshold is None else gate.threshold
+        return MetricDef(name, False, mean_of(_cost(gate.cost, threshold)))
     if name == "pinball" and gate.quantile is not None:
-        return MetricDef(
-            name,
-            ("regression",),
-            greater_is_better=False,
-            function=mean_of(_pinball(gate.quantile)),
-        )
+        return MetricDef(name, False, mean_of(_pinball(gate.quantile)))
     if name == "python" and gate.python is not None:
-        return MetricDef(
-            name, tuple(METRICS_BY_KIND), gate.greater_is_better, _import_metric(gate.python)
-        )
-    found = METRICS[name]  # type: ignore[index]  # the spec holds the others to their parts
-    if name in _CUT and gate.threshold is not None:
-        return replace(found, function=_CUT[name](gate.threshold))
-    return found
+        return MetricDef(name, gate.greater_is_better, _import_metric(gate.python))
+    metric = METRICS[name]  # type: ignore[index]  # the spec holds the others to their parts
+    if name in _AT_THRESHOLD and gate.threshold is not None:
+        return replace(metric, function=_AT_THRESHOLD[name](gate.threshold))
+    return metric
 
 
 def list_metrics(kind: Kind, gate: GateSpec) -> list[MetricDef]:
-    """Every metric of a kind of model, as its gate has it, and the one that decides."""
-    own = get_gate_metric(gate)
-    every = [METRICS[name] for name in METRICS_BY_KIND[kind]]
-    return [*(metric for metric in every if metric.name != own.name), own]
+    """Return every metric of a kind of model, as its gate has it, with the deciding one last."""
+    deciding = get_gate_metric(gate)
+    return [*(METRICS[name] for name in METRICS_BY_KIND[kind] if name != gate.metric), deciding]
 
 
-def _cost(cost: CostSpec, cut: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _cost(cost: CostSpec, threshold: float) -> Callable[[Array, Array], Array]:
     by_outcome = np.array(
         [[cost.true_negative, cost.false_positive], [cost.false_negative, cost.true_positive]]
     )
     return lambda target, prediction: by_outcome[
-        (target > THRESHOLD).astype(int), (prediction >= cut).astype(int)
+        (target > THRESHOLD).astype(int), (prediction >= threshold).astype(int)
     ]
 
 
-def _pinball(quantile: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _pinball(quantile: float) -> Callable[[Array, Array], Array]:
     return lambda target, prediction: np.maximum(
         quantile * (target - prediction), (quantile - 1) * (target - prediction)
     )
@@ -457,11 +425,7 @@ def _import_metric(reference: str) -> Function:
     except (ImportError, AttributeError) as error:
         raise MeasureError(f"gate.python: {reference} cannot be imported: {error}") from error
 
-    def metric(
-        target: np.ndarray,
-        prediction: np.ndarray,
-        weight: np.ndarray | None = None,  # noqa: ARG001 the protocol's
-    ) -> float:
+    def metric(target: Array, prediction: Array, weight: Weights = None) -> float:  # noqa: ARG001
         value = function(target, prediction)
         if not np.isscalar(value):
             raise MeasureError(f"gate.python: {reference} gave {type(value).__name__}, no number")

@@ -1,16 +1,12 @@
-"""Fit the estimator that the YAML names, and predict with it.
+"""Fit the estimator that the YAML names, search its settings, and predict with it.
 
 A fitted model is a scikit-learn pipeline whose first step takes the raw frame of features, so that
 training, batch and a single row are encoded by the same code. scikit-learn is imported within
 functions. Whoever fits decides the process's OpenMP settings first (`prepare_threads` of the
 model store), since this package does not touch the environment.
 
-The search for the best settings of an estimator: which are tried, and on which folds.
-
-An estimator that was fitted elsewhere, as a pipeline that takes the features of the spec.
-
-Not here: judging, storing, and
-choosing the settings that a search tries.
+An estimator that was fitted elsewhere is wrapped so that it takes the features of the spec. Not
+here: judging and storing.
 """
 
 from __future__ import annotations
@@ -186,7 +182,6 @@ def _search(
     folds = [(rows.where(train), rows.where(validation)) for train, validation in masks]
     # No setting can be fitted on one class, so such a fold cannot compare settings.
     folds = [fold for fold in folds if kind == "regression" or np.unique(fold[0].labels).size > 1]
-    sign = -1 if metric.greater_is_better else 1
 
     def loss(params: Params) -> float:
         estimator = _with(spec.estimator, params)
@@ -198,7 +193,7 @@ def _search(
             classes = getattr(pipeline, "classes_", None)
             values.append(evaluate(metric, validation.labels, output, classes))
         defined = [value for value in values if not math.isnan(value)]
-        return sign * float(np.mean(defined)) if defined else math.nan
+        return float(metric.gain(0.0, np.mean(defined))) if defined else math.nan
 
     return search(search_spec, spec.estimator.params, spec.seed, loss)
 
@@ -374,24 +369,24 @@ def wrap_fitted(estimator: Any, kind: Kind, features: pl.DataFrame) -> Pipeline:
 
     from retrain_assets.domain.encoder import FrameColumns
 
-    named = getattr(estimator, "feature_names_in_", None)
-    wanted = list(features.columns if named is None else named)
-    if missing := [str(name) for name in wanted if name not in features.columns]:
+    names = getattr(estimator, "feature_names_in_", None)
+    columns = list(features.columns if names is None else names)
+    if missing := [str(name) for name in columns if name not in features.columns]:
         raise TrainingError(
             f"it wants {', '.join(missing)}, which features of the spec do not make"
         )
-    count = getattr(estimator, "n_features_in_", len(wanted))
-    if count != len(wanted):
+    count = getattr(estimator, "n_features_in_", len(columns))
+    if count != len(columns):
         raise TrainingError(
-            f"it was fitted on {count} unnamed columns, the spec makes {len(wanted)}: "
-            f"{', '.join(wanted)}"
+            f"it was fitted on {count} unnamed columns, the spec makes {len(columns)}: "
+            f"{', '.join(columns)}"
         )
-    encoder = FrameColumns(named=named is not None).fit(features.select(wanted))
+    encoder = FrameColumns(with_names=names is not None).fit(features.select(columns))
     pipeline = Pipeline([("encode", encoder), (LAST, estimator)])
     refuse_wrong_kind(pipeline, kind)
     classes = list(getattr(pipeline, "classes_", ()))
     if kind == "binary" and classes != [0, 1]:
         raise TrainingError(f"its classes are {classes}, target.kind binary needs 0 and 1")
-    if kind == "multiclass" and not all(isinstance(found, str) for found in classes):
+    if kind == "multiclass" and not all(isinstance(name, str) for name in classes):
         raise TrainingError(f"its classes are {classes}, target.kind multiclass needs texts")
     return pipeline

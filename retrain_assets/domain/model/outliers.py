@@ -1,4 +1,4 @@
-"""Which rows lie far out, by an isolation forest on the training window of a model.
+"""The rows that lie far out, by an isolation forest on the training window of a model.
 
 Source: Liu, Ting and Zhou, "Isolation Forest", ICDM 2008: rows that few random cuts set apart are
 unlike the others. scikit-learn is imported when one is fitted. Not here: reading rows, and what is
@@ -41,7 +41,7 @@ class Detector:
     threshold: float
 
     def far_out(self, features: pl.DataFrame) -> pl.Series:
-        """Whether each row lies far out; of a row alone, the same as among others."""
+        """Return whether each row lies far out; of a row alone, the same as among others."""
         if features.is_empty():
             return pl.Series(OUTLIER, [], pl.Boolean)
         encoded = _filled(self.encoder.transform(features), self.beyond)
@@ -62,8 +62,8 @@ def fit_detector(features: pl.DataFrame, rate: float, seed: int) -> Detector:
 
     encoder = FrameEncoder().fit(features)
     matrix = encoder.transform(features)
-    known = np.where(np.isfinite(matrix), matrix, 0.0)
-    beyond = known.max(axis=0) + np.ptp(known, axis=0) + 1
+    values = np.where(np.isfinite(matrix), matrix, 0.0)
+    beyond = values.max(axis=0) + np.ptp(values, axis=0) + 1
     encoded = _filled(matrix, beyond)
     forest = IsolationForest(random_state=seed, n_jobs=1).fit(encoded)
     threshold = float(np.quantile(-forest.score_samples(encoded), 1 - rate))

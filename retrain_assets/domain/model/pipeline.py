@@ -25,7 +25,7 @@ class TrainingError(ValueError):
 
 
 def build_pipeline(spec: EstimatorSpec, schema: pl.Schema, seed: int) -> Pipeline:
-    """The unfitted pipeline: encoder, whatever the estimator needs between, estimator.
+    """Return the unfitted pipeline: encoder, whatever the estimator needs between, estimator.
 
     HistGradientBoosting takes categories and missing values as they are. For any other estimator
     categories are one-hot encoded (missing is a category if it was there in training, otherwise
@@ -43,7 +43,7 @@ def build_pipeline(spec: EstimatorSpec, schema: pl.Schema, seed: int) -> Pipelin
 
     from retrain_assets.domain.encoder import FrameEncoder, is_category
 
-    estimator = _own(spec.python) if spec.python else _of_sklearn(spec.class_ or "")
+    estimator = _call_user_function(spec.python) if spec.python else _of_sklearn(spec.class_ or "")
     accepted = estimator.get_params()
     for name in set(spec.params).difference(accepted):
         raise TrainingError(
@@ -79,33 +79,33 @@ def _preparation(categories: list[int], numbers: list[int]) -> BaseEstimator:
 
 
 def _of_sklearn(path: str) -> BaseEstimator:
-    """An unfitted estimator of scikit-learn, by the name of its class."""
+    """Return an unfitted estimator of scikit-learn, by the name of its class."""
     from sklearn.base import BaseEstimator
 
     module, _, name = path.rpartition(".")
     try:
-        found = getattr(import_module(module), name)
+        estimator = getattr(import_module(module), name)
     except (ImportError, AttributeError):
         raise TrainingError(f"estimator.class: scikit-learn has no {path}") from None
-    inside = isinstance(found, type) and found.__module__.startswith("sklearn.")
-    if not (inside and issubclass(found, BaseEstimator)):
+    inside = isinstance(estimator, type) and estimator.__module__.startswith("sklearn.")
+    if not (inside and issubclass(estimator, BaseEstimator)):
         raise TrainingError(f"estimator.class: {path} is no estimator of scikit-learn")
     try:
-        return found()
+        return estimator()
     except TypeError as error:
         raise TrainingError(
             f"estimator.class: {error}: build it in a function and name that in estimator.python"
         ) from error
 
 
-def _own(reference: str) -> BaseEstimator:
-    """What the user's function returns."""
+def _call_user_function(reference: str) -> BaseEstimator:
+    """Return the estimator that the user's function makes."""
     module, _, function = reference.partition(":")
     try:
-        made = getattr(import_module(module), function)()
+        estimator = getattr(import_module(module), function)()
     except (ImportError, AttributeError) as error:
         raise TrainingError(f"estimator.python: {reference} cannot be imported: {error}") from error
-    if not (hasattr(made, "fit") and hasattr(made, "get_params")):
-        found = type(made).__name__
-        raise TrainingError(f"estimator.python: {reference} gave {found}, no unfitted estimator")
-    return made
+    if not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
+        kind = type(estimator).__name__
+        raise TrainingError(f"estimator.python: {reference} gave {kind}, no unfitted estimator")
+    return estimator

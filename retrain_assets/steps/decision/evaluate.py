@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.decision.gate import Decision, Verdict, choose_best
+from retrain_assets.domain.decision.gate import Verdict, choose_best, hold_for_blocks
 from retrain_assets.domain.drift.performance_estimate import Calibration
 from retrain_assets.domain.windows import describe_exclusions, exclude_range
 from retrain_assets.errors import PermanentError
@@ -133,15 +133,9 @@ def _evaluate(
     if production and not train.list_missing_features(state, rival):
         holdout = exclude_range(holdout, *production.data_range)
     rows = train.sample(state, holdout)
-    blocks, needed = rows.blocks.n_unique(), state.spec.gate.min_blocks
-    if blocks >= needed:
-        decision, evidence = judge(state, candidate, rival, rows, among)
-    else:
-        reason = (
-            f"{blocks} holdout blocks that neither model was trained on, "
-            f"gate.min_blocks asks for {needed}"
-        )
-        decision, evidence = Decision(Verdict.HOLD, reason, None, needed - blocks), {}
+    blocks = rows.blocks.n_unique()
+    hold = hold_for_blocks(state.spec.gate, blocks)
+    decision, evidence = (hold, {}) if hold else judge(state, candidate, rival, rows, among)
     more = decision.more_blocks
     if more is not None and blocks:  # the next partitions probably have as many blocks
         more = -(-more * rows.partitions.n_unique() // blocks)

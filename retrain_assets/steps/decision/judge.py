@@ -20,6 +20,7 @@ from retrain_assets.domain.decision import gate as gates
 from retrain_assets.domain.decision import guards
 from retrain_assets.domain.drift.performance_estimate import fit_calibration
 from retrain_assets.domain.drift.profile import build_profile
+from retrain_assets.domain.metrics.intervals import bonferroni
 from retrain_assets.domain.metrics.metrics import align_columns, align_labels, get_gate_metric
 from retrain_assets.domain.model.estimator import PredictionError, predict, trivial_prediction
 from retrain_assets.specs.features import Kind
@@ -60,7 +61,7 @@ def judge(
     store_expected_output(state, candidate, output, rows.partitions)
     curve = fit_calibration(rows.labels, output.values, output.classes) if output.classes else None
     gate, evidence = _gate(state), {CALIBRATION: asdict(curve)} if curve else {}
-    confidence = gates.shared(gate.confidence, among)
+    confidence = bonferroni(gate.confidence, among)
     trivial = _compare_with_trivial(state, candidate, output, rows, confidence)
     missing = train.list_missing_features(state, rival) if rival else []
     if rival and not missing:

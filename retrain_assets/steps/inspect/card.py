@@ -149,10 +149,11 @@ def _importance(
         output = predict(pipeline, state.spec.target.kind, columns)
         return evaluate(metric, target.to_numpy(), output, get_classes(pipeline))
 
-    base, sign = value(features), 1 if metric.greater_is_better else -1
+    baseline = value(features)
+    shuffled = {name: pl.col(name).shuffle(state.spec.seed) for name in features.columns}
     losses = {
-        name: sign * (base - value(features.with_columns(pl.col(name).shuffle(state.spec.seed))))
-        for name in features.columns
+        name: metric.gain(baseline, value(features.with_columns(column)))
+        for name, column in shuffled.items()
     }
     return losses, f"how much worse {metric} is when its values are shuffled, {len(target):,} rows"
 

@@ -154,11 +154,10 @@ def _compute_losses(
             return pl.DataFrame(schema=SCHEMA).drop(SOURCE)
         output = predict(pipeline, target.kind, rows.select(state.feature_names))
         values.append(block_values(metric, labels, output, blocks, get_classes(pipeline)))
-    sign = -1 if metric.greater_is_better else 1
     now, before = values
     return now.join(before, on="block", suffix="_before").select(
         pl.col("block").alias(PARTITION),
         pl.lit(row.version, pl.Int64).alias("production"),
         pl.lit(row.previous, pl.Int64).alias("before"),
-        (sign * (pl.col("value") - pl.col("value_before"))).alias("loss"),
+        metric.gain(pl.col("value_before"), pl.col("value")).alias("loss"),
     )

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from retrain_assets.domain.decision.gate import Verdict, choose_best, compare, shared
+from retrain_assets.domain.decision.gate import Verdict, choose_best, compare
+from retrain_assets.domain.metrics.intervals import bonferroni
 
 HOLD, PROMOTE, REJECT = Verdict.HOLD, Verdict.PROMOTE, Verdict.REJECT
 
@@ -32,8 +33,8 @@ def test_the_best_of_those_that_pass_goes_on(
 
 
 def test_one_candidate_is_judged_as_sure_as_the_gate_says() -> None:
-    assert shared(0.9, 1) == pytest.approx(0.9)
-    assert shared(0.9, 2) == pytest.approx(0.95)
+    assert bonferroni(0.9, 1) == pytest.approx(0.9)
+    assert bonferroni(0.9, 2) == pytest.approx(0.95)
 
 
 def promoted(seed: int, confidence: float) -> bool:
@@ -47,7 +48,7 @@ def promoted(seed: int, confidence: float) -> bool:
 
 def test_choosing_the_best_of_four_promotes_no_more_than_is_stated() -> None:
     stated, seeds = 0.1, range(400)
-    corrected = np.mean([promoted(seed, shared(1 - 2 * stated, 4)) for seed in seeds])
+    corrected = np.mean([promoted(seed, bonferroni(1 - 2 * stated, 4)) for seed in seeds])
     as_one = np.mean([promoted(seed, 1 - 2 * stated) for seed in seeds])
     assert corrected <= stated + 0.03  # two standard errors
     assert as_one > stated + 0.05

@@ -67,7 +67,7 @@ def slice_result(*, regresses: bool) -> SliceResult:
         (None, USEFUL, "PROMOTE", "better than the trivial predictor: log_loss 0.4"),
         (None, comparison(0.2, 0.3), "HOLD", "cannot tell yet.* trivial"),
         (None, comparison(-0.2, 0.1), "REJECT", "worse than the trivial predictor"),
-        (comparison(0.02, 0.01, blocks=4), USEFUL, "HOLD", "4 holdout blocks, .* asks for 5"),
+        (comparison(0.02, 0.01, blocks=4), USEFUL, "HOLD", "4 holdout blocks .*, .* asks for 5"),
         (comparison(math.nan, 0), USEFUL, "HOLD", "undefined on these 8,211 holdout rows"),
         (None, comparison(math.nan, 0), "HOLD", "undefined on these 8,211 holdout rows"),
         (comparison(0.02, math.inf), USEFUL, "HOLD", "cannot tell: "),
