@@ -87,6 +87,7 @@ class ReadSpec(Spec):
         nulls: CSV texts that mean that there is no value.
         encoding: Encoding of CSV and JSONL files.
         date_format: Formats such as `%m/%d/%y` by column; ISO 8601 by default.
+        naive: Times without offset are refused, or are UTC, or `local` to `partition.timezone`.
         rename: Names in `columns`, by the name in the file (`""` for none).
         max_bytes: Most bytes of a file, packed or unpacked.
         max_rows: Most rows of a file.
@@ -100,6 +101,7 @@ class ReadSpec(Spec):
     nulls: list[str] = Field([""])
     encoding: Encoding = "utf-8"
     date_format: dict[str, str] = Field({})
+    naive: Literal["refuse", "utc", "local"] = "refuse"
     rename: dict[str, str] = Field({})
     max_bytes: int = Field(2**30, ge=1)
     max_rows: int = Field(5000000, ge=1)

@@ -12,7 +12,16 @@ import polars as pl
 
 from retrain_assets.domain.data import rules
 from retrain_assets.domain.data.rules import BROKEN, LINE, PARTITION, PROBLEM, Type
-from retrain_assets.domain.data.values import derive, is_given, misfit, parsed, sources, wide
+from retrain_assets.domain.data.values import (
+    as_text,
+    derive,
+    is_given,
+    misfit,
+    needs_text,
+    parsed,
+    sources,
+    wide,
+)
 from retrain_assets.specs.dataset import DatasetSpec
 
 MASK = "***"
@@ -78,9 +87,13 @@ def reason_to_refuse(file: RawRows, spec: DatasetSpec) -> str | None:
 def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     """Return the rows of readable files as they stand, in `_raw_x`, and as their types, in `x`."""
     has_value = {rules.value_flag(name): is_given(name, spec) for name in spec.file_columns}
-    values = {name: parsed(name, column, spec) for name, column in spec.file_columns.items()}
-    rows = _gathered(files, spec).with_columns(**has_value).with_columns(**values)
-    return derive(rows, spec)
+    rows = _gathered(files, spec)
+    values = {}
+    for name, column in spec.file_columns.items():
+        is_text = rows.schema[f"_raw_{name}"] == pl.String
+        from_text = is_text and not (spec.is_typed and column.type in ("category", "text"))
+        values[name] = parsed(name, column, spec, from_text=from_text)
+    return derive(rows.with_columns(**has_value).with_columns(**values), spec)
 
 
 def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
@@ -96,9 +109,16 @@ def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     schema: dict[str, Type] = {LINE: pl.Int64, BROKEN: pl.String, PROBLEM: pl.String}
     for name, column in spec.file_columns.items():
         typed_kind = wide(column) if is_wide else rules.STORED[column.type]
-        schema[name] = pl.String if rules.is_text(name, spec) else typed_kind
+        is_text = rules.is_text(name, spec) or any(
+            needs_text(part.schema[name], column.type) for part in parts
+        )
+        schema[name] = pl.String if is_text else typed_kind
     empty = pl.DataFrame(schema=schema)
-    selected = (part[names] for part in parts)
+    texts = {name for name in spec.file_columns if schema[name] == pl.String}
+    selected = (
+        part.select(as_text(part[name]) if name in texts else name for name in names)
+        for part in parts
+    )
     alike = [part if part.dtypes == empty.dtypes else part.cast(empty.schema) for part in selected]
     # The rows are one chunk, since the cost of every later expression grows with the chunks.
     rows = pl.concat([empty, *alike], rechunk=True)

@@ -20,11 +20,14 @@ from retrain_assets.specs.dataset import ColumnSpec, ColumnType, DatasetSpec
 NULL_WORDS = frozenset(
     ("NULL", "Null", "null", "None", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT")
 )
+# CSV has no other way to write a missing value; elsewhere NA may be Namibia.
+_AMBIGUOUS_WORDS = frozenset(("NA", "N/A", "n/a"))
+_DIGITS = 15  # of a whole number that is written as a float, which holds so many exactly
 MAX_BYTES = 2**17  # of one value, which is also the limit of Python's csv module
+_LOCAL = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]{1,6})?"
 ISO: dict[ColumnType, str] = {
-    "date": "[0-9]{4}-[0-9]{2}-[0-9]{2}",
-    "datetime": r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]{1,6})?"
-    r"(Z|[+-][0-9]{2}:?[0-9]{2})",
+    "date": r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ]00:00:00(\.0{1,6})?)?",
+    "datetime": rf"{_LOCAL}(Z|[+-][0-9]{{2}}:?[0-9]{{2}})",
 }
 # The parser of polars would also take a sign, any number of digits, and second 60.
 _DIRECTIVES = {"Y": "[0-9]{4}", "S": "[0-5]?[0-9]"} | dict.fromkeys("mdyHMIj", "[0-9]{1,3}")
@@ -55,10 +58,29 @@ def null_words(spec: DatasetSpec) -> list[str]:
     return spec.read.nulls if spec.format == "csv" else []
 
 
-def parsed(name: str, column: ColumnSpec, spec: DatasetSpec) -> pl.Expr:
-    """Return a raw column as its type, null where it cannot be read."""
+def suspects(column: ColumnSpec, spec: DatasetSpec) -> set[str]:
+    """Return the texts that some program wrote for a missing value, so that they are refused."""
+    words = NULL_WORDS if spec.format == "csv" else NULL_WORDS - _AMBIGUOUS_WORDS
+    return set(words.difference(column.allowed or ()))
+
+
+def naive_zone(spec: DatasetSpec) -> str | None:
+    """Return the time zone of times that have no offset; None where they are refused."""
+    zones = {"refuse": None, "utc": "UTC", "local": spec.partition.timezone}
+    return zones[spec.read.naive]
+
+
+def parsed(name: str, column: ColumnSpec, spec: DatasetSpec, *, from_text: bool) -> pl.Expr:
+    """Return a raw column as its type, null where it cannot be read.
+
+    Args:
+        name: The column.
+        column: Its rules.
+        spec: The dataset.
+        from_text: Whether the raw column is text that must be read as the type.
+    """
     value = raw(name)
-    if is_text(name, spec):
+    if from_text:
         is_value = pl.col(value_flag(name)) & (value.str.len_bytes() <= MAX_BYTES)
         value = _from_text(pl.when(is_value).then(value), name, spec)
     if column.type == "int":
@@ -66,7 +88,7 @@ def parsed(name: str, column: ColumnSpec, spec: DatasetSpec) -> pl.Expr:
     if column.type == "float":
         return pl.when(value.is_finite()).then(value)
     if column.type in ("category", "text"):
-        suspect = value.is_in(sorted(NULL_WORDS.difference(column.allowed or ())))
+        suspect = value.is_in(sorted(suspects(column, spec)))
         if not is_text(name, spec) and column.allowed is None:
             suspect |= value.str.contains("\0", literal=True) | (value.str.len_bytes() > MAX_BYTES)
         return pl.when(~suspect).then(value)
@@ -86,11 +108,24 @@ def _from_text(text: pl.Expr, name: str, spec: DatasetSpec) -> pl.Expr:
         words = {"true": True, "false": False}
         return text.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
     if kind in ("date", "datetime"):
-        return moment(text, kind, spec.read.date_format.get(name), spec.partition.timezone)
+        return moment(
+            text, kind, date_format(name, spec), spec.partition.timezone, naive_zone(spec)
+        )
+    if kind == "int":
+        mark = r"\." if spec.format != "csv" else re.escape(spec.read.decimal)
+        # So pandas writes whole numbers with a gap; 1.000 may be a thousand, and is refused.
+        return text.str.replace(rf"^([+-]?[0-9]{{1,{_DIGITS}}}){mark}0$", "$1")
     return text
 
 
-def moment(text: pl.Expr, kind: ColumnType, written: str | None, timezone: str) -> pl.Expr:
+def date_format(name: str, spec: DatasetSpec) -> str | None:
+    """Return the format of strftime in which files write a column; None for ISO 8601."""
+    return None if spec.is_typed else spec.read.date_format.get(name)
+
+
+def moment(
+    text: pl.Expr, kind: ColumnType, written: str | None, timezone: str, naive: str | None = None
+) -> pl.Expr:
     """Read text as a date or datetime.
 
     Args:
@@ -99,10 +134,17 @@ def moment(text: pl.Expr, kind: ColumnType, written: str | None, timezone: str) 
         written: A format of strftime; None for ISO 8601, where a datetime has its offset.
         timezone: The time zone of a time without offset. An hour that a clock there skips or
             repeats is null.
+        naive: The time zone of times in ISO 8601 without offset; None refuses them.
     """
+    if written is None and kind == "datetime" and naive is not None:
+        bare = text.str.replace(" ", "T", literal=True)
+        bare = pl.when(bare.str.contains(f"^{_LOCAL}$")).then(bare)
+        local = moment(bare, kind, "%Y-%m-%dT%H:%M:%S%.f", naive)
+        return pl.coalesce(moment(text, kind, written, timezone), local)
     form = ISO[kind] if written is None else _as_regex(written)
     text = pl.when(text.str.contains(f"^{form}$")).then(text)
     if kind == "date":
+        text = text if written else text.str.slice(0, 10)
         return text.str.to_date(written or "%Y-%m-%d", strict=False)
     if written is None:
         text = text.str.replace(" ", "T", literal=True)
@@ -125,7 +167,7 @@ def text_reader(name: str, spec: DatasetSpec, limits: Mapping[str, Any]) -> Call
     pydantic, whose engine takes linear time.
     """
     words, listed = null_words(spec), limits.get("enum")
-    suspects = NULL_WORDS.difference(spec.columns[name].allowed or ())
+    refused_words = suspects(spec.columns[name], spec)
 
     def read(text: str) -> str | None:
         if text in words:
@@ -134,7 +176,7 @@ def text_reader(name: str, spec: DatasetSpec, limits: Mapping[str, Any]) -> Call
             return None
         if listed is not None and text not in listed:
             raise ValueError("the text is not one of those that are allowed")
-        if text in suspects:
+        if text in refused_words:
             raise ValueError("the text is a word for a missing value: send null")
         if "\0" in text or len(text.encode()) > MAX_BYTES:
             raise ValueError("the text has a NUL character or more than 128 KiB")
@@ -143,15 +185,26 @@ def text_reader(name: str, spec: DatasetSpec, limits: Mapping[str, Any]) -> Call
     return read
 
 
+def as_whole(value: float) -> int:
+    """Return a float in a request as the whole number it is.
+
+    Raises:
+        ValueError: It is none, or has too many digits to be exact.
+    """
+    if abs(value) >= 10**_DIGITS or not value.is_integer():
+        raise ValueError("the value is no whole number")
+    return int(value)
+
+
 def time_reader(name: str, spec: DatasetSpec, limits: Mapping[str, Any]) -> Callable[[str], Any]:
     """Return a function that reads a time in a request as the files of the dataset have it."""
-    words, written = null_words(spec), spec.read.date_format.get(name)
+    words, written, naive = null_words(spec), spec.read.date_format.get(name), naive_zone(spec)
     kind, zone = spec.columns[name].type, spec.partition.timezone
 
     def read(text: str) -> Any:
         if text in words and "required" not in limits:
             return None
-        value = written and _moment(text, kind, written, zone)
+        value = (written or naive) and _moment(text, kind, written, zone, naive)
         if not value or not limits.get("ge", value) <= value <= limits.get("le", value):
             raise ValueError("the text is no time as the contract has it")
         return value
@@ -160,9 +213,11 @@ def time_reader(name: str, spec: DatasetSpec, limits: Mapping[str, Any]) -> Call
 
 
 @lru_cache(maxsize=10_000)
-def _moment(text: str, kind: ColumnType, written: str, timezone: str) -> Any:
+def _moment(
+    text: str, kind: ColumnType, written: str | None, timezone: str, naive: str | None
+) -> Any:
     """Read one text as `moment`; a plan of polars takes 0.1 ms."""
-    value = moment(pl.lit(text), kind, written, timezone)
+    value = moment(pl.lit(text), kind, written, timezone, naive)
     return pl.select(pl.when(value.dt.year().is_between(*_YEARS)).then(value)).item()
 
 
@@ -179,8 +234,17 @@ def misfit(schema: Mapping[str, pl.DataType], spec: DatasetSpec) -> str | None:
     columns = {name: spec.file_columns[name].type for name in spec.file_columns if name in schema}
     for name, expected in columns.items():
         kind = schema[name]
-        if kind != pl.Null and not fits(kind, expected):
-            return f"column {name} is {kind}, but the contract says {expected}"
+        is_naive = getattr(kind, "time_zone", "UTC") is None
+        if is_naive and expected == "datetime" and naive_zone(spec) is None:
+            return (
+                f"column {name} has times without a time zone: write them with one, or set "
+                "read.naive to utc, or to local for partition.timezone"
+            )
+        if kind != pl.Null and not (fits(kind, expected) or needs_text(kind, expected)):
+            return (
+                f"column {name} is {kind}, but the contract says {expected}: deliver that type, or "
+                f"change columns.{name}.type"
+            )
         zone = getattr(kind, "time_zone", None) or "UTC"
         if zone not in ("UTC", spec.partition.timezone):
             return (
@@ -201,6 +265,30 @@ def fits(stored: pl.DataType, kind: ColumnType) -> bool:
     return stored == STORED[kind]
 
 
+def needs_text(stored: pl.DataType, kind: ColumnType) -> bool:
+    """Tell if values of another type are read as text, which takes those that are exact."""
+    if kind in ("category", "text"):
+        return stored.is_integer()
+    if kind == "int":
+        return stored.is_float()
+    is_naive = isinstance(stored, pl.Datetime) and stored.time_zone is None
+    return kind in ("date", "datetime") and is_naive
+
+
+def as_text(values: pl.Series) -> pl.Series:
+    """Write values of a typed file as a text file has them: a whole float as an int."""
+    value = pl.col(values.name)
+    if values.dtype.is_float():
+        is_whole = (value == value.round()) & (value.abs() < 10**_DIGITS)
+        whole = pl.when(is_whole).then(value).cast(pl.Int64, strict=False).cast(pl.String)
+        text = pl.coalesce(whole, value.cast(pl.String))
+    elif values.dtype.is_temporal():
+        text = value.dt.to_string("iso:strict")
+    else:
+        text = value.cast(pl.String)
+    return values.to_frame().select(text).to_series()
+
+
 def derive(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
     """Add the derived columns, raw and parsed, each from the columns before it.
 
@@ -215,7 +303,7 @@ def derive(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
             derived = _evaluated(rows.select(visible), value.cast(wide(column)))
             rows = rows.with_columns(
                 derived[_VALUE].alias(f"_raw_{name}"), derived[_GIVEN].alias(value_flag(name))
-            ).with_columns(parsed(name, column, spec).alias(name))
+            ).with_columns(parsed(name, column, spec, from_text=False).alias(name))
             visible.append(name)
     return rows
 

@@ -123,7 +123,8 @@ class Contract:
         if reason := readers.misfit(schema, self.dataset):
             raise invalid(reason)
         times = map(self._as_text, frame.select(cs.date() | cs.datetime()))
-        rows = frame.with_columns(*times, cs.decimal().cast(pl.Float64)).to_dicts()
+        texts = frame.select(cs.by_name(*self._texts) & cs.integer()).cast(pl.String)
+        rows = frame.with_columns(*times, *texts, cs.decimal().cast(pl.Float64)).to_dicts()
         content = to_json({"rows": rows}, inf_nan_mode="constants")
         return pl.DataFrame(self._few(content), self._schema)
 
@@ -195,7 +196,7 @@ class Contract:
             return Annotated[float, Field(allow_inf_nan=False, **bounds)]
         low, high = self._range(name)
         if kind == "int":
-            return Annotated[int, Field(ge=low, le=high)]
+            return _whole(low, high)
         return _time(readers.ISO[kind], low, high, readers.time_reader(name, self.dataset, limits))
 
     def _nullable(self, name: str, kind: Any) -> Any:
@@ -213,6 +214,19 @@ def _bodies(types: dict[str, Any]) -> TypeAdapter[dict[str, list[Row]]]:
     rows: Any = list[_typed("Row", types)]  # type: ignore[misc]
     # The first wrong row says enough.
     return TypeAdapter(_typed("Body", {"rows": Annotated[rows, pydantic.FailFast()]}))
+
+
+def _whole(low: int, high: int) -> Any:
+    """Return the type of whole numbers, which may be written as 5.0."""
+    number = core_schema.int_schema(strict=True, ge=low, le=high)
+    real = core_schema.no_info_after_validator_function(
+        readers.as_whole, core_schema.float_schema(strict=True)
+    )
+    either = core_schema.union_schema(
+        [number, core_schema.chain_schema([real, number])], mode="left_to_right"
+    )
+    schema = WithJsonSchema({"type": "integer", "minimum": low, "maximum": high})
+    return Annotated[int, pydantic.GetPydanticSchema(lambda *_: either), schema]
 
 
 def _time(form: str, low: Any, high: Any, in_files: Callable[[str], Any]) -> Any:

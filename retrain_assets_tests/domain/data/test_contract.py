@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, date, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 DAY = "2013-01-31"
+NAIVE = datetime(2013, 1, 31)  # noqa: DTZ001 as pandas writes it
 SOUND = {
     "id": "1",
     "day": DAY,
@@ -127,7 +129,7 @@ def test_a_value_written_in_another_right_way_is_accepted(
 @pytest.mark.parametrize(
     ("column", "value", "rule"),
     [
-        ("id", "1.0", "type"),
+        ("id", "1.5", "type"),
         ("id", "1,5", "type"),
         ("id", " 1", "type"),
         ("id", "1_000", "type"),
@@ -350,9 +352,9 @@ TYPED_ROW = {
 }
 
 
-def parquet() -> DatasetSpec:
+def parquet(**changes: Any) -> DatasetSpec:
     partition = ATTRIBUTES["partition"] | {"timezone": "America/New_York"}
-    return spec(landing="sales/{partition}.parquet", partition=partition)
+    return spec(**{"landing": "sales/{partition}.parquet", "partition": partition} | changes)
 
 
 def test_parquet_types_that_hold_the_values_are_accepted_and_mixed() -> None:
@@ -382,13 +384,13 @@ def test_a_bad_value_in_parquet_is_refused(column: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("column", "dtype"),
     [
-        ("id", pl.Float64),
+        ("id", pl.Boolean),
         ("id", pl.String),
         ("id", pl.List(pl.Int64)),
         ("price", pl.String),
-        ("note", pl.Int64),
+        ("note", pl.Float64),
         ("day", pl.Datetime("us", "UTC")),
-        ("at", pl.Datetime("us")),
+        ("at", pl.Date),
         ("ok", pl.Int8),
     ],
 )
@@ -397,6 +399,48 @@ def test_a_parquet_column_of_a_wrong_type_refuses_the_file(column: str, dtype: A
     refusal = judge([file], parquet()).refused_partitions[DAY]
     assert f"column {column} is " in refusal
     assert f"the contract says {ATTRIBUTES['columns'][column]['type']}" in refusal
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "accepted"),
+    [
+        ("id", pl.Series([5.0, 6.5, 1e15, float("nan")]), [5]),
+        ("note", pl.Series([10, 2**62, -1, 3]), ["10", str(2**62), "-1", "3"]),
+        (
+            "day",
+            pl.Series([NAIVE, NAIVE + timedelta(hours=1)] * 2),
+            [date(2013, 1, 31)] * 2,
+        ),
+        ("kind", pl.Series(["a", "NA", "nan", "b"]), ["a", "b"]),
+        ("note", pl.Series(["NA", "nan", "N/A", "<NA>"]), ["NA", "N/A"]),
+    ],
+)
+def test_of_what_pandas_writes_the_exact_is_taken(
+    column: str, values: pl.Series, accepted: list[Any]
+) -> None:
+    sound_rows = [{**TYPED_ROW, "id": number} for number in range(4)]
+    file = raw(sound_rows, schema=TYPED)
+    changed = replace(file, rows=file.rows.with_columns(values.alias(column)))
+    judgement = judge([changed], parquet(quarantine={"max_fraction": 1}))
+    assert judgement.accepted[column].to_list() == accepted
+    rules = [rule for found in reasons(judgement).values() for rule, name, _ in found]
+    assert set(rules) <= {"type", "allowed", "partition"}
+    assert len(reasons(judgement)) == 4 - len(accepted)
+
+
+@pytest.mark.parametrize(("naive", "hour"), [("refuse", None), ("utc", 10), ("local", 15)], ids=str)
+def test_times_without_offset_are_read_as_the_spec_says(naive: str, hour: int | None) -> None:
+    zoned = ATTRIBUTES["partition"] | {"timezone": "America/New_York"}
+    rules = parquet(partition=zoned, read={"naive": naive}, quarantine={"max_fraction": 1})
+    at = pl.Series([NAIVE + timedelta(hours=10)]).alias("at")
+    file = raw([TYPED_ROW], schema=TYPED)
+    judgement = judge([replace(file, rows=file.rows.with_columns(at))], rules)
+    text = raw([{**SOUND, "at": "2013-01-31 10:00:00"}])
+    written = judge([text], spec(partition=zoned, read={"naive": naive}))
+    for accepted in (judgement.accepted, written.accepted):
+        assert [time.hour for time in accepted["at"]] == ([] if hour is None else [hour])
+    refused = judgement.refused_partitions
+    assert ("set read.naive to utc" in str(refused)) is (hour is None)
 
 
 def test_nothing_to_judge_gives_empty_frames() -> None:

@@ -148,7 +148,8 @@ def test_a_format_that_loses_something_is_told_before_anything_runs(
         ("float", "1,234,5", REFUSED),
         ("float", "", None),
         ("int", "7", 7),
-        ("int", "7,0", REFUSED),
+        ("int", "7,0", 7),
+        ("int", "7,00", REFUSED),
         ("int", "1.000", REFUSED),
     ],
 )
