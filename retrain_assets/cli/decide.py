@@ -79,7 +79,7 @@ def pause(model: str, **config: str) -> None:
 @by_option
 def resume(model: str, **config: str) -> None:
     """End a pause."""
-    before = base.get_model(model).state(base.storage()).pauses.read()
+    before = base.get_model(model).state(base.storage()).ledger.read_pause()
     _operate(model, "resume", config)
     until = before and before.until
     text = f"the pause until {until} is over" if before else "there was no pause"

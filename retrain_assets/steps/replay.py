@@ -68,9 +68,9 @@ class Replay:
         self.state, self.report = state, report
         self.keys = [key for key in state.built() if first <= key <= last]
         inputs = {name: state.tables.read(state.table(name), self.keys) for name in INPUTS}
-        self.tables = {state.table(name): rows for name, rows in inputs.items()}
+        self.tables = {state.table(name): (0, rows) for name, rows in inputs.items()}
         files = f"{state.dataset.name}/files"
-        self.tables[files] = state.tables.collect(state.tables.scan(files), files)
+        self.tables[files] = 0, state.tables.collect(state.tables.scan(files), files)
         rows = inputs["features"].select(PARTITION, SOURCE).unique().sort(PARTITION)
         self.digests: dict[str, str] = dict(rows.iter_rows())
         self.versions: dict[int, tuple[ModelVersion, train.Model]] = {}
@@ -111,7 +111,7 @@ class Replay:
     def past_state(self, policy: PolicySpec) -> PastState:
         """Return the model under a policy before anything has arrived, with tables in memory."""
         spec = policy.of(self.state.spec)
-        tables = Overlay(self.state.tables.root, spec.name, self.tables)
+        tables = Overlay(self.state.tables.root, spec.name, {**self.tables})
         registry = MemoryRegistry(spec.name, self.versions)
         parts = spec, self.state.dataset, self.state.lookups, tables, registry, self.memo
         return PastState(*parts, digests=self.digests)

@@ -1,13 +1,12 @@
-"""What is known of one model: which partitions are there, complete, built, and what was seen.
+"""The state of one model: which partitions have landed, are complete and monitored, with results.
 
-Read by assets, sensors and the command line, so that all of them decide on the same facts. Not
-here: writing, and deciding.
-
-Short names of long things: of texts, and of the code and packages that a model is made with.
+Assets, sensors and the command line read it, so that all of them decide on the same facts. The
+digests of data, code and packages are here too, since they tell whether a stored result is still
+valid. Not here: writing, and deciding.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from hashlib import sha256
@@ -29,11 +28,11 @@ from retrain_assets.domain.windows import complete_partitions, mature_partitions
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.modules import code_of, is_of_the_user
-from retrain_assets.stores.ledger import History, Ledger, LedgerRow, Pauses
+from retrain_assets.stores.ledger import History, Ledger, LedgerRow
 from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets.stores.tables.tables import Tables
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 SOURCE = "_source"  # digest of what a partition was built from
 FILES = {**FILES_SCHEMA, "stamp": pl.String()}
 MONITORING_SCHEMA: dict[str, pl.DataType] = {
@@ -56,13 +55,13 @@ MONITORING_SCHEMA: dict[str, pl.DataType] = {
 
 
 def landed(tables: Tables, dataset: str) -> dict[str, str]:
-    """Digest of the accepted files of each partition of a dataset, in the order of partitions."""
+    """Return a digest of the accepted files of each partition of a dataset, in order."""
     digests = _accepted(tables, dataset, pl.col("sha256").sort().str.join("+"))
-    return {key: digest(found) for key, found in digests.items()}
+    return {key: digest(text) for key, text in digests.items()}
 
 
 def landed_rows(tables: Tables, dataset: str) -> dict[str, int]:
-    """Accepted rows of each partition of a dataset, in the order of partitions."""
+    """Return the number of accepted rows of each partition of a dataset, in order."""
     return _accepted(tables, dataset, pl.col("accepted").sum())
 
 
@@ -72,10 +71,10 @@ def _accepted(tables: Tables, dataset: str, figure: pl.Expr) -> dict[str, Any]:
     return dict(files.group_by(PARTITION).agg(figure).sort(PARTITION).iter_rows())
 
 
-def landing_files(tables: Tables, dataset: str, wanted: pl.Expr | bool = True) -> pl.DataFrame:
-    """What became of the landing files of a dataset, a row a file and partition, as in `FILES`."""
+def landing_files(tables: Tables, dataset: str, condition: pl.Expr | bool = True) -> pl.DataFrame:
+    """Return the results of landing files of a dataset, a row a file and partition (`FILES`)."""
     table = f"{dataset}/files"
-    return tables.collect(tables.scan(table, FILES).filter(wanted), table)
+    return tables.collect(tables.scan(table, FILES).filter(condition), table)
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,9 @@ class ModelState:
         spec: The model.
         dataset: The dataset whose rows are predicted.
         lookups: The datasets joined to it, by name.
-        tables: Where their tables are.
+        tables: The tables of all of them.
         registry: The versions of the model.
-        memo: Results that do not depend on who asks, by name, where they are kept to be shared.
+        memo: Results that are shared between states, by name; None if they are not shared.
     """
 
     spec: ModelSpec
@@ -100,22 +99,17 @@ class ModelState:
 
     @property
     def ledger(self) -> Ledger:
-        """The model's decisions."""
+        """Return the ledger of the model."""
         return Ledger(self.tables, self.spec.name)
-
-    @property
-    def pauses(self) -> Pauses:
-        """What holds back its retraining."""
-        return Pauses(self.tables, self.spec.name)
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
-        """The features of the spec as it is now."""
+        """Return the names of the features of the spec."""
         return list_features(self.spec, self.dataset, self.lookups)
 
     @cached_property
     def reaches(self) -> dict[str, LookupPartitions]:
-        """Which partitions of each lookup a partition sees."""
+        """Return by lookup which of its partitions a partition sees."""
         return {
             name: LookupPartitions(lookup, self.dataset, self.lookups[name])
             for name, lookup in self.spec.lookups.items()
@@ -123,69 +117,68 @@ class ModelState:
 
     @cached_property
     def recipe(self) -> str:
-        """Digest of what would be trained now: the spec, and behind a point the user's code."""
+        """Return the digest of what would be trained now."""
         return recipe_digest(self.spec)
 
-    def once(self, name: tuple[str, ...], make: Callable[[], Made]) -> Made:
-        """What was made under that name before, where results are kept; otherwise it is made."""
-        kept = {} if self.memo is None else self.memo
-        if name not in kept:
-            kept[name] = make()
-        return cast("Made", kept[name])
+    def once(self, name: tuple[str, ...], make: Callable[[], Result]) -> Result:
+        """Return the shared result of that name; compute it if there is none."""
+        memo = {} if self.memo is None else self.memo
+        if name not in memo:
+            memo[name] = make()
+        return cast("Result", memo[name])
 
     def table(self, name: str) -> str:
-        """The full name of one of the model's tables."""
+        """Return the full name of one of the model's tables."""
         return f"{self.spec.name}/{name}"
 
     def stored(
-        self, name: str, schema: Mapping[str, pl.DataType], wanted: pl.Expr | bool = True
+        self, name: str, schema: Mapping[str, pl.DataType], condition: pl.Expr | bool = True
     ) -> pl.DataFrame:
-        """Rows of one of the model's tables, of which some may be wanted."""
+        """Return the rows of one of the model's tables that meet a condition."""
         table = self.table(name)
-        return self.tables.collect(self.tables.scan(table, schema).filter(wanted), table)
+        return self.tables.collect(self.tables.scan(table, schema).filter(condition), table)
 
     def sources(self) -> dict[str, str]:
-        """Complete partitions in order, each with a digest of all that its features depend on.
+        """Return complete partitions in order, with a digest of all that their features depend on.
 
-        Of two parts with a point between: the spec and the user's code of the features, and the
-        data.
+        A digest has two parts with a point between: the spec and the user's code of the features,
+        and the data.
         """
         main = landed(self.tables, self.dataset.name)
         joined = {name: landed(self.tables, name) for name in self.spec.lookups}
         if not all(joined.values()):
             return {}
         arrivals = (
-            (self._whole(reach, main, joined[name]), self.spec.lookups[name].lateness)
+            (
+                [key for key in main if joined[name].keys() >= {*reach.awaited(key)}],
+                self.spec.lookups[name].lateness,
+            )
             for name, reach in self.reaches.items()
             if reach.is_bounded
         )
-        made, past = self.spec.features_recipe, self._past(main)
+        recipe, past = self.spec.features_recipe, self._past(main)
         if code := user_code_digest(self.spec.features.python):
-            made = digest(made, code)
-        keys = {name: tuple(found) for name, found in joined.items()}
-        return {
-            key: f"{made}."
-            + digest(
-                main[key],
-                *past.get(key, ()),
-                *(
-                    digest(*(joined[name][seen] for seen in reach.seen(key, keys[name])))
-                    for name, reach in self.reaches.items()
-                ),
+            recipe = digest(recipe, code)
+        keys = {name: tuple(digests) for name, digests in joined.items()}
+        sources = {}
+        for key in complete_partitions(tuple(main), arrivals):
+            lookups = (
+                digest(*(joined[name][part] for part in reach.seen(key, keys[name])))
+                for name, reach in self.reaches.items()
             )
-            for key in complete_partitions(tuple(main), arrivals)
-        }
+            sources[key] = f"{recipe}.{digest(main[key], *past.get(key, ()), *lookups)}"
+        return sources
 
     def built(self) -> dict[str, str]:
-        """Partitions that were monitored, each with the digest of what they were built from."""
+        """Return the partitions that were monitored, with the digest of their sources."""
         table = self.table("monitoring")
-        seen = self.tables.scan(table, MONITORING_SCHEMA).select(PARTITION, SOURCE).unique()
-        return dict(self.tables.collect(seen.sort(PARTITION), table).iter_rows())
+        rows = self.tables.scan(table, MONITORING_SCHEMA).select(PARTITION, SOURCE).unique()
+        return dict(self.tables.collect(rows.sort(PARTITION), table).iter_rows())
 
     def mature(self) -> tuple[str, ...]:
-        """Partitions that are complete, not excluded and have final labels, in order.
+        """Return partitions that are complete, not excluded and have final labels, in order.
 
-        One that was built from something else than what is there now waits until it is built again.
+        Partitions whose monitoring used older data are left out until they are rebuilt.
         """
         built, sources = self.built(), self.sources()
         return tuple(
@@ -200,30 +193,30 @@ class ModelState:
         return [key for key, source in self.sources().items() if built.get(key) != source]
 
     def is_excluded(self, key: str) -> bool:
-        """Whether a partition is known to be bad."""
+        """Return whether the spec excludes a partition as bad."""
         return any(bad.first <= key <= bad.last for bad in self.spec.exclude)
 
     def trained_on(self, keys: Sequence[str], data_range: tuple[str, str]) -> tuple[str, ...]:
-        """Those of some partitions that a model trained on a range was trained on."""
+        """Return those of some partitions that a model trained on a range was trained on."""
         first, last = data_range
         return tuple(key for key in keys if first <= key <= last and not self.is_excluded(key))
 
     def profiles(self, keys: Collection[str]) -> pl.DataFrame:
-        """Stored summaries of some partitions, but for columns that have changed in kind."""
+        """Return stored summaries of some partitions, without columns that have changed in kind."""
         rows = self.tables.read(self.table("profile"), keys, PROFILE_SCHEMA)
         return rows.filter(pl.col("kind").n_unique().over("column") == 1)
 
     def trained_profile(self, data_range: tuple[str, str]) -> dict[str, ColumnProfile]:
-        """Summaries of the features that a model was trained on, by name."""
+        """Return summaries of the features that a model was trained on, by name."""
         table = self.table("profile")
         rows = self.tables.scan(table, PROFILE_SCHEMA).select(pl.col(PARTITION).unique())
-        there = self.tables.collect(rows, table)[PARTITION].to_list()
-        keys = self.trained_on(there, data_range)
-        found = merge(self.profiles(keys))
-        return {name: column for name, column in found.items() if name != self.spec.target.column}
+        keys = self.trained_on(self.tables.collect(rows, table)[PARTITION].to_list(), data_range)
+        columns = merge(self.profiles(keys))
+        columns.pop(self.spec.target.column, None)
+        return columns
 
     def situation(self) -> Situation:
-        """What the triggering policy decides on."""
+        """Return the facts that the triggering policy decides on."""
         history = self.ledger.read()
         row, decided = history.production, history.decided
         production = None
@@ -245,48 +238,40 @@ class ModelState:
             last_recipe=_as_now(decided.recipe, self.recipe) if decided else None,
             last_gate=decided.gate if decided else None,
             monitoring=monitored.filter(~pl.col(PARTITION).is_in(bad)),
-            pause=self.pauses.read(),
+            pause=self.ledger.read_pause(),
             refusals=count_refusals((row.action, row.causes) for row in history.rows),
             held_candidate=_held(history, self.recipe),
             unbuilt=len(self.list_unbuilt()) if len(mature) < needed else 0,
         )
 
-    @staticmethod
-    def _whole(reach: LookupPartitions, main: Iterable[str], there: Collection[str]) -> list[str]:
-        """Partitions for which all of a lookup is there that their rows may see."""
-        return [key for key in main if all(part in there for part in reach.awaited(key))]
-
     def _past(self, main: Mapping[str, str]) -> dict[str, list[str]]:
-        """What each partition looks back on: digests, and whether the labels are shown."""
-        length, keys = self.spec.features.history, tuple(main)
-        if length == 0:
-            return {}
-        windows = {key: take_before(keys, key, length) for key in keys}
-        delay = self.spec.labels.delay
+        """Return digests of the history of each partition, and whether its labels are used."""
+        length, delay, keys = self.spec.features.history, self.spec.labels.delay, tuple(main)
         return {
             key: [f"{main[k]}:{k in mature_partitions(window, delay)}" for k in window]
-            for key, window in windows.items()
+            for key in (keys if length else ())
+            for window in [take_before(keys, key, length)]
         }
 
 
 def by_production(
     history: History, table: pl.DataFrame
 ) -> Iterator[tuple[LedgerRow | None, pl.DataFrame]]:
-    """Rows in the order of partitions, by what was in production when their partition arrived."""
+    """Yield rows in order of partitions, by the production of when their partition arrived."""
     keys = table[PARTITION].unique(maintain_order=True)
     for production, served in groupby(keys, key=history.production_at):
         yield production, table.filter(pl.col(PARTITION).is_in(list(served)))
 
 
 def data_digest(source: str) -> str:
-    """The part of a partition's digest that is of its data."""
+    """Return the part of a partition's digest that is of its data."""
     return source.rpartition(".")[2]
 
 
 def _held(history: History, recipe: str) -> HeldCandidate | None:
-    """What the newest decision held, if neither the spec nor production has changed since.
+    """Return the version that was held last, if neither the spec nor production has changed since.
 
-    Where nothing is in production, a new candidate is tried at once.
+    If nothing is in production, a new candidate is tried at once.
     """
     row, now = history.decided, history.production
     if row is None or now is None or row.action != "hold" or not row.more:
@@ -348,20 +333,20 @@ def _decides(name: str, _: Path) -> bool:
 
 @cache
 def lock_digest() -> str:
-    """Digest of the versions of all installed packages."""
+    """Return a digest of the versions of all installed packages."""
     return digest_of(installed())
 
 
 def installed() -> dict[str, str]:
-    """The version of each installed package."""
-    return {found.metadata["Name"]: found.version for found in distributions()}
+    """Return the version of each installed package."""
+    return {package.metadata["Name"]: package.version for package in distributions()}
 
 
 def digest(*parts: str) -> str:
-    """A short digest of texts in their order."""
+    """Return a short digest of texts in their order."""
     return sha256("|".join(parts).encode()).hexdigest()[:16]
 
 
 def digest_of(parts: Mapping[str, str]) -> str:
-    """A short digest of named texts."""
+    """Return a short digest of named texts."""
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,23 +1,23 @@
-"""Copies of all that is stored which go together, taken while work goes on, and their return.
+"""Back up everything that is stored while work goes on, and restore it.
 
 Delta logs are copied first, so that each file they name is copied after; then all other files; then
-the sqlite databases, each as one transaction sees it. So a database may know of more than the
-tables hold, which is made up for by the next run, and never of less. Not here: databases and object
-stores elsewhere, which have backups of their own.
+the sqlite databases, each as one transaction sees it. So a database may record more than the tables
+hold, which the next run repairs, and never less. Not here: databases and object stores elsewhere,
+which have their own backups.
 """
 
 import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from retrain_assets.stores.tables.tables import Tables
 
 MANIFEST, STORAGE = "backup.json", "storage"
-_LOG, _DATABASES = "_delta_log", (".db", ".db-wal", ".db-shm", ".db-journal")
-# Where MLflow's database names folders, which it does in full.
+_LOG, _JOURNALS = "_delta_log", (".db-wal", ".db-shm", ".db-journal")
+# The columns in which MLflow's database has full paths.
 _PLACES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -27,16 +27,16 @@ _PLACES = (
 
 
 class BackupError(RuntimeError):
-    """A copy cannot be made or brought back; the message says what would do."""
+    """A copy cannot be made or restored; the message says what would do."""
 
 
 def back_up(parts: Mapping[str, Path], target: Path, tell: Callable[[str], None]) -> int:
     """Copy folders into a new one.
 
     Args:
-        parts: Folders by name; `storage` is the storage root. One that is not there is left out.
-        target: Where the copy goes; not there yet, or empty.
-        tell: Is told what is being copied.
+        parts: Folders by name; `storage` is the storage root. One that does not exist is left out.
+        target: The folder of the copy; new or empty.
+        tell: Prints what is being copied.
 
     Returns:
         How many files were copied.
@@ -52,32 +52,28 @@ def back_up(parts: Mapping[str, Path], target: Path, tell: Callable[[str], None]
     copied = 0
     for name, folder in parts.items():
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        plain = [path for path in files if not path.name.endswith(_DATABASES)]
-        ordered = sorted(plain, key=lambda path: _LOG not in path.parts)
-        databases = [path for path in files if path.suffix == ".db"]
-        tell(f"{name}: {len(ordered)} files and {len(databases)} databases of {folder}")
-        copied += sum(_copied(path, target / name / path.relative_to(folder)) for path in ordered)
-        for path in databases:
-            _copy_database(path, target / name / path.relative_to(folder))
-        copied += len(databases)
+        files = [path for path in files if not path.name.endswith(_JOURNALS)]
+        files.sort(key=lambda path: (path.suffix == ".db", _LOG not in path.parts))
+        tell(f"{name}: {len(files)} files of {folder}")
+        copied += sum(_copy(path, target / name / path.relative_to(folder)) for path in files)
     roots = {name: str(folder.resolve()) for name, folder in parts.items()}
     (target / MANIFEST).write_text(json.dumps(roots, indent=2), encoding="utf-8")
     return copied
 
 
 def restore(source: Path, parts: Mapping[str, Path], tell: Callable[[str], None]) -> int:
-    """Bring a copy back, also to other folders than it was made from.
+    """Restore a copy, also to other folders than it was made from.
 
     Args:
         source: The copy.
-        parts: Where its folders go, by name; not there yet, or empty.
-        tell: Is told what is being done.
+        parts: The folders to restore to, by name; new or empty.
+        tell: Prints what is being done.
 
     Returns:
         How many tables were read and hold what was written.
 
     Raises:
-        BackupError: The copy is not whole, or there is something already.
+        BackupError: The copy is not complete, or a folder is not empty.
         StorageError: A file of a table is damaged; the message names it.
     """
     manifest = source / MANIFEST
@@ -90,11 +86,7 @@ def restore(source: Path, parts: Mapping[str, Path], tell: Callable[[str], None]
         tell(f"{name}: to {parts[name]}")
         shutil.copytree(source / name, parts[name], dirs_exist_ok=True)
         _relocate(parts[name] / "mlflow.db", was, str(parts[name].resolve()))
-    return _verified(parts[STORAGE] / "delta", tell)
-
-
-def _verified(delta: Path, tell: Callable[[str], None]) -> int:
-    tables = Tables(str(delta))
+    tables = Tables(str(parts[STORAGE] / "delta"))
     for name in (names := tables.names()):
         tell(f"verify {name}")
         tables.verify(name)
@@ -102,30 +94,26 @@ def _verified(delta: Path, tell: Callable[[str], None]) -> int:
 
 
 def _refuse_content(folder: Path) -> None:
-    there = sorted(path.name for path in folder.glob("*") if path.name != "README.md")
-    if there:
-        some = ", ".join(there[:3])
+    names = sorted(path.name for path in folder.glob("*") if path.name != "README.md")
+    if names:
+        some = ", ".join(names[:3])
         raise BackupError(f"{folder} is not empty, it holds {some}: name a new folder")
 
 
-def _copied(path: Path, to: Path) -> bool:
-    """Copy a file, unless it was removed since it was listed, as temporary ones are."""
+def _copy(path: Path, to: Path) -> bool:
+    """Copy a file, unless it was removed since it was listed, as temporary files are."""
     to.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    if path.suffix == ".db":
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(to)) as copy:
+            source.backup(copy)
+        return True
+    with suppress(FileNotFoundError):
         shutil.copy2(path, to)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _copy_database(path: Path, to: Path) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(path)) as there, closing(sqlite3.connect(to)) as copy:
-        there.backup(copy)
+    return to.exists()
 
 
 def _relocate(database: Path, was: str, now: str) -> None:
-    """Let MLflow's database name the folders where they are now."""
+    """Replace the paths in MLflow's database by those of the restored folders."""
     if was == now or not database.is_file():
         return
     with closing(sqlite3.connect(database)) as opened, opened:

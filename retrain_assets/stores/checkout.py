@@ -1,4 +1,4 @@
-"""Which commit of the project's git checkout is worked in, so that it can be checked out again.
+"""The commit of the project's git checkout, so that it can be checked out again.
 
 Not here: whether its code is that of a model.
 """
@@ -9,12 +9,12 @@ from functools import cache
 
 @cache
 def checkout() -> str:
-    """The commit, with `-dirty` where files differ from it; empty outside a checkout."""
+    """Return the commit, with `-dirty` if files differ from it; empty outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(  # noqa: S603 no shell, and nothing of it is anybody's input
+        output = subprocess.run(  # noqa: S603 no shell, and nothing of it is anybody's input
             command, capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip()
+    return output.stdout.strip()

@@ -1,13 +1,9 @@
 """The ledger: every decision on a model, append-only, each made on the version that was read.
 
 The ledger decides which version is in production; the registry's alias only follows it. Each row
-carries the digest of the one before, so that a row that is rewritten or lost no longer fits; the
-digest of the newest, the head, is kept elsewhere too.
-
-Whether a person holds back the retraining of a model, and why.
-
-Not here: making a decision, moving the
-alias, and keeping the head.
+has the digest of the one before, so that a row that is rewritten or lost no longer fits; the digest
+of the newest, the head, is stored elsewhere too. Beside it stands the pause, by which a person
+holds back retraining. Not here: making a decision, moving the alias, and storing the head.
 """
 
 import json
@@ -43,7 +39,8 @@ SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys(("number", "version", "candidate", "previous", "more"), pl.Int64()),
     **dict.fromkeys((*_TEXTS, *_MORE_TEXTS), pl.String()),
 }
-# Values that no column type holds, kept as JSON.
+PAUSE_SCHEMA = dict.fromkeys((PARTITION, "until", "reason", "by"), pl.String())
+# Values that no column type holds, stored as JSON.
 AS_JSON = ("causes", "metrics", "datasets", "trained_on")
 
 
@@ -98,12 +95,10 @@ class LedgerRow:
     gate: str | None = None
 
     def for_people(self) -> dict[str, object]:
-        """The row as `retrain history --json` prints it."""
-        shown = asdict(self)
-        shown.update(time=self.time.isoformat(), data_range=list(self.data_range))
-        shown["causes"] = list(self.causes)
-        del shown["trained_on"], shown["gate"]  # for programs: a line a partition, and a digest
-        return shown
+        """Return the row as `retrain history --json` prints it."""
+        row = asdict(self) | {"time": self.time.isoformat(), "causes": list(self.causes)}
+        del row["trained_on"], row["gate"]  # for programs: a line a partition, and a digest
+        return row | {"data_range": list(self.data_range)}
 
 
 @dataclass(frozen=True)
@@ -112,9 +107,9 @@ class History:
 
     Args:
         rows: Oldest first.
-        version: The table version they stand at; None where nothing was decided yet.
+        version: The table version they stand at; None if nothing was decided yet.
         digests: Of each row with all before it.
-        misfit: What is wrong with the first row that does not fit; empty where all fit.
+        misfit: What is wrong with the first row that does not fit; empty if all fit.
     """
 
     rows: tuple[LedgerRow, ...]
@@ -124,17 +119,17 @@ class History:
 
     @property
     def head(self) -> str:
-        """Number and digest of the newest row; empty where there is none."""
+        """Return number and digest of the newest row; empty if there is none."""
         return f"{len(self.digests) - 1} {self.digests[-1]}" if self.digests else ""
 
     def has(self, head: str) -> bool:
-        """Whether the ledger once ended at a head that was kept, and has only grown since."""
+        """Return whether the ledger once ended at a stored head, and has only grown since."""
         number, _, digest = head.partition(" ")
         return dict(enumerate(self.digests)).get(int(number)) == digest
 
     @property
     def production(self) -> LedgerRow | None:
-        """The row that put the version now in production there."""
+        """Return the row that put the present version into production."""
         return next((row for row in reversed(self.rows) if row.action in IN_PRODUCTION), None)
 
     @property
@@ -143,25 +138,25 @@ class History:
         return self.production.version if self.production else None
 
     def production_at(self, partition: str) -> LedgerRow | None:
-        """The row whose version was in production when a partition arrived."""
-        earlier = (row for row in self.rows if row.seen_through < partition)
-        return next((row for row in reversed(tuple(earlier)) if row.action in IN_PRODUCTION), None)
+        """Return the row whose version was in production when a partition arrived."""
+        changes = (row for row in reversed(self.rows) if row.action in IN_PRODUCTION)
+        return next((row for row in changes if row.seen_through < partition), None)
 
     @property
     def staged(self) -> LedgerRow | None:
-        """The row that put a version up for approval, unless production has changed since."""
-        newest = (row for row in reversed(self.rows) if row.action in (*IN_PRODUCTION, "stage"))
-        row = next(newest, None)
+        """Return the row that staged a version, unless production has changed since."""
+        actions = (*IN_PRODUCTION, "stage")
+        row = next((row for row in reversed(self.rows) if row.action in actions), None)
         return row if row and row.action == "stage" else None
 
     @property
     def decided(self) -> LedgerRow | None:
-        """The newest decision of the gate, or the adoption that it goes on from."""
-        found = (row for row in reversed(self.rows) if row.action in (*GATED, "adopt"))
-        return next(found, None)
+        """Return the newest decision of the gate, or the adoption after the last of them."""
+        actions = (*GATED, "adopt")
+        return next((row for row in reversed(self.rows) if row.action in actions), None)
 
     def decision_on(self, *candidates: int) -> LedgerRow | None:
-        """The decision of the gate on a candidate, or one of several, if it was made."""
+        """Return the decision of the gate on any of some candidates, if it was made."""
         return next((row for row in self.rows if row.candidate in candidates), None)
 
 
@@ -174,17 +169,17 @@ class Ledger:
 
     @property
     def table(self) -> str:
-        """Where the ledger is stored."""
+        """Return the name of the ledger's table."""
         return f"{self.model}/ledger"
 
     def read(self) -> History:
-        """All rows, oldest first, at one version of the table."""
+        """Return all rows, oldest first, at one version of the table."""
         version = self.tables.version(self.table)
         if version is None:
             return History((), None)
         scanned = self.tables.scan(self.table, version=version).sort("number")
         records = self.tables.collect(scanned, self.table, version).to_dicts()
-        digests, misfit = _chained(records)
+        digests, misfit = _check_chain(records)
         return History(tuple(map(_row, records)), version, digests, misfit)
 
     def append(self, row: LedgerRow, decided_on: History) -> History:
@@ -208,9 +203,26 @@ class Ledger:
         digests = (*decided_on.digests, _digest(stored, stored["previous_sha256"]))
         return History((*decided_on.rows, row), version, digests, decided_on.misfit)
 
+    def read_pause(self) -> Pause | None:
+        """Return the present pause; None if there is none."""
+        table = f"{self.model}/pause"
+        rows = self.tables.collect(self.tables.scan(table, PAUSE_SCHEMA).drop(PARTITION), table)
+        return Pause(**rows.row(0, named=True)) if rows.height else None
 
-def _chained(records: Sequence[dict[str, object]]) -> tuple[tuple[str, ...], str]:
-    """Digests of stored rows, and what is wrong with the first that does not fit."""
+    def write_pause(self, pause: Pause | None, commit: Mapping[str, str]) -> None:
+        """Replace the present pause, by none if it is to end.
+
+        Args:
+            pause: The new pause.
+            commit: Who wants it and why, for the table's history.
+        """
+        rows = [{PARTITION: self.model, **asdict(pause)}] if pause else []
+        frame = pl.DataFrame(rows, schema=PAUSE_SCHEMA)
+        self.tables.replace(f"{self.model}/pause", frame, [self.model], commit)
+
+
+def _check_chain(records: Sequence[dict[str, object]]) -> tuple[tuple[str, ...], str]:
+    """Return digests of stored rows, and what is wrong with the first that does not fit."""
     digests, before, misfit = [], "", ""
     for number, record in enumerate(records):
         if record["number"] != number:
@@ -225,13 +237,11 @@ def _chained(records: Sequence[dict[str, object]]) -> tuple[tuple[str, ...], str
 
 def _digest(record: Mapping[str, object], before: str) -> str:
     # Nulls are left out, so that a column added later changes no digest.
-    told = {
-        name: value.isoformat() if isinstance(value, datetime) else value
-        for name, value in record.items()
-        if value is not None
-    }
-    told["previous_sha256"] = before
-    return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    present = {name: value for name, value in record.items() if value is not None}
+    present["previous_sha256"] = before
+    return sha256(
+        json.dumps(present, sort_keys=True, default=datetime.isoformat).encode()
+    ).hexdigest()
 
 
 def _row(record: dict[str, object]) -> LedgerRow:
@@ -244,39 +254,6 @@ def _row(record: dict[str, object]) -> LedgerRow:
 
 
 def reversible(rows: Sequence[LedgerRow]) -> tuple[int, ...]:
-    """Versions that were in production and can be rolled back to, newest first."""
+    """Return versions that were in production and can be rolled back to, newest first."""
     served = [row.version for row in rows if row.action in IN_PRODUCTION]
     return tuple(dict.fromkeys(reversed(served)))
-
-
-SCHEMA_pauses = dict.fromkeys((PARTITION, "until", "reason", "by"), pl.String())
-
-
-@dataclass(frozen=True)
-class Pauses:
-    """The pause of one model.
-
-    Args:
-        tables: Where it is kept.
-        model: Name of the model.
-    """
-
-    tables: Tables
-    model: str
-
-    def read(self) -> Pause | None:
-        """The pause that stands; None where there is none."""
-        table = f"{self.model}/pause"
-        rows = self.tables.collect(self.tables.scan(table, SCHEMA_pauses).drop(PARTITION), table)
-        return Pause(**rows.row(0, named=True)) if rows.height else None
-
-    def write(self, pause: Pause | None, commit: Mapping[str, str]) -> None:
-        """Replace the pause that stands, by none where it is to end.
-
-        Args:
-            pause: What is to stand.
-            commit: Who wants it and why, for the table's history.
-        """
-        rows = [{PARTITION: self.model, **asdict(pause)}] if pause else []
-        frame = pl.DataFrame(rows, schema=SCHEMA_pauses)
-        self.tables.replace(f"{self.model}/pause", frame, [self.model], commit)

@@ -1,7 +1,7 @@
 """Tables and a registry in memory, above those that are stored, which stay as they are.
 
-What steps read is what is stored until they write it; what they write is gone with the process.
-Not here: what is written.
+Steps read what is stored until they write it; what they write is lost with the process. Not here:
+what is written.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
-from retrain_assets.stores.tables.tables import NOW, StaleTableError, Tables
+from retrain_assets.stores.tables.tables import NOW, Schema, StaleTableError, Tables
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -25,47 +25,35 @@ class Overlay(Tables):
     """Tables that are written in memory.
 
     Args:
-        root: Of the tables below.
-        model: Whose tables below are not seen, but for those that are kept.
-        kept: Some of them, as they were read.
-        written: The tables that were written, by partition.
+        root: Root of the tables below.
+        model: A model whose tables below are not read.
+        content: Version and rows of each table in memory.
     """
 
     model: str = ""
-    kept: Mapping[str, pl.DataFrame] = field(default_factory=dict)
-    written: dict[str, dict[str, pl.DataFrame]] = field(default_factory=dict)
-    _versions: dict[str, int] = field(default_factory=dict)
-    _whole: dict[str, pl.DataFrame] = field(default_factory=dict)
+    content: dict[str, tuple[int, pl.DataFrame]] = field(default_factory=dict)
 
     def version(self, table: str) -> int | None:
-        """How often a table was written here; that of the table below where it was not."""
-        if table in self.written:
-            return self._versions[table]
-        if table in self.kept:
-            return 0
+        """Return the version of a table in memory, else of the table below."""
+        if table in self.content:
+            return self.content[table][0]
         return super().version(table) if self._is_below(table) else None
 
     def scan(
-        self,
-        table: str,
-        schema: Mapping[str, pl.DataType | type[pl.DataType]] | None = None,
-        version: int | None = None,
+        self, table: str, schema: Schema | None = None, version: int | None = None
     ) -> pl.LazyFrame:
-        """What was written here, else what is kept, else the table below."""
-        if table in self.written:
-            if table not in self._whole:
-                self._whole[table] = pl.concat(self.written[table].values(), rechunk=True)
-            return self._whole[table].lazy()
-        if table in self.kept:
-            return self.kept[table].lazy()
-        below = super().scan(table, schema, version) if self._is_below(table) else None
-        return pl.LazyFrame(schema=dict(schema or {})) if below is None else below
+        """Read a table in memory, else the table below."""
+        if table in self.content:
+            return self.content[table][1].lazy()
+        if self._is_below(table):
+            return super().scan(table, schema, version)
+        return pl.LazyFrame(schema=dict(schema or {}))
 
     def verify(
         self, table: str, partitions: Sequence[str] | None = None, version: int | None = None
     ) -> None:
-        """Hold files below against their digests; what is in memory was held when it was read."""
-        if table not in self.written and table not in self.kept and self._is_below(table):
+        """Compare files below with their digests; rows in memory were verified when read."""
+        if table not in self.content and self._is_below(table):
             super().verify(table, partitions, version)
 
     def replace(
@@ -77,16 +65,14 @@ class Overlay(Tables):
         key: str = PARTITION,
         base: int | None = NOW,
     ) -> int:
-        """Replace partitions here."""
+        """Replace partitions in memory."""
         del commit, base
-        found, parts = rows.lazy().collect(), self.written.setdefault(table, {})
-        parts |= {name: found.filter(pl.col(key) == name) for name in partitions}
-        return self._next(table)
+        return self._write(table, rows.lazy().collect(), ~pl.col(key).is_in([*partitions]))
 
     def append(
         self, table: str, rows: pl.DataFrame, commit: Mapping[str, str], expected: int | None
     ) -> int:
-        """Append here.
+        """Append rows in memory.
 
         Raises:
             StaleTableError: The table has moved on.
@@ -94,24 +80,24 @@ class Overlay(Tables):
         del commit
         if self.version(table) != expected:
             raise StaleTableError(f"table {table} is no longer at version {expected}")
-        parts = self.written.setdefault(table, {})
-        parts[str(len(parts))] = rows
-        return self._next(table)
+        return self._write(table, rows, pl.lit(True))
 
-    def _next(self, table: str) -> int:
-        self._versions[table] = self._versions.get(table, -1) + 1
-        self._whole.pop(table, None)
-        return self._versions[table]
+    def _write(self, table: str, rows: pl.DataFrame, remaining: pl.Expr) -> int:
+        """Write rows beside those that remain, and return the new version."""
+        version, stored = self.content.get(table, (-1, rows.clear()))
+        rows = pl.concat([stored.filter(remaining), rows], rechunk=True)
+        self.content[table] = version + 1, rows
+        return version + 1
 
     def _is_below(self, table: str) -> bool:
         return not table.startswith(f"{self.model}/")
 
 
 class MemoryRegistry(ModelRegistry):
-    """The versions of one model in memory; registries that share them have aliases of their own.
+    """The versions of one model in memory; registries that share them have separate aliases.
 
     Args:
-        name: Of the model.
+        name: The model.
         shared: Versions and pipelines, by number.
     """
 
@@ -121,39 +107,41 @@ class MemoryRegistry(ModelRegistry):
         super().__init__("", "", name)
         self.shared, self.aliases = shared, dict[str, int]()
 
-    def log_version(self, run_id: str, pipeline: Pipeline, **kept: Any) -> ModelVersion:
-        """Keep a version."""
+    def log_version(self, run_id: str, pipeline: Pipeline, **record: Any) -> ModelVersion:
+        """Add a version."""
         number = len(self.shared) + 1
-        tags, metrics = dict(kept["tags"]), dict(kept["metrics"])
-        made = ModelVersion(self.name, number, run_id, "", str(number), tags, metrics)
-        self.shared[number] = made, pipeline
-        return made
+        tags, metrics = dict(record["tags"]), dict(record["metrics"])
+        version = ModelVersion(self.name, number, run_id, "", str(number), tags, metrics)
+        self.shared[number] = version, pipeline
+        return version
 
     def register_again(
-        self, found: ModelVersion, tags: Mapping[str, str], metrics: Mapping[str, float]
+        self, version: ModelVersion, tags: Mapping[str, str], metrics: Mapping[str, float]
     ) -> ModelVersion:
-        """Keep a version once more, under other tags and metrics."""
-        number, both = len(self.shared) + 1, {**found.tags, **tags}
-        made = replace(found, version=number, tags=both, metrics=dict(metrics))
-        self.shared[number] = made, self.shared[found.version][1]
-        return made
+        """Add a version once more, under other tags and metrics."""
+        number, pipeline = len(self.shared) + 1, self.shared[version.version][1]
+        tags = {**version.tags, **tags}
+        self.shared[number] = (
+            replace(version, version=number, tags=tags, metrics={**metrics}),
+            pipeline,
+        )
+        return self.shared[number][0]
 
     def versions(self) -> list[ModelVersion]:
-        """All versions, newest first."""
-        return [made for made, _ in reversed(self.shared.values())]
+        """Return all versions, newest first."""
+        return [version for version, _ in reversed(self.shared.values())]
 
     def alias(self, name: str) -> int | None:
-        """The version an alias names."""
+        """Return the version an alias names."""
         return self.aliases.get(name)
 
     def set_alias(self, name: str, number: int | None) -> None:
         """Let an alias name a version, or none."""
-        if number is None:
-            self.aliases.pop(name, None)
-        else:
+        self.aliases.pop(name, None)
+        if number is not None:
             self.aliases[name] = self.version(number).version
 
     def load(self, number: int, sha256: str) -> Pipeline:
-        """The pipeline of a version, which no file was between."""
+        """Return the pipeline of a version, which was never a file."""
         del sha256
         return self.shared[self.version(number).version][1]

@@ -1,13 +1,8 @@
-"""Slack, e-mail and webhooks: how a message is sent over each, or why it cannot be.
+"""Send messages over Slack, e-mail and signed webhooks, and store them in the outbox.
 
-Servers and credentials come from the environment. Credentials are kept where nothing shows them,
-and are taken out of whatever a server has said.
-
-A signed webhook, as the Standard Webhooks specification has it.
-
-The outbox of a model or dataset: what people are to be told, and what became of it.
-
-Not here: when to send, and when to try again.
+Servers and credentials come from the environment; credentials are removed from all that a server
+answers. Webhooks follow the Standard Webhooks specification. The outbox of a model or dataset holds
+its messages and their outcomes. Not here: when to send, and when to try again.
 """
 
 import binascii
@@ -17,8 +12,8 @@ import smtplib
 import ssl
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from email.message import EmailMessage
 from email.utils import localtime
@@ -26,7 +21,6 @@ from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPSConnection
 from ipaddress import ip_address
-from typing import Any
 from urllib.parse import urlsplit
 
 import polars as pl
@@ -50,32 +44,32 @@ _MAX_SUBJECT = 150
 def senders(
     notify: NotifySpec, environment: Environment, client: Callable[[str], WebClient]
 ) -> tuple[dict[Channel, Send], list[str]]:
-    """The channels of a spec that can be used, and why the others cannot.
+    """Return the channels of a spec that can be used, and why the others cannot.
 
     Args:
         notify: The spec.
         environment: Holds servers and credentials.
         client: Makes a client of Slack from a token.
     """
-    made: dict[Channel, Callable[[], Send]] = {
+    builders: dict[Channel, Callable[[], Send]] = {
         "slack": lambda: _slack(
             notify.slack or "", _needed(environment, "SLACK_BOT_TOKEN"), client
         ),
         "email": lambda: _email(notify.email, environment),
         "webhook": lambda: _webhook(notify.webhook or "", environment),
     }
-    found: dict[Channel, Send] = {}
+    usable: dict[Channel, Send] = {}
     missing = []
     for channel in notify.channels:
         try:
-            found[channel] = partial(_discreetly, made[channel](), environment)
+            usable[channel] = partial(_send_masked, builders[channel](), environment)
         except ValueError as error:
             missing.append(f"{channel}: {error}")
-    return found, missing
+    return usable, missing
 
 
 def _slack(channel: str, token: str, client: Callable[[str], WebClient]) -> Send:
-    """Plain text, escaped: no mention, link or command can be smuggled in."""
+    """Return a sender of plain text, escaped, so that it holds no mention, link or command."""
 
     def send(message: Message) -> str:
         from slack_sdk.errors import SlackApiError
@@ -87,15 +81,15 @@ def _slack(channel: str, token: str, client: Callable[[str], WebClient]) -> Send
             )
         except SlackApiError as error:
             answer = error.response
-            said = f"HTTP {answer.status_code}: {answer.get('error')}"
-            raise NotTakenError(said, seconds(answer.headers.get("Retry-After"))) from None
+            reason = f"HTTP {answer.status_code}: {answer.get('error')}"
+            raise NotTakenError(reason, seconds(answer.headers.get("Retry-After"))) from None
         return ""
 
     return send
 
 
 def _email(addresses: list[str], environment: Environment) -> Send:
-    """Plain text over a connection whose certificate is verified; `off` is for loopback only."""
+    """Return a sender over a connection with verified certificate; `off` is for loopback only."""
     host, sender = _needed(environment, "SMTP_HOST"), _needed(environment, "SMTP_SENDER")
     tls = environment.get("SMTP_TLS") or "starttls"
     if tls not in _PORTS or (tls == "off" and not is_loopback(host)):
@@ -104,26 +98,21 @@ def _email(addresses: list[str], environment: Environment) -> Send:
         raise ValueError(f"SMTP_SENDER cannot be {sender!r}: give an address")
     port, domain = int(environment.get("SMTP_PORT") or _PORTS[tls]), sender.rpartition("@")[2]
 
-    @contextmanager
-    def connected() -> Iterator[smtplib.SMTP]:
-        context = ssl.create_default_context()
-        how: dict[str, Any] = {"local_hostname": domain, "timeout": TIMEOUT_SECONDS}
-        implicit = partial(smtplib.SMTP_SSL, context=context)
-        with (implicit if tls == "implicit" else smtplib.SMTP)(host, port, **how) as server:
-            if tls == "starttls":
-                server.starttls(context=context)
-            if user := environment.get("SMTP_USERNAME"):
-                server.login(user, environment.get("SMTP_PASSWORD", ""))
-            yield server
-
     def send(message: Message) -> str:
         mail = EmailMessage()
         mail["Subject"], mail["From"] = message.headline[:_MAX_SUBJECT], sender
         mail["To"], mail["Date"] = ", ".join(addresses), localtime()
         mail["Message-ID"], mail["Auto-Submitted"] = f"<{message.id}@{domain}>", "auto-generated"
         mail.set_content("\n\n".join(message.lines))
+        context = ssl.create_default_context()
+        implicit = partial(smtplib.SMTP_SSL, context=context)
+        connect = implicit if tls == "implicit" else smtplib.SMTP
         try:
-            with connected() as server:
+            with connect(host, port, local_hostname=domain, timeout=TIMEOUT_SECONDS) as server:
+                if tls == "starttls":
+                    server.starttls(context=context)
+                if user := environment.get("SMTP_USERNAME"):
+                    server.login(user, environment.get("SMTP_PASSWORD", ""))
                 refused = server.send_message(mail)
         except smtplib.SMTPAuthenticationError as error:  # a server may repeat what it refuses
             raise NotTakenError(f"the login was refused with code {error.smtp_code}") from None
@@ -146,15 +135,15 @@ def _needed(environment: Environment, name: str) -> str:
     return environment[name]
 
 
-def _discreetly(send: Send, environment: Environment, message: Message) -> str:
-    """Send, and show no credential in what is said of it."""
+def _send_masked(send: Send, environment: Environment, message: Message) -> str:
+    """Send a message, and mask credentials in the answer."""
     try:
         return _without_secrets(send(message), environment)
     except NotTakenError as error:
         raise NotTakenError(_without_secrets(str(error), environment), error.wait) from None
     except Exception as error:  # noqa: BLE001 whatever one channel does, the others go on
-        said = f"{type(error).__name__}: {error}"
-        raise NotTakenError(_without_secrets(said, environment)) from None
+        reason = f"{type(error).__name__}: {error}"
+        raise NotTakenError(_without_secrets(reason, environment)) from None
 
 
 def _without_secrets(text: str, environment: Environment) -> str:
@@ -170,13 +159,13 @@ _LONGEST_WAIT_SECONDS = 86_400.0
 
 
 def signing_keys(secret: str) -> list[bytes]:
-    """The keys of a secret, `whsec_…`; several, separated by spaces, while one is exchanged.
+    """Return the keys of a secret, `whsec_…`; several with spaces between while one is replaced.
 
     Raises:
         ValueError: It is no key.
     """
     try:
-        keys = [b64decode(one.removeprefix("whsec_"), validate=True) for one in secret.split()]
+        keys = [b64decode(key.removeprefix("whsec_"), validate=True) for key in secret.split()]
     except binascii.Error:
         keys = []
     if min(map(len, keys), default=0) < _SHORTEST_KEY:
@@ -190,9 +179,9 @@ def post(url: str, keys: Sequence[bytes], message: Message) -> str:
     """Post a message: its newest event, and how often it happened.
 
     Args:
-        url: Where to.
+        url: The receiver.
         keys: Each signs.
-        message: Its id is the header `webhook-id`, whatever the attempt.
+        message: Its id is the header `webhook-id` of each attempt.
 
     Raises:
         NotTakenError: The host leads where it must not, or does not answer with success.
@@ -202,8 +191,8 @@ def post(url: str, keys: Sequence[bytes], message: Message) -> str:
     host = parts.hostname or ""
     data: dict[str, object] = {"subject": event.subject, "id": event.id, "text": event.text}
     data |= {"count": len(message.events), **json.loads(event.fields)}
-    told = {"type": event.kind, "timestamp": event.time and event.time.isoformat(), "data": data}
-    body = json.dumps(told).encode()
+    event_time = event.time and event.time.isoformat()
+    body = json.dumps({"type": event.kind, "timestamp": event_time, "data": data}).encode()
     if parts.scheme == "https":
         tls = ssl.create_default_context()
         to: HTTPConnection = HTTPSConnection(host, parts.port, timeout=TIMEOUT_SECONDS, context=tls)
@@ -221,7 +210,7 @@ def post(url: str, keys: Sequence[bytes], message: Message) -> str:
 
 
 def seconds(retry_after: str | None) -> float | None:
-    """How long a server wants to be left alone, at most a day; None where it does not say."""
+    """Return for how long a server asks not to be called, at most a day; None if it does not."""
     if retry_after is None or not retry_after.strip().isdecimal():
         return None
     return min(float(retry_after), _LONGEST_WAIT_SECONDS)
@@ -240,17 +229,17 @@ def _headers(name: str, body: bytes, keys: Sequence[bytes]) -> dict[str, str]:
 
 
 def _check(host: str, address: str) -> None:
-    """Refuse a name that leads where no receiver is: to this machine, or to a cloud's metadata.
+    """Refuse a name that leads to this machine, or to a cloud's metadata, where no receiver is.
 
-    It is looked at once connected, so that the name cannot lead elsewhere the next time.
+    The address is that of the open connection, so that the name cannot lead elsewhere afterwards.
 
     Raises:
-        NotTakenError: It does.
+        NotTakenError: It leads there.
     """
-    found = ip_address(address)
-    found = getattr(found, "ipv4_mapped", None) or found
-    wrong = found.is_link_local or found.is_multicast or found.is_unspecified
-    if wrong or (found.is_loopback and not is_loopback(host)):
+    ip = ip_address(address)
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    wrong = ip.is_link_local or ip.is_multicast or ip.is_unspecified
+    if wrong or (ip.is_loopback and not is_loopback(host)):
         raise NotTakenError(f"{host} leads to {address}, where no receiver may be")
 
 
@@ -272,17 +261,17 @@ class Outbox:
     subject: str
 
     def read(self) -> list[Notice]:
-        """All notices, oldest first."""
+        """Return all notices, oldest first."""
         return self._read(self.tables.version(self._table))
 
     def change(self, make: Callable[[Sequence[Notice]], list[Notice]]) -> list[Notice]:
-        """Replace the notices by what is made of them; nothing is written where that is the same.
+        """Replace the notices by those that a function returns; equal ones are not written.
 
         Args:
-            make: Is called again where another process has changed them meanwhile.
+            make: The function, called again if another process has changed them meanwhile.
 
         Returns:
-            What the outbox holds then.
+            The notices in the outbox afterwards.
 
         Raises:
             StorageError: The table cannot be read or written, or others were faster each time.
@@ -290,17 +279,17 @@ class Outbox:
         for _ in range(ATTEMPTS):
             base = self.tables.version(self._table)
             notices = self._read(base)
-            made = make(notices)
-            if made == notices:
-                return made
+            changed = make(notices)
+            if changed == notices:
+                return changed
             records = [
                 asdict(notice) | {PARTITION: self.subject, "sent": notice.sent_at}
-                for notice in made
+                for notice in changed
             ]
             rows = pl.DataFrame(records, schema=SCHEMA)
             with suppress(StaleTableError):
                 self.tables.replace(self._table, rows, [self.subject], {}, base=base)
-                return made
+                return changed
         raise StaleTableError(f"table {self._table}: others changed it {ATTEMPTS} times")
 
     @property
@@ -310,6 +299,6 @@ class Outbox:
     def _read(self, version: int | None) -> list[Notice]:
         if version is None:
             return []
-        rows = self.tables.scan(self._table, version=version).drop(PARTITION)
-        found = self.tables.collect(rows.rename({"sent": "sent_at"}), self._table, version)
-        return [Notice(**record) for record in found.iter_rows(named=True)]
+        scan = self.tables.scan(self._table, version=version).drop(PARTITION)
+        rows = self.tables.collect(scan.rename({"sent": "sent_at"}), self._table, version)
+        return [Notice(**record) for record in rows.iter_rows(named=True)]

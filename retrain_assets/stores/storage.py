@@ -1,4 +1,4 @@
-"""Where everything is kept: the storage root and what lies below it.
+"""The storage root, and what lies below it.
 
 Not here: reading or writing any of it.
 """
@@ -28,12 +28,12 @@ class Storage:
 
     @property
     def landing(self) -> Path:
-        """Where files are delivered."""
+        """The folder to which files are delivered."""
         return self.root / "landing"
 
     @property
     def cards(self) -> Path:
-        """Where the cards of model versions are written to."""
+        """The folder for the cards of model versions."""
         return self.root / "reports" / "cards"
 
     @property
@@ -42,7 +42,7 @@ class Storage:
         return Tables(str(self.root / "delta"))
 
     def source(self, spec: DatasetSpec) -> Source:
-        """Where the rows of a dataset come from."""
+        """Return the source of the rows of a dataset."""
         if spec.delta is not None:
             return DeltaSource(self.root, spec)
         if spec.bucket is not None:
@@ -52,9 +52,7 @@ class Storage:
         return LocalFiles(self.landing, spec)
 
     def registry(self, model: str) -> ModelRegistry:
-        """The MLflow registry of one model."""
-        from retrain_assets.stores.registry.registry import ModelRegistry
-
+        """Return the MLflow registry of one model."""
         return ModelRegistry(self.mlflow_uri, str(self.root / "artifacts"), model)
 
     @property
@@ -63,12 +61,12 @@ class Storage:
         return self.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
 
     def ledger(self, model: str) -> Ledger:
-        """The ledger of one model."""
+        """Return the ledger of one model."""
         return Ledger(self.tables, model)
 
 
 def project_root(start: Path) -> Path:
-    """The project a command is meant for, so that it works from any folder.
+    """Find the project that a command is meant for, so that it works from any folder.
 
     Args:
         start: The current directory.
@@ -90,12 +88,11 @@ def _is_project(folder: Path) -> bool:
 
 
 def storage_from(environment: Mapping[str, str], start: Path) -> Storage:
-    """The storage that the environment names, `data/` of the project by default.
+    """Return the storage that the environment names, by default `data/` of the project.
 
     Args:
         environment: `RETRAIN_STORAGE` and `MLFLOW_TRACKING_URI` are read.
         start: The current directory.
     """
-    default = project_root(start) / "data"
-    root = Path(environment.get("RETRAIN_STORAGE") or default).expanduser().resolve()
-    return Storage(root, environment.get("MLFLOW_TRACKING_URI"))
+    root = Path(environment.get("RETRAIN_STORAGE") or project_root(start) / "data")
+    return Storage(root.expanduser().resolve(), environment.get("MLFLOW_TRACKING_URI"))

@@ -64,16 +64,16 @@ def test_a_pause_holds_retraining_back_until_its_partition_is_there(world: World
 
 def test_a_pause_is_ended_by_a_person(world: World) -> None:
     start(world, "pause", until=key(60), reason="audit", by="the team")
-    assert world.state.pauses.read() == Pause(key(60), "audit", "the team")
+    assert world.state.ledger.read_pause() == Pause(key(60), "audit", "the team")
     assert start(world, "resume", reason="done")["ended"] == f"the pause until {key(60)}"
-    assert world.state.pauses.read() is None
+    assert world.state.ledger.read_pause() is None
     assert start(world, "resume", reason="again")["ended"] == "there was no pause"
 
 
 def test_a_pause_until_what_is_no_partition_is_refused(world: World) -> None:
     with pytest.raises(ValueError, match="'2020-02-30' is no partition of customers"):
         start(world, "pause", until="2020-02-30", reason="audit")
-    assert world.state.pauses.read() is None
+    assert world.state.ledger.read_pause() is None
 
 
 def test_a_plan_shows_windows_and_cost_and_changes_nothing(served: World) -> None:

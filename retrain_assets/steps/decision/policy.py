@@ -84,7 +84,7 @@ def pause(state: ModelState, until: str, reason: str, by: str) -> Pause:
     if not state.dataset.partition.is_key(until):
         raise ValueError(f"until: {until!r} is no partition of {state.dataset.name}")
     pause_ = Pause(until, reason, by)
-    state.pauses.write(pause_, {"action": "pause", **asdict(pause_)})
+    state.ledger.write_pause(pause_, {"action": "pause", **asdict(pause_)})
     return pause_
 
 
@@ -94,9 +94,9 @@ def resume(state: ModelState, reason: str, by: str) -> Pause | None:
     Returns:
         The pause that was ended; None if there was none.
     """
-    pause_ = state.pauses.read()
+    pause_ = state.ledger.read_pause()
     if pause_ is not None:
-        state.pauses.write(None, {"action": "resume", "reason": reason, "by": by})
+        state.ledger.write_pause(None, {"action": "resume", "reason": reason, "by": by})
     return pause_
 
 
