@@ -5,7 +5,6 @@ defect of the contract is caught here. Not here: the list of expectations, refus
 what follows from a finding.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic_core import to_json
 
 from retrain_assets.domain.data import expectations
 from retrain_assets.domain.data.expectations import Expectation
@@ -286,5 +286,5 @@ def _record(outcome: Audit, spec: DatasetSpec, run_id: str) -> dict[str, Any]:
 def _write_json(path: Path, value: object, run_id: str) -> None:
     """Replace a file as a whole, so that nobody reads half of it."""
     part = path.with_name(f".{path.name}.{run_id}")
-    part.write_text(json.dumps(value, indent=1, default=str, ensure_ascii=False), encoding="utf-8")
+    part.write_bytes(to_json(value, indent=1, inf_nan_mode="null", fallback=str))
     part.replace(path)

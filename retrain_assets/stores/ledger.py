@@ -17,6 +17,7 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.situation import Pause
+from retrain_assets.domain.metrics.metrics import read_metrics, write_json
 from retrain_assets.errors import PermanentError
 from retrain_assets.stores.tables.tables import Tables
 
@@ -190,7 +191,7 @@ class Ledger:
         """
         record = asdict(row) | {
             "number": len(decided_on.rows),
-            **{name: json.dumps(getattr(row, name), sort_keys=True) for name in AS_JSON},
+            **{name: write_json(getattr(row, name)) for name in AS_JSON},
             "data_from": row.data_range[0],
             "data_to": row.data_range[1],
             "previous_sha256": decided_on.digests[-1] if decided_on.digests else "",
@@ -248,6 +249,7 @@ def _row(record: dict[str, object]) -> LedgerRow:
     apart = ("number", "data_from", "data_to", "previous_sha256")
     fields = {name: value for name, value in record.items() if name not in apart}
     fields |= {name: json.loads(str(record[name])) for name in AS_JSON}
+    fields["metrics"] = read_metrics(str(record["metrics"]))
     fields["causes"] = tuple(fields["causes"])  # type: ignore[arg-type]
     fields["data_range"] = (record["data_from"], record["data_to"])
     return LedgerRow(**fields)  # type: ignore[arg-type]

@@ -28,6 +28,7 @@ from slack_sdk import WebClient
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.messages import Message, Notice, NotTakenError, to_line
+from retrain_assets.domain.metrics.metrics import write_json
 from retrain_assets.specs.notify import Channel, NotifySpec, is_loopback
 from retrain_assets.stores.tables.tables import StaleTableError, Tables
 
@@ -192,7 +193,7 @@ def post(url: str, keys: Sequence[bytes], message: Message) -> str:
     data: dict[str, object] = {"subject": event.subject, "id": event.id, "text": event.text}
     data |= {"count": len(message.events), **json.loads(event.fields)}
     event_time = event.time and event.time.isoformat()
-    body = json.dumps({"type": event.kind, "timestamp": event_time, "data": data}).encode()
+    body = write_json({"type": event.kind, "timestamp": event_time, "data": data}).encode()
     if parts.scheme == "https":
         tls = ssl.create_default_context()
         to: HTTPConnection = HTTPSConnection(host, parts.port, timeout=TIMEOUT_SECONDS, context=tls)

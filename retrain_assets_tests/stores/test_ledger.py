@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -103,6 +105,15 @@ def test_a_partition_was_served_by_what_was_in_production_when_it_arrived(ledger
 def test_versions_that_served_can_be_gone_back_to() -> None:
     rows = [row("promote", 1, "a"), row("hold", 2, "b"), row("promote", 4, "c")]
     assert reversible(rows) == (4, 1)
+
+
+def test_an_undefined_metric_is_null_in_the_stored_json(ledger: Ledger) -> None:
+    metrics = {"roc_auc": math.nan, "lift": math.inf, "log_loss": 0.5}
+    (stored,) = filled(ledger, row("promote", 1, "2013-02-01", metrics=metrics)).rows
+    (text,) = ledger.tables.scan(ledger.table).collect()["metrics"]
+    assert json.loads(text) == {"roc_auc": None, "lift": None, "log_loss": 0.5}
+    assert math.isnan(stored.metrics["roc_auc"])
+    assert stored.metrics["log_loss"] == 0.5
 
 
 def test_a_row_for_people_is_json_like() -> None:

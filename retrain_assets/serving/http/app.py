@@ -356,4 +356,4 @@ def require_type(request: Request, *kinds: str) -> str:
 
 def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return a JSON answer."""
-    return Response(to_json(value), status, headers, JSON)
+    return Response(to_json(value, inf_nan_mode="null"), status, headers, JSON)

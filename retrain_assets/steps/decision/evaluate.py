@@ -16,6 +16,7 @@ import polars as pl
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.gate import Verdict, choose_best, hold_for_blocks
 from retrain_assets.domain.drift.performance_estimate import Calibration
+from retrain_assets.domain.metrics.metrics import read_metrics, write_json
 from retrain_assets.domain.windows import describe_exclusions, exclude_range
 from retrain_assets.errors import PermanentError
 from retrain_assets.reports.plots import draw_gains
@@ -77,6 +78,8 @@ class Evaluation:
         return draw_gains(list(gains), list(gains.values()), *interval, title)
 
 
+# JSON has no word for these, so they are stored as null.
+UNBOUNDED = {"gain": math.nan, "low": -math.inf, "high": math.inf}
 NUMBERS = {"candidate", "production", "more_partitions"}
 JSON = ("metrics", "evidence")
 SCHEMA: dict[str, pl.DataType] = {
@@ -166,7 +169,11 @@ def read_evaluation(state: ModelState, candidate: int, production: int | None) -
     rows = state.tables.read(state.table("evaluation"), [str(candidate)], SCHEMA)
     rows = rows.filter(pl.col("production").eq_missing(production)).drop(PARTITION)
     for record in rows.iter_rows(named=True):
-        record |= {name: json.loads(record[name]) for name in JSON}
+        record |= {"metrics": read_metrics(record["metrics"])}
+        record |= {"evidence": (evidence := json.loads(record["evidence"]))}
+        if comparison := evidence.get("comparison"):
+            nulls = (name for name in UNBOUNDED if comparison[name] is None)
+            comparison |= {name: UNBOUNDED[name] for name in nulls}
         return Evaluation(**record | {"verdict": Verdict(record["verdict"])})
     return None
 
@@ -180,7 +187,7 @@ def read_calibration(state: ModelState, candidate: int | None) -> Calibration | 
 
 def _store(state: ModelState, evaluation: Evaluation, run_id: str) -> None:
     key, record = str(evaluation.candidate), asdict(evaluation)
-    record |= {name: json.dumps(record[name], sort_keys=True) for name in JSON}
+    record |= {name: write_json(record[name]) for name in JSON}
     record |= {PARTITION: key, "verdict": evaluation.verdict.value}
     rows = pl.DataFrame([record], schema=SCHEMA)
     state.tables.replace(state.table("evaluation"), rows, [key], {"run_id": run_id})

@@ -3,7 +3,6 @@
 Not here: printing them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +12,7 @@ import polars as pl
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.triggers import decide
 from retrain_assets.domain.drift import observations
+from retrain_assets.domain.metrics.metrics import write_json
 from retrain_assets.domain.windows import split
 from retrain_assets.steps.decision.policy import list_requests
 from retrain_assets.steps.state import MONITORING_SCHEMA, ModelState, data_digest, landed_rows
@@ -163,7 +163,7 @@ def as_table(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
     """Return decisions as a table of text, nested values as JSON."""
     flat = [
         {
-            name: json.dumps(value) if isinstance(value, list | dict) else value
+            name: write_json(value) if isinstance(value, list | dict) else value
             for name, value in row.items()
         }
         for row in rows

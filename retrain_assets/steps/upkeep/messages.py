@@ -25,6 +25,7 @@ from retrain_assets.domain.messages import (
     mark_attempt,
     record_outcomes,
 )
+from retrain_assets.domain.metrics.metrics import write_json
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.notify import Channel, EventKind, NotifySpec
 from retrain_assets.steps.inspect.status import describe_staleness, list_stale
@@ -69,7 +70,7 @@ def decisions(state: ModelState) -> Iterator[Event]:
             subject=model,
             text=f"{model}: {text}. {row.reason}{because}",
             cause=str(number),
-            fields=json.dumps({name: fields[name] for name in _FIELDS}),
+            fields=write_json({name: fields[name] for name in _FIELDS}),
             time=row.time,
         )
 

@@ -8,7 +8,6 @@ production (`stores.ledger`), fitting, Dagster.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from retrain_assets.domain.metrics.metrics import read_metrics, write_json
 from retrain_assets.errors import PermanentError
 from retrain_assets.specs.features import Kind
 from retrain_assets.stores.registry import model_check, model_file
@@ -176,7 +176,7 @@ class ModelRegistry:
             self.client.log_artifacts(run_id, folder)
         logged = _log_pipeline(run_id, pipeline, example, prediction)
         sha256 = model_file.digest(self.file(logged.model_uri, MODEL_FILE))
-        tags = {**tags, DIGEST_TAG: sha256, METRICS_TAG: json.dumps(metrics)}
+        tags = {**tags, DIGEST_TAG: sha256, METRICS_TAG: write_json(metrics)}
         return self._register(logged.model_uri, run_id, tags)
 
     def register_again(
@@ -184,7 +184,7 @@ class ModelRegistry:
     ) -> ModelVersion:
         """Register the files of a version once more, under other tags and metrics."""
         self.prepare()
-        tags = {**version.tags, **tags, METRICS_TAG: json.dumps(metrics)}
+        tags = {**version.tags, **tags, METRICS_TAG: write_json(metrics)}
         return self._register(version.uri, version.run_id, tags)
 
     def _register(self, uri: str, run_id: str, tags: dict[str, str]) -> ModelVersion:
@@ -393,7 +393,7 @@ def _version(stored: Any) -> ModelVersion:
         uri=stored.source,
         sha256=tags.get(DIGEST_TAG, ""),
         tags=tags,
-        metrics=json.loads(tags.get(METRICS_TAG, "{}")),
+        metrics=read_metrics(tags.get(METRICS_TAG, "{}")),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import pickle  # to make the bomb that must never go off
 from pathlib import Path
@@ -115,6 +117,12 @@ def test_a_version_carries_what_it_was_logged_with(stored: Registered) -> None:
     assert run.data.metrics == {"log_loss": 0.1 + 0.2, "roc_auc": 0.5}
     logged = stored.registry.client.list_artifacts(found.run_id)
     assert {file.path for file in logged} == {"spec.json", "holdout.png"}
+
+
+def test_an_undefined_metric_is_null_in_the_tag(stored: Registered) -> None:
+    again = stored.registry.register_again(stored.first, {"candidate_id": "nan"}, {"auc": math.nan})
+    assert json.loads(again.tags["metrics"]) == {"auc": None}
+    assert math.isnan(again.metrics["auc"])
 
 
 def test_files_lie_below_the_artifact_root(stored: Registered) -> None:
