@@ -1,7 +1,9 @@
-"""Which errors the same work meets again, so that it is useless to repeat it.
+"""What all errors have in common: whether repeating the work helps, and no secret in their text.
 
 Not here: the errors themselves, each of which stands where it is raised.
 """
+
+from collections.abc import Mapping
 
 
 class PermanentError(RuntimeError):
@@ -24,3 +26,17 @@ def is_permanent(error: BaseException) -> bool:
     return isinstance(error, (PermanentError, *_WRONG_CODE_OR_DATA)) and not isinstance(
         error, OSError
     )
+
+
+def mask(text: str, secrets: Mapping[str, str]) -> str:
+    """Return a message without secrets, whoever wrote it: a library, a server or this project.
+
+    Args:
+        text: The message.
+        secrets: What stands instead of each secret; empty secrets are ignored.
+    """
+    for secret in sorted(
+        filter(None, secrets), key=len, reverse=True
+    ):  # one may be part of another
+        text = text.replace(secret, secrets[secret])
+    return text

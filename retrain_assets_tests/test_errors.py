@@ -8,7 +8,7 @@ from retrain_assets.domain.drift.profile import ProfileError
 from retrain_assets.domain.features.sql import QueryError
 from retrain_assets.domain.model.estimator import PredictionError
 from retrain_assets.domain.windows import TooFewPartitionsError
-from retrain_assets.errors import PermanentError, is_permanent
+from retrain_assets.errors import PermanentError, is_permanent, mask
 from retrain_assets.specs.base import SpecError
 from retrain_assets.steps.decision.evaluate import NoCandidateError
 from retrain_assets.steps.decision.promote import DecisionError, WorseRefitError
@@ -52,3 +52,8 @@ def test_the_same_work_meets_it_again(kind: type[Exception]) -> None:
 )
 def test_it_may_be_over_at_the_next_attempt(kind: type[Exception]) -> None:
     assert not is_permanent(kind("why"))
+
+
+def test_a_secret_that_is_part_of_another_is_masked_with_it() -> None:
+    secrets = {"word": "(A)", "password": "(B)", "": "(C)"}
+    assert mask("the password, a word", secrets) == "the (B), a (A)"

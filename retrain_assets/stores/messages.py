@@ -29,6 +29,7 @@ from slack_sdk import WebClient
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.messages import Message, Notice, NotTakenError, to_line
 from retrain_assets.domain.metrics.metrics import write_json
+from retrain_assets.errors import mask
 from retrain_assets.specs.notify import Channel, NotifySpec, is_loopback
 from retrain_assets.stores.tables.tables import StaleTableError, Tables
 
@@ -65,7 +66,7 @@ def senders(
         try:
             usable[channel] = partial(_send_masked, builders[channel](), environment)
         except ValueError as error:
-            missing.append(f"{channel}: {error}")
+            missing.append(_without_secrets(f"{channel}: {error}", environment))
     return usable, missing
 
 
@@ -148,10 +149,9 @@ def _send_masked(send: Send, environment: Environment, message: Message) -> str:
 
 
 def _without_secrets(text: str, environment: Environment) -> str:
-    for name in SECRETS:
-        for secret in environment.get(name, "").split():
-            text = text.replace(secret, f"({name})")
-    return to_line(text)
+    values = ((name, environment.get(name, "")) for name in SECRETS)
+    secrets = {part: f"({name})" for name, value in values for part in (value, *value.split())}
+    return to_line(mask(text, secrets))
 
 
 TIMEOUT_SECONDS = 10  # of one step, such as connecting

@@ -7,7 +7,7 @@ not. Not here: where the lines go, and where to go on after them.
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar, cast
 
-from retrain_assets.errors import PermanentError
+from retrain_assets.errors import PermanentError, mask
 from retrain_assets.stores.landing.topic import file_name, line_of
 
 try:
@@ -76,13 +76,13 @@ class Topic:
         self._trouble, self._down = "", False
         self._pending: Read | None = None
         settings = _settings(environment)
-        self._secrets = [settings[key] for key in _SECRETS if key in settings]
+        self._secrets = dict.fromkeys((settings.get(key, "") for key in _SECRETS), "***")
         fixed = {"bootstrap.servers": brokers, "error_cb": self._note}
         try:
             self._consumer = Consumer(_DEFAULTS | settings | fixed)
         except KafkaException as error:
-            why = self._shown(error.args[0].str())
-            raise ValueError(f"KAFKA_… in the environment: {why}") from None
+            text = f"KAFKA_… in the environment: {error.args[0].str()}"
+            raise ValueError(mask(text, self._secrets)) from None
 
     def close(self) -> None:
         """Leave the brokers."""
@@ -163,10 +163,11 @@ class Topic:
         if offset < earliest:
             name = file_name(self._name, partition, offset, earliest - 1)
             advice = f"if the messages are lost, a file {name} with one line that says so goes on"
-        raise OffsetsGoneError(
+        text = (
             f"topic {self._name}, partition {partition}: offset {offset} is to be landed next, but "
             f"the earliest there is {earliest} and the end {end}; {advice}"
         )
+        raise OffsetsGoneError(mask(text, self._secrets))
 
     def _ask(self, request: Callable[[], _Answer | None]) -> _Answer:
         try:
@@ -176,24 +177,20 @@ class Topic:
             self._consumer.poll(0)
             raise self._error(error.args[0]) from None
         if answer is None:
-            raise RuntimeError(f"{self._brokers}: no answer in {self._wait:g} s")
+            text = f"{self._brokers}: no answer in {self._wait:g} s"
+            raise RuntimeError(mask(text, self._secrets))
         return answer
 
     def _error(self, error: KafkaError) -> RuntimeError:
         trouble = f" (waited {self._wait:g} s; {self._trouble})" if self._trouble else ""
-        why = self._shown(error.str() + trouble)
-        return RuntimeError(f"topic {self._name} at {self._brokers}: {why}")
+        text = f"topic {self._name} at {self._brokers}: {error.str()}{trouble}"
+        return RuntimeError(mask(text, self._secrets))
 
     def _note(self, error: KafkaError) -> None:
         if error.code() == _NO_BROKER:
             self._down = True
         else:
             self._trouble = error.str()
-
-    def _shown(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
 
 
 def _settings(environment: Mapping[str, str]) -> dict[str, str]:
