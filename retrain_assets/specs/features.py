@@ -14,12 +14,12 @@ PYTHON_REFERENCE = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 
 class LookupSpec(Spec):
-    """A dataset whose columns are joined to each row, as they were known when predicting.
+    """A dataset whose columns are joined to each row, by the times that stand in its rows.
 
     Args:
         on: Columns that must be equal in both datasets.
-        as_of: Time column of both datasets; the newest row known by then is joined.
-        lag: Time until a row of the lookup is known.
+        as_of: Time column of both datasets; the newest row that is at least `lag` older is joined.
+        lag: Time until a row of the lookup is known, its delivery included.
         tolerance: Older rows of the lookup are not joined.
         lateness: Number of newer partitions after which a late one is not waited for.
     """
