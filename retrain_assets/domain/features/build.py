@@ -297,6 +297,8 @@ def _refuse_dependent(
     for place in {0, rows.height // 2, rows.height - 1} if rows.height > 1 else ():
         alone, together = _compute(rows[place], history, spec), features[place]
         for name in together.columns:
+            if alone[name].is_null().any() and together[name].is_null().any():
+                continue  # whatever their types
             if not alone[name].equals(together[name], null_equal=True):
                 raise FeatureError(
                     f"model {spec.name}: feature {name} of a row is {alone[name][0]!r} alone and "
@@ -334,7 +336,8 @@ def get_stored_type(name: str, dtype: pl.DataType, spec: ModelSpec) -> Type:
     """
     if dtype.is_integer():
         return pl.Int64
-    if dtype.is_float() or dtype.is_decimal():
+    # A Python function that returned no values told no type; stored text stays text.
+    if dtype.is_float() or dtype.is_decimal() or dtype == pl.Null:
         return pl.Float64
     if dtype == pl.Boolean:
         return pl.Boolean

@@ -237,6 +237,28 @@ def weekday(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(weekday=pl.col("day").dt.weekday())
 
 
+def measure_tail(frame: pl.DataFrame) -> pl.DataFrame:
+    sizes = [tail and (len(tail) if len(tail) % 2 else len(tail) / 4) for tail in frame["tail"]]
+    words = [tail and tail.upper() for tail in frame["tail"]]
+    return pl.DataFrame({"size": pl.Series(sizes, strict=False), "word": pl.Series(words)})
+
+
+@pytest.mark.parametrize(
+    ("tails", "sizes"),
+    [([], []), ([None], [None]), ([None, "abc"], [None, 3]), (["abc", "ab", None], [3, 0.5, None])],
+)
+def test_the_type_of_a_python_feature_may_follow_its_values(
+    tails: list[str | None], sizes: list[float | None]
+) -> None:
+    spec = model(features={"python": f"{__name__}:measure_tail"}, lookups={})
+    frame = rows(NOON, NOON, NOON)[: len(tails)]
+    frame = frame.with_columns(tail=pl.Series(tails, dtype=pl.String))
+    features = compute_features(frame, {}, spec, DATASET)
+    assert features["size"].to_list() == sizes
+    assert features["word"].to_list() == [tail and tail.upper() for tail in tails]
+    assert list_features(spec, DATASET, {}) == ("size", "word")
+
+
 def test_features_may_be_a_python_function() -> None:
     spec = model(features={"python": f"{__name__}:weekday"}, lookups={})
     found = compute_features(rows(NOON), {}, spec, DATASET)
