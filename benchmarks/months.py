@@ -57,7 +57,7 @@ class Months(Replay):
         state, begun = self.past_state(policy), self.keys.index(self.ends[0]) + 1
         for keys in [self.keys[:begun], *([key] for key in self.keys[begun:])]:
             state.arrived.extend(keys)
-            predict_partitions(state, state.registry, keys, RUN)
+            predict_partitions(state, keys, RUN)
             monitor(state, keys, RUN)
             if keys[-1] in self.ends:
                 why = ("schedule",), "a month has ended"

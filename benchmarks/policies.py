@@ -63,7 +63,7 @@ def prepared(root: Path) -> ModelState:
             ingest(storage, specs[name], keys, RUN)
         for step in (build_features, build_profiles):
             step(state, flights.days, RUN)
-        predict_partitions(state, storage.registry(MODEL), flights.days, RUN)
+        predict_partitions(state, flights.days, RUN)
         monitor(state, flights.days, RUN)
     return state
 

@@ -278,7 +278,7 @@ def reproduce_all(root: Path) -> dict[int, list[str]]:
     storage = Storage(root)
     state, registry = model.state(storage), storage.registry(model.spec.name)
     numbers = sorted(found.version for found in registry.versions())
-    return {number: list(reproduce(state, registry, number).differences) for number in numbers}
+    return {number: list(reproduce(state, number).differences) for number in numbers}
 
 
 def specs_of(root: Path) -> tuple[Model, list[DatasetSpec]]:

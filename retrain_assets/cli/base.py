@@ -24,7 +24,6 @@ from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
 from retrain_assets.specs.base import SpecError
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.state import ModelState
-from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets.stores.storage import Storage, project_root, storage_from
 
 SETTINGS = "dagster.yaml"
@@ -134,10 +133,9 @@ def get_model(name: str) -> Model:
     return get("model", models(), name)
 
 
-def open_model(name: str) -> tuple[ModelState, ModelRegistry]:
-    """Return the state and the registry of a model; raises as `get`."""
-    state = get_model(name).state(storage())
-    return state, state.registry
+def open_model(name: str) -> ModelState:
+    """Return the state of a model; raises as `get`."""
+    return get_model(name).state(storage())
 
 
 def get_dataset(name: str) -> DatasetSpec:

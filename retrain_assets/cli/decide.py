@@ -41,12 +41,12 @@ def adopt(model: str, source: str, **details: str) -> None:
 
     Code that is in its file runs: adopt no model whose code you would not run yourself.
     """
-    state, registry = base.open_model(model)
+    state = base.open_model(model)
     place = source if source.startswith("models:/") else str(base.start_folder() / source)
     row = adopt_version(state, place, **details)
     show(row.for_people(), f"{model}: version {row.version} is in production")
     # The card comes last, because the decision stands without it.
-    write_card(state, registry, row.version, base.storage().cards)
+    write_card(state, row.version, base.storage().cards)
 
 
 @command

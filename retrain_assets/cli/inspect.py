@@ -106,8 +106,8 @@ def plan(model: str) -> None:
 @click.option("--csv", "csv_file", help="A new file, to which all decisions are written.")
 def history(model: str, csv_file: str | None, *, verify: bool) -> None:
     """List every decision on a model, oldest first."""
-    state, registry = base.open_model(model)
-    proof = status_step.verify(state, registry) if verify else ""
+    state = base.open_model(model)
+    proof = status_step.verify(state) if verify else ""
     rows = status_step.history(state)
     if csv_file is not None:
         quarantine_step.write_csv(status_step.as_table(rows), base.start_folder() / csv_file)
@@ -137,7 +137,7 @@ def quarantine(dataset: str, csv_file: str | None, **filters: Any) -> None:
 @click.argument("version", type=int)
 def reproduce(model: str, version: int) -> None:
     """Build a version again from its records, and compare it bit for bit."""
-    outcome = reproduce_step.reproduce(*base.open_model(model), version)
+    outcome = reproduce_step.reproduce(base.open_model(model), version)
     same = "identical bit for bit" if outcome.identical else "not identical"
     text = "\n".join([f"{model} version {version}: {same}", *outcome.differences])
     show({"model": model, "version": version, **asdict(outcome)}, text)
@@ -151,7 +151,7 @@ def reproduce(model: str, version: int) -> None:
 @click.option("--key", required=True, help="The values of the dataset's key, joined by |.")
 def lineage(model: str, partition: str, key: str) -> None:
     """Show what one prediction came from: files, model, code, decision and label."""
-    origin = lineage_step.lineage(*base.open_model(model), partition, key)
+    origin = lineage_step.lineage(base.open_model(model), partition, key)
     lines = []
     for part, values in origin.items():
         lines += [part, *(f"  {name}: {value!s}" for name, value in values.items())]
@@ -163,5 +163,5 @@ def lineage(model: str, partition: str, key: str) -> None:
 @click.argument("version", type=int)
 def card(model: str, version: int) -> None:
     """Write the card of a version: data, metrics, reasons of the gate, how to go back."""
-    path = card_step.write_card(*base.open_model(model), version, base.storage().cards)
+    path = card_step.write_card(base.open_model(model), version, base.storage().cards)
     show({"model": model, "version": version, "card": path}, f"{model} version {version}: {path}")

@@ -57,7 +57,7 @@ def score(model: str, first: str, last: str, version: int | None, out: str) -> N
     if file.exists() or not file.parent.is_dir():
         raise ValueError(f"cannot write {file}: name a new file in an existing folder")
     keys = [key for key in landed(root.tables, entry.dataset.name) if first <= key <= last]
-    parts = score_partitions(entry.state(root), root.registry(model), keys, version)
+    parts = score_partitions(entry.state(root), keys, version)
     with Spill() as spill, click.progressbar(length=len(keys), file=sys.stderr) as bar:
         for batch, predictions in parts:
             spill.add(predictions)

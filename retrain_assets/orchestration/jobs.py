@@ -20,7 +20,6 @@ from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.decision import policy, promote
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.state import ModelState
-from retrain_assets.stores.registry.registry import ModelRegistry
 
 WORK = {"retrain/work": "yes"}  # dagster.yaml keeps a run free of these
 FIRST = {"dagster/priority": "10"}  # in the run queue
@@ -104,7 +103,6 @@ class Operation:
     context: dg.OpExecutionContext
     config: Any
     state: ModelState
-    registry: ModelRegistry
 
 
 Metadata = dict[str, Any]
@@ -132,8 +130,7 @@ def _operation_job(
         channels: Channels,
     ) -> None:
         opened = storage.open()
-        registry = opened.registry(model.spec.name)
-        metadata = act(Operation(context, config, model.state(opened), registry))
+        metadata = act(Operation(context, config, model.state(opened)))
         event = dg.AssetMaterialization if "action" in metadata else dg.AssetObservation
         key = model.key("production_model")
         context.log_event(event(key, metadata={"operation": name, **metadata}))

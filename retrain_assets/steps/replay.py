@@ -134,7 +134,7 @@ class Replay:
             What served each partition, the decisions, and the number of fits.
         """
         for keys in arrivals:
-            predict_partitions(state, state.registry, keys, RUN)
+            predict_partitions(state, keys, RUN)
             monitor(state, keys, RUN)
             request = decide(state.spec, state.situation())
             if request.retrain:

@@ -66,7 +66,7 @@ def test_each_is_judged_surer_for_being_one_of_two(world: World, decided: Ledger
 
 def test_the_refit_is_on_the_window_that_was_chosen(world: World, decided: LedgerRow) -> None:
     assert decided.data_range == (key(22), key(25))
-    assert reproduce(world.state, registry(world), decided.version).identical
+    assert reproduce(world.state, decided.version).identical
 
 
 def test_each_fit_has_a_run_of_its_own_below_that_of_the_first(

@@ -228,7 +228,7 @@ def test_a_version_that_does_not_answer_in_a_clean_process_is_not_rolled_back_to
 def test_a_prediction_leads_to_its_files_model_code_and_decision(turned: World) -> None:
     served = turned.storage.tables.scan("churn/predictions").collect()
     row = served.filter(_landing_partition=key(FIRST)).row(0, named=True)
-    found = lineage(turned.state, registry(turned), key(FIRST), row["_key"])
+    found = lineage(turned.state, key(FIRST), row["_key"])
     first = ledger(turned)[0]
     assert found["prediction"] == row
     assert row["label"] in (0, 1)
@@ -239,7 +239,7 @@ def test_a_prediction_leads_to_its_files_model_code_and_decision(turned: World) 
     assert (found["ledger"]["number"], found["ledger"]["reason"]) == (0, first.reason)
     assert found["ledger"]["sha256"] == turned.state.ledger.read().digests[0]
     with pytest.raises(LookupError, match=r"no prediction 'x' in partition .* such as '2020-"):
-        lineage(turned.state, registry(turned), key(FIRST), "x")
+        lineage(turned.state, key(FIRST), "x")
 
 
 def test_a_file_that_could_not_be_ingested_is_asked_for_again_and_then_left(world: World) -> None:

@@ -162,10 +162,10 @@ def test_a_ledger_that_somebody_rewrote_is_found_out_by_the_head_the_registry_ke
     world.settle()
     registry, uri = world.storage.registry("churn"), world.storage.tables.uri("churn/ledger")
     assert registry.ledger_head == world.state.ledger.read().head
-    assert verify(world.state, registry).startswith("1 rows fit; the registry keeps head 0 ")
+    assert verify(world.state).startswith("1 rows fit; the registry keeps head 0 ")
     forged = pl.read_delta(uri).with_columns(by=pl.lit("nobody"))
     forged.write_delta(uri, mode="overwrite")
     world.land(16)
     world.settle()  # what monitors tells no new head of such a ledger
     with pytest.raises(LedgerError, match="row 0 was changed, or is missing with those after it"):
-        verify(world.state, registry)
+        verify(world.state)

@@ -168,7 +168,7 @@ class Site:
         keys = [key(number) for number in numbers]
         for step in (build_features, build_profiles):
             step(self.state, keys, "test")
-        predict_partitions(self.state, self.storage.registry("churn"), keys, "test")
+        predict_partitions(self.state, keys, "test")
         monitor(self.state, keys, "test")
 
     def decide(self, *numbers: int, action: Action = "promote") -> LedgerRow:

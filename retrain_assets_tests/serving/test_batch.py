@@ -50,7 +50,7 @@ def test_any_version_predicts_a_range_a_batch_at_a_time(
     stored = theirs.storage.tables
     before = stored.version("churn/predictions")
     keys = [key(number) for number in range(16)]
-    predict_partitions(theirs.state, theirs.storage.registry("churn"), keys, "test")
+    predict_partitions(theirs.state, keys, "test")
     live = stored.read("churn/predictions", [key(13), key(14), key(15)])
     first = pl.read_parquet(one)
     same = first.filter(pl.col("_landing_partition") >= key(13))

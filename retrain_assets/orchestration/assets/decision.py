@@ -201,7 +201,7 @@ def _write_card(
     path = ""
     try:
         for version in sorted({row.candidate or row.version, row.version}):  # its refit is newer
-            path = str(write_card(state, state.registry, version, storage.cards))
+            path = str(write_card(state, version, storage.cards))
     except Exception:  # whatever it is, such as a full disk: the decision is in the ledger by now
         context.log.exception("no card: retrain card %s %d", state.spec.name, row.version)
         return "not written, see the log of the run"

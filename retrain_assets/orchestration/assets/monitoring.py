@@ -160,8 +160,8 @@ def _predictions(model: Model) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> dg.MaterializeResult[None]:
         opened, asked = storage.open(), requested_partitions(context)
-        state, registry = model.state(opened), opened.registry(model.spec.name)
-        built = predict_partitions(state, registry, asked, context.run_id)
+        state = model.state(opened)
+        built = predict_partitions(state, asked, context.run_id)
         rows = built.rows.group_by(PARTITION).agg(
             pl.len().alias(ROWS), pl.col("model_version").first()
         )
@@ -204,17 +204,16 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
             yield checks.result(
                 name, model.key("monitoring"), alerts, severity=checks.WARN, message=said
             )
-        yield _watch(model, state, storage.open(), context)
+        yield _watch(model, state, context)
 
     return monitoring
 
 
 def _watch(
-    model: Model, state: ModelState, opened: Storage, context: dg.AssetExecutionContext
+    model: Model, state: ModelState, context: dg.AssetExecutionContext
 ) -> dg.AssetCheckResult:
     """Hold production against the version before it; go back to that where the YAML says so."""
-    registry = opened.registry(model.spec.name)
-    found = watch(state, registry, context.run_id)
+    found = watch(state, context.run_id)
     row = act(state, found)
     said = found.said if found else "there is no version before it to compare with, or `watch: off`"
     said += f": rolled back to version {row.version}" if row else ""

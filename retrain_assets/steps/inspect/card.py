@@ -33,7 +33,7 @@ from retrain_assets.steps.decision.train import SPEC_FILE, Sample, get_classes, 
 from retrain_assets.steps.inspect.lineage import DECIDED
 from retrain_assets.steps.state import MONITORING_SCHEMA, ModelState
 from retrain_assets.stores.ledger import LedgerRow
-from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
+from retrain_assets.stores.registry.registry import ModelVersion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,12 +45,11 @@ SHUFFLED_ROWS, DRIFT_PARTITIONS, CONFIDENCE = 5_000, 60, 0.95
 LONG = ("metrics", "trained_on")  # tags that are shown otherwise, or are a line a partition
 
 
-def write_card(state: ModelState, registry: ModelRegistry, number: int, folder: Path) -> Path:
+def write_card(state: ModelState, number: int, folder: Path) -> Path:
     """Write the card of a version to a file, and beside its files in MLflow.
 
     Args:
         state: The model.
-        registry: Its versions.
         number: Of the version.
         folder: Where the file goes, as `<model>/card-<version>.html`.
 
@@ -61,21 +60,21 @@ def write_card(state: ModelState, registry: ModelRegistry, number: int, folder: 
     """
     path = folder / state.spec.name / f"card-{number}.html"  # MLflow's run may be its parent's too
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(card(state, registry, number), encoding="utf-8")
-    registry.client.log_artifact(registry.version(number).run_id, path)
+    path.write_text(card(state, number), encoding="utf-8")
+    state.registry.client.log_artifact(state.registry.version(number).run_id, path)
     return path
 
 
-def card(state: ModelState, registry: ModelRegistry, number: int) -> str:
+def card(state: ModelState, number: int) -> str:
     """Return the card of a version as HTML; see `write_card`."""
-    name, version = state.spec.name, registry.version(number)
+    name, version = state.spec.name, state.registry.version(number)
     rows = [row for row in state.ledger.read().rows if number in (row.version, row.candidate)]
-    gated = registry.version(int(version.tags.get("parent", number)))
+    gated = state.registry.version(int(version.tags.get("parent", number)))
     tags = {tag: value for tag, value in version.tags.items() if value and tag not in LONG}
     decisions = [{column: getattr(row, column) for column in ("version", *DECIDED)} for row in rows]
     parts = {
         "Decisions": [decisions or "Nothing was decided on it yet."],
-        **_judgement(state, registry, gated, rows),
+        **_judgement(state, gated, rows),
         "The drift before it": [_drift(state, gated)],
         "What it was made from": [[{"tag": tag, "value": tags[tag]} for tag in sorted(tags)]],
         "Build it again, go back": [
@@ -87,11 +86,9 @@ def card(state: ModelState, registry: ModelRegistry, number: int) -> str:
     return render_page(f"{name}, version {number}", render_sections(parts))
 
 
-def _judgement(
-    state: ModelState, registry: ModelRegistry, gated: ModelVersion, decisions: list[LedgerRow]
-) -> Parts:
+def _judgement(state: ModelState, gated: ModelVersion, decisions: list[LedgerRow]) -> Parts:
     """Return figures of the gated fit on rows it has not seen, and what the gate made of them."""
-    spec, tags = registry.text(gated, SPEC_FILE), gated.tags
+    spec, tags = state.registry.text(gated, SPEC_FILE), gated.tags
     past = replace(state, spec=ModelSpec.model_validate_json(spec)) if spec else state
     as_of = tags.get("as_of") or (decisions[0].as_of if decisions else "")
     keys = take_through(state.mature(), as_of, past.spec.windows.holdout)
@@ -100,7 +97,7 @@ def _judgement(
     rows = sample(past, keys, version=int(features_version) if features_version else None)
     if not len(rows.target):
         return {"Holdout": ["There are no labelled rows that it was not trained on."]}
-    pipeline, kind = registry.load(gated.version, gated.sha256), past.spec.target.kind
+    pipeline, kind = state.registry.load(gated.version, gated.sha256), past.spec.target.kind
     output, classes = predict(pipeline, kind, rows.features), get_classes(pipeline)
     where = (
         f"Version {gated.version} on {len(rows.target):,} rows of {len(keys)} partitions, "

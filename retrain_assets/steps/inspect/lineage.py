@@ -11,7 +11,6 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.features.build import KEY
 from retrain_assets.steps.state import ModelState, landing_files
 from retrain_assets.stores.ledger import IN_PRODUCTION
-from retrain_assets.stores.registry.registry import ModelRegistry
 
 RECORDED = (
     *("features_version", "spec_digest", "code_digest", "lock_digest", "checkout"),
@@ -20,14 +19,11 @@ RECORDED = (
 DECIDED = ("action", "time", "as_of", "reason", "because", "by", "previous")
 
 
-def lineage(
-    state: ModelState, registry: ModelRegistry, partition: str, key: str
-) -> dict[str, dict[str, Any]]:
+def lineage(state: ModelState, partition: str, key: str) -> dict[str, dict[str, Any]]:
     """Return what one stored prediction came from.
 
     Args:
         state: The model.
-        registry: Its versions.
         partition: The prediction's partition.
         key: Its key: the values of the dataset's key joined by `|`.
 
@@ -48,7 +44,7 @@ def lineage(
         raise LookupError(
             f"model {state.spec.name}: no prediction {key!r} in partition {partition!r}: {example}"
         )
-    version = registry.version(rows[0]["model_version"])
+    version = state.registry.version(rows[0]["model_version"])
     history = state.ledger.read()
     number = max(
         place

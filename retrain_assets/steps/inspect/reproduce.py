@@ -21,7 +21,7 @@ from retrain_assets.steps.decision.train import PACKAGES_FILE, SPEC_FILE, Sample
 from retrain_assets.steps.state import ModelState, code_digest, installed, lock_digest
 from retrain_assets.stores.checkout import checkout
 from retrain_assets.stores.registry.model_file import content_digest
-from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
+from retrain_assets.stores.registry.registry import ModelVersion
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -46,7 +46,7 @@ class Reproduction:
     differences: tuple[str, ...]
 
 
-def reproduce(state: ModelState, registry: ModelRegistry, number: int) -> Reproduction:
+def reproduce(state: ModelState, number: int) -> Reproduction:
     """Build a version again and compare it with the one that is stored.
 
     Raises:
@@ -56,14 +56,14 @@ def reproduce(state: ModelState, registry: ModelRegistry, number: int) -> Reprod
         ModelFileError: Its file was changed.
         StorageError: The features it was fitted on are damaged.
     """
-    version = registry.version(number)
+    version = state.registry.version(number)
     tags, name = version.tags, f"model {version.name} version {number}"
     if ADOPTED in tags:
         raise NotRecordedError(
             f"{name} was adopted from {tags[ADOPTED]} and not made here: only its owner can build "
             "it again"
         )
-    spec = registry.text(version, SPEC_FILE)
+    spec = state.registry.text(version, SPEC_FILE)
     if not spec or "rows_sha256" not in tags:
         raise NotRecordedError(
             f"{name}: its spec or the digest of its rows was not recorded, so nothing can be "
@@ -76,11 +76,11 @@ def reproduce(state: ModelState, registry: ModelRegistry, number: int) -> Reprod
     rows = sample(past, keys, fitting=True, version=features_version)
     rebuilt = fit_model(past, keys, features_version).pipeline
     row = next((r for r in state.ledger.read().rows if r.version == number), None)
-    stored = registry.load(number, row.sha256 if row else version.sha256)
+    stored = state.registry.load(number, row.sha256 if row else version.sha256)
     differences = list(_compare_data(tags, past.spec.target.kind, rows, rebuilt, stored))
-    if content_digest(skops.io.dumps(rebuilt)) != registry.content(version):
+    if content_digest(skops.io.dumps(rebuilt)) != state.registry.content(version):
         differences.append("model: the fitted objects differ from those that are stored")
-    changes = _list_changes(state, registry, version)
+    changes = _list_changes(state, version)
     return Reproduction(not differences, (*differences, *changes))
 
 
@@ -99,9 +99,7 @@ def _compare_data(
         yield f"predictions: {count} of {ours.size} differ, by up to {furthest:g}"
 
 
-def _list_changes(
-    state: ModelState, registry: ModelRegistry, version: ModelVersion
-) -> Iterator[str]:
+def _list_changes(state: ModelState, version: ModelVersion) -> Iterator[str]:
     """Yield what of code, spec and packages has changed since, and what would match."""
     tags = version.tags
     if code_digest(state.spec) != tags["code_digest"]:
@@ -110,7 +108,7 @@ def _list_changes(
     if state.spec.recipe != tags["spec_digest"].partition(".")[0]:
         yield f"spec: changed since; that of then was used, {SPEC_FILE} of its MLflow run"
     if lock_digest() != tags["lock_digest"]:
-        past, present = json.loads(registry.text(version, PACKAGES_FILE) or "{}"), installed()
+        past, present = json.loads(state.registry.text(version, PACKAGES_FILE) or "{}"), installed()
         names = [name for name in sorted({*past, *present}) if past.get(name) != present.get(name)]
         changes = [f"{name} {past.get(name)}, now {present.get(name)}" for name in names[:MOST]]
         if len(names) > MOST:

@@ -17,7 +17,6 @@ from retrain_assets.domain.windows import split
 from retrain_assets.steps.decision.policy import list_requests
 from retrain_assets.steps.state import MONITORING_SCHEMA, ModelState, data_digest, landed_rows
 from retrain_assets.stores.ledger import LedgerError
-from retrain_assets.stores.registry.registry import ModelRegistry
 
 MOST_PARTITIONS, MOST_DECISIONS, MOST_COLUMNS = 10, 5, 3
 
@@ -131,7 +130,7 @@ def describe_staleness(state: ModelState) -> str:
     return f"{origin}; {len(corrected)} of its partitions were corrected since: {listing}"
 
 
-def verify(state: ModelState, registry: ModelRegistry) -> str:
+def verify(state: ModelState) -> str:
     """Compare the ledger with itself and with the head that the registry keeps.
 
     Returns:
@@ -140,7 +139,7 @@ def verify(state: ModelState, registry: ModelRegistry) -> str:
     Raises:
         LedgerError: A row was changed or is missing; the message names the first.
     """
-    history, head, name = state.ledger.read(), registry.ledger_head, state.spec.name
+    history, head, name = state.ledger.read(), state.registry.ledger_head, state.spec.name
     missing = f"row {head.partition(' ')[0]} was changed, or is missing with those after it"
     wrong = history.misfit or (missing if head and not history.has(head) else "")
     if wrong:

@@ -37,7 +37,6 @@ from retrain_assets.steps.features.rows import Rows
 from retrain_assets.steps.state import ModelState, by_production
 from retrain_assets.stores.ledger import History, LedgerRow
 from retrain_assets.stores.registry.model_file import ModelFileError
-from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets.stores.tables.data_files import Spill
 
 if TYPE_CHECKING:
@@ -53,9 +52,7 @@ PERFORMANCE_SCHEMA: dict[str, pl.DataType] = {
 }
 
 
-def predict_partitions(
-    state: ModelState, registry: ModelRegistry, partitions: Sequence[str], run_id: str
-) -> BuildResult:
+def predict_partitions(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildResult:
     """Predict each partition with the version that was in production when it arrived.
 
     Rows inside that version's training range are marked `in_sample` and enter no measure. Memory is
@@ -64,8 +61,8 @@ def predict_partitions(
     keys = list_ready(state, partitions, state.sources())
     history = state.ledger.read()
     if history.rows:
-        reconcile(registry, history)  # what was killed behind its ledger row is made up for
-    load = cache(registry.load)
+        reconcile(state.registry, history)  # what was killed behind its ledger row is made up for
+    load = cache(state.registry.load)
     seen, profiles, performance = [], [], []
     tables, commit = state.tables, describe_commit(run_id, keys)
     with Spill() as spill:
@@ -84,13 +81,12 @@ def predict_partitions(
 
 
 def score_partitions(
-    state: ModelState, registry: ModelRegistry, partitions: Sequence[str], version: int | None
+    state: ModelState, partitions: Sequence[str], version: int | None
 ) -> Iterator[tuple[Sequence[str], pl.DataFrame]]:
     """What one version predicts for stored partitions, some of them at a time; nothing is stored.
 
     Args:
         state: The model.
-        registry: Its versions.
         partitions: Those without stored features give no rows.
         version: Any that was ever decided on; None for the one in production.
 
@@ -105,7 +101,7 @@ def score_partitions(
         known = ", ".join(map(str, sorted(decided))) or "none yet"
         wanted = "nothing in production" if version is None else f"no version {version}"
         raise LookupError(f"model {state.spec.name} has {wanted}: decided on are {known}")
-    pipeline = registry.load(row.version, row.sha256)
+    pipeline = state.registry.load(row.version, row.sha256)
     if missing := list_missing_features(state, pipeline):
         said = f"version {row.version} needs {', '.join(missing)}, which the spec no longer makes"
         raise ModelFileError(said)

@@ -16,7 +16,6 @@ from retrain_assets.steps.decision.train import get_classes, list_missing_featur
 from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.state import SOURCE, ModelState
 from retrain_assets.stores.ledger import LedgerRow
-from retrain_assets.stores.registry.registry import ModelRegistry
 
 WATCHED = ("promote", "approve")
 BY = "the watch"
@@ -67,12 +66,11 @@ class WatchSummary:
         )
 
 
-def watch(state: ModelState, registry: ModelRegistry, run_id: str) -> WatchSummary | None:
+def watch(state: ModelState, run_id: str) -> WatchSummary | None:
     """Judge the partitions that are new since a promotion, and say what all of them come to.
 
     Args:
         state: The model.
-        registry: Its versions.
         run_id: Written beside the commit.
     """
     row = _find_promotion(state)
@@ -80,7 +78,7 @@ def watch(state: ModelState, registry: ModelRegistry, run_id: str) -> WatchSumma
         return None
     judged, wanted = set(_read_losses(state, row)[PARTITION]), _list_watched(state, row)
     if fresh := [key for key in wanted if key not in judged]:
-        found = _compute_losses(state, registry, row, fresh).with_columns(
+        found = _compute_losses(state, row, fresh).with_columns(
             pl.col(PARTITION).replace_strict(wanted, return_dtype=pl.String).alias(SOURCE)
         )
         state.tables.replace(state.table("watch"), found, fresh, {"run_id": run_id})
@@ -139,9 +137,7 @@ def _read_losses(state: ModelState, row: LedgerRow) -> pl.DataFrame:
     return found.filter(pl.Series(now, dtype=pl.Boolean)).sort(PARTITION)
 
 
-def _compute_losses(
-    state: ModelState, registry: ModelRegistry, row: LedgerRow, keys: list[str]
-) -> pl.DataFrame:
+def _compute_losses(state: ModelState, row: LedgerRow, keys: list[str]) -> pl.DataFrame:
     """By how much production is worse on each partition; null where that is undefined."""
     metric, target = get_gate_metric(state.spec.gate), state.spec.target
     rows = read_features(state, keys).drop_nulls(target.column)
@@ -149,7 +145,7 @@ def _compute_losses(
     values = []
     digests = {found.version: found.sha256 for found in state.ledger.read().rows}
     for version in (row.version, row.previous or 0):
-        pipeline = registry.load(version, digests[version])
+        pipeline = state.registry.load(version, digests[version])
         if list_missing_features(state, pipeline):
             return pl.DataFrame(schema=SCHEMA).drop(SOURCE)
         output = predict(pipeline, target.kind, rows.select(state.feature_names))

@@ -159,7 +159,7 @@ def test_it_is_served_as_it_predicts(world: World) -> None:
 def test_its_card_says_where_it_is_from_and_what_it_is_judged_on(world: World) -> None:
     source = saved(world, theirs())
     ask(world, source)
-    made = card(world.state, world.storage.registry("churn"), 1)
+    made = card(world.state, 1)
     assert f"<td>adopted_from</td><td>{source}</td>" in made
     assert f"on 720 rows of 6 partitions, {key(THROUGH + 1)} to {key(LANDED - 1)}" in made
 
@@ -168,7 +168,7 @@ def test_it_is_not_built_again_and_the_reason_is_said(world: World) -> None:
     source = saved(world, theirs())
     ask(world, source)
     with pytest.raises(NotRecordedError, match=f"was adopted from {source} and not made here"):
-        reproduce(world.state, world.storage.registry("churn"), 1)
+        reproduce(world.state, 1)
 
 
 def test_what_was_registered_before_a_kill_is_found_again(

@@ -44,7 +44,7 @@ def replaced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def of(world: World, version: int) -> dict[str, str]:
     """The parts of a card by their heading, as text."""
-    made = card(world.state, world.storage.registry("churn"), version)
+    made = card(world.state, version)
     _, *parts = re.split("<h2>", made)
     return {part.partition("</h2>")[0]: unescape(part.partition("</h2>")[2]) for part in parts}
 
@@ -97,10 +97,10 @@ def test_the_first_was_held_against_nothing_but_the_trivial_one(replaced: World)
 
 
 def test_what_is_written_by_people_is_shown_and_not_run(replaced: World) -> None:
-    registry, bad = replaced.storage.registry("churn"), "<script>alert(1)</script>"
+    bad = "<script>alert(1)</script>"
     now = replaced.state.ledger.read().rows[-1]
     roll_back(replaced.state, None, bad, "<b>on call</b>")
-    made = card(replaced.state, registry, now.previous or 0)
+    made = card(replaced.state, now.previous or 0)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in made
     assert "&lt;b&gt;on call&lt;/b&gt;" in made
     assert "<script" not in made
@@ -127,11 +127,10 @@ def test_the_run_leaves_cards_of_candidate_and_refit_in_mlflow_and_beside_the_re
 def test_a_card_can_be_written_of_a_version_on_which_nothing_was_decided(
     replaced: World, tmp_path: Path
 ) -> None:
-    registry = replaced.storage.registry("churn")
     ledger = replaced.root / "delta" / "churn" / "ledger"
     ledger.rename(tmp_path / "ledger")
     try:
-        path = write_card(replaced.state, registry, 1, tmp_path)
+        path = write_card(replaced.state, 1, tmp_path)
     finally:
         (tmp_path / "ledger").rename(ledger)
     made = path.read_text(encoding="utf-8")

@@ -36,7 +36,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def test_a_version_is_built_again_bit_for_bit_though_its_data_were_corrected(
     served: World, version: int
 ) -> None:
-    found = reproduce(served.state, served.storage.registry("churn"), version)
+    found = reproduce(served.state, version)
     assert found == Reproduction(identical=True, differences=())
 
 
@@ -46,7 +46,7 @@ def test_another_seed_on_record_makes_another_model_and_it_is_told(
     real = ModelSpec.model_validate_json
     other = lambda text: real(text).model_copy(update={"seed": 4})  # noqa: E731
     monkeypatch.setattr(ModelSpec, "model_validate_json", other)
-    found = reproduce(served.state, served.storage.registry("churn"), 1)
+    found = reproduce(served.state, 1)
     assert not found.identical
     predictions, model = found.differences
     assert predictions.startswith("predictions: ")
@@ -59,7 +59,7 @@ def test_rows_that_are_not_those_of_then_are_told(
     newest = served.storage.tables.version("churn/features")
     real = step.sample
     monkeypatch.setattr(step, "sample", lambda *a, **k: real(*a, **(k | {"version": newest})))
-    found = reproduce(served.state, served.storage.registry("churn"), 2)
+    found = reproduce(served.state, 2)
     assert not found.identical
     assert found.differences[0].startswith("training rows: sha256 ")
 
@@ -72,7 +72,7 @@ def test_code_spec_and_packages_that_changed_since_are_named_with_what_would_mat
     monkeypatch.setattr(step, "lock_digest", lambda: "other")
     monkeypatch.setattr(step, "installed", lambda: were | {"numpy": "0.1"})
     now = replace(served.state, spec=ModelSpec.model_validate(MODEL | {"seed": 9}))
-    found = reproduce(now, served.storage.registry("churn"), 1)
+    found = reproduce(now, 1)
     assert found.identical
     code, spec, packages = found.differences
     commit = served.storage.registry("churn").version(1).tags["checkout"]
@@ -85,4 +85,4 @@ def test_a_version_without_records_is_refused(served: World) -> None:
     registry = served.storage.registry("churn")
     registry.client.delete_model_version_tag("churn", "1", "rows_sha256")
     with pytest.raises(NotRecordedError, match="version 1: its spec or the digest of its rows"):
-        reproduce(served.state, registry, 1)
+        reproduce(served.state, 1)

@@ -83,7 +83,7 @@ def test_every_registered_version_is_still_built_again_from_data_that_are_the_sa
         assert rows(storage, table, version).equals(was)
     state = grown.model.state(storage)
     for number in (1, 2):
-        again = reproduce(state, storage.registry("churn"), number)
+        again = reproduce(state, number)
         assert again == Reproduction(identical=True, differences=())
 
 
