@@ -18,7 +18,7 @@ dev: .venv/installed
 	$(BIN)/dagster dev --workspace workspace.yaml
 
 test: .venv/installed
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-system: .venv/installed
 	command -v chromium > /dev/null && command -v prometheus > /dev/null || { \

@@ -23,6 +23,20 @@ settings.register_profile(
 settings.load_profile("fixed")
 
 
+# What takes longest begins first, so that no process works alone at the end.
+LONGEST = [
+    *("test_soak", "test_kills", "test_decision_faults", "test_replay", "test_monitor"),
+    *("test_wheel", "test_loop", "test_operations", "test_card", "test_held", "test_cli"),
+    *("test_kinds", "test_watch", "test_follow", "test_choosing", "test_vacuum"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the others stay in their order."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(LONGEST)))
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove what the worlds shared, once the process that started all others ends."""
     if not hasattr(config, "workerinput"):

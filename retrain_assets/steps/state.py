@@ -337,6 +337,7 @@ def lock_digest() -> str:
     return digest_of(installed())
 
 
+@cache
 def installed() -> dict[str, str]:
     """Return the version of each installed package."""
     return {package.metadata["Name"]: package.version for package in distributions()}
