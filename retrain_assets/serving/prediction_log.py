@@ -23,7 +23,7 @@ import pyarrow as pa
 from pydantic_core import from_json, to_json
 
 from retrain_assets.domain.data.contract import UNPLACED
-from retrain_assets.domain.data.rules import PARTITION, STORED, Type, partition_of
+from retrain_assets.domain.data.rules import PARTITION, STORED, Type, partition_of, row_key
 from retrain_assets.domain.features.build import KEY
 from retrain_assets.serving.scoring.request import RequestError, RequestRows
 from retrain_assets.serving.scoring.score import Scored
@@ -236,10 +236,9 @@ def _read_segment(path: Path, dataset: DatasetSpec) -> pl.DataFrame:
     requests = pl.DataFrame(records).select("_id", time, place)
     rows = rows.hstack(requests.explode("_place", empty_as_null=False))
     partition = partition_of(dataset.partition, dataset.partition.column or "")
-    identity = [pl.col(name).cast(pl.String) for name in dataset.key]
     placed = rows.select(pl.col(f"_key_{name}").alias(name) for name in kinds).select(
         partition.fill_null(UNPLACED).alias(PARTITION),
-        pl.concat_str(identity, separator="|").alias(KEY),
+        row_key(dataset).alias(KEY),
     )
     return rows.select(
         *placed,

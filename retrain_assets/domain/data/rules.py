@@ -238,6 +238,17 @@ def shared_keys(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
     return pl.DataFrame(flags)
 
 
+def row_key(spec: DatasetSpec) -> pl.Expr:
+    r"""Return the key of each row as one text: its values joined by `|`.
+
+    Of several values, `|` and `\` within one are escaped by `\`, so that no two keys are one text.
+    """
+    parts = [pl.col(name).cast(pl.String) for name in spec.key]
+    if len(parts) > 1:
+        parts = [part.str.replace_all(r"([\\|])", r"\$1") for part in parts]
+    return pl.concat_str(parts, separator="|")
+
+
 def raw(name: str) -> pl.Expr:
     """Return a column as the file has it."""
     return pl.col(f"_raw_{name}")

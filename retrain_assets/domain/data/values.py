@@ -283,7 +283,7 @@ def as_text(values: pl.Series) -> pl.Series:
         whole = pl.when(is_whole).then(value).cast(pl.Int64, strict=False).cast(pl.String)
         text = pl.coalesce(whole, value.cast(pl.String))
     elif values.dtype.is_temporal():
-        text = value.dt.to_string("iso:strict")
+        text = value.cast(pl.Datetime("us")).dt.to_string("iso:strict")
     else:
         text = value.cast(pl.String)
     return values.to_frame().select(text).to_series()

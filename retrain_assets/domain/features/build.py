@@ -15,7 +15,7 @@ from importlib import import_module
 
 import polars as pl
 
-from retrain_assets.domain.data.rules import PARTITION, Type, dataset_schema
+from retrain_assets.domain.data.rules import PARTITION, Type, dataset_schema, row_key
 from retrain_assets.domain.features.sql import QueryError, run_in_order
 from retrain_assets.domain.windows import mature_partitions, take_before
 from retrain_assets.specs.base import duration
@@ -188,10 +188,7 @@ def build_features(
         raise FeatureError(
             f"model {spec.name}: the target {spec.target.column} is among its own features"
         )
-    identity = rows.select(
-        PARTITION,
-        pl.concat_str([pl.col(c).cast(pl.String) for c in dataset.key], separator="|").alias(KEY),
-    )
+    identity = rows.select(PARTITION, row_key(dataset).alias(KEY))
     known = join_lookups(rows, labels or {}, {name: spec.lookups[name] for name in labels or {}})
     frames = [identity, features, _select_target(known, spec)]
     if spec.weight is not None:

@@ -25,7 +25,7 @@ def lineage(state: ModelState, partition: str, key: str) -> dict[str, dict[str, 
     Args:
         state: The model.
         partition: The prediction's partition.
-        key: Its key: the values of the dataset's key joined by `|`.
+        key: Its key: the values of the dataset's key joined by `|`, see `row_key`.
 
     Returns:
         `prediction` (with `label`, null until it is known), `files` it was read from with their

@@ -109,7 +109,8 @@ def number_rows(rows: pl.DataFrame, first: int) -> pl.DataFrame:
     nothing = pl.lit(None, pl.String)
     rows = rows.with_columns(lines.alias(LINE), nothing.alias(BROKEN), nothing.alias(PROBLEM))
     for name in rows.select(cs.date() | cs.datetime()).columns:
-        limit = _MAX_DAYS * _UNITS_A_DAY[getattr(rows.schema[name], "time_unit", "day")]
+        days = _MAX_DAYS * _UNITS_A_DAY[getattr(rows.schema[name], "time_unit", "day")]
+        limit = min(days, 2**63 - 1)
         number = rows[name].to_physical()
         is_real = number.is_between(-limit, limit).fill_null(True)
         if not is_real.all():

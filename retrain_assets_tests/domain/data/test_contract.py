@@ -23,7 +23,14 @@ from retrain_assets.domain.data.contract import (
     refuse_partitions,
 )
 from retrain_assets.domain.data.row_checks import RawRows
-from retrain_assets.domain.data.rules import BROKEN, LINE, PARTITION, dataset_schema, partition_of
+from retrain_assets.domain.data.rules import (
+    BROKEN,
+    LINE,
+    PARTITION,
+    dataset_schema,
+    partition_of,
+    row_key,
+)
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL, PartitionSpec
 
@@ -408,7 +415,7 @@ def test_a_parquet_column_of_a_wrong_type_refuses_the_file(column: str, dtype: A
         ("note", pl.Series([10, 2**62, -1, 3]), ["10", str(2**62), "-1", "3"]),
         (
             "day",
-            pl.Series([NAIVE, NAIVE + timedelta(hours=1)] * 2),
+            pl.Series([NAIVE, NAIVE + timedelta(hours=1)] * 2, dtype=pl.Datetime("ns")),
             [date(2013, 1, 31)] * 2,
         ),
         ("kind", pl.Series(["a", "NA", "nan", "b"]), ["a", "b"]),
@@ -528,3 +535,14 @@ def test_an_unpartitioned_dataset_has_one_key() -> None:
     whole = PartitionSpec.model_validate({"by": "none"})
     assert whole.is_key(ALL)
     assert not whole.is_key("2013-01-01")
+
+
+@given(st.lists(st.tuples(*[st.text("a|\\\\ ", max_size=4)] * 3), unique=True))
+def test_different_keys_never_become_one_text(keys: list[tuple[str, ...]]) -> None:
+    columns = ["a", "b", "c"]
+    rules = spec(
+        key=columns,
+        columns=ATTRIBUTES["columns"] | {name: {"type": "text"} for name in columns},
+    )
+    rows = pl.DataFrame(keys, schema=dict.fromkeys(columns, pl.String), orient="row")
+    assert rows.select(row_key(rules)).to_series().n_unique() == len(keys)

@@ -17,7 +17,7 @@ from retrain_assets.domain.data.contract import judge
 from retrain_assets.domain.data.row_checks import RawRows
 from retrain_assets.domain.data.rules import BROKEN, LINE
 from retrain_assets.stores.landing import readers
-from retrain_assets.stores.landing.readers import READERS, RefusedFileError
+from retrain_assets.stores.landing.readers import READERS, RefusedFileError, number_rows
 from retrain_assets_tests.sales import DAY, read, spec
 
 if TYPE_CHECKING:
@@ -385,3 +385,8 @@ def test_a_broken_line_reaches_quarantine_with_its_number_and_text(tmp_path: Pat
     assert judgement.accepted.height == 30
     record = judgement.quarantined.to_dicts()[0]
     assert (record[LINE], record["_reasons"][0]["value"]) == (32, "31,x")
+
+
+def test_nanoseconds_of_pandas_are_times_like_others() -> None:
+    times = pl.Series("at", [0, 2**62], pl.Datetime("ns"))
+    assert number_rows(times.to_frame(), first=1)["_broken"].null_count() == 2
