@@ -108,7 +108,7 @@ class ModelState:
         return list_features(self.spec, self.dataset, self.lookups)
 
     @cached_property
-    def reaches(self) -> dict[str, LookupPartitions]:
+    def lookup_partitions(self) -> dict[str, LookupPartitions]:
         """Return by lookup which of its partitions a partition sees."""
         return {
             name: LookupPartitions(lookup, self.dataset, self.lookups[name])
@@ -150,10 +150,10 @@ class ModelState:
             return {}
         arrivals = (
             (
-                [key for key in main if joined[name].keys() >= {*reach.awaited(key)}],
+                [key for key in main if joined[name].keys() >= {*reach.list_awaited(key)}],
                 self.spec.lookups[name].lateness,
             )
-            for name, reach in self.reaches.items()
+            for name, reach in self.lookup_partitions.items()
             if reach.is_bounded
         )
         recipe, past = self.spec.features_recipe, self._past(main)
@@ -163,8 +163,8 @@ class ModelState:
         sources = {}
         for key in complete_partitions(tuple(main), arrivals):
             lookups = (
-                digest(*(joined[name][part] for part in reach.seen(key, keys[name])))
-                for name, reach in self.reaches.items()
+                digest(*(joined[name][part] for part in reach.list_visible(key, keys[name])))
+                for name, reach in self.lookup_partitions.items()
             )
             sources[key] = f"{recipe}.{digest(main[key], *past.get(key, ()), *lookups)}"
         return sources

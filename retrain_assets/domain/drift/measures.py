@@ -1,7 +1,7 @@
 """Drift: how far a current window has moved from the reference, from their profiles alone.
 
 A measure is a function of two profiles of one column, and None where it is undefined: for a
-column of the other kind, or where a side has no value. Numbers are compared in the ten bins that
+column of another kind, or where a side has no value. Numbers are compared in the ten bins that
 the reference's deciles make, categories value by value, with one more bin for all values that the
 reference does not name.
 Not here: building profiles, thresholds, alerts.
@@ -54,13 +54,17 @@ def jensen_shannon(reference: ColumnProfile, current: ColumnProfile) -> float | 
     37(1), 1991; its root is a metric: Endres and Schindelin, ibid. 49(7), 2003. All unseen
     categories in one bin give the same value as each in its own.
     """
+    shares = _shares(reference, current)
+    return None if shares is None else float(get_distance(*shares))
+
+
+def get_distance(before: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the Jensen-Shannon distance of shares, which are along the last axis."""
     from scipy.special import rel_entr
 
-    shares = _shares(reference, current)
-    if shares is None:
-        return None
-    divergence = rel_entr(np.stack(shares), (shares[0] + shares[1]) / 2).sum() / np.log(4)
-    return float(np.sqrt(max(divergence, 0.0)))
+    middle = (before + now) / 2
+    divergence = (rel_entr(before, middle) + rel_entr(now, middle)).sum(axis=-1) / np.log(4)
+    return np.asarray(np.sqrt(np.maximum(divergence, 0)))
 
 
 def ks(reference: ColumnProfile, current: ColumnProfile) -> float | None:
@@ -70,12 +74,8 @@ def ks(reference: ColumnProfile, current: ColumnProfile) -> float | None:
     Math. Statist. 19(2), 1948. Both are step functions, so all steps of both sketches are tried;
     the result is off by no more than the rank errors of the two.
     """
-    before, now = reference.sketch, current.sketch
-    if before is None or now is None or not _have_values(reference, current):
-        return None
-    steps = np.unique([value for sketch in (before, now) for value, _ in sketch])
-    gaps = np.subtract(before.get_cdf(steps, inclusive=True), now.get_cdf(steps, inclusive=True))
-    return float(np.max(np.abs(gaps)))
+    gaps = _distribution_gaps(reference, current)
+    return None if gaps is None else float(gaps[1].max())
 
 
 def null_share(reference: ColumnProfile, current: ColumnProfile) -> float | None:
@@ -103,15 +103,22 @@ def wasserstein(reference: ColumnProfile, current: ColumnProfile) -> float | Non
     Distance between Probability Distributions on the Line", Theory Probab. Appl. 18(4), 1974.
     None where the reference is one value.
     """
+    if (gaps := _distribution_gaps(reference, current)) is None:
+        return None
+    values, rows = np.array([*(reference.sketch or ())], dtype=np.float64).T
+    spread = np.sqrt(np.average((values - np.average(values, weights=rows)) ** 2, weights=rows))
+    area = gaps[1][:-1] @ np.diff(gaps[0])
+    return float(area / spread) if spread else None
+
+
+def _distribution_gaps(reference: ColumnProfile, current: ColumnProfile) -> Shares | None:
+    """Return all values of two numeric sides in order, and the gap of the ECDFs at each."""
     before, now = reference.sketch, current.sketch
     if before is None or now is None or not _have_values(reference, current):
         return None
-    (values, rows), (others, _) = (np.array([*side]).T for side in (before, now))
-    spread = np.sqrt(np.average((values - np.average(values, weights=rows)) ** 2, weights=rows))
-    steps = np.union1d(values, others)
-    gaps = np.subtract(before.get_cdf(steps, inclusive=True), now.get_cdf(steps, inclusive=True))
-    area = np.abs(gaps[: len(steps) - 1]) @ np.diff(steps.astype(np.float64))
-    return float(area / spread) if spread else None
+    steps = np.unique([value for sketch in (before, now) for value, _ in sketch])
+    sides = (np.array(sketch.get_cdf(steps, inclusive=True)) for sketch in (before, now))
+    return steps.astype(np.float64), np.abs(np.subtract(*sides))[:-1]
 
 
 def chi_squared(reference: ColumnProfile, current: ColumnProfile) -> float | None:
@@ -121,23 +128,16 @@ def chi_squared(reference: ColumnProfile, current: ColumnProfile) -> float | Non
     """
     if reference.counts is None or current.counts is None or not _have_values(reference, current):
         return None
-    named = tuple(sorted({*reference.counts, *current.counts}))
+    names = tuple(sorted({*reference.counts, *current.counts}))
     sides = (reference, current)
-    seen = np.array([_category_shares(side, named) * side.filled for side in sides])
-    seen = seen[:, seen.sum(axis=0) > 0]
-    expected = np.outer(seen.sum(axis=1), seen.sum(axis=0)) / seen.sum()
-    return float(((seen - expected) ** 2 / expected).sum())
+    rows = np.array([_category_shares(side, names) * side.filled for side in sides])
+    rows = rows[:, rows.sum(axis=0) > 0]
+    expected = np.outer(rows.sum(axis=1), rows.sum(axis=0)) / rows.sum()
+    return float(((rows - expected) ** 2 / expected).sum())
 
 
-MEASURES: dict[str, Measure] = {
-    "psi": psi,
-    "ks": ks,
-    "jensen_shannon": jensen_shannon,
-    "null_share": null_share,
-    "unseen_share": unseen_share,
-    "wasserstein": wasserstein,
-    "chi_squared": chi_squared,
-}
+_ALL = (psi, ks, jensen_shannon, null_share, unseen_share, wasserstein, chi_squared)
+MEASURES: dict[str, Measure] = {measure.__name__: measure for measure in _ALL}
 
 
 def compare(
@@ -166,9 +166,8 @@ def compare(
         if before.is_single or now.is_single:
             before, now = before.in_single(), now.in_single()
         for measure, function in MEASURES.items():
-            if explain_unsupported(measure, before, now):
-                continue
-            if (statistic := function(before, now)) is not None:
+            statistic = function(before, now)
+            if statistic is not None and not explain_unsupported(measure, before, now):
                 yield name, measure, statistic
 
 
@@ -188,7 +187,7 @@ def explain_unsupported(measure: str, reference: ColumnProfile, current: ColumnP
 
 
 def describe_effect(reference: ColumnProfile, current: ColumnProfile) -> str:
-    """What has changed most about a column, in its own units: then and now.
+    """Describe what has changed most about a column, in its own units: then and now.
 
     Returns:
         The median of numbers, or a tail that has moved by more than twice as much; the category
@@ -206,18 +205,18 @@ def describe_effect(reference: ColumnProfile, current: ColumnProfile) -> str:
         before, after = reference.sketch, current.sketch
         ends = {name: (before.get_quantile(q), after.get_quantile(q)) for name, q in QUANTILES}
         weights = {name: 2 if name == MEDIAN else 1 for name in ends}
-        name = max(ends, key=lambda each: weights[each] * abs(ends[each][1] - ends[each][0]))
+        name = max(ends, key=lambda end: weights[end] * abs(ends[end][1] - ends[end][0]))
         then, now = ends[name]
-        moved = abs(before.get_rank(now) - after.get_rank(now))
-        said = f"{name} {then:.4g} → {now:.4g}"
+        distance = abs(before.get_rank(now) - after.get_rank(now))
+        change = f"{name} {then:.4g} → {now:.4g}"
     else:
-        named = sorted({*(reference.counts or {}), *(current.counts or {})})
-        each = [_category_shares(side, tuple(named)) for side in sides]
-        farthest = int(np.argmax(np.abs(each[1] - each[0])))
-        moved = abs(each[1][farthest] - each[0][farthest])
-        name = [*named, "others"][farthest]
-        said = f"{name} {each[0][farthest]:.1%} → {each[1][farthest]:.1%}"
-    return nulls if abs(empty[1] - empty[0]) > moved else said
+        names = sorted({*(reference.counts or {}), *(current.counts or {})})
+        shares = np.array([_category_shares(side, tuple(names)) for side in sides])
+        farthest = int(np.argmax(np.abs(shares[1] - shares[0])))
+        then, now = shares[:, farthest]
+        distance = abs(now - then)
+        change = f"{[*names, 'others'][farthest]} {then:.1%} → {now:.1%}"
+    return nulls if abs(empty[1] - empty[0]) > distance else change
 
 
 def _have_values(reference: ColumnProfile, current: ColumnProfile) -> bool:
@@ -225,7 +224,7 @@ def _have_values(reference: ColumnProfile, current: ColumnProfile) -> bool:
 
 
 def _shares(reference: ColumnProfile, current: ColumnProfile) -> Shares | None:
-    """Share of the values of each side in each bin; None where a side has no value."""
+    """Return the share of the values of each side in each bin; None where a side has no value."""
     if not _have_values(reference, current):
         return None
     before, now = reference.sketch, current.sketch
@@ -233,17 +232,17 @@ def _shares(reference: ColumnProfile, current: ColumnProfile) -> Shares | None:
         edges = _edges(before, reference.is_single)
         in_bins = before.get_pmf(edges, inclusive=True), now.get_pmf(edges, inclusive=True)
         return np.array(in_bins[0]), np.array(in_bins[1])
-    named = tuple(reference.counts or {})
-    return _category_shares(reference, named), _category_shares(current, named)
+    names = tuple(reference.counts or {})
+    return _category_shares(reference, names), _category_shares(current, names)
 
 
-def _category_shares(profile: ColumnProfile, named: tuple[str, ...]) -> NDArray[np.float64]:
-    counts = [(profile.counts or {}).get(value, 0) for value in named]
+def _category_shares(profile: ColumnProfile, names: tuple[str, ...]) -> NDArray[np.float64]:
+    counts = [(profile.counts or {}).get(name, 0) for name in names]
     return np.array([*counts, profile.filled - sum(counts)]) / profile.filled
 
 
 def _edges(reference: kll_doubles_sketch | kll_floats_sketch, is_single: bool) -> Values:
-    """Upper edges of all bins but the last: the deciles of the reference, each once.
+    """Return the upper edges of all bins but the last: the deciles of the reference, each once.
 
     A decile met more than once is a value that many rows share. It gets a bin of its own, or a
     column that is nearly constant could move below that value, or leave it, unnoticed.

@@ -18,14 +18,8 @@ from retrain_assets.specs.gate import Metric
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.specs.triggers import POINT, DriftTrigger, PerformanceTrigger
 
-FEATURE, PREDICTION, TARGET, PERFORMANCE, ESTIMATED, VOLUME = (
-    "feature",
-    "prediction",
-    "target",
-    "performance",
-    "estimated",
-    "volume",
-)
+FEATURE, PREDICTION, TARGET = "feature", "prediction", "target"
+PERFORMANCE, ESTIMATED, VOLUME = "performance", "estimated", "volume"
 P_VALUE = "p_value"  # of all columns together
 INTERVAL = 0.9  # confidence of the interval that is shown
 
@@ -75,15 +69,9 @@ def observe_drift(
     for column, measure, statistic in compare(reference, current):
         watched = trigger is not None and measure == trigger.measure
         threshold = trigger.threshold if trigger and watched else None
-        yield Observation(
-            role,
-            measure,
-            column,
-            statistic,
-            threshold,
-            alert=threshold is not None and statistic >= threshold,
-            effect=describe_effect(reference[column], current[column]) if watched else None,
-        )
+        alert = threshold is not None and statistic >= threshold
+        effect = describe_effect(reference[column], current[column]) if watched else None
+        yield Observation(role, measure, column, statistic, threshold, alert=alert, effect=effect)
     if trigger is None:
         return
     for column in sorted(reference.keys() & current.keys()):
@@ -99,7 +87,7 @@ def observe_permutation_test(
     seed: Sequence[int],
     effects: Mapping[str, str],
 ) -> Iterator[Observation]:
-    """Statistics held against thresholds that keep a rate of false alarms; the p-value first.
+    """Yield statistics with thresholds that keep a rate of false alarms; the p-value first.
 
     Args:
         role: What they are about.
@@ -109,28 +97,19 @@ def observe_permutation_test(
         seed: Of the draws.
         effects: What has changed about each column.
     """
-    found = run_permutation_test(columns, current, rate, np.random.default_rng(seed))
-    yield Observation(role, P_VALUE, "", found.p_value, rate, found.error, alert=found.alarm)
-    for (column, measure), statistic in found.statistics.items():
-        threshold = found.thresholds.get((column, measure))
-        reached = found.alarm and threshold is not None and statistic >= threshold
-        share = found.beyond[column, measure]
-        yield Observation(
-            role,
-            measure,
-            column,
-            statistic,
-            threshold,
-            share,
-            alert=reached,
-            effect=effects.get(column),
-        )
+    test = run_permutation_test(columns, current, rate, np.random.default_rng(seed))
+    yield Observation(role, P_VALUE, "", test.p_value, rate, test.error, alert=test.alarm)
+    for (column, measure), statistic in test.statistics.items():
+        threshold = test.thresholds.get((column, measure))
+        alert = test.alarm and threshold is not None and statistic >= threshold
+        figures, effect = (statistic, threshold, test.beyond[column, measure]), effects.get(column)
+        yield Observation(role, measure, column, *figures, alert=alert, effect=effect)
 
 
 def observe_performance(
     spec: ModelSpec, role: str, values: Sequence[tuple[float, int]], baseline: float
 ) -> Observation | None:
-    """Performance of a window, realised or estimated, against what it was at promotion.
+    """Compare the performance of a window, realised or estimated, with that at promotion.
 
     Args:
         spec: The model; None is returned where it has no performance trigger.
@@ -152,27 +131,20 @@ def observe_performance(
     statistic = float(np.average(figures, weights=counts))
     threshold = compute_bound(trigger, baseline)
     half = margin(figures, counts, (1 + INTERVAL) / 2)
-    sure = 0.0 if trigger.confidence == POINT else margin(figures, counts, trigger.confidence)
-    return Observation(
-        role,
-        trigger.metric,
-        spec.target.column,
-        statistic,
-        threshold,
-        baseline,
-        alert=is_beyond(trigger.metric, statistic, threshold, sure),
-        low=statistic - half if math.isfinite(half) else None,
-        high=statistic + half if math.isfinite(half) else None,
-    )
+    error = 0.0 if trigger.confidence == POINT else margin(figures, counts, trigger.confidence)
+    alert = is_beyond(trigger.metric, statistic, threshold, error)
+    ends = (statistic - half, statistic + half) if math.isfinite(half) else (None, None)
+    column = spec.target.column
+    return Observation(role, trigger.metric, column, statistic, threshold, baseline, alert, *ends)
 
 
 def is_beyond(metric: Metric, value: float, threshold: float, margin: float = 0.0) -> bool:
-    """Whether performance is worse than its bound, by more than it may be off."""
+    """Return True if performance is worse than its bound, by more than its margin of error."""
     return bool(METRICS[metric].gain(value, threshold) + margin < 0)
 
 
 def compute_bound(trigger: PerformanceTrigger, baseline: float) -> float:
-    """The tighter of the relative and the absolute bound, in the metric's own units.
+    """Return the tighter of the relative and the absolute bound, in the metric's own units.
 
     NaN, which nothing passes, where there is only the relative one and nothing to hold it against.
     """

@@ -17,14 +17,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from retrain_assets.domain.metrics.metrics import (
-    SMALLEST,
-    UNKNOWN_CLASS,
-    MetricDef,
-    align_labels,
-    compute_by_block,
-    get_metric,
-)
+from retrain_assets.domain.metrics import metrics
+from retrain_assets.domain.metrics.metrics import MetricDef
 from retrain_assets.specs.gate import Metric
 
 Floats = NDArray[np.float64]
@@ -50,7 +44,7 @@ class Calibration:
     slope: float
 
     def __call__(self, probability: np.ndarray) -> Floats:
-        """Probabilities that come true, of shape (rows, classes), of the model's own."""
+        """Return probabilities that come true, of shape (rows, classes), of the model's own."""
         from scipy.special import softmax
 
         logs = _take_log(probability)
@@ -73,28 +67,28 @@ def fit_calibration(
     from scipy.optimize import minimize
     from scipy.special import log_softmax
 
-    places, _ = align_labels(target, probability, classes)
-    known = places != UNKNOWN_CLASS
-    logs, places = _take_log(probability[known]), places[known].astype(np.int64)
+    places, _ = metrics.align_labels(target, probability, classes)
+    rows = places != metrics.UNKNOWN_CLASS
+    logs, places = _take_log(probability[rows]), places[rows].astype(np.int64)
     if len(np.unique(places)) < 2:  # noqa: PLR2004 there is nothing to tell apart
         return None
     came_true = np.eye(logs.shape[1])[places]
 
     def surprise(parameters: Floats) -> tuple[float, Floats]:
-        """The mean surprise of the labels, and its gradient."""
-        said = log_softmax(np.append(0, parameters[1:]) + parameters[0] * logs, axis=1)
-        off = np.exp(said) - came_true
+        """Return the mean surprise of the labels, and its gradient."""
+        predicted = log_softmax(np.append(0, parameters[1:]) + parameters[0] * logs, axis=1)
+        off = np.exp(predicted) - came_true
         gradient = np.append((off * logs).sum(axis=1).mean(), off.mean(axis=0)[1:])
-        value = RIDGE / 2 * parameters @ parameters - (said * came_true).sum(axis=1).mean()
+        value = RIDGE / 2 * parameters @ parameters - (predicted * came_true).sum(axis=1).mean()
         return float(value), gradient + RIDGE * parameters
 
     start = np.append(1.0, np.zeros(logs.shape[1] - 1))
-    found = minimize(surprise, start, jac=True, method="BFGS").x
-    return Calibration((0.0, *map(float, found[1:])), float(found[0]))
+    slope, *intercepts = minimize(surprise, start, jac=True, method="BFGS").x.tolist()
+    return Calibration((0.0, *intercepts), slope)
 
 
 def estimate(metric: Metric | MetricDef, probability: np.ndarray, calibrated: Calibration) -> float:
-    """What the metric of some predictions would be.
+    """Return what the metric of some predictions would be.
 
     Args:
         metric: Of a classifier.
@@ -109,23 +103,22 @@ def estimate(metric: Metric | MetricDef, probability: np.ndarray, calibrated: Ca
     chance = calibrated(probability)
     rows, classes = chance.shape
     each_class = (classes, *(1 for _ in probability.shape[1:]))
-    return get_metric(metric).function(
+    return metrics.get_metric(metric).function(
         np.repeat(np.arange(classes), rows), np.tile(probability, each_class), chance.T.ravel()
     )
 
 
 def estimate_blocks(
-    metric: Metric | MetricDef,
-    probability: np.ndarray,
-    blocks: pl.Series,
-    calibrated: Calibration,
+    metric: Metric | MetricDef, probability: np.ndarray, blocks: pl.Series, calibrated: Calibration
 ) -> pl.DataFrame:
-    """What the metric of each block would be, as `block_values` gives what it is."""
-    return compute_by_block(blocks, lambda rows: estimate(metric, probability[rows], calibrated))
+    """Return what the metric of each block would be, as `block_values` gives what it is."""
+    return metrics.compute_by_block(
+        blocks, lambda rows: estimate(metric, probability[rows], calibrated)
+    )
 
 
 def _take_log(probability: np.ndarray) -> Floats:
-    """Of each class, of shape (rows, classes)."""
+    """Return the logarithm for each class, of shape (rows, classes)."""
     if probability.ndim == 1:
         probability = np.stack([1 - probability, probability], axis=1)
-    return np.asarray(np.log(np.clip(probability.astype(np.float64), SMALLEST, 1)))
+    return np.asarray(np.log(np.clip(probability.astype(np.float64), metrics.SMALLEST, 1)))

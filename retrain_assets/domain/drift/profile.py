@@ -53,7 +53,7 @@ Values = NDArray[np.floating[Any]]
 # least width of a level, rows, least k merged in, levels.
 _PREAMBLE = struct.Struct("<BBBBHBxQHBx")
 _EMPTY_FLAG, _SORTED_FLAG, _FAMILY, _MIN_WIDTH = 1, 2, 15, 8
-_EMPTY = struct.pack("<BBBBHBx", 2, 1, _FAMILY, _EMPTY_FLAG, K, _MIN_WIDTH)
+EMPTY = struct.pack("<BBBBHBx", 2, 1, _FAMILY, _EMPTY_FLAG, K, _MIN_WIDTH)
 
 
 class ProfileError(ValueError):
@@ -140,7 +140,7 @@ def build_profile(frame: pl.DataFrame, by: str = PARTITION) -> pl.DataFrame:
 
 
 def merge(profile: pl.DataFrame) -> dict[str, ColumnProfile]:
-    """Sum up all blocks given.
+    """Sum up all blocks.
 
     Args:
         profile: Rows of `PROFILE_SCHEMA`, in any order.
@@ -156,7 +156,7 @@ def merge(profile: pl.DataFrame) -> dict[str, ColumnProfile]:
 
 
 def get_kind(name: str, dtype: pl.DataType) -> Kind:
-    """How a column of a type is summarised.
+    """Return how a column of a type is summarised.
 
     Raises:
         ProfileError: It is neither number, boolean nor text.
@@ -169,7 +169,7 @@ def get_kind(name: str, dtype: pl.DataType) -> Kind:
 
 
 def _summarize(name: str, kind: Kind) -> pl.Expr:
-    """All values of a number in order, or the count of each of a category."""
+    """Return all finite values of a number in order, or the count of each category."""
     if kind == "numeric":
         value = pl.col(name).cast(pl.Float64)
         return value.filter(value.is_finite()).sort()
@@ -186,9 +186,9 @@ def _encode_numbers(rows: int, values: pl.Series) -> _Encoded:
 def _encode_categories(rows: int, counted: pl.Series) -> _Encoded:
     values, counts = (counted.struct.field(name).to_list() for name in counted.struct.fields)
     by_frequency = sorted(zip(values, counts, strict=True), key=lambda pair: (-pair[1], pair[0]))
-    named, filled = dict(by_frequency[:CATEGORY_BOUND]), sum(counts)
-    text = json.dumps(named, sort_keys=True, ensure_ascii=False)
-    return rows - filled, None, text, filled - sum(named.values())
+    frequent, filled = dict(by_frequency[:CATEGORY_BOUND]), sum(counts)
+    text = json.dumps(frequent, sort_keys=True, ensure_ascii=False)
+    return rows - filled, None, text, filled - sum(frequent.values())
 
 
 def _merge_column(name: str, part: pl.DataFrame) -> ColumnProfile:
@@ -232,7 +232,7 @@ def pool_values(sketches: Sequence[bytes]) -> tuple[Values, NDArray[np.int64]]:
 
 
 def _serialise(values: Values, weights: NDArray[np.int64]) -> bytes:
-    """A sketch of weighted values: halved until `K` items, or fewer, represent equal shares.
+    """Return a sketch of weighted values: halved until `K` items, or fewer, represent equal shares.
 
     The layout is that of `kll_sketch.hpp` of Apache DataSketches: preamble, first index of each
     level, least and greatest value, items by level; an item of level l stands for 2^l rows.
@@ -242,7 +242,7 @@ def _serialise(values: Values, weights: NDArray[np.int64]) -> bytes:
         weights: Rows that each stands for; an extreme that stands for none is kept as such.
     """
     if len(values) == 0:
-        return _EMPTY
+        return EMPTY
     below = np.cumsum(weights)
     sizes = _level_sizes(int(below[-1]))
     steps = np.repeat(2 ** np.arange(len(sizes)), sizes)
@@ -260,8 +260,8 @@ def _serialise(values: Values, weights: NDArray[np.int64]) -> bytes:
 
 @lru_cache(maxsize=4096)  # stored blocks are looked at again for every window they are in
 def read_sketch(sketch: bytes) -> tuple[Values, NDArray[np.int64]]:
-    """The values of a sketch and the rows each stands for: none, where it is only an extreme."""
-    if sketch == _EMPTY:
+    """Return the values of a sketch and the rows each stands for: none, if only an extreme."""
+    if sketch == EMPTY:
         return np.empty(0), np.empty(0, np.int64)
     levels = _PREAMBLE.unpack_from(sketch)[-1]
     first = np.frombuffer(sketch, "<u4", levels, _PREAMBLE.size)
@@ -275,12 +275,12 @@ def read_sketch(sketch: bytes) -> tuple[Values, NDArray[np.int64]]:
 
 
 def _level_sizes(rows: int) -> list[int]:
-    """Items of each level: at most `K` at the top, and below it what is left of the halving."""
+    """Return the items of each level: at most `K` at the top, below it the rest of the halving."""
     top = (rows // (K + 1)).bit_length()
     return [(rows >> level) & 1 for level in range(top)] + [rows >> top]
 
 
 def _capacity(levels: int) -> int:
-    """Items a sketch has room for; the indices of its levels count down from here."""
+    """Return how many items fit into a sketch; the indices of its levels count down from here."""
     widths = ((2 * K * 2**depth // 3**depth + 1) // 2 for depth in range(levels))
     return sum(max(_MIN_WIDTH, width) for width in widths)

@@ -1,12 +1,8 @@
-"""Features of a row: the same code for training, batch and a single row.
+"""Compute the features of rows by the same code for training, batch and a single row.
 
-Lookups are joined as they were known when predicting, then the model's own SQL or function sees
-only columns that are known by then, and the partitions before.
-
-What the features of a row may look back on: rows of the partitions before its own.
-
-Not here: reading tables, encoding
-for an estimator.
+Lookups are joined as they were known when predicting. Then the model's own SQL or function sees
+only columns that are known by then, and `history`: rows of the partitions before.
+Not here: reading tables, and encoding features for an estimator.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -47,16 +43,13 @@ def join_lookups(
             are known from the same moment on.
     """
     for name, spec in specs.items():
-        wanted = [
-            pl.col(column).alias(f"{name}_{column}")
-            for column in lookups[name].columns
-            if column not in spec.on and not column.startswith("_")
-        ]
-        right = lookups[name].select(*spec.on, *wanted)
-        if spec.as_of is None:
-            joined = rows.join(right, on=spec.on, how="left", maintain_order="left")
-        else:
-            joined = _join_as_of(rows, right, name, spec)
+        values = pl.all().exclude([*spec.on, "^_.*$"]).name.prefix(f"{name}_")
+        right = lookups[name].select(*spec.on, values)
+        joined = (
+            rows.join(right, on=spec.on, how="left", maintain_order="left")
+            if spec.as_of is None
+            else _join_as_of(rows, right, name, spec)
+        )
         if joined.height != rows.height:
             raise FeatureError(_describe_twins(lookups[name], name, spec))
         rows = joined
@@ -99,27 +92,17 @@ def _join_as_of(
     rows: pl.DataFrame, right: pl.DataFrame, name: str, spec: LookupSpec
 ) -> pl.DataFrame:
     time, lag = spec.as_of or "", duration(spec.lag)
-    known = (pl.col(f"{name}_{time}").cast(_STAMP) + lag).alias(_AT)
-    right = right.with_columns(known).drop_nulls([*spec.on, _AT]).sort(_AT)
-    if (twice := right.filter(pl.struct(*spec.on, _AT).is_duplicated())).height:
-        found = twice.select(*spec.on, f"{name}_{time}").row(0)
+    right = right.with_columns((pl.col(f"{name}_{time}").cast(_STAMP) + lag).alias(_AT))
+    right = right.drop_nulls([*spec.on, _AT]).sort(_AT)
+    if (repeated := right.filter(pl.struct(*spec.on, _AT).is_duplicated())).height:
+        example = repeated.select(*spec.on, f"{name}_{time}").row(0)
         raise FeatureError(
-            f"lookup {name}: {twice.height} rows share {', '.join(spec.on)} and {time} with "
-            f"another, such as {found}: which is meant cannot be told, so make them its key"
+            f"lookup {name}: {repeated.height} rows share {', '.join(spec.on)} and {time} with "
+            f"another, such as {example}: which is meant cannot be told, so make them its key"
         )
-    joined = (
-        rows.with_row_index(_ORDER)
-        .with_columns(pl.col(time).cast(_STAMP).alias(_AT))
-        .sort(_AT)
-        .join_asof(
-            right,
-            on=_AT,
-            by=spec.on,
-            strategy="backward",
-            tolerance=duration(spec.tolerance) - lag if spec.tolerance else None,
-            check_sortedness=False,
-        )
-    )
+    left = rows.with_row_index(_ORDER).with_columns(pl.col(time).cast(_STAMP).alias(_AT)).sort(_AT)
+    tolerance = duration(spec.tolerance) - lag if spec.tolerance else None
+    joined = left.join_asof(right, on=_AT, by=spec.on, tolerance=tolerance, check_sortedness=False)
     return joined.sort(_ORDER).drop(_ORDER, _AT)
 
 
@@ -130,7 +113,7 @@ def compute_features(
     dataset: DatasetSpec,
     history: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """The features alone, row by row in the order given.
+    """Compute the features alone, row by row in the order of the rows.
 
     Args:
         rows: Rows of the dataset; columns that are `known: later` may be missing and are not read.
@@ -154,7 +137,7 @@ def build_features(
     past: Callable[[str], pl.DataFrame] | None = None,
     labels: Mapping[str, pl.DataFrame] | None = None,
 ) -> pl.DataFrame:
-    """Features, target and row identity of labelled rows, as the features table stores them.
+    """Compute features, target and identity of labelled rows, as the features table stores them.
 
     Args:
         rows: Rows of the dataset.
@@ -176,12 +159,12 @@ def build_features(
             depend on the rows that are made with it.
     """
     rows = rows.sort(PARTITION, maintain_order=True)
-    made: list[pl.DataFrame] = []
+    parts: list[pl.DataFrame] = []
     for part, history in _split_parts(_join(rows, lookups, spec, dataset), past):
-        made.append(_compute(part, history, spec))
-        if len(made) == 1:
-            _refuse_dependent(made[0], part, history, spec)
-    features = pl.concat(made)
+        parts.append(_compute(part, history, spec))
+        if len(parts) == 1:
+            _refuse_dependent(parts[0], part, history, spec)
+    features = pl.concat(parts)
     if mistake := mistaken_feature(features.columns):
         raise FeatureError(f"model {spec.name}: {mistake}")
     if spec.target.column in features.columns:
@@ -189,8 +172,8 @@ def build_features(
             f"model {spec.name}: the target {spec.target.column} is among its own features"
         )
     identity = rows.select(PARTITION, row_key(dataset).alias(KEY))
-    known = join_lookups(rows, labels or {}, {name: spec.lookups[name] for name in labels or {}})
-    frames = [identity, features, _select_target(known, spec)]
+    labelled = join_lookups(rows, labels or {}, {name: spec.lookups[name] for name in labels or {}})
+    frames = [identity, features, _select_target(labelled, spec)]
     if spec.weight is not None:
         frames.append(rows.select(pl.sql_expr(spec.weight).cast(pl.Float64).alias(WEIGHT)))
     if spec.blocks is not None:
@@ -202,13 +185,13 @@ def build_features(
 def list_features(
     spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
 ) -> tuple[str, ...]:
-    """Names of the features, found by making those of no rows at all.
+    """Return the names of the features, by computing those of no rows at all.
 
     A table cannot tell, since it keeps the columns of earlier specs.
     """
     rows = pl.DataFrame(schema=dataset_schema(dataset))
     joined = {
-        name: pl.DataFrame(schema=get_lookup_schema(found)) for name, found in lookups.items()
+        name: pl.DataFrame(schema=get_lookup_schema(lookup)) for name, lookup in lookups.items()
     }
     history = rows if spec.features.history else None
     return tuple(compute_features(rows, joined, spec, dataset, history).columns)
@@ -226,7 +209,7 @@ def mistaken_feature(names: Iterable[str]) -> str | None:
 
 
 def get_lookup_schema(dataset: DatasetSpec) -> dict[str, Type]:
-    """The columns that a dataset shows as a lookup: not those that are `known: later`."""
+    """Return the columns that a dataset shows as a lookup: not those that are `known: later`."""
     return {
         name: stored
         for name, stored in dataset_schema(dataset).items()
@@ -235,19 +218,17 @@ def get_lookup_schema(dataset: DatasetSpec) -> dict[str, Type]:
 
 
 def list_label_lookups(spec: ModelSpec, lookups: Mapping[str, DatasetSpec]) -> tuple[str, ...]:
-    """The lookups of whose `known: later` columns the target is made."""
-    if spec.target.expression is None:
-        return ()
-    named = pl.sql_expr(spec.target.expression).meta.root_names()
+    """Return the lookups of whose `known: later` columns the target is made."""
+    target = pl.sql_expr(spec.target.expression or "NULL").meta.root_names()
     return tuple(
         name
-        for name, found in lookups.items()
-        if any(
-            f"{name}_{column}" in named
-            for column, declared in found.columns.items()
-            if declared.timing == "later"
-        )
+        for name, lookup in lookups.items()
+        if any(f"{name}_{column}" in target for column in _list_later(lookup))
     )
+
+
+def _list_later(dataset: DatasetSpec) -> list[str]:
+    return [name for name, column in dataset.columns.items() if column.timing == "later"]
 
 
 def _join(
@@ -256,14 +237,13 @@ def _join(
     spec: ModelSpec,
     dataset: DatasetSpec,
 ) -> pl.DataFrame:
-    later = [name for name, column in dataset.columns.items() if column.timing == "later"]
-    return join_lookups(rows.drop(later, strict=False), lookups, spec.lookups)
+    return join_lookups(rows.drop(_list_later(dataset), strict=False), lookups, spec.lookups)
 
 
 def _split_parts(
     rows: pl.DataFrame, past: Callable[[str], pl.DataFrame] | None
 ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]:
-    """Rows that are made together, and what they look back on."""
+    """Yield rows whose features are computed together, and what they look back on."""
     if past is None or rows.is_empty():
         yield rows, None if past is None else past("")
         return
@@ -290,7 +270,7 @@ def _compute(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) 
 def _refuse_dependent(
     features: pl.DataFrame, rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec
 ) -> None:
-    """Make some rows alone: what depends on the others would not be the same when serving."""
+    """Compute some rows alone, because what depends on other rows would change when serving."""
     for place in {0, rows.height // 2, rows.height - 1} if rows.height > 1 else ():
         alone, together = _compute(rows[place], history, spec), features[place]
         for name in together.columns:
@@ -309,12 +289,11 @@ def _apply(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) ->
         others = {} if history is None else {"history": history}
         return run_in_order(spec.features.sql, rows, others)
     module, _, function = (spec.features.python or "").partition(":")
-    result = getattr(import_module(module), function)(
-        rows, *(() if history is None else (history,))
-    )
+    tables = (rows,) if history is None else (rows, history)
+    result = getattr(import_module(module), function)(*tables)
     if not isinstance(result, pl.DataFrame):
-        found = type(result).__name__
-        raise FeatureError(f"model {spec.name}: {spec.features.python} returned {found}, no frame")
+        kind = type(result).__name__
+        raise FeatureError(f"model {spec.name}: {spec.features.python} returned {kind}, no frame")
     return result
 
 
@@ -326,7 +305,7 @@ def _select_target(rows: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:
 
 
 def get_stored_type(name: str, dtype: pl.DataType, spec: ModelSpec) -> Type:
-    """One storage type a kind, so that a batch of another width never changes the schema.
+    """Return the one storage type of a kind, so that a batch of another width changes nothing.
 
     Raises:
         FeatureError: It is a type that no model can use.
@@ -362,7 +341,7 @@ class History:
     dataset: DatasetSpec
 
     def before(self, key: str) -> pl.DataFrame:
-        """What rows of a partition look back on, sorted by partition and key.
+        """Return what rows of a partition look back on, sorted by partition and key.
 
         It is the `features.history` partitions that exist strictly before. While a row is
         predicted its own partition has not landed yet, so a label is final, and shown, where
@@ -373,12 +352,9 @@ class History:
         """
         past = take_before(self.landed, key, self.spec.features.history)
         final = pl.col(PARTITION).is_in(mature_partitions(past, self.spec.labels.delay))
-        columns = self.dataset.columns.items()
         return (
             self.rows.filter(pl.col(PARTITION).is_in(past))
-            .with_columns(
-                pl.when(final).then(name) for name, column in columns if column.timing == "later"
-            )
+            .with_columns(pl.when(final).then(name) for name in _list_later(self.dataset))
             .sort(PARTITION, *self.dataset.key)
             .rechunk()  # sums of floats depend on the chunks
         )

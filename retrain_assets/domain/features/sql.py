@@ -29,7 +29,7 @@ class QueryError(ValueError):
 
 
 def run_in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """The result of a query, in the order of `rows`, which have their place as column `_row`.
+    """Run a query and return its result in the order of `rows`, whose place is column `_row`.
 
     Args:
         sql: The query.
@@ -43,7 +43,7 @@ def run_in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame
     """
     context = pl.SQLContext({"rows": rows.with_row_index(ROW), **others}, eager=True)
     try:
-        found = context.execute(_add_place(sql))
+        result = context.execute(_add_place(sql))
     except pl.exceptions.PolarsError as error:
         why = str(error).partition("\n")[0]
         if ROW not in why:
@@ -54,27 +54,27 @@ def run_in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame
                 f"`rows` has, there and in all around it ({why})"
             ) from error
         return context.execute(sql).drop(ROW, strict=False)
-    if found[_PLACE].n_unique() < found.height:
+    if result[_PLACE].n_unique() < result.height:
         raise QueryError("a row is given more than once: join on what names one row")
-    return found.sort(_PLACE).drop(_PLACE, ROW, strict=False)
+    return result.sort(_PLACE).drop(_PLACE, ROW, strict=False)
 
 
 def split_select_list(sql: str) -> list[str] | None:
-    """The expressions of `SELECT …, … FROM rows`; None of any other query."""
+    """Return the expressions of `SELECT …, … FROM rows`; None of any other query."""
     plain = _PLAIN.fullmatch(sql)
     if plain is None:
         return None
-    depth, start, items, listed = 0, 0, [], plain[1]
-    for piece in _PIECE.finditer(listed):
+    depth, start, items, text = 0, 0, [], plain[1]
+    for piece in _PIECE.finditer(text):
         depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(piece[0], 0)
         if depth == 0 and piece[0] == ",":
-            items.append(listed[start : piece.start()])
+            items.append(text[start : piece.start()])
             start = piece.end()
-    return [*items, listed[start:]]
+    return [*items, text[start:]]
 
 
 def _add_place(sql: str) -> str:
-    """The query whose result also says which row each is made from."""
+    """Return the query whose result also has the place of the row that each is made from."""
     depth, start, place = 0, 0, ROW
     for word in _WORD.finditer(sql):
         text = word[0].lower()

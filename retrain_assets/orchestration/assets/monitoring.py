@@ -117,7 +117,7 @@ def _features(model: Model) -> dg.AssetsDefinition:
         state = model.state(storage.open())
         built = build_features(state, requested_partitions(context), context.run_id)
         found = {
-            "features_match_training": (built.unlike, ""),
+            "features_match_training": (built.mismatches, ""),
             "target_balance_within_range": (_unbalanced(model, built.summary), ""),
             "outlier_share_within_range": _outlying(model, built.summary),
         }

@@ -1,11 +1,8 @@
-"""Features and their profile for a range of partitions, each table replaced in one commit.
+"""Store features and their profile for a range of partitions, each table in one commit.
 
-Rows are made in batches of partitions and set aside on disk, so that memory does not grow with the
-range.
-
-Rows of features that lie far out of what production was trained on, marked as they are built.
-
-Not here: making features of rows, predicting and watching.
+Rows are built in batches of partitions and kept on disk, so that memory does not grow with the
+range. Rows that lie far out of what production was trained on are marked as they are built.
+Not here: computing features of rows, predicting and watching.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +13,11 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift.profile import build_profile, merge
-from retrain_assets.domain.drift.training_match import find_idle, find_mismatches
+from retrain_assets.domain.drift.training_match import Finding, find_idle, find_mismatches
 from retrain_assets.domain.features.build import KEY
 from retrain_assets.domain.model.outliers import MAX_ROWS, OUTLIER, Detector, fit_detector
 from retrain_assets.domain.windows import take_through
 from retrain_assets.errors import PermanentError
-from retrain_assets.specs.model import OutliersSpec
 from retrain_assets.steps.features.rows import Rows
 from retrain_assets.steps.state import SOURCE, ModelState, by_production
 from retrain_assets.stores.ledger import History
@@ -34,7 +30,7 @@ class NotReadyError(PermanentError):
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a step stored: the partitions, their rows, and the version its commit made."""
+    """What a step stored: the partitions, their rows, and the version of its commit."""
 
     partitions: tuple[str, ...]
     rows: pl.DataFrame
@@ -42,7 +38,7 @@ class BuildResult:
 
     @property
     def count(self) -> int:
-        """How many rows were stored."""
+        """Return how many rows were stored."""
         return self.rows.height
 
 
@@ -54,36 +50,36 @@ class FeaturesResult:
         partitions: Those that were built.
         summary: A row a partition: `rows`, mean of the target where that is a number, and share of
             outliers, null where none are looked for.
-        unlike: Where rows are unlike those that production was trained on.
-        version: What the commit made.
+        mismatches: Where rows do not match those that production was trained on.
+        version: The version of the table after the commit.
     """
 
     partitions: tuple[str, ...]
     summary: pl.DataFrame
-    unlike: list[dict[str, object]]
+    mismatches: list[Finding]
     version: int
 
     @property
     def count(self) -> int:
-        """How many rows were stored."""
+        """Return how many rows were stored."""
         return int(self.summary["rows"].sum())
 
 
 def list_ready(
     state: ModelState, partitions: Sequence[str], sources: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """The partitions whose datasets are complete, `sources` being those of the state.
+    """Return the partitions whose datasets are complete, `sources` being those of the state.
 
     Raises:
         NotReadyError: None is.
     """
-    found = tuple(key for key in partitions if key in sources)
-    if not found:
+    keys = tuple(key for key in partitions if key in sources)
+    if not keys:
         raise NotReadyError(
             f"model {state.spec.name}: no partition from {partitions[0]} to {partitions[-1]} has "
             f"landed in {', '.join([state.dataset.name, *state.lookups])}: ingest them first"
         )
-    return found
+    return keys
 
 
 def build_features(state: ModelState, partitions: Sequence[str], run_id: str) -> FeaturesResult:
@@ -94,18 +90,18 @@ def build_features(state: ModelState, partitions: Sequence[str], run_id: str) ->
     sources = state.sources()
     keys = list_ready(state, partitions, sources)
     window = take_through(tuple(sources), keys[-1], state.spec.windows.current)
-    maker, look = Rows(state), _Look(state, window)
-    marker = Marker(maker, look.ledger, state.spec.outliers) if state.spec.outliers else None
+    rows, summary = Rows(state), _Summary(state, window)
+    marker = OutlierMarker(rows, summary.ledger) if state.spec.outliers else None
     with Spill() as spill:
-        for batch in maker.batches(keys):
-            made = maker.features(batch)
-            table = marker.marked(made) if marker else made
-            look.at(table)
+        for batch in rows.batches(keys):
+            table = rows.features(batch)
+            table = marker.mark(table) if marker else table
+            summary.add(table)
             digests = pl.col(PARTITION).replace_strict(sources, return_dtype=pl.String)
             spill.add(table.with_columns(digests.alias(SOURCE)))
         commit = describe_commit(run_id, keys)
         version = state.tables.replace(name, spill.frame(), keys, commit, base=base)
-    return FeaturesResult(keys, pl.concat(look.summaries), look.found(keys), version)
+    return FeaturesResult(keys, pl.concat(summary.parts), summary.find_mismatches(keys), version)
 
 
 def build_profiles(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildResult:
@@ -115,38 +111,38 @@ def build_profiles(state: ModelState, partitions: Sequence[str], run_id: str) ->
     parts = []
     for batch in Rows(state).batches(keys):
         table = read_features(state, batch)
-        made_from = table.select(PARTITION, SOURCE).unique()
-        parts.append(build_profile(table).join(made_from, on=PARTITION, maintain_order="left"))
+        sources = table.select(PARTITION, SOURCE).unique()
+        parts.append(build_profile(table).join(sources, on=PARTITION, maintain_order="left"))
     rows = pl.concat(parts)
     commit = describe_commit(run_id, keys)
     return BuildResult(keys, rows, state.tables.replace(name, rows, keys, commit, base=base))
 
 
 def describe_commit(run_id: str, keys: Sequence[str]) -> dict[str, str]:
-    """What is written beside each commit."""
+    """Return what is written beside each commit."""
     return {"run_id": run_id, "partitions": f"{keys[0]}..{keys[-1]}"}
 
 
 def read_features(state: ModelState, keys: Sequence[str]) -> pl.DataFrame:
-    """Rows of the features table in a fixed order."""
+    """Read rows of the features table in a fixed order."""
     return state.tables.read(state.table("features"), keys).sort(PARTITION, KEY)
 
 
-class _Look:
-    """What is seen of rows as they are built, one batch at a time."""
+class _Summary:
+    """Sums up rows as they are built, one batch at a time."""
 
     def __init__(self, state: ModelState, window: Sequence[str]) -> None:
         self.state, self.window, self.ledger = state, window, state.ledger.read()
         self.trained = cache(state.trained_profile)
-        self.summaries: list[pl.DataFrame] = []
+        self.parts: list[pl.DataFrame] = []
         self.profiles: list[pl.DataFrame] = []
-        self.unlike: list[dict[str, object]] = []
+        self.mismatches: list[Finding] = []
 
-    def at(self, table: pl.DataFrame) -> None:
-        """Look at a batch of whole partitions."""
+    def add(self, table: pl.DataFrame) -> None:
+        """Add a batch of whole partitions."""
         names, target = self.state.feature_names, self.state.spec.target.column
         outliers = pl.col(OUTLIER) if OUTLIER in table.columns else pl.lit(None, pl.Boolean)
-        self.summaries.append(
+        self.parts.append(
             table.group_by(PARTITION, maintain_order=True).agg(
                 pl.len().alias("rows"),
                 pl.col(target).cast(pl.Float64, strict=False).mean().alias("target"),
@@ -157,24 +153,23 @@ class _Look:
         self.profiles.append(build_profile(newest.select(PARTITION, *names)))
         for production, part in by_production(self.ledger, table):
             trained = self.trained(production.data_range) if production else {}
-            self.unlike += find_mismatches(part, names, trained)
+            self.mismatches += find_mismatches(part, names, trained)
 
-    def found(self, built: Sequence[str]) -> list[dict[str, object]]:
-        """All that is unlike training, and features that tell nothing in the newest window."""
+    def find_mismatches(self, built: Sequence[str]) -> list[Finding]:
+        """Return features without information in the newest window, and all mismatches."""
         earlier = self.state.profiles([key for key in self.window if key not in built])
         rows = pl.concat([earlier, *self.profiles], how="diagonal")
-        return [*find_idle(self.state.feature_names, merge(rows)), *self.unlike]
+        return [*find_idle(self.state.feature_names, merge(rows)), *self.mismatches]
 
 
-class Marker:
+class OutlierMarker:
     """Marks rows, with one forest for each training window, fitted when it is first needed."""
 
-    def __init__(self, rows: Rows, ledger: History, spec: OutliersSpec) -> None:
-        self.rows, self.ledger, self.spec = rows, ledger, spec
-        self._detector = cache(self._fitted)
+    def __init__(self, rows: Rows, ledger: History) -> None:
+        self.rows, self.ledger, self._detector = rows, ledger, cache(self._fit)
 
-    def marked(self, table: pl.DataFrame) -> pl.DataFrame:
-        """Sorted rows of features with `_outlier`: null where nothing was in production yet."""
+    def mark(self, table: pl.DataFrame) -> pl.DataFrame:
+        """Return sorted rows of features with `_outlier`: null where nothing was in production."""
         parts = [table.clear().with_columns(pl.lit(None, pl.Boolean).alias(OUTLIER))]
         for production, part in by_production(self.ledger, table):
             detector = self._detector(production.data_range) if production else None
@@ -183,11 +178,12 @@ class Marker:
             parts.append(part.with_columns(far_out.alias(OUTLIER)))
         return pl.concat(parts)
 
-    def _fitted(self, data_range: tuple[str, str]) -> Detector | None:
-        """None where nothing is left of the training window."""
+    def _fit(self, data_range: tuple[str, str]) -> Detector | None:
+        """Return None where no row of the training window is left."""
         state = self.rows.state
+        outliers = state.spec.outliers
         keys = state.trained_on(tuple(self.rows.counts), data_range)
-        if not sum(self.rows.counts[key] for key in keys):
+        if outliers is None or not sum(self.rows.counts[key] for key in keys):
             return None
         sampled = self.rows.sample(keys, MAX_ROWS).select(state.feature_names)
-        return fit_detector(sampled, self.spec.rate, state.spec.seed)
+        return fit_detector(sampled, outliers.rate, state.spec.seed)

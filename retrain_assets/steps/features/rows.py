@@ -1,6 +1,6 @@
-"""Features made of what a model's datasets hold, some partitions at a time.
+"""Compute features from the tables of a model's datasets, some partitions at a time.
 
-Not here: storing them, and which partitions can be made.
+Not here: storing them, and which partitions can be built.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -36,42 +36,42 @@ class Rows:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How many rows each partition of the dataset has, in the order of partitions."""
+        """Return how many rows each partition of the dataset has, in the order of partitions."""
         return landed_rows(self.state.tables, self.state.dataset.name)
 
     def batches(self, keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
-        """Partitions together, up to a bound on their values; each of more than that alone."""
+        """Yield partitions together, up to a bound on their values; larger ones alone."""
         columns = len(self.state.dataset.columns) + len(self.state.feature_names)
         return group_batches(
             ((self.counts.get(key, 0) * columns, [key]) for key in keys), BATCH_VALUES
         )
 
     def features(self, keys: Sequence[str]) -> pl.DataFrame:
-        """Features of all rows of some partitions, as `build_features` gives them."""
-        return self._made(self._dataset(keys), keys)
+        """Return features of all rows of some partitions, as `build_features` gives them."""
+        return self._build(self._dataset(keys), keys)
 
     def sample(self, keys: Sequence[str], most: int) -> pl.DataFrame:
-        """Features of about `most` rows of some partitions, always the same: each n-th by key."""
+        """Return features of about `most` rows, always the same: each n-th by key."""
         step = max(1, -(-sum(self.counts.get(key, 0) for key in keys) // most))
         place = pl.int_range(pl.len()).over(PARTITION)
         parts = []
         for batch in self.batches(keys):
             rows = self._dataset(batch).sort(PARTITION, *self.state.dataset.key)
-            parts.append(self._made(rows.filter(place % step == 0), batch))
+            parts.append(self._build(rows.filter(place % step == 0), batch))
         return pl.concat(parts)
 
     def history(self, keys: Collection[str]) -> History | None:
-        """What rows of some partitions look back on, whether these have landed or not."""
+        """Return what rows of some partitions look back on, whether these have landed or not."""
         spec, landed = self.state.spec, tuple(self.counts)
         if spec.features.history == 0:
             return None
-        past = {seen for key in keys for seen in take_before(landed, key, spec.features.history)}
+        past = {part for key in keys for part in take_before(landed, key, spec.features.history)}
         return History(self._dataset(past), landed, spec, self.state.dataset)
 
     def lookup(
         self, name: str, rows: pl.DataFrame, keys: Collection[str], *, later: bool = False
     ) -> pl.DataFrame:
-        """A lookup's rows that rows of some partitions can see, as far as that is known.
+        """Return a lookup's rows that rows of some partitions can see, as far as that is known.
 
         Args:
             name: The lookup.
@@ -79,12 +79,11 @@ class Rows:
             keys: Their partitions.
             later: Whether columns that are `known: later` are among those read.
         """
-        spec, reach = self.state.spec.lookups[name], self.state.reaches[name]
-        self.state.tables.verify(f"{name}/dataset")
+        spec, reach = self.state.spec.lookups[name], self.state.lookup_partitions[name]
         tables, stored = self.state.tables, f"{name}/dataset"
-        table = tables.scan(stored).select(
-            *(dataset_schema(reach.other) if later else get_lookup_schema(reach.other))
-        )
+        tables.verify(stored)
+        get_schema = dataset_schema if later else get_lookup_schema
+        table = tables.scan(stored).select(*get_schema(reach.source))
         if spec.as_of is not None:
             times = rows[spec.as_of].drop_nulls()
             if times.is_empty():
@@ -94,22 +93,23 @@ class Rows:
                 oldest = times.min() - duration(spec.tolerance)  # type: ignore[operator]
                 table = table.filter(pl.col(spec.as_of) >= oldest)
         elif reach.is_bounded:
-            there = tuple(landed_rows(self.state.tables, name))
-            seen = {part for key in keys for part in reach.seen(key, there)}
-            table = table.filter(pl.col(PARTITION).is_in(list(seen)))
-        return drop_replaced(tables.collect(table, stored), spec, reach.other)
+            landed = tuple(landed_rows(tables, name))
+            visible = {part for key in keys for part in reach.list_visible(key, landed)}
+            table = table.filter(pl.col(PARTITION).is_in(list(visible)))
+        return drop_replaced(tables.collect(table, stored), spec, reach.source)
 
     def _dataset(self, keys: Collection[str]) -> pl.DataFrame:
         dataset = self.state.dataset
         return self.state.tables.read(f"{dataset.name}/dataset", keys, dataset_schema(dataset))
 
-    def _made(self, rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    def _build(self, rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
         state, history = self.state, self.history(keys)
-        named = list_label_lookups(state.spec, state.lookups)
-        read = {name: self.lookup(name, rows, keys, later=name in named) for name in state.lookups}
+        sources = state.lookups.items()
+        names = list_label_lookups(state.spec, state.lookups)
+        tables = {name: self.lookup(name, rows, keys, later=name in names) for name, _ in sources}
         lookups = {
-            name: read[name].select(*get_lookup_schema(state.lookups[name])) for name in read
+            name: tables[name].select(*get_lookup_schema(source)) for name, source in sources
         }
         past = history.before if history else None
-        labels = {name: read[name] for name in named}
+        labels = {name: tables[name] for name in names}
         return build_features(rows, lookups, state.spec, state.dataset, past, labels)

@@ -44,7 +44,7 @@ def reach(own: DatasetSpec, other: DatasetSpec, **lookup: Any) -> LookupPartitio
 
 def test_a_month_waits_for_all_its_hours_but_those_within_the_lag() -> None:
     monthly = reach(dataset("a", "month"), dataset("b", "hour"), lag="2h", tolerance="5h")
-    hours = list(monthly.awaited("2013-02"))
+    hours = list(monthly.list_awaited("2013-02"))
     assert (hours[0], hours[-1], len(hours)) == ("2013-02-01T00", "2013-02-28T21", 28 * 24 - 2)
     landed = [
         f"2013-0{month}-{day:02}T{hour:02}"
@@ -53,45 +53,52 @@ def test_a_month_waits_for_all_its_hours_but_those_within_the_lag() -> None:
         for hour in range(24)
     ]
     landed = sorted({*landed, "2013-01-31T18", "2013-01-31T19", "2013-01-31T23"})
-    seen = monthly.seen("2013-02", landed)
+    seen = monthly.list_visible("2013-02", landed)
     assert (seen[0], seen[-1], len(seen)) == ("2013-01-31T19", "2013-02-28T21", 2 + 28 * 24 - 2)
 
 
 def test_a_day_waits_for_the_month_it_lies_in() -> None:
     daily = reach(dataset("a", "day"), dataset("b", "month"))
-    assert list(daily.awaited("2013-02-01")) == ["2013-02"]
-    assert daily.seen("2013-02-28", ["2012-12", "2013-02", "2013-03"]) == ["2012-12", "2013-02"]
+    assert list(daily.list_awaited("2013-02-01")) == ["2013-02"]
+    assert daily.list_visible("2013-02-28", ["2012-12", "2013-02", "2013-03"]) == [
+        "2012-12",
+        "2013-02",
+    ]
 
 
 def test_a_lag_longer_than_the_partition_waits_for_what_can_be_seen() -> None:
     daily = reach(dataset("a", "day"), dataset("b", "day"), lag="2d", tolerance="4d")
-    assert list(daily.awaited("2013-02-10")) == ["2013-02-08"]
+    assert list(daily.list_awaited("2013-02-10")) == ["2013-02-08"]
     days = [f"2013-02-{day:02}" for day in range(1, 15)]
-    assert list(daily.seen("2013-02-10", days)) == days[5:8]
+    assert list(daily.list_visible("2013-02-10", days)) == days[5:8]
 
 
 def test_what_lies_outside_the_lookup_is_not_waited_for() -> None:
     closed = dataset("b", "day", start="2013-01-05", end="2013-01-06")
     daily = reach(dataset("a", "day"), closed)
-    assert [list(daily.awaited(f"2013-01-0{day}")) for day in (4, 5, 7)] == [[], ["2013-01-05"], []]
+    assert [list(daily.list_awaited(f"2013-01-0{day}")) for day in (4, 5, 7)] == [
+        [],
+        ["2013-01-05"],
+        [],
+    ]
 
 
 def test_dates_are_the_same_in_every_time_zone_and_moments_are_not() -> None:
     here = dataset("a", "day", timezone="America/New_York")
     there = dataset("b", "day", timezone="Asia/Tokyo")
-    assert list(reach(here, there).awaited("2013-01-05")) == ["2013-01-05", "2013-01-06"]
-    assert list(reach(here, there, as_of="day").awaited("2013-01-05")) == ["2013-01-05"]
+    assert list(reach(here, there).list_awaited("2013-01-05")) == ["2013-01-05", "2013-01-06"]
+    assert list(reach(here, there, as_of="day").list_awaited("2013-01-05")) == ["2013-01-05"]
 
 
 def test_rows_joined_on_what_both_are_partitioned_by_see_that_partition_alone() -> None:
     daily = dataset("a", "day", "day"), dataset("b", "day", "day")
     joined = reach(*daily, on=["shop", "day"], as_of=None)
-    assert list(joined.awaited("2013-01-05")) == ["2013-01-05"]
-    assert joined.seen("2013-01-05", ["2013-01-04", "2013-01-05"]) == ["2013-01-05"]
+    assert list(joined.list_awaited("2013-01-05")) == ["2013-01-05"]
+    assert joined.list_visible("2013-01-05", ["2013-01-04", "2013-01-05"]) == ["2013-01-05"]
     by_shop = reach(dataset("a", "value"), dataset("b", "value"), as_of=None)
-    assert list(by_shop.awaited("south")) == ["south"]
-    assert by_shop.seen("south", ["north", "south"]) == ["south"]
-    assert by_shop.seen("west", ["north", "south"]) == []
+    assert list(by_shop.list_awaited("south")) == ["south"]
+    assert by_shop.list_visible("south", ["north", "south"]) == ["south"]
+    assert by_shop.list_visible("west", ["north", "south"]) == []
 
 
 @pytest.mark.parametrize(
@@ -108,13 +115,13 @@ def test_where_time_does_not_tell_all_is_seen_and_none_waited_for(
 ) -> None:
     found = reach(own, other, **lookup)
     assert not found.is_bounded
-    assert list(found.awaited("south")) == []
-    assert found.seen("south", ["x", "y"]) == ["x", "y"]
+    assert list(found.list_awaited("south")) == []
+    assert found.list_visible("south", ["x", "y"]) == ["x", "y"]
 
 
 def test_the_longest_duration_reaches_back_to_the_beginning() -> None:
     daily = reach(dataset("a", "day"), dataset("b", "day"), tolerance="999999d")
-    assert daily.seen("2013-01-02", ["2012-01-01", "2013-01-03"]) == ["2012-01-01"]
+    assert daily.list_visible("2013-01-02", ["2012-01-01", "2013-01-03"]) == ["2012-01-01"]
 
 
 MOMENTS = st.datetimes(datetime(2013, 1, 1), datetime(2014, 3, 31), timezones=st.just(UTC))  # noqa: DTZ001
@@ -143,9 +150,9 @@ def test_whatever_a_row_can_see_is_seen(
     found = reach(own, other, lag=f"{hours[0]}h", tolerance=f"{sum(hours)}h")
     seen_at = moment - lag - min(back, tolerance - lag)
     (key,), (held,) = (key_of(own, moment), key_of(other, seen_at))
-    assert list(found.seen(key, [held])) == [held]
-    awaited = list(found.awaited(key))
-    assert list(found.seen(key, awaited)) == awaited
+    assert list(found.list_visible(key, [held])) == [held]
+    awaited = list(found.list_awaited(key))
+    assert list(found.list_visible(key, awaited)) == awaited
 
 
 def key_of(spec: DatasetSpec, moment: datetime) -> list[str]:

@@ -256,20 +256,20 @@ def test_rows_unlike_training_are_named_from_stored_profiles(
     world = new_world(tmp_path, instance)
     landed(world, *range(7))
     days = [key(n) for n in range(7)]
-    assert built(world, *range(7)).unlike == []
+    assert built(world, *range(7)).mismatches == []
     build_profiles(world.state, days, "run")
     in_production(world, 0, 5, 6)
     landed(world, 7)
     landed(world, 8, shift=9.0)
     for data in (tmp_path / "delta" / "churn" / "features").glob("*.parquet"):
         data.unlink()  # no stored row is read
-    (case,) = built(world, 7, 8).unlike
+    (case,) = built(world, 7, 8).mismatches
     assert (case["partition"], case["column"]) == (key(8), "x")
     assert case["finding"] == "beyond the range trained on"
     world.spec = new_world(
         tmp_path, instance, features={"sql": "SELECT x, 1 AS one FROM rows"}
     ).spec
-    cases = {(case["column"], case["finding"]) for case in built(world, 7).unlike}
+    cases = {(case["column"], case["finding"]) for case in built(world, 7).mismatches}
     assert cases == {
         ("one", "one value alone"),
         ("one", "not trained on"),
