@@ -1,6 +1,4 @@
-"""What a run leaves on its assets for people: rows, columns, numbers that the UI draws over time.
-
-What a person looks at after monitoring: what moved, when, and whether it asks for retraining.
+"""Describe for people what a run did: tables, numbers that the UI draws over time, pictures.
 
 Not here: the numbers.
 """
@@ -27,22 +25,22 @@ ROWS = "dagster/partition_row_count"
 
 
 def describe_table(tables: Tables, table: str) -> dict[str, Any]:
-    """A table as it is now: name, place, version, rows and columns."""
-    found = tables.describe(table)
-    schema = found.schema if found else {}
+    """Return name, place, version, rows and columns of a table as it is now."""
+    summary = tables.describe(table)
+    schema = summary.schema if summary else {}
     columns = [dg.TableColumn(name, str(dtype)) for name, dtype in schema.items()]
     return {
         "dagster/table_name": table,
         "dagster/uri": tables.uri(table),
-        "dagster/row_count": found.rows if found else 0,
+        "dagster/row_count": summary.rows if summary else 0,
         "dagster/column_schema": dg.TableSchema(columns),
-        "delta_version": found.version if found else 0,
-        **({"columns_widened": found.widened} if found and found.widened else {}),
+        "delta_version": summary.version if summary else 0,
+        **({"columns_widened": summary.widened} if summary and summary.widened else {}),
     }
 
 
 def round_series(numbers: pl.DataFrame) -> dict[str, dict[str, float]]:
-    """Numbers of each partition, by its key, rounded to be drawn.
+    """Return the numbers of each partition by its key, rounded to be drawn.
 
     Args:
         numbers: A row a partition: its key and columns of numbers; nulls are left out.
@@ -56,17 +54,17 @@ def round_series(numbers: pl.DataFrame) -> dict[str, dict[str, float]]:
 
 def add_series(context: dg.AssetExecutionContext, key: dg.AssetKey, numbers: pl.DataFrame) -> None:
     """Leave numbers on each partition of the asset that a run materializes."""
-    for partition, found in round_series(numbers).items():
-        context.add_asset_metadata(found, key, None if partition == ALL else partition)
+    for partition, values in round_series(numbers).items():
+        context.add_asset_metadata(values, key, None if partition == ALL else partition)
 
 
 def round_number(value: float) -> float:
-    """A number as it is shown; whole ones as they are."""
+    """Round a number to be drawn; leave an integer as it is."""
     return value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")
 
 
 def link_mlflow_run(tracking_uri: str, run_id: str) -> dg.MetadataValue[Any]:
-    """Where a run is seen in MLflow: a link to its server, else how to open the database."""
+    """Return a link to a run on the MLflow server, or how to open the database."""
     if tracking_uri.startswith(("http://", "https://")):
         return dg.MetadataValue.url(f"{tracking_uri.rstrip('/')}/#/runs/{run_id}")
     return dg.MetadataValue.md(
@@ -75,7 +73,7 @@ def link_mlflow_run(tracking_uri: str, run_id: str) -> dg.MetadataValue[Any]:
 
 
 def draw_pictures(context: dg.AssetExecutionContext, state: ModelState, key: str) -> dict[str, Any]:
-    """Metadata of monitoring; what was monitored is stored by now, and stands without it.
+    """Return pictures as metadata of monitoring, or why there are none.
 
     Args:
         context: Of the run, which logs why there is none.
@@ -84,7 +82,7 @@ def draw_pictures(context: dg.AssetExecutionContext, state: ModelState, key: str
     """
     try:
         return _draw_pictures(state, key)
-    except Exception:  # a run that failed here would not be asked for again
+    except Exception:  # what was monitored is stored by now, so the run must not fail
         context.log.exception("no pictures of %s", key)
         return {"pictures": "not drawn, see the log of the run"}
 
@@ -95,13 +93,13 @@ def _draw_pictures(state: ModelState, key: str) -> dict[str, Any]:
 
     table = state.table("monitoring")
     rows = state.tables.collect(state.tables.scan(table), table)
-    wish = decide(state.spec, state.situation())
-    said = [{"cause": one.cause, "fired": one.fired, "reason": one.reason} for one in wish.causes]
+    request = decide(state.spec, state.situation())
+    names = ("cause", "fired", "reason")
+    causes = [{name: getattr(cause, name) for name in names} for cause in request.causes]
+    moved = draw_movers(*read_sides(state, key), status.list_moved_columns(state))
     return {
         "drift": dg.MetadataValue.md(to_markdown(draw_watched_drift(rows))),
-        "moved": dg.MetadataValue.md(
-            to_markdown(draw_movers(*read_sides(state, key), status.list_moved_columns(state)))
-        ),
-        "retrain": wish.reason,
-        "causes": checks.table(said),
+        "moved": dg.MetadataValue.md(to_markdown(moved)),
+        "retrain": request.reason,
+        "causes": checks.table(causes),
     }

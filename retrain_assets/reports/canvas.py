@@ -1,6 +1,6 @@
-"""How every picture looks: white ground, one headline, literal names, small PNG files.
+"""Give every picture the same look: white ground, one headline, literal names, small PNG files.
 
-A figure belongs to whoever asked for it: nothing here is global. Not here: what is drawn.
+A figure belongs to its caller: nothing here is global. Not here: what is drawn.
 """
 
 from __future__ import annotations
@@ -24,25 +24,26 @@ MULTIPLES = [0, 0.25, 0.5, 0.75, 1, 2, 4, 8]
 LINE_POINTS, LETTERS_AN_INCH = 14, 14.5
 TITLE_WIDTH, NAME_WIDTH = 80, 40
 MOST_LABELS = 7
+SLANTED: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
 PALETTE_COLOURS = 128
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches of 100 pixels."""
+    """Return an empty figure, in inches of 100 pixels."""
     from matplotlib.figure import Figure
 
     return Figure((width, height), dpi=100, layout="constrained", facecolor="white")
 
 
 def draw_message(text: str) -> Figure:
-    """A figure for when there is nothing to draw."""
+    """Return a figure that says why there is nothing to draw."""
     figure = new_figure(6.4, 1.2)
     figure.text(0.5, 0.5, shorten(text), ha="center", va="center", color=GREY)
     return figure
 
 
 def to_png(figure: Figure) -> bytes:
-    """A figure as a PNG file with a palette: a third of the size, the same bytes each time."""
+    """Return a figure as a PNG file with a palette: a third of the size, always the same bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
@@ -105,10 +106,8 @@ def draw_multiples(axes: Axes, multiples: np.ndarray, *, bounded: bool) -> None:
     bar = axes.figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=36, pad=0.02)
     bar.set_ticks(steps, labels=[f"{step:g}" for step in steps])
     bar.ax.tick_params(labelsize=8, length=0)
-    bar.set_label(
-        "multiples of the threshold: an alert from 1 on" if bounded else "share of the largest",
-        fontsize=8,
-    )
+    unit = "multiples of the threshold: an alert from 1 on" if bounded else "share of the largest"
+    bar.set_label(unit, fontsize=8)
 
 
 def tidy_cells(axes: Axes, names: Sequence[str]) -> None:
@@ -126,13 +125,12 @@ def label_some(axes: Axes, names: Sequence[str], most: int = MOST_LABELS) -> Non
     step = -(-len(names) // most)
     places = range(len(names) - 1, -1, -step)
     labels = [shorten(names[place]) for place in places]
-    slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-    long = max(map(len, labels)) > len("2013-01-01")
-    axes.set_xticks(places, labels, **(slanted if long else {}))
+    is_long = max(map(len, labels)) > len("2013-01-01")
+    axes.set_xticks(places, labels, **(SLANTED if is_long else {}))
 
 
 def shorten(text: str, width: int = NAME_WIDTH) -> str:
-    """Text from the data on one line, shortened in the middle, and never taken for mathematics.
+    """Return text from the data on one line, shortened in the middle, never as mathematics.
 
     Args:
         text: Such as the name of a column.

@@ -1,4 +1,4 @@
-"""Pictures of what moved: which column when, and the farthest then and now, from summaries alone.
+"""Draw what moved from summaries alone: which column when, and the farthest then and now.
 
 Not here: which they are, and how pictures look.
 """
@@ -27,20 +27,20 @@ BINS, CATEGORIES, CUT = 24, 8, (0.005, 0.995)
 
 
 def draw_watched_drift(monitoring: pl.DataFrame) -> Figure:
-    """When which column moved, by whichever of its measures is farthest beyond its threshold.
+    """Draw when which column moved, by the measure that is farthest beyond its threshold.
 
     Args:
         monitoring: As `draw_drift` takes it; PSI is drawn where nothing has a threshold.
     """
-    held = monitoring.filter(
+    bounded = monitoring.filter(
         pl.col("role").is_in([FEATURE, PREDICTION, TARGET]),
         pl.col("threshold").is_not_null(),
         pl.col("measure") != P_VALUE,
     )
-    if held.is_empty():
+    if bounded.is_empty():
         return draw_drift(monitoring, UNWATCHED)
     multiple = pl.col("statistic") / pl.col("threshold")
-    multiples = held.with_columns(
+    multiples = bounded.with_columns(
         measure=pl.lit(WATCHED), statistic=multiple, threshold=pl.lit(1.0)
     ).sort("statistic", descending=True, nulls_last=True)
     farthest = multiples.unique([PARTITION, "role", "column"], keep="first", maintain_order=True)
@@ -52,36 +52,36 @@ def draw_movers(
     current: Mapping[str, ColumnProfile],
     moved: Sequence[Mapping[str, Any]],
 ) -> Figure:
-    """Distributions of some columns in the reference and in the window.
+    """Draw distributions of some columns in the reference and in the window.
 
     Args:
         reference: Summaries by column.
         current: The same of the window.
         moved: Of each column `column`, `measure`, `statistic`, `threshold` and `effect`.
     """
-    shown = [row for row in moved if row["column"] in reference and row["column"] in current]
-    if not shown:
+    rows = [row for row in moved if row["column"] in reference and row["column"] in current]
+    if not rows:
         return canvas.draw_message("nothing is held against a threshold yet")
     figure = canvas.new_figure(8.0, 3.2)
-    plots = figure.subplots(1, len(shown), squeeze=False)[0]
-    for axes, row in zip(plots, shown, strict=True):
+    plots = figure.subplots(1, len(rows), squeeze=False)[0]
+    for axes, row in zip(plots, rows, strict=True):
         sides = reference[row["column"]], current[row["column"]]
         (_draw_numbers if sides[0].kind == "numeric" else _draw_categories)(axes, *sides)
-        told = f"{canvas.shorten(row['column'])}\n{canvas.shorten(row['effect'] or '')}"
-        axes.set_title(told, fontsize=9, loc="left")
-    first = shown[0]
-    said = f"farthest: {first['column']}, {first['measure']} {first['statistic']:.3g}"
-    said += f" against a threshold of {first['threshold']:.3g}"
+        title = f"{canvas.shorten(row['column'])}\n{canvas.shorten(row['effect'] or '')}"
+        axes.set_title(title, fontsize=9, loc="left")
+    first = rows[0]
+    note = f"farthest: {first['column']}, {first['measure']} {first['statistic']:.3g}"
+    note += f" against a threshold of {first['threshold']:.3g}"
     for axes in plots[1:]:  # one legend is enough
-        for drawn in (*axes.patches, *axes.containers):
-            drawn.set_label("_")
-    canvas.draw_headline(figure, "What moved most: then (grey) and now (orange)", said)
+        for artist in (*axes.patches, *axes.containers):
+            artist.set_label("_")
+    canvas.draw_headline(figure, "What moved most: then (grey) and now (orange)", note)
     canvas.tidy(*plots)
     return figure
 
 
 def _draw_numbers(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None:
-    """Shares in even bins over the bulk of both sides."""
+    """Draw shares in even bins over the bulk of both sides."""
     sketches = [side.sketch for side in (before, now) if side.sketch and side.filled]
     if not sketches:
         return
@@ -96,7 +96,7 @@ def _draw_numbers(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None
 
 
 def _draw_categories(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None:
-    """Shares of the most frequent values of either side."""
+    """Draw shares of the most frequent values of either side."""
     sides = [
         {name: rows / max(side.filled, 1) for name, rows in (side.counts or {}).items()}
         for side in (before, now)
@@ -104,8 +104,8 @@ def _draw_categories(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> N
     larger = {name: max(side.get(name, 0) for side in sides) for name in {*sides[0], *sides[1]}}
     names = sorted(larger, key=lambda name: (-larger[name], name))[:CATEGORIES]
     places = np.arange(len(names))
-    for side, shift, colour, name in zip(
-        sides, (-0.2, 0.2), (GREY, ORANGE), ("then", "now"), strict=True
-    ):
-        axes.bar(places + shift, [side.get(key, 0) for key in names], 0.4, color=colour, label=name)
+    looks = ((-0.2, GREY, "then"), (0.2, ORANGE, "now"))
+    for side, (shift, colour, label) in zip(sides, looks, strict=True):
+        shares = [side.get(key, 0) for key in names]
+        axes.bar(places + shift, shares, 0.4, color=colour, label=label)
     axes.set_xticks(places, [canvas.shorten(name, 12) for name in names], rotation=40, ha="right")

@@ -1,6 +1,4 @@
-"""The pictures beside the numbers: one figure a call, drawn without any global state.
-
-A picture of what policies would have brought and cost.
+"""Draw the pictures beside the numbers: one figure a call, without any global state.
 
 Not here: what is measured, and where pictures are stored.
 """
@@ -9,8 +7,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +34,7 @@ IDENTITY = ["role", "column"]
 def draw_holdout(
     kind: Kind, target: np.ndarray, prediction: np.ndarray, classes: Sequence[Any] | None = None
 ) -> Figure:
-    """The picture of a model's predictions on its holdout.
+    """Draw a model's predictions on its holdout.
 
     Args:
         kind: The kind of prediction.
@@ -46,16 +43,13 @@ def draw_holdout(
             (rows,), as the kind has it.
         classes: The class of each column of `prediction`, for multiclass.
     """
-    drawn_by: dict[Kind, Callable[[np.ndarray, np.ndarray], Figure]] = {
-        "binary": draw_reliability,
-        "multiclass": partial(draw_confusion, classes=classes if classes is not None else ()),
-        "regression": draw_actual,
-    }
-    return drawn_by[kind](target, prediction)
+    if kind == "multiclass":
+        return draw_confusion(target, prediction, classes if classes is not None else ())
+    return (draw_reliability if kind == "binary" else draw_actual)(target, prediction)
 
 
 def draw_reliability(target: np.ndarray, prediction: np.ndarray) -> Figure:
-    """Whether predicted probabilities are what happens.
+    """Draw whether predicted probabilities are what happens.
 
     Args:
         target: Labels, of shape (rows,): 0 and 1, or booleans.
@@ -81,16 +75,15 @@ def draw_reliability(target: np.ndarray, prediction: np.ndarray) -> Figure:
         label=["label 1", "label 0"],
     )
     counts.set(xlabel="predicted probability", ylabel="rows")
-    said = (
-        f"{len(positive):,} rows: {prediction.mean():.1%} predicted, {positive.mean():.1%} observed"
-    )
-    canvas.draw_headline(figure, "Predicted probability against observed share", said)
+    shares = f"{prediction.mean():.1%} predicted, {positive.mean():.1%} observed"
+    note = f"{len(positive):,} rows: {shares}"
+    canvas.draw_headline(figure, "Predicted probability against observed share", note)
     canvas.tidy(axes, counts)
     return figure
 
 
 def draw_actual(target: np.ndarray, prediction: np.ndarray) -> Figure:
-    """Where predicted numbers lie beside what they turned out to be.
+    """Draw predicted numbers against what they turned out to be.
 
     Args:
         target: Actual values, of shape (rows,).
@@ -104,31 +97,33 @@ def draw_actual(target: np.ndarray, prediction: np.ndarray) -> Figure:
 
     figure = canvas.new_figure(6.4, 4.8)
     axes = figure.subplots()
-    (left, right), (low, high) = _cut_tails(prediction), _cut_tails(target)
-    shown = (left <= prediction) & (prediction <= right) & (low <= target) & (target <= high)
+    x_limits, y_limits = _cut_tails(prediction), _cut_tails(target)
+    inside = _is_within(prediction, x_limits) & _is_within(target, y_limits)
     density = axes.hexbin(
-        prediction[shown],
-        target[shown],
+        prediction[inside],
+        target[inside],
         gridsize=(44, 22),
-        extent=(left, right, low, high),
+        extent=(*x_limits, *y_limits),
         bins="log",
         mincnt=1,
         cmap=LinearSegmentedColormap.from_list("density", DENSITY),
         linewidths=0.1,
     )
     figure.colorbar(density, ax=axes, label="rows", pad=0.02).outline.set_visible(False)
-    axes.axline((low, low), slope=1, color=INK, linestyle="--", linewidth=1, label="ideal")
+    axes.axline(
+        (y_limits[0], y_limits[0]), slope=1, color=INK, linestyle="--", linewidth=1, label="ideal"
+    )
     axes.plot(*_average_bins(prediction, target), color=ORANGE, marker="o", label="mean actual")
-    axes.set(xlim=(left, right), ylim=(low, high), xlabel="predicted", ylabel="actual")
+    axes.set(xlim=x_limits, ylim=y_limits, xlabel="predicted", ylabel="actual")
     error = f"mean absolute error {np.abs(prediction - target).mean():.3g}"
-    said = f"{len(target):,} rows, {(~shown).sum():,} beyond the axes: {error}"
-    canvas.draw_headline(figure, "Predicted against actual", said)
+    note = f"{len(target):,} rows, {(~inside).sum():,} beyond the axes: {error}"
+    canvas.draw_headline(figure, "Predicted against actual", note)
     canvas.tidy(axes)
     return figure
 
 
 def draw_confusion(target: np.ndarray, probabilities: np.ndarray, classes: Sequence[Any]) -> Figure:
-    """Which classes are taken for which.
+    """Draw which classes are taken for which.
 
     Args:
         target: Actual class of each row, of shape (rows,).
@@ -151,24 +146,19 @@ def draw_confusion(target: np.ndarray, probabilities: np.ndarray, classes: Seque
             colour = "white" if value > 55 else INK  # noqa: PLR2004 where the blue turns dark
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour)
     labels = [canvas.shorten(name) for name in names]
-    axes.set_xticks(range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_xticks(range(len(names)), labels, **canvas.SLANTED)
     axes.set(xlabel="predicted", ylabel="actual")
     right = f"{np.mean(np.equal(actual, predicted)):.1%} right"
-    said = f"{len(actual):,} rows, {right}; numbers are per cent of each actual class"
-    canvas.draw_headline(figure, "Predicted against actual class", said)
+    note = f"{len(actual):,} rows, {right}; numbers are per cent of each actual class"
+    canvas.draw_headline(figure, "Predicted against actual class", note)
     canvas.tidy_cells(axes, names)
     return figure
 
 
 def draw_gains(
-    blocks: Sequence[str],
-    gains: Sequence[float],
-    gain: float,
-    low: float,
-    high: float,
-    title: str,
+    blocks: Sequence[str], gains: Sequence[float], gain: float, low: float, high: float, title: str
 ) -> Figure:
-    """Whether the candidate is better, and how sure that is.
+    """Draw whether the candidate is better, and how sure that is.
 
     Args:
         blocks: Names of the holdout's blocks, in order.
@@ -194,7 +184,7 @@ def draw_gains(
 
 
 def draw_drift(monitoring: pl.DataFrame, measure: str) -> Figure:
-    """When which column drifted.
+    """Draw when which column drifted.
 
     Args:
         monitoring: A row per partition, role, measure and column, with `statistic`, `threshold`
@@ -205,9 +195,8 @@ def draw_drift(monitoring: pl.DataFrame, measure: str) -> Figure:
         The 30 columns that drifted most in the newest partition, over the newest 120 partitions,
         in multiples of their threshold. Only what alerts is orange to red.
     """
-    rows = monitoring.filter(pl.col("measure") == measure).with_columns(
-        pl.col("statistic").fill_nan(None)
-    )
+    rows = monitoring.filter(pl.col("measure") == measure)
+    rows = rows.with_columns(pl.col("statistic").fill_nan(None))
     if rows.is_empty():
         return canvas.draw_message(f"{measure}: nothing monitored yet")
     partitions = rows[PARTITION].unique().sort().tail(MOST_PARTITIONS).to_list()
@@ -225,30 +214,30 @@ def draw_drift(monitoring: pl.DataFrame, measure: str) -> Figure:
     return figure
 
 
-def draw_importance(losses: dict[str, float], said: str) -> Figure:
-    """What each feature is worth, the most first.
+def draw_importance(losses: dict[str, float], note: str) -> Figure:
+    """Draw what each feature is worth, the most first.
 
     Args:
         losses: By feature, how much worse predictions are without it.
-        said: How that was measured.
+        note: How that was measured.
     """
     most = sorted(losses.items(), key=lambda item: item[1])[-MOST_COLUMNS:]
     figure = canvas.new_figure(6.4, 1.6 + 0.22 * len(most))
     axes = figure.subplots()
     axes.barh(range(len(most)), [loss for _, loss in most], color=BLUE, label="loss")
     axes.set_yticks(range(len(most)), [canvas.shorten(name) for name, _ in most])
-    canvas.draw_headline(figure, "What each feature is worth", said)
+    canvas.draw_headline(figure, "What each feature is worth", note)
     canvas.tidy(axes)
     return figure
 
 
 def to_markdown(figure: Figure) -> str:
-    """A figure as a picture within Markdown, with nothing to fetch."""
+    """Return a figure as a picture within Markdown, with nothing to fetch."""
     return f"![figure](data:image/png;base64,{b64encode(canvas.to_png(figure)).decode()})"
 
 
 def _average_bins(prediction: np.ndarray, actual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean prediction and mean actual value in bins of equally many rows; ties stay together."""
+    """Return mean prediction and mean actual value in bins of equal size; ties stay together."""
     shares = np.arange(1, BINS + 1) / BINS
     ends = np.unique(np.quantile(prediction, shares, method="inverted_cdf"))
     place = np.searchsorted(ends, prediction)
@@ -257,9 +246,13 @@ def _average_bins(prediction: np.ndarray, actual: np.ndarray) -> tuple[np.ndarra
 
 
 def _cut_tails(values: np.ndarray) -> tuple[float, float]:
-    """All but the outermost half per cent at each end, never of zero width."""
+    """Return the range without half a per cent at each end, never of zero width."""
     low, high = np.quantile(values, [0.005, 0.995], method="inverted_cdf")
     return (low, high) if low < high else (low - 1, high + 1)
+
+
+def _is_within(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    return (limits[0] <= values) & (values <= limits[1])
 
 
 def _list_classes(actual: Sequence[str], columns: Sequence[str]) -> list[str]:
@@ -273,7 +266,7 @@ def _list_classes(actual: Sequence[str], columns: Sequence[str]) -> list[str]:
 def _count_percent(
     actual: Sequence[str], predicted: Sequence[str], names: Sequence[str]
 ) -> np.ndarray:
-    """Of each actual class (rows), how much is predicted as each; what is not named counts last."""
+    """Return how much of each actual class (rows) is predicted as which; unnamed counts last."""
     place = {name: position for position, name in enumerate(names)}
     counts = np.zeros((len(names), len(names)))
     for (row, column), count in Counter(zip(actual, predicted, strict=True)).items():
@@ -291,7 +284,7 @@ def _describe_gain(low: float, high: float) -> str:
 
 
 def _rank_columns(rows: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFrame:
-    """Role and column of the heat map's rows, the largest newest statistic first."""
+    """Return role and column of the heat map's rows, the largest newest statistic first."""
     ranked = rows.select(IDENTITY).unique().join(newest, on=IDENTITY, how="left")
     order = ranked.sort("statistic", *IDENTITY, descending=[True, False, False], nulls_last=True)
     return order.select(IDENTITY).head(MOST_COLUMNS)
@@ -304,7 +297,7 @@ def _name_row(role: str, column: str) -> str:
 def _divide_by_threshold(
     rows: pl.DataFrame, columns: pl.DataFrame, partitions: Sequence[str]
 ) -> np.ndarray:
-    """Statistics in multiples of their threshold, of shape (columns, partitions).
+    """Return statistics in multiples of their threshold, of shape (columns, partitions).
 
     What alerts is at or above 1 and nothing else is, so that the colours say what was decided; a
     statistic without a threshold is held against the largest that there is.
@@ -323,32 +316,28 @@ LINES, FEW_LABELS = (BLUE, GREEN, PURPLE, GREY), 4
 
 
 def draw_replay(outcome: Outcome) -> Figure:
-    """Cost and benefit of each policy, and when the benefit came about."""
+    """Draw cost and benefit of each policy, and when the benefit came about."""
     figure = canvas.new_figure(9.6, max(4.4, 1.8 + 0.24 * len(outcome.standings)))
-    left, right = figure.subplots(1, 2)
+    means, gains = figure.subplots(1, 2)
     metric = get_metric(outcome.metric)
-    ranked = sorted(outcome.standings, key=lambda one: metric.gain(one.mean, 0.0))
-    for place, one in enumerate(ranked):
-        colour = ORANGE if one.name == outcome.best else BLUE if one.gated else GREY
-        left.plot(one.mean, place, "o" if one.gated else "s", color=colour)
-        said = f"{one.fits} fits"
-        left.annotate(
-            said, (one.mean, place), (7, 0), textcoords="offset points", fontsize=8, va="center"
-        )
-    left.set_yticks(range(len(ranked)), [canvas.shorten(one.name) for one in ranked])
-    left.set(xlabel=f"mean {outcome.metric}")
-    left.margins(x=0.2, y=0.1)
-    first, *others = outcome.standings
-    shown = sorted(others, key=lambda one: -one.gain)[: len(LINES)]
-    for one, own in zip(shown, LINES, strict=False):
-        colour = ORANGE if one.name == outcome.best else own
-        gains = np.cumsum(outcome.gains(one.name))
-        right.plot(gains, label=canvas.shorten(one.name), color=colour)
-    right.axhline(0, color=INK, linewidth=1)
-    right.set(ylabel=f"summed gain over {canvas.shorten(first.name)}")
-    canvas.label_some(right, outcome.shared, FEW_LABELS)
-    canvas.draw_headline(
-        figure, "What policies would have brought, the best on top", outcome.summary
-    )
-    canvas.tidy(left, right)
+    ranked = sorted(outcome.standings, key=lambda standing: metric.gain(standing.mean, 0.0))
+    offset: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "va": "center"}
+    for place, policy in enumerate(ranked):
+        colour = ORANGE if policy.name == outcome.best else BLUE if policy.gated else GREY
+        means.plot(policy.mean, place, "o" if policy.gated else "s", color=colour)
+        means.annotate(f"{policy.fits} fits", (policy.mean, place), (7, 0), **offset)
+    means.set_yticks(range(len(ranked)), [canvas.shorten(policy.name) for policy in ranked])
+    means.set(xlabel=f"mean {outcome.metric}")
+    means.margins(x=0.2, y=0.1)
+    first, *rest = outcome.standings
+    best = sorted(rest, key=lambda standing: -standing.gain)[: len(LINES)]
+    for policy, line in zip(best, LINES, strict=False):
+        colour, label = ORANGE if policy.name == outcome.best else line, canvas.shorten(policy.name)
+        gains.plot(np.cumsum(outcome.gains(policy.name)), label=label, color=colour)
+    gains.axhline(0, color=INK, linewidth=1)
+    gains.set(ylabel=f"summed gain over {canvas.shorten(first.name)}")
+    canvas.label_some(gains, outcome.shared, FEW_LABELS)
+    title = "What policies would have brought, the best on top"
+    canvas.draw_headline(figure, title, outcome.summary)
+    canvas.tidy(means, gains)
     return figure

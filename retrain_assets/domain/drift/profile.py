@@ -34,15 +34,15 @@ Kind = Literal["numeric", "category"]
 
 K = 800
 CATEGORY_BOUND = 1000
-PROFILE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    PARTITION: pl.String,
-    "column": pl.String,
-    "kind": pl.String,
-    "rows": pl.Int64,
-    "nulls": pl.Int64,
-    "sketch": pl.Binary,
-    "counts": pl.String,
-    "others": pl.Int64,
+PROFILE_SCHEMA: dict[str, pl.DataType] = {
+    PARTITION: pl.String(),
+    "column": pl.String(),
+    "kind": pl.String(),
+    "rows": pl.Int64(),
+    "nulls": pl.Int64(),
+    "sketch": pl.Binary(),
+    "counts": pl.String(),
+    "others": pl.Int64(),
 }
 _ROWS, _COUNT = "_rows", "_count"
 # Nulls, sketch, counts and others of one block.

@@ -100,9 +100,13 @@ def _join_as_of(
             f"lookup {name}: {repeated.height} rows share {', '.join(spec.on)} and {time} with "
             f"another, such as {example}: which is meant cannot be told, so make them its key"
         )
-    left = rows.with_row_index(_ORDER).with_columns(pl.col(time).cast(_STAMP).alias(_AT)).sort(_AT)
+    ordered = (
+        rows.with_row_index(_ORDER).with_columns(pl.col(time).cast(_STAMP).alias(_AT)).sort(_AT)
+    )
     tolerance = duration(spec.tolerance) - lag if spec.tolerance else None
-    joined = left.join_asof(right, on=_AT, by=spec.on, tolerance=tolerance, check_sortedness=False)
+    joined = ordered.join_asof(
+        right, on=_AT, by=spec.on, tolerance=tolerance, check_sortedness=False
+    )
     return joined.sort(_ORDER).drop(_ORDER, _AT)
 
 

@@ -1,4 +1,4 @@
-"""Monitoring of a range of partitions, from summaries alone: no row is read.
+"""Monitor a range of partitions from summaries alone: no row is read.
 
 Not here: the statistics, and what is done about an alert.
 """
@@ -7,20 +7,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 
 import polars as pl
 
+from retrain_assets.domain import windows
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift import observations as watch
 from retrain_assets.domain.drift.measures import describe_effect
 from retrain_assets.domain.drift.permutation_test import pool
 from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, ColumnProfile, merge
-from retrain_assets.domain.windows import (
-    mature_partitions,
-    reference_partitions,
-    take_through,
-    widen_ranges,
-)
 from retrain_assets.specs.triggers import DriftTrigger
 from retrain_assets.steps.decision.judge import BLOCK
 from retrain_assets.steps.features.build import BuildResult, describe_commit, list_ready
@@ -28,9 +24,9 @@ from retrain_assets.steps.monitoring.predict import PERFORMANCE_SCHEMA
 from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE, ModelState, landed_rows
 from retrain_assets.stores.ledger import LedgerRow
 
-Sides = tuple[dict[str, ColumnProfile], dict[str, ColumnProfile]]
-
-Found = tuple[tuple[str, ...], watch.Observation]
+Profiles = dict[str, ColumnProfile]
+Blocks = Mapping[str, pl.DataFrame]
+Observations = Iterator[tuple[tuple[str, ...], watch.Observation]]  # each with its window
 
 
 def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildResult:
@@ -40,36 +36,44 @@ def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildR
     runs of single partitions come to the same in whatever order.
     """
     sources = state.sources()
-    asked, watcher = list_ready(state, partitions, sources), _Watcher(state, sources)
-    ranges = widen_ranges(tuple(sources), asked, state.spec.monitoring_span)
-    watched = {key for key in state.built() for first, last in ranges if first <= key <= last}
-    keys = sorted(watched.union(asked))
+    ready, watcher = list_ready(state, partitions, sources), _Watcher(state, sources)
+    ranges = windows.widen_ranges(tuple(sources), ready, state.spec.monitoring_span)
+    affected = {key for key in state.built() for first, last in ranges if first <= key <= last}
+    keys = sorted(affected.union(ready))
     rows = pl.DataFrame(
         [
-            {PARTITION: key, SOURCE: made_from, **found}
+            {PARTITION: key, SOURCE: source, **observation}
             for key in keys
-            if (made_from := watcher.made_from(key)) is not None
-            for found in watcher.observations(key)
+            if (source := watcher.get_source(key)) is not None
+            for observation in watcher.observe(key)
         ],
         schema=MONITORING_SCHEMA,
     )
-    version = state.tables.replace(
-        state.table("monitoring"), rows, keys, describe_commit(run_id, keys)
-    )
-    return BuildResult(asked, rows.filter(pl.col(PARTITION).is_in(asked)), version)
+    commit = describe_commit(run_id, keys)
+    version = state.tables.replace(state.table("monitoring"), rows, keys, commit)
+    return BuildResult(ready, rows.filter(pl.col(PARTITION).is_in(ready)), version)
 
 
-def read_sides(
-    state: ModelState, key: str
-) -> tuple[dict[str, ColumnProfile], dict[str, ColumnProfile]]:
-    """Summaries of the reference and of the window that ends at a partition, by column.
+def read_sides(state: ModelState, key: str) -> tuple[Profiles, Profiles]:
+    """Return summaries of the reference and of the window that ends at a partition, by column.
 
     Both are empty where nothing was in production.
     """
     watcher = _Watcher(state, {})
-    production, window = watcher.history.production_at(key), watcher.window(key)
-    known = watcher.held_against(window, production) if production and window else ()
-    return (watcher.merged(known), watcher.merged(window)) if known else ({}, {})
+    production, window = watcher.history.production_at(key), watcher.get_window(key)
+    reference = watcher.list_reference(window, production) if production and window else ()
+    return (watcher.merge(reference), watcher.merge(window)) if reference else ({}, {})
+
+
+class _Comparison(NamedTuple):
+    """The columns of a reference and of a window, whose blocks can be drawn from."""
+
+    role: str
+    trigger: DriftTrigger | None
+    sides: Sequence[Profiles]
+    blocks: Blocks
+    reference: tuple[str, ...]
+    window: tuple[str, ...]
 
 
 class _Watcher:
@@ -79,14 +83,14 @@ class _Watcher:
         self.state = state if state.memo is not None else replace(state, memo={})
         self.sources, self.history = sources, state.ledger.read()
         self.landed = landed_rows(state.tables, state.dataset.name)
-        self.profiles = state.once(("profile",), lambda: self._by_partition("profile"))
-        self.outputs = self._by_partition("prediction_profile")
-        self.known = tuple(self.profiles)
-        self.expected_output = cache(self._expected_output)
-        self.metric_values = cache(self._metric_values)
+        self.profiles = state.once(("profile",), lambda: self._read("profile"))
+        self.outputs = self._read("prediction_profile")
+        self.keys = tuple(self.profiles)
+        self.expected_output = cache(self._read_expected_output)
+        self.metric_values = cache(self._read_metric_values)
 
-    def made_from(self, key: str) -> str | None:
-        """What the profile of a partition was built from, whatever has landed since.
+    def get_source(self, key: str) -> str | None:
+        """Return what the profile of a partition was built from, whatever has landed since.
 
         Without rows there is no profile, and whatever has landed comes to the same. None where rows
         have landed since: they are built first.
@@ -95,173 +99,148 @@ class _Watcher:
             return str(self.profiles[key][SOURCE][0])
         return None if self.landed.get(key) else self.sources[key]
 
-    def observations(self, key: str) -> Iterator[dict[str, object]]:
-        """All observations of the window that ends at a partition."""
+    def observe(self, key: str) -> Iterator[dict[str, object]]:
+        """Yield all observations of the window that ends at a partition."""
         production = self.history.production_at(key)
         version = production.version if production else None
-        for window, found in self._windows(key, production):
-            yield {
-                **vars(found),
-                "model_version": version,
-                "window_from": window[0],
-                "window_to": window[-1],
-            }
+        for window, observation in self._observe(key, production):
+            ends = {"window_from": window[0], "window_to": window[-1]}
+            yield {**vars(observation), "model_version": version, **ends}
 
-    def _windows(self, key: str, production: LedgerRow | None) -> Iterator[Found]:
+    def _observe(self, key: str, production: LedgerRow | None) -> Observations:
         rows = self.profiles[key]["rows"][0] if key in self.profiles else 0
         yield (key,), watch.Observation(watch.VOLUME, "rows", "", float(rows))
-        if production is None:
-            return
-        yield from self._drift(key, production)
-        yield from self._output(key, production)
-        yield from self._performance(key, production)
+        if production is not None:
+            yield from self._observe_columns(key, production)
+            yield from self._observe_output(key, production)
+            yield from self._observe_performance(key, production)
 
-    def _drift(self, key: str, production: LedgerRow) -> Iterator[Found]:
-        spec, window = self.state.spec, self.window(key)
-        known = self.held_against(window, production)
-        if not known:
+    def _observe_columns(self, key: str, production: LedgerRow) -> Observations:
+        """Yield the drift of features and target."""
+        window, triggers = self.get_window(key), self.state.spec.triggers
+        if not (reference := self.list_reference(window, production)):
             return
-        reference, current = dict(self.merged(known)), dict(self.merged(window))
-        target = spec.target.column
-        targets = {target: reference.pop(target)}, {target: current.pop(target)}
-        triggers = spec.triggers
-        for role, trigger, sides in (
-            (watch.FEATURE, triggers.data_drift, (reference, current)),
+        parts, target = (reference, window), self.state.spec.target.column
+        sides = [dict(self.merge(part)) for part in parts]
+        targets = [{target: side.pop(target)} for side in sides]
+        for role, trigger, columns in (
+            (watch.FEATURE, triggers.data_drift, sides),
             (watch.TARGET, triggers.target_drift, targets),
         ):
-            yield from self._compared(role, trigger, sides, self.profiles, known, window)
+            yield from self._compare(_Comparison(role, trigger, columns, self.profiles, *parts))
 
-    def _compared(
-        self,
-        role: str,
-        trigger: DriftTrigger | None,
-        sides: Sides,
-        blocks: Mapping[str, pl.DataFrame],
-        reference: Sequence[str],
-        window: tuple[str, ...],
-    ) -> Iterator[Found]:
-        """Each measure of each column once, by a rate of false alarms where one is asked for."""
-        told = set()
-        for found in self._calibrated(role, trigger, sides, blocks, reference, window):
-            told.add((found.measure, found.column))
-            yield window, found
-        for found in watch.observe_drift(role, trigger, *sides):
-            if (found.measure, found.column) not in told:
-                yield window, found
+    def _observe_output(self, key: str, production: LedgerRow) -> Observations:
+        """Yield the drift of the output, once a whole window was predicted by this version."""
+        window = self._get_served(tuple(self.outputs), key, production)
+        if window and production.candidate is not None:
+            expected = self.expected_output(production.candidate)
+            blocks, parts = {**self.outputs, **expected}, (tuple(expected), window)
+            sides = [_merge(blocks[key] for key in part) for part in parts]
+            trigger = self.state.spec.triggers.prediction_drift
+            comparison = _Comparison(watch.PREDICTION, trigger, sides, blocks, *parts)
+            yield from self._compare(comparison)
 
-    def _calibrated(
-        self,
-        role: str,
-        trigger: DriftTrigger | None,
-        sides: Sides,
-        blocks: Mapping[str, pl.DataFrame],
-        reference: Sequence[str],
-        window: Sequence[str],
-    ) -> Iterator[watch.Observation]:
-        """Held against a rate of false alarms, once nothing of the window is of the reference."""
+    def _compare(self, comparison: _Comparison) -> Observations:
+        """Yield each measure of each column once, the permutation test's first."""
+        names = set()
+        for observation in self._test(comparison):
+            names.add((observation.measure, observation.column))
+            yield comparison.window, observation
+        role, trigger, sides, *_ = comparison
+        for observation in watch.observe_drift(role, trigger, *sides):
+            if (observation.measure, observation.column) not in names:
+                yield comparison.window, observation
+
+    def _test(self, comparison: _Comparison) -> Iterator[watch.Observation]:
+        """Test by a rate of false alarms, once nothing of the window is of the reference."""
+        role, trigger, (before, now), blocks, reference, window = comparison
         period = self.state.dataset.partition.period
         rate = trigger.false_alarms_per_year if trigger else None
         if not rate or period is None or set(reference) & set(window):
             return
         keys = [*reference, *window]
         rows = pl.concat([blocks[key] for key in keys])
-        pooled = pool(rows.filter(pl.col("column").is_in(tuple(sides[1]))), keys)
+        pooled = pool(rows.filter(pl.col("column").is_in(tuple(now))), keys)
         places = range(len(reference), len(keys))
         # The same window is judged alike whenever it is judged.
         seed = [self.state.spec.seed, *window[-1].encode()]
-        changed = {name: describe_effect(sides[0][name], now) for name, now in sides[1].items()}
-        yield from watch.observe_permutation_test(
-            role, pooled, places, rate / period.per_year, seed, changed
-        )
+        effects = {name: describe_effect(before[name], now[name]) for name in now}
+        allowed = rate / period.per_year
+        yield from watch.observe_permutation_test(role, pooled, places, allowed, seed, effects)
 
-    def _output(self, key: str, production: LedgerRow) -> Iterator[Found]:
-        """Drift of the output, once a whole window was predicted by this version."""
-        window = self._served(tuple(self.outputs), key, production)
-        if window and production.candidate is not None:
-            trigger = self.state.spec.triggers.prediction_drift
-            reference = self.expected_output(production.candidate)
-            sides = _merge(reference.values()), _merge(self.outputs[part] for part in window)
-            blocks = {**self.outputs, **reference}
-            yield from self._compared(
-                watch.PREDICTION, trigger, sides, blocks, tuple(reference), window
-            )
-
-    def _performance(self, key: str, production: LedgerRow) -> Iterator[Found]:
-        """Performance of a whole window by this version, realised and estimated."""
-        trigger = self.state.spec.triggers.performance
+    def _observe_performance(self, key: str, production: LedgerRow) -> Observations:
+        """Yield the performance of a whole window by this version, realised and estimated."""
+        spec, trigger = self.state.spec, self.state.spec.triggers.performance
         if trigger is None:
             return
         baseline = production.metrics.get(trigger.metric, math.nan)
-        known = [partition for partition in self.known if partition <= key]
-        final = mature_partitions(known, self.state.spec.labels.delay)
-        told = {watch.PERFORMANCE: final, **({watch.ESTIMATED: known} if trigger.estimated else {})}
-        for role, keys in told.items():
+        keys: Sequence[str] = [partition for partition in self.keys if partition <= key]
+        roles = {watch.PERFORMANCE: windows.mature_partitions(keys, spec.labels.delay)}
+        for role, parts in {
+            **roles,
+            **({watch.ESTIMATED: keys} if trigger.estimated else {}),
+        }.items():
             values = self.metric_values(production.version, role, trigger.metric)
-            window = self._served([found for found in keys if found in values], key, production)
-            if window and (
-                found := watch.observe_performance(
-                    self.state.spec, role, [values[part] for part in window], baseline
-                )
-            ):
-                yield window, found
+            window = self._get_served([part for part in parts if part in values], key, production)
+            figures = [values[part] for part in window or ()]
+            observation = watch.observe_performance(spec, role, figures, baseline)
+            if window and observation:
+                yield window, observation
 
-    def _served(
-        self, known: Sequence[str], key: str, production: LedgerRow
+    def _get_served(
+        self, keys: Sequence[str], key: str, production: LedgerRow
     ) -> tuple[str, ...] | None:
-        served = [partition for partition in known if partition > production.seen_through]
-        window = self._window(served, key)
+        """Return the window that ends at a partition, if production has served all of it."""
+        served = [partition for partition in keys if partition > production.seen_through]
+        window = self._get_window(served, key)
         return window if len(window) == self.state.spec.windows.current else None
 
-    def window(self, key: str) -> tuple[str, ...]:
-        """The window whose drift is told with a partition."""
-        return self._window(self.known, key)
+    def get_window(self, key: str) -> tuple[str, ...]:
+        """Return the window whose drift is reported with a partition."""
+        return self._get_window(self.keys, key)
 
-    def _window(self, known: Sequence[str], key: str) -> tuple[str, ...]:
-        """The window that ends at a partition, which may be known to be bad while no other is."""
-        kept = [found for found in known if found == key or not self.state.is_excluded(found)]
-        return take_through(kept, key, self.state.spec.windows.current)
+    def _get_window(self, keys: Sequence[str], key: str) -> tuple[str, ...]:
+        """Return the window that ends at a partition; no other partition of it is excluded."""
+        usable = [part for part in keys if part == key or not self.state.is_excluded(part)]
+        return windows.take_through(usable, key, self.state.spec.windows.current)
 
-    def _by_partition(self, name: str) -> dict[str, pl.DataFrame]:
-        tables, table = self.state.tables, self.state.table(name)
-        rows = tables.collect(
-            tables.scan(table, PROFILE_SCHEMA).sort(PARTITION, maintain_order=True), table
+    def list_reference(self, window: Sequence[str], production: LedgerRow) -> tuple[str, ...]:
+        """Return the partitions that a window is compared with."""
+        spec, period = self.state.spec.triggers.reference, self.state.dataset.partition.period
+        if spec is None:
+            return self.state.trained_on(self.keys, production.data_range)
+        keys = [key for key in self.keys if not self.state.is_excluded(key)]
+        return windows.reference_partitions(
+            spec, keys, window, period.begins if period else lambda _: None
         )
+
+    def merge(self, keys: Sequence[str]) -> Profiles:
+        """Return one summary of each column over some partitions."""
+        name = ("merged", *keys)
+        return self.state.once(name, lambda: _merge(self.profiles[key] for key in keys))
+
+    def _read(self, name: str) -> dict[str, pl.DataFrame]:
+        rows = self.state.stored(name, PROFILE_SCHEMA).sort(PARTITION, maintain_order=True)
         # Slices of what is sorted: to copy each partition costs more than all that is done with it.
         runs = rows[PARTITION].rle().struct.unnest()
         placed = runs.select("value", pl.col("len").cum_sum() - pl.col("len"), length="len")
         return {key: rows.slice(first, length) for key, first, length in placed.iter_rows()}
 
-    def held_against(self, window: Sequence[str], production: LedgerRow) -> tuple[str, ...]:
-        """The partitions that a window is held against."""
-        spec, period = self.state.spec.triggers.reference, self.state.dataset.partition.period
-        if spec is None:
-            return self.state.trained_on(self.known, production.data_range)
-        kept = [key for key in self.known if not self.state.is_excluded(key)]
-        return reference_partitions(spec, kept, window, period.begins if period else lambda _: None)
-
-    def merged(self, keys: Sequence[str]) -> dict[str, ColumnProfile]:
-        """One summary of each column over some partitions."""
-        return self.state.once(
-            ("merged", *keys), lambda: _merge(self.profiles[key] for key in keys)
-        )
-
-    def _expected_output(self, candidate: int) -> dict[str, pl.DataFrame]:
-        """Summaries of the output on each partition of the candidate's holdout."""
+    def _read_expected_output(self, candidate: int) -> dict[str, pl.DataFrame]:
+        """Return summaries of the output on each partition of the candidate's holdout."""
         rows = self.state.tables.read(self.state.table("reference"), [str(candidate)])
         parts = rows.with_columns(pl.col(BLOCK).alias(PARTITION)).drop(BLOCK)
         return {str(key): part for (key,), part in parts.group_by(PARTITION, maintain_order=True)}
 
-    def _metric_values(self, version: int, role: str, metric: str) -> dict[str, tuple[float, int]]:
-        tables, table = self.state.tables, self.state.table("performance")
-        chosen = tables.scan(table, PERFORMANCE_SCHEMA).filter(
-            pl.col("model_version") == version,
-            pl.col("role") == role,
-            pl.col("metric") == metric,
-            pl.col("value").is_not_null(),
-        )
-        rows = tables.collect(chosen.sort(PARTITION), table)
-        return {row[PARTITION]: (row["value"], row["rows"]) for row in rows.iter_rows(named=True)}
+    def _read_metric_values(
+        self, version: int, role: str, metric: str
+    ) -> dict[str, tuple[float, int]]:
+        same = (pl.col("model_version") == version) & (pl.col("role") == role)
+        same &= pl.col("metric") == metric
+        rows = self.state.stored("performance", PERFORMANCE_SCHEMA, same).drop_nulls("value")
+        values = rows.sort(PARTITION).select(PARTITION, "value", "rows")
+        return {key: (value, count) for key, value, count in values.iter_rows()}
 
 
-def _merge(blocks: Iterable[pl.DataFrame]) -> dict[str, ColumnProfile]:
+def _merge(blocks: Iterable[pl.DataFrame]) -> Profiles:
     return merge(pl.concat(blocks))

@@ -1,6 +1,6 @@
-"""The watch: production and the version before it on each new mature partition.
+"""Compare production with the version before it on each new mature partition.
 
-Not here: how sure the evidence is, and telling people.
+Not here: how strong evidence is computed, and messages to people.
 """
 
 from dataclasses import dataclass
@@ -30,16 +30,16 @@ SCHEMA: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class WatchSummary:
-    """What the watch has seen since a promotion.
+    """What the partitions since a promotion show.
 
     Args:
         production: The version in production.
-        before: The one before it.
-        partitions: How many both have been judged on.
+        before: The version before it.
+        partitions: On how many partitions the versions were compared.
         loss: By how much production was worse, as a mean over these; below zero when better.
-        evidence: How much likelier that is if it is worse than if it is not.
-        needed: Evidence from which on it is taken to be.
-        metric: By which.
+        evidence: How much likelier the losses are if production is worse than if it is not.
+        needed: The evidence from which on production counts as worse.
+        metric: The metric of the losses.
     """
 
     production: int
@@ -52,12 +52,12 @@ class WatchSummary:
 
     @property
     def is_worse(self) -> bool:
-        """Whether production is shown to be worse than the version before it."""
+        """Return True if production is shown to be worse than the version before it."""
         return self.evidence >= self.needed
 
     @property
-    def said(self) -> str:
-        """A sentence."""
+    def sentence(self) -> str:
+        """Return the comparison in words."""
         worse = "worse" if self.loss > 0 else "better"
         return (
             f"version {self.production} is {worse} than version {self.before} before it by "
@@ -67,26 +67,20 @@ class WatchSummary:
 
 
 def watch(state: ModelState, run_id: str) -> WatchSummary | None:
-    """Judge the partitions that are new since a promotion, and say what all of them come to.
-
-    Args:
-        state: The model.
-        run_id: Written beside the commit.
-    """
+    """Compare the versions on new partitions since a promotion, and sum up all of them."""
     row = _find_promotion(state)
     if row is None:
         return None
-    judged, wanted = set(_read_losses(state, row)[PARTITION]), _list_watched(state, row)
-    if fresh := [key for key in wanted if key not in judged]:
-        found = _compute_losses(state, row, fresh).with_columns(
-            pl.col(PARTITION).replace_strict(wanted, return_dtype=pl.String).alias(SOURCE)
-        )
-        state.tables.replace(state.table("watch"), found, fresh, {"run_id": run_id})
+    stored, sources = set(_read_losses(state, row)[PARTITION]), _list_watched(state, row)
+    if fresh := [key for key in sources if key not in stored]:
+        source = pl.col(PARTITION).replace_strict(sources, return_dtype=pl.String).alias(SOURCE)
+        losses = _compute_losses(state, row, fresh).with_columns(source)
+        state.tables.replace(state.table("watch"), losses, fresh, {"run_id": run_id})
     return summarize(state)
 
 
 def summarize(state: ModelState) -> WatchSummary | None:
-    """What the judged partitions come to.
+    """Sum up the compared partitions.
 
     Returns:
         None where nothing is watched: `watch: off`, no version before, or production was rolled
@@ -107,11 +101,11 @@ def summarize(state: ModelState) -> WatchSummary | None:
     )
 
 
-def act(state: ModelState, found: WatchSummary | None) -> LedgerRow | None:
+def act(state: ModelState, summary: WatchSummary | None) -> LedgerRow | None:
     """Roll back where production is shown to be worse and the YAML says `watch: auto`."""
-    if found is None or not found.is_worse or state.spec.watch != "auto":
+    if summary is None or not summary.is_worse or state.spec.watch != "auto":
         return None
-    return roll_back(state, found.before, found.said, BY)
+    return roll_back(state, summary.before, summary.sentence, BY)
 
 
 def _find_promotion(state: ModelState) -> LedgerRow | None:
@@ -121,29 +115,30 @@ def _find_promotion(state: ModelState) -> LedgerRow | None:
 
 
 def _list_watched(state: ModelState, row: LedgerRow) -> dict[str, str]:
-    """Mature partitions since the promotion, each with the digest of what it was built from."""
+    """Return mature partitions since the promotion, with the digest of what each was built from."""
     sources = state.sources()
     return {key: sources[key] for key in state.mature() if key > row.seen_through}
 
 
 def _read_losses(state: ModelState, row: LedgerRow) -> pl.DataFrame:
-    """Partitions that were judged as they are now, in order."""
-    wanted = _list_watched(state, row)
-    own = (pl.col("production") == row.version) & (pl.col("before") == row.previous)
-    found = state.stored("watch", SCHEMA, own)
-    now = [
-        wanted.get(key) == made_from for key, made_from in found.select(PARTITION, SOURCE).rows()
-    ]
-    return found.filter(pl.Series(now, dtype=pl.Boolean)).sort(PARTITION)
+    """Return the losses of partitions that have not changed since they were compared, in order."""
+    same = (pl.col("production") == row.version) & (pl.col("before") == row.previous)
+    sources = pl.DataFrame(
+        [*_list_watched(state, row).items()],
+        {PARTITION: pl.String, SOURCE: pl.String},
+        orient="row",
+    )
+    losses = state.stored("watch", SCHEMA, same)
+    return losses.join(sources, on=[PARTITION, SOURCE], how="semi").sort(PARTITION)
 
 
 def _compute_losses(state: ModelState, row: LedgerRow, keys: list[str]) -> pl.DataFrame:
-    """By how much production is worse on each partition; null where that is undefined."""
+    """Return by how much production is worse on each partition; null where that is undefined."""
     metric, target = get_gate_metric(state.spec.gate), state.spec.target
     rows = read_features(state, keys).drop_nulls(target.column)
     labels, blocks = rows[target.column].to_numpy(), rows[PARTITION]
     values = []
-    digests = {found.version: found.sha256 for found in state.ledger.read().rows}
+    digests = {decision.version: decision.sha256 for decision in state.ledger.read().rows}
     for version in (row.version, row.previous or 0):
         pipeline = state.registry.load(version, digests[version])
         if list_missing_features(state, pipeline):

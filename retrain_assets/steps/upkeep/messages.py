@@ -126,7 +126,7 @@ def worse_than_before(state: ModelState) -> Iterator[Event]:
             id=f"watch:{comparison.production}",
             kind="worse_than_before",
             subject=name,
-            text=f"{name}: {comparison.said}: retrain rollback {name} --reason WHY",
+            text=f"{name}: {comparison.sentence}: retrain rollback {name} --reason WHY",
             cause=f"version {comparison.production}",
             fields=json.dumps({"version": comparison.production, "before": comparison.before}),
         )
