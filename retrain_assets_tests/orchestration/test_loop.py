@@ -138,9 +138,7 @@ def test_each_partition_keeps_the_version_it_was_served_by(turned: World) -> Non
     for partition, version in served.unique().collect().iter_rows():
         assert version == (first if partition <= second.seen_through else second).version
     before = turned.storage.tables.scan("churn/predictions").collect().sort("_key")
-    predict_partitions(
-        turned.state, registry(turned), [key(n) for n in range(FIRST, FIRST + TURNED)], "again"
-    )
+    predict_partitions(turned.state, [key(n) for n in range(FIRST, FIRST + TURNED)], "again")
     after = turned.storage.tables.scan("churn/predictions").collect().sort("_key")
     assert_frame_equal(after, before)
 
