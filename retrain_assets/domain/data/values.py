@@ -58,6 +58,17 @@ def null_words(spec: DatasetSpec) -> list[str]:
     return spec.read.nulls if spec.format == "csv" else []
 
 
+def keep_finite(value: pl.Expr) -> pl.Expr:
+    """Return a number, or null where it is NaN or infinite, as nothing can be computed from it."""
+    return pl.when(value.is_finite()).then(value)
+
+
+def null_infinite(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a frame with null for each number that is NaN or infinite."""
+    schema = frame.schema.items()
+    return frame.with_columns(keep_finite(pl.col(name)) for name, kind in schema if kind.is_float())
+
+
 def suspects(column: ColumnSpec, spec: DatasetSpec) -> set[str]:
     """Return the texts that some program wrote for a missing value, so that they are refused."""
     words = NULL_WORDS if spec.format == "csv" else NULL_WORDS - _AMBIGUOUS_WORDS
@@ -86,7 +97,7 @@ def parsed(name: str, column: ColumnSpec, spec: DatasetSpec, *, from_text: bool)
     if column.type == "int":
         return value.cast(pl.Int64, strict=False)
     if column.type == "float":
-        return pl.when(value.is_finite()).then(value)
+        return keep_finite(value)
     if column.type in ("category", "text"):
         suspect = value.is_in(sorted(suspects(column, spec)))
         if not is_text(name, spec) and column.allowed is None:

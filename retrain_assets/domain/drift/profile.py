@@ -26,6 +26,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.data.values import keep_finite
 
 if TYPE_CHECKING:
     from datasketches import kll_doubles_sketch, kll_floats_sketch
@@ -161,7 +162,7 @@ def get_kind(name: str, dtype: pl.DataType) -> Kind:
     Raises:
         ProfileError: It is neither number, boolean nor text.
     """
-    if dtype.is_integer() or dtype.is_float() or dtype == pl.Boolean:
+    if dtype.is_integer() or dtype.is_float() or dtype in (pl.Boolean, pl.Null):
         return "numeric"
     if dtype in (pl.String, pl.Categorical, pl.Enum):
         return "category"
@@ -171,8 +172,7 @@ def get_kind(name: str, dtype: pl.DataType) -> Kind:
 def _summarize(name: str, kind: Kind) -> pl.Expr:
     """Return all finite values of a number in order, or the count of each category."""
     if kind == "numeric":
-        value = pl.col(name).cast(pl.Float64)
-        return value.filter(value.is_finite()).sort()
+        return keep_finite(pl.col(name).cast(pl.Float64)).drop_nulls().sort()
     return pl.col(name).cast(pl.String).drop_nulls().value_counts(name=_COUNT)
 
 
@@ -192,15 +192,17 @@ def _encode_categories(rows: int, counted: pl.Series) -> _Encoded:
 
 
 def _merge_column(name: str, part: pl.DataFrame) -> ColumnProfile:
-    kinds = part["kind"].unique().to_list()
-    if len(kinds) > 1:
+    rows, nulls, others = (int(part[name].sum()) for name in ("rows", "nulls", "others"))
+    # A block without a value may be of either kind.
+    part = part.filter((pl.col("nulls") < pl.col("rows")) | (rows == nulls))
+    kinds = set(part["kind"])
+    if len(kinds) > 1 and rows > nulls:
         raise ProfileError(
             f"column {name} is numeric in some blocks and a category in others: "
             "build the profile of all blocks with one type"
         )
-    rows, nulls, others = (int(part[name].sum()) for name in ("rows", "nulls", "others"))
-    if kinds == ["numeric"]:
-        sketch = _merge_sketches(tuple(part["sketch"]))
+    if "numeric" in kinds:
+        sketch = _merge_sketches(tuple(part["sketch"].drop_nulls()))
         return ColumnProfile(name, "numeric", rows, nulls, sketch=sketch)
     counts: Counter[str] = Counter()
     for text in part["counts"]:

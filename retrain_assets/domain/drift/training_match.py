@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.data.values import keep_finite
 from retrain_assets.domain.drift.profile import ColumnProfile, get_kind
 
 Finding = dict[str, object]
@@ -95,8 +96,7 @@ def _round_value(trained: ColumnProfile) -> pl.Expr:
     column = pl.col(trained.column)
     if trained.sketch is None:
         return column
-    number = column.cast(pl.Float32 if trained.is_single else pl.Float64)
-    return pl.when(number.is_finite()).then(number)
+    return keep_finite(column.cast(pl.Float32 if trained.is_single else pl.Float64))
 
 
 def _is_foreign(trained: ColumnProfile) -> pl.Expr:

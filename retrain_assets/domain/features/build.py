@@ -5,13 +5,14 @@ only columns that are known by then, and `history`: rows of the partitions befor
 Not here: reading tables, and encoding features for an estimator.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION, Type, dataset_schema, row_key
+from retrain_assets.domain.data.values import keep_finite, null_infinite
 from retrain_assets.domain.features.sql import QueryError, run_in_order
 from retrain_assets.domain.windows import mature_partitions, take_before
 from retrain_assets.specs.base import duration
@@ -19,6 +20,7 @@ from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.features import LookupSpec
 from retrain_assets.specs.model import ModelSpec
 
+LARGEST_EXACT = 2**53  # beyond it, floats leave out whole numbers
 KEY, WEIGHT, BLOCK = "_key", "_weight", "_block"
 _ORDER, _AT = "_order", "_at"
 _STAMP = pl.Datetime("us", "UTC")  # a date is its midnight, so that a lag of hours counts
@@ -156,7 +158,9 @@ def build_features(
     Returns:
         `_landing_partition`, `_key` (the dataset's key joined by `|`), the features, the target
         (null where it is not known) and, where the model has them, `_weight` and `_block`; sorted
-        by partition and key, so that the same rows give the same model.
+        by partition and key, so that the same rows give the same model. A feature or target that
+        is not finite is null; a weight that is null, negative or not finite is 0, so that the row
+        counts for nothing in training and judgement.
 
     Raises:
         FeatureError: As `compute_features`, target and features share a name, or features of a row
@@ -168,7 +172,7 @@ def build_features(
         parts.append(_compute(part, history, spec))
         if len(parts) == 1:
             _refuse_dependent(parts[0], part, history, spec)
-    features = pl.concat(parts)
+    features = join_parts([part.lazy() for part in parts], spec).collect()
     if mistake := mistaken_feature(features.columns):
         raise FeatureError(f"model {spec.name}: {mistake}")
     if spec.target.column in features.columns:
@@ -179,7 +183,8 @@ def build_features(
     labelled = join_lookups(rows, labels or {}, {name: spec.lookups[name] for name in labels or {}})
     frames = [identity, features, _select_target(labelled, spec)]
     if spec.weight is not None:
-        frames.append(rows.select(pl.sql_expr(spec.weight).cast(pl.Float64).alias(WEIGHT)))
+        weight = keep_finite(pl.sql_expr(spec.weight).cast(pl.Float64))
+        frames.append(rows.select(weight.fill_null(0.0).clip(0.0).alias(WEIGHT)))
     if spec.blocks is not None:
         name = pl.sql_expr(spec.blocks).cast(pl.String).fill_null("")
         frames.append(rows.select(pl.concat_str(PARTITION, name, separator="|").alias(BLOCK)))
@@ -268,7 +273,35 @@ def _compute(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) 
             "give one row of features a row"
         )
     stored = {name: get_stored_type(name, dtype, spec) for name, dtype in features.schema.items()}
-    return features.cast(stored)  # type: ignore[arg-type]
+    return null_infinite(features.cast(stored))  # type: ignore[arg-type]
+
+
+def join_parts(parts: Sequence[pl.LazyFrame], spec: ModelSpec) -> pl.LazyFrame:
+    """Concatenate features of which a function may have given some as another type of number.
+
+    Raises:
+        FeatureError: A feature is text in one part and a number in another, or whole numbers of one
+            part are too large for the fractions of another.
+    """
+    schemas = [part.collect_schema() for part in parts]
+    for name in schemas[0]:
+        types = {schema.get(name, pl.Null()) for schema in schemas} - {pl.Null()}
+        whole = [
+            part for part, schema in zip(parts, schemas, strict=True) if schema[name] == pl.Int64
+        ]
+        too_large = pl.any_horizontal(pl.col(name).abs().max() > LARGEST_EXACT)
+        if len(types) > 1 and pl.String in types:
+            problem = "text in some partitions and a number in others"
+        elif {pl.Int64(), pl.Float64()} <= types and any(
+            part.select(too_large).collect().item() for part in whole
+        ):
+            problem = f"beyond {LARGEST_EXACT:,} in some partitions and a fraction in others"
+        else:
+            continue
+        raise FeatureError(
+            f"model {spec.name}: feature {name} is {problem}: cast it to one type in the function"
+        )
+    return pl.concat(parts, how="vertical_relaxed")
 
 
 def _refuse_dependent(
@@ -276,7 +309,9 @@ def _refuse_dependent(
 ) -> None:
     """Compute some rows alone, because what depends on other rows would change when serving."""
     for place in {0, rows.height // 2, rows.height - 1} if rows.height > 1 else ():
-        alone, together = _compute(rows[place], history, spec), features[place]
+        together = features[place]
+        # A type that follows the values is another one for a single row.
+        alone = _compute(rows[place], history, spec).cast(features.schema, strict=False)
         for name in together.columns:
             if alone[name].is_null().any() and together[name].is_null().any():
                 continue  # whatever their types
@@ -305,7 +340,7 @@ def _select_target(rows: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:
     target = spec.target
     value = pl.sql_expr(target.expression) if target.expression else pl.col(target.column)
     stored = pl.String if target.kind == "multiclass" else pl.Float64
-    return rows.select(value.cast(stored).alias(target.column))
+    return null_infinite(rows.select(value.alias(target.column))).cast(stored)
 
 
 def get_stored_type(name: str, dtype: pl.DataType, spec: ModelSpec) -> Type:
@@ -323,6 +358,8 @@ def get_stored_type(name: str, dtype: pl.DataType, spec: ModelSpec) -> Type:
         return pl.Boolean
     if dtype in (pl.String, pl.Categorical, pl.Enum):
         return pl.String
+    if dtype == pl.Null:  # such as of a function without any value, or without rows
+        return pl.Null
     raise FeatureError(
         f"model {spec.name}: feature {name} is of type {dtype}: make it a number, text or boolean"
     )

@@ -106,20 +106,23 @@ def fit(
     return Fitted(pipeline, plain, trials)
 
 
-def predict(pipeline: Pipeline, kind: Kind, features: pl.DataFrame) -> np.ndarray:
+def predict(
+    pipeline: Pipeline, kind: Kind, features: pl.DataFrame, *, strict: bool = True
+) -> np.ndarray:
     """Predict each row.
 
     Args:
         pipeline: A fitted model.
         kind: Its kind.
         features: Raw features, as in training.
+        strict: Refuse a prediction that is not finite; else its row is NaN.
 
     Returns:
         Binary: probability of 1, of shape (rows,). Regression: the value, of shape (rows,).
         Multiclass: probabilities of shape (rows, classes), in the order of `pipeline.classes_`.
 
     Raises:
-        PredictionError: A prediction is not finite.
+        PredictionError: A prediction is not finite, and `strict` is set.
         FeatureError: The features are not those of training.
     """
     from threadpoolctl import threadpool_limits
@@ -131,7 +134,9 @@ def predict(pipeline: Pipeline, kind: Kind, features: pl.DataFrame) -> np.ndarra
     if kind == "binary":
         output = output[:, 1]
     infinite = np.flatnonzero(~np.isfinite(output.reshape(len(output), -1)).all(axis=1))
-    if infinite.size:
+    if infinite.size and not strict:
+        output[infinite] = np.nan
+    elif infinite.size:
         row = infinite[0]
         raise PredictionError(
             f"{infinite.size} of {len(output)} predictions are not finite, first in row {row} "

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from retrain_assets.domain.data.values import keep_finite
 from retrain_assets.domain.features.build import FeatureError, get_stored_type
 from retrain_assets.domain.features.sql import split_select_list
 from retrain_assets.serving.scoring.request import Row
@@ -62,7 +63,8 @@ class QuickFeatures:
         self._features: list[int | _Computed] = []
         for expression, (name, kind) in zip(expressions, types.items(), strict=True):
             stored, source = get_stored_type(name, kind, spec), expression.meta.undo_aliases()
-            self._expressions.append(expression.cast(stored))
+            value = expression.cast(stored)
+            self._expressions.append(keep_finite(value) if stored == pl.Float64 else value)
             if source.meta.is_column() and kind == stored:
                 self._features.append(visible.index(source.meta.output_name()))
             else:

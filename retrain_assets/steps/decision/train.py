@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.data.values import null_infinite
 from retrain_assets.domain.features.build import BLOCK, KEY, WEIGHT
 from retrain_assets.domain.metrics.metrics import list_metrics, mean_over_blocks
 from retrain_assets.domain.model.estimator import Fitted, fit, predict
@@ -286,7 +287,7 @@ def sample(
         fitting: Leave outliers out, if the spec keeps them from training.
         version: Version of the features table; the newest by default.
     """
-    table = state.tables.read(state.table("features"), partitions, version=version)
+    table = null_infinite(state.tables.read(state.table("features"), partitions, version=version))
     outliers = state.spec.outliers
     labelled = table.drop_nulls(state.spec.target.column).sort(PARTITION, KEY)
     if fitting and outliers is not None and outliers.action == "quarantine":

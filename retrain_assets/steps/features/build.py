@@ -12,9 +12,10 @@ from functools import cache
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.data.values import null_infinite
 from retrain_assets.domain.drift.profile import build_profile, merge
 from retrain_assets.domain.drift.training_match import Finding, find_idle, find_mismatches
-from retrain_assets.domain.features.build import KEY
+from retrain_assets.domain.features.build import KEY, join_parts
 from retrain_assets.domain.model.outliers import MAX_ROWS, OUTLIER, Detector, fit_detector
 from retrain_assets.domain.windows import take_through
 from retrain_assets.errors import PermanentError
@@ -84,24 +85,32 @@ def list_ready(
 
 def build_features(state: ModelState, partitions: Sequence[str], run_id: str) -> FeaturesResult:
     """Build the features of a range."""
-    name = state.table("features")
-    base = state.tables.version(name)
+    features = state.table("features")
+    base = state.tables.version(features)
     # Taken before any row is read: what changes meanwhile has another digest and is built again.
     sources = state.sources()
     keys = list_ready(state, partitions, sources)
+    stored = state.tables.scan(features).collect_schema() if base is not None else pl.Schema()
     window = take_through(tuple(sources), keys[-1], state.spec.windows.current)
     rows, summary = Rows(state), _Summary(state, window)
     marker = OutlierMarker(rows, summary.ledger) if state.spec.outliers else None
     with Spill() as spill:
         for batch in rows.batches(keys):
             table = rows.features(batch)
+            table = table.cast({name: stored[name] for name in _list_untyped(table, stored)})
             table = marker.mark(table) if marker else table
             summary.add(table)
             digests = pl.col(PARTITION).replace_strict(sources, return_dtype=pl.String)
             spill.add(table.with_columns(digests.alias(SOURCE)))
         commit = describe_commit(run_id, keys)
-        version = state.tables.replace(name, spill.frame(), keys, commit, base=base)
+        joined = join_parts(spill.parts(), state.spec)
+        version = state.tables.replace(features, joined, keys, commit, base=base)
     return FeaturesResult(keys, pl.concat(summary.parts), summary.find_mismatches(keys), version)
+
+
+def _list_untyped(table: pl.DataFrame, stored: Mapping[str, pl.DataType]) -> list[str]:
+    """Return the stored features for which a function gave no value, and so no type."""
+    return [name for name, dtype in table.schema.items() if dtype == pl.Null and name in stored]
 
 
 def build_profiles(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildResult:
@@ -125,7 +134,8 @@ def describe_commit(run_id: str, keys: Sequence[str]) -> dict[str, str]:
 
 def read_features(state: ModelState, keys: Sequence[str]) -> pl.DataFrame:
     """Read rows of the features table in a fixed order."""
-    return state.tables.read(state.table("features"), keys).sort(PARTITION, KEY)
+    # Tables of earlier versions hold numbers that are not finite.
+    return null_infinite(state.tables.read(state.table("features"), keys).sort(PARTITION, KEY))
 
 
 class _Summary:

@@ -123,7 +123,9 @@ def _predict(
     state: ModelState, pipeline: Pipeline, table: pl.DataFrame, row: LedgerRow
 ) -> tuple[pl.DataFrame, np.ndarray]:
     first, last = row.data_range
-    output = predict(pipeline, state.spec.target.kind, table.select(state.feature_names))
+    features = table.select(state.feature_names)
+    output = predict(pipeline, state.spec.target.kind, features, strict=False)
+    finite = pl.lit(_list_finite(output))
     columns = {PREDICTION_COLUMN: train.to_column(train.get_classes(pipeline), output)}
     if output.ndim > 1:
         columns["probabilities"] = pl.Series(output.tolist(), dtype=pl.List(pl.Float64))
@@ -132,8 +134,15 @@ def _predict(
         KEY,
         pl.lit(row.version, pl.Int64).alias("model_version"),
         pl.col(PARTITION).is_between(pl.lit(first), pl.lit(last)).alias("in_sample"),
-    ).with_columns(**columns, label=table[state.spec.target.column])
+    ).with_columns(
+        *(pl.when(finite).then(values).alias(name) for name, values in columns.items()),
+        label=table[state.spec.target.column],
+    )
     return rows, output
+
+
+def _list_finite(output: np.ndarray) -> pl.Series:
+    return pl.Series(~np.isnan(output.reshape(len(output), -1)).any(axis=1))
 
 
 def _make_empty(state: ModelState) -> pl.DataFrame:
@@ -160,7 +169,7 @@ def _measure(
     if trigger is None:
         return empty
     metric, blocks = get_followed_metric(trigger, state.spec.gate), scored[PARTITION]
-    fresh = ~scored["in_sample"]
+    fresh = ~scored["in_sample"] & _list_finite(output)
     labelled, values = fresh & scored["label"].is_not_null(), {}
     if labelled.any():
         labels, classes = scored["label"].filter(labelled).to_numpy(), train.get_classes(pipeline)

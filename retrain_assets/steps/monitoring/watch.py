@@ -5,6 +5,7 @@ Not here: how strong evidence is computed, and messages to people.
 
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
@@ -136,16 +137,24 @@ def _compute_losses(state: ModelState, row: LedgerRow, keys: list[str]) -> pl.Da
     """Return by how much production is worse on each partition; null where that is undefined."""
     metric, target = get_gate_metric(state.spec.gate), state.spec.target
     rows = read_features(state, keys).drop_nulls(target.column)
-    labels, blocks = rows[target.column].to_numpy(), rows[PARTITION]
-    values = []
+    outputs, classes = [], []
     digests = {decision.version: decision.sha256 for decision in state.ledger.read().rows}
     for version in (row.version, row.previous or 0):
         pipeline = state.registry.load(version, digests[version])
         if list_missing_features(state, pipeline):
             return pl.DataFrame(schema=SCHEMA).drop(SOURCE)
-        output = predict(pipeline, target.kind, rows.select(state.feature_names))
-        values.append(block_values(metric, labels, output, blocks, get_classes(pipeline)))
-    now, before = values
+        outputs.append(
+            predict(pipeline, target.kind, rows.select(state.feature_names), strict=False)
+        )
+        classes.append(get_classes(pipeline))
+    finite = [np.isfinite(output.reshape(len(output), -1)).all(axis=1) for output in outputs]
+    usable = np.logical_and(*finite)
+    rows = rows.filter(pl.Series(usable))
+    labels, blocks = rows[target.column].to_numpy(), rows[PARTITION]
+    now, before = (
+        block_values(metric, labels, output[usable], blocks, names)
+        for output, names in zip(outputs, classes, strict=True)
+    )
     return now.join(before, on="block", suffix="_before").select(
         pl.col("block").alias(PARTITION),
         pl.lit(row.version, pl.Int64).alias("production"),

@@ -185,5 +185,11 @@ class Spill(TemporaryDirectory[str]):
         """Return all of them, in order: the one in memory, or a scan of those on disk."""
         return self._frames[0] if self._frames else pl.scan_parquet(f"{self.name}/*.parquet")
 
+    def parts(self) -> list[pl.LazyFrame]:
+        """Return each frame on its own, in order, as their types may differ."""
+        if self._frames:
+            return [frame.lazy() for frame in self._frames]
+        return [pl.scan_parquet(path) for path in sorted(Path(self.name).glob("*.parquet"))]
+
     def __enter__(self) -> Self:  # type: ignore[override]
         return self

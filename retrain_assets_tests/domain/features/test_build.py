@@ -16,6 +16,7 @@ from retrain_assets.domain.features.build import (
     drop_replaced,
     get_lookup_schema,
     join_lookups,
+    join_parts,
     list_features,
 )
 from retrain_assets.specs.dataset import DatasetSpec
@@ -453,3 +454,65 @@ def test_a_function_gets_history_as_its_second_argument() -> None:
     found = build_features(days(), {}, spec, DATASET, past.before)
     assert found["known"].to_list() == [False] * 3 + [True] * 15
     assert list_features(spec, DATASET, {}) == ("known",)
+
+
+def test_a_number_that_is_not_finite_is_null_in_features_and_target_and_0_in_the_weight() -> None:
+    spec = model(
+        features={
+            "sql": "SELECT planes_seats / (planes_seats - planes_seats) AS seats, carrier FROM rows"
+        },
+        target={"column": "late", "expression": "delay / delay", "kind": "regression"},
+        estimator={"class": "sklearn.linear_model.LinearRegression"},
+        gate={"metric": "mae"},
+        weight="10 / delay - 1",
+    )
+    lookups = {"weather": weather(h0=1.0), "planes": PLANES}
+    table = build_features(rows(NOON, NOON, NOON), lookups, spec, DATASET)
+    assert table["seats"].to_list() == [None, None, None]
+    assert table["late"].to_list() == [None, 1.0, 1.0]
+    assert table["_weight"].to_list() == [0.0, 0.0, 0.0]
+    classes = model(target={"column": "late", "expression": "delay / delay", "kind": "multiclass"})
+    assert build_features(rows(NOON), lookups, classes, DATASET)["late"].to_list() == [None]
+
+
+def number_of(rows: pl.DataFrame) -> pl.DataFrame:
+    return pl.DataFrame({"twice": [None if v is None else v * 2 for v in rows["planes_seats"]]})
+
+
+def whole_or_fraction(rows: pl.DataFrame, history: pl.DataFrame) -> pl.DataFrame:
+    del history
+    day = rows["_landing_partition"][0] if rows.height else ""
+    return pl.DataFrame({"n": [{"2013-01-01": 1, "2013-01-02": 0.5}.get(day)] * rows.height})
+
+
+def text_or_number(rows: pl.DataFrame, history: pl.DataFrame) -> pl.DataFrame:
+    del history
+    day = rows["_landing_partition"][0] if rows.height else ""
+    return pl.DataFrame({"n": [1 if day == "2013-01-01" else "one"] * rows.height})
+
+
+def test_a_function_without_rows_or_values_needs_no_type() -> None:
+    spec = model(features={"python": f"{__name__}:number_of"})
+    none = rows(NOON)[:0]
+    tables = {"weather": weather(h0=1.0)[:0], "planes": PLANES[:0]}
+    assert compute_features(none, tables, spec, DATASET).columns == ["twice"]
+    given = {"weather": weather(h0=1.0), "planes": PLANES}
+    assert build_features(rows(NOON), given, spec, DATASET)["twice"].to_list() == [200]
+    assert build_features(rows(NOON, tail="none"), given, spec, DATASET)["twice"].to_list() == [
+        None
+    ]
+
+
+def test_a_function_that_changes_its_type_between_days_loses_no_value() -> None:
+    days = ["2013-01-01", "2013-01-02", "2013-01-03"]
+    frame = rows(NOON, NOON, NOON).with_columns(_landing_partition=pl.Series(days))
+    lookups = {"weather": weather(h0=1.0), "planes": PLANES}
+    spec = model(features={"python": f"{__name__}:whole_or_fraction", "history": 1})
+    table = build_features(frame, lookups, spec, DATASET, lambda _: frame)
+    assert table["n"].to_list() == [1.0, 0.5, None]
+    mixed = model(features={"python": f"{__name__}:text_or_number", "history": 1})
+    with pytest.raises(FeatureError, match="n is text in some partitions and a number in others"):
+        build_features(frame, lookups, mixed, DATASET, lambda _: frame)
+    large = pl.LazyFrame({"n": [2**53 + 1]}), pl.LazyFrame({"n": [0.5]})
+    with pytest.raises(FeatureError, match="n is beyond 9,007,199,254,740,992"):
+        join_parts(large, spec)
