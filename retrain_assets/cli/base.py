@@ -28,6 +28,7 @@ from retrain_assets.stores.storage import Storage, project_root, storage_from
 
 SETTINGS = "dagster.yaml"
 COLOURS = {"promote": "green", "reject": "red", "hold": "yellow", "rollback": "magenta"}
+EMPTY: Mapping[str, Any] = {}
 T = TypeVar("T")
 
 
@@ -138,11 +139,6 @@ def open_model(name: str) -> ModelState:
     return get_model(name).state(storage())
 
 
-def get_dataset(name: str) -> DatasetSpec:
-    """Return the dataset of a name; raises as `get`."""
-    return get("dataset", datasets(), name)
-
-
 def get(noun: str, things: Mapping[str, T], name: str) -> T:
     """Return the thing of a name.
 
@@ -176,14 +172,14 @@ def open_instance() -> dg.DagsterInstance:
 
 
 def execute(
-    job: str, tags: dict[str, str] | None = None, run_config: dict[str, Any] | None = None
+    job: str, tags: Mapping[str, str] = EMPTY, run_config: Mapping[str, Any] = EMPTY
 ) -> str:
     """Execute a job in this process, recorded where the UI shows it, and return the run's id."""
     place = location()
     with open_instance() as instance, Console(stderr=True).status(f"{job} …"):
         loaded = definitions.build_defs(project=place.folder)
         daemon = InProcessDaemon(loaded, instance, place.module, place.name)
-        return daemon.execute(job, tags or {}, run_config or {})
+        return daemon.execute(job, tags, run_config)
 
 
 def location() -> definitions.Location:

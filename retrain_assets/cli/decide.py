@@ -79,7 +79,7 @@ def pause(model: str, **config: str) -> None:
 @by_option
 def resume(model: str, **config: str) -> None:
     """End a pause."""
-    before = base.get_model(model).state(base.storage()).ledger.read_pause()
+    before = base.open_model(model).ledger.read_pause()
     _operate(model, "resume", config)
     until = before and before.until
     text = f"the pause until {until} is over" if before else "there was no pause"
@@ -93,7 +93,7 @@ def _decide(model: str, operation: str, config: dict[str, Any]) -> dict[str, Any
 
 def _operate(model: str, operation: str, config: dict[str, Any]) -> ModelState:
     """Run an operation and return the state of its model."""
-    state = base.get_model(model).state(base.storage())
+    state = base.open_model(model)
     ops = {f"{model}_{operation}_op": {"config": config}}
     base.execute(f"{model}_{operation}", run_config={"ops": ops})
     return state

@@ -87,7 +87,7 @@ def _request(value: Values) -> Iterator[str]:
 @click.argument("model")
 def plan(model: str) -> None:
     """Show whether a retraining would start now and why, on which windows, at what cost."""
-    state = base.get_model(model).state(base.storage())
+    state = base.open_model(model)
     with base.open_instance() as instance:
         value = status_step.plan(state, last_seconds(instance, model))
     windows = [f"  {name}: {first} to {last}" for name, (first, last) in value["windows"].items()]
@@ -122,7 +122,9 @@ def history(model: str, csv_file: str | None, *, verify: bool) -> None:
 @click.option("--csv", "csv_file", help="A new file with all refused rows, for the supplier.")
 def quarantine(dataset: str, csv_file: str | None, **filters: Any) -> None:
     """Show what was refused and why: counted, or row by row with --partition."""
-    refusals = quarantine_step.refused(base.storage(), base.get_dataset(dataset), **filters)
+    refusals = quarantine_step.refused(
+        base.storage(), base.get("dataset", base.datasets(), dataset), **filters
+    )
     table = refusals if filters["partition"] else quarantine_step.count(refusals)
     records = refusals.select("partition", "file", "line").n_unique()
     if csv_file is not None:

@@ -118,7 +118,7 @@ def land_kafka(
     """
     from retrain_assets.steps.data import kafka as kafka_step  # its library is an extra
 
-    files = TopicFiles(storage().landing, base.get_dataset(dataset), topic)
+    files = TopicFiles(storage().landing, base.get("dataset", base.datasets(), dataset), topic)
     bounds = kafka_step.Bounds(max_messages, max_seconds, once=once)
     with kafka_step.stop_on_signals() as stop:
         tell = partial(click.echo, err=True)

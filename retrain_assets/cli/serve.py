@@ -19,13 +19,7 @@ from retrain_assets.stores.tables.data_files import Spill
 
 @command
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option(
-    "--port",
-    default=8000,
-    type=click.IntRange(0, 65535),
-    show_default=True,
-    help="0 takes any free port.",
-)
+@click.option("--port", default=8000, type=click.IntRange(0, 65535), help="8000; 0 is any free.")
 def serve(host: str, port: int) -> None:
     """Answer predictions of every production model over HTTP, until SIGTERM.
 

@@ -15,13 +15,7 @@ import numpy as np
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.metrics.metrics import (
-    block_values,
-    evaluate,
-    get_gate_metric,
-    list_metrics,
-    margin,
-)
+from retrain_assets.domain.metrics import metrics
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.domain.windows import exclude_range, take_through
 from retrain_assets.reports.movers import draw_watched_drift
@@ -106,18 +100,14 @@ def _judgement(state: ModelState, gated: ModelVersion, decisions: list[LedgerRow
     )
     previous = decisions[0].previous if decisions else None
     evaluation = read_evaluation(state, gated.version, previous)
-    gate: list[Any] = []
-    if evaluation:
-        tables = (evaluation.evidence.get(name) for name in ("guards", "slices"))
-        gate = [evaluation.reason, evaluation.picture(), *tables]
-    metrics = [
-        _estimate(item, rows, output, classes) for item in list_metrics(kind, past.spec.gate)
-    ]
+    tables = (evaluation.evidence.get(name) for name in ("guards", "slices")) if evaluation else ()
+    offer = metrics.list_metrics(kind, past.spec.gate)
+    figures = [_estimate(metric, rows, output, classes) for metric in offer]
     return {
-        "Holdout": [where, metrics],
-        "The gate": gate,
+        "Holdout": [where, figures],
+        "The gate": [evaluation.reason, evaluation.picture(), *tables] if evaluation else [],
         "Calibration": [draw_holdout(kind, rows.target.to_numpy(), output, classes)],
-        "Importance": [draw_importance(*_importance(past, pipeline, rows))],
+        "Importance": [_importance(past, pipeline, rows)],
     }
 
 
@@ -125,34 +115,34 @@ def _estimate(
     metric: Any, rows: Sample, output: np.ndarray, classes: list[Any] | None
 ) -> dict[str, object]:
     """Return a metric's row-weighted mean over partitions, and Student's interval of that."""
-    blocks = block_values(metric, rows.target.to_numpy(), output, rows.partitions, classes)
+    blocks = metrics.block_values(metric, rows.target.to_numpy(), output, rows.partitions, classes)
     blocks = blocks.drop_nulls("value")
     mean = half = math.nan
     if not blocks.is_empty():  # roc_auc has no value where no partition has both classes
         values, counts = blocks["value"].to_numpy(), blocks["rows"].to_numpy()
         mean = float(np.average(values, weights=counts))
-        half = margin(values, counts, (1 + CONFIDENCE) / 2)
+        half = metrics.margin(values, counts, (1 + CONFIDENCE) / 2)
     return {"metric": str(metric), "value": mean, "low": mean - half, "high": mean + half}
 
 
-def _importance(
-    state: ModelState, pipeline: Pipeline, rows: Sample
-) -> tuple[dict[str, float], str]:
-    """Return how much worse the metric is with each feature shuffled, and a caption."""
-    metric, step = get_gate_metric(state.spec.gate), max(1, len(rows.target) // SHUFFLED_ROWS)
+def _importance(state: ModelState, pipeline: Pipeline, rows: Sample) -> Figure:
+    """Return a picture of how much worse the metric is with each feature shuffled."""
+    metric, step = (
+        metrics.get_gate_metric(state.spec.gate),
+        max(1, len(rows.target) // SHUFFLED_ROWS),
+    )
     features, target = rows.features.gather_every(step), rows.target.gather_every(step)
 
     def value(columns: pl.DataFrame) -> float:
         output = predict(pipeline, state.spec.target.kind, columns)
-        return evaluate(metric, target.to_numpy(), output, get_classes(pipeline))
+        return metrics.evaluate(metric, target.to_numpy(), output, get_classes(pipeline))
 
-    baseline = value(features)
-    shuffled = {name: pl.col(name).shuffle(state.spec.seed) for name in features.columns}
-    losses = {
-        name: metric.gain(baseline, value(features.with_columns(column)))
-        for name, column in shuffled.items()
-    }
-    return losses, f"how much worse {metric} is when its values are shuffled, {len(target):,} rows"
+    baseline, losses = value(features), {}
+    for name in features.columns:
+        shuffled = features.with_columns(pl.col(name).shuffle(state.spec.seed))
+        losses[name] = metric.gain(baseline, value(shuffled))
+    text = f"how much worse {metric} is when its values are shuffled, {len(target):,} rows"
+    return draw_importance(losses, text)
 
 
 def _drift(state: ModelState, gated: ModelVersion) -> Figure:
