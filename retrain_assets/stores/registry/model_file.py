@@ -22,15 +22,44 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.skops"
 _ADDRESS = r"\d{9,}"
-# Beside what skops trusts by itself (estimators of scikit-learn, numbers, arrays, containers).
+# Beside what skops trusts by itself (estimators of scikit-learn, numbers, arrays, containers),
+# these types of scikit-learn's own estimators were reviewed: to build one runs no code that a file
+# names. What a partial, scorer or kernel of a function calls must be trusted too.
+_OF_SKLEARN = {
+    "_loss.loss": "HalfTweedieLoss HalfTweedieLossIdentity",
+    "calibration": "_CalibratedClassifier _SigmoidCalibration _TemperatureScaling",
+    "ensemble._hist_gradient_boosting.predictor": "TreePredictor",
+    "feature_selection._mutual_info": "mutual_info_classif mutual_info_regression",
+    "feature_selection._univariate_selection": "chi2 f_classif f_regression r_regression",
+    "gaussian_process._gpc": "_BinaryGaussianProcessClassifierLaplace",
+    "gaussian_process.kernels": "ConstantKernel DotProduct ExpSineSquared "
+    "Exponentiation Matern PairwiseKernel Product RBF RationalQuadratic Sum WhiteKernel",
+    "impute._iterative": "IterativeImputer _ImputerTriplet",
+    "metrics._classification": "balanced_accuracy_score",
+    "metrics._dist_metrics": "BrayCurtisDistance64 CanberraDistance64 ChebyshevDistance64 "
+    "EuclideanDistance64 HammingDistance64 ManhattanDistance64 MinkowskiDistance64",
+    "metrics._scorer": "_CurveScorer _PassthroughScorer _Scorer",
+    "model_selection._split": "KFold StratifiedKFold TimeSeriesSplit",
+    "neighbors._ball_tree": "BallTree",
+    "neighbors._kd_tree": "KDTree",
+    "neural_network._stochastic_optimizers": "AdamOptimizer SGDOptimizer",
+    "tree._tree": "Tree",
+    "utils._bunch": "Bunch",
+    "utils._metadata_requests": "MetadataRequest MethodMetadataRequest",
+    "utils.validation": "check_array",
+}
 TRUSTED_TYPES = (
-    "functools.partial",  # of check_array only: what a partial calls must be trusted too
+    "functools.partial",
     "numpy.dtype",
     "retrain_assets.domain.encoder.FrameColumns",
     "retrain_assets.domain.encoder.FrameEncoder",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.tree._tree.Tree",
-    "sklearn.utils.validation.check_array",
+    "scipy._lib.array_api_compat.numpy._aliases.asarray",
+    "scipy.interpolate._bsplines.BSpline",
+    *(
+        f"sklearn.{module}.{name}"
+        for module, names in _OF_SKLEARN.items()
+        for name in names.split()
+    ),
 )
 
 

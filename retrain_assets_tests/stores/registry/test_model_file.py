@@ -1,0 +1,135 @@
+"""Each of scikit-learn's own estimators that can be stored is restored and predicts the same."""
+
+import math
+import re
+from inspect import signature
+
+import numpy as np
+import pytest
+import skops.io
+from sklearn import (
+    calibration,
+    ensemble,
+    feature_selection,
+    gaussian_process,
+    linear_model,
+    multiclass,
+    naive_bayes,
+    neighbors,
+    neural_network,
+    preprocessing,
+    svm,
+)
+from sklearn import model_selection as selection
+from sklearn.base import BaseEstimator, is_classifier
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401 needed to import it
+from sklearn.gaussian_process import kernels
+from sklearn.impute import IterativeImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.utils import all_estimators
+
+from retrain_assets.stores.registry.model_file import (
+    TRUSTED_TYPES,
+    ModelFileError,
+    digest,
+    load_model,
+)
+
+RANDOM = np.random.default_rng(0)
+FEATURES = np.abs(RANDOM.normal(size=(60, 3)))
+BINARY = (FEATURES[:, 0] + RANDOM.normal(size=60) > 0.7).astype(int)
+CLASSES = np.array(list("abc"))[np.arange(60) % 3]
+NUMBERS = np.exp(FEATURES[:, 0])
+LOGISTIC, RIDGE = linear_model.LogisticRegression(), linear_model.Ridge()
+NEAREST, GAUSSIAN = neighbors.KNeighborsClassifier, gaussian_process.GaussianProcessClassifier
+# These cannot be fitted on a matrix and one column of labels, or give no probabilities.
+UNUSABLE = {
+    *("CCA", "IsotonicRegression", "MultiTaskElasticNet", "MultiTaskElasticNetCV"),
+    *("MultiTaskLasso", "MultiTaskLassoCV", "PLSCanonical", "CategoricalNB"),
+    *("NuSVC", "SGDClassifier", "SVC", "SelfTrainingClassifier"),
+}
+DEFAULTS = [
+    estimator()
+    for kind in ("classifier", "regressor")
+    for name, estimator in all_estimators(type_filter=kind)
+    if name not in UNUSABLE
+    and (kind == "regressor" or hasattr(estimator, "predict_proba"))
+    and all(part.default is not part.empty for part in signature(estimator).parameters.values())
+]
+WITH_PARAMS = [
+    *(NEAREST(metric=name) for name in ("braycurtis", "chebyshev", "hamming", "manhattan")),
+    *(NEAREST(algorithm="ball_tree", metric=name) for name in ("canberra", "euclidean")),
+    NEAREST(p=3),
+    *(neural_network.MLPClassifier(solver=name, max_iter=20) for name in ("sgd", "lbfgs")),
+    *(calibration.CalibratedClassifierCV(method=name) for name in ("isotonic", "temperature")),
+    calibration.CalibratedClassifierCV(svm.SVC()),
+    GAUSSIAN(kernels.Matern() + kernels.WhiteKernel()),
+    GAUSSIAN(kernels.RationalQuadratic() * 2),
+    GAUSSIAN(kernels.DotProduct() ** 2),
+    *(
+        gaussian_process.GaussianProcessRegressor(kernel, alpha=1)
+        for kernel in (kernels.PairwiseKernel(), kernels.ExpSineSquared())
+    ),
+    multiclass.OneVsRestClassifier(LOGISTIC),
+    linear_model.SGDClassifier(loss="log_loss"),
+    ensemble.StackingClassifier([("a", LOGISTIC), ("b", naive_bayes.GaussianNB())]),
+    ensemble.VotingClassifier([("a", LOGISTIC), ("b", naive_bayes.GaussianNB())], voting="soft"),
+    selection.TunedThresholdClassifierCV(LOGISTIC),
+    selection.GridSearchCV(LOGISTIC, {"C": [1, 2]}, cv=selection.TimeSeriesSplit(2)),
+    selection.GridSearchCV(RIDGE, {"alpha": [1, 2]}, cv=selection.KFold(2)),
+    *(linear_model.TweedieRegressor(power=power) for power in (1.5, 2)),
+    linear_model.TweedieRegressor(power=1.5, link="identity"),
+    ensemble.StackingRegressor([("a", RIDGE), ("b", linear_model.Lasso())]),
+    TransformedTargetRegressor(RIDGE, transformer=preprocessing.StandardScaler()),
+    make_pipeline(preprocessing.SplineTransformer(), RIDGE),
+    make_pipeline(IterativeImputer(), RIDGE),
+    *(
+        make_pipeline(feature_selection.SelectKBest(score, k=2), LOGISTIC)
+        for score in (
+            *(feature_selection.f_classif, feature_selection.chi2),
+            feature_selection.mutual_info_classif,
+        )
+    ),
+    *(
+        make_pipeline(feature_selection.SelectKBest(score, k=2), RIDGE)
+        for score in (
+            *(feature_selection.f_regression, feature_selection.r_regression),
+            feature_selection.mutual_info_regression,
+        )
+    ),
+]
+
+
+def list_cases() -> list[tuple[BaseEstimator, np.ndarray]]:
+    cases = []
+    for estimator in [*DEFAULTS, *WITH_PARAMS]:
+        binary = [BINARY] if "Threshold" in str(estimator) else [BINARY, CLASSES]
+        cases += [
+            (estimator, labels) for labels in (binary if is_classifier(estimator) else [NUMBERS])
+        ]
+    return cases
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("estimator", "labels"), list_cases(), ids=lambda case: " ".join(f"{case}".split())[:60]
+)
+def test_an_estimator_of_scikit_learn_is_restored_and_predicts_the_same(
+    estimator: BaseEstimator, labels: np.ndarray
+) -> None:
+    estimator.fit(FEATURES, labels)
+    content = skops.io.dumps(estimator)
+    restored = load_model(content, digest(content), "a model")
+    method = "predict_proba" if is_classifier(estimator) else "predict"
+    # A copy, since the very array of the fit takes another path through some distances.
+    expected, actual = (getattr(model, method)(FEATURES.copy()) for model in (estimator, restored))
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_what_runs_code_of_a_file_is_not_trusted() -> None:
+    content = skops.io.dumps(preprocessing.FunctionTransformer(math.exp))
+    with pytest.raises(ModelFileError, match=re.escape("math.exp")):
+        load_model(content, digest(content), "a model")
+    for module in ("builtins", "os", "subprocess", "operator", "importlib"):
+        assert not any(name.startswith(f"{module}.") for name in TRUSTED_TYPES)
