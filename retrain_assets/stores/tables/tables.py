@@ -272,16 +272,15 @@ class Tables:
             options = {"mode": "error", "configuration": data_files.CONFIGURATION}
         elif predicate is not None:
             options |= {"mode": "overwrite", "predicate": predicate}
-        stored = None if opened is None else pl.scan_delta(opened)
-        types = joint_types(table, stored, rows.lazy())
-        frames = [rows.lazy()]
-        if stored is not None and (widened := _widened(stored, types)):
+        replaced = pl.sql_expr(predicate).fill_null(False) if predicate else pl.lit(False)
+        stored = None if opened is None else pl.scan_delta(opened).filter(~replaced)
+        types, frames = joint_types(table, stored, rows.lazy()), [rows.lazy()]
+        schema = pl.Schema() if stored is None else stored.collect_schema()
+        widened = [name for name in types if types[name] != schema.get(name, types[name])]
+        if stored is not None and widened:
             self.verify(table, None, before)  # the new files get new digests
-            replaced = pl.sql_expr(predicate).fill_null(False) if predicate else pl.lit(False)
-            frames.insert(0, stored.filter(~replaced))
-            types = {**stored.collect_schema(), **types}
-            note = ", ".join(f"{name} to {types[name]}" for name in widened)
-            commit = {**commit, WIDENED: note}
+            frames, types = [stored, rows.lazy()], {**schema, **types}
+            commit = {**commit, WIDENED: ", ".join(f"{name} to {types[name]}" for name in widened)}
             options = {"mode": "overwrite", "schema_mode": "overwrite"}
         # With retries, two first commits both land, and so does a stale append.
         notes = CommitProperties({**commit, _TOKEN: token}, max_commit_retries=0)
@@ -316,12 +315,6 @@ class Tables:
 
 def _version(opened: DeltaTable | None) -> int | None:
     return None if opened is None else opened.version()
-
-
-def _widened(stored: pl.LazyFrame, types: Mapping[str, pl.DataType]) -> list[str]:
-    """Return the stored columns that need a wider type."""
-    schema = stored.collect_schema()
-    return [name for name in schema if types.get(name, schema[name]) != schema[name]]
 
 
 def _refuse_stale(

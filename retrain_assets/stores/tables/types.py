@@ -39,7 +39,7 @@ def joint_types(
 
     Args:
         table: The table, for messages.
-        stored: All its rows; None if it was never written.
+        stored: Its rows that stay; None if it was never written.
         rows: The rows to write.
 
     Raises:
@@ -64,7 +64,7 @@ def joint_types(
             raise ColumnTypeError(
                 f"table {table}: column {name} is stored as {old} and its new values are {new}, "
                 f"such as {example!r}; no type holds both unaltered: give the column or feature "
-                "another name, or write it in the stored type again"
+                "another name, write it in the stored type, or build all partitions in one run"
             )
     return types
 

@@ -97,3 +97,5 @@ def test_what_no_type_holds_is_refused_by_name(tmp_path: Path, old: str, new: st
     with pytest.raises(ColumnTypeError, match=r"d/t: column x is stored as .* another name"):
         tables.replace("d/t", rows, ["02"], {})
     assert tables.version("d/t") == 0
+    tables.replace("d/t", rows, ["01", "02"], {})  # nothing of the old type stays
+    assert same(tables.read("d/t", ["02"])["x"], VALUES[new])
