@@ -4,7 +4,6 @@ Every event is read from records that stay (ledger, files, runs), so an event th
 sent when it happened is sent later. Not here: events of ledger and files, and how to send.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,14 +12,8 @@ from functools import partial
 import dagster as dg
 
 from retrain_assets.domain.messages import Event
+from retrain_assets.orchestration import metadata
 from retrain_assets.orchestration.assets.monitoring import Model
-from retrain_assets.orchestration.metadata import (
-    AS_OF_TAG,
-    BECAUSE_TAG,
-    CAUSES_TAG,
-    DATASET_TAG,
-    MODEL_TAG,
-)
 from retrain_assets.orchestration.partitions import partitions_definition
 from retrain_assets.orchestration.resources import Channels, StorageResource
 from retrain_assets.orchestration.run_requests import WATCHING, failure
@@ -68,7 +61,7 @@ def of_model(model: Model) -> Subject:
             partial(_asked, instance, model.spec.name),
         )
 
-    return Subject(model.spec.name, MODEL_TAG, model.spec.notify, records)
+    return Subject(model.spec.name, metadata.MODEL_TAG, model.spec.notify, records)
 
 
 def of_dataset(spec: DatasetSpec) -> Subject:
@@ -80,7 +73,7 @@ def of_dataset(spec: DatasetSpec) -> Subject:
             partial(messages.overdue, storage.tables, spec, _expected(spec, now)),
         )
 
-    return Subject(spec.name, DATASET_TAG, spec.notify, records)
+    return Subject(spec.name, metadata.DATASET_TAG, spec.notify, records)
 
 
 def messages_sensors(subject: Subject) -> list[dg.SensorDefinition]:
@@ -161,18 +154,13 @@ def _asked(instance: dg.DagsterInstance, model: str) -> Iterator[Event]:
     """Yield an event for each retraining that a sensor or a person requested."""
     for record in instance.get_run_records(dg.RunsFilter(job_name=f"{model}_retrain"), NEWEST):
         run, tags = record.dagster_run.run_id, record.dagster_run.tags
-        as_of, causes = tags.get(AS_OF_TAG, ""), tags.get(CAUSES_TAG, "request")
-        reason = tags.get(BECAUSE_TAG, "a person asked for it")
+        as_of, causes = tags.get(metadata.AS_OF_TAG, ""), tags.get(metadata.CAUSES_TAG, "request")
+        reason = tags.get(metadata.BECAUSE_TAG, "a person asked for it")
         when = f" as of {as_of}" if as_of else ""
-        yield Event(
-            id=f"asked:{run}",
-            kind="retraining",
-            subject=model,
-            text=f"{model}: retraining{when} ({causes}): {reason}",
-            cause=f"{as_of} {causes}" if as_of else run,
-            fields=json.dumps({"as_of": as_of, "causes": causes.split(","), "run_id": run}),
-            time=record.create_timestamp,
-        )
+        name, text = f"asked:{run}", f"retraining{when} ({causes}): {reason}"
+        fields = {"as_of": as_of, "causes": causes.split(","), "run_id": run}
+        cause, time = f"{as_of} {causes}" if as_of else run, record.create_timestamp
+        yield messages.make_event(name, "retraining", model, text, cause, fields, time=time)
 
 
 def _failed(
@@ -191,11 +179,6 @@ def _failed(
             yield notices[name]
             continue
         kind, reason = failure(instance, run.run_id)
-        yield Event(
-            id=name,
-            kind="run_failed",
-            subject=subject.name,
-            text=f"{subject.name}: {job} failed, {reason} (run {run.run_id})",
-            cause=f"{job} {kind}",
-            fields=json.dumps({"job": run.job_name, "run_id": run.run_id, "error": reason}),
-        )
+        fields = {"job": run.job_name, "run_id": run.run_id, "error": reason}
+        text, cause = f"{job} failed, {reason} (run {run.run_id})", f"{job} {kind}"
+        yield messages.make_event(name, "run_failed", subject.name, text, cause, fields)

@@ -36,21 +36,13 @@ Result = TypeVar("Result")
 SOURCE = "_source"  # digest of what a partition was built from
 FILES = {**FILES_SCHEMA, "stamp": pl.String()}
 MONITORING_SCHEMA: dict[str, pl.DataType] = {
-    PARTITION: pl.String(),
-    "role": pl.String(),
-    "measure": pl.String(),
-    "column": pl.String(),
-    "statistic": pl.Float64(),
-    "threshold": pl.Float64(),
-    "baseline": pl.Float64(),
+    **dict.fromkeys((PARTITION, "role", "measure", "column"), pl.String()),
+    **dict.fromkeys(("statistic", "threshold", "baseline"), pl.Float64()),
     "alert": pl.Boolean(),
-    "low": pl.Float64(),
-    "high": pl.Float64(),
+    **dict.fromkeys(("low", "high"), pl.Float64()),
     "effect": pl.String(),
     "model_version": pl.Int64(),
-    "window_from": pl.String(),
-    "window_to": pl.String(),
-    SOURCE: pl.String(),
+    **dict.fromkeys(("window_from", "window_to", SOURCE), pl.String()),
 }
 
 

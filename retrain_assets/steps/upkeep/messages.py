@@ -5,26 +5,16 @@ sender is killed in between, the message is sent again under the same id. Not he
 Dagster's runs, and the channels.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from time import monotonic
 
 import polars as pl
 
+from retrain_assets.domain import messages
 from retrain_assets.domain.data.contract import NEIGHBOUR_REFUSED, UNPLACED
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.messages import (
-    Event,
-    Message,
-    Notice,
-    NotTakenError,
-    Outcome,
-    add_events,
-    choose_messages,
-    mark_attempt,
-    record_outcomes,
-)
+from retrain_assets.domain.messages import Event, NotTakenError
 from retrain_assets.domain.metrics.metrics import write_json
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.notify import Channel, EventKind, NotifySpec
@@ -56,6 +46,20 @@ _FIELDS = (
 _TROUBLES = {"cause": pl.String(), "time": pl.Datetime("us", "UTC"), "text": pl.String()}
 
 
+def make_event(
+    name: str,
+    kind: EventKind,
+    subject: str,
+    text: str,
+    cause: str,
+    fields: Mapping[str, object],
+    *,
+    time: datetime | None = None,
+) -> Event:
+    """Return an event whose text begins with its subject and whose fields are written as JSON."""
+    return Event(name, kind, subject, f"{subject}: {text}", cause, write_json(fields), time)
+
+
 def decisions(state: ModelState) -> Iterator[Event]:
     """Yield an event for each of the newest rows of the ledger."""
     history, model = state.ledger.read(), state.spec.name
@@ -63,30 +67,19 @@ def decisions(state: ModelState) -> Iterator[Event]:
         kind, template = _DECISIONS[row.action]
         text = template.format(version=row.version, model=model, by=row.by)
         because = f". Asked for: {row.because}" if row.because else ""
-        fields = row.for_people() | {"ledger_sha256": history.digests[number]}
-        yield Event(
-            id=f"ledger:{number}",
-            kind=kind,
-            subject=model,
-            text=f"{model}: {text}. {row.reason}{because}",
-            cause=str(number),
-            fields=write_json({name: fields[name] for name in _FIELDS}),
-            time=row.time,
-        )
+        record = row.for_people() | {"ledger_sha256": history.digests[number]}
+        fields = {name: record[name] for name in _FIELDS}
+        text = f"{text}. {row.reason}{because}"
+        yield make_event(f"ledger:{number}", kind, model, text, str(number), fields, time=row.time)
 
 
 def corrections(state: ModelState) -> Iterator[Event]:
     """Yield one event of late or corrected partitions that production was trained on."""
     row, keys = state.ledger.read().production, list_stale(state)
     if row is not None and keys:
-        yield Event(
-            id=f"stale:{digest(str(row.version), *keys)}",
-            kind="late_data",
-            subject=state.spec.name,
-            text=f"{state.spec.name}: {describe_staleness(state)}",
-            cause=f"version {row.version}",
-            fields=json.dumps({"version": row.version, "partitions": keys}),
-        )
+        name, cause = f"stale:{digest(str(row.version), *keys)}", f"version {row.version}"
+        fields, text = {"version": row.version, "partitions": keys}, describe_staleness(state)
+        yield make_event(name, "late_data", state.spec.name, text, cause, fields)
 
 
 def leave(state: ModelState, troubles: Mapping[str, str], now: datetime) -> None:
@@ -105,31 +98,20 @@ def leave(state: ModelState, troubles: Mapping[str, str], now: datetime) -> None
 def troubles(state: ModelState) -> Iterator[Event]:
     """Yield an event for each trouble that `retrain serve` has stored."""
     for row in state.stored("serving", _TROUBLES).iter_rows(named=True):
-        cause, time = row["cause"], row["time"]
-        yield Event(
-            id=f"serving:{digest(cause, time.isoformat())}",
-            kind="serving",
-            subject=state.spec.name,
-            text=row["text"],
-            cause=cause,
-            fields=json.dumps({"about": cause}),
-            time=time,
-        )
+        cause, time, text = row["cause"], row["time"], row["text"]
+        name, fields = f"serving:{digest(cause, time.isoformat())}", write_json({"about": cause})
+        yield Event(name, "serving", state.spec.name, text, cause, fields, time)
 
 
 def worse_than_before(state: ModelState) -> Iterator[Event]:
     """Yield an event if production is shown to be worse than the version before it."""
-    comparison = summarize(state)
+    comparison, model = summarize(state), state.spec.name
     if comparison is not None and comparison.is_worse:
-        name = state.spec.name
-        yield Event(
-            id=f"watch:{comparison.production}",
-            kind="worse_than_before",
-            subject=name,
-            text=f"{name}: {comparison.sentence}: retrain rollback {name} --reason WHY",
-            cause=f"version {comparison.production}",
-            fields=json.dumps({"version": comparison.production, "before": comparison.before}),
-        )
+        version = comparison.production
+        text = f"{comparison.sentence}: retrain rollback {model} --reason WHY"
+        fields = {"version": version, "before": comparison.before}
+        name, cause = f"watch:{version}", f"version {version}"
+        yield make_event(name, "worse_than_before", model, text, cause, fields)
 
 
 def refusals(tables: Tables, spec: DatasetSpec) -> Iterator[Event]:
@@ -137,17 +119,12 @@ def refusals(tables: Tables, spec: DatasetSpec) -> Iterator[Event]:
     refused = pl.col("refusal").is_not_null() & (pl.col("refusal") != NEIGHBOUR_REFUSED)
     files = landing_files(tables, spec.name, refused).sort(PARTITION, "file")
     for row in files.iter_rows(named=True):
-        key, file, reason = row[PARTITION], row["file"], row["refusal"]
+        key, file, reason, rows = row[PARTITION], row["file"], row["refusal"], row["rows_read"]
         place = "" if key.startswith(UNPLACED) else f" of {key}"
-        fields = {"partition": key, "file": file, "reason": reason, "rows": row["rows_read"]}
-        yield Event(
-            id=f"file:{digest(key, file, row['sha256'], reason)}",
-            kind="data_refused",
-            subject=spec.name,
-            text=f"{spec.name}: {file}{place} is refused, {row['rows_read']} rows: {reason}",
-            cause=f"{file}: {reason}",
-            fields=json.dumps(fields),
-        )
+        text = f"{file}{place} is refused, {rows} rows: {reason}"
+        name, cause = f"file:{digest(key, file, row['sha256'], reason)}", f"{file}: {reason}"
+        fields = {"partition": key, "file": file, "reason": reason, "rows": rows}
+        yield make_event(name, "data_refused", spec.name, text, cause, fields)
 
 
 def overdue(tables: Tables, spec: DatasetSpec, partition: str | None) -> Iterator[Event]:
@@ -159,14 +136,9 @@ def overdue(tables: Tables, spec: DatasetSpec, partition: str | None) -> Iterato
         partition: The newest one that ended at least `expected` ago, if any.
     """
     if partition and landing_files(tables, spec.name, pl.col(PARTITION) == partition).is_empty():
-        yield Event(
-            id=f"overdue:{partition}",
-            kind="late_data",
-            subject=spec.name,
-            text=f"{spec.name}: {partition} has not landed {spec.expected} after its end",
-            cause="overdue",
-            fields=json.dumps({"partition": partition}),
-        )
+        name, fields = f"overdue:{partition}", {"partition": partition}
+        text = f"{partition} has not landed {spec.expected} after its end"
+        yield make_event(name, "late_data", spec.name, text, "overdue", fields)
 
 
 def deliver(
@@ -188,18 +160,18 @@ def deliver(
     Returns:
         The result, for people.
     """
-    messages: list[Message] = []
+    outgoing: list[messages.Message] = []
 
-    def begin(notices: Sequence[Notice]) -> list[Notice]:
+    def begin(notices: Sequence[messages.Notice]) -> list[messages.Notice]:
         now = clock()
-        extended = add_events(notices, events, notify, senders, now)
-        messages[:] = choose_messages(extended, notify, senders, now)
-        return mark_attempt(extended, messages, now)
+        extended = messages.add_events(notices, events, notify, senders, now)
+        outgoing[:] = messages.choose_messages(extended, notify, senders, now)
+        return messages.mark_attempt(extended, outgoing, now)
 
     notices = outbox.change(begin)
-    outcomes = _send(messages, senders)
-    if messages:
-        notices = outbox.change(lambda stored: record_outcomes(stored, outcomes, clock()))
+    outcomes = _send(outgoing, senders)
+    if outgoing:
+        notices = outbox.change(lambda stored: messages.record_outcomes(stored, outcomes, clock()))
     waiting = [notice for notice in notices if notice.sent_at is None]
     errors = {notice.channel: notice.error for notice in waiting if notice.error}
     count = sum(isinstance(outcome, str) for outcome in outcomes.values())
@@ -207,12 +179,14 @@ def deliver(
     return "; ".join([summary, *(f"{channel}: {error}" for channel, error in errors.items())])
 
 
-def _send(messages: Sequence[Message], senders: Mapping[Channel, Send]) -> dict[str, Outcome]:
+def _send(
+    outgoing: Sequence[messages.Message], senders: Mapping[Channel, Send]
+) -> dict[str, messages.Outcome]:
     """Send messages, each channel until it fails, and return the outcomes by message id."""
-    outcomes: dict[str, Outcome] = dict.fromkeys(message.id for message in messages)
+    outcomes: dict[str, messages.Outcome] = dict.fromkeys(message.id for message in outgoing)
     failed: set[Channel] = set()
     end = monotonic() + SEND_SECONDS
-    for message in messages:
+    for message in outgoing:
         if message.channel in failed or monotonic() > end:
             continue
         try:
