@@ -347,7 +347,12 @@ def test_outside_of_a_project_no_model_is_shown(
     assert done.stderr == f"no Dagster project in {tmp_path} or above it: this is the demo\n"
 
 
-def test_a_fresh_project_has_no_model_and_says_where_to_write_one(fresh: Project) -> None:
+@pytest.mark.parametrize("layout", ["src", "flat"])
+def test_a_fresh_project_has_no_model_and_says_where_to_write_one(
+    fresh: Project, layout: str
+) -> None:
+    if layout == "flat":
+        fresh.package.rename(fresh.root / fresh.name)
     done = run("status")
     assert (done.exit_code, done.stderr, done.exception) == (0, "", None)
     assert done.stdout == "there is no model yet: write one in defs/NAME/defs.yaml\n"

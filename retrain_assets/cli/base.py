@@ -200,5 +200,6 @@ def location() -> definitions.Location:
             click.echo(f"no Dagster project in {start} or above it: this is the demo", err=True)
         notes["demo"] = True
     elif find_spec(place.module.partition(".")[0]) is None:
-        sys.path.insert(0, str(place.folder / "src"))  # `dg` finds a project that way too
+        # `dg` finds a project that is not installed in these folders too.
+        sys.path[:0] = [str(place.folder / "src"), str(place.folder)]
     return place
