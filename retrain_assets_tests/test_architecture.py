@@ -69,6 +69,11 @@ def imported(path: Path) -> Iterator[str]:
                 yield node.module
 
 
+def test_one_module_writes_delta_tables_so_that_no_writer_changes_a_value() -> None:
+    writers = {path.name for path in sources() if "write_deltalake" in path.read_text()}
+    assert writers == {"tables.py"}
+
+
 @pytest.mark.parametrize("layer", FORBIDDEN)
 def test_a_layer_does_not_know_what_is_outside_it(layer: str) -> None:
     offences = {

@@ -4,20 +4,15 @@ Steps read what is stored until they write it; what they write is lost with the 
 what is written.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 from retrain_assets.stores.tables.tables import NOW, Schema, StaleTableError, Tables
-
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -103,11 +98,11 @@ class MemoryRegistry(ModelRegistry):
 
     ledger_head = ""
 
-    def __init__(self, name: str, shared: dict[int, tuple[ModelVersion, Pipeline]]) -> None:
+    def __init__(self, name: str, shared: dict[int, tuple[ModelVersion, Any]]) -> None:
         super().__init__("", "", name)
         self.shared, self.aliases = shared, dict[str, int]()
 
-    def log_version(self, run_id: str, pipeline: Pipeline, **record: Any) -> ModelVersion:
+    def log_version(self, run_id: str, pipeline: Any, **record: Any) -> ModelVersion:
         """Add a version."""
         number = len(self.shared) + 1
         tags, metrics = dict(record["tags"]), dict(record["metrics"])
@@ -141,7 +136,7 @@ class MemoryRegistry(ModelRegistry):
         if number is not None:
             self.aliases[name] = self.version(number).version
 
-    def load(self, number: int, sha256: str) -> Pipeline:
+    def load(self, number: int, sha256: str) -> Any:
         """Return the pipeline of a version, which was never a file."""
         del sha256
         return self.shared[self.version(number).version][1]

@@ -5,20 +5,15 @@ from a list of types that is ours and not the file's. Not here: where files are 
 MLflow says about them.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from zipfile import ZipFile
 
 from retrain_assets.errors import PermanentError
-
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
 
 MODEL_FILE = "model.skops"
 _ADDRESS = r"\d{9,}"
@@ -102,7 +97,7 @@ def content_digest(content: bytes) -> str:
     return digest(repr((schema, inner)).encode())
 
 
-def load_model(content: bytes, expected: str, name: str) -> Pipeline:
+def load_model(content: bytes, expected: str, name: str) -> Any:
     """Build the pipeline of a model file.
 
     Args:

@@ -5,23 +5,18 @@ notice most flipped bits. Rows that wait for a commit are spilled to disk, so th
 flat. Not here: what is committed and when, and which versions are still needed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import file_digest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 import polars as pl
 from deltalake import DeltaTable, WriterProperties
 from deltalake.exceptions import DeltaError
 
 from retrain_assets.stores.tables.log import REPAIR, short
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # Versions that models were trained on stay readable: nothing expires by itself.
 # Without statistics of all columns, a partition column after the 32nd would prune no file.
@@ -45,10 +40,8 @@ _SMALL_BYTES, MAX_SMALL_FILES = _FILE_BYTES // 4, 64
 FAILURES = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, DeltaError)
 
 
-def record_batches(
-    frames: Sequence[pl.LazyFrame], schema: Mapping[str, pl.DataType]
-) -> pa.RecordBatchReader:
-    """Return the rows of frames as a stream of batches, so that they are never in memory together.
+def record_batches(frames: Sequence[pl.LazyFrame], schema: Mapping[str, pl.DataType]) -> Any:
+    """Return a reader of the rows by batches, so that they are never in memory together.
 
     Each batch is cast by itself, since polars mixes the order of rows if a query casts them.
 
@@ -56,11 +49,11 @@ def record_batches(
         frames: The rows; a column that a frame lacks is null there.
         schema: The columns of the stream and their types.
     """
-    import pyarrow as pa
+    import pyarrow as pa  # takes a quarter of a second, which only writing needs
 
     empty = pl.DataFrame(schema=schema)
 
-    def batches() -> Iterator[pa.RecordBatch]:
+    def batches() -> Iterator[Any]:
         for frame in frames:
             for part in frame.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True):
                 lacking = [pl.lit(None, empty.schema[n]).alias(n) for n in schema if n not in part]
