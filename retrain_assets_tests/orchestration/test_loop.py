@@ -313,6 +313,8 @@ def test_changed_features_are_rebuilt_retrained_and_promoted_without_waiting(
     world.spec = new_world(
         tmp_path, instance, features={"sql": "SELECT x, x * x AS square FROM rows"}
     ).spec
+    waits = f"0 of 16 partitions needed are ready; {FIRST} more have landed: "
+    assert status.status(world.state)["reason"].startswith(waits)
     assert [run.job for run in world.settle()] == ["churn_monitor", "churn_retrain"]
     first, second = ledger(world)
     assert (second.action, second.causes) == ("promote", ("spec_change",))

@@ -95,6 +95,8 @@ def test_the_first_model_waits_for_enough_history_then_is_asked_for() -> None:
     fresh = {"production": None, "last_decision": None}
     short = decide(model(), situation(mature=DAYS[:14], **fresh))
     assert (short.retrain, short.reason) == (False, "14 of 15 partitions needed have landed")
+    waiting = decide(model(), situation(mature=DAYS[:14], unbuilt=2, **fresh)).reason
+    assert waiting.startswith("14 of 15 partitions needed are ready; 2 more have landed: ")
     request = decide(model(), situation(mature=DAYS[:15], **fresh))
     assert (request.retrain, request.fired, request.as_of) == (True, ("no_production",), DAYS[14])
 
