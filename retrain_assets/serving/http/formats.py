@@ -26,8 +26,12 @@ _Body = TypeVar("_Body", bound=BaseModel)
 _V2_TYPES = {"int": "INT64", "float": "FP64", "bool": "BOOL"}
 _V2_VALUES: dict[str, set[type]] = {"INT64": {int}, "FP64": {int, float}, "BOOL": {bool}}
 _V2_VALUES |= {"INT32": {int}, "FP32": {int, float}, "BYTES": {str}}
-_NUMBERS = TypeAdapter(list[Annotated[float, Field(strict=True, allow_inf_nan=False)] | None])
-_TEXTS = TypeAdapter(list[Annotated[str, Field(strict=True)] | None])
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_NUMBERS: TypeAdapter[Any] = TypeAdapter(list[_Number | None])
+_BOOLEANS: TypeAdapter[Any] = TypeAdapter(
+    list[Annotated[bool, Field(strict=True)] | _Number | None]
+)
+_TEXTS: TypeAdapter[Any] = TypeAdapter(list[Annotated[str, Field(strict=True)] | None])
 
 
 class Tensor(BaseModel):
@@ -180,7 +184,8 @@ def read_invocation(content: bytes, version: Version, most: int) -> dict[str, li
         raise requests.invalid(message)
     columns = _columns(forms[0], version.columns, most)
     for name, kind in version.schema.items():
-        adapter: TypeAdapter[Any] = _TEXTS if kind == pl.String else _NUMBERS
+        adapter = _BOOLEANS if name in version.booleans else _NUMBERS
+        adapter = _TEXTS if kind == pl.String else adapter
         try:
             columns[name] = adapter.validate_python(columns[name])
         except ValidationError as error:

@@ -57,6 +57,7 @@ class Version:
         how: A sentence on how it predicts.
         source: `MLflow`, or `copy` where MLflow could not be reached.
         classes: The classes of a classifier, as JSON can hold them.
+        booleans: Features that are stored as true or false.
     """
 
     row: LedgerRow
@@ -65,6 +66,7 @@ class Version:
     how: str
     source: str
     classes: list[str] | None
+    booleans: frozenset[str]
 
     @property
     def number(self) -> int:
@@ -169,7 +171,9 @@ class Loader:
         newest = read_features(state, sorted(state.built())[-3:]).select(state.feature_names)
         quick, how = build_quick_model(pipeline, kind, newest.tail(TRIED_ROWS))
         classes = train.get_classes(pipeline)
-        return Version(row, pipeline, quick, how, source, classes and [*map(str, classes)])
+        names = classes and [*map(str, classes)]
+        booleans = frozenset(name for name, kind in newest.schema.items() if kind == pl.Boolean)
+        return Version(row, pipeline, quick, how, source, names, booleans)
 
 
 @dataclass(frozen=True)

@@ -352,8 +352,10 @@ def _log_pipeline(
     from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
 
-    types = {pl.Int64: DataType.long, pl.Float64: DataType.double, pl.Boolean: DataType.boolean}
+    # MLflow refuses a null among whole numbers and makes it False among booleans.
+    types = {pl.Int64: AnyType(), pl.Float64: DataType.double, pl.Boolean: AnyType()}
     columns = [
         ColSpec(types.get(dtype.base_type(), DataType.string), name)
         for name, dtype in example.schema.items()
