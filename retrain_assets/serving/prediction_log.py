@@ -20,10 +20,12 @@ from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
+from polars.exceptions import PanicException
 from pydantic_core import from_json, to_json
 
 from retrain_assets.domain.data.contract import UNPLACED
 from retrain_assets.domain.data.rules import PARTITION, STORED, Type, partition_of, row_key
+from retrain_assets.domain.data.values import null_infinite
 from retrain_assets.domain.features.build import KEY
 from retrain_assets.serving.scoring.request import RequestError, RequestRows
 from retrain_assets.serving.scoring.score import Scored
@@ -36,6 +38,10 @@ SEGMENT_BYTES, COMMIT_FILES = 16 * 2**20, 4  # of a file, files of a commit
 LIVE, SHADOW = "production", "shadow"
 _ATTEMPTS, _NEW = 3, os.O_WRONLY | os.O_CREAT | os.O_APPEND
 Record = dict[str, Any]
+
+
+class LogError(RuntimeError):
+    """Files of the log could not be stored; the message says which and why."""
 
 
 @dataclass
@@ -116,21 +122,26 @@ class PredictionLog:
 
         Returns:
             How many files were stored.
-        """
-        stored = self._store_closed()
-        with self._lock:
-            for segment in self._open.values():
-                os.close(segment.descriptor)  # which unlocks it
-            self._open.clear()
-        stored += self._store_closed()
-        self.backlog_bytes = self._waiting_bytes()
-        return stored
 
-    def _store_closed(self) -> int:
+        Raises:
+            LogError: Files of a model could not be stored; those of the others were.
+        """
+        count, failures = self._store_closed(self._states)
+        with self._lock:
+            for key in [key for key in self._open if key[0] not in failures]:
+                os.close(self._open.pop(key).descriptor)  # which unlocks it
+        sound = {name: state for name, state in self._states.items() if name not in failures}
+        more, later_failures = self._store_closed(sound)
+        self.backlog_bytes = self._waiting_bytes()
+        if failures := failures | later_failures:
+            raise LogError("; ".join(failures.values()))
+        return count + more
+
+    def _store_closed(self, states: Mapping[str, ModelState]) -> tuple[int, dict[str, str]]:
         if self._writer is not None:
             with suppress(BrokenExecutor):
-                return self._writer.submit(_store_closed, self._folder, self._states).result()
-        return _store_closed(self._folder, self._states)
+                return self._writer.submit(_store_closed, self._folder, states).result()
+        return _store_closed(self._folder, states)
 
     def _append(
         self, model: str, version: Version, role: str, record: bytes, *, is_arrow: bool
@@ -191,27 +202,47 @@ def _as_arrow(head: Record, keys: list[pl.Series], part: Scored) -> bytes:
     return to_json(head) + b"\n" + rows.write_ipc_stream(None).getvalue()
 
 
-def _store_closed(folder: Path, states: Mapping[str, ModelState]) -> int:
-    """Store the files that nobody writes to, some of each model in one commit."""
-    count = 0
+def _store_closed(folder: Path, states: Mapping[str, ModelState]) -> tuple[int, dict[str, str]]:
+    """Store the files that nobody writes to; return their number, and failures by model."""
+    count, failures = 0, {}
     for name, state in states.items():
         paths = sorted((folder / name).glob("*.log"))
         for start in range(0, len(paths), COMMIT_FILES):
-            batch = paths[start : start + COMMIT_FILES]
-            locks = {path: lock for path in batch if (lock := _lock(path)) is not None}
             try:
-                parts = [_read_segment(path, state.dataset) for path in locks]
-                if parts := [part for part in parts if part.height]:
-                    rows = pl.concat(parts, how="diagonal_relaxed")
-                    commit, keys = {"rows": str(rows.height)}, [path.stem for path in locks]
-                    state.tables.replace(state.table(TABLE), rows, keys, commit, key=SEGMENT)
-                for path in locks:
-                    path.unlink(missing_ok=True)
-            finally:
-                for lock in locks.values():
-                    os.close(lock)
-            count += len(locks)
-    return count
+                count += _store_files(paths[start : start + COMMIT_FILES], state)
+            except (Exception, PanicException) as error:  # noqa: BLE001 other models are stored
+                failures[name] = f"{name}: {error}"
+                break
+    return count, failures
+
+
+def _store_files(paths: list[Path], state: ModelState) -> int:
+    """Store files that nobody writes to in one commit; return their number.
+
+    Raises:
+        LogError: A file cannot be read. It is set aside, so that it does not hold up the others.
+    """
+    locks = {path: lock for path in paths if (lock := _lock(path)) is not None}
+    parts, failures = {}, []
+    try:
+        for path in locks:
+            try:
+                parts[path] = _read_segment(path, state.dataset)
+            except (ValueError, KeyError, pl.exceptions.PolarsError, PanicException) as error:
+                aside = path.rename(path.with_suffix(".unreadable"))
+                failures.append(f"{aside} cannot be read and was set aside: {error!r}")
+        if rows := [part for part in parts.values() if part.height]:
+            table = pl.concat(rows, how="diagonal_relaxed")
+            commit, keys = {"rows": str(table.height)}, [path.stem for path in parts]
+            state.tables.replace(state.table(TABLE), table, keys, commit, key=SEGMENT)
+        for path in parts:
+            path.unlink(missing_ok=True)
+    finally:
+        for lock in locks.values():
+            os.close(lock)
+    if failures:
+        raise LogError("; ".join(failures))
+    return len(parts)
 
 
 def _read_segment(path: Path, dataset: DatasetSpec) -> pl.DataFrame:
@@ -240,7 +271,7 @@ def _read_segment(path: Path, dataset: DatasetSpec) -> pl.DataFrame:
         partition.fill_null(UNPLACED).alias(PARTITION),
         row_key(dataset).alias(KEY),
     )
-    return rows.select(
+    stored = rows.select(
         *placed,
         pl.lit(path.stem).alias(SEGMENT),
         pl.concat_str("_id", pl.lit("-"), "_place").alias("_id"),
@@ -250,6 +281,7 @@ def _read_segment(path: Path, dataset: DatasetSpec) -> pl.DataFrame:
         pl.col("_prediction").cast(output),
         *(pl.col(name).cast(kind) for name, kind in features.items()),
     )
+    return null_infinite(stored)
 
 
 def _read_arrow(content: bytes) -> tuple[list[Record], pl.DataFrame]:

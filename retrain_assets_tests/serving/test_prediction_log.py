@@ -9,6 +9,7 @@ import os
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,19 @@ from polars.testing import assert_frame_equal
 
 from retrain_assets.serving import prediction_log
 from retrain_assets.serving.run import background, prepare_writer
+from retrain_assets.serving.scoring import score
 from retrain_assets.stores.tables.tables import Tables
 from retrain_assets_tests.killing import Point, kill_at
 from retrain_assets_tests.serving.http.test_predict import as_json, raw_rows
-from retrain_assets_tests.serving.site import ROW, Site, listening, new_site, post, post_arrow
+from retrain_assets_tests.serving.site import (
+    ROW,
+    TREES,
+    Site,
+    listening,
+    new_site,
+    post,
+    post_arrow,
+)
 
 TABLE = "churn/prediction_log"
 
@@ -265,3 +275,94 @@ def test_a_class_of_several_is_logged_with_its_probabilities(tmp_path: Path) -> 
     assert answered["prediction"].to_list() == [classes[row.index(max(row))] for row in rows]
     kept = [list(found["probabilities"].values()), *map(list, rows)]
     assert logged(site)["_prediction"].to_list() == kept
+
+
+ODD_FEATURES = {"sql": "SELECT x, x > 0 AS is_up, 1 / x AS ratio, 0 / x AS none, plan FROM rows"}
+
+
+@pytest.mark.parametrize("kind", ["trees", "linear"])
+def test_a_feature_that_is_not_finite_is_null_and_harms_no_other_row(
+    tmp_path: Path, kind: str
+) -> None:
+    estimator = TREES if kind == "trees" else {"class": "sklearn.linear_model.LogisticRegression"}
+    site = new_site(tmp_path, features=ODD_FEATURES, lookups={}, estimator=estimator)
+    service, raw = site.service(), raw_rows(site, 15)[:70]
+    zero = raw.with_columns(
+        pl.when(pl.col("id") == raw["id"][3]).then(0.0).otherwise("x").alias("x")
+    )
+    with listening(service) as client:
+        (sound, odd) = (
+            [
+                *(
+                    post(client, row).json()["predictions"][0]["prediction"]
+                    for row in as_json(rows)
+                ),
+                *(row["prediction"] for row in post(client, *as_json(rows)).json()["predictions"]),
+                *pl.read_ipc_stream(io.BytesIO(post_arrow(client, rows).content))["prediction"],
+            ]
+            for rows in (raw, zero)
+        )
+        features = {"x": 0.0, "is_up": False, "ratio": None, "none": None, "plan": raw["plan"][3]}
+        asked = {"dataframe_records": [features, features | {"is_up": 0}]}
+        invoked = client.post("/invocations", json=asked)
+    assert service.log.flush() > 0
+    assert [value for place, value in enumerate(odd) if place % 70 != 3] == [
+        value for place, value in enumerate(sound) if place % 70 != 3
+    ]
+    assert len({*odd[3::70]}) == 1
+    assert invoked.json()["predictions"] == [int(odd[3] > 0.5)] * 2
+    stored = logged(site).filter(pl.col("x") == 0)
+    assert stored.select("is_up", "ratio", "none").unique().rows() == [(0.0, None, None)]
+    assert stored.height == 3 + 2
+    assert set(logged(site)["is_up"]) == {0.0, 1.0}
+
+
+def test_what_one_model_cannot_store_keeps_no_other_from_its_table(
+    changing: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, replace_partitions = changing.service(), Tables.replace
+    states = {"broken": changing.state, "churn": changing.state}
+    log = prediction_log.PredictionLog(changing.root / "serving" / "log", states, 2**30)
+    scored = score.score(service.models["churn"], [read_row()])
+
+    def refuse(tables: Tables, *arguments: Any, **named: Any) -> int:
+        if list(arguments[2]) == [path.stem for path in files(changing) if "broken" in path.parts]:
+            raise ValueError("column x would lose values")
+        return replace_partitions(tables, *arguments, **named)
+
+    monkeypatch.setattr(Tables, "replace", refuse)
+    for name in states:
+        log.write(name, "1", service.clock(), [read_row()], scored)
+    for _ in range(2):
+        with pytest.raises(prediction_log.LogError, match=r"^broken: column x would lose values$"):
+            log.flush()
+    assert logged(changing).height == 1
+    monkeypatch.undo()
+    assert log.flush() == 1
+    assert logged(changing).height == 2
+
+
+def test_a_file_that_cannot_be_read_is_set_aside_and_the_others_are_stored(
+    changing: Site,
+) -> None:
+    service = changing.service()
+    with listening(service) as client:
+        for number in range(2):
+            post(client, ROW | {"id": number})
+            service.log._store_closed({})
+            for segment in service.log._open.values():
+                os.close(segment.descriptor)
+            service.log._open.clear()
+    first, second = files(changing)
+    content = first.read_bytes()
+    first.write_bytes(content[:-40] + b"\x00" + content[-39:])
+    with pytest.raises(prediction_log.LogError, match="set aside"):
+        service.log.flush()
+    assert logged(changing)["_segment"].to_list() == [second.stem]
+    assert [path.name for path in first.parent.iterdir()] == [f"{first.stem}.unreadable"]
+    assert service.log.flush() == 0
+
+
+def read_row() -> dict[str, Any]:
+    times = {"day": date(2020, 1, 20), "at": datetime(2020, 1, 20, 9, 30, tzinfo=UTC)}
+    return ROW | times

@@ -99,13 +99,17 @@ class _Computed:
 
     def values(self, columns: Sequence[Sequence[Any]]) -> list[Any]:
         """Return the feature of each row."""
-        keys = list(zip(*(columns[place] for place in self._places), strict=True))
+        rows = list(zip(*(columns[place] for place in self._places), strict=True))
+        # As a key, 0.0 equals -0.0, which an expression can tell apart.
+        keys = [tuple(repr(value) if value == 0 else value for value in row) for row in rows]
         remembered = self._remembered
-        if missing := [key for key in dict.fromkeys(keys) if key not in remembered]:
+        if missing := {
+            key: row for key, row in zip(keys, rows, strict=True) if key not in remembered
+        }:
             if len(remembered) > MAX_REMEMBERED:
                 remembered = {key: remembered[key] for key in keys if key in remembered}
                 self._remembered = remembered
-            frame = pl.DataFrame(missing, schema=self._schema, orient="row")
+            frame = pl.DataFrame([*missing.values()], schema=self._schema, orient="row")
             values = frame.select(self._expression).to_series()
             remembered.update(zip(missing, values, strict=True))
         return [remembered[key] for key in keys]

@@ -16,6 +16,7 @@ import polars as pl
 from polars.exceptions import PanicException  # which is no Exception
 
 from retrain_assets.domain.features.build import FeatureError
+from retrain_assets.domain.model.estimator import PredictionError
 from retrain_assets.serving.scoring.request import RequestError, RequestRows, Row
 from retrain_assets.serving.scoring.served_model import ServedModel, Serving, Version
 from retrain_assets.steps.state import ModelState
@@ -64,7 +65,8 @@ def score(model: ServedModel, rows: RequestRows) -> Scored:
     """Predict raw rows.
 
     Raises:
-        RequestError: The model does not answer now, or features of a row cannot be computed.
+        RequestError: The model does not answer now, or features or the prediction of a row cannot
+            be computed.
     """
     serving = require_serving(model)
     maker, quick = serving.maker, serving.maker.quick
@@ -84,13 +86,23 @@ def score(model: ServedModel, rows: RequestRows) -> Scored:
     scored = predict_columns(serving.version, model.state, features)
     if serving.shadow is None:
         return scored
-    return replace(scored, shadow=predict_columns(serving.shadow, model.state, features))
+    try:
+        return replace(scored, shadow=predict_columns(serving.shadow, model.state, features))
+    except RequestError:  # the shadow version answers nobody, so it refuses nobody
+        return scored
 
 
 def predict_columns(version: Version, state: ModelState, features: dict[str, Any]) -> Scored:
-    """Predict rows of features, given by column."""
+    """Predict rows of features, given by column.
+
+    Raises:
+        RequestError: The prediction of a row is not finite.
+    """
     columns = [features[name] for name in version.columns]
-    return Scored(version, columns, version.predict(state, columns))
+    try:
+        return Scored(version, columns, version.predict(state, columns))
+    except PredictionError as error:
+        raise RequestError(422, "prediction", str(error)) from error
 
 
 def require_serving(model: ServedModel) -> Serving:
