@@ -193,7 +193,7 @@ def _as_json(head: Record, keys: Mapping[str, list[Any]], part: Scored) -> bytes
     count, columns = len(part.output), zip(part.version.columns, part.features, strict=True)
     keys = {name: values or [None] * count for name, values in keys.items()}
     record = head | {"_prediction": part.output.tolist()} | keys | dict(columns)
-    return to_json(record) + b"\n"
+    return to_json(record, inf_nan_mode="null") + b"\n"
 
 
 def _as_arrow(head: Record, keys: list[pl.Series], part: Scored) -> bytes:

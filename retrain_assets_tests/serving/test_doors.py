@@ -2,6 +2,7 @@
 
 import json
 from datetime import date, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from retrain_assets.domain.data.contract import judge, slices
 from retrain_assets.domain.data.row_checks import RawRows
 from retrain_assets.domain.data.rules import LINE
-from retrain_assets.serving.http.formats import read_arrow, read_inference
+from retrain_assets.serving.http.formats import read_arrow, read_inference, read_invocation
 from retrain_assets.serving.scoring.request import Contract, RequestError
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores.landing.readers import READERS
@@ -108,6 +109,12 @@ CONTRACT = Contract(SPEC, 100)
 
 
 def landed(row: dict[str, Any], spec: DatasetSpec = SPEC) -> str | None:
+    """What landing makes of a row, as text; None where it refuses it."""
+    accepted = land(row, spec)
+    return plain(accepted) if accepted else None
+
+
+def land(row: dict[str, Any], spec: DatasetSpec = SPEC) -> dict[str, Any] | None:
     """What landing makes of a row; None where it refuses it."""
     kind = spec.format
     if kind == "csv":
@@ -118,7 +125,7 @@ def landed(row: dict[str, Any], spec: DatasetSpec = SPEC) -> str | None:
     rows, _ = READERS[kind](content.encode(), spec)
     parts = slices(RawRows("sales", "", "", rows), spec)
     accepted = judge(parts, spec).accepted.drop("_landing_partition", "later")
-    return plain(accepted.row(0, named=True)) if accepted.height else None
+    return accepted.row(0, named=True) if accepted.height else None
 
 
 def plain(row: dict[str, Any]) -> str:
@@ -184,6 +191,33 @@ def as_tensor(name: str, data: list[Any]) -> dict[str, Any] | None:
     if {*map(type, data)} - types - {type(None)}:
         return None
     return {"name": name, "datatype": kind, "shape": [len(data)], "data": data}
+
+
+FEATURES = ["size", "y", "ok", "plan", "code"]
+VERSION: Any = SimpleNamespace(
+    columns=FEATURES,
+    schema=dict(zip(FEATURES, [pl.Float64] * 3 + [pl.String] * 2, strict=True)),
+    booleans=frozenset({"ok"}),
+)
+
+
+@given(value=VALUES.filter(lambda value: value[0] in FEATURES))
+@example(value=("ok", True))
+@example(value=("ok", None))
+@settings(max_examples=200)
+def test_mlflows_formats_take_as_features_what_landing_takes(value: tuple[str, Any]) -> None:
+    column, odd = value
+    accepted = land(SOUND | {column: odd})
+    if accepted is None:
+        return  # rules are asked of raw rows, and of features only the type
+    rows = [{name: row[name] for name in FEATURES} for row in (SOUND, accepted)]
+    split = {"columns": FEATURES, "data": [[*row.values()] for row in rows]}
+    for form in ({"dataframe_records": rows}, {"dataframe_split": split}):
+        content = json.dumps(form, ensure_ascii=False).encode()
+        columns = read_invocation(content, VERSION, 100)
+        for name, sent in rows[1].items():
+            is_number = VERSION.schema[name] == pl.Float64 and sent is not None
+            assert columns[name][1] == (float(sent) if is_number else sent)
 
 
 @given(value=VALUES)

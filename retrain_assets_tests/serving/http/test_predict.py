@@ -15,6 +15,7 @@ from retrain_assets.domain.model.estimator import predict
 from retrain_assets.serving.http.guard import Limits
 from retrain_assets.serving.run import serve
 from retrain_assets.serving.scoring import quick_features, score
+from retrain_assets.serving.scoring.rows import FeatureMaker
 from retrain_assets.steps.features.build import read_features
 from retrain_assets_tests.serving.site import (
     ROW,
@@ -169,6 +170,17 @@ def test_what_is_remembered_is_forgotten_without_a_fault(
     found = post(client, *rows, ROW | {"x": 5.25})
     assert found.status_code == 200
     assert [row["prediction"] for row in found.json()["predictions"]][:8] == wanted
+
+
+def test_values_that_features_can_tell_apart_are_remembered_apart(site: Site) -> None:
+    features = {"sql": "SELECT CAST(x AS VARCHAR) AS written FROM rows"}
+    maker = FeatureMaker(Site(site.root, {"features": features, "lookups": {}}).state, {})
+    rows = [maker.stored_rows(1)[0] | {"x": x} for x in (0.0, -0.0, None, 0.0)]
+    assert maker.prepare(rows[2:]) is None
+    assert maker.quick is not None
+    expected = [("0.0",), ("-0.0",), (None,), ("0.0",)]
+    assert maker.features(rows).rows() == expected
+    assert [*zip(*maker.quick.values(rows), strict=True)] == expected
 
 
 def test_a_category_never_seen_is_answered_with_a_flag(client: httpx.Client) -> None:
