@@ -9,6 +9,7 @@ is done about them.
 import math
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -34,24 +35,20 @@ class LiveMonitor:
 
     Args:
         model: The model.
-        clock: Returns the time.
         report: Takes a line for whoever runs the service.
     """
 
-    def __init__(
-        self, model: ServedModel, clock: Callable[[], datetime], report: Callable[[str], None]
-    ) -> None:
-        self._model, self._clock, self._report = model, clock, report
+    def __init__(self, model: ServedModel, report: Callable[[str], None]) -> None:
+        self._model, self._report = model, report
         self._table_version: int | None = None
         self._observed_at = datetime.min.replace(tzinfo=UTC)
         self.observations: list[watch.Observation] = []
-        self._alerts: set[tuple[str, str, str]] = set()
-        self._troubles: dict[str, str] = {}
+        self._reported: dict[str, dict[Any, str]] = {}
 
     def observe(self) -> None:
         """Compute the measures of the newest predictions, if there are new ones."""
         tables, name = self._model.state.tables, self._model.state.table(TABLE)
-        now, serving = self._clock(), self._model.serving
+        now, serving = datetime.now(UTC), self._model.serving
         if serving is None or now - self._observed_at < INTERVAL:
             return
         self._observed_at, table_version = now, tables.version(name)
@@ -63,7 +60,14 @@ class LiveMonitor:
         rows = tables.collect(newest, name)
         is_enough = rows.height >= MIN_ROWS
         self.observations = list(self._observations(rows, serving.version)) if is_enough else []
-        self._report_alerts()
+        alerts = {
+            (o.role, o.measure, o.column): f"{self._model.name}: live {o.role} {o.column}: "
+            f"{o.measure} is {o.statistic:.3g}, its bound {o.threshold:.3g}"
+            for o in self.observations
+            if o.alert
+        }
+        for text in self._select_new("alerts", alerts).values():
+            self._report(text)
         self._table_version = table_version
 
     def _observations(self, rows: pl.DataFrame, version: Version) -> Iterator[watch.Observation]:
@@ -108,24 +112,16 @@ class LiveMonitor:
             if observation is not None:
                 yield observation
 
-    def _report_alerts(self) -> None:
-        """Report each measure once when it crosses its bound."""
-        alerts = {(o.role, o.measure, o.column): o for o in self.observations if o.alert}
-        for key in alerts.keys() - self._alerts:
-            alert = alerts[key]
-            self._report(
-                f"{self._model.name}: live {alert.role} {alert.column}: {alert.measure} is "
-                f"{alert.statistic:.3g}, its bound {alert.threshold:.3g}"
-            )
-        self._alerts = set(alerts)
-
-    def store_troubles(self) -> None:
+    def store_troubles(self, now: datetime | None = None) -> None:
         """Store for the messages the troubles that have begun since the last call."""
-        now = self._clock()
-        troubles = dict(self._list_troubles(now))
-        if new := {cause: text for cause, text in troubles.items() if cause not in self._troubles}:
+        now = now or datetime.now(UTC)
+        if new := self._select_new("troubles", dict(self._list_troubles(now))):
             messages.leave(self._model.state, new, now)
-        self._troubles = troubles
+
+    def _select_new(self, kind: str, texts: dict[Any, str]) -> dict[Any, str]:
+        """Return the texts of causes that the last call did not have."""
+        known, self._reported[kind] = self._reported.get(kind, {}), texts
+        return {cause: text for cause, text in texts.items() if cause not in known}
 
     def _list_troubles(self, now: datetime) -> Iterator[tuple[str, str]]:
         """Yield cause and sentence of everything that is wrong with the model now."""

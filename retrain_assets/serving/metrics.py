@@ -4,8 +4,8 @@
 about a figure.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -41,7 +41,6 @@ class Metrics:
         models: By name.
         monitors: The monitors of their live streams.
         log: The prediction log.
-        clock: Returns the time.
     """
 
     def __init__(
@@ -49,9 +48,8 @@ class Metrics:
         models: Mapping[str, ServedModel],
         monitors: Mapping[str, LiveMonitor],
         log: PredictionLog,
-        clock: Callable[[], datetime],
     ) -> None:
-        self._models, self._monitors, self._log, self._clock = models, monitors, log, clock
+        self._models, self._monitors, self._log = models, monitors, log
         self.paths: frozenset[str] = frozenset()
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -99,7 +97,7 @@ class Metrics:
 
     def _samples(self, model: ServedModel) -> Iterator[tuple[Any, ...]]:
         """Yield figures of a model, each with its value and further labels."""
-        now = self._clock()
+        now = datetime.now(UTC)
         yield "ready", model.ready
         yield "reload_failures", model.failures
         if model.serving is not None:

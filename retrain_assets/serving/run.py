@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 
 import uvicorn
 from polars.exceptions import PanicException
@@ -111,17 +110,11 @@ def new_service(
     """Return a service whose models follow nothing yet."""
     folder, limits = storage.root / "serving", Limits()
 
-    def clock() -> datetime:
-        return datetime.now(UTC)
-
-    models = {
-        name: ServedModel(state, storage, folder / "models", clock, report)
-        for name, state in states.items()
-    }
+    models = {n: ServedModel(state, folder / "models", report) for n, state in states.items()}
     log = PredictionLog(folder / "log", states, limits.backlog_bytes, writer)
-    monitors = {name: LiveMonitor(model, clock, report) for name, model in models.items()}
-    metrics = Metrics(models, monitors, log, clock)
-    return Service(models, clock, log, metrics, monitors, limits, keys)
+    monitors = {name: LiveMonitor(model, report) for name, model in models.items()}
+    metrics = Metrics(models, monitors, log)
+    return Service(models, log, metrics, monitors, limits, keys)
 
 
 @contextmanager

@@ -210,7 +210,7 @@ class Site:
         made = new_service(self.storage, {"churn": self.state}, (), told)
         backlog = changes.pop("backlog_bytes", made.limits.backlog_bytes)
         log = PredictionLog(self.root / "serving" / "log", {"churn": self.state}, backlog)
-        metrics = Metrics(made.models, made.monitors, log, made.clock)
+        metrics = Metrics(made.models, made.monitors, log)
         made = replace(made, log=log, metrics=metrics, **changes)
         for model in made.models.values():
             model.refresh()

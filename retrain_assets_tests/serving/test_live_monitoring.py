@@ -130,9 +130,9 @@ def test_what_the_service_sees_go_wrong_is_told_to_people_once(
     service, now = site.service(), datetime.now(UTC)
 
     def told(later: timedelta = timedelta(0)) -> list[str]:
-        monitor = LiveMonitor(service.models["churn"], lambda: now + later, print)
+        monitor = LiveMonitor(service.models["churn"], print)
         monitor.observations = service.monitors["churn"].observations
-        monitor.store_troubles()
+        monitor.store_troubles(now + later)
         with web() as slack:
             channels, subject = Channels(slack_url=slack.url()), of_model(site.model)
             clock = lambda: now + timedelta(days=1, hours=len(told_so_far))  # noqa: E731

@@ -332,7 +332,7 @@ def test_what_one_model_cannot_store_keeps_no_other_from_its_table(
 
     monkeypatch.setattr(Tables, "replace", refuse)
     for name in states:
-        log.write(name, "1", service.clock(), [read_row()], scored)
+        log.write(name, "1", datetime.now(UTC), [read_row()], scored)
     for _ in range(2):
         with pytest.raises(prediction_log.LogError, match=r"^broken: column x would lose values$"):
             log.flush()

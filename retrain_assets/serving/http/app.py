@@ -8,7 +8,7 @@ the ledger.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -64,7 +64,6 @@ class Service:
 
     Args:
         models: By name.
-        clock: Returns the time.
         log: Stores what is answered.
         metrics: Counts requests and describes models.
         monitors: Monitor the live streams, by model.
@@ -73,7 +72,6 @@ class Service:
     """
 
     models: Mapping[str, ServedModel]
-    clock: Callable[[], datetime]
     log: PredictionLog
     metrics: Metrics
     monitors: Mapping[str, LiveMonitor]
@@ -100,7 +98,7 @@ class Endpoint:
     def record(self, rows: RequestRows, scored: score.Scored) -> str:
         """Log what is about to be answered; return the id of the request."""
         request, name, service = uuid4().hex, self.model.name, self.service
-        service.log.write(name, request, service.clock(), rows, scored)
+        service.log.write(name, request, datetime.now(UTC), rows, scored)
         service.metrics.count_rows(name, scored.version.number, len(scored.output))
         return request
 
@@ -314,7 +312,7 @@ def list_predictions(request: str, scored: score.Scored) -> list[dict[str, Any]]
 
 def describe(endpoint: Endpoint) -> dict[str, Any]:
     """Describe a model as it is now: version, how it predicts, and the age of its lookups."""
-    model, now = endpoint.model, endpoint.service.clock()
+    model, now = endpoint.model, datetime.now(UTC)
     description = {
         "model": model.name,
         "ready": model.ready,

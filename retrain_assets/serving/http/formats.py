@@ -9,6 +9,7 @@ import struct
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -159,7 +160,7 @@ def read_arrow(content: bytes, contract: Contract) -> pl.DataFrame:
 def arrow_answer(scored: Scored, request: str) -> bytes:
     """Return predictions as an Arrow stream: id, prediction, and the probability of each class."""
     output, classes = scored.output, scored.version.classes or []
-    places = pa.array(range(len(output))).cast(pa.string())
+    places = pa.array(np.arange(len(output))).cast(pa.string())
     ids = pc.binary_join_element_wise(request, places, "-").cast(pa.large_string())
     columns = {"id": ids, "prediction": output}
     if output.ndim > 1:
@@ -249,15 +250,16 @@ def _is_compressed(message: Any) -> bool:
     """
     data = message.metadata.to_pybytes()
 
+    def read(form: str, place: int) -> int:
+        return int(struct.unpack_from(form, data, place)[0])
+
     def field(table: int, number: int) -> int:
-        (back,) = struct.unpack_from("<i", data, table)
-        (size,) = struct.unpack_from("<H", data, table - back)
-        at = 4 + 2 * number
-        (offset,) = struct.unpack_from("<H", data, table - back + at) if at < size else (0,)
+        fields, place = table - read("<i", table), 4 + 2 * number
+        offset = read("<H", fields + place) if place < read("<H", fields) else 0
         return table + offset if offset else 0
 
     def follow(place: int) -> int:
-        return place + int(struct.unpack_from("<I", data, place)[0])
+        return place + read("<I", place)
 
     root = follow(0)
     kind = data[field(root, 1)]

@@ -141,7 +141,8 @@ class _Index:
         lag = _micros(duration(spec.lag))
         self._max_age = _micros(duration(spec.tolerance)) - lag if spec.tolerance else math.inf
         moments = _moments(None if spec.as_of is None else rows[spec.as_of], rows.height)
-        rows = rows.with_columns((moments + lag).alias(_AT)).drop_nulls([*spec.on, _AT])
+        rows = rows.with_columns(pl.Series(_AT, moments) + lag)
+        rows = rows.drop_nulls(spec.on).filter(pl.col(_AT) != _LONG_AGO + lag)
         keys, at = rows.select(spec.on).rows(), rows[_AT].to_numpy()
         self._numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         self._times, rank = np.unique(at, return_inverse=True)
@@ -167,8 +168,7 @@ class _Index:
         keys, count = zip(*(columns[place] for place in self._key), strict=True), len(columns[0])
         numbers = np.fromiter(map(self._numbers.get, keys, repeat(-1)), np.int64, count)
         first = numbers * self._width
-        moments = _moments(None if self._time is None else columns[self._time], count)
-        at = moments.fill_null(_LONG_AGO).to_numpy()
+        at = _moments(None if self._time is None else columns[self._time], count)
         places = self._codes.searchsorted(first + self._times.searchsorted(at, side="right")) - 1
         matches = self._codes[places] >= first
         matches &= at - self._at[places] <= self._max_age
@@ -176,18 +176,19 @@ class _Index:
         return [values[rows] for values in self._values.get_columns()]
 
 
-def _moments(times: Column | None, count: int) -> pl.Series:
-    """Return times as microseconds since 1970; zeros without times."""
+def _moments(times: Column | None, count: int) -> np.ndarray:
+    """Return times as microseconds since 1970: long ago for null, zeros without times."""
     if times is None:
-        return pl.zeros(count, pl.Int64, eager=True)
-    if isinstance(times, pl.Series):
-        return times.cast(pl.Datetime("us", "UTC")).cast(pl.Int64)
-    return pl.Series([_moment(time) for time in times], dtype=pl.Int64)
+        return np.zeros(count, np.int64)
+    if not isinstance(times, pl.Series):
+        return np.array([_moment(time) for time in times], np.int64)
+    moments = times.cast(pl.Datetime("us", "UTC")).cast(pl.Int64)
+    return (moments.fill_null(_LONG_AGO) if moments.null_count() else moments).to_numpy()
 
 
-def _moment(time: date | None) -> int | None:
+def _moment(time: date | None) -> int:
     if time is None:
-        return None
+        return _LONG_AGO
     if not isinstance(time, datetime):
         time = datetime(time.year, time.month, time.day, tzinfo=UTC)
     return round(time.timestamp() * 1e6)

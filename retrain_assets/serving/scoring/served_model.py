@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +33,6 @@ from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import History, LedgerRow
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, compare_with_example
 from retrain_assets.stores.registry.model_file import MODEL_FILE, ModelFileError, digest, load_model
-from retrain_assets.stores.registry.registry import ModelRegistry
-from retrain_assets.stores.storage import Storage
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -105,12 +103,10 @@ class Loader:
 
     Args:
         state: The model.
-        registry: Opens its versions in MLflow.
         folder: Where verified copies are kept.
     """
 
     state: ModelState
-    registry: Callable[[], ModelRegistry]
     folder: Path
 
     def load(self, row: LedgerRow) -> Version:
@@ -142,7 +138,7 @@ class Loader:
         """Bring the files here. The copy is used only where MLflow gives no answer."""
         copy = self.folder / row.sha256
         try:
-            registry = self.registry()
+            registry = self.state.registry
             uri = registry.version(row.version).uri
             content = registry.file(uri, MODEL_FILE)
             example = registry.file(uri, f"extra_files/{EXAMPLE_FILE}")
@@ -196,27 +192,17 @@ class ServedModel:
 
     Args:
         state: The model.
-        storage: Where MLflow is.
         folder: Where verified copies of model files are kept.
-        clock: Returns the time.
         report: Takes a line for whoever runs the service.
     """
 
-    def __init__(
-        self,
-        state: ModelState,
-        storage: Storage,
-        folder: Path,
-        clock: Callable[[], datetime],
-        report: Callable[[str], None],
-    ) -> None:
+    def __init__(self, state: ModelState, folder: Path, report: Callable[[str], None]) -> None:
         self.state, self.name = state, state.spec.name
         self.serving: Serving | None = None
         self.troubles: dict[str, str] = {}
         self.failures = 0
         self.lookups: dict[str, LookupRows] = {}
-        self._loader = Loader(state, lambda: storage.registry(self.name), folder)
-        self._clock, self._report = clock, report
+        self._loader, self._report = Loader(state, folder), report
         self._refused: dict[str, tuple[LedgerRow, datetime, VersionError]] = {}
 
     @property
@@ -265,13 +251,13 @@ class ServedModel:
         """Load a version; one that was refused is tried again after a while."""
         if role in self._refused:
             refused, since, reason = self._refused[role]
-            waited = (self._clock() - since).total_seconds()
+            waited = (datetime.now(UTC) - since).total_seconds()
             if _is_same(refused, row) and waited < RETRY_SECONDS:
                 raise reason
         try:
             return self._loader.load(row)
         except VersionError as error:
-            self._refused[role] = (row, self._clock(), error)
+            self._refused[role] = (row, datetime.now(UTC), error)
             raise
 
     def _read_lookups(self) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +245,7 @@ def test_a_row_of_a_lookup_that_is_delivered_again_later_is_served_as_it_was_tra
     spec = DatasetSpec.model_validate(PLANS)
     site.store(spec, plans().with_columns(since=pl.date(2020, 1, 1)))
     site.store(spec, plans(plus=7.0)[1:2].with_columns(since=pl.date(2020, 1, 2)))
-    model = ServedModel(site.state, site.storage, tmp_path, lambda: datetime.now(UTC), print)
+    model = ServedModel(site.state, tmp_path, print)
     model.refresh()
     rows = model.lookups["plans"].rows.select("plan", "price")
     assert dict(rows.iter_rows()) == {"basic": 1.0, "plus": 7.0, "pro": 9.0}

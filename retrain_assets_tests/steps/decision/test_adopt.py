@@ -147,8 +147,7 @@ def test_a_holdout_it_may_have_seen_is_no_holdout(world: World) -> None:
 def test_it_is_served_as_it_predicts(world: World) -> None:
     model = theirs()
     row = ask(world, saved(world, model))
-    registry = world.storage.registry("churn")
-    version = Loader(world.state, lambda: registry, world.root / "copies").load(row)
+    version = Loader(world.state, world.root / "copies").load(row)
     assert version.quick is None
     rows = pl.DataFrame({"x": [0.5, -1.0], "plan": ["pro", "basic"]}).select(version.columns)
     frame = pl.DataFrame(rows.rows(), schema=version.schema, orient="row")
