@@ -21,9 +21,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from retrain_assets.serving.http import formats
-from retrain_assets.serving.http.guard import BODY, Guard, Limits, Receive, Scope, Send
+from retrain_assets.serving.http.guard import BODY, Guard, Limits
 from retrain_assets.serving.live_monitoring import LiveMonitor
 from retrain_assets.serving.metrics import CONTENT_TYPE, Metrics
 from retrain_assets.serving.prediction_log import PredictionLog

@@ -6,20 +6,15 @@ here: what a body may hold.
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from time import perf_counter
-from typing import Any
 
 from pydantic_core import to_json
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrain_assets.serving.scoring.request import RequestError
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})
 BODY = "retrain.body"
@@ -61,7 +56,7 @@ class Guard:
 
     def __init__(
         self,
-        app: App,
+        app: ASGIApp,
         limits: Limits,
         keys: tuple[str, ...],
         count: Callable[[str, int, float], None],
@@ -76,7 +71,7 @@ class Guard:
             return
         status, since = 0, perf_counter()
 
-        async def send_noting_status(message: MutableMapping[str, Any]) -> None:
+        async def send_noting_status(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
