@@ -120,8 +120,8 @@ class LiveMonitor:
 
     def _select_new(self, kind: str, texts: dict[Any, str]) -> dict[Any, str]:
         """Return the texts of causes that the last call did not have."""
-        known, self._reported[kind] = self._reported.get(kind, {}), texts
-        return {cause: text for cause, text in texts.items() if cause not in known}
+        before, self._reported[kind] = self._reported.get(kind, {}), texts
+        return {cause: text for cause, text in texts.items() if cause not in before}
 
     def _list_troubles(self, now: datetime) -> Iterator[tuple[str, str]]:
         """Yield cause and sentence of everything that is wrong with the model now."""
