@@ -143,7 +143,7 @@ def tell(
 
 def _expected(spec: DatasetSpec, now: datetime) -> str | None:
     """Return the newest partition that should have landed by a time."""
-    definition = partitions_definition(spec.partition)
+    definition = partitions_definition(spec.partition, with_current=False)
     if definition is None or spec.expected is None:
         return None
     with dg.partition_loading_context(now - duration(spec.expected)):

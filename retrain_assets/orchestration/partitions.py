@@ -12,8 +12,16 @@ from retrain_assets.specs.partition import ALL, PartitionSpec
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
-def partitions_definition(spec: PartitionSpec) -> dg.PartitionsDefinition[str] | None:
-    """The Dagster partitions of a dataset; None where it has none."""
+def partitions_definition(
+    spec: PartitionSpec, *, with_current: bool = True
+) -> dg.PartitionsDefinition[str] | None:
+    """Return the partitions of a dataset as Dagster knows them; None where it has none.
+
+    Args:
+        spec: The partitions.
+        with_current: Whether the period that has begun and not ended is one of them, since its
+            data may land before it ends.
+    """
     if spec.by == "none":
         return None
     period, first, last = spec.period, spec.start or "", spec.end
@@ -27,6 +35,7 @@ def partitions_definition(spec: PartitionSpec) -> dg.PartitionsDefinition[str] |
         end=period.following(last) if last else None,  # Dagster leaves the end out
         timezone=spec.timezone,
         fmt=period.key_format,
+        end_offset=int(with_current),
     )
 
 

@@ -142,7 +142,7 @@ class RowsSpec(Spec):
     max: int | None = Field(None, ge=1)
     typical: float | None = Field(None, gt=0)
     stray: float = Field(0.05, ge=0, lt=1)
-    ahead: Duration = "1d"
+    ahead: Duration = "0s"
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:

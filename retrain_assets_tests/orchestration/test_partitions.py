@@ -94,6 +94,29 @@ def test_the_keys_dagster_makes_are_the_keys_of_the_spec(by: str) -> None:
     assert [period.following(key) for key in found[:-1]] == list(found[1:])
 
 
+@pytest.mark.parametrize(
+    ("by", "start", "current"),
+    [
+        ("hour", "2024-05-01T00", "2024-05-15T12"),
+        ("day", "2024-05-01", "2024-05-15"),
+        ("week", "2024-04-29", "2024-05-13"),
+        ("month", "2024-01", "2024-05"),
+        ("year", "2023", "2024"),
+    ],
+)
+def test_the_current_period_is_a_partition_since_its_data_lands_within_it(
+    by: str, start: str, current: str
+) -> None:
+    spec = PartitionSpec(by=by, column="at", start=start)  # type: ignore[arg-type]
+    definition = partitions_definition(spec)
+    finished = partitions_definition(spec, with_current=False)
+    assert definition is not None and finished is not None  # noqa: PT018
+    with dg.partition_loading_context(datetime(2024, 5, 15, 12, 30, tzinfo=UTC)):
+        assert definition.get_last_partition_key() == current
+        assert list(definition.get_partition_keys())[:-1] == list(finished.get_partition_keys())
+        assert checked_range(spec, start, current) > 1
+
+
 def test_values_and_numbers_are_partitions_in_order() -> None:
     assert keys(by="value", column="shop", values=["b", "a"]) == ["a", "b"]
     assert keys(by="value", column="chunk", start="08", end="11") == ["08", "09", "10", "11"]
