@@ -53,6 +53,7 @@ WORDS = [
     "NA",
     "null",
     "NaN",
+    "#REF!",
     "None",
     "",
     "a",
@@ -152,6 +153,7 @@ def body(*rows: dict[str, Any]) -> bytes:
 @given(value=VALUES)
 @example(value=("kind", "b"))
 @example(value=("plan", "a\0b"))
+@example(value=("plan", "#REF!"))
 @example(value=("count", 5.0))
 @example(value=("count", 101.0))
 @example(value=("size", 1e15))

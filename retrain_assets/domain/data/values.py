@@ -20,6 +20,9 @@ from retrain_assets.specs.dataset import ColumnSpec, ColumnType, DatasetSpec
 NULL_WORDS = frozenset(
     ("NULL", "Null", "null", "None", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT")
 )
+_ERRORS = frozenset(
+    ("#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NUM!", "#NULL!", "#SPILL!", "#CALC!")
+)
 # CSV has no other way to write a missing value; elsewhere NA may be Namibia.
 _AMBIGUOUS_WORDS = frozenset(("NA", "N/A", "n/a"))
 _DIGITS = 15  # of a whole number that is written as a float, which holds so many exactly
@@ -70,8 +73,8 @@ def null_infinite(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def suspects(column: ColumnSpec, spec: DatasetSpec) -> set[str]:
-    """Return the texts that some program wrote for a missing value, so that they are refused."""
-    words = NULL_WORDS if spec.format == "csv" else NULL_WORDS - _AMBIGUOUS_WORDS
+    """Return the texts that some program wrote for a missing value or an error: none is a value."""
+    words = _ERRORS | (NULL_WORDS if spec.format == "csv" else NULL_WORDS - _AMBIGUOUS_WORDS)
     return set(words.difference(column.allowed or ()))
 
 
@@ -188,7 +191,9 @@ def text_reader(name: str, spec: DatasetSpec, limits: Mapping[str, Any]) -> Call
         if listed is not None and text not in listed:
             raise ValueError("the text is not one of those that are allowed")
         if text in refused_words:
-            raise ValueError("the text is a word for a missing value: send null")
+            raise ValueError(
+                "the text stands for a missing value or an error of a spreadsheet: send null"
+            )
         if "\0" in text or len(text.encode()) > MAX_BYTES:
             raise ValueError("the text has a NUL character or more than 128 KiB")
         return text

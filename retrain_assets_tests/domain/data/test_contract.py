@@ -148,6 +148,7 @@ def test_a_value_written_in_another_right_way_is_accepted(
         ("price", "1,5", "type"),
         ("price", "NULL", "type"),
         ("kind", "N/A", "type"),
+        ("note", "#REF!", "type"),
         ("note", "NA", "type"),
         ("ok", "1", "type"),
         ("day", "2013-02-30", "type"),
