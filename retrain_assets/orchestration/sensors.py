@@ -17,9 +17,16 @@ from retrain_assets.orchestration.dagster_internals import AssetJob
 from retrain_assets.orchestration.metadata import AS_OF_TAG, BECAUSE_TAG, CAUSES_TAG, HELD_TAG
 from retrain_assets.orchestration.partitions import RANGE_END, RANGE_START, covering, range_tags
 from retrain_assets.orchestration.resources import StorageResource
-from retrain_assets.orchestration.run_requests import WATCHING, Evaluated, Tick, Wish, requests
+from retrain_assets.orchestration.run_requests import (
+    MAX_RUNS,
+    WATCHING,
+    Evaluated,
+    Tick,
+    Wish,
+    requests,
+)
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps.data.intake import MAX_FILES, Intake
+from retrain_assets.steps.data.intake import MAX_FILES, Intake, split_at_gaps
 from retrain_assets.steps.decision.policy import record_request
 from retrain_assets.stores.landing.source import LandingError, LandingFile
 
@@ -75,7 +82,10 @@ def _wishes(instance: dg.DagsterInstance, intake: Intake, job: str) -> Iterator[
     """Yield runs over ranges of bounded size, or over one range if rows name their partitions."""
     if intake.spec.is_split:
         if files := intake.settled[:MAX_FILES]:
-            yield Wish(_stamps(files), covering(intake.spec.partition, intake.keys(files)))
+            parts = split_at_gaps(sorted(intake.keys(files)), intake.spec, MAX_RUNS)
+            for keys in parts:
+                about = _stamps(files) + ([keys[0]] if len(parts) > 1 else [])
+                yield Wish(about, covering(intake.spec.partition, keys))
         return
     statuses = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     filters = dg.RunsFilter(job_name=job, statuses=statuses)

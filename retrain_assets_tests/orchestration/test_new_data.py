@@ -105,6 +105,19 @@ def test_days_on_which_nothing_lands_do_not_divide_a_range(world: World) -> None
     assert Sensor(world).ranges() == days((1, 13))
 
 
+@pytest.mark.parametrize("landing", ["customers/{partition}.csv", "customers/*.csv"])
+def test_a_range_has_no_gap_of_more_than_a_year(world: World, landing: str) -> None:
+    partition = DATASET["partition"] | {"end": "2021-12-31"}
+    sensor = Sensor(changed(world, landing=landing, partition=partition))
+    world.land(0, 1, 400, 401)
+    assert sensor.ranges() == days((0, 1), (400, 401))
+    assert sensor.run() == 2
+    assert rows(world) == 4 * customers(0).height
+    stored = {key(day) for day in (0, 1, 400, 401)}
+    dataset = dg.AssetKey(["customers", "dataset"])
+    assert world.instance.get_materialized_partitions(dataset) == stored
+
+
 def test_a_late_file_is_a_range_of_its_own_and_nothing_that_was_read_lies_in_one(
     world: World,
 ) -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -32,6 +32,7 @@ _MANY, _MOST_WAITING = 2**31, 20  # rows that are not few; waiting partitions th
 Batch = tuple[tuple[RawRows, ...], float]
 
 BATCH_BYTES, BYTES_A_VALUE = 32 * 2**20, 16
+MAX_GAP = 366  # missing partitions within one range
 MAX_FILES = 500  # of one range, or of those looked into that hold many partitions
 LOOK_BACK = 60  # partitions with files that each listing looks at
 
@@ -185,8 +186,8 @@ class Intake:
             )
 
         for (is_settled, _), stretch in groupby(self._landed, group):
-            if is_settled:
-                for keys in group_batches(((sizes[key], [key]) for key in stretch), MAX_FILES):
+            for part in split_at_gaps(list(stretch), self.spec) if is_settled else ():
+                for keys in group_batches(((sizes[key], [key]) for key in part), MAX_FILES):
                     yield keys, [file for key in keys for file in new[key]]
 
     @cached_property
@@ -328,6 +329,28 @@ class Intake:
             lost = stored.join(present, on=columns, how="anti", nulls_equal=True)
             return self.storage.tables.collect(lost, table).is_empty()
         return False
+
+
+def split_at_gaps(
+    keys: Sequence[str], spec: DatasetSpec, most: int | None = None
+) -> list[Sequence[str]]:
+    """Split ordered partitions where more than `MAX_GAP` are missing between two.
+
+    A range costs time and events for each partition in it, whether it has data or not.
+
+    Args:
+        keys: The partitions.
+        spec: The dataset.
+        most: The most parts; they are split at the largest gaps.
+    """
+    period = spec.partition.period
+    if period is None or not keys:
+        return [keys]
+    begins = [period.begins(key) or datetime.min for key in keys]  # noqa: DTZ901 never
+    gaps = sorted((begins[at - 1] - begins[at], at) for at in range(1, len(keys)))
+    wide = [at for gap, at in gaps if -gap > MAX_GAP * period.longest]
+    ends = [0, *sorted(wide[: None if most is None else most - 1]), len(keys)]
+    return [keys[first:end] for first, end in pairwise(ends)]
 
 
 def _is_unplaced(part: RawRows) -> bool:
