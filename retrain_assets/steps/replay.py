@@ -16,11 +16,8 @@ from retrain_assets.domain.decision.triggers import decide
 from retrain_assets.domain.metrics.metrics import block_values, get_gate_metric
 from retrain_assets.domain.windows import count_since, mature_partitions
 from retrain_assets.specs.model import PolicySpec
-from retrain_assets.steps.decision import train
-from retrain_assets.steps.decision.promote import decide_candidate
-from retrain_assets.steps.decision.reconsider import propose
-from retrain_assets.steps.monitoring.monitor import monitor
-from retrain_assets.steps.monitoring.predict import predict_partitions
+from retrain_assets.steps.decision import promote, reconsider, train
+from retrain_assets.steps.monitoring import monitor, predict
 from retrain_assets.steps.state import SOURCE, ModelState
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.memory import MemoryRegistry, Overlay
@@ -134,13 +131,13 @@ class Replay:
             What served each partition, the decisions, and the number of fits.
         """
         for keys in arrivals:
-            predict_partitions(state, keys, RUN)
-            monitor(state, keys, RUN)
+            predict.predict_partitions(state, keys, RUN)
+            monitor.monitor(state, keys, RUN)
             request = decide(state.spec, state.situation())
             if request.retrain:
                 why = request.fired, request.reason
-                propose(state, request.held_version, request.as_of, why, lambda: RUN)
-                decide_candidate(state, RUN, lambda: RUN)
+                reconsider.propose(state, request.held_version, request.as_of, why, lambda: RUN)
+                promote.decide_candidate(state, RUN, lambda: RUN)
         history = state.ledger.read()
         rows = {key: history.production_at(key) for key in self.keys}
         served = {key: self.versions[row.version][1] for key, row in rows.items() if row}

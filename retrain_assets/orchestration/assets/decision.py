@@ -10,17 +10,12 @@ from typing import Any
 
 import dagster as dg
 
-from retrain_assets.orchestration import checks, metadata
+from retrain_assets.orchestration import checks, messages, metadata
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.jobs import CURRENCY
-from retrain_assets.orchestration.messages import tell_at_once
 from retrain_assets.orchestration.resources import Channels, StorageResource, mlflow_run, nested_run
-from retrain_assets.steps.decision.evaluate import Evaluation, evaluate
-from retrain_assets.steps.decision.promote import decide_candidate
-from retrain_assets.steps.decision.reconsider import propose
-from retrain_assets.steps.decision.train import PRODUCTION
-from retrain_assets.steps.inspect import status
-from retrain_assets.steps.inspect.card import write_card
+from retrain_assets.steps.decision import evaluate, promote, reconsider, train
+from retrain_assets.steps.inspect import card, status
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.registry.registry import ModelVersion
@@ -82,7 +77,7 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
         why, as_of = (causes, tags.get(metadata.BECAUSE_TAG, "")), tags.get(metadata.AS_OF_TAG)
         state.registry.close_runs()  # one retraining runs at a time, so nobody works on them
         with _mlflow_runs(context, opened, model) as start_run:
-            versions = propose(state, version or None, as_of, why, start_run)
+            versions = reconsider.propose(state, version or None, as_of, why, start_run)
         yield dg.MaterializeResult(metadata=_describe_candidates(opened, causes, versions))
         yield _check_versions(model, state, versions)
 
@@ -121,14 +116,14 @@ def _evaluation(model: Model) -> dg.AssetsDefinition:
     @_asset(model, "evaluation", text, deps, "polars")
     def evaluation(context: dg.AssetExecutionContext, storage: StorageResource) -> Results:
         state = model.state(storage.open())
-        result = evaluate(state, state.ledger.read(), context.run_id)
+        result = evaluate.evaluate(state, state.ledger.read(), context.run_id)
         yield dg.MaterializeResult(metadata=_describe_evaluation(result))
         yield from _check_evaluation(model, result)
 
     return evaluation
 
 
-def _describe_evaluation(evaluation: Evaluation) -> dict[str, Any]:
+def _describe_evaluation(evaluation: evaluate.Evaluation) -> dict[str, Any]:
     from retrain_assets.reports.plots import to_markdown
 
     described: dict[str, Any] = {
@@ -145,7 +140,9 @@ def _describe_evaluation(evaluation: Evaluation) -> dict[str, Any]:
     return described
 
 
-def _check_evaluation(model: Model, evaluation: Evaluation) -> Iterator[dg.AssetCheckResult]:
+def _check_evaluation(
+    model: Model, evaluation: evaluate.Evaluation
+) -> Iterator[dg.AssetCheckResult]:
     evidence, reason = evaluation.evidence, evaluation.reason
     guards = [guard for guard in evidence.get("guards", []) if not guard["passed"]]
     slices = evidence.get("slices", [])
@@ -174,10 +171,10 @@ def _production(model: Model) -> dg.AssetsDefinition:
         opened = storage.open()
         state = model.state(opened)
         with _mlflow_runs(context, opened, model) as start_run:
-            row = decide_candidate(state, context.run_id, start_run)
-        tell_at_once(model, opened, channels, context)
-        card = _write_card(context, state, opened, row)
-        yield dg.MaterializeResult(metadata=_describe_decision(row) | {"card": card})
+            row = promote.decide_candidate(state, context.run_id, start_run)
+        messages.tell_at_once(model, opened, channels, context)
+        place = _write_card(context, state, opened, row)
+        yield dg.MaterializeResult(metadata=_describe_decision(row) | {"card": place})
         yield _check_alias(model, state)
 
     return production_model
@@ -201,7 +198,7 @@ def _write_card(
     path = ""
     try:
         for version in sorted({row.candidate or row.version, row.version}):  # its refit is newer
-            path = str(write_card(state, version, storage.cards))
+            path = str(card.write_card(state, version, storage.cards))
     except Exception:  # whatever it is, such as a full disk: the decision is in the ledger by now
         context.log.exception("no card: retrain card %s %d", state.spec.name, row.version)
         return "not written, see the log of the run"
@@ -210,7 +207,7 @@ def _write_card(
 
 def _check_alias(model: Model, state: ModelState) -> dg.AssetCheckResult:
     number, key = state.ledger.read().production_version, model.key("production_model")
-    passed = number is None or state.registry.alias(PRODUCTION) == number
+    passed = number is None or state.registry.alias(train.PRODUCTION) == number
     text = f"production is version {number}" if number else "nothing is in production"
     return checks.result("alias_matches_ledger", key, [], passed=passed, message=text)
 
