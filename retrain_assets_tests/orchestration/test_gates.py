@@ -24,7 +24,7 @@ def test_a_better_candidate_that_a_guard_blocks_is_rejected_and_so_is_one_that_p
         world.settle()
         world.land(*range(16, 36), slope=-2.0)
         world.settle()
-        history, registry = world.state.ledger.read(), world.storage.registry("churn")
+        history = world.state.ledger.read()
         assert [row.action for row in history.rows] == ["promote", "reject"]
         refused = history.rows[-1]
         assert refused.reason.startswith("bytes: 1")
@@ -43,6 +43,6 @@ def test_a_better_candidate_that_a_guard_blocks_is_rejected_and_so_is_one_that_p
             return pipeline
 
         monkeypatch.setattr(ModelRegistry, "load", spoiled)
-        again = evaluate(world.state, registry, history, "test")
+        again = evaluate(world.state, history, "test")
         assert again.verdict == "REJECT"
         assert "predictions are not finite" in again.reason
