@@ -16,7 +16,7 @@ from dagster.components.core import defs_module
 from pydantic import BaseModel, RootModel
 
 from retrain_assets.components import spec_check
-from retrain_assets.components.spec_check import Mistake
+from retrain_assets.components.code_check import Mistake
 from retrain_assets.orchestration import build
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.specs.base import NamedSpec, Spec, SpecError, hint

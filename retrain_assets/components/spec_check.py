@@ -1,19 +1,15 @@
 """What is wrong with a spec among the others, as pairs of a field and a reason, before any run.
 
-Expressions are tried on frames without rows. Python classes and functions are looked up in source
-files: importing scikit-learn takes seconds, and a user's module may do anything. Not here: mistakes
-that one spec shows by itself, and those that only an import shows.
+Expressions are tried on frames without rows. Not here: mistakes that one spec shows by itself, and
+those of the Python code that it names (`code_check`).
 """
 
-import ast
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
-from functools import lru_cache
-from pathlib import Path
 
 import polars as pl
 
+from retrain_assets.components.code_check import Mistake, find_code_mistakes
 from retrain_assets.domain.data.expectations import is_asked_by_row_or_partition
 from retrain_assets.domain.data.rules import STORED, dataset_schema
 from retrain_assets.domain.data.values import find_column_mistakes
@@ -24,10 +20,7 @@ from retrain_assets.orchestration.partitions import partitions_definition
 from retrain_assets.specs.base import hint
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
-from retrain_assets.specs.yaml import Loc
-from retrain_assets.steps.modules import find_module
 
-Mistake = tuple[Loc, str]
 _INVALID = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 _COLUMN_ARGUMENTS = ("column", "column_A", "column_B")
 
@@ -54,13 +47,8 @@ def model_mistakes(
     spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
 ) -> Iterator[Mistake]:
     """Yield the fields of a model that cannot work with its datasets."""
-    for loc, reference, check in (
-        (("estimator", "class"), spec.estimator.class_, mistaken_class),
-        (("estimator", "python"), spec.estimator.python, mistaken_function),
-        (("features", "python"), spec.features.python, mistaken_function),
-    ):
-        if reference is not None and (why := check(reference)) is not None:
-            yield loc, why
+    yield from find_code_mistakes(spec)
+    yield from _window_mistakes(spec)
     if spec.schedule is not None and not is_valid_cron_string(spec.schedule):
         yield ("schedule",), f"{spec.schedule!r} never comes: write it as 0 6 * * 1"
     yield from _partition_mistakes(spec, dataset)
@@ -69,72 +57,6 @@ def model_mistakes(
     if not joins and spec.features.sql is not None:
         yield from _feature_mistakes(spec, dataset, lookups)
     yield from _personal_slices(spec, {"": dataset, **{f"{n}_": s for n, s in lookups.items()}})
-
-
-def mistaken_class(path: str) -> str | None:
-    """Return what is wrong with the name of a scikit-learn class, such as `sklearn.svm.SVC`."""
-    module, _, name = path.rpartition(".")
-    source = _source(module)
-    if source is not None and name[0].isupper() and name in (_names(source) or (name,)):
-        return None
-    public = _classes()
-    near = " or ".join(public[match] for match in get_close_matches(name, public, n=3))
-    return f"scikit-learn has no {path}" + (f": did you mean {near}?" if near else "")
-
-
-def mistaken_function(reference: str) -> str | None:
-    """Return what is wrong with `module:function`, as far as its source shows it."""
-    module, _, function = reference.partition(":")
-    source = _source(module)
-    if source is None:
-        return f"no module {module!r}: install it, or put it on PYTHONPATH"
-    names = _names(source)
-    if names is None or function in names:
-        return None
-    return f"no {function!r} in {module}{hint(function, names)}"
-
-
-def _source(module: str) -> Path | None:
-    """Return the file of a module; its packages are not imported on the way."""
-    spec = find_module(module)
-    return Path(spec.origin or "") if spec else None
-
-
-@lru_cache(maxsize=64)
-def _names(source: Path) -> frozenset[str] | None:
-    """Return the names that a module binds, or None if its text does not show them."""
-    if source.suffix != ".py":
-        return None
-    try:
-        names = frozenset(_bound_names(ast.parse(source.read_bytes())))
-    except SyntaxError:
-        return None
-    return None if {"*", "__getattr__"} & names else names
-
-
-def _bound_names(node: ast.AST) -> Iterator[str]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield child.name
-        elif isinstance(child, ast.Import | ast.ImportFrom):
-            yield from (alias.asname or alias.name.partition(".")[0] for alias in child.names)
-        elif isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
-            yield child.id
-        else:
-            yield from _bound_names(child)
-
-
-def _classes() -> dict[str, str]:
-    """Return the full names of the public classes of scikit-learn, by name."""
-    top = _source("sklearn")
-    modules = sorted({file.stem for file in top.parent.glob("[a-z]*")}) if top else []
-    return {
-        name: f"sklearn.{module}.{name}"
-        for module in modules
-        if (source := _source(f"sklearn.{module}")) is not None
-        for name in _names(source) or ()
-        if name[0].isupper()
-    }
 
 
 def _partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Mistake]:
@@ -158,6 +80,25 @@ def _partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Mista
     if needed > count:
         why = f"{dataset.name} never has more than {count} partitions: shorten them"
         yield ("windows",), f"train, holdout and labels.delay need {needed}, but {why}"
+
+
+def _window_mistakes(spec: ModelSpec) -> Iterator[Mistake]:
+    """Yield windows on which the gate can never decide, or no search can have its folds."""
+    holdout, blocks = spec.windows.holdout, spec.gate.min_blocks
+    if spec.blocks is None and holdout < blocks:
+        why = (
+            f"{blocks} blocks are asked for and windows.holdout has {holdout} partitions, so every "
+            f"candidate would be held: give windows.holdout at least {blocks}, or a smaller number"
+        )
+        yield ("gate", "min_blocks"), why
+    search, shortest = spec.estimator.search, min([spec.windows.train, *spec.windows.also])
+    if search is not None and shortest < (needed := search.folds + spec.labels.delay + 1):
+        why = (
+            f"{search.folds} folds need {needed} training partitions with labels.delay "
+            f"{spec.labels.delay}, the shortest window has {shortest}: use fewer folds or a longer "
+            "window"
+        )
+        yield ("estimator", "search", "folds"), why
 
 
 def _rate_mistakes(spec: ModelSpec, per_year: float | None) -> Iterator[Mistake]:

@@ -192,6 +192,59 @@ def column(**changes: Any) -> dict[str, Any]:
         ),
         ({"estimator": {"python": "nowhere:f"}}, {}, "estimator.python", "no module 'nowhere'"),
         (
+            {"estimator": {"class": "sklearn.linear_model.Ridge"}},
+            {},
+            "estimator.class",
+            "sklearn.linear_model.Ridge is no classifier, which target.kind binary needs",
+        ),
+        (
+            {"estimator": {"class": "sklearn.svm.LinearSVC"}},
+            {},
+            "estimator.class",
+            "sklearn.svm.LinearSVC gives no probabilities",
+        ),
+        (
+            {"estimator": {"class": "sklearn.ensemble.VotingClassifier"}},
+            {},
+            "estimator.class",
+            "sklearn.ensemble.VotingClassifier needs estimators: build it in a function",
+        ),
+        (
+            {"estimator": {"class": "sklearn.svm.SVC", "params": {"gama": 1}}},
+            {},
+            "estimator.params.gama",
+            "sklearn.svm.SVC takes no 'gama': did you mean gamma?",
+        ),
+        (
+            {
+                "estimator": {
+                    "class": "sklearn.svm.SVC",
+                    "search": {"params": {"c": {"values": [1, 2]}}},
+                }
+            },
+            {},
+            "estimator.search.params.c",
+            "sklearn.svm.SVC takes no 'c'",
+        ),
+        (
+            {
+                "labels": {"delay": 7},
+                "estimator": {
+                    "class": "sklearn.svm.SVC",
+                    "search": {"folds": 3, "params": {"C": {"values": [1, 2]}}},
+                },
+            },
+            {},
+            "estimator.search.folds",
+            "3 folds need 11 training partitions with labels.delay 7, the shortest window has 10",
+        ),
+        (
+            {"windows": {"train": 10, "holdout": 3}},
+            {},
+            "gate.min_blocks",
+            "4 blocks are asked for and windows.holdout has 3 partitions",
+        ),
+        (
             {"features": {"python": "json.decoder:JSONDecodr"}},
             {},
             "features.python",

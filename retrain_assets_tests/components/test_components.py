@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,10 +13,12 @@ import dagster as dg
 import polars as pl
 import pytest
 import yaml
+from sklearn.base import ClassifierMixin, RegressorMixin
 
 import retrain_assets
 from retrain_assets import LandedDataset, RetrainedModel
-from retrain_assets.components.spec_check import mistaken_class, mistaken_function
+from retrain_assets.components import code_check
+from retrain_assets.components.code_check import mistaken_class, mistaken_function
 from retrain_assets.definitions import component_tree
 from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
 from retrain_assets.orchestration.partitions import range_tags
@@ -113,6 +117,20 @@ def test_the_name_of_a_class_is_looked_up_in_the_files_of_scikit_learn() -> None
     )
     assert "did you mean sklearn.svm.SVC" in str(mistaken_class("sklearn.linear_model.SVC"))
     assert mistaken_class("sklearn.nowhere.SVC") is not None
+
+
+def test_arguments_and_kinds_are_read_as_scikit_learn_has_them() -> None:
+    for path in real_classes():
+        module, _, name = path.rpartition(".")
+        estimator = getattr(import_module(module), name)
+        classes = list(code_check.read_class(module, name))
+        parameters = list(signature(estimator).parameters.values())
+        required = [part.name for part in parameters if part.default is part.empty]
+        names = [part.name for part in parameters]
+        assert code_check.read_arguments(classes) == (names, required)
+        bases = {base.name for base in classes}
+        assert ("ClassifierMixin" in bases) == issubclass(estimator, ClassifierMixin)
+        assert ("RegressorMixin" in bases) == issubclass(estimator, RegressorMixin)
 
 
 def real_classes() -> list[str]:

@@ -1,0 +1,167 @@
+"""Mistakes in the Python code that a spec names, read from source files.
+
+Importing scikit-learn takes seconds, and a user's module may do anything, so nothing is imported.
+Not here: mistakes that only an import shows (`domain.model`).
+"""
+
+import ast
+from collections.abc import Iterator
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib.util import resolve_name
+from pathlib import Path
+
+from retrain_assets.specs.base import hint
+from retrain_assets.specs.model import ModelSpec
+from retrain_assets.specs.yaml import Loc
+from retrain_assets.steps.modules import find_module
+
+Mistake = tuple[Loc, str]
+
+
+def find_code_mistakes(spec: ModelSpec) -> Iterator[Mistake]:
+    """Yield the fields of a model that name classes, functions or arguments that cannot work."""
+    for loc, reference in (
+        (("estimator", "python"), spec.estimator.python),
+        (("features", "python"), spec.features.python),
+    ):
+        if reference is not None and (why := mistaken_function(reference)) is not None:
+            yield loc, why
+    path = spec.estimator.class_
+    if path is None:
+        return
+    if (why := mistaken_class(path)) is not None:
+        yield ("estimator", "class"), why
+    elif classes := list(read_class(*path.rpartition(".")[::2])):
+        yield from _estimator_mistakes(spec, path, classes)
+
+
+def _estimator_mistakes(
+    spec: ModelSpec, path: str, classes: list[ast.ClassDef]
+) -> Iterator[Mistake]:
+    """Yield what a class, its bases and its arguments show to be impossible."""
+    loc, kind = ("estimator", "class"), spec.target.kind
+    bases = {base.name for base in classes}
+    role = "regressor" if kind == "regression" else "classifier"
+    if f"{role.capitalize()}Mixin" not in bases:
+        yield loc, f"{path} is no {role}, which target.kind {kind} needs"
+        return
+    if role == "classifier" and not any("predict_proba" in _members(base) for base in classes):
+        yield loc, f"{path} gives no probabilities: choose one that does"
+    accepted, required = read_arguments(classes)
+    if required:
+        why = "build it in a function and name that in estimator.python"
+        yield loc, f"{path} needs {', '.join(required)}: {why}"
+    search = spec.estimator.search
+    for place, names in (
+        (("params",), spec.estimator.params),
+        (("search", "params"), search.params if search else {}),
+    ):
+        for name in names:
+            if name.partition("__")[0] not in accepted:
+                why = f"{path} takes no {name!r}{hint(name, accepted)}"
+                yield ("estimator", *place, name), why
+
+
+def read_class(module: str, name: str) -> Iterator[ast.ClassDef]:
+    """Yield a class of scikit-learn and its bases, as far as source files show them."""
+    tree = _parse(source) if (source := _source(module)) else None
+    for node in tree.body if tree else ():
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            yield node
+            for base in node.bases:
+                yield from read_class(module, ast.unparse(base).rpartition(".")[2])
+        elif isinstance(node, ast.ImportFrom):
+            package = module if source and source.stem == "__init__" else module.rpartition(".")[0]
+            origin = resolve_name("." * node.level + (node.module or ""), package)
+            for alias in node.names:
+                if (alias.asname or alias.name) == name and origin.startswith("sklearn"):
+                    yield from read_class(origin, alias.name)
+
+
+def _members(node: ast.ClassDef) -> set[str]:
+    return {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+
+
+def read_arguments(classes: list[ast.ClassDef]) -> tuple[list[str], list[str]]:
+    """Return the arguments of a class, and those of them that have no default."""
+    for node in classes:
+        for part in node.body:
+            if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+                plain, named = part.args.args[1:], part.args.kwonlyargs
+                required = plain[: len(plain) - len(part.args.defaults)]
+                pairs = zip(named, part.args.kw_defaults, strict=True)
+                required += [argument for argument, default in pairs if default is None]
+                return [argument.arg for argument in plain + named], [a.arg for a in required]
+    return [], []
+
+
+@lru_cache(maxsize=64)
+def _parse(source: Path) -> ast.Module | None:
+    """Return the syntax tree of a module, or None if it is not written in Python."""
+    try:
+        return ast.parse(source.read_bytes()) if source.suffix == ".py" else None
+    except SyntaxError:
+        return None
+
+
+def mistaken_class(path: str) -> str | None:
+    """Return what is wrong with the name of a scikit-learn class, such as `sklearn.svm.SVC`."""
+    module, _, name = path.rpartition(".")
+    source = _source(module)
+    if source is not None and name[0].isupper() and name in (_names(source) or (name,)):
+        return None
+    public = _classes()
+    near = " or ".join(public[match] for match in get_close_matches(name, public, n=3))
+    return f"scikit-learn has no {path}" + (f": did you mean {near}?" if near else "")
+
+
+def mistaken_function(reference: str) -> str | None:
+    """Return what is wrong with `module:function`, as far as its source shows it."""
+    module, _, function = reference.partition(":")
+    source = _source(module)
+    if source is None:
+        return f"no module {module!r}: install it, or put it on PYTHONPATH"
+    names = _names(source)
+    if names is None or function in names:
+        return None
+    return f"no {function!r} in {module}{hint(function, names)}"
+
+
+def _source(module: str) -> Path | None:
+    """Return the file of a module; its packages are not imported on the way."""
+    spec = find_module(module)
+    return Path(spec.origin or "") if spec else None
+
+
+@lru_cache(maxsize=64)
+def _names(source: Path) -> frozenset[str] | None:
+    """Return the names that a module binds, or None if its text does not show them."""
+    tree = _parse(source)
+    names = frozenset(_bound_names(tree)) if tree else frozenset("*")
+    return None if {"*", "__getattr__"} & names else names
+
+
+def _bound_names(node: ast.AST) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield child.name
+        elif isinstance(child, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name.partition(".")[0] for alias in child.names)
+        elif isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+            yield child.id
+        else:
+            yield from _bound_names(child)
+
+
+def _classes() -> dict[str, str]:
+    """Return the full names of the public classes of scikit-learn, by name."""
+    top = _source("sklearn")
+    modules = sorted({file.stem for file in top.parent.glob("[a-z]*")}) if top else []
+    return {
+        name: f"sklearn.{module}.{name}"
+        for module in modules
+        if (source := _source(f"sklearn.{module}")) is not None
+        for name in _names(source) or ()
+        if name[0].isupper()
+    }
