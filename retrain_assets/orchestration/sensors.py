@@ -121,13 +121,13 @@ def data_ready_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
         changed = [key for key, source in sources.items() if built.get(key) != source]
         if not changed:
             return dg.SkipReason(f"all {len(sources)} complete partitions are monitored")
-        wishes = [
-            Wish(
-                [f"{key}:{sources[key]}" for key in changed if first <= key <= last],
-                range_tags(first, last),
-            )
-            for first, last in widen_ranges(tuple(sources), changed, model.spec.monitoring_span)
-        ]
+        wishes = []
+        for first, last in widen_ranges(tuple(sources), changed, model.spec.monitoring_span):
+            keys = [key for key in sources if first <= key <= last]
+            # Later parts look back on the first, so they are requested once it is built.
+            part = split_at_gaps(keys, model.dataset)[0]
+            about = [f"{key}:{sources[key]}" for key in changed if part[0] <= key <= part[-1]]
+            wishes.append(Wish(about, range_tags(part[0], part[-1])))
         return requests(context, job.name, wishes)
 
     return _sensor

@@ -5,7 +5,6 @@ Not here: Dagster's partitions, and which partitions exist.
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, Self
@@ -45,11 +44,6 @@ class Period:
     cron: str
     per_year: float
     near: int
-
-    @property
-    def gap(self) -> timedelta:
-        """Return the longest time between two of them that are near each other."""
-        return self.near * self.longest
 
     @property
     def form(self) -> str:
@@ -118,21 +112,6 @@ class PartitionSpec(Spec):
         else:
             has_form = self.period.begins(key) is not None
         return has_form and (self.start or key) <= key <= (self.end or key)
-
-    def group_near(self, keys: Iterable[str]) -> list[list[str]]:
-        """Return keys in order, in groups between which there are long times without a key."""
-        groups: list[list[str]] = []
-        for key in sorted(keys):
-            is_first = not groups or self._are_far_apart(groups[-1][-1], key)
-            groups = [*groups, []] if is_first else groups
-            groups[-1].append(key)
-        return groups
-
-    def _are_far_apart(self, first: str, second: str) -> bool:
-        if self.period is None:
-            return False
-        begin, end = self.period.begins(first), self.period.begins(second)
-        return begin is not None and end is not None and end - begin > self.period.gap
 
     def limits(self, *, is_timed: bool) -> dict[str, Any]:
         """Return the limits of values that lie in a partition, as pydantic names limits.

@@ -53,19 +53,21 @@ def changed(world: World, **changes: Any) -> World:
 class Sensor:
     """The sensor of a world, with its cursor."""
 
-    def __init__(self, world: World, cursor: str | None = None) -> None:
-        self.world, self.cursor = world, cursor
+    def __init__(
+        self, world: World, cursor: str | None = None, name: str = "customers_new_data"
+    ) -> None:
+        self.world, self.cursor, self.name = world, cursor, name
 
     def tick(self) -> list[dg.RunRequest] | str:
         repository = self.world.definitions.get_repository_def()
         context = dg.build_sensor_context(
             instance=self.world.instance,
             repository_def=repository,
-            sensor_name="customers_new_data",
+            sensor_name=self.name,
             resources=repository.get_top_level_resources(),
             cursor=self.cursor,
         )
-        outcome = repository.get_sensor_def("customers_new_data").evaluate_tick(context)
+        outcome = repository.get_sensor_def(self.name).evaluate_tick(context)
         self.cursor = outcome.cursor
         return outcome.run_requests or outcome.skip_message or ""
 
@@ -491,3 +493,33 @@ def test_the_bound_on_files_of_many_partitions_is_held_by_the_run_as_well(
     assert Sensor(split).run() == 3
     assert Counter(reads) == {f"customers/{key(day)}.csv": 2 for day in range(5)}  # tick and run
     assert rows(split) == 5 * 120
+
+
+def test_of_a_growing_file_only_the_partitions_that_changed_are_requested(world: World) -> None:
+    split = changed(world, landing="customers/*.csv")
+    folder = world.root / "landing" / "customers"
+    folder.mkdir(parents=True)
+    parts = {number: customers(number) for number in range(10)}
+    pl.concat(parts.values()).write_csv(folder / "all.csv")
+    assert Sensor(split).ranges() == days((0, 9))
+    assert Sensor(split).run() == 1
+    parts |= {number: customers(number, shift=1.0) for number in (4, 9, 10, 11)}
+    pl.concat(parts.values()).write_csv(folder / "all.csv")
+    assert Sensor(split).ranges() == days((4, 11))
+    parts[4] = customers(4)
+    pl.concat(parts.values()).write_csv(folder / "all.csv")
+    assert Sensor(split).ranges() == days((9, 11))
+    assert Sensor(split).run() == 1
+    assert rows(split) == 12 * 120
+    os.utime(folder / "all.csv", (0, 0))
+    assert Sensor(split).run() <= 1
+    assert "all were read" in str(Sensor(split).tick())
+
+
+def test_a_long_time_without_data_divides_what_is_built_as_well(world: World) -> None:
+    days_of_years = DATASET["partition"] | {"end": "2021-12-31"}
+    sparse = changed(world, partition=days_of_years)
+    world.land(0, 1, 500)
+    assert Sensor(sparse).run() == 2
+    ready = Sensor(sparse, name="churn_data_ready")
+    assert ready.ranges() == days((0, 1))

@@ -205,11 +205,17 @@ class Intake:
         settle: timedelta = duration(self.spec.read.settle)
         return self.now_ns is None or file.is_settled(settle, self.now_ns)
 
-    def keys(self, files: Iterable[LandingFile]) -> set[str]:
-        """Return the partitions that files hold; none for a file that cannot be read."""
+    def keys(self, files: Collection[LandingFile]) -> set[str]:
+        """Return the partitions that files hold; of small files, those that have changed.
+
+        A file that cannot be read has none.
+        """
         column = self.spec.partition.column
         if not self.spec.is_split or column is None:
             return {file.partition for file in files if file.partition is not None}
+        if sum(file.size_bytes for file in files) <= BATCH_BYTES:
+            parts = [part for part in self._cut(files) if not _is_unplaced(part)]
+            return {part.partition for part in parts if self._has_changed(part)}
         only = {column: self.spec.columns[column]}
         narrow = self.spec.model_copy(update={"columns": only})
         spec = narrow if narrow.file_columns else self.spec
