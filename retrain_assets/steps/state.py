@@ -8,7 +8,7 @@ valid. Not here: writing, and deciding.
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from hashlib import sha256
 from importlib.metadata import distributions
 from itertools import groupby
@@ -67,6 +67,22 @@ def landing_files(tables: Tables, dataset: str, condition: pl.Expr | bool = True
     """Return the results of landing files of a dataset, a row a file and partition (`FILES`)."""
     table = f"{dataset}/files"
     return tables.collect(tables.scan(table, FILES).filter(condition), table)
+
+
+@lru_cache(maxsize=16)
+def _partitions_by_key(
+    tables: Tables, versions: tuple[tuple[str, int | None], ...], columns: tuple[str, ...]
+) -> dict[str, list[str]]:
+    """Return the partitions of a second dataset that have a key of a partition of the first."""
+    rows, joined = (
+        tables.scan(f"{name}/dataset", version=version).select(PARTITION, *columns).unique()
+        for name, version in versions
+    )
+    pairs = rows.join(joined.rename({PARTITION: "_joined"}), on=columns).unique(
+        [PARTITION, "_joined"]
+    )
+    grouped = pairs.group_by(PARTITION).agg(pl.col("_joined").sort())
+    return dict(tables.collect(grouped, f"{versions[1][0]}/dataset").iter_rows())
 
 
 @dataclass(frozen=True)
@@ -151,15 +167,30 @@ class ModelState:
         recipe, past = self.spec.features_recipe, self._past(main)
         if code := user_code_digest(self.spec.features.python):
             recipe = digest(recipe, code)
-        keys = {name: tuple(digests) for name, digests in joined.items()}
+        visible = {name: self._visible_partitions(name, joined[name]) for name in joined}
         sources = {}
         for key in complete_partitions(tuple(main), arrivals):
             lookups = (
-                digest(*(joined[name][part] for part in reach.list_visible(key, keys[name])))
-                for name, reach in self.lookup_partitions.items()
+                digest(*(joined[name][part] for part in list_visible(key)))
+                for name, list_visible in visible.items()
             )
             sources[key] = f"{recipe}.{digest(main[key], *past.get(key, ()), *lookups)}"
         return sources
+
+    def _visible_partitions(
+        self, name: str, digests: Mapping[str, str]
+    ) -> Callable[[str], Sequence[str]]:
+        """Return a function of a partition to those of a lookup that its features depend on.
+
+        Where rows may see all of a lookup, these are the partitions with a row for one of its keys.
+        """
+        reach, keys = self.lookup_partitions[name], tuple(digests)
+        if reach.is_bounded or self.lookups[name].partition.by == "none":
+            return lambda key: reach.list_visible(key, keys)
+        datasets = (self.dataset.name, name)
+        versions = [(item, self.tables.version(f"{item}/dataset")) for item in datasets]
+        shared = _partitions_by_key(self.tables, (*versions,), tuple(self.spec.lookups[name].on))
+        return lambda key: [part for part in shared.get(key, ()) if part in digests]
 
     def built(self) -> dict[str, str]:
         """Return the partitions that were monitored, with the digest of their sources."""

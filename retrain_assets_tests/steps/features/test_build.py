@@ -522,3 +522,30 @@ def test_labels_may_come_later_as_a_dataset_of_their_own(
     )
     (told,) = model_mistakes(leaking, world.dataset, {"outcomes": spec})
     assert told[0] == ("features", "sql")
+
+
+def test_a_landing_of_a_lookup_rebuilds_only_the_partitions_that_have_one_of_its_keys(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    world = new_world(tmp_path, instance, lookups={"outcomes": {"on": ["id"]}})
+    spec = DatasetSpec.model_validate(OUTCOMES | {"key": ["id"]})
+    state = replace(world.state, lookups={"outcomes": spec})
+    for name in ("customers", "outcomes"):
+        (world.root / "landing" / name).mkdir(parents=True)
+    for number in range(3):
+        part = customers(number).with_columns(id=pl.col("id") + 1000 * number)
+        part.write_csv(world.root / "landing" / "customers" / f"{key(number)}.csv")
+    ingest(world.storage, world.dataset, [key(number) for number in range(3)], "run")
+
+    def deliver(number: int, ids: int) -> set[str]:
+        before = state.sources()
+        part = customers(number).with_columns(id=pl.col("id") + ids)
+        path = world.root / "landing" / "outcomes" / f"{key(number)}.csv"
+        part.select("day", "id", "left", "plan").write_csv(path)
+        ingest(world.storage, spec, [key(number)], "run")
+        return {name for name, source in state.sources().items() if before.get(name) != source}
+
+    assert deliver(0, 0) == {key(0), key(1), key(2)}
+    assert deliver(1, 1000) == {key(1)}
+    assert deliver(2, 2000) == {key(2)}
+    assert deliver(1, 2000) == {key(1), key(2)}, "its rows had keys of one and have keys of another"
