@@ -12,6 +12,8 @@ import click
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command, show
 from retrain_assets.domain.drift.observations import ESTIMATED
+from retrain_assets.orchestration.assets.monitoring import Model
+from retrain_assets.orchestration.dagster_internals.ticks import failed_ticks
 from retrain_assets.orchestration.jobs import last_seconds
 from retrain_assets.steps.data import quarantine as quarantine_step
 from retrain_assets.steps.inspect import card as card_step
@@ -27,11 +29,20 @@ Values = dict[str, Any]
 def status(model: str | None) -> None:
     """Show the version in production and each trigger; without a name, of all models."""
     selection = base.models().values() if model is None else [base.get_model(model)]
-    values = [status_step.status(entry.state(base.storage())) for entry in selection]
+    with dg.DagsterInstance.get() as instance:
+        values = [_status(entry, instance) for entry in selection]
     details = _request if model is None else _details
-    lines = [line for value in values for line in (_production(value), *details(value))]
+    lines = [
+        line for value in values for line in (_production(value), *_failed(value), *details(value))
+    ]
     text = "\n".join(lines) or "there is no model yet: write one in defs/NAME/defs.yaml"
     show(values if model is None else values[0], text)
+
+
+def _status(model: Model, instance: dg.DagsterInstance) -> Values:
+    groups = (model.spec.name, model.dataset.name, *model.lookups)
+    failures = dict(failed_ticks(instance, groups))
+    return {**status_step.status(model.state(base.storage())), "failed_ticks": failures}
 
 
 def _production(value: Values) -> str:
@@ -42,6 +53,11 @@ def _production(value: Values) -> str:
         f"{model}: version {production['version']} in production since {production['since']}, "
         f"trained on {' to '.join(production['data_range'])}"
     )
+
+
+def _failed(value: Values) -> Iterator[str]:
+    for name, error in value["failed_ticks"].items():
+        yield f"  {name} failed at its newest tick, so nothing is requested by it: {error}"
 
 
 def _details(value: Values) -> Iterator[str]:

@@ -6,7 +6,7 @@ same sensor. Not here: what any sensor decides.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +124,18 @@ class InProcessDaemon:
             tags = {SENSOR_NAME_TAG: sensor.name, RUN_KEY_TAG: asked.run_key or ""}
             run_id = self.execute(job, {**asked.tags, **tags}, asked.run_config)
             yield Executed(sensor.name, job, run_id)
+
+
+def failed_ticks(instance: dg.DagsterInstance, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the sensors of datasets and models whose newest tick failed, and the error."""
+    prefixes = tuple(f"{name}_" for name in names)
+    for state in instance.all_instigator_state() if instance.schedule_storage else ():
+        if state.instigator_name.startswith(prefixes):
+            origin, selector = state.instigator_origin_id, state.selector_id
+            for tick in instance.get_ticks(origin, selector, limit=1):
+                if tick.error is not None:
+                    error = tick.error.cause or tick.error
+                    yield state.instigator_name, error.message.strip()
 
 
 def _downstream_last(sensor: dg.SensorDefinition) -> tuple[int, str]:
