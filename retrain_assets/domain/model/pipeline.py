@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from retrain_assets.specs.base import hint
@@ -29,7 +30,8 @@ def build_pipeline(spec: EstimatorSpec, schema: pl.Schema, seed: int) -> Pipelin
 
     HistGradientBoosting takes categories and missing values as they are. For any other estimator
     categories are one-hot encoded (missing is a category if it was there in training, otherwise
-    none), numbers imputed by the median and standardised.
+    none), numbers imputed by the median and standardised. An estimator with a ColumnTransformer
+    that selects columns by name gets the features as a pandas frame, and prepares them itself.
 
     Args:
         spec: The estimator.
@@ -41,7 +43,7 @@ def build_pipeline(spec: EstimatorSpec, schema: pl.Schema, seed: int) -> Pipelin
     """
     from sklearn.pipeline import Pipeline
 
-    from retrain_assets.domain.encoder import FrameEncoder, is_category
+    from retrain_assets.domain.encoder import FrameColumns, FrameEncoder, is_category
 
     estimator = _call_user_function(spec.python) if spec.python else _of_sklearn(spec.class_ or "")
     accepted = estimator.get_params()
@@ -53,14 +55,34 @@ def build_pipeline(spec: EstimatorSpec, schema: pl.Schema, seed: int) -> Pipelin
     params: dict[str, Any] = {
         name: seed for name in unset if name.rpartition("__")[2] == "random_state"
     }
+    prepared = estimator.set_params(**{**params, **spec.params})
+    if _selects_by_name(prepared):
+        return Pipeline([("encode", FrameColumns()), (LAST, prepared)])
     categories = [place for place, dtype in enumerate(schema.values()) if is_category(dtype)]
     steps: list[tuple[str, Any]] = [("encode", FrameEncoder())]
     if "categorical_features" in accepted:
-        params["categorical_features"] = categories or None
+        if "categorical_features" not in spec.params:
+            prepared.set_params(categorical_features=categories or None)
     else:
         numbers = [place for place in range(len(schema)) if place not in categories]
         steps.append(("prepare", _preparation(categories, numbers)))
-    return Pipeline([*steps, (LAST, estimator.set_params(**{**params, **spec.params}))])
+    return Pipeline([*steps, (LAST, prepared)])
+
+
+def _selects_by_name(estimator: BaseEstimator) -> bool:
+    """Return whether a ColumnTransformer within an estimator needs a frame with column names."""
+    from sklearn.compose import ColumnTransformer
+
+    transformers = [
+        transformer
+        for part in (estimator, *estimator.get_params().values())
+        if isinstance(part, ColumnTransformer)
+        for transformer in part.transformers
+    ]
+    return any(
+        callable(columns) or (np.size(columns) and isinstance(np.ravel(columns)[0], str))
+        for _, _, columns in transformers
+    )
 
 
 def _preparation(categories: list[int], numbers: list[int]) -> BaseEstimator:

@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import skops.io
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.ensemble._hist_gradient_boosting import gradient_boosting
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from threadpoolctl import threadpool_info
 
 from retrain_assets.domain.model.estimator import (
@@ -26,6 +31,7 @@ from retrain_assets.domain.model.pipeline import TrainingError, build_pipeline
 from retrain_assets.specs.features import Kind
 from retrain_assets.specs.gate import GateSpec
 from retrain_assets.specs.model import EstimatorSpec, ModelSpec
+from retrain_assets.stores.registry.model_file import digest, load_model
 
 ROWS = 600
 BOOSTING = "sklearn.ensemble.HistGradientBoostingClassifier"
@@ -85,6 +91,26 @@ def test_boosting_is_told_which_columns_are_categories(rows: pl.DataFrame) -> No
     pipeline = fitted(model(**{"class": BOOSTING}), rows).pipeline
     assert list(pipeline["estimator"].is_categorical_) == [False, True, False]
     assert [name for name, _ in pipeline.steps] == ["encode", "estimator"]
+
+
+def with_column_names() -> Pipeline:
+    numbers = make_pipeline(SimpleImputer(), StandardScaler())
+    texts = OneHotEncoder(handle_unknown="ignore")
+    columns = ColumnTransformer([("numbers", numbers, ["x", "n"]), ("texts", texts, ["plan"])])
+    return make_pipeline(columns, LogisticRegression())
+
+
+def test_a_column_transformer_by_column_names_gets_a_frame(rows: pl.DataFrame) -> None:
+    pipeline = fitted(model(python=f"{HERE}:with_column_names"), rows).pipeline
+    output = predict(pipeline, "binary", features(rows))
+    assert ((output > 0.5) == rows["gone"].to_numpy()).mean() > 0.7
+    content = skops.io.dumps(pipeline)
+    restored = load_model(content, digest(content), "a model")
+    for place in (0, 7, rows["n"].arg_max() or 0):
+        row = features(rows)[place]
+        assert predict(restored, "binary", row)[0] == pytest.approx(output[place], abs=1e-12)
+    unseen = pl.DataFrame({"x": [None], "plan": ["new"], "n": [1]})
+    assert 0 < predict(restored, "binary", unseen)[0] < 1
 
 
 def test_multiclass_gives_a_column_a_class(rows: pl.DataFrame) -> None:
