@@ -244,7 +244,10 @@ class LocalFiles(NamedFiles):
                     content = opened.read()
                 unchanged = _stamp(path.stat()) == _stamp(status)
             except OSError as error:
-                return refused(file, f"it cannot be read ({error.strerror}): deliver it again")
+                # Without a stamp it counts as unread, since an error of the disk may pass.
+                stamp = file.stamp if isinstance(error, FileNotFoundError) else ""
+                reason = f"it cannot be read ({error.strerror}): deliver it again"
+                return refused(replace(file, stamp=stamp), reason)
             if unchanged:
                 return parsed(replace(file, stamp=_stamp(status)), content, self.spec)
         return refused(file, CHANGING)

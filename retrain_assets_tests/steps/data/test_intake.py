@@ -541,3 +541,25 @@ def test_an_unchanged_delivery_moves_no_version(tmp_path: Path, landing: str) ->
     run(tmp_path, spec)
     assert table(tmp_path) == {"2013-01-01": [1, 2, 4]}
     assert [Storage(tmp_path).tables.version(name) for name in names] == [1, 1]
+
+
+@LANDINGS
+def test_a_file_is_read_again_after_a_read_error_that_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, landing: str
+) -> None:
+    spec, opened = dataset(landing=landing), Path.open
+    deliver(tmp_path, "2013-01-01.csv", "2013-01-01,1,5")
+
+    def fail(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.suffix == ".csv":
+            raise OSError(5, "Input/output error")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", fail)
+    [reason] = run(tmp_path, spec).refused.values()
+    assert "it cannot be read (Input/output error)" in reason
+    monkeypatch.undo()
+    assert len(Intake(Storage(tmp_path), spec).unread) == 1
+    run(tmp_path, spec)
+    assert table(tmp_path) == {"2013-01-01": [1]}
+    assert Intake(Storage(tmp_path), spec).unread == []
