@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import click
+import dagster as dg
 
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command, show
