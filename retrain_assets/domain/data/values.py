@@ -296,8 +296,8 @@ def as_text(values: pl.Series) -> pl.Series:
     value = pl.col(values.name)
     if values.dtype.is_float():
         is_whole = (value == value.round()) & (value.abs() < 10**_DIGITS)
-        whole = pl.when(is_whole).then(value).cast(pl.Int64, strict=False).cast(pl.String)
-        text = pl.coalesce(whole, value.cast(pl.String))
+        integer = pl.when(is_whole).then(value).cast(pl.Int64, strict=False).cast(pl.String)
+        text = pl.coalesce(integer, value.cast(pl.String))
     elif values.dtype.is_temporal():
         text = value.cast(pl.Datetime("us")).dt.to_string("iso:strict")
     else:
