@@ -136,6 +136,9 @@ class _Index:
         if rows.height > MAX_INDEXED:
             raise FeatureError(f"lookup {name} has over {MAX_INDEXED:,} rows")
         spec, places = model.lookups[name], {column: n for n, column in enumerate(columns)}
+        joined = [*spec.on, spec.as_of] if spec.as_of else spec.on
+        if derived := [column for column in joined if column not in places]:
+            raise FeatureError(f"lookup {name} is joined by derived columns: {', '.join(derived)}")
         self._key = [places[column] for column in spec.on]
         self._time = None if spec.as_of is None else places[spec.as_of]
         lag = _micros(duration(spec.lag))

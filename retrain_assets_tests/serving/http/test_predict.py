@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,9 +17,11 @@ from retrain_assets.domain.model.estimator import predict
 from retrain_assets.serving.http.guard import Limits
 from retrain_assets.serving.run import serve
 from retrain_assets.serving.scoring import quick_features, score
-from retrain_assets.serving.scoring.rows import FeatureMaker
+from retrain_assets.serving.scoring.rows import FeatureMaker, LookupRows
 from retrain_assets.steps.features.build import read_features
 from retrain_assets_tests.serving.site import (
+    COLUMNS,
+    PLANS,
     ROW,
     Site,
     listening,
@@ -30,6 +34,7 @@ from retrain_assets_tests.serving.site import (
 from retrain_assets_tests.world import key
 
 PATH = "/models/churn/predict"
+PRICE = {"price": {"type": "float"}}
 LINEAR = {"class": "sklearn.linear_model.LogisticRegression"}
 JSON = {"content-type": "application/json"}
 
@@ -181,6 +186,23 @@ def test_values_that_features_can_tell_apart_are_remembered_apart(site: Site) ->
     expected = [("0.0",), ("-0.0",), (None,), ("0.0",)]
     assert maker.features(rows).rows() == expected
     assert [*zip(*maker.quick.values(rows), strict=True)] == expected
+
+
+def test_a_lookup_by_a_derived_column_is_joined_by_polars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(COLUMNS, "tier", {"type": "category", "expression": "plan"})
+    monkeypatch.setitem(PLANS, "columns", {"tier": PLANS["columns"]["plan"]} | PRICE)
+    monkeypatch.setitem(PLANS, "key", ["tier"])
+    features = {"sql": "SELECT x, plans_price AS price FROM rows"}
+    site = Site(tmp_path, {"features": features, "lookups": {"plans": {"on": ["tier"]}}})
+    priced = LookupRows(0, datetime.now(UTC), pl.DataFrame({"tier": ["plus"], "price": [2.5]}))
+    maker = FeatureMaker(site.state, {"plans": priced})
+    at = datetime(2020, 1, 20, 9, 30, tzinfo=UTC)
+    row = ROW | {"day": at.date(), "at": at}
+    assert maker.prepare([row]) is not None
+    assert maker.quick is None
+    assert maker.features([row]).rows() == [(0.5, 2.5)]
 
 
 def test_a_category_never_seen_is_answered_with_a_flag(client: httpx.Client) -> None:
