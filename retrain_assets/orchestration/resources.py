@@ -24,7 +24,7 @@ _SILENT = Logger("slack", CRITICAL + 1)  # noqa: LOG001 see above
 
 
 class StorageResource(dg.ConfigurableResource[Storage]):
-    """Where everything is kept.
+    """The place of all data and models.
 
     `root` is `data/` of the project when empty, or what `RETRAIN_STORAGE` names.
     """
@@ -33,10 +33,10 @@ class StorageResource(dg.ConfigurableResource[Storage]):
     tracking_uri: str = ""
 
     def open(self) -> Storage:
-        """The storage, with settings taken before the environment."""
+        """Return the storage; settings are taken before the environment."""
         settings = {"RETRAIN_STORAGE": self.root, "MLFLOW_TRACKING_URI": self.tracking_uri}
-        given = {name: value for name, value in settings.items() if value}
-        return storage_from(os.environ | given, Path.cwd())
+        overrides = {name: value for name, value in settings.items() if value}
+        return storage_from(os.environ | overrides, Path.cwd())
 
 
 class Channels(dg.ConfigurableResource[Any]):
@@ -49,7 +49,7 @@ class Channels(dg.ConfigurableResource[Any]):
     slack_url: str = ""
 
     def senders(self, notify: NotifySpec) -> tuple[dict[Channel, Any], list[str]]:
-        """The channels of a spec that can be used, and why the others cannot."""
+        """Return the channels of a spec that can be used, and why the others cannot."""
         return senders(notify, os.environ, self._slack)
 
     def _slack(self, token: str) -> WebClient:
@@ -72,13 +72,13 @@ RESOURCES: dict[str, object] = {"storage": STORAGE, "channels": CHANNELS}
 def mlflow_run(
     context: dg.AssetExecutionContext, storage: Storage, experiment: str
 ) -> Iterator[str]:
-    """An MLflow run linked to the Dagster run by dagster-mlflow; ended however the step ends.
+    """Open an MLflow run linked to the Dagster run by dagster-mlflow; it ends when the step ends.
 
     The resource is made in the step, since importing it imports MLflow, and it would otherwise
     leave its run active for the next one in the same process.
 
     Yields:
-        The MLflow run's id.
+        The id of the MLflow run.
     """
     storage.registry(experiment).prepare()
     import mlflow
@@ -103,7 +103,7 @@ def mlflow_run(
 
 @contextmanager
 def nested_run() -> Iterator[str]:
-    """An MLflow run below the active one, for what is fitted beside the first.
+    """Open an MLflow run below the active one, for a further fit.
 
     Yields:
         Its id.

@@ -15,7 +15,12 @@ from retrain_assets.domain.windows import widen_ranges
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals import AssetJob
 from retrain_assets.orchestration.metadata import AS_OF_TAG, BECAUSE_TAG, CAUSES_TAG, HELD_TAG
-from retrain_assets.orchestration.partitions import RANGE_END, RANGE_START, covering, range_tags
+from retrain_assets.orchestration.partitions import (
+    RANGE_END,
+    RANGE_START,
+    covering_tags,
+    range_tags,
+)
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.orchestration.run_requests import (
     MAX_RUNS,
@@ -85,7 +90,7 @@ def _wishes(instance: dg.DagsterInstance, intake: Intake, job: str) -> Iterator[
             parts = split_at_gaps(sorted(intake.keys(files)), intake.spec, MAX_RUNS)
             for keys in parts:
                 about = _stamps(files) + ([keys[0]] if len(parts) > 1 else [])
-                yield Wish(about, covering(intake.spec.partition, keys))
+                yield Wish(about, covering_tags(intake.spec.partition, keys))
         return
     statuses = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     filters = dg.RunsFilter(job_name=job, statuses=statuses)

@@ -5,13 +5,20 @@ model.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from difflib import get_close_matches
 from inspect import cleandoc
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -39,6 +46,7 @@ def _check_duration(text: str) -> str:
     return text
 
 
+Mistakes = Iterator[str]
 Duration = Annotated[str, AfterValidator(_check_duration)]
 Name = Annotated[
     str,
@@ -73,6 +81,19 @@ class Spec(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def _find_mistakes(self) -> Mistakes:
+        """Yield what is wrong with fields that are right by themselves; the first is reported.
+
+        A reason that begins with the path of a field and a colon is reported at that field.
+        """
+        yield from ()
+
+    @model_validator(mode="after")
+    def _check_fields(self) -> Self:
+        if why := next(self._find_mistakes(), None):
+            raise ValueError(why)
+        return self
 
     def chooses(self, name: str) -> bool:
         """Return whether the YAML names a field.

@@ -5,11 +5,11 @@ Not here: reading files, checking rows, and Dagster.
 
 import re
 from pathlib import PurePosixPath
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from retrain_assets.specs.base import Duration, NamedSpec, Spec, hint
+from retrain_assets.specs.base import Duration, Mistakes, NamedSpec, Spec, hint
 from retrain_assets.specs.notify import NotifySpec
 from retrain_assets.specs.partition import PartitionSpec
 
@@ -63,17 +63,15 @@ class ColumnSpec(Spec):
     expression: str | None = None
     timing: Literal["before", "later"] = Field("before", alias="known")
 
-    @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         for name in ("allowed", "pattern"):
             if getattr(self, name) is not None and self.type not in ("category", "text"):
-                raise ValueError(f"`{name}` needs type category or text, not {self.type}")
+                yield f"`{name}` needs type category or text, not {self.type}"
         is_bounded = self.min is not None or self.max is not None or self.outliers is not None
         if is_bounded and self.type not in ("int", "float"):
-            raise ValueError(f"`min`, `max` and `outliers` need type int or float, not {self.type}")
+            yield f"`min`, `max` and `outliers` need type int or float, not {self.type}"
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
-        return self
+            yield f"min {self.min:g} is above max {self.max:g}"
 
 
 class ReadSpec(Spec):
@@ -107,14 +105,12 @@ class ReadSpec(Spec):
     max_rows: int = Field(5000000, ge=1)
     settle: Duration = "5s"
 
-    @model_validator(mode="after")
-    def _check_delimiter(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         if self.delimiter in ('"', "\r", "\n", "," if self.decimal == "," else ""):
-            raise ValueError(
+            yield (
                 f"delimiter: {self.delimiter!r} is a quote, a line's end or the decimal mark: "
                 "use another, such as ;"
             )
-        return self
 
 
 class QuarantineSpec(Spec):
@@ -144,11 +140,9 @@ class RowsSpec(Spec):
     stray: float = Field(0.05, ge=0, lt=1)
     ahead: Duration = "0s"
 
-    @model_validator(mode="after")
-    def _check_range(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         if self.max is not None and self.max < self.min:
-            raise ValueError(f"max {self.max} is below min {self.min}")
-        return self
+            yield f"max {self.max} is below min {self.min}"
 
 
 class ExpectationSpec(Spec):
@@ -261,23 +255,22 @@ class DatasetSpec(NamedSpec):
             raise ValueError(f"{name} is what versions of models record: use another")
         return name
 
-    @model_validator(mode="after")
-    def _check_source(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         if (self.landing is None) == (self.delta is None):
-            raise ValueError("give either `landing` or `delta`")
+            yield "give either `landing` or `delta`"
         if self.expected is not None and self.partition.period is None:
-            raise ValueError(f"expected: partitions by {self.partition.by} have no end")
+            yield f"expected: partitions by {self.partition.by} have no end"
         if self.partition.by == "none" and "{partition}" in (self.landing or ""):
-            raise ValueError("landing: there is no {partition} where partitions are by none")
+            yield "landing: there is no {partition} where partitions are by none"
         if not self.file_columns:
-            raise ValueError("all columns are derived: at least one must stand in the file")
-        return self
+            yield "all columns are derived: at least one must stand in the file"
+        yield from self._find_column_mistakes()
+        yield from self._find_partition_mistakes()
 
-    @model_validator(mode="after")
-    def _check_columns(self) -> Self:
+    def _find_column_mistakes(self) -> Mistakes:
         for name in self.columns:
             if name.startswith("_") or not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
-                raise ValueError(
+                yield (
                     f"columns: {name!r} cannot name a column: use 1 to {_LONGEST_NAME} "
                     "printable characters that do not start with an underscore"
                 )
@@ -291,14 +284,12 @@ class DatasetSpec(NamedSpec):
             for name in names:
                 if name not in self.columns:
                     near = hint(name, self.columns)
-                    raise ValueError(f"{field}: {name!r} is not among `columns`{near}")
+                    yield f"{field}: {name!r} is not among `columns`{near}"
         for name in self.read.date_format:
             if self.columns[name].type not in ("date", "datetime"):
-                raise ValueError(f"read.date_format: {name!r} is neither date nor datetime")
-        self._check_partition_column()
-        return self
+                yield f"read.date_format: {name!r} is neither date nor datetime"
 
-    def _check_partition_column(self) -> None:
+    def _find_partition_mistakes(self) -> Mistakes:
         partition = self.partition
         if partition.column is None:
             return
@@ -306,7 +297,7 @@ class DatasetSpec(NamedSpec):
         by_value = ("int",) if partition.values is None else ("category", "text")
         types = {"hour": ("datetime",), "value": by_value}.get(partition.by, ("date", "datetime"))
         if column_type not in types:
-            raise ValueError(
+            yield (
                 f"partition.column: {partition.column} is of type {column_type}; partitions by "
                 f"{partition.by} need {' or '.join(types)}"
             )

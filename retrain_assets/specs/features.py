@@ -3,11 +3,11 @@
 Not here: joining, and computing features.
 """
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from retrain_assets.specs.base import Duration, Name, Spec, duration
+from retrain_assets.specs.base import Duration, Mistakes, Name, Spec, duration
 
 Kind = Literal["binary", "multiclass", "regression"]
 PYTHON_REFERENCE = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
@@ -30,13 +30,11 @@ class LookupSpec(Spec):
     tolerance: Duration | None = None
     lateness: int = Field(1, ge=0)
 
-    @model_validator(mode="after")
-    def _check_times(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         if self.as_of is None and (self.tolerance is not None or duration(self.lag)):
-            raise ValueError("`lag` and `tolerance` need `as_of`")
+            yield "`lag` and `tolerance` need `as_of`"
         if self.tolerance is not None and duration(self.tolerance) < duration(self.lag):
-            raise ValueError(f"tolerance {self.tolerance} is below lag {self.lag}: nothing matches")
-        return self
+            yield f"tolerance {self.tolerance} is below lag {self.lag}: nothing matches"
 
 
 class FeaturesSpec(Spec):
@@ -52,11 +50,9 @@ class FeaturesSpec(Spec):
     python: str | None = Field(None, pattern=PYTHON_REFERENCE)
     history: int = Field(0, ge=0)
 
-    @model_validator(mode="after")
-    def _check_source(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         if (self.sql is None) == (self.python is None):
-            raise ValueError("give either `sql` or `python`")
-        return self
+            yield "give either `sql` or `python`"
 
 
 class TargetSpec(Spec):
@@ -74,9 +70,7 @@ class TargetSpec(Spec):
     kind: Kind
     positive_share: list[float] = Field([0.0, 1.0], min_length=2, max_length=2)
 
-    @model_validator(mode="after")
-    def _check_share(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         low, high = self.positive_share
         if not 0 <= low <= high <= 1:
-            raise ValueError(f"positive_share [{low:g}, {high:g}] is not a range within 0 and 1")
-        return self
+            yield f"positive_share [{low:g}, {high:g}] is not a range within 0 and 1"

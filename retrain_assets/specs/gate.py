@@ -3,11 +3,11 @@
 Not here: computing metrics, and judging candidates.
 """
 
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from retrain_assets.specs.base import Spec
+from retrain_assets.specs.base import Mistakes, Spec
 from retrain_assets.specs.features import PYTHON_REFERENCE, Kind
 
 Metric = Literal[
@@ -52,11 +52,9 @@ class CostSpec(Spec):
     true_positive: float = 0.0
     true_negative: float = 0.0
 
-    @model_validator(mode="after")
-    def _check_costs(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         if self.false_positive <= self.true_negative or self.false_negative <= self.true_positive:
-            raise ValueError("a mistake must cost more than being right")
-        return self
+            yield "a mistake must cost more than being right"
 
     @property
     def threshold(self) -> float:
@@ -161,18 +159,16 @@ class GateSpec(Spec):
             self.min_gain if self.promote_when == "better" else -self.promote_when.not_worse.margin
         )
 
-    @model_validator(mode="after")
-    def _check_metric(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         for part, metric in (("cost", "cost"), ("quantile", "pinball"), ("python", "python")):
             if (getattr(self, part) is None) == (self.metric == metric):
-                raise ValueError(f"`{part}` and `metric: {metric}` go together")
+                yield f"`{part}` and `metric: {metric}` go together"
         if self.threshold is not None and self.metric not in CUT:
-            raise ValueError(f"`threshold` goes with {', '.join(CUT)}, not with {self.metric}")
+            yield f"`threshold` goes with {', '.join(CUT)}, not with {self.metric}"
         if self.promote_when != "better" and self.min_gain:
-            raise ValueError("`min_gain` goes with `promote_when: better`")
+            yield "`min_gain` goes with `promote_when: better`"
         if self.false_promotions_per_year and self.chooses("confidence"):
-            raise ValueError("give either `confidence` or `false_promotions_per_year`")
-        return self
+            yield "give either `confidence` or `false_promotions_per_year`"
 
     def confidence_at(self, per_year: float, cooldown: int) -> float:
         """Return the confidence of each gate.

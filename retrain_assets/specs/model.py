@@ -6,11 +6,11 @@ Not here: fitting, Dagster, and checks that need the spec of the dataset.
 
 import math
 from hashlib import sha256
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, PositiveInt
 
-from retrain_assets.specs.base import Name, NamedSpec, Spec
+from retrain_assets.specs.base import Mistakes, Name, NamedSpec, Spec
 from retrain_assets.specs.features import PYTHON_REFERENCE, FeaturesSpec, LookupSpec, TargetSpec
 from retrain_assets.specs.gate import GATE_ONLY, METRICS_BY_KIND, OBJECTIVE, GateSpec
 from retrain_assets.specs.notify import NotifySpec
@@ -37,19 +37,16 @@ class DistributionSpec(Spec):
     log: bool = False
     is_integer: bool = Field(False, alias="whole")
 
-    @model_validator(mode="after")
-    def _check_range(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         if self.values is not None:
             if self.low is not None or self.high is not None:
-                raise ValueError("give either `values` or `low` and `high`")
-            return self
-        if self.low is None or self.high is None or self.low >= self.high:
-            raise ValueError("`low` must be below `high`")
-        if self.log and self.low <= 0:
-            raise ValueError("`log` needs `low` above 0")
-        if self.is_integer and math.ceil(self.low) > math.floor(self.high):
-            raise ValueError("`whole` needs a whole number between `low` and `high`")
-        return self
+                yield "give either `values` or `low` and `high`"
+        elif self.low is None or self.high is None or self.low >= self.high:
+            yield "`low` must be below `high`"
+        elif self.log and self.low <= 0:
+            yield "`log` needs `low` above 0"
+        elif self.is_integer and math.ceil(self.low) > math.floor(self.high):
+            yield "`whole` needs a whole number between `low` and `high`"
 
 
 class SearchSpec(Spec):
@@ -87,11 +84,9 @@ class EstimatorSpec(Spec):
     search: SearchSpec | None = None
     threads: int = Field(1, ge=1, le=256)
 
-    @model_validator(mode="after")
-    def _check_source(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         if (self.class_ is None) == (self.python is None):
-            raise ValueError("give either `class` or `python`")
-        return self
+            yield "give either `class` or `python`"
 
 
 class WindowsSpec(Spec):
@@ -109,11 +104,9 @@ class WindowsSpec(Spec):
     holdout: int = Field(14, ge=1)
     current: int = Field(7, ge=1)
 
-    @model_validator(mode="after")
-    def _check_also(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         if len({*self.also}) < len(self.also) or max(self.also, default=0) >= self.train:
-            raise ValueError(f"`also` holds different windows, each below `train` ({self.train})")
-        return self
+            yield f"`also` holds different windows, each below `train` ({self.train})"
 
 
 class LabelsSpec(Spec):
@@ -153,11 +146,9 @@ class ExcludedSpec(Spec):
     last: str
     reason: str = Field(min_length=1, max_length=200)
 
-    @model_validator(mode="after")
-    def _check_range(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         if self.last < self.first:
-            raise ValueError(f"last {self.last!r} is before first {self.first!r}")
-        return self
+            yield f"last {self.last!r} is before first {self.first!r}"
 
 
 class ModelSpec(NamedSpec):
@@ -235,32 +226,28 @@ class ModelSpec(NamedSpec):
         text = self.model_dump_json(include=set(parts), by_alias=True)
         return sha256(text.encode()).hexdigest()[:16]
 
-    @model_validator(mode="after")
-    def _check_parts(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         kind, trigger = self.target.kind, self.triggers.performance
         offered: tuple[str, ...] = METRICS_BY_KIND[kind]
         metrics = [("gate.metric", self.gate.metric, (*offered, *GATE_ONLY[kind]))]
         if trigger:
             metrics.append(("triggers.performance.metric", trigger.metric, offered))
         if self.gate.threshold is not None and kind != "binary":
-            raise ValueError("gate.threshold: only a binary model has one: leave it out")
+            yield "gate.threshold: only a binary model has one: leave it out"
         if self.gate.guards.negative_flips is not None and kind == "regression":
-            raise ValueError("gate.guards.negative_flips: not of a regression: leave it out")
+            yield "gate.guards.negative_flips: not of a regression: leave it out"
         if self.gate.guards.calibration is not None and kind == "multiclass":
-            raise ValueError("gate.guards.calibration: not of multiclass: leave it out")
+            yield "gate.guards.calibration: not of multiclass: leave it out"
         for field, metric, names in metrics:
             if metric not in names:
-                raise ValueError(
-                    f"{field}: {metric!r} does not judge a {kind} model: use {', '.join(names)}"
-                )
+                yield (f"{field}: {metric!r} does not judge a {kind} model: use {', '.join(names)}")
         if trigger and trigger.confidence > POINT and self.windows.current == 1:
-            raise ValueError(
+            yield (
                 "triggers.performance.confidence: a window of one partition has no spread: raise "
                 "windows.current, or leave it out"
             )
         if self.dataset in self.lookups:
-            raise ValueError(f"lookups.{self.dataset}: a dataset cannot be its own lookup")
-        return self
+            yield f"lookups.{self.dataset}: a dataset cannot be its own lookup"
 
 
 class PolicySpec(Spec):

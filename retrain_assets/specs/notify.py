@@ -4,12 +4,12 @@ Not here: credentials, which come from the environment, the texts of messages, a
 """
 
 from ipaddress import ip_address
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from retrain_assets.specs.base import Address, Duration, Spec
+from retrain_assets.specs.base import Address, Duration, Mistakes, Spec
 
 EventKind = Literal[
     "retraining",
@@ -68,12 +68,10 @@ class NotifySpec(Spec):
             raise ValueError(f"{url.scheme!r} is not encrypted: use https")
         return value
 
-    @model_validator(mode="after")
-    def _check_events(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         for channel in self.events:
             if channel not in self.channels:
-                raise ValueError(f"events.{channel}: there is no `{channel}` to be told")
-        return self
+                yield f"events.{channel}: there is no `{channel}` to be told"
 
 
 def is_loopback(host: str) -> bool:

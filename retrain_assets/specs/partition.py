@@ -7,12 +7,12 @@ Not here: Dagster's partitions, and which partitions exist.
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, Self
+from typing import Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from retrain_assets.specs.base import Spec, hint
+from retrain_assets.specs.base import Mistakes, Spec, hint
 
 ALL = "all"
 # A value names a folder, a run tag and a word of a predicate; Dagster reserves `...` for ranges.
@@ -155,49 +155,39 @@ class PartitionSpec(Spec):
                 )
         return None if value is None else sorted(set(value))
 
-    @model_validator(mode="after")
-    def _check_fields(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         names = [n for n in ("column", "start", "end", "values") if getattr(self, n) is not None]
-        required, allowed = self._fields()
+        required, optional = self._fields
         if missing := [name for name in required if name not in names]:
-            raise ValueError(f"partitions by {self.by} need {' and '.join(missing)}")
-        if excess := [name for name in names if name not in allowed]:
-            raise ValueError(f"partitions by {self.by} do not take {' or '.join(excess)}")
+            yield f"partitions by {self.by} need {' and '.join(missing)}"
+        if excess := [name for name in names if name not in (*required, *optional)]:
+            yield f"partitions by {self.by} do not take {' or '.join(excess)}"
         if self.by == "hour" and self.timezone != "UTC":
-            raise ValueError(
-                f"hours are counted in UTC, since {self.timezone} may have an hour twice a year"
-            )
-        for bound in (self.start, self.end):
-            if bound is not None:
-                self._check_bound(bound)
+            yield f"hours are counted in UTC, since {self.timezone} may have an hour twice a year"
+        for bound in (end for end in (self.start, self.end) if end is not None):
+            if self.period is not None and self.period.begins(bound) is None:
+                yield (
+                    f"{bound!r} is no {'Monday' if self.by == 'week' else self.by} from "
+                    f"{_YEARS[0]} to {_YEARS[-1]}: write it as {self.period.example}"
+                )
+            if self.period is None and not (bound.isascii() and bound.isdigit()):
+                yield f"{bound!r} is no whole number: write it as 000, or give `values`"
         if self.start is not None and self.end is not None:
-            self._check_range(self.start, self.end)
-        return self
+            yield from self._find_range_mistakes(self.start, self.end)
 
+    def _find_range_mistakes(self, start: str, end: str) -> Mistakes:
+        if self.period is None and len(start) != len(end):
+            yield f"start {start!r} and end {end!r} need equally many digits"
+        if end < start:
+            yield f"end {end} is before start {start}"
+        if self.period is None and int(end) - int(start) >= _MOST_VALUES:
+            yield f"{start} to {end} are more than {_MOST_VALUES:,} partitions"
+
+    @property
     def _fields(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the fields that are required, and those that are allowed."""
+        """Return the fields that are required, and those that are optional."""
         if self.by == "none":
             return (), ()
         if self.period is not None:
-            return ("column", "start"), ("column", "start", "end")
-        if self.values is not None:
-            return ("column",), ("column", "values")
-        return ("column", "start", "end"), ("column", "start", "end")
-
-    def _check_bound(self, bound: str) -> None:
-        if self.period is not None and self.period.begins(bound) is None:
-            period = "Monday" if self.by == "week" else self.by
-            raise ValueError(
-                f"{bound!r} is no {period} from {_YEARS[0]} to {_YEARS[-1]}: "
-                f"write it as {self.period.example}"
-            )
-        if self.period is None and not (bound.isascii() and bound.isdigit()):
-            raise ValueError(f"{bound!r} is no whole number: write it as 000, or give `values`")
-
-    def _check_range(self, start: str, end: str) -> None:
-        if self.period is None and len(start) != len(end):
-            raise ValueError(f"start {start!r} and end {end!r} need equally many digits")
-        if end < start:
-            raise ValueError(f"end {end} is before start {start}")
-        if self.period is None and int(end) - int(start) >= _MOST_VALUES:
-            raise ValueError(f"{start} to {end} are more than {_MOST_VALUES:,} partitions")
+            return ("column", "start"), ("end",)
+        return ("column", "values") if self.values is not None else ("column", "start", "end"), ()

@@ -3,11 +3,11 @@
 Not here: looking at what was monitored, and deciding.
 """
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from retrain_assets.specs.base import Spec
+from retrain_assets.specs.base import Mistakes, Spec
 from retrain_assets.specs.gate import Metric
 
 DriftMeasure = Literal[
@@ -35,16 +35,14 @@ class DriftTrigger(Spec):
     share: float = Field(0.0, ge=0, le=1)
     although_performance_holds: bool = False
 
-    @model_validator(mode="after")
-    def _check_threshold(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         if (self.threshold is None) == (self.false_alarms_per_year is None):
-            raise ValueError("give either `threshold` or `false_alarms_per_year`")
+            yield "give either `threshold` or `false_alarms_per_year`"
         if self.threshold is None:
             if self.share or self.chooses("measure"):
-                raise ValueError("`measure` and `share` go with `threshold` only")
+                yield "`measure` and `share` go with `threshold` only"
         elif self.measure not in UNBOUNDED and self.threshold > 1:
-            raise ValueError(f"threshold {self.threshold:g} is never met: {self.measure} ends at 1")
-        return self
+            yield f"threshold {self.threshold:g} is never met: {self.measure} ends at 1"
 
 
 class PerformanceTrigger(Spec):
@@ -64,11 +62,9 @@ class PerformanceTrigger(Spec):
     confidence: float = Field(POINT, ge=POINT, lt=1)
     estimated: bool = True
 
-    @model_validator(mode="after")
-    def _check_bounds(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         if self.max_drop is None and self.limit is None:
-            raise ValueError("give `max_drop`, `limit` or both")
-        return self
+            yield "give `max_drop`, `limit` or both"
 
 
 class ReferenceSpec(Spec):
@@ -86,13 +82,11 @@ class ReferenceSpec(Spec):
     last: str | None = None
     season: Literal["month", "weekday"] | None = None
 
-    @model_validator(mode="after")
-    def _check_choice(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         if (self.first is None) != (self.last is None):
-            raise ValueError("`first` and `last` go together")
+            yield "`first` and `last` go together"
         if sum(part is not None for part in (self.rolling, self.first, self.season)) != 1:
-            raise ValueError("give one of `rolling`, `first` with `last`, and `season`")
-        return self
+            yield "give one of `rolling`, `first` with `last`, and `season`"
 
 
 class LastingSpec(Spec):
@@ -106,11 +100,9 @@ class LastingSpec(Spec):
     alerts: int = Field(1, ge=1)
     of: int = Field(1, ge=1)
 
-    @model_validator(mode="after")
-    def _check_count(self) -> Self:
+    def _find_mistakes(self) -> Mistakes:
         if self.alerts > self.of:
-            raise ValueError(f"alerts {self.alerts} are never met in {self.of} windows")
-        return self
+            yield f"alerts {self.alerts} are never met in {self.of} windows"
 
 
 class TriggersSpec(Spec):

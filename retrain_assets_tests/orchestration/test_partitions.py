@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from retrain_assets.domain.data.rules import partition_of
 from retrain_assets.orchestration.partitions import (
-    checked_range,
-    covering,
-    looking_back,
+    count_range,
+    covering_tags,
+    map_partitions,
     partitions_definition,
     range_tags,
 )
@@ -114,7 +114,7 @@ def test_the_current_period_is_a_partition_since_its_data_lands_within_it(
     with dg.partition_loading_context(datetime(2024, 5, 15, 12, 30, tzinfo=UTC)):
         assert definition.get_last_partition_key() == current
         assert list(definition.get_partition_keys())[:-1] == list(finished.get_partition_keys())
-        assert checked_range(spec, start, current) > 1
+        assert count_range(spec, start, current) > 1
 
 
 def test_values_and_numbers_are_partitions_in_order() -> None:
@@ -123,8 +123,10 @@ def test_values_and_numbers_are_partitions_in_order() -> None:
 
 
 def test_files_without_a_key_ask_for_the_first_partition() -> None:
-    assert covering(DAYS, []) == range_tags("2012-02-27", "2012-02-27")
-    assert covering(DAYS, {"2013-01-02", "2012-12-31"}) == range_tags("2012-12-31", "2013-01-02")
+    assert covering_tags(DAYS, []) == range_tags("2012-02-27", "2012-02-27")
+    assert covering_tags(DAYS, {"2013-01-02", "2012-12-31"}) == range_tags(
+        "2012-12-31", "2013-01-02"
+    )
 
 
 def test_a_dataset_without_partitions_has_no_definition() -> None:
@@ -148,11 +150,11 @@ def test_a_dataset_without_partitions_has_no_definition() -> None:
 )
 def test_a_range_that_is_none_is_refused(first: str, last: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        checked_range(DAYS, first, last)
+        count_range(DAYS, first, last)
 
 
 def test_a_range_is_counted() -> None:
-    assert checked_range(DAYS, "2013-01-01", "2013-01-31") == 31
+    assert count_range(DAYS, "2013-01-01", "2013-01-31") == 31
 
 
 def spec(by: str, timezone: str = "UTC", **more: Any) -> PartitionSpec:
@@ -188,7 +190,7 @@ def test_the_partitions_an_asset_is_made_from_are_known_to_dagster(
     @dg.asset(partitions_def=above)
     def upstream() -> None: ...
 
-    dep = dg.AssetDep(upstream, partition_mapping=looking_back(own, other, periods))
+    dep = dg.AssetDep(upstream, partition_mapping=map_partitions(own, other, periods))
 
     @dg.asset(partitions_def=below, deps=[dep])
     def downstream() -> None: ...

@@ -16,7 +16,7 @@ from retrain_assets.domain.drift.training_match import FOREIGN, NULLS
 from retrain_assets.domain.features.lookup_partitions import LookupPartitions
 from retrain_assets.orchestration import checks, metadata
 from retrain_assets.orchestration.partitions import (
-    looking_back,
+    map_partitions,
     partitions_definition,
     requested_partitions,
 )
@@ -194,7 +194,7 @@ def _dataset_deps(model: Model) -> list[dg.AssetDep]:
     return [
         dg.AssetDep(
             dg.AssetKey([source.name, "dataset"]),
-            partition_mapping=looking_back(dataset.partition, source.partition, back),
+            partition_mapping=map_partitions(dataset.partition, source.partition, back),
         )
         for source, back in parts
     ]

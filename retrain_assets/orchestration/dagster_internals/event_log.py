@@ -54,7 +54,7 @@ class BatchingEventLog(SqliteEventLogStorage):
                 self.store_asset_check_event(event, number)
 
     def _store_assets(self, connection: Any, stored: Sequence[tuple[EventLogEntry, int]]) -> None:
-        """Tags of all events; each asset's own row from its newest event alone."""
+        """Store the tags of all events, and the row of each asset from its newest event alone."""
         assets = [pair for pair in stored if pair[0].dagster_event_type in ASSET_EVENTS]
         if not assets:
             return
@@ -67,7 +67,7 @@ class BatchingEventLog(SqliteEventLogStorage):
     def _store_asset_check_evaluation_planned(
         self, event: EventLogEntry, event_id: int | None
     ) -> None:
-        """As Dagster does, but serialising the event once and not for each partition."""
+        """Store as Dagster does, but serialise the event once and not for each partition."""
         planned: Any = event.get_dagster_event().event_specific_data
         subset = planned.partitions_subset
         shared = {
@@ -110,5 +110,5 @@ class BatchingSqliteStorage(DagsterSqliteStorage):
     def from_config_value(  # type: ignore[override]
         cls, inst_data: ConfigurableClassData, config_value: dict[str, str]
     ) -> Self:
-        """What Dagster calls with the `config` of dagster.yaml."""
+        """Open the storage from the `config` of dagster.yaml."""
         return cls.from_local(inst_data=inst_data, **config_value)

@@ -1,11 +1,7 @@
-"""Runs that a command executes in its own process, which Dagster's monitoring cannot see.
+"""Find runs whose process has died, so that they are reported as failed and requested again.
 
-Such a run names its process; one whose process has died is reported as failed, so that it is asked
-for again.
-
-Runs whose worker is gone are found out, also where nobody is left to report it.
-
-Not here: executing runs.
+A run that a command executes in its own process names that process in a tag, since Dagster's
+monitoring cannot see it. Not here: executing runs.
 """
 
 import os
@@ -25,12 +21,12 @@ PROCESS_TAG = "retrain/process"
 
 
 def own_process() -> dict[str, str]:
-    """The tag of a run that this process executes: host, process id, and when that began."""
+    """Return the tag of a run that this process executes: host, process id, and start time."""
     return {PROCESS_TAG: _name(os.getpid())}
 
 
 def has_died(run: dg.DagsterRun) -> bool:
-    """Whether the run was executed by a process of this host that is there no longer."""
+    """Tell if the run was executed by a process of this host that no longer exists."""
     name = run.tags.get(PROCESS_TAG, "")
     host, _, rest = name.partition(" ")
     if host != socket.gethostname():
@@ -46,7 +42,7 @@ def has_died(run: dg.DagsterRun) -> bool:
 
 
 def _name(pid: int) -> str:
-    """A process by what no later one of the same number has in common with it."""
+    """Return a name of a process that no later one with the same number has."""
     status = Path(f"/proc/{pid}/stat")
     # Field 22, counted behind the name, which may hold anything: the tick at which it started.
     began = status.read_text().rpartition(")")[2].split()[19] if status.exists() else "0"
@@ -57,31 +53,31 @@ ANSWER_SECONDS = 10
 
 
 class WatchedRunLauncher(DefaultRunLauncher):
-    """Dagster's own launcher, asking after runs under way."""
+    """Dagster's own launcher, which can also check runs under way."""
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """Run monitoring may ask."""
+        """Return that run monitoring may ask."""
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Whether the process of a run that counts as started is there; yes where none can tell."""
+        """Return whether the process of a started run exists; healthy where nobody can tell."""
         gone = has_died(run) or (self._is_unknown(run) and not self._lives_here(run))
         if gone:
             return CheckRunHealthResult(WorkerStatus.FAILED, "its process is gone")
         return CheckRunHealthResult(WorkerStatus.RUNNING)
 
     def _is_unknown(self, run: DagsterRun) -> bool:
-        """Whether the code server that started the run is gone, or does not run it any more.
+        """Tell if the code server that started the run is gone, or no longer runs it.
 
         One with an address of its own is waited for, since without it nothing can be tried again.
         """
         client = self._get_grpc_client_for_termination(run.run_id)  # type: ignore[no-untyped-call]
         if client is None:
             return False
-        asked = CanCancelExecutionRequest(run_id=run.run_id)
+        request = CanCancelExecutionRequest(run_id=run.run_id)
         try:
-            answer = client.can_cancel_execution(asked, timeout=ANSWER_SECONDS)
+            answer = client.can_cancel_execution(request, timeout=ANSWER_SECONDS)
         except DagsterUserCodeUnreachableError as error:
             failed, origin = error.__cause__, run.remote_job_origin
             return (
@@ -93,7 +89,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
         return not deserialize_value(answer, CanCancelExecutionResult).can_cancel
 
     def _lives_here(self, run: DagsterRun) -> bool:
-        """Whether its worker outlives its server, as it does while that is being restarted."""
+        """Tell if the worker outlives its server, as it does while the server is restarted."""
         for entry in self._instance.all_logs(run.run_id, of_type=DagsterEventType.RUN_START):
             try:
                 os.kill(entry.get_dagster_event().pid or 0, 0)

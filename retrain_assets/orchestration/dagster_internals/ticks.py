@@ -11,13 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster._core import remote_origin
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
-from dagster._core.remote_origin import (
-    ManagedGrpcPythonEnvCodeLocationOrigin,
-    RemoteJobOrigin,
-    RemoteRepositoryOrigin,
-)
 from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
@@ -35,7 +31,7 @@ class UnsettledError(RuntimeError):
 
 @dataclass(frozen=True)
 class Executed:
-    """One run that a sensor asked for."""
+    """A run that a sensor requested."""
 
     sensor: str
     job: str
@@ -49,7 +45,7 @@ class InProcessDaemon:
         definitions: What `dagster dev` would load.
         instance: Where runs are recorded.
         module: Where the UI finds the definitions, as workspace.yaml says.
-        location: What it calls them.
+        location: The name that the UI shows.
     """
 
     def __init__(
@@ -61,8 +57,9 @@ class InProcessDaemon:
     ) -> None:
         self.repository, self.instance = definitions.get_repository_def(), instance
         target = LoadableTargetOrigin(executable_path=sys.executable, module_name=module)
-        self.origin = RemoteRepositoryOrigin(
-            ManagedGrpcPythonEnvCodeLocationOrigin(target, location), self.repository.name
+        self.origin = remote_origin.RemoteRepositoryOrigin(
+            remote_origin.ManagedGrpcPythonEnvCodeLocationOrigin(target, location),
+            self.repository.name,
         )
         self.sensors = sorted(
             (
@@ -81,7 +78,7 @@ class InProcessDaemon:
             UnsettledError: A run failed, or they still ask after `MAX_ROUNDS`.
         """
         for _ in range(MAX_ROUNDS):
-            executed = [done for sensor in self.sensors for done in self._tick(sensor)]
+            executed = [run for sensor in self.sensors for run in self._tick(sensor)]
             if not executed:
                 return
             yield from executed
@@ -101,7 +98,7 @@ class InProcessDaemon:
             job,
             run_config={**QUIET, **config},
             tags={**job.tags, **tags, **own_process()},
-            remote_job_origin=RemoteJobOrigin(self.origin, job.name),
+            remote_job_origin=remote_origin.RemoteJobOrigin(self.origin, job.name),
         )
         result = execute_run(InMemoryJob(job), run, self.instance)
         if not result.success:
@@ -119,10 +116,10 @@ class InProcessDaemon:
         )
         outcome = sensor.evaluate_tick(context)
         self.cursors[sensor.name] = outcome.cursor
-        for asked in outcome.run_requests or []:
-            job = asked.job_name or sensor.job_name or ""
-            tags = {SENSOR_NAME_TAG: sensor.name, RUN_KEY_TAG: asked.run_key or ""}
-            run_id = self.execute(job, {**asked.tags, **tags}, asked.run_config)
+        for request in outcome.run_requests or []:
+            job = request.job_name or sensor.job_name or ""
+            tags = {SENSOR_NAME_TAG: sensor.name, RUN_KEY_TAG: request.run_key or ""}
+            run_id = self.execute(job, {**request.tags, **tags}, request.run_config)
             yield Executed(sensor.name, job, run_id)
 
 
@@ -139,7 +136,7 @@ def failed_ticks(instance: dg.DagsterInstance, names: Iterable[str]) -> Iterator
 
 
 def _downstream_last(sensor: dg.SensorDefinition) -> tuple[int, str]:
-    """Order in which one round sees what the round itself has brought about."""
+    """Return the order in which each sensor sees what the ones before it changed."""
     order = ("_new_data", "_data_ready", "_retrain_wanted")
     places = (place for place, ending in enumerate(order) if sensor.name.endswith(ending))
     return next(places, len(order)), sensor.name

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from retrain_assets.components.spec_check import model_mistakes
+from retrain_assets.components.spec_check import find_model_mistakes
 from retrain_assets.domain.features.build import compute_features
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
@@ -494,7 +494,7 @@ def test_labels_may_come_later_as_a_dataset_of_their_own(
         features={"sql": "SELECT x, plan FROM rows"},
     )
     spec = DatasetSpec.model_validate(OUTCOMES)
-    assert list(model_mistakes(world.spec, world.dataset, {"outcomes": spec})) == []
+    assert list(find_model_mistakes(world.spec, world.dataset, {"outcomes": spec})) == []
     state = replace(world.state, lookups={"outcomes": spec})
     landed(world, 0, 1)
 
@@ -520,7 +520,7 @@ def test_labels_may_come_later_as_a_dataset_of_their_own(
     leaking = ModelSpec.model_validate(
         sees | {"features": {"sql": "SELECT outcomes_left FROM rows"}}
     )
-    (told,) = model_mistakes(leaking, world.dataset, {"outcomes": spec})
+    (told,) = find_model_mistakes(leaking, world.dataset, {"outcomes": spec})
     assert told[0] == ("features", "sql")
 
 
