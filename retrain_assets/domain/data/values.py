@@ -40,6 +40,10 @@ _FORBIDDEN = re.compile(
     r"\b(select|from|table|now|current_(?:date|time|timestamp)|local(?:time|timestamp))\b",
     re.IGNORECASE,
 )
+_POINT = re.compile(
+    r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/)|(?<![\w.])(?:\d+\.\d*|\.\d+)(?![\w.])""",
+    re.DOTALL,
+)
 _VALUE, _GIVEN = "_value", "_given"
 _SAMPLE = datetime(2013, 1, 31, 13)  # noqa: DTZ001 local wherever it is used
 
@@ -315,13 +319,27 @@ def derive(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
     visible = [*spec.file_columns, LINE, BROKEN]
     for name, column in spec.columns.items():
         if column.expression is not None:
-            value = pl.when(pl.col(BROKEN).is_null()).then(pl.sql_expr(column.expression))
+            value = pl.when(pl.col(BROKEN).is_null()).then(read_sql(column.expression))
             derived = _evaluated(rows.select(visible), value.cast(wide(column)))
             rows = rows.with_columns(
                 derived[_VALUE].alias(f"_raw_{name}"), derived[_GIVEN].alias(value_flag(name))
             ).with_columns(parsed(name, column, spec, from_text=False).alias(name))
             visible.append(name)
     return rows
+
+
+def read_sql(expression: str) -> pl.Expr:
+    """Return an expression of SQL, whose numbers with a point are floats."""
+    return pl.sql_expr(as_floats(expression))
+
+
+def as_floats(sql: str) -> str:
+    """Return SQL whose numbers with a point are floats.
+
+    To polars they are decimals: a whole number divided by 3.0 has six digits, and a division by
+    zero fails for all rows.
+    """
+    return _POINT.sub(lambda match: match[0] if match[1] else f"{match[0]}e0", sql)
 
 
 def sources(column: ColumnSpec) -> list[str]:
@@ -354,7 +372,7 @@ def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
     visible = {*spec.file_columns, *before} - {name}
     schema = {LINE: pl.Int64} | {item: STORED[spec.columns[item].type] for item in visible}
     try:
-        value = pl.sql_expr(expression)
+        value = read_sql(expression)
         if "strict_cast" in str(value):
             return "fails for all rows where one cannot be cast: write TRY_CAST, which gives null"
         derived = pl.LazyFrame(schema=schema).with_columns(value.alias(_VALUE))

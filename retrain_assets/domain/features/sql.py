@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from retrain_assets.domain.data.values import as_floats
+
 ROW, _PLACE = "_row", "_place"
 _WORD = re.compile(
     r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | [()]
@@ -43,7 +45,7 @@ def run_in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame
     """
     context = pl.SQLContext({"rows": rows.with_row_index(ROW), **others}, eager=True)
     try:
-        result = context.execute(_add_place(sql))
+        result = context.execute(_add_place(as_floats(sql)))
     except pl.exceptions.PolarsError as error:
         why = str(error).partition("\n")[0]
         if ROW not in why:
@@ -53,7 +55,7 @@ def run_in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame
                 f"a subquery that joins or groups loses the place of rows: select {ROW}, which "
                 f"`rows` has, there and in all around it ({why})"
             ) from error
-        return context.execute(sql).drop(ROW, strict=False)
+        return context.execute(as_floats(sql)).drop(ROW, strict=False)
     if result[_PLACE].n_unique() < result.height:
         raise QueryError("a row is given more than once: join on what names one row")
     return result.sort(_PLACE).drop(_PLACE, ROW, strict=False)
@@ -61,7 +63,7 @@ def run_in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame
 
 def split_select_list(sql: str) -> list[str] | None:
     """Return the expressions of `SELECT …, … FROM rows`; None of any other query."""
-    plain = _PLAIN.fullmatch(sql)
+    plain = _PLAIN.fullmatch(as_floats(sql))
     if plain is None:
         return None
     depth, start, items, text = 0, 0, [], plain[1]

@@ -516,3 +516,19 @@ def test_a_function_that_changes_its_type_between_days_loses_no_value() -> None:
     large = pl.LazyFrame({"n": [2**53 + 1]}), pl.LazyFrame({"n": [0.5]})
     with pytest.raises(FeatureError, match="n is beyond 9,007,199,254,740,992"):
         join_parts(large, spec)
+
+
+def test_a_number_with_a_point_is_a_float_so_that_no_digit_is_lost() -> None:
+    spec = model(
+        features={"sql": "SELECT planes_seats / 3.0 AS third, 'a 1.5' AS name FROM rows"},
+        target={"column": "late", "expression": "delay > .5 * 2", "kind": "binary"},
+        weight="LENGTH(carrier) / 3.0",
+    )
+    lookups = {"weather": weather(h0=1.0), "planes": PLANES}
+    table = build_features(rows(NOON, NOON), lookups, spec, DATASET)
+    assert table["third"].to_list() == [100 / 3] * 2
+    assert table["name"].to_list() == ["a 1.5"] * 2
+    assert table["late"].to_list() == [0.0, 1.0]
+    assert table["_weight"].to_list() == [2 / 3] * 2
+    zero = model(features={"sql": "SELECT planes_seats / (planes_seats * 0.0) AS s FROM rows"})
+    assert build_features(rows(NOON), lookups, zero, DATASET)["s"].to_list() == [None]
