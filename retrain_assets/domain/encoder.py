@@ -28,10 +28,13 @@ class FrameEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # un
 
     All it learns is kept as lists of text, so that a stored model holds no code.
 
+    Args:
+        most: How many values of a category are told apart.
+
     Attributes:
         columns_: Names of the features, in the order of the matrix.
         categories_: Of each category column, its values: the most frequent first, ties by name.
-            The code of a value is its place; values after the 254th count as missing.
+            The code of a value is its place; values after the first `most` count as missing.
         empty_: Columns without a single value in training, which become 0: nothing was learned
             from them, and some estimators cannot be fitted on a column of NaN.
     """
@@ -39,6 +42,10 @@ class FrameEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # un
     columns_: list[str]
     empty_: list[str]
     categories_: dict[str, list[str]]
+    most = MAX_CATEGORIES  # for encoders that were stored before this was an argument
+
+    def __init__(self, most: int = MAX_CATEGORIES) -> None:
+        self.most = most
 
     def fit(self, frame: Any, target: object = None) -> FrameEncoder:
         """Learn columns and categories.
@@ -58,7 +65,7 @@ class FrameEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # un
         self.columns_ = features.columns
         self.empty_ = [column.name for column in features if column.null_count() == len(column)]
         self.categories_ = {
-            name: _most_frequent(features[name])
+            name: _most_frequent(features[name], self.most)
             for name, dtype in features.schema.items()
             if is_category(dtype)
         }
@@ -160,7 +167,7 @@ def _is_number(dtype: pl.DataType) -> bool:
     return dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)
 
 
-def _most_frequent(values: pl.Series) -> list[str]:
+def _most_frequent(values: pl.Series, most: int) -> list[str]:
     counts = values.rename("value").cast(pl.String).drop_nulls().value_counts()
     ordered = counts.sort("count", "value", descending=[True, False])
-    return ordered["value"].head(MAX_CATEGORIES).to_list()
+    return ordered["value"].head(most).to_list()

@@ -43,7 +43,12 @@ def build_pipeline(spec: EstimatorSpec, schema: pl.Schema, seed: int) -> Pipelin
     """
     from sklearn.pipeline import Pipeline
 
-    from retrain_assets.domain.encoder import FrameColumns, FrameEncoder, is_category
+    from retrain_assets.domain.encoder import (
+        MAX_CATEGORIES,
+        FrameColumns,
+        FrameEncoder,
+        is_category,
+    )
 
     estimator = _call_user_function(spec.python) if spec.python else _of_sklearn(spec.class_ or "")
     accepted = estimator.get_params()
@@ -59,7 +64,9 @@ def build_pipeline(spec: EstimatorSpec, schema: pl.Schema, seed: int) -> Pipelin
     if _selects_by_name(prepared):
         return Pipeline([("encode", FrameColumns()), (LAST, prepared)])
     categories = [place for place, dtype in enumerate(schema.values()) if is_category(dtype)]
-    steps: list[tuple[str, Any]] = [("encode", FrameEncoder())]
+    bins = spec.params.get("max_bins", accepted.get("max_bins"))
+    most = min(MAX_CATEGORIES, bins) if isinstance(bins, int) else MAX_CATEGORIES
+    steps: list[tuple[str, Any]] = [("encode", FrameEncoder(most))]
     if "categorical_features" in accepted:
         if "categorical_features" not in spec.params:
             prepared.set_params(categorical_features=categories or None)

@@ -113,6 +113,14 @@ def test_a_column_transformer_by_column_names_gets_a_frame(rows: pl.DataFrame) -
     assert 0 < predict(restored, "binary", unseen)[0] < 1
 
 
+def test_a_category_too_many_for_the_bins_is_missing_and_stops_no_fit(rows: pl.DataFrame) -> None:
+    many = rows.with_columns(plan=pl.Series([f"p{n % 30:02}" for n in range(rows.height)]))
+    spec = model(**{"class": BOOSTING, "params": {"max_iter": 5, "max_bins": 16}})
+    pipeline = fitted(spec, many).pipeline
+    assert len(pipeline[0].categories_["plan"]) == 16
+    assert np.isfinite(predict(pipeline, "binary", features(many))).all()
+
+
 def test_multiclass_gives_a_column_a_class(rows: pl.DataFrame) -> None:
     pipeline = fitted(model("multiclass"), rows.with_columns(gone=pl.col("plan").fill_null("x")))
     output = predict(pipeline.pipeline, "multiclass", features(rows))
