@@ -21,7 +21,7 @@ from retrain_assets.domain.data.contract import FILES_SCHEMA, UNPLACED
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.situation import HeldCandidate, Production, Situation
 from retrain_assets.domain.decision.triggers import count_refusals
-from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, ColumnProfile, merge
+from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, ColumnProfile, drop_mixed, merge
 from retrain_assets.domain.features.build import list_features
 from retrain_assets.domain.features.lookup_partitions import LookupPartitions
 from retrain_assets.domain.windows import complete_partitions, mature_partitions, take_before
@@ -227,7 +227,7 @@ class ModelState:
     def profiles(self, keys: Collection[str]) -> pl.DataFrame:
         """Return stored summaries of some partitions, without columns that have changed in kind."""
         rows = self.tables.read(self.table("profile"), keys, PROFILE_SCHEMA)
-        return rows.filter(pl.col("kind").n_unique().over("column") == 1)
+        return drop_mixed(rows)
 
     def trained_profile(self, data_range: tuple[str, str]) -> dict[str, ColumnProfile]:
         """Return summaries of the features that a model was trained on, by name."""

@@ -156,6 +156,15 @@ def merge(profile: pl.DataFrame) -> dict[str, ColumnProfile]:
     return {str(name): _merge_column(str(name), part) for (name,), part in parts.items()}
 
 
+def drop_mixed(profile: pl.DataFrame) -> pl.DataFrame:
+    """Return a profile without the columns that are numeric in one block, categories in another.
+
+    A block without a value may be of either kind.
+    """
+    kind = pl.when(pl.col("nulls") < pl.col("rows")).then("kind")
+    return profile.filter(kind.drop_nulls().n_unique().over("column") <= 1)
+
+
 def get_kind(name: str, dtype: pl.DataType) -> Kind:
     """Return how a column of a type is summarised.
 

@@ -16,7 +16,7 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift import observations as watch
 from retrain_assets.domain.drift.measures import describe_effect
 from retrain_assets.domain.drift.permutation_test import pool
-from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, ColumnProfile, merge
+from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, ColumnProfile, drop_mixed, merge
 from retrain_assets.specs.triggers import DriftTrigger
 from retrain_assets.steps.decision.judge import BLOCK
 from retrain_assets.steps.features.build import BuildResult, describe_commit, list_ready
@@ -121,8 +121,11 @@ class _Watcher:
         if not (reference := self.list_reference(window, production)):
             return
         parts, target = (reference, window), self.state.spec.target.column
-        sides = [dict(self.merge(part)) for part in parts]
-        targets = [{target: side.pop(target)} for side in sides]
+        before, now = (self.merge(part) for part in parts)
+        # A function may give text on one day and numbers on another, which no measure compares.
+        names = [name for name in before if name in now and before[name].kind == now[name].kind]
+        sides = [{name: side[name] for name in names if name != target} for side in (before, now)]
+        targets = [{name: side[name] for name in names if name == target} for side in (before, now)]
         for role, trigger, columns in (
             (watch.FEATURE, triggers.data_drift, sides),
             (watch.TARGET, triggers.target_drift, targets),
@@ -243,4 +246,4 @@ class _Watcher:
 
 
 def _merge(blocks: Iterable[pl.DataFrame]) -> Profiles:
-    return merge(pl.concat(blocks))
+    return merge(drop_mixed(pl.concat(blocks)))

@@ -25,6 +25,7 @@ from retrain_assets.domain.drift.profile import (
     K,
     ProfileError,
     build_profile,
+    drop_mixed,
     merge,
 )
 
@@ -238,3 +239,14 @@ def test_blocks_of_two_kinds_are_refused_by_name() -> None:
     profile = pl.concat([build_profile(one_block([1.0])), build_profile(one_block(["a"]))])
     with pytest.raises(ProfileError, match="column x is numeric in some blocks"):
         merge(profile)
+
+
+def test_a_block_without_a_value_may_be_of_either_kind() -> None:
+    parts = [one_block([1.0, None]), one_block([None, None], pl.Null), one_block(["a", None])]
+    number, empty, text = map(build_profile, parts)
+    for filled in (number, text):
+        together = merge(pl.concat([filled, empty]))["x"]
+        assert (together.kind, together.rows, together.nulls) == (filled["kind"][0], 4, 3)
+        assert drop_mixed(pl.concat([filled, empty])).height == 2
+    assert drop_mixed(pl.concat([number, empty, text])).is_empty()
+    assert merge(empty)["x"].filled == 0
