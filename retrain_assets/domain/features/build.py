@@ -12,8 +12,8 @@ from importlib import import_module
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION, Type, dataset_schema, row_key
-from retrain_assets.domain.data.values import keep_finite, null_infinite, read_sql
-from retrain_assets.domain.features.sql import QueryError, run_in_order
+from retrain_assets.domain.data.values import keep_finite, null_infinite
+from retrain_assets.domain.features.sql import QueryError, forgive_rows, run_in_order
 from retrain_assets.domain.windows import mature_partitions, take_before
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
@@ -183,7 +183,7 @@ def build_features(
     labelled = join_lookups(rows, labels or {}, {name: spec.lookups[name] for name in labels or {}})
     frames = [identity, features, _select_target(labelled, spec)]
     if spec.weight is not None:
-        weight = keep_finite(read_sql(spec.weight).cast(pl.Float64))
+        weight = keep_finite(pl.sql_expr(forgive_rows(spec.weight)).cast(pl.Float64))
         frames.append(rows.select(weight.fill_null(0.0).clip(0.0).alias(WEIGHT)))
     if spec.blocks is not None:
         name = pl.sql_expr(spec.blocks).cast(pl.String).fill_null("")
@@ -338,7 +338,8 @@ def _apply(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) ->
 
 def _select_target(rows: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:
     target = spec.target
-    value = read_sql(target.expression) if target.expression else pl.col(target.column)
+    sql = forgive_rows(target.expression or "")
+    value = pl.sql_expr(sql) if sql else pl.col(target.column)
     stored = pl.String if target.kind == "multiclass" else pl.Float64
     return null_infinite(rows.select(value.alias(target.column))).cast(stored)
 

@@ -20,6 +20,9 @@ _WORD = re.compile(
 _MOVES_ROWS = re.compile(r"\b(join|group|order|distinct|union|except|intersect)\b", re.IGNORECASE)
 
 _PLAIN = re.compile(r"\s*select\b(?!\s+distinct\b)(.*)\bfrom\s+rows\s*", re.IGNORECASE | re.DOTALL)
+_CAST = re.compile(
+    r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/)|\bcast\s*\(""", re.IGNORECASE | re.DOTALL
+)
 _PIECE = re.compile(
     r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | [][(),]""",
     re.DOTALL | re.VERBOSE,
@@ -45,7 +48,7 @@ def run_in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame
     """
     context = pl.SQLContext({"rows": rows.with_row_index(ROW), **others}, eager=True)
     try:
-        result = context.execute(_add_place(as_floats(sql)))
+        result = context.execute(_add_place(forgive_rows(sql)))
     except pl.exceptions.PolarsError as error:
         why = str(error).partition("\n")[0]
         if ROW not in why:
@@ -55,15 +58,20 @@ def run_in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame
                 f"a subquery that joins or groups loses the place of rows: select {ROW}, which "
                 f"`rows` has, there and in all around it ({why})"
             ) from error
-        return context.execute(as_floats(sql)).drop(ROW, strict=False)
+        return context.execute(forgive_rows(sql)).drop(ROW, strict=False)
     if result[_PLACE].n_unique() < result.height:
         raise QueryError("a row is given more than once: join on what names one row")
     return result.sort(_PLACE).drop(_PLACE, ROW, strict=False)
 
 
+def forgive_rows(sql: str) -> str:
+    """Return SQL in which a value that cannot be computed is one null and fails no other row."""
+    return _CAST.sub(lambda match: match[1] or "TRY_CAST(", as_floats(sql))
+
+
 def split_select_list(sql: str) -> list[str] | None:
     """Return the expressions of `SELECT …, … FROM rows`; None of any other query."""
-    plain = _PLAIN.fullmatch(as_floats(sql))
+    plain = _PLAIN.fullmatch(forgive_rows(sql))
     if plain is None:
         return None
     depth, start, items, text = 0, 0, [], plain[1]

@@ -532,3 +532,13 @@ def test_a_number_with_a_point_is_a_float_so_that_no_digit_is_lost() -> None:
     assert table["_weight"].to_list() == [2 / 3] * 2
     zero = model(features={"sql": "SELECT planes_seats / (planes_seats * 0.0) AS s FROM rows"})
     assert build_features(rows(NOON), lookups, zero, DATASET)["s"].to_list() == [None]
+
+
+def test_a_cast_that_fails_for_a_row_is_one_null() -> None:
+    spec = model(
+        features={"sql": "SELECT CAST(tail AS BIGINT) AS tail, 'cast(' AS name FROM rows"},
+        target={"column": "late", "expression": "cast (tail AS DOUBLE) > 3", "kind": "binary"},
+    )
+    frame = rows(NOON, NOON).with_columns(tail=pl.Series(["7", "N1"]))
+    table = build_features(frame, {"weather": weather(h0=1.0), "planes": PLANES}, spec, DATASET)
+    assert table.select("tail", "name", "late").rows() == [(7, "cast(", 1.0), (None, "cast(", None)]
