@@ -286,21 +286,19 @@ def join_parts(parts: Sequence[pl.LazyFrame], spec: ModelSpec) -> pl.LazyFrame:
     schemas = [part.collect_schema() for part in parts]
     for name in schemas[0]:
         types = {schema.get(name, pl.Null()) for schema in schemas} - {pl.Null()}
-        whole = [
-            part for part, schema in zip(parts, schemas, strict=True) if schema[name] == pl.Int64
-        ]
-        too_large = pl.any_horizontal(pl.col(name).abs().max() > LARGEST_EXACT)
-        if len(types) > 1 and pl.String in types:
+        mixed, problem = len(types) > 1, ""
+        if mixed and pl.String in types:
             problem = "text in some partitions and a number in others"
-        elif {pl.Int64(), pl.Float64()} <= types and any(
-            part.select(too_large).collect().item() for part in whole
-        ):
-            problem = f"beyond {LARGEST_EXACT:,} in some partitions and a fraction in others"
-        else:
-            continue
-        raise FeatureError(
-            f"model {spec.name}: feature {name} is {problem}: cast it to one type in the function"
-        )
+        elif mixed and pl.Float64 in types:
+            kinds = zip(parts, schemas, strict=True)
+            whole_numbers = [part for part, schema in kinds if schema.get(name) == pl.Int64]
+            too_large = pl.col(name).abs().max() > LARGEST_EXACT
+            if any(part.select(too_large).collect().item() for part in whole_numbers):
+                problem = f"beyond {LARGEST_EXACT:,} in some partitions and a fraction in others"
+        if problem:
+            raise FeatureError(
+                f"model {spec.name}: feature {name} is {problem}: always give one type"
+            )
     return pl.concat(parts, how="vertical_relaxed")
 
 
@@ -313,8 +311,6 @@ def _refuse_dependent(
         # A type that follows the values is another one for a single row.
         alone = _compute(rows[place], history, spec).cast(features.schema, strict=False)
         for name in together.columns:
-            if alone[name].is_null().any() and together[name].is_null().any():
-                continue  # whatever their types
             if not alone[name].equals(together[name], null_equal=True):
                 raise FeatureError(
                     f"model {spec.name}: feature {name} of a row is {alone[name][0]!r} alone and "
@@ -352,8 +348,7 @@ def get_stored_type(name: str, dtype: pl.DataType, spec: ModelSpec) -> Type:
     """
     if dtype.is_integer():
         return pl.Int64
-    # A Python function that returned no values told no type; stored text stays text.
-    if dtype.is_float() or dtype.is_decimal() or dtype == pl.Null:
+    if dtype.is_float() or dtype.is_decimal():
         return pl.Float64
     if dtype == pl.Boolean:
         return pl.Boolean

@@ -97,7 +97,9 @@ def build_features(state: ModelState, partitions: Sequence[str], run_id: str) ->
     with Spill() as spill:
         for batch in rows.batches(keys):
             table = rows.features(batch)
-            table = table.cast({name: stored[name] for name in _list_untyped(table, stored)})
+            # A function that gave no value gave no type either.
+            untyped = {name for name, dtype in table.schema.items() if dtype == pl.Null}
+            table = table.cast({name: stored[name] for name in untyped & stored.keys()})
             table = marker.mark(table) if marker else table
             summary.add(table)
             digests = pl.col(PARTITION).replace_strict(sources, return_dtype=pl.String)
@@ -106,11 +108,6 @@ def build_features(state: ModelState, partitions: Sequence[str], run_id: str) ->
         joined = join_parts(spill.parts(), state.spec)
         version = state.tables.replace(features, joined, keys, commit, base=base)
     return FeaturesResult(keys, pl.concat(summary.parts), summary.find_mismatches(keys), version)
-
-
-def _list_untyped(table: pl.DataFrame, stored: Mapping[str, pl.DataType]) -> list[str]:
-    """Return the stored features for which a function gave no value, and so no type."""
-    return [name for name, dtype in table.schema.items() if dtype == pl.Null and name in stored]
 
 
 def build_profiles(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildResult:
