@@ -88,8 +88,7 @@ def draw_pictures(context: dg.AssetExecutionContext, state: ModelState, key: str
 
 
 def _draw_pictures(state: ModelState, key: str) -> dict[str, Any]:
-    from retrain_assets.reports.movers import draw_movers, draw_watched_drift
-    from retrain_assets.reports.plots import to_markdown
+    from retrain_assets.reports.plots import draw_movers, draw_watched_drift, to_markdown
 
     table = state.table("monitoring")
     rows = state.tables.collect(state.tables.scan(table), table)

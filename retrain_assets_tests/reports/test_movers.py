@@ -9,7 +9,7 @@ import pytest
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift.profile import ColumnProfile, build_profile, merge
 from retrain_assets.reports.canvas import to_png
-from retrain_assets.reports.movers import draw_movers
+from retrain_assets.reports.plots import draw_movers
 
 
 def profiles(values: object) -> dict[str, ColumnProfile]:

@@ -18,9 +18,8 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.metrics import metrics
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.domain.windows import exclude_range, take_through
-from retrain_assets.reports.movers import draw_watched_drift
 from retrain_assets.reports.page import render_page, render_sections
-from retrain_assets.reports.plots import draw_holdout, draw_importance
+from retrain_assets.reports.plots import draw_holdout, draw_importance, draw_watched_drift
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.decision.evaluate import read_evaluation
 from retrain_assets.steps.decision.train import SPEC_FILE, Sample, get_classes, sample
