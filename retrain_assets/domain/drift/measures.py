@@ -208,7 +208,9 @@ def describe_effect(reference: ColumnProfile, current: ColumnProfile) -> str:
         name = max(ends, key=lambda end: weights[end] * abs(ends[end][1] - ends[end][0]))
         then, now = ends[name]
         distance = abs(before.get_rank(now) - after.get_rank(now))
-        change = f"{name} {then:.4g} → {now:.4g}"
+        pairs = (f"{then:.{digits}g} → {now:.{digits}g}" for digits in range(4, 18))
+        distinct = (pair for pair in pairs if len({*pair.split(" → ")}) > 1)
+        change = f"{name} {next(distinct, f'{then:.4g} → {now:.4g}')}"
     else:
         names = sorted({*(reference.counts or {}), *(current.counts or {})})
         shares = np.array([_category_shares(side, tuple(names)) for side in sides])

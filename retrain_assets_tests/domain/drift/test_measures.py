@@ -246,6 +246,8 @@ def test_numbers_far_from_zero_are_seen_to_move(offset: float) -> None:
     assert measured("ks", before, now) > 0.97
     assert measured("psi", before, now) > 5
     assert measured("ks", before, before[::2]) < 0.03
+    medians = describe_effect(column(before), column(now)).removeprefix("median ").split(" → ")
+    assert float(medians[1]) - float(medians[0]) == pytest.approx(5, abs=0.6)
 
 
 def test_a_profile_in_single_precision_still_opens_and_is_compared_in_it() -> None:
