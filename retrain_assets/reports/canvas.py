@@ -23,6 +23,8 @@ REACHED_THRESHOLD = ["#fdc27c", "#f08a3c", "#d34a1c", "#86180f"]
 MULTIPLES = [0, 0.25, 0.5, 0.75, 1, 2, 4, 8]
 LINE_POINTS, LETTERS_AN_INCH = 14, 14.5
 TITLE_WIDTH, NAME_WIDTH = 80, 40
+NOTE: dict[str, Any] = {"xycoords": "figure fraction", "textcoords": "offset points", "va": "top"}
+NOTE |= {"fontsize": 9, "color": GREY, "annotation_clip": False}
 MOST_LABELS = 7
 SLANTED: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
 PALETTE_COLOURS = 128
@@ -57,8 +59,15 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def draw_headline(figure: Figure, title: str, note: str) -> None:
-    """Put a title of at most two lines above a figure, and below it a note of at most four."""
+def finish(figure: Figure, title: str, note: str, *plots: Axes) -> Figure:
+    """Put a title and a note above a figure, give plots a quiet grid and one legend, return it.
+
+    Args:
+        figure: The figure, with its plots.
+        title: At most two lines.
+        note: At most four lines below the title.
+        plots: The plots that get a grid.
+    """
     lines = wrap(title, TITLE_WIDTH, max_lines=2, placeholder=" …")
     width = int(LETTERS_AN_INCH * figure.get_figwidth())
     notes = wrap(note, width, max_lines=4, placeholder=" …")
@@ -68,24 +77,17 @@ def draw_headline(figure: Figure, title: str, note: str) -> None:
     figure.axes[0].annotate(
         _escape("\n".join(notes)),
         (0.01, 1),
-        xycoords="figure fraction",
         xytext=(0, -6 - LINE_POINTS * len(lines)),
-        textcoords="offset points",
-        va="top",
-        fontsize=9,
-        color=GREY,
-        annotation_clip=False,
+        **NOTE,
     ).set_in_layout(False)
-
-
-def tidy(*plots: Axes) -> None:
-    """Give plots a quiet grid, and one legend where it covers nothing."""
     for axes in plots:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
         axes.grid(color=GRID, linewidth=0.7)
         axes.tick_params(labelsize=8, length=3)
-    plots[0].figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    if plots:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
 
 
 def draw_multiples(axes: Axes, multiples: np.ndarray, *, bounded: bool) -> None:

@@ -80,9 +80,7 @@ def draw_reliability(target: np.ndarray, prediction: np.ndarray) -> Figure:
     counts.set(xlabel="predicted probability", ylabel="rows")
     shares = f"{prediction.mean():.1%} predicted, {positive.mean():.1%} observed"
     note = f"{len(positive):,} rows: {shares}"
-    canvas.draw_headline(figure, "Predicted probability against observed share", note)
-    canvas.tidy(axes, counts)
-    return figure
+    return canvas.finish(figure, "Predicted probability against observed share", note, axes, counts)
 
 
 def draw_actual(target: np.ndarray, prediction: np.ndarray) -> Figure:
@@ -120,9 +118,7 @@ def draw_actual(target: np.ndarray, prediction: np.ndarray) -> Figure:
     axes.set(xlim=x_limits, ylim=y_limits, xlabel="predicted", ylabel="actual")
     error = f"mean absolute error {np.abs(prediction - target).mean():.3g}"
     note = f"{len(target):,} rows, {(~inside).sum():,} beyond the axes: {error}"
-    canvas.draw_headline(figure, "Predicted against actual", note)
-    canvas.tidy(axes)
-    return figure
+    return canvas.finish(figure, "Predicted against actual", note, axes)
 
 
 def draw_confusion(target: np.ndarray, probabilities: np.ndarray, classes: Sequence[Any]) -> Figure:
@@ -153,9 +149,8 @@ def draw_confusion(target: np.ndarray, probabilities: np.ndarray, classes: Seque
     axes.set(xlabel="predicted", ylabel="actual")
     right = f"{np.mean(np.equal(actual, predicted)):.1%} right"
     note = f"{len(actual):,} rows, {right}; numbers are per cent of each actual class"
-    canvas.draw_headline(figure, "Predicted against actual class", note)
     canvas.tidy_cells(axes, names)
-    return figure
+    return canvas.finish(figure, "Predicted against actual class", note)
 
 
 def draw_gains(
@@ -181,9 +176,7 @@ def draw_gains(
     axes.set(ylabel="gain of the candidate", xlim=(-0.6, len(values) - 0.4))
     canvas.label_some(axes, blocks)
     better = f"better in {(values > 0).sum()} of {len(values)} blocks"
-    canvas.draw_headline(figure, title, f"{_describe_gain(low, high)}; {better}")
-    canvas.tidy(axes)
-    return figure
+    return canvas.finish(figure, title, f"{_describe_gain(low, high)}; {better}", axes)
 
 
 def draw_drift(monitoring: pl.DataFrame, measure: str) -> Figure:
@@ -212,9 +205,8 @@ def draw_drift(monitoring: pl.DataFrame, measure: str) -> Figure:
     canvas.draw_multiples(axes, multiples, bounded=rows["threshold"].count() > 0)
     canvas.label_some(axes, partitions)
     alerts = f"{newest['alert'].sum()} of {newest.height} columns alert in {partitions[-1]}"
-    canvas.draw_headline(figure, f"Drift by {measure}", alerts)
     canvas.tidy_cells(axes, [_name_row(*row) for row in columns.iter_rows()])
-    return figure
+    return canvas.finish(figure, f"Drift by {measure}", alerts)
 
 
 def draw_importance(losses: dict[str, float], note: str) -> Figure:
@@ -229,9 +221,7 @@ def draw_importance(losses: dict[str, float], note: str) -> Figure:
     axes = figure.subplots()
     axes.barh(range(len(most)), [loss for _, loss in most], color=BLUE, label="loss")
     axes.set_yticks(range(len(most)), [canvas.shorten(name) for name, _ in most])
-    canvas.draw_headline(figure, "What each feature is worth", note)
-    canvas.tidy(axes)
-    return figure
+    return canvas.finish(figure, "What each feature is worth", note, axes)
 
 
 def to_markdown(figure: Figure) -> str:
@@ -341,9 +331,7 @@ def draw_replay(outcome: Outcome) -> Figure:
     gains.set(ylabel=f"summed gain over {canvas.shorten(first.name)}")
     canvas.label_some(gains, outcome.shared, FEW_LABELS)
     title = "What policies would have brought, the best on top"
-    canvas.draw_headline(figure, title, outcome.summary)
-    canvas.tidy(means, gains)
-    return figure
+    return canvas.finish(figure, title, outcome.summary, means, gains)
 
 
 WATCHED, UNWATCHED = "what is watched", "psi"
@@ -399,9 +387,7 @@ def draw_movers(
     for axes in plots[1:]:  # one legend is enough
         for artist in (*axes.patches, *axes.containers):
             artist.set_label("_")
-    canvas.draw_headline(figure, "What moved most: then (grey) and now (orange)", note)
-    canvas.tidy(*plots)
-    return figure
+    return canvas.finish(figure, "What moved most: then (grey) and now (orange)", note, *plots)
 
 
 def _draw_numbers(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None:

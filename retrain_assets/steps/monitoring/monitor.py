@@ -195,16 +195,13 @@ class _Watcher:
     ) -> tuple[str, ...] | None:
         """Return the window that ends at a partition, if production has served all of it."""
         served = [partition for partition in keys if partition > production.seen_through]
-        window = self._get_window(served, key)
+        window = self.get_window(key, served)
         return window if len(window) == self.state.spec.windows.current else None
 
-    def get_window(self, key: str) -> tuple[str, ...]:
-        """Return the window whose drift is reported with a partition."""
-        return self._get_window(self.keys, key)
-
-    def _get_window(self, keys: Sequence[str], key: str) -> tuple[str, ...]:
-        """Return the window that ends at a partition; no other partition of it is excluded."""
-        usable = [part for part in keys if part == key or not self.state.is_excluded(part)]
+    def get_window(self, key: str, keys: Sequence[str] | None = None) -> tuple[str, ...]:
+        """Return the window of some keys that ends at a partition, without others excluded."""
+        parts = self.keys if keys is None else keys
+        usable = [part for part in parts if part == key or not self.state.is_excluded(part)]
         return windows.take_through(usable, key, self.state.spec.windows.current)
 
     def list_reference(self, window: Sequence[str], production: LedgerRow) -> tuple[str, ...]:
