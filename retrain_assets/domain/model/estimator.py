@@ -133,7 +133,7 @@ def predict(
         output = np.asarray(method(features), dtype=np.float64)
     if kind == "binary":
         output = output[:, 1]
-    infinite = np.flatnonzero(~np.isfinite(output.reshape(len(output), -1)).all(axis=1))
+    infinite = np.flatnonzero(~are_finite(output))
     if infinite.size and not strict:
         output[infinite] = np.nan
     elif infinite.size:
@@ -143,6 +143,11 @@ def predict(
             f"(counted from 0): {output[row]}; features {features.row(row, named=True)}"
         )
     return output
+
+
+def are_finite(output: np.ndarray) -> np.ndarray:
+    """Return of each row of predictions whether it is finite."""
+    return np.asarray(np.isfinite(output.reshape(len(output), -1)).all(axis=1))
 
 
 def trivial_prediction(

@@ -18,7 +18,7 @@ from retrain_assets.domain.drift.performance_estimate import estimate_blocks
 from retrain_assets.domain.drift.profile import build_profile
 from retrain_assets.domain.features.build import KEY
 from retrain_assets.domain.metrics.metrics import block_values, get_followed_metric
-from retrain_assets.domain.model.estimator import predict
+from retrain_assets.domain.model.estimator import are_finite, predict
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.evaluate import read_calibration
 from retrain_assets.steps.decision.promote import reconcile
@@ -125,7 +125,7 @@ def _predict(
     first, last = row.data_range
     features = table.select(state.feature_names)
     output = predict(pipeline, state.spec.target.kind, features, strict=False)
-    finite = pl.lit(_list_finite(output))
+    finite = pl.lit(pl.Series(are_finite(output)))
     columns = {PREDICTION_COLUMN: train.to_column(train.get_classes(pipeline), output)}
     if output.ndim > 1:
         columns["probabilities"] = pl.Series(output.tolist(), dtype=pl.List(pl.Float64))
@@ -139,10 +139,6 @@ def _predict(
         label=table[state.spec.target.column],
     )
     return rows, output
-
-
-def _list_finite(output: np.ndarray) -> pl.Series:
-    return pl.Series(~np.isnan(output.reshape(len(output), -1)).any(axis=1))
 
 
 def _make_empty(state: ModelState) -> pl.DataFrame:
@@ -169,7 +165,7 @@ def _measure(
     if trigger is None:
         return empty
     metric, blocks = get_followed_metric(trigger, state.spec.gate), scored[PARTITION]
-    fresh = ~scored["in_sample"] & _list_finite(output)
+    fresh = ~scored["in_sample"] & pl.Series(are_finite(output))
     labelled, values = fresh & scored["label"].is_not_null(), {}
     if labelled.any():
         labels, classes = scored["label"].filter(labelled).to_numpy(), train.get_classes(pipeline)
@@ -178,11 +174,9 @@ def _measure(
     if fresh.any() and (calibrated := trigger.estimated and read_calibration(state, row.candidate)):
         predictions, parts = output[fresh.to_numpy()], blocks.filter(fresh)
         values[ESTIMATED] = estimate_blocks(metric, predictions, parts, calibrated)
-    version, name = pl.lit(row.version, pl.Int64), pl.lit(metric.name)
-    columns = (
-        part.rename({"block": PARTITION}).with_columns(
-            model_version=version, role=pl.lit(role), metric=name
-        )
+    same = {"model_version": pl.lit(row.version, pl.Int64), "metric": pl.lit(metric.name)}
+    tables = (
+        part.rename({"block": PARTITION}).with_columns(role=pl.lit(role), **same)
         for role, part in values.items()
     )
-    return pl.concat([empty, *(part.select(empty.columns) for part in columns)])
+    return pl.concat([empty, *(part.select(empty.columns) for part in tables)])

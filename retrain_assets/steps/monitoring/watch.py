@@ -11,7 +11,7 @@ import polars as pl
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.metrics.intervals import compute_evidence, required_evidence
 from retrain_assets.domain.metrics.metrics import block_values, get_gate_metric
-from retrain_assets.domain.model.estimator import predict
+from retrain_assets.domain.model.estimator import are_finite, predict
 from retrain_assets.steps.decision.promote import roll_back
 from retrain_assets.steps.decision.train import get_classes, list_missing_features
 from retrain_assets.steps.features.build import read_features
@@ -147,8 +147,7 @@ def _compute_losses(state: ModelState, row: LedgerRow, keys: list[str]) -> pl.Da
             predict(pipeline, target.kind, rows.select(state.feature_names), strict=False)
         )
         classes.append(get_classes(pipeline))
-    finite = [np.isfinite(output.reshape(len(output), -1)).all(axis=1) for output in outputs]
-    usable = np.logical_and(*finite)
+    usable = np.logical_and(*map(are_finite, outputs))
     rows = rows.filter(pl.Series(usable))
     labels, blocks = rows[target.column].to_numpy(), rows[PARTITION]
     now, before = (
