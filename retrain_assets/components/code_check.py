@@ -88,11 +88,11 @@ def read_arguments(classes: list[ast.ClassDef]) -> tuple[list[str], list[str]]:
     for node in classes:
         for part in node.body:
             if isinstance(part, ast.FunctionDef) and part.name == "__init__":
-                plain, named = part.args.args[1:], part.args.kwonlyargs
-                required = plain[: len(plain) - len(part.args.defaults)]
-                pairs = zip(named, part.args.kw_defaults, strict=True)
+                by_place, by_name = part.args.args[1:], part.args.kwonlyargs
+                required = by_place[: len(by_place) - len(part.args.defaults)]
+                pairs = zip(by_name, part.args.kw_defaults, strict=True)
                 required += [argument for argument, default in pairs if default is None]
-                return [argument.arg for argument in plain + named], [a.arg for a in required]
+                return [argument.arg for argument in by_place + by_name], [a.arg for a in required]
     return [], []
 
 
