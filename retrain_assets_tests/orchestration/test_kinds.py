@@ -107,6 +107,8 @@ def test_what_a_search_tried_is_kept_with_the_version(
     assert {"search.csv", "spec.json", "holdout.png"} <= {
         found.path for found in registry.client.list_artifacts(run)
     }
+    refit = registry.client.get_run(registry.version(2).run_id)
+    assert refit.data.tags["mlflow.parentRunId"] == run
 
 
 def monitored(world: World, role: str) -> Any:

@@ -5,6 +5,7 @@ Not here: fitting, judging and deciding (`steps.decision`).
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -64,6 +65,12 @@ def _mlflow_runs(
     runs = chain([mlflow_run(context, storage, model.spec.name)], iter(nested_run, None))
     with ExitStack() as stack:
         yield lambda: stack.enter_context(next(runs))
+
+
+def _nest(start_run: Callable[[], str]) -> str:
+    """Start a nested run, since MLflow takes no other parameters in the run of the candidate."""
+    start_run()
+    return start_run()
 
 
 def _candidate(model: Model) -> dg.AssetsDefinition:
@@ -171,7 +178,7 @@ def _production(model: Model) -> dg.AssetsDefinition:
         opened = storage.open()
         state = model.state(opened)
         with _mlflow_runs(context, opened, model) as start_run:
-            row = promote.decide_candidate(state, context.run_id, start_run)
+            row = promote.decide_candidate(state, context.run_id, partial(_nest, start_run))
         messages.tell_at_once(model, opened, channels, context)
         place = _write_card(context, state, opened, row)
         yield dg.MaterializeResult(metadata=_describe_decision(row) | {"card": place})
