@@ -54,11 +54,11 @@ def of_model(model: Model) -> Subject:
     def records(storage: Storage, instance: dg.DagsterInstance, _: datetime) -> Sequence[Source]:
         state = model.state(storage)
         return (
-            partial(messages.decisions, state),
-            partial(messages.corrections, state),
-            partial(messages.worse_than_before, state),
-            partial(messages.troubles, state),
-            partial(_asked, instance, model.spec.name),
+            partial(messages.list_decisions, state),
+            partial(messages.list_corrections, state),
+            partial(messages.find_regression, state),
+            partial(messages.list_troubles, state),
+            partial(_list_requests, instance, model.spec.name),
         )
 
     return Subject(model.spec.name, metadata.MODEL_TAG, model.spec.notify, records)
@@ -69,8 +69,8 @@ def of_dataset(spec: DatasetSpec) -> Subject:
 
     def records(storage: Storage, _: dg.DagsterInstance, now: datetime) -> Sequence[Source]:
         return (
-            partial(messages.refusals, storage.tables, spec),
-            partial(messages.overdue, storage.tables, spec, _expected(spec, now)),
+            partial(messages.list_refusals, storage.tables, spec),
+            partial(messages.find_overdue, storage.tables, spec, _find_expected(spec, now)),
         )
 
     return Subject(spec.name, metadata.DATASET_TAG, spec.notify, records)
@@ -130,7 +130,7 @@ def tell(
     sources = [*subject.records(storage, instance, clock())]
     if any(subject.notify.tells(channel, "run_failed") for channel in senders):
         notices = {notice.id: notice for notice in outbox.read()}
-        sources.append(partial(_failed, instance, subject, notices))
+        sources.append(partial(_list_failures, instance, subject, notices))
     events: list[Event] = []
     for source in sources:
         try:
@@ -141,7 +141,7 @@ def tell(
     return "; ".join([summary, *problems])
 
 
-def _expected(spec: DatasetSpec, now: datetime) -> str | None:
+def _find_expected(spec: DatasetSpec, now: datetime) -> str | None:
     """Return the newest partition that should have landed by a time."""
     definition = partitions_definition(spec.partition, with_current=False)
     if definition is None or spec.expected is None:
@@ -150,7 +150,7 @@ def _expected(spec: DatasetSpec, now: datetime) -> str | None:
         return definition.get_last_partition_key()
 
 
-def _asked(instance: dg.DagsterInstance, model: str) -> Iterator[Event]:
+def _list_requests(instance: dg.DagsterInstance, model: str) -> Iterator[Event]:
     """Yield an event for each retraining that a sensor or a person requested."""
     for record in instance.get_run_records(dg.RunsFilter(job_name=f"{model}_retrain"), NEWEST):
         run, tags = record.dagster_run.run_id, record.dagster_run.tags
@@ -163,7 +163,7 @@ def _asked(instance: dg.DagsterInstance, model: str) -> Iterator[Event]:
         yield messages.make_event(name, "retraining", model, text, cause, fields, time=time)
 
 
-def _failed(
+def _list_failures(
     instance: dg.DagsterInstance, subject: Subject, notices: Mapping[str, Event]
 ) -> Iterator[Event]:
     """Yield failed runs of the subject's jobs, and of its assets that were selected in the UI."""

@@ -116,7 +116,7 @@ class LiveMonitor:
         """Store for the messages the troubles that have begun since the last call."""
         now = now or datetime.now(UTC)
         if new := self._select_new("troubles", dict(self._list_troubles(now))):
-            messages.leave(self._model.state, new, now)
+            messages.store_troubles(self._model.state, new, now)
 
     def _select_new(self, kind: str, texts: dict[Any, str]) -> dict[Any, str]:
         """Return the texts of causes that the last call did not have."""

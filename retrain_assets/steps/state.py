@@ -277,7 +277,7 @@ class ModelState:
         }
 
 
-def by_production(
+def group_by_production(
     history: History, table: pl.DataFrame
 ) -> Iterator[tuple[LedgerRow | None, pl.DataFrame]]:
     """Yield rows in order of partitions, by the production of when their partition arrived."""

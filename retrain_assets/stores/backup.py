@@ -82,10 +82,10 @@ def restore(source: Path, parts: Mapping[str, Path], tell: Callable[[str], None]
     roots = json.loads(manifest.read_text(encoding="utf-8"))
     for name in roots:
         _refuse_content(parts[name])
-    for name, was in roots.items():
+    for name, old_root in roots.items():
         tell(f"{name}: to {parts[name]}")
         shutil.copytree(source / name, parts[name], dirs_exist_ok=True)
-        _relocate(parts[name] / "mlflow.db", was, str(parts[name].resolve()))
+        _relocate(parts[name] / "mlflow.db", old_root, str(parts[name].resolve()))
     tables = Tables(str(parts[STORAGE] / "delta"))
     for name in (names := tables.names()):
         tell(f"verify {name}")
@@ -112,14 +112,14 @@ def _copy(path: Path, to: Path) -> bool:
     return to.exists()
 
 
-def _relocate(database: Path, was: str, now: str) -> None:
+def _relocate(database: Path, old_root: str, new_root: str) -> None:
     """Replace the paths in MLflow's database by those of the restored folders."""
-    if was == now or not database.is_file():
+    if old_root == new_root or not database.is_file():
         return
     with closing(sqlite3.connect(database)) as opened, opened:
         for table, column in _PLACES:
             opened.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 constants
                 f"WHERE substr({column}, 1, ?) = ?",
-                (now, len(was) + 1, len(was) + 1, f"{was}/"),
+                (new_root, len(old_root) + 1, len(old_root) + 1, f"{old_root}/"),
             )

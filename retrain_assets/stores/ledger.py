@@ -255,7 +255,7 @@ def _row(record: dict[str, object]) -> LedgerRow:
     return LedgerRow(**fields)  # type: ignore[arg-type]
 
 
-def reversible(rows: Sequence[LedgerRow]) -> tuple[int, ...]:
+def list_reversible(rows: Sequence[LedgerRow]) -> tuple[int, ...]:
     """Return versions that were in production and can be rolled back to, newest first."""
     served = [row.version for row in rows if row.action in IN_PRODUCTION]
     return tuple(dict.fromkeys(reversed(served)))

@@ -84,7 +84,9 @@ def _slack(channel: str, token: str, client: Callable[[str], WebClient]) -> Send
         except SlackApiError as error:
             answer = error.response
             reason = f"HTTP {answer.status_code}: {answer.get('error')}"
-            raise NotTakenError(reason, seconds(answer.headers.get("Retry-After"))) from None
+            raise NotTakenError(
+                reason, parse_retry_after(answer.headers.get("Retry-After"))
+            ) from None
         return ""
 
     return send
@@ -206,11 +208,13 @@ def post(url: str, keys: Sequence[bytes], message: Message) -> str:
         to.request("POST", path, body, _headers(message.id, body, keys))
         answer = to.getresponse()
         if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-            raise NotTakenError(f"HTTP {answer.status}", seconds(answer.getheader("Retry-After")))
+            raise NotTakenError(
+                f"HTTP {answer.status}", parse_retry_after(answer.getheader("Retry-After"))
+            )
     return ""
 
 
-def seconds(retry_after: str | None) -> float | None:
+def parse_retry_after(retry_after: str | None) -> float | None:
     """Return for how long a server asks not to be called, at most a day; None if it does not."""
     if retry_after is None or not retry_after.strip().isdecimal():
         return None

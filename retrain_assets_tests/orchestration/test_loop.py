@@ -19,7 +19,7 @@ from retrain_assets.steps.inspect import status
 from retrain_assets.steps.inspect.lineage import lineage
 from retrain_assets.steps.monitoring.monitor import monitor
 from retrain_assets.steps.monitoring.predict import predict_partitions
-from retrain_assets.stores.ledger import LedgerRow, reversible
+from retrain_assets.stores.ledger import LedgerRow, list_reversible
 from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets_tests.world import World, key, new_world
 
@@ -211,7 +211,7 @@ def test_a_version_that_does_not_answer_in_a_clean_process_is_not_rolled_back_to
 ) -> None:
     rows = ledger(turned)
     now = turned.state.ledger.read().production
-    other = next(version for version in reversible(rows) if now and version != now.version)
+    other = next(version for version in list_reversible(rows) if now and version != now.version)
     read = ModelRegistry.file
 
     def flipped(self: ModelRegistry, uri: str, name: str) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 
 from retrain_assets.orchestration.partitions import range_tags
 from retrain_assets.steps.inspect.status import verify
-from retrain_assets.steps.upkeep.messages import decisions
+from retrain_assets.steps.upkeep.messages import list_decisions
 from retrain_assets_tests.orchestration.test_kills import recorded
 from retrain_assets_tests.world import World, key, new_world
 
@@ -62,7 +62,7 @@ def state_of(world: World) -> tuple[object, ...]:
     (row,) = history.rows
     tags = [(v.tags["candidate_id"], v.tags["role"]) for v in registry.versions()]
     assert max(Counter(tags).values()) == 1, "a version was registered twice for one decision"
-    told = [event.id for event in decisions(world.state)]
+    told = [event.id for event in list_decisions(world.state)]
     return row.action, registry.alias("production") == row.version, len(tags), told
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 
-from retrain_assets.stores.ledger import SCHEMA, History, Ledger, LedgerRow, reversible
+from retrain_assets.stores.ledger import SCHEMA, History, Ledger, LedgerRow, list_reversible
 from retrain_assets.stores.tables.tables import StaleTableError, Tables
 
 
@@ -104,7 +104,7 @@ def test_a_partition_was_served_by_what_was_in_production_when_it_arrived(ledger
 
 def test_versions_that_served_can_be_gone_back_to() -> None:
     rows = [row("promote", 1, "a"), row("hold", 2, "b"), row("promote", 4, "c")]
-    assert reversible(rows) == (4, 1)
+    assert list_reversible(rows) == (4, 1)
 
 
 def test_an_undefined_metric_is_null_in_the_stored_json(ledger: Ledger) -> None:

@@ -16,7 +16,7 @@ from retrain_assets.errors import PermanentError
 from retrain_assets.steps.decision import evaluate, train
 from retrain_assets.steps.decision.judge import align_outputs
 from retrain_assets.steps.state import ModelState
-from retrain_assets.stores.ledger import Action, History, LedgerRow, reversible
+from retrain_assets.stores.ledger import Action, History, LedgerRow, list_reversible
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 from retrain_assets.stores.tables.tables import StaleTableError
 
@@ -110,7 +110,7 @@ def roll_back(state: ModelState, to: int | None, reason: str, by: str) -> Ledger
     if last and unfinished and reconcile(state.registry, history):
         return last
     present = history.production_version
-    earlier = [version for version in reversible(history.rows) if version != present]
+    earlier = [version for version in list_reversible(history.rows) if version != present]
     if present is None or not (earlier or to):
         raise DecisionError(f"model {name}: no earlier version to roll back to")
     target = earlier[0] if to is None else to

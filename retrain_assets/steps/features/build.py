@@ -20,7 +20,7 @@ from retrain_assets.domain.model.outliers import MAX_ROWS, OUTLIER, Detector, fi
 from retrain_assets.domain.windows import take_through
 from retrain_assets.errors import PermanentError
 from retrain_assets.steps.features.rows import Rows
-from retrain_assets.steps.state import SOURCE, ModelState, by_production
+from retrain_assets.steps.state import SOURCE, ModelState, group_by_production
 from retrain_assets.stores.ledger import History
 from retrain_assets.stores.tables.data_files import Spill
 
@@ -158,7 +158,7 @@ class _Summary:
         )
         newest = table.filter(pl.col(PARTITION).is_in(self.window))
         self.profiles.append(build_profile(newest.select(PARTITION, *names)))
-        for production, part in by_production(self.ledger, table):
+        for production, part in group_by_production(self.ledger, table):
             trained = self.trained(production.data_range) if production else {}
             self.mismatches += find_mismatches(part, names, trained)
 
@@ -178,7 +178,7 @@ class OutlierMarker:
     def mark(self, table: pl.DataFrame) -> pl.DataFrame:
         """Return sorted rows of features with `_outlier`: null where nothing was in production."""
         parts = [table.clear().with_columns(pl.lit(None, pl.Boolean).alias(OUTLIER))]
-        for production, part in by_production(self.ledger, table):
+        for production, part in group_by_production(self.ledger, table):
             detector = self._detector(production.data_range) if production else None
             rows = part.select(self.rows.state.feature_names)
             far_out = detector.far_out(rows) if detector else pl.lit(None, pl.Boolean)

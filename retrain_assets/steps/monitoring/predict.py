@@ -25,7 +25,7 @@ from retrain_assets.steps.decision.promote import reconcile
 from retrain_assets.steps.decision.train import PREDICTION_COLUMN
 from retrain_assets.steps.features import build
 from retrain_assets.steps.features.rows import Rows
-from retrain_assets.steps.state import ModelState, by_production
+from retrain_assets.steps.state import ModelState, group_by_production
 from retrain_assets.stores.ledger import History, LedgerRow
 from retrain_assets.stores.registry.model_file import ModelFileError
 from retrain_assets.stores.tables.data_files import Spill
@@ -107,7 +107,7 @@ def _score(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return predictions of all rows that can be predicted, and each partition's metric."""
     scored, performance = [_make_empty(state)], [pl.DataFrame(schema=PERFORMANCE_SCHEMA)]
-    for row, part in by_production(history, table):
+    for row, part in group_by_production(history, table):
         if row is None:
             continue
         pipeline = load(row.version, row.sha256)

@@ -60,7 +60,7 @@ def make_event(
     return Event(name, kind, subject, f"{subject}: {text}", cause, write_json(fields), time)
 
 
-def decisions(state: ModelState) -> Iterator[Event]:
+def list_decisions(state: ModelState) -> Iterator[Event]:
     """Yield an event for each of the newest rows of the ledger."""
     history, model = state.ledger.read(), state.spec.name
     for number, row in list(enumerate(history.rows))[-NEWEST:]:
@@ -73,7 +73,7 @@ def decisions(state: ModelState) -> Iterator[Event]:
         yield make_event(f"ledger:{number}", kind, model, text, str(number), fields, time=row.time)
 
 
-def corrections(state: ModelState) -> Iterator[Event]:
+def list_corrections(state: ModelState) -> Iterator[Event]:
     """Yield one event of late or corrected partitions that production was trained on."""
     row, keys = state.ledger.read().production, list_stale(state)
     if row is not None and keys:
@@ -82,7 +82,7 @@ def corrections(state: ModelState) -> Iterator[Event]:
         yield make_event(name, "late_data", state.spec.name, text, cause, fields)
 
 
-def leave(state: ModelState, troubles: Mapping[str, str], now: datetime) -> None:
+def store_troubles(state: ModelState, troubles: Mapping[str, str], now: datetime) -> None:
     """Store troubles of `retrain serve` for the messages; the newest of each cause stays.
 
     Args:
@@ -95,7 +95,7 @@ def leave(state: ModelState, troubles: Mapping[str, str], now: datetime) -> None
     state.tables.replace(state.table("serving"), table, troubles, {"run_id": "serve"}, key="cause")
 
 
-def troubles(state: ModelState) -> Iterator[Event]:
+def list_troubles(state: ModelState) -> Iterator[Event]:
     """Yield an event for each trouble that `retrain serve` has stored."""
     for row in state.stored("serving", _TROUBLES).iter_rows(named=True):
         cause, time, text = row["cause"], row["time"], row["text"]
@@ -103,7 +103,7 @@ def troubles(state: ModelState) -> Iterator[Event]:
         yield Event(name, "serving", state.spec.name, text, cause, fields, time)
 
 
-def worse_than_before(state: ModelState) -> Iterator[Event]:
+def find_regression(state: ModelState) -> Iterator[Event]:
     """Yield an event if production is shown to be worse than the version before it."""
     comparison, model = summarize(state), state.spec.name
     if comparison is not None and comparison.is_worse:
@@ -114,7 +114,7 @@ def worse_than_before(state: ModelState) -> Iterator[Event]:
         yield make_event(name, "worse_than_before", model, text, cause, fields)
 
 
-def refusals(tables: Tables, spec: DatasetSpec) -> Iterator[Event]:
+def list_refusals(tables: Tables, spec: DatasetSpec) -> Iterator[Event]:
     """Yield an event for each file that is refused at present."""
     refused = pl.col("refusal").is_not_null() & (pl.col("refusal") != NEIGHBOUR_REFUSED)
     files = landing_files(tables, spec.name, refused).sort(PARTITION, "file")
@@ -127,7 +127,7 @@ def refusals(tables: Tables, spec: DatasetSpec) -> Iterator[Event]:
         yield make_event(name, "data_refused", spec.name, text, cause, fields)
 
 
-def overdue(tables: Tables, spec: DatasetSpec, partition: str | None) -> Iterator[Event]:
+def find_overdue(tables: Tables, spec: DatasetSpec, partition: str | None) -> Iterator[Event]:
     """Yield an event if a partition that should have landed has not.
 
     Args:

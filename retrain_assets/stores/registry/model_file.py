@@ -120,10 +120,10 @@ def load_model(content: bytes, expected: str, name: str) -> Any:
     try:
         return skops.io.loads(content, trusted=list(TRUSTED_TYPES))
     except UntrustedTypesFoundException as error:
-        raise ModelFileError(untrusted(name, content)) from error
+        raise ModelFileError(describe_untrusted(name, content)) from error
 
 
-def untrusted(name: str, content: bytes) -> str:
+def describe_untrusted(name: str, content: bytes) -> str:
     """Describe a file that holds types outside the list."""
     import skops.io
 

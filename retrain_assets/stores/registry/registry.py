@@ -130,9 +130,9 @@ class ModelRegistry:
         if (experiment := self.client.get_experiment_by_name(self.name)) is not None:
             ids = [experiment.experiment_id]
             runs = self.client.search_runs(ids, "attributes.status = 'RUNNING'")
-            ours = {run.info.run_id for run in runs if "dagster_run_id" in run.data.tags}
+            platform_runs = {run.info.run_id for run in runs if "dagster_run_id" in run.data.tags}
             for run in runs:
-                if ours & {run.info.run_id, run.data.tags.get("mlflow.parentRunId")}:
+                if platform_runs & {run.info.run_id, run.data.tags.get("mlflow.parentRunId")}:
                     self.client.set_terminated(run.info.run_id, "KILLED")
 
     def log_version(  # noqa: PLR0913 all that is stored of a fit
@@ -378,7 +378,7 @@ def _log_pipeline(
             if "untrusted types" not in str(error):
                 raise
             content = skops.io.dumps(pipeline)
-            raise ModelFileError(model_file.untrusted("the pipeline", content)) from error
+            raise ModelFileError(model_file.describe_untrusted("the pipeline", content)) from error
 
 
 def _requirement(package: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from retrain_assets.steps.decision.policy import pause
 from retrain_assets.steps.monitoring.watch import summarize
-from retrain_assets.steps.upkeep.messages import worse_than_before
+from retrain_assets.steps.upkeep.messages import find_regression
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets_tests.world import World, key, new_world
 
@@ -93,7 +93,7 @@ def test_notify_tells_once_and_changes_nothing(
     world = lived(promoted, tmp_path, instance, "notify", slope=2.0)
     assert len(rows(world)) == len(rows(promoted))
     assert not check(world).passed
-    (event,) = worse_than_before(world.state)
+    (event,) = find_regression(world.state)
     assert event.kind == "worse_than_before"
     assert "retrain rollback churn --reason WHY" in event.text
 
