@@ -168,13 +168,7 @@ class ModelRegistry:
         import mlflow
 
         mlflow.log_metrics(dict(metrics), run_id=run_id)
-        # A refit is logged to the run of its parent, and MLflow keeps a parameter's first value.
-        first = self.client.get_run(run_id).data.params
-        parameters = {
-            name if first.get(name, str(value)) == str(value) else f"refit/{name}": value
-            for name, value in params.items()
-        }
-        mlflow.log_params(parameters, run_id=run_id)
+        mlflow.log_params(dict(params), run_id=run_id)
         with TemporaryDirectory() as folder:
             for name, text in texts.items():
                 (Path(folder) / name).write_text(text, encoding="utf-8")

@@ -72,22 +72,16 @@ class Registered:
         )
         return fit(spec, self.features, self.gone, pl.Series(["d"] * ROWS)).pipeline
 
-    def log(
-        self,
-        pipeline: Pipeline | None = None,
-        run_id: str = "",
-        max_iter: int = 100,
-        **tags: str,
-    ) -> ModelVersion:
+    def log(self, pipeline: Pipeline | None = None, **tags: str) -> ModelVersion:
         self.registry.prepare()
         client = self.registry.client
         experiment = client.get_experiment_by_name("churn").experiment_id
         return self.registry.log_version(
-            run_id or client.create_run(experiment).info.run_id,
+            client.create_run(experiment).info.run_id,
             pipeline or self.pipeline,
             example=self.features[:5],
             prediction=self.expected,
-            params={"max_iter": max_iter, "loss": "log_loss"},
+            params={"max_iter": 100, "loss": "log_loss"},
             metrics={"log_loss": 0.1 + 0.2, "roc_auc": 0.5},
             tags=tags,
             texts={"spec.json": "{}"},
@@ -232,16 +226,6 @@ def test_the_usual_pipelines_load(stored: Registered, estimator: str) -> None:
 
 class Neighbours(KNeighborsClassifier):
     """An estimator of the user's own, which no list trusts."""
-
-
-def test_a_refit_that_chose_other_settings_is_logged_to_the_run_of_its_parent(
-    tmp_path: Path,
-) -> None:
-    stored = Registered(tmp_path)
-    run_id = stored.first.run_id
-    assert stored.log(run_id=run_id, max_iter=50, role="refit").version == 2
-    params = stored.registry.client.get_run(run_id).data.params
-    assert params == {"max_iter": "100", "loss": "log_loss", "refit/max_iter": "50"}
 
 
 def test_a_pipeline_of_types_that_are_not_trusted_is_not_logged(stored: Registered) -> None:
