@@ -88,10 +88,8 @@ def plan(state: ModelState, last_seconds: float | None) -> dict[str, Any]:
     enough = len(mature) >= spec.windows.train + spec.windows.holdout
     windows = asdict(split(mature, spec.windows)) if enough else {}
     rows = landed_rows(state.tables, state.dataset.name)
-    search, candidates = (
-        spec.estimator.search,
-        0 if wish.held_version else 1 + len(spec.windows.also),
-    )
+    candidates = 0 if wish.held_version else 1 + len(spec.windows.also)
+    search = spec.estimator.search
     return {
         "model": spec.name,
         "wanted": wish.retrain,
