@@ -3,13 +3,11 @@
 Not here: the statistics of the comparison, and acting on the verdict.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -25,9 +23,6 @@ from retrain_assets.steps.decision.judge import CALIBRATION, judge
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import History
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class NoCandidateError(PermanentError):
@@ -67,7 +62,7 @@ class Evaluation:
         """Return the gain over what it was compared with; NaN if nothing was compared."""
         return float(self.evidence.get("comparison", {}).get("gain", math.nan))
 
-    def picture(self) -> Figure | None:
+    def picture(self) -> train.Figure | None:
         """Draw the gain by block; None if nothing was compared."""
         comparison = self.evidence.get("comparison")
         if comparison is None:

@@ -5,15 +5,13 @@ crash finds the version that was registered before. One decision may have severa
 on training windows of several lengths. Not here: judging candidates.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -31,14 +29,13 @@ from retrain_assets.steps.state import ModelState, data_digest, digest_of
 from retrain_assets.stores.checkout import checkout
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 EXAMPLE_ROWS = 5
 CANDIDATE, STAGING, PRODUCTION = "candidate", "staging", "production"
 PREDICTION_COLUMN = "prediction"
 DECISION_TAG = "beside"  # the tag that all candidates of one decision share
-Model = Any  # a fitted pipeline of scikit-learn, which takes seconds to import
+# Scikit-learn and matplotlib take seconds to import.
+Model = Any  # a fitted pipeline
+Figure = Any
 SPEC_FILE, PACKAGES_FILE = "spec.json", "packages.json"
 
 

@@ -4,12 +4,10 @@ What is judged is the gated fit on its holdout: a refit has seen every row there
 the page looks.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,19 +19,14 @@ from retrain_assets.domain.windows import exclude_range, take_through
 from retrain_assets.reports.page import render_page, render_sections
 from retrain_assets.reports.plots import draw_holdout, draw_importance, draw_watched_drift
 from retrain_assets.specs.model import ModelSpec
+from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.evaluate import read_evaluation
-from retrain_assets.steps.decision.train import SPEC_FILE, Sample, get_classes, sample
 from retrain_assets.steps.inspect.lineage import DECIDED
 from retrain_assets.steps.state import MONITORING_SCHEMA, ModelState
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.registry.registry import ModelVersion
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from sklearn.pipeline import Pipeline
-
-    Parts = dict[str, list[Any]]
-
+Parts = dict[str, list[Any]]
 SHUFFLED_ROWS, DRIFT_PARTITIONS, CONFIDENCE = 5_000, 60, 0.95
 LONG = ("metrics", "trained_on")  # tags that are shown otherwise, or are a line a partition
 
@@ -81,17 +74,17 @@ def card(state: ModelState, number: int) -> str:
 
 def _judgement(state: ModelState, gated: ModelVersion, decisions: list[LedgerRow]) -> Parts:
     """Return figures of the gated fit on rows it has not seen, and what the gate made of them."""
-    spec, tags = state.registry.text(gated, SPEC_FILE), gated.tags
+    spec, tags = state.registry.text(gated, train.SPEC_FILE), gated.tags
     past = replace(state, spec=ModelSpec.model_validate_json(spec)) if spec else state
     as_of = tags.get("as_of") or (decisions[0].as_of if decisions else "")
     keys = take_through(state.mature(), as_of, past.spec.windows.holdout)
     keys = exclude_range(keys, tags["train_from"], tags["train_to"])
     features_version = tags.get("features_version")
-    rows = sample(past, keys, version=int(features_version) if features_version else None)
+    rows = train.sample(past, keys, version=int(features_version) if features_version else None)
     if not len(rows.target):
         return {"Holdout": ["There are no labelled rows that it was not trained on."]}
     pipeline, kind = state.registry.load(gated.version, gated.sha256), past.spec.target.kind
-    output, classes = predict(pipeline, kind, rows.features), get_classes(pipeline)
+    output, classes = predict(pipeline, kind, rows.features), train.get_classes(pipeline)
     where = (
         f"Version {gated.version} on {len(rows.target):,} rows of {len(keys)} partitions, "
         f"{keys[0]} to {keys[-1]}, none of which it was trained on; {CONFIDENCE:.0%} intervals "
@@ -111,7 +104,7 @@ def _judgement(state: ModelState, gated: ModelVersion, decisions: list[LedgerRow
 
 
 def _estimate(
-    metric: Any, rows: Sample, output: np.ndarray, classes: list[Any] | None
+    metric: Any, rows: train.Sample, output: np.ndarray, classes: list[Any] | None
 ) -> dict[str, object]:
     """Return a metric's row-weighted mean over partitions, and Student's interval of that."""
     blocks = metrics.block_values(metric, rows.target.to_numpy(), output, rows.partitions, classes)
@@ -124,17 +117,15 @@ def _estimate(
     return {"metric": str(metric), "value": mean, "low": mean - half, "high": mean + half}
 
 
-def _importance(state: ModelState, pipeline: Pipeline, rows: Sample) -> Figure:
+def _importance(state: ModelState, pipeline: train.Model, rows: train.Sample) -> train.Figure:
     """Return a picture of how much worse the metric is with each feature shuffled."""
-    metric, step = (
-        metrics.get_gate_metric(state.spec.gate),
-        max(1, len(rows.target) // SHUFFLED_ROWS),
-    )
+    metric = metrics.get_gate_metric(state.spec.gate)
+    step = max(1, len(rows.target) // SHUFFLED_ROWS)
     features, target = rows.features.gather_every(step), rows.target.gather_every(step)
 
     def value(columns: pl.DataFrame) -> float:
         output = predict(pipeline, state.spec.target.kind, columns)
-        return metrics.evaluate(metric, target.to_numpy(), output, get_classes(pipeline))
+        return metrics.evaluate(metric, target.to_numpy(), output, train.get_classes(pipeline))
 
     baseline, losses = value(features), {}
     for name in features.columns:
@@ -144,7 +135,7 @@ def _importance(state: ModelState, pipeline: Pipeline, rows: Sample) -> Figure:
     return draw_importance(losses, text)
 
 
-def _drift(state: ModelState, gated: ModelVersion) -> Figure:
+def _drift(state: ModelState, gated: ModelVersion) -> train.Figure:
     """Return a picture of the drift that was measured before a version was trained."""
     last = pl.col(PARTITION).unique().sort().tail(DRIFT_PARTITIONS).implode()
     before = pl.col(PARTITION) <= gated.tags.get("as_of", "")

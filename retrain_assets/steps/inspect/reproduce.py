@@ -4,27 +4,22 @@ The features are read at the version of their table that it was fitted on, the s
 was logged. Not here: making the features again from the datasets.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.specs.features import Kind
 from retrain_assets.specs.model import ModelSpec
+from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.adopt import ADOPTED
-from retrain_assets.steps.decision.train import PACKAGES_FILE, SPEC_FILE, Sample, fit_model, sample
+from retrain_assets.steps.decision.train import PACKAGES_FILE, SPEC_FILE, sample
 from retrain_assets.steps.state import ModelState, code_digest, installed, lock_digest
 from retrain_assets.stores.checkout import checkout
 from retrain_assets.stores.registry.model_file import content_digest
 from retrain_assets.stores.registry.registry import ModelVersion
-
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
 
 MOST = 10  # packages that are listed by name
 
@@ -74,7 +69,7 @@ def reproduce(state: ModelState, number: int) -> Reproduction:
     past = replace(state, spec=ModelSpec.model_validate_json(spec))
     keys, features_version = tuple(json.loads(tags["trained_on"])), int(tags["features_version"])
     rows = sample(past, keys, fitting=True, version=features_version)
-    rebuilt = fit_model(past, keys, features_version).pipeline
+    rebuilt = train.fit_model(past, keys, features_version).pipeline
     row = next((r for r in state.ledger.read().rows if r.version == number), None)
     stored = state.registry.load(number, row.sha256 if row else version.sha256)
     differences = list(_compare_data(tags, past.spec.target.kind, rows, rebuilt, stored))
@@ -85,12 +80,12 @@ def reproduce(state: ModelState, number: int) -> Reproduction:
 
 
 def _compare_data(
-    tags: Mapping[str, str], kind: Kind, rows: Sample, rebuilt: Pipeline, stored: Pipeline
+    tags: Mapping[str, str], kind: Kind, rows: train.Sample, *pipelines: train.Model
 ) -> Iterator[str]:
-    """Yield what differs in the training rows and in the predictions for them."""
+    """Yield what differs in the training rows, and in the predictions for them."""
     if rows.sha256 != tags["rows_sha256"]:
         yield f"training rows: sha256 {rows.sha256}, {tags['rows_sha256']} was recorded"
-    ours, theirs = (predict(pipeline, kind, rows.features) for pipeline in (rebuilt, stored))
+    ours, theirs = (predict(pipeline, kind, rows.features) for pipeline in pipelines)
     if ours.shape != theirs.shape:
         yield f"predictions: of shape {ours.shape}, {theirs.shape} was stored"
     elif ours.tobytes() != theirs.tobytes():

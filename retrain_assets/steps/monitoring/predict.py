@@ -3,11 +3,8 @@
 Not here: comparing them with anything.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -22,16 +19,13 @@ from retrain_assets.domain.model.estimator import are_finite, predict
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.evaluate import read_calibration
 from retrain_assets.steps.decision.promote import reconcile
-from retrain_assets.steps.decision.train import PREDICTION_COLUMN
+from retrain_assets.steps.decision.train import PREDICTION_COLUMN, Model
 from retrain_assets.steps.features import build
 from retrain_assets.steps.features.rows import Rows
 from retrain_assets.steps.state import ModelState, group_by_production
 from retrain_assets.stores.ledger import History, LedgerRow
 from retrain_assets.stores.registry.model_file import ModelFileError
 from retrain_assets.stores.tables.data_files import Spill
-
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
 
 PERFORMANCE_SCHEMA: dict[str, pl.DataType] = {
     PARTITION: pl.String(),
@@ -103,7 +97,7 @@ def score_partitions(
 
 
 def _score(
-    state: ModelState, history: History, load: Callable[[int, str], Pipeline], table: pl.DataFrame
+    state: ModelState, history: History, load: Callable[[int, str], Model], table: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return predictions of all rows that can be predicted, and each partition's metric."""
     scored, performance = [_make_empty(state)], [pl.DataFrame(schema=PERFORMANCE_SCHEMA)]
@@ -120,7 +114,7 @@ def _score(
 
 
 def _predict(
-    state: ModelState, pipeline: Pipeline, table: pl.DataFrame, row: LedgerRow
+    state: ModelState, pipeline: Model, table: pl.DataFrame, row: LedgerRow
 ) -> tuple[pl.DataFrame, np.ndarray]:
     first, last = row.data_range
     features = table.select(state.feature_names)
@@ -158,7 +152,7 @@ def _make_empty(state: ModelState) -> pl.DataFrame:
 
 
 def _measure(
-    state: ModelState, scored: pl.DataFrame, output: np.ndarray, pipeline: Pipeline, row: LedgerRow
+    state: ModelState, scored: pl.DataFrame, output: np.ndarray, pipeline: Model, row: LedgerRow
 ) -> pl.DataFrame:
     """Return the followed metric of each partition: where labels are known, and as estimated."""
     trigger, empty = state.spec.triggers.performance, pl.DataFrame(schema=PERFORMANCE_SCHEMA)
