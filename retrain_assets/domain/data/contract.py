@@ -17,16 +17,9 @@ from typing import Any
 
 import polars as pl
 
-from retrain_assets.domain.data import row_checks
+from retrain_assets.domain.data import row_checks, rules
 from retrain_assets.domain.data.row_checks import FAULTY, REFUSED, SLICE, RawRows, Slice
-from retrain_assets.domain.data.rules import (
-    LINE,
-    PARTITION,
-    PROBLEM,
-    Type,
-    dataset_schema,
-    partition_of,
-)
+from retrain_assets.domain.data.rules import LINE, PARTITION, PROBLEM, Type
 from retrain_assets.errors import PermanentError
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
@@ -104,7 +97,7 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
     rows, flags = row_checks.flag_rows(readable, spec)
     refused, sound = rows.filter(REFUSED), rows.lazy().filter(~pl.col(REFUSED))
     judgement = Judgement(
-        accepted=sound.select(*dataset_schema(spec)).collect(),
+        accepted=sound.select(*rules.dataset_schema(spec)).collect(),
         quarantined=row_checks.explain(refused, flags, spec),
         files=_count(files, refusals, rows),
         outliers=row_checks.outliers(rows, flags, spec),
@@ -303,7 +296,7 @@ def slices(
 
 def partition_keys(rows: pl.DataFrame, spec: DatasetSpec) -> pl.Series:
     """Return the partition of each typed row; null where the dataset has no such partition."""
-    key = partition_of(spec.partition, spec.partition.column or "")
+    key = rules.partition_of(spec.partition, spec.partition.column or "")
     keys = rows.select(key.alias(_KEY))[_KEY]
     valid = [key for key in keys.unique().drop_nulls() if spec.partition.is_key(key)]
     return keys.set(~keys.is_in(valid), None)

@@ -11,15 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from retrain_assets.domain.data.rules import (
-    BETWEEN,
-    NOT_NULL,
-    OWN_PARTITION,
-    PARTITION,
-    contract_rules,
-    dataset_schema,
-    partition_of,
-)
+from retrain_assets.domain.data import rules
+from retrain_assets.domain.data.rules import BETWEEN, NOT_NULL, OWN_PARTITION, PARTITION
 from retrain_assets.specs.dataset import DatasetSpec, ExpectationSpec
 
 ROWS = "_rows"
@@ -77,14 +70,14 @@ class Expectation:
 
 def schema_suite(spec: DatasetSpec) -> Iterator[Expectation]:
     """Yield one expectation on names and types, written as column names of an empty frame."""
-    expected = [f"{name}: {kind}" for name, kind in pl.Schema(dataset_schema(spec)).items()]
+    expected = [f"{name}: {kind}" for name, kind in pl.Schema(rules.dataset_schema(spec)).items()]
     kwargs = {"column_set": expected, "exact_match": True}
     yield Expectation("schema", None, "expect_table_columns_to_match_set", kwargs)
 
 
 def contract_suite(spec: DatasetSpec) -> Iterator[Expectation]:
     """Yield what each rule expects of rows `with_own_partition`, with repetitions."""
-    for rule_name, rule in contract_rules(spec):
+    for rule_name, rule in rules.contract_rules(spec):
         for name, kwargs in rule.expectations:
             yield Expectation(rule_name, rule.column, name, kwargs)
 
@@ -133,9 +126,8 @@ def with_own_partition(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
     """Add the partition that the values of each row name, where the dataset has such a column."""
     if spec.partition.column is None:
         return rows
-    return rows.with_columns(
-        partition_of(spec.partition, spec.partition.column).alias(OWN_PARTITION)
-    )
+    own = rules.partition_of(spec.partition, spec.partition.column)
+    return rows.with_columns(own.alias(OWN_PARTITION))
 
 
 def _aggregates(spec: DatasetSpec) -> Iterator[tuple[str, ExpectationSpec]]:

@@ -10,18 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.data import rules
+from retrain_assets.domain.data import rules, values
 from retrain_assets.domain.data.rules import BROKEN, LINE, PARTITION, PROBLEM, Type
-from retrain_assets.domain.data.values import (
-    as_text,
-    derive,
-    is_given,
-    misfit,
-    needs_text,
-    parsed,
-    sources,
-    wide,
-)
 from retrain_assets.specs.dataset import DatasetSpec
 
 MASK = "***"
@@ -81,19 +71,19 @@ def reason_to_refuse(file: RawRows, spec: DatasetSpec) -> str | None:
     """Return why a file is refused before its rows are judged."""
     if file.refusal is not None or not spec.is_typed:
         return file.refusal
-    return misfit(file.rows.schema, spec)
+    return values.misfit(file.rows.schema, spec)
 
 
 def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     """Return the rows of readable files as they stand, in `_raw_x`, and as their types, in `x`."""
-    has_value = {rules.value_flag(name): is_given(name, spec) for name in spec.file_columns}
+    has_value = {rules.value_flag(name): values.is_given(name, spec) for name in spec.file_columns}
     rows = _gathered(files, spec)
-    values = {}
+    columns = {}
     for name, column in spec.file_columns.items():
         is_text = rows.schema[f"_raw_{name}"] == pl.String
         from_text = is_text and not (spec.is_typed and column.type in ("category", "text"))
-        values[name] = parsed(name, column, spec, from_text=from_text)
-    return derive(rows.with_columns(**has_value).with_columns(**values), spec)
+        columns[name] = values.parsed(name, column, spec, from_text=from_text)
+    return values.derive(rows.with_columns(**has_value).with_columns(**columns), spec)
 
 
 def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
@@ -108,15 +98,15 @@ def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     is_wide = not _WIDE.isdisjoint(kind for part in parts for kind in part.dtypes)
     schema: dict[str, Type] = {LINE: pl.Int64, BROKEN: pl.String, PROBLEM: pl.String}
     for name, column in spec.file_columns.items():
-        typed_kind = wide(column) if is_wide else rules.STORED[column.type]
+        typed_kind = values.wide(column) if is_wide else rules.STORED[column.type]
         is_text = rules.is_text(name, spec) or any(
-            needs_text(part.schema[name], column.type) for part in parts
+            values.needs_text(part.schema[name], column.type) for part in parts
         )
         schema[name] = pl.String if is_text else typed_kind
     empty = pl.DataFrame(schema=schema)
     texts = {name for name in spec.file_columns if schema[name] == pl.String}
     selected = (
-        part.select(as_text(part[name]) if name in texts else name for name in names)
+        part.select(values.as_text(part[name]) if name in texts else name for name in names)
         for part in parts
     )
     alike = [part if part.dtypes == empty.dtypes else part.cast(empty.schema) for part in selected]
@@ -214,7 +204,7 @@ def personal(spec: DatasetSpec) -> set[str]:
     """Return the columns to mask: those that are `personal`, and those derived from them."""
     hidden: set[str] = set()
     for name, column in spec.columns.items():
-        if column.personal or hidden.intersection(sources(column)):
+        if column.personal or hidden.intersection(values.sources(column)):
             hidden.add(name)
     return hidden
 
