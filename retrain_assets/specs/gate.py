@@ -10,23 +10,15 @@ from pydantic import Field
 from retrain_assets.specs.base import Mistakes, Spec
 from retrain_assets.specs.features import PYTHON_REFERENCE, Kind
 
-Metric = Literal[
-    "log_loss",
-    "brier",
-    "roc_auc",
-    "average_precision",
-    "accuracy",
-    "balanced_accuracy",
-    "f1",
-    "mae",
-    "rmse",
-    "r2",
+_Regression = Literal["mae", "rmse", "r2"]
+_Binary = Literal[
+    "log_loss", "brier", "roc_auc", "average_precision", "accuracy", "balanced_accuracy", "f1"
 ]
-_REGRESSION: tuple[Metric, ...] = ("mae", "rmse", "r2")
+Metric = Literal[_Binary, _Regression]
 METRICS_BY_KIND: dict[Kind, tuple[Metric, ...]] = {
-    "binary": tuple(name for name in get_args(Metric) if name not in _REGRESSION),
+    "binary": get_args(_Binary),
     "multiclass": ("log_loss", "accuracy", "balanced_accuracy", "f1"),
-    "regression": _REGRESSION,
+    "regression": get_args(_Regression),
 }
 GateMetric = Literal[Metric, "cost", "pinball", "python"]
 GATE_ONLY: dict[Kind, tuple[GateMetric, ...]] = {

@@ -11,19 +11,10 @@ from pydantic import Field, field_validator
 
 from retrain_assets.specs.base import Address, Duration, Mistakes, Spec
 
-EventKind = Literal[
-    "retraining",
-    "promoted",
-    "held",
-    "refused",
-    "rolled_back",
-    "worse_than_before",
-    "waiting_for_approval",
-    "data_refused",
-    "late_data",
-    "run_failed",
-    "serving",
+_Decision = Literal[
+    "promoted", "held", "refused", "rolled_back", "worse_than_before", "waiting_for_approval"
 ]
+EventKind = Literal["retraining", _Decision, "data_refused", "late_data", "run_failed", "serving"]
 Channel = Literal["slack", "email", "webhook"]
 
 
