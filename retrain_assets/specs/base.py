@@ -11,14 +11,7 @@ from difflib import get_close_matches
 from inspect import cleandoc
 from typing import Annotated, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -74,13 +67,11 @@ Owner = Annotated[
 ]
 
 
-class Spec(BaseModel):
+class Spec(BaseModel, extra="forbid", frozen=True, strict=True, allow_inf_nan=False):
     """A part of the YAML, which cannot change and refuses unknown keys, NaN and text as numbers.
 
     The descriptions of its fields are the `Args:` of its docstring.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     def _find_mistakes(self) -> Mistakes:
         """Yield what is wrong with fields that are right by themselves; the first is reported.

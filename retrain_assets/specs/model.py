@@ -8,7 +8,7 @@ import math
 from hashlib import sha256
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from retrain_assets.specs.base import Mistakes, Name, NamedSpec, Spec
 from retrain_assets.specs.features import PYTHON_REFERENCE, FeaturesSpec, LookupSpec, TargetSpec
@@ -63,7 +63,7 @@ class SearchSpec(Spec):
     folds: int = Field(3, ge=2, le=20)
 
 
-class EstimatorSpec(Spec):
+class EstimatorSpec(Spec, populate_by_name=True):
     """The scikit-learn estimator that is fitted.
 
     Args:
@@ -73,8 +73,6 @@ class EstimatorSpec(Spec):
         search: Search at each training; `params` are tried first.
         threads: Number of OpenMP and BLAS threads that a fit may use.
     """
-
-    model_config = ConfigDict(populate_by_name=True)
 
     class_: str | None = Field(
         None, alias="class", pattern="^sklearn(\\.[A-Za-z_][A-Za-z0-9_]*){2,}$"
