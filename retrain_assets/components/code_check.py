@@ -21,12 +21,10 @@ Mistake = tuple[Loc, str]
 
 def find_code_mistakes(spec: ModelSpec) -> Iterator[Mistake]:
     """Yield the fields of a model that name classes, functions or arguments that cannot work."""
-    for loc, reference in (
-        (("estimator", "python"), spec.estimator.python),
-        (("features", "python"), spec.features.python),
-    ):
+    references = {"estimator": spec.estimator.python, "features": spec.features.python}
+    for part, reference in references.items():
         if reference is not None and (why := mistaken_function(reference)) is not None:
-            yield loc, why
+            yield (part, "python"), why
     path = spec.estimator.class_
     if path is None:
         return
@@ -46,7 +44,7 @@ def _estimator_mistakes(
     if f"{role.capitalize()}Mixin" not in bases:
         yield loc, f"{path} is no {role}, which target.kind {kind} needs"
         return
-    if role == "classifier" and not any("predict_proba" in _members(base) for base in classes):
+    if role == "classifier" and not any("predict_proba" in _methods(base) for base in classes):
         yield loc, f"{path} gives no probabilities: choose one that does"
     accepted, required = read_arguments(classes)
     if required:
@@ -79,20 +77,19 @@ def read_class(module: str, name: str) -> Iterator[ast.ClassDef]:
                     yield from read_class(origin, alias.name)
 
 
-def _members(node: ast.ClassDef) -> set[str]:
-    return {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+def _methods(node: ast.ClassDef) -> dict[str, ast.FunctionDef]:
+    return {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
 
 
 def read_arguments(classes: list[ast.ClassDef]) -> tuple[list[str], list[str]]:
     """Return the arguments of a class, and those of them that have no default."""
     for node in classes:
-        for part in node.body:
-            if isinstance(part, ast.FunctionDef) and part.name == "__init__":
-                by_place, by_name = part.args.args[1:], part.args.kwonlyargs
-                required = by_place[: len(by_place) - len(part.args.defaults)]
-                pairs = zip(by_name, part.args.kw_defaults, strict=True)
-                required += [argument for argument, default in pairs if default is None]
-                return [argument.arg for argument in by_place + by_name], [a.arg for a in required]
+        if init := _methods(node).get("__init__"):
+            by_place, by_name = init.args.args[1:], init.args.kwonlyargs
+            required = by_place[: len(by_place) - len(init.args.defaults)]
+            pairs = zip(by_name, init.args.kw_defaults, strict=True)
+            required += [argument for argument, default in pairs if default is None]
+            return [argument.arg for argument in by_place + by_name], [a.arg for a in required]
     return [], []
 
 
