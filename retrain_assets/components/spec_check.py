@@ -10,9 +10,7 @@ from collections.abc import Iterator, Mapping
 import polars as pl
 
 from retrain_assets.components.code_check import Mistake, find_code_mistakes
-from retrain_assets.domain.data.expectations import is_asked_by_row_or_partition
-from retrain_assets.domain.data.rules import STORED, dataset_schema
-from retrain_assets.domain.data.values import find_column_mistakes
+from retrain_assets.domain.data import expectations, rules, values
 from retrain_assets.domain.drift.permutation_test import compute_least_rate
 from retrain_assets.domain.features.build import FeatureError, list_features, mistaken_feature
 from retrain_assets.orchestration.dagster_internals import is_valid_cron_string
@@ -27,14 +25,14 @@ _COLUMN_ARGUMENTS = ("column", "column_A", "column_B")
 
 def find_dataset_mistakes(spec: DatasetSpec) -> Iterator[Mistake]:
     """Yield the fields of a dataset that cannot work."""
-    yield from find_column_mistakes(spec)
+    yield from values.find_column_mistakes(spec)
     for number, expectation in enumerate(spec.expectations):
         columns = {name: expectation.kwargs.get(name) for name in _COLUMN_ARGUMENTS}
         unknown = {k: name for k, name in columns.items() if name and name not in spec.columns}
         for argument, name in unknown.items():
             loc = ("expectations", number, "kwargs", argument)
             yield loc, f"no column {name!r}{hint(name, spec.columns)}"
-        if not unknown and not is_asked_by_row_or_partition(expectation, spec):
+        if not unknown and not expectations.is_asked_by_row_or_partition(expectation, spec):
             why = (
                 f"{expectation.type} would depend on how many partitions a run covers: use one "
                 "that judges each row by itself, without `mostly`, or mean, median, min, max, sum, "
@@ -52,13 +50,12 @@ def find_model_mistakes(
     if spec.schedule is not None and not is_valid_cron_string(spec.schedule):
         yield ("schedule",), f"{spec.schedule!r} never comes: write it as 0 6 * * 1"
     yield from _find_partition_mistakes(spec, dataset)
-    yield from _find_expression_mistakes(spec, dataset, lookups)
+    sides = {**{f"{name}_": lookup for name, lookup in lookups.items()}, "": dataset}
+    yield from _find_expression_mistakes(spec, dataset, sides)
     yield from (joins := list(_find_lookup_mistakes(spec, dataset, lookups)))
     if not joins and spec.features.sql is not None:
         yield from _find_feature_mistakes(spec, dataset, lookups)
-    yield from _find_personal_slices(
-        spec, {"": dataset, **{f"{n}_": s for n, s in lookups.items()}}
-    )
+    yield from _find_personal_slices(spec, sides)
 
 
 def _find_partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Mistake]:
@@ -148,26 +145,27 @@ def _find_join_mistakes(column: str, dataset: DatasetSpec, lookup: DatasetSpec) 
         if column not in side.columns:
             yield f"{side.name} has no column {column!r}{hint(column, side.columns)}"
     types = [side.type for side in sides]
-    if len({STORED[name] for name in types}) > 1:
+    if len({rules.STORED[name] for name in types}) > 1:
         yield f"{column} is {types[0]} in {dataset.name} but {types[1]} in {lookup.name}"
     if len(sides) > 1 and "later" in [side.timing for side in sides]:
         yield f"{column} is `known: later`, so it cannot be joined on when predicting"
 
 
 def _find_expression_mistakes(
-    spec: ModelSpec, dataset: DatasetSpec, lookups: Mapping[str, DatasetSpec]
+    spec: ModelSpec, dataset: DatasetSpec, sides: Mapping[str, DatasetSpec]
 ) -> Iterator[Mistake]:
-    schema = dataset_schema(dataset)
+    """Yield the expressions that cannot be computed; `sides` are datasets by prefix of columns."""
+    schema = rules.dataset_schema(dataset)
     joined = {
-        f"{name}_{column}": stored
-        for name, lookup in lookups.items()
-        for column, stored in dataset_schema(lookup).items()
+        f"{prefix}{column}": stored
+        for prefix, side in sides.items()
+        for column, stored in rules.dataset_schema(side).items()
     }
     if spec.target.expression is None and spec.target.column not in dataset.columns:
         why = f"{dataset.name} has no such column{hint(spec.target.column, dataset.columns)}"
         yield ("target", "column"), f"{why} Name one, or give `target.expression`."
     for loc, expression, columns in (
-        (("target", "expression"), spec.target.expression, joined | schema),
+        (("target", "expression"), spec.target.expression, joined),
         (("weight",), spec.weight, schema),
         (("blocks",), spec.blocks, schema),
     ):
@@ -198,13 +196,11 @@ def _find_feature_mistakes(
             yield ("gate", "slices", number), f"no feature {name!r}{hint(name, names)}"
 
 
-def _find_personal_slices(
-    spec: ModelSpec, datasets: Mapping[str, DatasetSpec]
-) -> Iterator[Mistake]:
+def _find_personal_slices(spec: ModelSpec, sides: Mapping[str, DatasetSpec]) -> Iterator[Mistake]:
     personal = {
         f"{prefix}{name}"
-        for prefix, dataset in datasets.items()
-        for name, column in dataset.columns.items()
+        for prefix, side in sides.items()
+        for name, column in side.columns.items()
         if column.personal
     }
     for number, name in enumerate(spec.gate.slices):
