@@ -4,6 +4,7 @@ Dagster shows the help with the check, and docs/operations.md lists it. Not here
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import dagster as dg
 
@@ -112,6 +113,9 @@ def result(
         description=message or None,
         metadata=metadata,
     )
+
+
+warn = partial(result, severity=WARN)
 
 
 def failures(instance: dg.DagsterInstance, run_id: str) -> Iterator[str]:

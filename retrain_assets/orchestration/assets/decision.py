@@ -154,15 +154,10 @@ def _check_evaluation(
     guards = [guard for guard in evidence.get("guards", []) if not guard["passed"]]
     slices = evidence.get("slices", [])
     regressing = [entry for entry in slices if entry["regresses"]]
-    passed, text = evaluation.verdict.value == "PROMOTE", f"{len(slices)} slices compared"
-    key = model.key("evaluation")
-    for name, failures, holds, message in (
-        ("candidate_beats_production", guards, passed, reason),
-        ("no_slice_regresses", regressing, not regressing, text),
-    ):
-        yield checks.result(
-            name, key, failures, severity=checks.WARN, passed=holds, message=message
-        )
+    passed, key = evaluation.verdict.value == "PROMOTE", model.key("evaluation")
+    yield checks.warn("candidate_beats_production", key, guards, passed=passed, message=reason)
+    text = f"{len(slices)} slices compared"
+    yield checks.warn("no_slice_regresses", key, regressing, message=text)
 
 
 def _production(model: Model) -> dg.AssetsDefinition:
@@ -230,6 +225,6 @@ def currency_check(model: Model) -> dg.AssetChecksDefinition:
         state = model.state(storage.open())
         corrected = [{"partition": partition} for partition in status.list_stale(state)]
         text = status.describe_staleness(state)
-        return checks.result(CURRENCY, key, corrected, severity=checks.WARN, message=text)
+        return checks.warn(CURRENCY, key, corrected, message=text)
 
     return check
