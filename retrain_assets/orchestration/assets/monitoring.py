@@ -24,9 +24,7 @@ from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.features import build
-from retrain_assets.steps.monitoring.monitor import monitor
-from retrain_assets.steps.monitoring.predict import predict_partitions
-from retrain_assets.steps.monitoring.watch import act, watch
+from retrain_assets.steps.monitoring import monitor, predict, watch
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.storage import Storage
 
@@ -110,7 +108,7 @@ def _features(model: Model) -> dg.AssetsDefinition:
             "target_balance_within_range": (_find_unbalanced(model, result.summary), ""),
             "outlier_share_within_range": _find_outlying(model, result.summary),
         }.items():
-            yield checks.result(name, key, cases, severity=checks.WARN, message=message)
+            yield checks.warn(name, key, cases, message=message)
 
     return features
 
@@ -134,7 +132,7 @@ def _predictions(model: Model) -> dg.AssetsDefinition:
     @dg.asset(**model.partitioned("predictions", text, "scikitlearn"), deps=[model.key("features")])
     def predictions(context: dg.AssetExecutionContext, storage: StorageResource) -> Result:
         state = model.state(storage.open())
-        result = predict_partitions(state, requested_partitions(context), context.run_id)
+        result = predict.predict_partitions(state, requested_partitions(context), context.run_id)
         rows = result.rows.group_by(PARTITION).agg(
             pl.len().alias(metadata.ROWS), pl.col("model_version").first()
         )
@@ -160,7 +158,7 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
     )
     def monitoring(context: dg.AssetExecutionContext, storage: StorageResource) -> Results:
         state = model.state(storage.open())
-        result = monitor(state, requested_partitions(context), context.run_id)
+        result = monitor.monitor(state, requested_partitions(context), context.run_id)
         metadata.add_series(context, key, _select_drawn(result.rows))
         watched = result.rows["model_version"].is_not_null().any()
         newest = result.partitions[-1]
@@ -169,7 +167,7 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
         for name, (role, _) in ALERTS.items():
             alerts = _list_alerts(result.rows, role)
             message = f"{len(alerts)} alerts in {len(result.partitions)} partitions"
-            yield checks.result(name, key, alerts, severity=checks.WARN, message=message)
+            yield checks.warn(name, key, alerts, message=message)
         yield _watch(state, key, context.run_id)
 
     return monitoring
@@ -177,13 +175,13 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
 
 def _watch(state: ModelState, key: dg.AssetKey, run_id: str) -> dg.AssetCheckResult:
     """Compare production with the version before; return to that where the YAML says so."""
-    summary = watch(state, run_id)
-    row = act(state, summary)
+    summary = watch.watch(state, run_id)
+    row = watch.act(state, summary)
     message = "there is no version before it to compare with, or `watch: off`"
     message = summary.sentence if summary else message
     message += f": rolled back to version {row.version}" if row else ""
     passed = not (summary and summary.is_worse)
-    return checks.result(NOT_WORSE, key, [], severity=checks.WARN, message=message, passed=passed)
+    return checks.warn(NOT_WORSE, key, [], message=message, passed=passed)
 
 
 def _dataset_deps(model: Model) -> list[dg.AssetDep]:
