@@ -12,24 +12,12 @@ from collections.abc import Iterable, Iterator
 import dagster as dg
 
 from retrain_assets.domain.windows import widen_ranges
+from retrain_assets.orchestration import partitions, run_requests
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals import AssetJob
 from retrain_assets.orchestration.metadata import AS_OF_TAG, BECAUSE_TAG, CAUSES_TAG, HELD_TAG
-from retrain_assets.orchestration.partitions import (
-    RANGE_END,
-    RANGE_START,
-    covering_tags,
-    range_tags,
-)
 from retrain_assets.orchestration.resources import StorageResource
-from retrain_assets.orchestration.run_requests import (
-    MAX_RUNS,
-    WATCHING,
-    Evaluated,
-    Tick,
-    Wish,
-    requests,
-)
+from retrain_assets.orchestration.run_requests import WATCHING, Evaluated, Tick, Wish
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data.intake import MAX_FILES, Intake, split_at_gaps
 from retrain_assets.steps.decision.policy import record_request
@@ -64,7 +52,7 @@ def new_data_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
             return dg.SkipReason(f"{landed}, all were read{intake.ignored}")
         if intake.ignored.reasons:
             context.log.info("runs are asked for%s", intake.ignored)
-        return requests(context, job.name, wishes)
+        return run_requests.requests(context, job.name, wishes)
 
     return _sensor
 
@@ -87,17 +75,18 @@ def _wishes(instance: dg.DagsterInstance, intake: Intake, job: str) -> Iterator[
     """Yield runs over ranges of bounded size, or over one range if rows name their partitions."""
     if intake.spec.is_split:
         if files := intake.settled[:MAX_FILES]:
-            parts = split_at_gaps(sorted(intake.keys(files)), intake.spec, MAX_RUNS)
+            parts = split_at_gaps(sorted(intake.keys(files)), intake.spec, run_requests.MAX_RUNS)
             for keys in parts:
                 about = _stamps(files) + ([keys[0]] if len(parts) > 1 else [])
-                yield Wish(about, covering_tags(intake.spec.partition, keys))
+                yield Wish(about, partitions.covering_tags(intake.spec.partition, keys))
         return
     statuses = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     filters = dg.RunsFilter(job_name=job, statuses=statuses)
     failed = [run.tags for run in instance.get_runs(filters=filters, limit=MAX_FAILED)]
-    apart = [(tags[RANGE_START], tags[RANGE_END]) for tags in failed if RANGE_START in tags]
+    start, end = partitions.RANGE_START, partitions.RANGE_END
+    apart = [(tags[start], tags[end]) for tags in failed if start in tags]
     for keys, new in intake.ranges(apart):
-        yield Wish(_stamps(new), range_tags(keys[0], keys[-1]))
+        yield Wish(_stamps(new), partitions.range_tags(keys[0], keys[-1]))
 
 
 def _stamps(files: Iterable[LandingFile]) -> list[str]:
@@ -132,8 +121,8 @@ def data_ready_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
             # Later parts look back on the first, so they are requested once it is built.
             part = split_at_gaps(keys, model.dataset)[0]
             about = [f"{key}:{sources[key]}" for key in changed if part[0] <= key <= part[-1]]
-            wishes.append(Wish(about, range_tags(part[0], part[-1])))
-        return requests(context, job.name, wishes)
+            wishes.append(Wish(about, partitions.range_tags(part[0], part[-1])))
+        return run_requests.requests(context, job.name, wishes)
 
     return _sensor
 
@@ -184,4 +173,4 @@ def _retraining(model: Model, job: str, context: Tick, storage: StorageResource)
         **({HELD_TAG: str(request.held_version)} if request.held_version else {}),
     }
     about = [request.as_of, *request.fired, state.recipe]
-    return requests(context, job, [Wish(about, tags)])
+    return run_requests.requests(context, job, [Wish(about, tags)])
