@@ -61,14 +61,9 @@ class InProcessDaemon:
             remote_origin.ManagedGrpcPythonEnvCodeLocationOrigin(target, location),
             self.repository.name,
         )
-        self.sensors = sorted(
-            (
-                sensor
-                for sensor in self.repository.sensor_defs
-                if not isinstance(sensor, dg.RunStatusSensorDefinition)
-            ),
-            key=_downstream_last,
-        )
+        sensors = sorted(self.repository.sensor_defs, key=_downstream_last)
+        of_runs = dg.RunStatusSensorDefinition
+        self.sensors = [sensor for sensor in sensors if not isinstance(sensor, of_runs)]
         self.cursors: dict[str, str | None] = {}
 
     def settle(self) -> Iterator[Executed]:
