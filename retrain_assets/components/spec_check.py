@@ -13,8 +13,7 @@ from retrain_assets.components.code_check import Mistake, find_code_mistakes
 from retrain_assets.domain.data import expectations, rules, values
 from retrain_assets.domain.drift.permutation_test import compute_least_rate
 from retrain_assets.domain.features.build import FeatureError, list_features, mistaken_feature
-from retrain_assets.orchestration.dagster_internals import is_valid_cron_string
-from retrain_assets.orchestration.partitions import partitions_definition
+from retrain_assets.orchestration import dagster_internals, partitions
 from retrain_assets.specs.base import hint
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
@@ -47,7 +46,7 @@ def find_model_mistakes(
     """Yield the fields of a model that cannot work with its datasets."""
     yield from find_code_mistakes(spec)
     yield from _find_window_mistakes(spec)
-    if spec.schedule is not None and not is_valid_cron_string(spec.schedule):
+    if spec.schedule is not None and not dagster_internals.is_valid_cron_string(spec.schedule):
         yield ("schedule",), f"{spec.schedule!r} never comes: write it as 0 6 * * 1"
     yield from _find_partition_mistakes(spec, dataset)
     sides = {**{f"{name}_": lookup for name, lookup in lookups.items()}, "": dataset}
@@ -59,7 +58,7 @@ def find_model_mistakes(
 
 
 def _find_partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Mistake]:
-    partition, definition = dataset.partition, partitions_definition(dataset.partition)
+    partition, definition = dataset.partition, partitions.partitions_definition(dataset.partition)
     if definition is None:
         why = "has no partitions, which windows are counted in: partition it by a date column"
         yield ("dataset",), f"{dataset.name} {why}"

@@ -9,13 +9,10 @@ from typing import Any
 
 import dagster as dg
 
-from retrain_assets.orchestration import checks
+from retrain_assets.orchestration import checks, messages, metadata, run_requests
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals import AssetJob
-from retrain_assets.orchestration.messages import tell_at_once
-from retrain_assets.orchestration.metadata import DATASET_TAG, MODEL_TAG
 from retrain_assets.orchestration.resources import Channels, StorageResource
-from retrain_assets.orchestration.run_requests import tag_permanent_error
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.decision import policy, promote
 from retrain_assets.steps.inspect import status
@@ -30,7 +27,7 @@ def ingest_job(spec: DatasetSpec) -> AssetJob:
     """Return `<d>_ingest`: landing files to dataset and quarantine, one run over a range."""
     selection = dg.AssetSelection.assets([spec.name, "dataset"], [spec.name, "quarantine"])
     text = f"Take in what has landed of {spec.name}."
-    return _job(f"{spec.name}_ingest", selection, text, {DATASET_TAG: spec.name})
+    return _job(f"{spec.name}_ingest", selection, text, {metadata.DATASET_TAG: spec.name})
 
 
 def monitor_job(model: Model) -> AssetJob:
@@ -59,11 +56,11 @@ def _assets(model: Model, *names: str) -> dg.AssetSelection:
 
 
 def _model_job(model: Model, name: str, selection: dg.AssetSelection, text: str) -> AssetJob:
-    return _job(f"{model.spec.name}_{name}", selection, text, {MODEL_TAG: model.spec.name})
+    return _job(f"{model.spec.name}_{name}", selection, text, {metadata.MODEL_TAG: model.spec.name})
 
 
 def _job(name: str, selection: dg.AssetSelection, text: str, tags: dict[str, str]) -> AssetJob:
-    hooks = {tag_permanent_error}
+    hooks = {run_requests.tag_permanent_error}
     return dg.define_asset_job(name, selection, description=text, tags=tags | WORK, hooks=hooks)
 
 
@@ -130,16 +127,16 @@ def _operation_job(
         channels: Channels,
     ) -> None:
         opened = storage.open()
-        metadata = act(Operation(context, config, model.state(opened)))
-        event = dg.AssetMaterialization if "action" in metadata else dg.AssetObservation
+        outcome = act(Operation(context, config, model.state(opened)))
+        event = dg.AssetMaterialization if "action" in outcome else dg.AssetObservation
         key = model.key("production_model")
-        context.log_event(event(key, metadata={"operation": name, **metadata}))
-        tell_at_once(model, opened, channels, context)
+        context.log_event(event(key, metadata={"operation": name, **outcome}))
+        messages.tell_at_once(model, opened, channels, context)
 
     @dg.job(
         name=f"{model.spec.name}_{name}",
         description=description,
-        tags={MODEL_TAG: model.spec.name, **FIRST},
+        tags={metadata.MODEL_TAG: model.spec.name, **FIRST},
     )
     def job() -> None:
         operation()

@@ -12,11 +12,9 @@ from functools import partial
 import dagster as dg
 
 from retrain_assets.domain.messages import Event
-from retrain_assets.orchestration import metadata
+from retrain_assets.orchestration import metadata, partitions, run_requests
 from retrain_assets.orchestration.assets.monitoring import Model
-from retrain_assets.orchestration.partitions import partitions_definition
 from retrain_assets.orchestration.resources import Channels, StorageResource
-from retrain_assets.orchestration.run_requests import WATCHING, failure
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.notify import NotifySpec
@@ -83,7 +81,7 @@ def messages_sensors(subject: Subject) -> list[dg.SensorDefinition]:
 
     @dg.sensor(
         name=f"{subject.name}_messages",
-        **WATCHING,
+        **run_requests.WATCHING,
         description=f"Tells people what has happened to {subject.name}; asks for nothing.",
     )
     def _sensor(
@@ -143,7 +141,7 @@ def tell(
 
 def _find_expected(spec: DatasetSpec, now: datetime) -> str | None:
     """Return the newest partition that should have landed by a time."""
-    definition = partitions_definition(spec.partition, with_current=False)
+    definition = partitions.partitions_definition(spec.partition, with_current=False)
     if definition is None or spec.expected is None:
         return None
     with dg.partition_loading_context(now - duration(spec.expected)):
@@ -178,7 +176,7 @@ def _list_failures(
         if name in notices:
             yield notices[name]
             continue
-        kind, reason = failure(instance, run.run_id)
+        kind, reason = run_requests.failure(instance, run.run_id)
         fields = {"job": run.job_name, "run_id": run.run_id, "error": reason}
         text, cause = f"{job} failed, {reason} (run {run.run_id})", f"{job} {kind}"
         yield messages.make_event(name, "run_failed", subject.name, text, cause, fields)

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator
 import dagster as dg
 
 from retrain_assets.domain.windows import widen_ranges
-from retrain_assets.orchestration import partitions, run_requests
+from retrain_assets.orchestration import metadata, partitions, run_requests
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals import AssetJob
-from retrain_assets.orchestration.metadata import AS_OF_TAG, BECAUSE_TAG, CAUSES_TAG, HELD_TAG
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.orchestration.run_requests import WATCHING, Evaluated, Tick, Wish
 from retrain_assets.specs.dataset import DatasetSpec
@@ -167,10 +166,10 @@ def _retraining(model: Model, job: str, context: Tick, storage: StorageResource)
     if not request.retrain or request.as_of is None:
         return dg.SkipReason(request.reason)
     tags = {
-        AS_OF_TAG: request.as_of,
-        CAUSES_TAG: ",".join(request.fired),
-        BECAUSE_TAG: request.reason[:MAX_REASON],
-        **({HELD_TAG: str(request.held_version)} if request.held_version else {}),
+        metadata.AS_OF_TAG: request.as_of,
+        metadata.CAUSES_TAG: ",".join(request.fired),
+        metadata.BECAUSE_TAG: request.reason[:MAX_REASON],
+        **({metadata.HELD_TAG: str(request.held_version)} if request.held_version else {}),
     }
     about = [request.as_of, *request.fired, state.recipe]
     return run_requests.requests(context, job, [Wish(about, tags)])

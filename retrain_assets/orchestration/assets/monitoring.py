@@ -14,12 +14,7 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift.observations import P_VALUE, PERFORMANCE, VOLUME
 from retrain_assets.domain.drift.training_match import FOREIGN, NULLS
 from retrain_assets.domain.features.lookup_partitions import LookupPartitions
-from retrain_assets.orchestration import checks, metadata
-from retrain_assets.orchestration.partitions import (
-    map_partitions,
-    partitions_definition,
-    requested_partitions,
-)
+from retrain_assets.orchestration import checks, metadata, partitions
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
@@ -71,7 +66,7 @@ class Model:
         """Return what all partitioned assets of the model share."""
         return {
             **self.asset(name, description, kind),
-            "partitions_def": partitions_definition(self.dataset.partition),
+            "partitions_def": partitions.partitions_definition(self.dataset.partition),
             "backfill_policy": dg.BackfillPolicy.single_run(),
             "pool": f"{self.spec.name}_monitor",
         }
@@ -99,8 +94,8 @@ def _features(model: Model) -> dg.AssetsDefinition:
         check_specs=[checks.spec(key, name, text) for name, text in texts.items()],
     )
     def features(context: dg.AssetExecutionContext, storage: StorageResource) -> Results:
-        state = model.state(storage.open())
-        result = build.build_features(state, requested_partitions(context), context.run_id)
+        state, keys = model.state(storage.open()), partitions.requested_partitions(context)
+        result = build.build_features(state, keys, context.run_id)
         metadata.add_series(context, key, result.summary.rename({"rows": metadata.ROWS}))
         yield _describe(state, "features", result)
         for name, (cases, message) in {
@@ -118,8 +113,8 @@ def _profile(model: Model) -> dg.AssetsDefinition:
 
     @dg.asset(**model.partitioned("profile", text), deps=[model.key("features")])
     def profile(context: dg.AssetExecutionContext, storage: StorageResource) -> Result:
-        state = model.state(storage.open())
-        result = build.build_profiles(state, requested_partitions(context), context.run_id)
+        state, keys = model.state(storage.open()), partitions.requested_partitions(context)
+        result = build.build_profiles(state, keys, context.run_id)
         return _describe(state, "profile", result)
 
     return profile
@@ -131,8 +126,8 @@ def _predictions(model: Model) -> dg.AssetsDefinition:
 
     @dg.asset(**model.partitioned("predictions", text, "scikitlearn"), deps=[model.key("features")])
     def predictions(context: dg.AssetExecutionContext, storage: StorageResource) -> Result:
-        state = model.state(storage.open())
-        result = predict.predict_partitions(state, requested_partitions(context), context.run_id)
+        state, keys = model.state(storage.open()), partitions.requested_partitions(context)
+        result = predict.predict_partitions(state, keys, context.run_id)
         rows = result.rows.group_by(PARTITION).agg(
             pl.len().alias(metadata.ROWS), pl.col("model_version").first()
         )
@@ -157,8 +152,8 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
         check_specs=[checks.spec(key, name, text) for name, text in texts.items()],
     )
     def monitoring(context: dg.AssetExecutionContext, storage: StorageResource) -> Results:
-        state = model.state(storage.open())
-        result = monitor.monitor(state, requested_partitions(context), context.run_id)
+        state, keys = model.state(storage.open()), partitions.requested_partitions(context)
+        result = monitor.monitor(state, keys, context.run_id)
         metadata.add_series(context, key, _select_drawn(result.rows))
         watched = result.rows["model_version"].is_not_null().any()
         newest = result.partitions[-1]
@@ -192,7 +187,7 @@ def _dataset_deps(model: Model) -> list[dg.AssetDep]:
     return [
         dg.AssetDep(
             dg.AssetKey([source.name, "dataset"]),
-            partition_mapping=map_partitions(dataset.partition, source.partition, back),
+            partition_mapping=partitions.map_partitions(dataset.partition, source.partition, back),
         )
         for source, back in parts
     ]

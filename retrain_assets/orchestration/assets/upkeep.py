@@ -11,9 +11,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from retrain_assets.orchestration import checks
+from retrain_assets.orchestration import checks, metadata
 from retrain_assets.orchestration.assets.monitoring import Model
-from retrain_assets.orchestration.metadata import MODEL_TAG
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.model import usual_policies
 from retrain_assets.steps.upkeep.vacuum import HOURS, vacuum
@@ -90,7 +89,7 @@ def vacuum_schedule(model: Model) -> dg.ScheduleDefinition:
             f"{model.spec.name}_vacuum",
             selection=dg.AssetSelection.assets(model.key("storage")),
             description="Remove what no registered model needs of the tables.",
-            tags={MODEL_TAG: model.spec.name},
+            tags={metadata.MODEL_TAG: model.spec.name},
         ),
         cron_schedule=WEEKLY,
         execution_timezone=model.dataset.partition.timezone,

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import dagster as dg
 import grpc  # type: ignore[import-untyped]
-from dagster import DagsterEventType, DagsterRun
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin as ManagedServer
@@ -60,14 +59,14 @@ class WatchedRunLauncher(DefaultRunLauncher):
         """Return that run monitoring may ask."""
         return True
 
-    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Return whether the process of a started run exists; healthy where nobody can tell."""
         gone = has_died(run) or (self._is_unknown(run) and not self._lives_here(run))
         if gone:
             return CheckRunHealthResult(WorkerStatus.FAILED, "its process is gone")
         return CheckRunHealthResult(WorkerStatus.RUNNING)
 
-    def _is_unknown(self, run: DagsterRun) -> bool:
+    def _is_unknown(self, run: dg.DagsterRun) -> bool:
         """Tell if the code server that started the run is gone, or no longer runs it.
 
         One with an address of its own is waited for, since without it nothing can be tried again.
@@ -88,9 +87,9 @@ class WatchedRunLauncher(DefaultRunLauncher):
             )
         return not deserialize_value(answer, CanCancelExecutionResult).can_cancel
 
-    def _lives_here(self, run: DagsterRun) -> bool:
+    def _lives_here(self, run: dg.DagsterRun) -> bool:
         """Tell if the worker outlives its server, as it does while the server is restarted."""
-        for entry in self._instance.all_logs(run.run_id, of_type=DagsterEventType.RUN_START):
+        for entry in self._instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_START):
             try:
                 os.kill(entry.get_dagster_event().pid or 0, 0)
             except ProcessLookupError:
