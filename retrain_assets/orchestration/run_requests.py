@@ -104,19 +104,15 @@ def _request(instance: dg.DagsterInstance, job: str, wish: Wish) -> dg.RunReques
         why = f"with {error}, as another would" if error else f"after {len(failed) - 1} others"
         return f"run {failed[0].run_id} failed {why}: {advice}"
     newest = instance.get_runs(filters=dg.RunsFilter(job_name=job), limit=MAX_ATTEMPTS)
-    if len(newest) == MAX_ATTEMPTS and all(_settled_nothing(run, wish) for run in newest):
+    # These succeeded for the wish, which is nevertheless still there.
+    same = (run for run in newest if run.tags.get(REQUEST_TAG) == wish.digest)
+    if [run.status for run in same] == [dg.DagsterRunStatus.SUCCESS] * MAX_ATTEMPTS:
         return (
             f"run {newest[0].run_id} and {MAX_ATTEMPTS - 1} before it succeeded, and the same "
             f"work is still asked for: {advice}"
         )
     key = f"{wish.digest}:{len(runs)}"
     return dg.RunRequest(run_key=key, tags={**wish.tags, REQUEST_TAG: wish.digest})
-
-
-def _settled_nothing(run: dg.DagsterRun, wish: Wish) -> bool:
-    """Tell if a run succeeded for a wish that is nevertheless still there."""
-    is_same = run.tags.get(REQUEST_TAG) == wish.digest
-    return is_same and run.status == dg.DagsterRunStatus.SUCCESS
 
 
 def _permanent_error(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
