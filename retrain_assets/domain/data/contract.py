@@ -34,13 +34,8 @@ QUARANTINE_SCHEMA: dict[str, Type] = {
     "_row": pl.String,
 }
 FILES_SCHEMA: dict[str, Type] = {
-    PARTITION: pl.String,
-    "file": pl.String,
-    "sha256": pl.String,
-    "rows_read": pl.Int64,
-    "accepted": pl.Int64,
-    "quarantined": pl.Int64,
-    "faulty": pl.Int64,
+    **dict.fromkeys((PARTITION, "file", "sha256"), pl.String),
+    **dict.fromkeys(("rows_read", "accepted", "quarantined", "faulty"), pl.Int64),
     "refusal": pl.String,
 }
 _SAMPLE_ROWS, _SHOWN_CHARACTERS = 5, 60
