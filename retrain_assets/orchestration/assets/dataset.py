@@ -10,14 +10,8 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from retrain_assets.orchestration import checks
-from retrain_assets.orchestration.metadata import (
-    DATASET_TAG,
-    ROWS,
-    add_series,
-    describe_table,
-    round_series,
-)
+from retrain_assets.orchestration import checks, metadata
+from retrain_assets.orchestration.metadata import DATASET_TAG, ROWS
 from retrain_assets.orchestration.partitions import partitions_definition, requested_partitions
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
@@ -62,14 +56,13 @@ def landing_asset(spec: DatasetSpec) -> dg.AssetSpec:
 
 def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Return the assets `<d>/dataset` and `<d>/quarantine`, which one run makes, with checks."""
-    keys = {part: dg.AssetKey([spec.name, part]) for part in OUTPUTS}
-    dataset = keys["dataset"]
+    dataset, _ = keys = [dg.AssetKey([spec.name, part]) for part in OUTPUTS]
 
     @dg.multi_asset(
         name=f"{spec.name}__ingest",
         specs=[
             dg.AssetSpec(
-                keys[part],
+                key,
                 deps=[landing_asset(spec)],
                 description=text,
                 skippable=True,
@@ -78,7 +71,7 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
                 tags={DATASET_TAG: spec.name},
                 kinds=kinds,
             )
-            for part, (text, kinds) in OUTPUTS.items()
+            for key, (text, kinds) in zip(keys, OUTPUTS.values(), strict=True)
         ],
         check_specs=[checks.spec(dataset, name, text) for name, text in DESCRIPTIONS.items()],
         partitions_def=partitions_definition(spec.partition),
@@ -94,7 +87,7 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
         if ingestion.ignored:
             read["ignored"] = checks.table(ingestion.ignored)
         context.log_event(dg.AssetMaterialization([spec.name, "landing"], metadata=read))
-        tables = {key: describe_table(opened.tables, "/".join(key.path)) for key in keys.values()}
+        tables = {key: metadata.describe_table(opened.tables, "/".join(key.path)) for key in keys}
         yield from _materializations(context, requested, ingestion, tables)
         yield from _check_results(spec, ingestion, dataset)
 
@@ -124,16 +117,13 @@ def _materializations(
         column = "accepted" if key.path[-1] == "dataset" else "quarantined"
         published = ingestion.published if column == "accepted" else ingestion.requested
         rows = ingestion.rows_by_partition(published).with_columns(pl.col(column).alias(ROWS))
-        metadata = {**table, **shared}
         if set(published) == set(requested):
-            add_series(context, key, rows)
-            yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+            metadata.add_series(context, key, rows)
+            yield dg.MaterializeResult(asset_key=key, metadata=table | shared)
             continue
-        for partition, numbers in round_series(rows).items():
-            event = dg.AssetMaterialization(
-                key, partition=partition, metadata={**metadata, **numbers}
-            )
-            context.log_event(event)
+        for partition, numbers in metadata.round_series(rows).items():
+            entries = table | shared | numbers
+            context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=entries))
 
 
 def _check_results(
