@@ -101,9 +101,7 @@ class Intake:
         if earlier != file.stamp or contract not in ("", self._contract):
             return False
         keys = dict.fromkeys(waiting.split(","), 0)
-        return not waiting or len(find_strays(keys, self._accepted, self.spec, self._now)) == len(
-            keys
-        )
+        return not waiting or self._find_strays(keys).keys() == keys.keys()
 
     @cached_property
     def files(self) -> list[LandingFile]:
@@ -214,7 +212,7 @@ class Intake:
         column = self.spec.partition.column
         if not self.spec.is_split or column is None:
             return {file.partition for file in files if file.partition is not None}
-        if sum(file.size_bytes for file in files) <= BATCH_BYTES:
+        if _packed(files) <= BATCH_BYTES:
             parts = [part for part in self._cut(files) if not _is_unplaced(part)]
             return {part.partition for part in parts if self._has_changed(part)}
         only = {column: self.spec.columns[column]}
@@ -247,7 +245,7 @@ class Intake:
         for file in self.files:
             if file.partition in requested:
                 by_partition[file.partition].append(file)
-        total = sum(file.size_bytes for files in by_partition.values() for file in files)
+        total = sum(map(_packed, by_partition.values()))
         # Read one by one, because the bytes on disk do not tell how many rows a file has.
         read = ([self._read_file(file) for file in files] for files in by_partition.values())
         sized = ((max(_unpacked(part), _packed(part)), part) for part in read)
@@ -324,11 +322,8 @@ class Intake:
     def _has_all_rows(self, key: str, raw: Sequence[RawRows]) -> bool:
         """Tell if each stored row of a partition is still delivered, in whatever file."""
         columns, table = self.spec.key, f"{self.spec.name}/dataset"
-        readable = [
-            part
-            for part in raw
-            if part.partition == key and reason_to_refuse(part, self.spec) is None
-        ]
+        parts = [part for part in raw if part.partition == key]
+        readable = [part for part in parts if reason_to_refuse(part, self.spec) is None]
         rows = self.storage.tables.scan(table, dataset_schema(self.spec))
         stored = rows.filter(pl.col(PARTITION) == key).select(columns)
         with suppress(Exception, PanicException):
@@ -364,8 +359,8 @@ def _is_unplaced(part: RawRows) -> bool:
     return part.partition.startswith(UNPLACED)
 
 
-def _packed(raw: Iterable[RawRows]) -> int:
-    return sum(part.size_bytes for part in raw)
+def _packed(parts: Iterable[LandingFile | RawRows]) -> int:
+    return sum(part.size_bytes for part in parts)
 
 
 def _unpacked(raw: Iterable[RawRows]) -> int:
