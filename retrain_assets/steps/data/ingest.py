@@ -36,7 +36,6 @@ CHECKED_RULES: dict[str, tuple[str, ...]] = {
     "keys_unique": ("key", "repeat"),
 }
 
-
 # In the order of the commits, so that what is refused is kept before anything is published.
 PARTS = ("quarantine", "dataset", "files")
 
@@ -114,8 +113,7 @@ class Ingestion:
             .sort(PARTITION, "_file", "_line")
             .group_by(PARTITION, maintain_order=True)
             .agg(
-                pl.len().alias("rows"),
-                pl.col("_file", "_line", "rule", "column", "value").first(),
+                pl.len().alias("rows"), pl.col("_file", "_line", "rule", "column", "value").first()
             )
         )
         names = {PARTITION: "partition", "_file": "file", "_line": "line"}
@@ -182,7 +180,7 @@ def ingest(
         requested = tuple(key for key in keys if not key.startswith(UNPLACED))
         published = tuple(key for key in requested if key not in judgement.refused_partitions)
         accepted = spill.frame().filter(pl.col(PARTITION).is_in(published))
-        shared_keys = _shared_keys(tables, spec, accepted, published)
+        shared_keys = _shared_keys(intake, accepted.lazy(), published)
         contents = digest(*judgement.files["sha256"].sort())
         commit = {"run_id": run_id, "asset": spec.name, "files": contents}
         content = (
@@ -330,23 +328,17 @@ def _atypical(
 
 
 def _shared_keys(
-    tables: Tables,
-    spec: DatasetSpec,
-    accepted: pl.DataFrame | pl.LazyFrame,
-    published: Sequence[str],
+    intake: Intake, accepted: pl.LazyFrame, published: Sequence[str]
 ) -> list[dict[str, object]]:
     """Count the keys that are in several partitions; their rows stay, because none is wrong.
 
     Where the partition's column is part of the key, no key can be in two.
     """
+    spec, tables, table = intake.spec, intake.storage.tables, f"{intake.spec.name}/dataset"
     if spec.partition.column in spec.key or spec.partition.by == "none" or not published:
         return []
-    columns = [PARTITION, *spec.key]
-    table = f"{spec.name}/dataset"
-    stored = tables.scan(table, dataset_schema(spec)).select(columns)
-    keys = pl.concat(
-        [stored.filter(~pl.col(PARTITION).is_in(published)), accepted.lazy().select(columns)]
-    )
+    stored = tables.scan(table, dataset_schema(spec)).filter(~pl.col(PARTITION).is_in(published))
+    keys = pl.concat(rows.select(PARTITION, *spec.key) for rows in (stored, accepted))
     partitions = keys.group_by(spec.key).agg(pl.col(PARTITION).unique().sort())
     shared = partitions.filter(pl.col(PARTITION).list.len() > 1)
     listed = shared.select(pl.col(PARTITION).list.join(", ").alias("partitions"))
