@@ -7,21 +7,15 @@ reference does not name.
 Not here: building profiles, thresholds, alerts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
+from datasketches import kll_doubles_sketch, kll_floats_sketch
 from numpy.typing import NDArray
 
 from retrain_assets.domain.drift.profile import CATEGORY_BOUND, ColumnProfile, Values
 
-if TYPE_CHECKING:
-    from datasketches import kll_doubles_sketch, kll_floats_sketch
-
-    Shares = tuple[NDArray[np.float64], NDArray[np.float64]]
-
+Shares = tuple[NDArray[np.float64], NDArray[np.float64]]
 Measure = Callable[[ColumnProfile, ColumnProfile], float | None]
 
 BINS = 10

@@ -11,25 +11,21 @@ doubles (0.25 %), where the library states 0.35 % at 99 % confidence.
 Not here: drift between two profiles, which blocks make a window, storage.
 """
 
-from __future__ import annotations
-
 import json
 import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import polars as pl
+from datasketches import kll_doubles_sketch, kll_floats_sketch
 from numpy.typing import NDArray
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.data.values import keep_finite
-
-if TYPE_CHECKING:
-    from datasketches import kll_doubles_sketch, kll_floats_sketch
 
 Kind = Literal["numeric", "category"]
 
@@ -95,7 +91,7 @@ class ColumnProfile:
         """Return True where the sketch is of an earlier version, which rounded to float32."""
         return type(self.sketch).__name__ == "kll_floats_sketch" and self.filled > 0
 
-    def in_single(self) -> ColumnProfile:
+    def in_single(self) -> Self:
         """Return the same profile rounded to float32, to compare it with one that is."""
         if self.sketch is None or self.is_single or not self.filled:
             return self
@@ -222,8 +218,6 @@ def _merge_column(name: str, part: pl.DataFrame) -> ColumnProfile:
 
 @lru_cache(maxsize=512)  # a reference is held against window after window
 def _merge_sketches(sketches: tuple[bytes, ...]) -> kll_doubles_sketch | kll_floats_sketch:
-    from datasketches import kll_doubles_sketch, kll_floats_sketch
-
     values, weights = pool_values(sketches)
     order = np.argsort(values)
     single = values.dtype == np.float32
