@@ -168,7 +168,14 @@ def compare_slices(  # noqa: PLR0917 all of the same rows
         if math.isfinite(gain.gain):
             tested.append((column, value, gain))
     confidence = bonferroni(spec.confidence, len(tested))
-    return [_judge_slice(spec, metric, *slice_, confidence) for slice_ in tested]
+    results = []
+    for column, value, gain in tested:
+        low, high = gain.interval(confidence)
+        loss = loss_increase(metric, gain.candidate, gain.production)
+        figures = (gain.rows, gain.blocks, gain.candidate, gain.production, gain.gain, low, high)
+        regresses = loss > spec.max_slice_loss and high < 0
+        results.append(SliceResult(column, value, *figures, loss, regresses))
+    return results
 
 
 def decide(
@@ -292,21 +299,6 @@ def _list_large(frame: pl.DataFrame, min_blocks: int) -> list[str]:
     counts = frame.group_by("value").agg(rows=pl.len(), blocks=pl.col("block").n_unique())
     enough = (pl.col("rows") >= SLICE_ROWS) & (pl.col("blocks") >= min_blocks)
     return counts.filter(enough)["value"].to_list()
-
-
-def _judge_slice(
-    spec: GateSpec,
-    metric: Metric | MetricDef,
-    column: str,
-    value: str,
-    gain: Estimate,
-    confidence: float,
-) -> SliceResult:
-    low, high = gain.interval(confidence)
-    loss = loss_increase(metric, gain.candidate, gain.production)
-    regresses = loss > spec.max_slice_loss and high < 0
-    sizes, values = (gain.rows, gain.blocks), (gain.candidate, gain.production, gain.gain)
-    return SliceResult(column, value, *sizes, *values, low, high, loss, regresses)
 
 
 RANK = {Verdict.REJECT: 0, Verdict.HOLD: 1, Verdict.PROMOTE: 2}
