@@ -57,20 +57,14 @@ def _new_partitions(spec: ModelSpec, situation: Situation) -> Answer:
 
 def find_awaited_candidate(spec: ModelSpec, situation: Situation) -> HeldCandidate | None:
     """Return the held candidate, unless its wait is so long that a newer one is tried instead."""
-    candidate = situation.held_candidate
-    return (
-        candidate
-        if candidate and candidate.more_partitions <= LONGEST_WAIT * spec.windows.holdout
-        else None
-    )
+    candidate, longest = situation.held_candidate, LONGEST_WAIT * spec.windows.holdout
+    return candidate if candidate and candidate.more_partitions <= longest else None
 
 
 def explain_wait(situation: Situation, candidate: HeldCandidate) -> str | None:
     """Return why a held candidate has to wait longer, or None if its partitions have come."""
-    more, count = (
-        candidate.more_partitions,
-        count_since(situation.mature, situation.last_decision or ""),
-    )
+    more = candidate.more_partitions
+    count = count_since(situation.mature, situation.last_decision or "")
     reason = f"version {candidate.version} is held until {more} more partitions, {count} have come"
     return reason if count < more else None
 
@@ -85,9 +79,8 @@ def _held(spec: ModelSpec, situation: Situation) -> Answer:
         return Answer(False, f"{reason}, over {LONGEST_WAIT} windows.holdout: it is not waited for")
     if wait := explain_wait(situation, candidate):
         return Answer(False, wait)
-    return Answer(
-        True, f"the {more} partitions that version {candidate.version} was held for have come"
-    )
+    reason = f"the {more} partitions that version {candidate.version} was held for have come"
+    return Answer(True, reason)
 
 
 def _rows_since(situation: Situation, role: str) -> pl.DataFrame:
@@ -210,11 +203,9 @@ def _has_fallen(window: pl.DataFrame) -> Answer:
     interval = f" ({row['low']:.4g} to {row['high']:.4g})" if row["low"] is not None else ""
     reason = f"{row['measure']} {row['statistic']:.4g}{interval}, limit {row['threshold']:.4g}"
     if math.isnan(row["threshold"]):
-        return Answer(
-            False,
-            f"{reason}: {row['measure']} is undefined on the holdout of the promotion, so no fall "
-            "can be told; a `limit`, a longer holdout or another metric would do",
-        )
+        reason += f": {row['measure']} is undefined on the holdout of the promotion, so no fall "
+        reason += "can be told; a `limit`, a longer holdout or another metric would do"
+        return Answer(False, reason)
     return Answer(bool(row["alert"]), f"{reason}, at promotion {row['baseline']:.4g}")
 
 
