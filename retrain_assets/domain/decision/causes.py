@@ -8,6 +8,7 @@ from the answers (`triggers`).
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import polars as pl
 
@@ -119,16 +120,12 @@ def _drift(
     rows, rate = _rows_since(situation, role), trigger.false_alarms_per_year
     if rate is None:
         rows = rows.filter(pl.col("measure") == trigger.measure)
+        rule = partial(_compare_with_threshold, role=role, trigger=trigger)
         missing = "nothing monitored since production was promoted"
     else:  # rows from before the rate was asked for have no p-value
         rows = rows.filter((pl.col("measure") == observations.P_VALUE).any().over(PARTITION))
+        rule = partial(_compare_with_rate, a_year=rate)
         missing = "no whole window since what production was trained on"
-
-    def rule(window: pl.DataFrame) -> Answer:
-        if rate is None:
-            return _compare_with_threshold(window, role, trigger)
-        return _compare_with_rate(window, rate)
-
     return _apply_to_windows(spec.triggers.lasting, rows, rule) or Answer(False, missing)
 
 
