@@ -35,12 +35,7 @@ class GuardResult:
 
     def record(self) -> dict[str, object]:
         """Return the result as it is stored."""
-        return {
-            "guard": self.guard,
-            "action": self.action,
-            "passed": self.passed,
-            "said": self.detail,
-        }
+        return {"said" if name == "detail" else name: value for name, value in vars(self).items()}
 
 
 def check_calibration(

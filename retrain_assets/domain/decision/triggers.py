@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from retrain_assets.domain.decision.causes import CAUSES, explain_wait, find_awaited_candidate
-from retrain_assets.domain.decision.situation import Answer, Cause, Pause, Request, Situation
+from retrain_assets.domain.decision.situation import Answer, Cause, Request, Situation
 from retrain_assets.domain.windows import count_since
 from retrain_assets.specs.model import ModelSpec
 
@@ -43,7 +43,9 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
     )
     reason = "; ".join(cause.reason for cause in causes if cause.fired) or "no cause has fired"
     candidate = find_awaited_candidate(spec, situation)
-    wait = _explain_pause(situation.pause, as_of)
+    wait, pause = None, situation.pause
+    if pause and as_of < pause.until:
+        wait = f"paused until {pause.until} by {pause.by} ({pause.reason})"
     fired = [cause.cause for cause in causes if cause.fired]
     is_change = CHANGE_CAUSES.intersection(fired) and _is_untried(spec, situation)
     if fired and not wait and not is_change:
@@ -51,9 +53,8 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
         wait = _cooling_down(spec, situation) or unready
     reason = f"{wait}: {reason}" if wait else reason
     retrain = bool(fired) and wait is None
-    return Request(
-        retrain, reason, as_of, causes, candidate.version if candidate and retrain else None
-    )
+    held_version = candidate.version if candidate and retrain else None
+    return Request(retrain, reason, as_of, causes, held_version)
 
 
 def count_refusals(decided: Iterable[tuple[str, Iterable[str]]]) -> dict[str, int]:
@@ -107,12 +108,6 @@ def _back_off(spec: ModelSpec, situation: Situation, cause: str) -> str | None:
     if since >= wait:
         return None
     return f"backs off after {refused} candidates not promoted, {since} of {wait} partitions"
-
-
-def _explain_pause(pause: Pause | None, as_of: str) -> str | None:
-    if pause is None or as_of >= pause.until:
-        return None
-    return f"paused until {pause.until} by {pause.by} ({pause.reason})"
 
 
 def _cooling_down(spec: ModelSpec, situation: Situation) -> str | None:
