@@ -84,23 +84,20 @@ class FrameEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # un
             FeatureError: A column is missing, or holds text for numbers or the reverse.
         """
         features = self._columns_of(as_frame(frame))
-        encoded = features.select(self._encoded(name) for name in self.columns_)
+        encoded = features.select(self._encode(name) for name in self.columns_)
         return np.ascontiguousarray(encoded.to_numpy())
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "columns_")
 
-    def _encoded(self, name: str) -> pl.Expr:
+    def _encode(self, name: str) -> pl.Expr:
+        column = pl.col(name)
         if name in self.empty_:
-            return pl.col(name).is_null().cast(pl.Float64) * 0.0
-        return self._code(name)
-
-    def _code(self, name: str) -> pl.Expr:
+            return column.is_null().cast(pl.Float64) * 0.0
         if name not in self.categories_:
-            return pl.col(name).cast(pl.Float64)
+            return column.cast(pl.Float64)
         categories = pl.Enum(self.categories_[name])
-        text = pl.col(name).cast(pl.String)
-        return text.cast(categories, strict=False).to_physical().cast(pl.Float64)
+        return column.cast(pl.String).cast(categories, strict=False).to_physical().cast(pl.Float64)
 
     def _columns_of(self, features: pl.DataFrame) -> pl.DataFrame:
         missing = [name for name in self.columns_ if name not in features.columns]
