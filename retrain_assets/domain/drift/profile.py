@@ -119,19 +119,11 @@ def build_profile(frame: pl.DataFrame, by: str = PARTITION) -> pl.DataFrame:
     summaries = [_summarize(name, kind) for name, kind in kinds.items()]
     blocks = frame.group_by(by).agg(pl.len().alias(_ROWS), *summaries).sort(by)
     keys = blocks.select(pl.col(by).cast(pl.String), _ROWS).rows()
-    stored = [
-        [
-            (
-                key,
-                name,
-                kind,
-                rows,
-                *(_encode_numbers if kind == "numeric" else _encode_categories)(rows, values),
-            )
-            for (key, rows), values in zip(keys, blocks[name], strict=True)
-        ]
-        for name, kind in kinds.items()
-    ]
+    stored = []
+    for name, kind in kinds.items():
+        encode = _encode_numbers if kind == "numeric" else _encode_categories
+        parts = zip(keys, blocks[name], strict=True)
+        stored.append([(key, name, kind, rows, *encode(rows, part)) for (key, rows), part in parts])
     by_block = [row for block in zip(*stored, strict=True) for row in block]
     return pl.DataFrame(by_block, schema=PROFILE_SCHEMA, orient="row")
 
