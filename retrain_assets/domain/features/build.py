@@ -241,10 +241,7 @@ def _list_later(dataset: DatasetSpec) -> list[str]:
 
 
 def _join(
-    rows: pl.DataFrame,
-    lookups: Mapping[str, pl.DataFrame],
-    spec: ModelSpec,
-    dataset: DatasetSpec,
+    rows: pl.DataFrame, lookups: Mapping[str, pl.DataFrame], spec: ModelSpec, dataset: DatasetSpec
 ) -> pl.DataFrame:
     return join_lookups(rows.drop(_list_later(dataset), strict=False), lookups, spec.lookups)
 
