@@ -11,9 +11,8 @@ from typing import Any
 
 import dagster as dg
 
-from retrain_assets.orchestration import checks, messages, metadata
-from retrain_assets.orchestration.assets.monitoring import Model
-from retrain_assets.orchestration.jobs import CURRENCY
+from retrain_assets.orchestration import checks, jobs, messages, metadata
+from retrain_assets.orchestration.assets.monitoring import Model, Results
 from retrain_assets.orchestration.resources import Channels, StorageResource, mlflow_run, nested_run
 from retrain_assets.steps.decision import evaluate, promote, reconsider, train
 from retrain_assets.steps.inspect import card, status
@@ -35,7 +34,6 @@ CHECKS = {
     },
 }
 BLOCKING = "loads_and_predicts"
-Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 
 
 def decision_assets(model: Model) -> list[dg.AssetsDefinition]:
@@ -218,13 +216,13 @@ def currency_check(model: Model) -> dg.AssetChecksDefinition:
     """Return the check that production was trained on the present data; `<m>_monitor` runs it."""
     key = model.key("production_model")
     text = "No partition that production was trained on was corrected since."
-    described = checks.spec(key, CURRENCY, text).description
+    described = checks.spec(key, jobs.CURRENCY, text).description
 
-    @dg.asset_check(asset=key, name=CURRENCY, description=described)
+    @dg.asset_check(asset=key, name=jobs.CURRENCY, description=described)
     def check(storage: StorageResource) -> dg.AssetCheckResult:
         state = model.state(storage.open())
         corrected = [{"partition": partition} for partition in status.list_stale(state)]
         text = status.describe_staleness(state)
-        return checks.warn(CURRENCY, key, corrected, message=text)
+        return checks.warn(jobs.CURRENCY, key, corrected, message=text)
 
     return check
