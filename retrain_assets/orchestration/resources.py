@@ -63,9 +63,8 @@ class Channels(dg.ConfigurableResource[Any]):
         return client
 
 
-STORAGE = StorageResource()
 CHANNELS = Channels()
-RESOURCES: dict[str, object] = {"storage": STORAGE, "channels": CHANNELS}
+RESOURCES: dict[str, object] = {"storage": StorageResource(), "channels": CHANNELS}
 
 
 @contextmanager

@@ -45,10 +45,8 @@ def new_data_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
             return dg.SkipReason(f"{error}; it is tried again at the next tick")
         context.update_cursor(json.dumps([spec.landing, intake.next_since, listed_at]))
         if not wishes:
-            landed = f"{len(intake.files)} files have landed" + (
-                f" from {since} on" if since else ""
-            )
-            return dg.SkipReason(f"{landed}, all were read{intake.ignored}")
+            start, count = f" from {since} on" if since else "", len(intake.files)
+            return dg.SkipReason(f"{count} files have landed{start}, all were read{intake.ignored}")
         if intake.ignored.reasons:
             context.log.info("runs are asked for%s", intake.ignored)
         return run_requests.requests(context, job.name, wishes)

@@ -36,9 +36,8 @@ class BatchingEventLog(SqliteEventLogStorage):
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Store events of one run, in its own database and in the index that the UI reads."""
-        if not all(
-            event.dagster_event_type in ASSET_EVENTS | ASSET_CHECK_EVENTS for event in events
-        ):
+        kinds = {event.dagster_event_type for event in events}
+        if not kinds <= ASSET_EVENTS | ASSET_CHECK_EVENTS:
             super().store_event_batch(events)
             return
         rows = [self._event_to_row(event) for event in events]
