@@ -24,21 +24,14 @@ from retrain_assets.stores.tables.tables import Tables
 Action = Literal["promote", "hold", "reject", "stage", "rollback", "approve", "adopt"]
 IN_PRODUCTION: tuple[Action, ...] = ("promote", "rollback", "approve", "adopt")
 GATED: tuple[Action, ...] = ("promote", "hold", "reject", "stage")
-_TEXTS = ("as_of", "seen_through", "action", "reason", "causes", "data_from", "data_to", "metrics")
-_MORE_TEXTS = (
-    "by",
-    "sha256",
-    "recipe",
-    "because",
-    "datasets",
-    "trained_on",
-    "previous_sha256",
-    "gate",
+_TEXTS = (
+    *("as_of", "seen_through", "action", "reason", "causes", "data_from", "data_to", "metrics"),
+    *("by", "sha256", "recipe", "because", "datasets", "trained_on", "previous_sha256", "gate"),
 )
 SCHEMA: dict[str, pl.DataType] = {
     "time": pl.Datetime("us", "UTC"),
     **dict.fromkeys(("number", "version", "candidate", "previous", "more"), pl.Int64()),
-    **dict.fromkeys((*_TEXTS, *_MORE_TEXTS), pl.String()),
+    **dict.fromkeys(_TEXTS, pl.String()),
 }
 PAUSE_SCHEMA = dict.fromkeys((PARTITION, "until", "reason", "by"), pl.String())
 # Values that no column type holds, stored as JSON.
