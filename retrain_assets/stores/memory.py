@@ -116,11 +116,9 @@ class MemoryRegistry(ModelRegistry):
         """Add a version once more, under other tags and metrics."""
         number, pipeline = len(self.shared) + 1, self.shared[version.version][1]
         tags = {**version.tags, **tags}
-        self.shared[number] = (
-            replace(version, version=number, tags=tags, metrics={**metrics}),
-            pipeline,
-        )
-        return self.shared[number][0]
+        version = replace(version, version=number, tags=tags, metrics={**metrics})
+        self.shared[number] = version, pipeline
+        return version
 
     def versions(self) -> list[ModelVersion]:
         """Return all versions, newest first."""
