@@ -196,12 +196,9 @@ def post(url: str, keys: Sequence[bytes], message: Message) -> str:
     data |= {"count": len(message.events), **json.loads(event.fields)}
     event_time = event.time and event.time.isoformat()
     body = write_json({"type": event.kind, "timestamp": event_time, "data": data}).encode()
-    if parts.scheme == "https":
-        tls = ssl.create_default_context()
-        to: HTTPConnection = HTTPSConnection(host, parts.port, timeout=TIMEOUT_SECONDS, context=tls)
-    else:
-        to = HTTPConnection(host, parts.port, timeout=TIMEOUT_SECONDS)
-    with closing(to):
+    tls = partial(HTTPSConnection, context=ssl.create_default_context())
+    connect = tls if parts.scheme == "https" else HTTPConnection
+    with closing(connect(host, parts.port, timeout=TIMEOUT_SECONDS)) as to:
         to.connect()
         _check(host, to.sock.getpeername()[0])
         path = (parts.path or "/") + (parts.query and f"?{parts.query}")
