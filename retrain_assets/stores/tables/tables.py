@@ -87,10 +87,7 @@ class Tables:
         return Description(opened.version(), changed, opened.count(), schema, widened)
 
     def scan(
-        self,
-        table: str,
-        schema: Schema | None = None,
-        version: int | None = None,
+        self, table: str, schema: Schema | None = None, version: int | None = None
     ) -> pl.LazyFrame:
         """Read a table lazily; `collect` the result.
 
@@ -193,10 +190,11 @@ class Tables:
             )
         opened = self._open(table)
         since = _version(opened) if base == NOW else base
-        notes, predicate = {**commit, **log.replacement_note(keys)}, _among(key, keys)
+        notes = {**commit, **log.replacement_note(keys)}
+        quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in keys)
         for _ in range(ATTEMPTS):
             _refuse_stale(table, opened, since, keys)
-            version = self._commit(table, opened, rows, notes, predicate)
+            version = self._commit(table, opened, rows, notes, f"{key} IN ({quoted})")
             if version is not None:
                 data_files.merge_small_files(opened)
                 data_files.seal(DeltaTable(self.uri(table)))
@@ -327,8 +325,3 @@ def _refuse_stale(
                 f"replaced by run {commit.get('run_id', 'unknown')} in version {commit['version']} "
                 f"after version {since} was read: run it again"
             )
-
-
-def _among(key: str, values: Iterable[str]) -> str:
-    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-    return f"{key} IN ({quoted})"
