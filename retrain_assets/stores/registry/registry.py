@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -351,8 +350,7 @@ def _log_pipeline(
     import skops.io
     from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import AnyType
+    from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 
     # MLflow refuses a null among whole numbers and makes it False among booleans.
     types = {pl.Int64: AnyType(), pl.Float64: DataType.double, pl.Boolean: AnyType()}
@@ -383,8 +381,8 @@ def _log_pipeline(
 
 def _requirement(package: str) -> str:
     try:
-        return f"{package}=={installed_version(package)}"
-    except PackageNotFoundError:  # run from its source
+        return f"{package}=={metadata.version(package)}"
+    except metadata.PackageNotFoundError:  # run from its source
         return package
 
 
