@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, StrictBool, StrictStr, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from retrain_assets.serving.scoring import request as requests
@@ -29,42 +29,34 @@ _V2_VALUES: dict[str, set[type]] = {"INT64": {int}, "FP64": {int, float}, "BOOL"
 _V2_VALUES |= {"INT32": {int}, "FP32": {int, float}, "BYTES": {str}}
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _NUMBERS: TypeAdapter[Any] = TypeAdapter(list[_Number | None])
-_BOOLEANS: TypeAdapter[Any] = TypeAdapter(
-    list[Annotated[bool, Field(strict=True)] | _Number | None]
-)
-_TEXTS: TypeAdapter[Any] = TypeAdapter(list[Annotated[str, Field(strict=True)] | None])
+_BOOLEANS: TypeAdapter[Any] = TypeAdapter(list[StrictBool | _Number | None])
+_TEXTS: TypeAdapter[Any] = TypeAdapter(list[StrictStr | None])
 
 
-class Tensor(BaseModel):
+class Tensor(BaseModel, strict=True):
     """One column of a request of the Open Inference Protocol."""
 
-    model_config = ConfigDict(strict=True)
     name: str
     shape: list[int] = Field(min_length=1, max_length=2)
     datatype: Literal["INT64", "INT32", "FP64", "FP32", "BOOL", "BYTES"]
     data: list[Any]
 
 
-class Inference(BaseModel):
+class Inference(BaseModel, strict=True):
     """A request of the Open Inference Protocol: one tensor for each column of raw rows."""
 
-    model_config = ConfigDict(strict=True)
     id: str | None = None
     inputs: list[Tensor] = Field(min_length=1)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Split(_Strict):
+class Split(BaseModel, extra="forbid", strict=True):
     """Column names and rows of values."""
 
     columns: list[str]
     data: list[list[Any]]
 
 
-class Invocation(_Strict):
+class Invocation(BaseModel, extra="forbid", strict=True):
     """A request of a client of `mlflow models serve`: features in one of four forms."""
 
     dataframe_split: Split | None = None
@@ -82,8 +74,7 @@ def read_inference(content: bytes, contract: Contract) -> tuple[str | None, Requ
     """
     inference = _read_body(Inference, content)
     columns = {tensor.name: tensor for tensor in inference.inputs}
-    lengths = {len(tensor.data) for tensor in inference.inputs}
-    lengths |= {tensor.shape[0] for tensor in inference.inputs}
+    lengths = {n for tensor in inference.inputs for n in (len(tensor.data), tensor.shape[0])}
     if len(columns) < len(inference.inputs) or len(lengths) != 1:
         message = "give each column once, as a tensor of shape [rows], all of one length"
         raise requests.invalid(message)
@@ -223,11 +214,11 @@ def _columns(form: Any, names: list[str], most: int) -> dict[str, list[Any]]:
 
 def invocation_answer(scored: Scored) -> dict[str, Any]:
     """Return predictions as `mlflow models serve` does: classes, or numbers of a regression."""
-    output, classes = scored.output, scored.version.pipeline
+    output, pipeline = scored.output, scored.version.pipeline
     if scored.version.classes is None:
         return {"predictions": output.tolist()}
     place = (output > 0.5).astype(int) if output.ndim == 1 else output.argmax(axis=1)  # noqa: PLR2004
-    return {"predictions": classes.classes_[place].tolist()}
+    return {"predictions": pipeline.classes_[place].tolist()}
 
 
 def _read_body(kind: type[_Body], content: bytes) -> _Body:
