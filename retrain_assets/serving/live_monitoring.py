@@ -16,14 +16,12 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift import observations as watch
-from retrain_assets.domain.drift.performance_estimate import estimate
-from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, build_profile, merge
+from retrain_assets.domain.drift import performance_estimate, profile
 from retrain_assets.domain.features.build import KEY
 from retrain_assets.domain.metrics.metrics import block_values, get_followed_metric
 from retrain_assets.serving.prediction_log import LIVE, TABLE
 from retrain_assets.serving.scoring.served_model import ServedModel, Version
-from retrain_assets.steps.decision.evaluate import read_calibration
-from retrain_assets.steps.decision.train import to_column
+from retrain_assets.steps.decision import evaluate, train
 from retrain_assets.steps.upkeep import messages
 
 MAX_ROWS, SPAN = 20_000, timedelta(days=1)  # of the newest predictions, which are one block
@@ -74,15 +72,15 @@ class LiveMonitor:
         state, block = self._model.state, pl.lit("live").alias(PARTITION)
         yield watch.Observation(watch.VOLUME, "rows", "", float(rows.height))
         reference = state.trained_profile(version.row.data_range)
-        current = merge(build_profile(rows.select(block, *version.columns)))
+        current = profile.merge(profile.build_profile(rows.select(block, *version.columns)))
         yield from watch.observe_drift(
             watch.FEATURE, state.spec.triggers.data_drift, reference, current
         )
         if version.row.candidate is not None:
             candidate, table = str(version.row.candidate), state.table("reference")
-            stored = state.tables.read(table, [candidate], PROFILE_SCHEMA)
-            output = rows.select(block, to_column(version.classes, _output(rows, version)))
-            sides = merge(stored), merge(build_profile(output))
+            stored = state.tables.read(table, [candidate], profile.PROFILE_SCHEMA)
+            output = rows.select(block, train.to_column(version.classes, _output(rows, version)))
+            sides = profile.merge(stored), profile.merge(profile.build_profile(output))
             trigger = state.spec.triggers.prediction_drift
             yield from watch.observe_drift(watch.PREDICTION, trigger, *sides)
         yield from self._performance(rows, version)
@@ -95,9 +93,11 @@ class LiveMonitor:
             return
         metric, values = get_followed_metric(trigger, state.spec.gate), {}
         if trigger.estimated and candidate is not None:
-            calibration = read_calibration(state, candidate)
+            calibration = evaluate.read_calibration(state, candidate)
             if calibration is not None:
-                promised = estimate(metric, _output(rows, version), calibration)
+                promised = performance_estimate.estimate(
+                    metric, _output(rows, version), calibration
+                )
                 values[watch.ESTIMATED] = [(promised, rows.height)]
         stored = state.tables.read(state.table("features"), rows[PARTITION].unique().to_list())
         labels = stored.select(PARTITION, KEY, pl.col(target).alias("_label")).drop_nulls()
