@@ -11,10 +11,8 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from retrain_assets.domain.data import rules
-from retrain_assets.domain.data.contract import partition_keys
+from retrain_assets.domain.data import contract, rules, values
 from retrain_assets.domain.data.rules import BROKEN, LINE, PARTITION, STORED
-from retrain_assets.domain.data.values import derive, sources
 from retrain_assets.domain.features.build import compute_features, join_lookups
 from retrain_assets.serving.scoring.quick_features import QuickFeatures
 from retrain_assets.serving.scoring.request import Row, reject
@@ -124,7 +122,7 @@ class FeatureMaker:
                 pl.lit(None, pl.String).alias(BROKEN),
                 *(pl.lit(None, STORED[column.type]).alias(n) for n, column in absent.items()),
             )
-            frame = derive(frame, dataset)
+            frame = values.derive(frame, dataset)
             self._check_derived(frame)
             frame = frame.select(n for n, c in dataset.columns.items() if c.timing == "before")
         key = rules.partition_of(dataset.partition, dataset.partition.column or "")
@@ -134,7 +132,7 @@ class FeatureMaker:
         """Refuse rows whose derived columns break a rule, as landing would quarantine them."""
         dataset = self.state.dataset
         if dataset.partition.column is not None:
-            key = partition_keys(rows, dataset).fill_null("").alias(PARTITION)
+            key = contract.partition_keys(rows, dataset).fill_null("").alias(PARTITION)
             rows = rows.with_columns(key)
         for name, rule in self._derived_rules:
             broken = rows.select(rule.fails.fill_null(False)).to_series().arg_true()
@@ -155,6 +153,6 @@ def _derived_before(dataset: DatasetSpec) -> set[str]:
     """Return the columns that are derived only from what is known before the prediction."""
     names = {LINE}
     for name, column in (dataset.file_columns | dataset.columns).items():
-        if column.timing == "before" and names.issuperset(sources(column)):
+        if column.timing == "before" and names.issuperset(values.sources(column)):
             names.add(name)
     return names - dataset.file_columns.keys()
