@@ -158,9 +158,8 @@ def background(
 
 def store_and_monitor(service: Service) -> str:
     """Store the log, monitor it, store troubles; return which of these failed, if any."""
-    steps: list[tuple[str, Callable[[], object]]] = [
-        ("the prediction log waits in its files", service.log.flush)
-    ]
+    steps: list[tuple[str, Callable[[], object]]]
+    steps = [("the prediction log waits in its files", service.log.flush)]
     for monitor in service.monitors.values():
         steps.append(("the live stream cannot be monitored", monitor.observe))
         steps.append(("messages cannot be stored", monitor.store_troubles))

@@ -314,11 +314,8 @@ def list_predictions(request: str, scored: score.Scored) -> list[dict[str, Any]]
 def describe(endpoint: Endpoint) -> dict[str, Any]:
     """Describe a model as it is now: version, how it predicts, and the age of its lookups."""
     model, now = endpoint.model, datetime.now(UTC)
-    description = {
-        "model": model.name,
-        "ready": model.ready,
-        "trouble": list(model.troubles.values()),
-    }
+    troubles = list(model.troubles.values())
+    description = {"model": model.name, "ready": model.ready, "trouble": troubles}
     if (serving := model.serving) is None:
         return description
     version = serving.version
