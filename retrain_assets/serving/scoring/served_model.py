@@ -117,8 +117,7 @@ class Loader:
                 training, or the spec no longer makes its features.
         """
         try:
-            source = self._fetch(row)
-            return self._verify(row, source)
+            return self._verify(row, self._fetch(row))
         except Exception as error:  # on any doubt the version that answers stays
             raise VersionError(
                 f"model {self.state.spec.name} version {row.version} is not served: {error}"
