@@ -71,8 +71,7 @@ def models(project: Path = HERE) -> dict[str, Model]:
 
 def datasets(project: Path = HERE) -> dict[str, DatasetSpec]:
     """Return the datasets of a project by name, unless a part of its YAML is mistaken."""
-    landed = _checked_tree(project).get_all_components(components.LandedDataset)
-    return {component.spec.name: component.spec for component in landed}
+    return components.dataset_specs(_checked_tree(project))
 
 
 def _checked_tree(project: Path) -> dg.ComponentTree:

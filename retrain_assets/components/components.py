@@ -118,7 +118,7 @@ class RetrainedModel(SpecComponent[ModelSpec]):
 
     def find_mistakes(self, tree: dg.ComponentTree) -> Iterator[Mistake]:
         """Yield the datasets that do not exist, or else what does not fit them."""
-        datasets = _dataset_specs(tree)
+        datasets = dataset_specs(tree)
         names: list[Mistake] = [(("dataset",), self.spec.dataset)]
         names += [(("lookups", name), name) for name in self.spec.lookups]
         unknown = [(loc, name) for loc, name in names if name not in datasets]
@@ -139,7 +139,7 @@ class RetrainedModel(SpecComponent[ModelSpec]):
 
     def model(self, tree: dg.ComponentTree) -> Model:
         """Return the model with its datasets, which are among the other components."""
-        datasets = _dataset_specs(tree)
+        datasets = dataset_specs(tree)
         lookups = {name: datasets[name] for name in self.spec.lookups}
         return Model(self.spec, datasets[self.spec.dataset], lookups)
 
@@ -192,7 +192,8 @@ def _describe(spec_class: type[Spec]) -> type[BaseModel]:
     return Attributes
 
 
-def _dataset_specs(tree: dg.ComponentTree) -> dict[str, DatasetSpec]:
+def dataset_specs(tree: dg.ComponentTree) -> dict[str, DatasetSpec]:
+    """Return the specs of the datasets of a project by name."""
     components = tree.get_all_components(LandedDataset)
     return {component.spec.name: component.spec for component in components}
 
