@@ -287,9 +287,7 @@ class ModelRegistry:
     def check_in_clean_process(self, version: ModelVersion, kind: Kind) -> model_check.CheckResult:
         """Check that a version loads and repeats its predictions in a new process."""
         with TemporaryDirectory() as folder:
-            model, example = (
-                Path(folder) / name for name in (MODEL_FILE, model_check.EXAMPLE_FILE)
-            )
+            model, example = Path(folder) / MODEL_FILE, Path(folder) / model_check.EXAMPLE_FILE
             model.write_bytes(self.file(version.uri, MODEL_FILE))
             example.write_bytes(self.file(version.uri, f"extra_files/{model_check.EXAMPLE_FILE}"))
             return model_check.check_file(model, version.sha256, example, kind)
