@@ -252,9 +252,7 @@ def _read_segment(path: Path, dataset: DatasetSpec) -> pl.DataFrame:
         return pl.DataFrame()
     head = from_json(first)
     kinds = {name: dataset.columns[name].type for name in head["named"]}
-    features = {
-        name: pl.String() if is_text else pl.Float64() for name, is_text in head["features"]
-    }
+    features = {n: pl.String() if is_text else pl.Float64() for n, is_text in head["features"]}
     output = pl.List(pl.Float64()) if head["several"] else pl.Float64()
     keys = {f"_key_{name}": STORED[kind] for name, kind in kinds.items()}
     if head["arrow"]:
