@@ -3,18 +3,15 @@
 A figure belongs to its caller: nothing here is global. Not here: what is drawn.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from io import BytesIO
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+Axes = Any  # of matplotlib, which is heavy and untyped
+Figure = Any
 
 BLUE, ORANGE, GREY, PALE, INK = "#2b6cb0", "#dd6b20", "#718096", "#cbd5e0", "#1a202c"
 GREEN, PURPLE, GRID = "#2f855a", "#6b46c1", "#e2e8f0"
@@ -32,9 +29,9 @@ PALETTE_COLOURS = 128
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure, in inches of 100 pixels."""
-    from matplotlib.figure import Figure
+    from matplotlib import figure
 
-    return Figure((width, height), dpi=100, layout="constrained", facecolor="white")
+    return figure.Figure((width, height), dpi=100, layout="constrained", facecolor="white")
 
 
 def draw_message(text: str) -> Figure:
@@ -74,12 +71,9 @@ def finish(figure: Figure, title: str, note: str, *plots: Axes) -> Figure:
     # The empty last lines make the layout leave room for the note below the title.
     text = _escape("\n".join([*lines, *("" for _ in notes)]))
     figure.suptitle(text, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
-    figure.axes[0].annotate(
-        _escape("\n".join(notes)),
-        (0.01, 1),
-        xytext=(0, -6 - LINE_POINTS * len(lines)),
-        **NOTE,
-    ).set_in_layout(False)
+    below = (0, -6 - LINE_POINTS * len(lines))
+    label = figure.axes[0].annotate(_escape("\n".join(notes)), (0.01, 1), xytext=below, **NOTE)
+    label.set_in_layout(False)
     for axes in plots:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)

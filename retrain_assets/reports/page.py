@@ -7,14 +7,10 @@ from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
-from typing import TYPE_CHECKING
 
 from retrain_assets.reports import canvas
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    Piece = str | list[dict[str, object]] | Figure
+Piece = str | list[dict[str, object]] | canvas.Figure
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -39,7 +35,7 @@ def render_page(title: str, body: str) -> str:
     return _PAGE.format(title=escape(title), body=body)
 
 
-def render_sections(parts: "Mapping[str, Sequence[Piece]]") -> str:
+def render_sections(parts: Mapping[str, Sequence[Piece]]) -> str:
     """Return headings, each over sentences, tables and pictures; all text is escaped here.
 
     Args:
@@ -54,7 +50,7 @@ def render_sections(parts: "Mapping[str, Sequence[Piece]]") -> str:
     )
 
 
-def _render_piece(piece: "Piece") -> str:
+def _render_piece(piece: Piece) -> str:
     if isinstance(piece, str):
         return f"<p>{escape(piece)}</p>"
     if isinstance(piece, list):

@@ -3,12 +3,10 @@
 Not here: what is measured, and where pictures are stored.
 """
 
-from __future__ import annotations
-
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,12 +17,8 @@ from retrain_assets.domain.drift.observations import FEATURE, P_VALUE, PREDICTIO
 from retrain_assets.domain.drift.profile import ColumnProfile
 from retrain_assets.domain.metrics.metrics import get_metric
 from retrain_assets.reports import canvas
-from retrain_assets.reports.canvas import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE
+from retrain_assets.reports.canvas import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, Axes, Figure
 from retrain_assets.specs.features import Kind
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 JUST_BELOW = 0.999
 DENSITY = ("#d6e6f4", BLUE, "#0f2747")
