@@ -34,11 +34,6 @@ class PolicyResult:
     decisions: tuple[tuple[str, str], ...]
     gated: bool = True
 
-    @property
-    def promotions(self) -> int:
-        """Return how often production changed."""
-        return sum(action == "promote" for _, action in self.decisions)
-
 
 @dataclass(frozen=True)
 class Standing:
@@ -120,7 +115,7 @@ def compare_policies(
         gains = outcome.gains(result.name)
         low, high = _interval(gains, bonferroni(confidence, len(results) - 1))
         mean = float(np.mean([result.values[key] for key in shared]))
-        counts = result.fits, result.promotions
+        counts = result.fits, sum(action == "promote" for _, action in result.decisions)
         gain = float(gains.mean())
         standings.append(Standing(result.name, mean, *counts, gain, low, high, result.gated))
     best, summary = _propose(get_metric(metric), standings, confidence)
