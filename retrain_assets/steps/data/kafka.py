@@ -92,11 +92,8 @@ def land(
             landed, batches = Landed(next=files.next_offsets()), dict[int, _Batch]()
             while True:
                 new = sorted({*topic.partitions(), *landed.next} - batches.keys())
-                followed = topic.follow(
-                    {partition: landed.next.get(partition) for partition in new}
-                )
-                for partition, (first, end) in followed.items():
-                    batches[partition] = _Batch(first, first, end)
+                followed = topic.follow({at: landed.next.get(at) for at in new})
+                batches |= {at: _Batch(first, first, end) for at, (first, end) in followed.items()}
                 before = landed.messages
                 try:
                     _read(topic, batches, bounds, stop)
