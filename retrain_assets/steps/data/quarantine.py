@@ -86,10 +86,7 @@ def as_lines(reasons: pl.DataFrame, most: int = 50) -> Iterator[str]:
     """Yield a table for a terminal: delivered text is escaped, and omitted rows are counted."""
     if reasons.is_empty():
         return
-    rows = [
-        reasons.columns,
-        *([_cell(value) for value in row] for row in reasons.head(most).rows()),
-    ]
+    rows = [reasons.columns, *(list(map(_cell, row)) for row in reasons.head(most).rows())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(map(str.ljust, row, widths)).rstrip()
