@@ -126,8 +126,8 @@ def with_own_partition(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
     """Add the partition that the values of each row name, where the dataset has such a column."""
     if spec.partition.column is None:
         return rows
-    own = rules.partition_of(spec.partition, spec.partition.column)
-    return rows.with_columns(own.alias(OWN_PARTITION))
+    key = rules.partition_of(spec.partition, spec.partition.column)
+    return rows.with_columns(key.alias(OWN_PARTITION))
 
 
 def _aggregates(spec: DatasetSpec) -> Iterator[tuple[str, ExpectationSpec]]:
