@@ -60,7 +60,7 @@ def command(
 
 
 def one_line(run: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors that people can act on into one line; others keep their traceback."""
+    """Turn errors that people can act on into a line; others keep their traceback."""
 
     @wraps(run)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -68,6 +68,8 @@ def one_line(run: Callable[..., None]) -> Callable[..., None]:
             run(*args, **kwargs)
         except (click.Abort, click.exceptions.Exit):  # RuntimeErrors without a text
             raise
+        except SpecError as error:  # a line for each mistake
+            raise click.ClickException(str(error)) from error
         except (ValueError, RuntimeError, LookupError) as error:
             raise click.ClickException(" ".join(str(error).split())) from error
         except OperationalError as error:

@@ -30,14 +30,15 @@ Values = dict[str, Any]
 def status(model: str | None) -> None:
     """Show the version in production and each trigger; without a name, of all models."""
     selection = base.models().values() if model is None else [base.get_model(model)]
+    if not selection:
+        return show([], "there is no model yet: write one in defs/NAME/defs.yaml")
     with base.open_instance() as instance:
         values = [_status(entry, instance) for entry in selection]
     details = _request if model is None else _details
     lines = [
         line for value in values for line in (_production(value), *_failed(value), *details(value))
     ]
-    text = "\n".join(lines) or "there is no model yet: write one in defs/NAME/defs.yaml"
-    show(values if model is None else values[0], text)
+    return show(values if model is None else values[0], "\n".join(lines))
 
 
 def _status(model: Model, instance: dg.DagsterInstance) -> Values:

@@ -67,7 +67,14 @@ Owner = Annotated[
 ]
 
 
-class Spec(BaseModel, extra="forbid", frozen=True, strict=True, allow_inf_nan=False):
+class Spec(
+    BaseModel,
+    extra="forbid",
+    frozen=True,
+    strict=True,
+    allow_inf_nan=False,
+    serialize_by_alias=True,
+):
     """A part of the YAML, which cannot change and refuses unknown keys, NaN and text as numbers.
 
     The descriptions of its fields are the `Args:` of its docstring.

@@ -212,7 +212,7 @@ class ModelSpec(NamedSpec):
         The metric of the gate is part of it, since another objective may need another model.
         """
         fit = self._digest("estimator", "windows", "labels", "seed", "refit", "exclude")
-        objective = self.gate.model_dump_json(include=set(OBJECTIVE), by_alias=True)
+        objective = self.gate.model_dump_json(include=set(OBJECTIVE))
         return sha256(f"{self.features_recipe}{fit}{objective}".encode()).hexdigest()[:16]
 
     @property
@@ -221,7 +221,7 @@ class ModelSpec(NamedSpec):
         return self._digest("gate")
 
     def _digest(self, *parts: str) -> str:
-        text = self.model_dump_json(include=set(parts), by_alias=True)
+        text = self.model_dump_json(include=set(parts))
         return sha256(text.encode()).hexdigest()[:16]
 
     def _find_mistakes(self) -> Mistakes:
@@ -270,13 +270,11 @@ class PolicySpec(Spec):
     @property
     def parts(self) -> dict[str, Any]:
         """Return the parts that are replaced, as they are written in YAML."""
-        return self.model_dump(
-            by_alias=True, exclude_unset=True, exclude={"name", "interval"}, exclude_none=True
-        )
+        return self.model_dump(exclude_unset=True, exclude={"name", "interval"}, exclude_none=True)
 
     def of(self, model: ModelSpec) -> ModelSpec:
         """Return the model under this policy, which promotes without anybody's approval."""
-        fields = model.model_dump(by_alias=True) | {"approval": "auto"}
+        fields = model.model_dump() | {"approval": "auto"}
         return ModelSpec.model_validate(fields | self.parts)
 
 

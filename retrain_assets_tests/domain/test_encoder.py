@@ -92,7 +92,8 @@ def test_a_column_that_is_neither_number_nor_text_is_refused() -> None:
 
 
 def test_all_that_is_learnt_is_text(encoder: FrameEncoder) -> None:
-    assert vars(encoder) == {
+    learnt = {name: value for name, value in vars(encoder).items() if name.endswith("_")}
+    assert learnt == {
         "columns_": ["count", "plan", "active", "size"],
         "categories_": {"plan": ["b", "a"], "size": ["s", "m"]},
         "empty_": [],

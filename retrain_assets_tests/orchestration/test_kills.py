@@ -126,7 +126,7 @@ MONITOR_POINTS = {
     Point("retrain_assets.steps.features.rows:build_features"): "old",
     Point(REPLACE, 1): "old",
     Point(REPLACE, 1, after=True): "new",
-    Point("retrain_assets.steps.monitoring.monitor:_Watcher.observations"): "new",
+    Point("retrain_assets.steps.monitoring.monitor:_Watcher.observe"): "new",
 }
 
 

@@ -187,9 +187,7 @@ def test_each_change_of_the_yaml_is_asked_for_as_of_the_same_partition(world: Wo
     for decisions, strength in enumerate((0.5, 0.25, 0.1, 0.05), start=2):
         params = {"params": {"C": strength}}
         estimator = {"class": "sklearn.linear_model.LogisticRegression", **params}
-        spec = world.spec.model_validate(
-            world.spec.model_dump(by_alias=True) | {"estimator": estimator}
-        )
+        spec = world.spec.model_validate(world.spec.model_dump() | {"estimator": estimator})
         world = replace(world, spec=spec)
         world.settle()
         assert len(world.state.ledger.read().rows) == decisions

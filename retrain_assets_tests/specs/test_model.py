@@ -144,10 +144,10 @@ RATE = {"false_alarms_per_year": 2.0}
 )
 def test_every_spec_is_equal_after_it_was_stored_as_json(change: dict[str, Any]) -> None:
     spec = ModelSpec.model_validate(MODEL | change)
-    stored = spec.model_dump_json(by_alias=True)
+    stored = spec.model_dump_json()
     loaded = ModelSpec.model_validate_json(stored)
     assert loaded == spec
-    assert loaded.model_dump_json(by_alias=True) == stored
+    assert loaded.model_dump_json() == stored
     assert loaded.recipe == spec.recipe
 
 

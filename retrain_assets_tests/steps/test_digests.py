@@ -86,8 +86,10 @@ def test_code_of_the_platform_counts_where_it_decides_what_a_model_is(
 def test_a_docstring_that_is_written_anew_changes_nothing(platform: Path) -> None:
     before, file = code_digest(model()), platform / "steps" / "features" / "rows.py"
     text = file.read_text(encoding="utf-8")
-    assert "Features of all rows" in text
-    file.write_text(text.replace("Features of all rows", "Other words"), encoding="utf-8")
+    assert "Compute features from the tables" in text
+    file.write_text(
+        text.replace("Compute features from the tables", "Other words"), encoding="utf-8"
+    )
     assert code_digest(model()) == before
 
 

@@ -88,7 +88,7 @@ class Intake:
     def _contract(self) -> str:
         """Return a digest of the spec, with which a refused file is read again once it changes."""
         others = {"owners", "notify", "expected"}
-        return digest(self.spec.model_dump_json(exclude=others, by_alias=True))
+        return digest(self.spec.model_dump_json(exclude=others))
 
     def mark_to_reread(self, stamp: str, waiting: Iterable[str]) -> str:
         """Return the stamp of a file that is read again when the spec or its neighbours change."""

@@ -220,7 +220,7 @@ def register(
     """Log a fitted pipeline to its MLflow run and register it as a version."""
     first, last = trained.partitions[0], trained.partitions[-1]
     texts = {
-        SPEC_FILE: state.spec.model_dump_json(by_alias=True, indent=2),
+        SPEC_FILE: state.spec.model_dump_json(indent=2),
         PACKAGES_FILE: json.dumps(facts.installed(), indent=2),
     }
     if trained.search is not None:

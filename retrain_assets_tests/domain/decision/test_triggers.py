@@ -215,7 +215,7 @@ def test_where_the_first_candidate_was_held_a_changed_recipe_or_gate_is_tried_at
     assert request.reason.startswith("0 partitions since the last decision")
     assert decide(model(), dataclasses.replace(first, recipe="other")).retrain
     gate = {"metric": "log_loss", "min_blocks": 2}
-    mended = ModelSpec.model_validate(model().model_dump(by_alias=True) | {"gate": gate})
+    mended = ModelSpec.model_validate(model().model_dump() | {"gate": gate})
     assert decide(mended, first).fired == ("no_production",)
     assert decide(mended, first).retrain
     tried = dataclasses.replace(first, last_gate=mended.gate_digest)

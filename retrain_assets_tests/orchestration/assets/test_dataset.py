@@ -128,8 +128,7 @@ def test_an_expectation_of_the_yaml_refuses_the_partition(world: World) -> None:
         "kwargs": {"column": "x", "max_value": 50},
     }
     given = type(world.dataset).model_validate(
-        world.dataset.model_dump(exclude_unset=True, by_alias=True)
-        | {"expectations": [expectation]}
+        world.dataset.model_dump(exclude_unset=True) | {"expectations": [expectation]}
     )
     world.dataset = given
     world.land(0)

@@ -104,7 +104,7 @@ def test_many_rows_are_answered_as_each_alone(client: httpx.Client) -> None:
         {"at": "0001-01-01T00:00:00+10:00"},
         {"at": "9999-12-31T23:00:00-10:00"},
         {"x": 101},
-        {"id": 1.0},
+        {"id": 1.5},
     ],
 )
 def test_a_row_among_many_is_refused_as_it_is_alone(
