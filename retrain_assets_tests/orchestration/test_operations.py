@@ -12,7 +12,7 @@ import pytest
 
 from retrain_assets.domain.decision.situation import Pause
 from retrain_assets.domain.decision.triggers import decide
-from retrain_assets.orchestration.assets.decision import CURRENCY
+from retrain_assets.orchestration.jobs import CURRENCY
 from retrain_assets.steps.decision.promote import DecisionError
 from retrain_assets.steps.inspect.status import (
     describe_staleness,
