@@ -8,6 +8,7 @@ Not here: reading tables, and encoding features for an estimator.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from math import isclose
 
 import polars as pl
 
@@ -308,12 +309,22 @@ def _refuse_dependent(
         # A type that follows the values is another one for a single row.
         alone = _compute(rows[place], history, spec).cast(features.schema, strict=False)
         for name in together.columns:
-            if not alone[name].equals(together[name], null_equal=True):
+            if not _equal_but_last_bit(alone[name], together[name]):
                 raise FeatureError(
                     f"model {spec.name}: feature {name} of a row is {alone[name][0]!r} alone and "
                     f"{together[name][0]!r} among {rows.height} rows: make it from the row, its "
                     "lookups and `history`, and keep the rows in order"
                 )
+
+
+def _equal_but_last_bit(first: pl.Series, second: pl.Series) -> bool:
+    """Compare two single values, in floats but for the last bit.
+
+    Polars divides a long column by a number by way of its reciprocal, and a single value directly.
+    """
+    if first.dtype.is_float() and first[0] is not None and second[0] is not None:
+        return isclose(first[0], second[0], rel_tol=1e-15) or first.equals(second)
+    return first.equals(second, null_equal=True)
 
 
 def _apply(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> pl.DataFrame:
