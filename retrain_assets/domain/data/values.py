@@ -342,6 +342,22 @@ def as_floats(sql: str) -> str:
     return _POINT.sub(lambda match: match[0] if match[1] else f"{match[0]}e0", sql)
 
 
+def repeat_single(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return a single row twice, and other rows as they are, with each value written out.
+
+    Polars multiplies a column by the reciprocal of a constant divisor, but divides a single row and
+    a column that is stored as one repeated value, so the last bit differs
+    (https://github.com/pola-rs/polars/issues/27753).
+    """
+    columns = rows.get_columns()
+    return pl.DataFrame([pl.concat([item] * 2) for item in columns] if len(rows) == 1 else columns)
+
+
+def select_rows(rows: pl.DataFrame, *values: pl.Expr | str) -> pl.DataFrame:
+    """Select expressions whose value for a row has the same bits alone and among others."""
+    return repeat_single(rows).select(*values)[: rows.height]
+
+
 def sources(column: ColumnSpec) -> list[str]:
     """Return the columns that a column is derived from."""
     return pl.sql_expr(column.expression).meta.root_names() if column.expression else []
@@ -350,7 +366,7 @@ def sources(column: ColumnSpec) -> list[str]:
 def _evaluated(rows: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
     """Evaluate each row; where it fails, which is located by halving, null counts as given."""
     try:
-        values = rows.select(value.alias(_VALUE), LINE)
+        values = select_rows(rows, value.alias(_VALUE), LINE)
         return values.select(_VALUE, pl.col(_VALUE).is_not_null().alias(_GIVEN))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         if rows.height <= 1:

@@ -8,12 +8,11 @@ Not here: reading tables, and encoding features for an estimator.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from math import isclose
 
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION, Type, dataset_schema, row_key
-from retrain_assets.domain.data.values import keep_finite, null_infinite
+from retrain_assets.domain.data.values import keep_finite, null_infinite, repeat_single, select_rows
 from retrain_assets.domain.features.sql import QueryError, forgive_rows, run_in_order
 from retrain_assets.domain.windows import mature_partitions, take_before
 from retrain_assets.specs.base import duration
@@ -185,7 +184,7 @@ def build_features(
     frames = [identity, features, _select_target(labelled, spec)]
     if spec.weight is not None:
         weight = keep_finite(pl.sql_expr(forgive_rows(spec.weight)).cast(pl.Float64))
-        frames.append(rows.select(weight.fill_null(0.0).clip(0.0).alias(WEIGHT)))
+        frames.append(select_rows(rows, weight.fill_null(0.0).clip(0.0).alias(WEIGHT)))
     if spec.blocks is not None:
         name = pl.sql_expr(spec.blocks).cast(pl.String).fill_null("")
         frames.append(rows.select(pl.concat_str(PARTITION, name, separator="|").alias(BLOCK)))
@@ -259,19 +258,20 @@ def _split_parts(
 
 
 def _compute(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> pl.DataFrame:
+    among = repeat_single(rows)
     try:
         # The partition is the platform's own column, so `*` does not make a feature of it.
-        features = _apply(rows, history, spec).drop(PARTITION, strict=False)
+        features = _apply(among, history, spec).drop(PARTITION, strict=False)
     except (pl.exceptions.PolarsError, QueryError) as error:
         why = str(error).partition("\n")[0]
         raise FeatureError(f"model {spec.name}: features: {why}") from error
-    if features.height != rows.height:
+    if features.height != among.height:
         raise FeatureError(
-            f"model {spec.name}: features has {features.height} rows for {rows.height}: "
+            f"model {spec.name}: features has {features.height} rows for {among.height}: "
             "give one row of features a row"
         )
     stored = {name: get_stored_type(name, dtype, spec) for name, dtype in features.schema.items()}
-    return null_infinite(features.cast(stored))  # type: ignore[arg-type]
+    return null_infinite(features[: rows.height].cast(stored))  # type: ignore[arg-type]
 
 
 def join_parts(parts: Sequence[pl.LazyFrame], spec: ModelSpec) -> pl.LazyFrame:
@@ -309,22 +309,12 @@ def _refuse_dependent(
         # A type that follows the values is another one for a single row.
         alone = _compute(rows[place], history, spec).cast(features.schema, strict=False)
         for name in together.columns:
-            if not _equal_but_last_bit(alone[name], together[name]):
+            if not alone[name].equals(together[name], null_equal=True):
                 raise FeatureError(
                     f"model {spec.name}: feature {name} of a row is {alone[name][0]!r} alone and "
                     f"{together[name][0]!r} among {rows.height} rows: make it from the row, its "
                     "lookups and `history`, and keep the rows in order"
                 )
-
-
-def _equal_but_last_bit(first: pl.Series, second: pl.Series) -> bool:
-    """Compare two single values, in floats but for the last bit.
-
-    Polars divides a long column by a number by way of its reciprocal, and a single value directly.
-    """
-    if first.dtype.is_float() and first[0] is not None and second[0] is not None:
-        return isclose(first[0], second[0], rel_tol=1e-15) or first.equals(second)
-    return first.equals(second, null_equal=True)
 
 
 def _apply(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> pl.DataFrame:
@@ -345,7 +335,7 @@ def _select_target(rows: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:
     sql = forgive_rows(target.expression or "")
     value = pl.sql_expr(sql) if sql else pl.col(target.column)
     stored = pl.String if target.kind == "multiclass" else pl.Float64
-    return null_infinite(rows.select(value.alias(target.column))).cast(stored)
+    return null_infinite(select_rows(rows, value.alias(target.column))).cast(stored)
 
 
 def get_stored_type(name: str, dtype: pl.DataType, spec: ModelSpec) -> Type:

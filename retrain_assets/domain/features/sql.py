@@ -46,9 +46,9 @@ def run_in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame
             that moves them.
         PolarsError: It is not valid.
     """
-    context = pl.SQLContext({"rows": rows.with_row_index(ROW), **others}, eager=True)
+    context = pl.SQLContext({"rows": rows.with_row_index(ROW), **others})
     try:
-        result = context.execute(_add_place(forgive_rows(sql)))
+        result = _collect(context.execute(_add_place(forgive_rows(sql))))
     except pl.exceptions.PolarsError as error:
         why = str(error).partition("\n")[0]
         if ROW not in why:
@@ -58,10 +58,18 @@ def run_in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame
                 f"a subquery that joins or groups loses the place of rows: select {ROW}, which "
                 f"`rows` has, there and in all around it ({why})"
             ) from error
-        return context.execute(forgive_rows(sql)).drop(ROW, strict=False)
+        return _collect(context.execute(forgive_rows(sql))).drop(ROW, strict=False)
     if result[_PLACE].n_unique() < result.height:
         raise QueryError("a row is given more than once: join on what names one row")
     return result.sort(_PLACE).drop(_PLACE, ROW, strict=False)
+
+
+def _collect(result: pl.LazyFrame) -> pl.DataFrame:
+    """Compute all rows at once, since parts as many as the processors could be single rows.
+
+    A single row is divided in another way: see `repeat_single`.
+    """
+    return result.collect(engine="in-memory")
 
 
 def forgive_rows(sql: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.data.values import keep_finite
+from retrain_assets.domain.data.values import keep_finite, select_rows
 from retrain_assets.domain.features.build import FeatureError, get_stored_type
 from retrain_assets.domain.features.sql import split_select_list
 from retrain_assets.serving.scoring.request import Row
@@ -84,7 +84,7 @@ class QuickFeatures:
         """Return the features of a frame of rows, in the order of `names`."""
         columns = rows.get_columns()
         joined = [series for index in self._indexes for series in index.find(columns)]
-        return pl.DataFrame([*columns, *joined]).select(self._expressions).get_columns()
+        return select_rows(pl.DataFrame([*columns, *joined]), *self._expressions).get_columns()
 
 
 class _Computed:
@@ -110,7 +110,7 @@ class _Computed:
                 remembered = {key: remembered[key] for key in keys if key in remembered}
                 self._remembered = remembered
             frame = pl.DataFrame([*missing.values()], schema=self._schema, orient="row")
-            values = frame.select(self._expression).to_series()
+            values = select_rows(frame, self._expression).to_series()
             remembered.update(zip(missing, values, strict=True))
         return [remembered[key] for key in keys]
 

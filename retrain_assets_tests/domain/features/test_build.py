@@ -526,7 +526,7 @@ def test_a_number_with_a_point_is_a_float_so_that_no_digit_is_lost() -> None:
     )
     lookups = {"weather": weather(h0=1.0), "planes": PLANES}
     table = build_features(rows(NOON, NOON), lookups, spec, DATASET)
-    assert table["third"].to_list() == [100 / 3] * 2
+    assert table["third"].to_list() == [100 * (1 / 3)] * 2  # as polars divides a column
     assert table["name"].to_list() == ["a 1.5"] * 2
     assert table["late"].to_list() == [0.0, 1.0]
     assert table["_weight"].to_list() == [2 / 3] * 2
@@ -542,3 +542,39 @@ def test_a_cast_that_fails_for_a_row_is_one_null() -> None:
     frame = rows(NOON, NOON).with_columns(tail=pl.Series(["7", "N1"]))
     table = build_features(frame, {"weather": weather(h0=1.0), "planes": PLANES}, spec, DATASET)
     assert table.select("tail", "name", "late").rows() == [(7, "cast(", 1.0), (None, "cast(", None)]
+
+
+def halves(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select(third=pl.col("day").dt.ordinal_day() / 60, tenth=pl.col("delay") / 49.0)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"sql": "SELECT delay / 60.0 AS third, delay / 49 AS tenth FROM rows"},
+        {"python": f"{__name__}:halves"},
+    ],
+)
+def test_a_division_gives_a_row_the_same_bits_however_many_rows_are_computed(
+    features: dict[str, str],
+) -> None:
+    data = DatasetSpec.model_validate(
+        DATASET.model_dump()
+        | {"columns": DATASET.model_dump()["columns"] | {"delay": {"type": "float"}}}
+    )
+    spec = model(
+        features=features,
+        target={"column": "late", "expression": "delay / 60.0", "kind": "regression"},
+        gate={"metric": "mae"},
+        estimator={"class": "sklearn.linear_model.LinearRegression"},
+        weight="delay / 60.0",
+    )
+    frame = rows(*[NOON] * 200).with_columns(carrier=pl.int_range(200).cast(pl.String).str.zfill(3))
+    lookups = {"weather": weather(h0=1.0), "planes": PLANES}
+    together = build_features(frame, lookups, spec, data)
+    for size in (1, 2, 3, 5):
+        parts = [
+            build_features(frame[start : start + size], lookups, spec, data)
+            for start in range(0, 200, size)
+        ]
+        assert_frame_equal(pl.concat(parts), together, check_exact=True)
