@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
@@ -138,16 +139,10 @@ class NamedFiles:
         """
         landed = []
         for path, entry in self.entries(since, ignored):
-            try:
+            with self.passing_over(path, ignored):
                 key = self.partition(path)
                 if not (since and key and key < since):
                     landed.append(self.describe(path, key, entry))
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                self.pass_over(path, _unreachable(error), ignored)
-            except PassedOverError as reason:
-                self.pass_over(path, reason, ignored)
         return sorted(landed, key=lambda file: (file.partition or "", file.path))
 
     @cached_property
@@ -194,8 +189,22 @@ class NamedFiles:
             )
         return key
 
-    def pass_over(self, path: str, reason: PassedOverError, ignored: Ignored | None) -> None:
-        """Note a name, unless all datasets may deliver to its folder and it may be another's."""
+    @contextmanager
+    def passing_over(self, path: str, ignored: Ignored | None) -> Iterator[None]:
+        """Note a name that the block refuses or cannot reach; go on without one that is gone.
+
+        A name is not noted if all datasets may deliver to its folder and it may be another's.
+        """
+        try:
+            yield
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            reason: object = f"not reachable: {error.strerror or type(error).__name__}"
+        except PassedOverError as error:
+            reason = error
+        else:
+            return
         if ignored is not None and (len(self.parts) > 1 or self._form.fullmatch(path)):
             ignored.add(path, reason)
 
@@ -267,16 +276,9 @@ class LocalFiles(NamedFiles):
             if not rest:
                 yield path
             elif form.fullmatch(name):
-                try:
+                with self.passing_over(path, ignored):
                     check_finished(path)
                     self._status(path)
-                except FileNotFoundError:
-                    continue
-                except OSError as error:
-                    self.pass_over(path, _unreachable(error), ignored)
-                except PassedOverError as reason:
-                    self.pass_over(path, reason, ignored)
-                else:
                     yield from self._paths(rest, path, since, ignored)
 
     def _note_misplaced(self, below: str, ignored: Ignored) -> None:
@@ -288,14 +290,11 @@ class LocalFiles(NamedFiles):
 
     def _names(self, below: str, ignored: Ignored | None) -> list[str]:
         """Return the names in a folder; none where the landing folder does not exist yet."""
-        try:
+        names: list[str] = []
+        with self.passing_over(below, ignored):
             # Nothing but its name is read of an old file.
-            return os.listdir(self.root / below)  # noqa: PTH208 makes no object of each name
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            self.pass_over(below, _unreachable(error), ignored)
-            return []
+            names += os.listdir(self.root / below)  # noqa: PTH208 makes no object of each name
+        return names
 
     def _status(self, path: str) -> os.stat_result:
         """Return the status of a file or folder, or of what it links to.
@@ -314,10 +313,6 @@ class LocalFiles(NamedFiles):
         if not place.resolve().is_relative_to(self.root.resolve()):
             raise PassedOverError("outside the landing folder")
         return target
-
-
-def _unreachable(error: OSError) -> PassedOverError:
-    return PassedOverError(f"not reachable: {error.strerror or type(error).__name__}")
 
 
 def _stamp(status: os.stat_result) -> str:
