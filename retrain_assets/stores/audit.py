@@ -79,7 +79,7 @@ def audit(sample: pl.DataFrame, counts: pl.DataFrame, spec: DatasetSpec) -> Audi
     expectations on a partition (its volume, and aggregates of numbers) judge all its rows.
 
     Args:
-        sample: Accepted rows as in `dataset_schema`, or a `stratified` sample of them.
+        sample: Accepted rows as in `dataset_schema`, or a sample of them by `draw_sample`.
         counts: The `figures` of all accepted rows.
         spec: The dataset.
 

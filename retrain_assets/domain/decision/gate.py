@@ -113,7 +113,7 @@ def compare(
     Args:
         metric: By which they are compared.
         target: Labels, of shape (rows,).
-        candidate: Predictions of the candidate, as `performance` says.
+        candidate: Predictions of the candidate, as the module `metrics` says.
         production: Predictions of what it is compared with, of the same shape.
         blocks: The block of each row.
         confidence: Of the two-sided interval.

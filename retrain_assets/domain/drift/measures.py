@@ -145,7 +145,7 @@ def compare(
 
     Yields:
         Column, measure and statistic: column by column in the order of the reference; without
-        those that `unsupported` gives a reason for.
+        those that `explain_unsupported` gives a reason for.
 
     Raises:
         DriftError: A column is numeric in one window only.

@@ -58,7 +58,7 @@ def fit_calibration(
 
     Args:
         target: Labels of unseen rows, of shape (rows,).
-        probability: Predictions, as `metrics.comparable` takes them.
+        probability: Predictions, as `metrics.align_labels` takes them.
         classes: Class of each column, for multiclass.
 
     Returns:
@@ -92,7 +92,7 @@ def estimate(metric: Metric | MetricDef, probability: np.ndarray, calibrated: Ca
 
     Args:
         metric: Of a classifier.
-        probability: Predictions, as `metrics.comparable` takes them.
+        probability: Predictions, as `metrics.align_labels` takes them.
         calibrated: What such predictions were worth.
 
     Returns:

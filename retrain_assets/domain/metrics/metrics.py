@@ -195,7 +195,7 @@ def evaluate(
     """Return the metric over all rows.
 
     Args:
-        metric: Its name, or one that `measures` made.
+        metric: Its name, or the metric itself.
         target: Labels, of shape (rows,).
         prediction: Predictions, as the module says.
         classes: Class of each column, for multiclass; the sorted labels by default.
@@ -219,7 +219,7 @@ def block_values(
     """Return the metric of each block.
 
     Args:
-        metric: Its name, or one that `measures` made.
+        metric: Its name, or the metric itself.
         target: Labels, of shape (rows,).
         prediction: Predictions, as the module says.
         blocks: The block of each row.
@@ -237,7 +237,7 @@ def block_values(
 
 
 def compute_by_block(blocks: pl.Series, value: Callable[[Array], float]) -> pl.DataFrame:
-    """A value of each block, as `block_values` gives it.
+    """Return a value of each block, as `block_values` gives it.
 
     Args:
         blocks: The block of each row.
