@@ -20,7 +20,7 @@ from retrain_assets.steps.decision import promote, reconsider, train
 from retrain_assets.steps.monitoring import monitor, predict
 from retrain_assets.steps.state import SOURCE, ModelState
 from retrain_assets.stores.ledger import LedgerRow
-from retrain_assets.stores.memory import MemoryRegistry, Overlay
+from retrain_assets.stores.memory import JOINED, MemoryRegistry, Overlay
 from retrain_assets.stores.registry.registry import ModelVersion
 
 RUN = "replay"
@@ -65,9 +65,10 @@ class Replay:
         self.state, self.report = state, report
         self.keys = [key for key in state.built() if first <= key <= last]
         inputs = {name: state.tables.read(state.table(name), self.keys) for name in INPUTS}
-        self.tables = {state.table(name): (0, rows) for name, rows in inputs.items()}
-        files = f"{state.dataset.name}/files"
-        self.tables[files] = 0, state.tables.collect(state.tables.scan(files), files)
+        tables, files = state.tables, f"{state.dataset.name}/files"
+        memory = {state.table(name): rows for name, rows in inputs.items()}
+        memory[files] = tables.collect(tables.scan(files), files)
+        self.tables = {name: (0, {JOINED: rows}) for name, rows in memory.items()}
         rows = inputs["features"].select(PARTITION, SOURCE).unique().sort(PARTITION)
         self.digests: dict[str, str] = dict(rows.iter_rows())
         self.versions: dict[int, tuple[ModelVersion, train.Model]] = {}

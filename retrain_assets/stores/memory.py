@@ -14,6 +14,8 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 from retrain_assets.stores.tables.tables import NOW, Schema, StaleTableError, Tables
 
+JOINED = "/"  # names the part that was read since; no partition has this name
+
 
 @dataclass(frozen=True)
 class Overlay(Tables):
@@ -22,11 +24,12 @@ class Overlay(Tables):
     Args:
         root: Root of the tables below.
         model: A model whose tables below are not read.
-        content: Version and rows of each table in memory.
+        content: Version and rows of each table in memory, in parts that are joined when they are
+            read, since joining them at each write takes time with the square of their number.
     """
 
     model: str = ""
-    content: dict[str, tuple[int, pl.DataFrame]] = field(default_factory=dict)
+    content: dict[str, tuple[int, Mapping[str, pl.DataFrame]]] = field(default_factory=dict)
 
     def version(self, table: str) -> int | None:
         """Return the version of a table in memory, else of the table below."""
@@ -39,7 +42,10 @@ class Overlay(Tables):
     ) -> pl.LazyFrame:
         """Read a table in memory, else the table below."""
         if table in self.content:
-            return self.content[table][1].lazy()
+            number, parts = self.content[table]
+            rows = pl.concat(parts.values(), rechunk=len(parts) > 1)
+            self.content[table] = number, {JOINED: rows}
+            return rows.lazy()
         if self._is_below(table):
             return super().scan(table, schema, version)
         return pl.LazyFrame(schema=dict(schema or {}))
@@ -62,7 +68,9 @@ class Overlay(Tables):
     ) -> int:
         """Replace partitions in memory."""
         del commit, base
-        return self._write(table, rows.lazy().collect(), ~pl.col(key).is_in([*partitions]))
+        frame, keys = rows.lazy().collect(), [*partitions]
+        parts = {name: frame.filter(pl.col(key) == name) for name in keys}
+        return self._write(table, parts, ~pl.col(key).is_in(keys))
 
     def append(
         self, table: str, rows: pl.DataFrame, commit: Mapping[str, str], expected: int | None
@@ -75,13 +83,13 @@ class Overlay(Tables):
         del commit
         if self.version(table) != expected:
             raise StaleTableError(f"table {table} is no longer at version {expected}")
-        return self._write(table, rows, pl.lit(True))
+        return self._write(table, {f"{JOINED}{expected}": rows}, pl.lit(True))
 
-    def _write(self, table: str, rows: pl.DataFrame, remaining: pl.Expr) -> int:
-        """Write rows beside those that remain, and return the new version."""
-        version, stored = self.content.get(table, (-1, rows.clear()))
-        rows = pl.concat([stored.filter(remaining), rows], rechunk=True)
-        self.content[table] = version + 1, rows
+    def _write(self, table: str, parts: Mapping[str, pl.DataFrame], remaining: pl.Expr) -> int:
+        """Write parts beside the rows that remain, and return the new version."""
+        version, stored = self.content.get(table, (-1, {}))
+        joined = {name: stored[name].filter(remaining) for name in stored if name == JOINED}
+        self.content[table] = version + 1, {**stored, **joined, **parts}
         return version + 1
 
     def _is_below(self, table: str) -> bool:
