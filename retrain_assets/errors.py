@@ -4,6 +4,7 @@ Not here: the errors themselves, each of which stands where it is raised.
 """
 
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 
 class PermanentError(RuntimeError):
@@ -40,3 +41,8 @@ def mask(text: str, secrets: Mapping[str, str]) -> str:
     ):  # one may be part of another
         text = text.replace(secret, secrets[secret])
     return text
+
+
+def mask_password(text: str, uri: str) -> str:
+    """Return a message without the password of a URI."""
+    return mask(text, {urlsplit(uri).password or "": "***"})

@@ -10,6 +10,7 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.triggers import decide
+from retrain_assets.errors import mask_password
 from retrain_assets.orchestration import checks
 from retrain_assets.specs.partition import ALL
 from retrain_assets.steps.inspect import status
@@ -65,11 +66,10 @@ def round_number(value: float) -> float:
 
 def link_mlflow_run(tracking_uri: str, run_id: str) -> dg.MetadataValue[Any]:
     """Return a link to a run on the MLflow server, or how to open the database."""
-    if tracking_uri.startswith(("http://", "https://")):
-        return dg.MetadataValue.url(f"{tracking_uri.rstrip('/')}/#/runs/{run_id}")
-    return dg.MetadataValue.md(
-        f"run `{run_id}`, after `mlflow ui --backend-store-uri {tracking_uri}`"
-    )
+    uri = mask_password(tracking_uri, tracking_uri)
+    if uri.startswith(("http://", "https://")):
+        return dg.MetadataValue.url(f"{uri.rstrip('/')}/#/runs/{run_id}")
+    return dg.MetadataValue.md(f"run `{run_id}`, after `mlflow ui --backend-store-uri {uri}`")
 
 
 def draw_pictures(context: dg.AssetExecutionContext, state: ModelState, key: str) -> dict[str, Any]:

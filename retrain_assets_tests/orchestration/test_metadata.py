@@ -80,6 +80,8 @@ def test_a_run_is_linked_where_mlflow_has_a_server() -> None:
     assert "mlflow ui --backend-store-uri sqlite:///x" in str(
         link_mlflow_run("sqlite:///x", "ab").value
     )
+    for uri in ("postgresql://u:hidden@db/mlflow", "https://u:hidden@mlflow.example.org"):
+        assert "//u:***@" in str(link_mlflow_run(uri, "ab").value)
 
 
 def test_numbers_are_rounded_and_counts_are_not() -> None:

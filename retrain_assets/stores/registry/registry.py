@@ -17,13 +17,12 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import polars as pl
 
 from retrain_assets.domain.metrics.metrics import read_metrics, write_json
-from retrain_assets.errors import PermanentError, mask
+from retrain_assets.errors import PermanentError, mask_password
 from retrain_assets.specs.features import Kind
 from retrain_assets.stores.registry import model_check, model_file
 from retrain_assets.stores.registry.model_file import MODEL_FILE, ModelFileError
@@ -304,8 +303,7 @@ class ModelRegistry:
             place = self.client.get_logged_model(uri.rpartition("/")[2]).artifact_location
             return self._download(artifact_uri=f"{place}/{name}")
         except (MlflowException, OSError) as error:
-            password = urlsplit(self.tracking_uri).password or ""
-            reason = mask(str(error).strip().rpartition("\n")[2], {password: "***"})
+            reason = mask_password(str(error).strip().rpartition("\n")[2], self.tracking_uri)
             raise ModelFileError(
                 f"model {self.name}: {uri}/{name} cannot be read ({reason}): "
                 "restore it or roll back to another version"
