@@ -68,8 +68,7 @@ def _find_partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[
     for number, excluded in enumerate(spec.exclude):
         for end in ("first", "last"):
             if not partition.is_key(key := getattr(excluded, end)):
-                example = partition.start or (partition.values or [""])[0]
-                why = f"{key!r} is no partition of {dataset.name}: write it as {example}"
+                why = f"{key!r} is no partition of {dataset.name}: write it as {partition.example}"
                 yield ("exclude", number, end), why
     if partition.end is None and partition.values is None:
         return

@@ -101,6 +101,11 @@ class PartitionSpec(Spec):
         """Return the period of time, or None where partitions are values or do not exist."""
         return PERIODS.get(self.by)
 
+    @property
+    def example(self) -> str:
+        """Return a key that messages can name."""
+        return (self.values or [self.start or ALL])[0]
+
     def is_key(self, key: str) -> bool:
         """Tell if a text is the key of a partition: in its exact form, and within the spec."""
         if self.by == "none":

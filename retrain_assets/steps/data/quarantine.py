@@ -44,8 +44,8 @@ def refused(
     if not (
         partition is None or partition.startswith(UNPLACED) or spec.partition.is_key(partition)
     ):
-        example = (spec.partition.values or [spec.partition.start or "all"])[0]
-        raise ValueError(f"{partition!r} is no partition of {spec.name}: write it as {example}")
+        message = f"{partition!r} is no partition of {spec.name}"
+        raise ValueError(f"{message}: write it as {spec.partition.example}")
     table = f"{spec.name}/quarantine"
     rows = storage.tables.scan(table, QUARANTINE_SCHEMA)
     if partition is not None:

@@ -82,7 +82,8 @@ def pause(state: ModelState, until: str, reason: str, by: str) -> Pause:
         ValueError: `until` is no partition of the dataset.
     """
     if not state.dataset.partition.is_key(until):
-        raise ValueError(f"until: {until!r} is no partition of {state.dataset.name}")
+        message = f"until: {until!r} is no partition of {state.dataset.name}"
+        raise ValueError(f"{message}: write it as {state.dataset.partition.example}")
     pause_ = Pause(until, reason, by)
     state.ledger.write_pause(pause_, {"action": "pause", **asdict(pause_)})
     return pause_
