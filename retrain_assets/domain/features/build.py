@@ -186,8 +186,9 @@ def build_features(
         weight = keep_finite(pl.sql_expr(forgive_rows(spec.weight)).cast(pl.Float64))
         frames.append(select_rows(rows, weight.fill_null(0.0).clip(0.0).alias(WEIGHT)))
     if spec.blocks is not None:
-        name = pl.sql_expr(spec.blocks).cast(pl.String).fill_null("")
-        frames.append(rows.select(pl.concat_str(PARTITION, name, separator="|").alias(BLOCK)))
+        name = pl.sql_expr(forgive_rows(spec.blocks)).cast(pl.String).fill_null("")
+        block = pl.concat_str(PARTITION, name, separator="|")
+        frames.append(select_rows(rows, block.alias(BLOCK)))
     return pl.concat(frames, how="horizontal").sort(PARTITION, KEY)
 
 

@@ -341,6 +341,13 @@ def test_a_function_that_gives_rows_in_another_order_is_refused() -> None:
         build_features(rows(NOON, NOON, NOON), {}, spec, DATASET)
 
 
+def test_a_block_that_cannot_be_computed_fails_no_other_row() -> None:
+    spec = model(features=CARRIER, lookups={}, blocks="CAST(origin AS BIGINT)")
+    origins = pl.concat([rows(NOON).with_columns(origin=pl.lit(name)) for name in ("7", "JFK")])
+    blocks = build_features(origins, {}, spec, DATASET)["_block"]
+    assert set(blocks) == {"2013-01-01|7", "2013-01-01|"}
+
+
 def test_blocks_never_straddle_partitions() -> None:
     spec = model(features=CARRIER, lookups={}, blocks="origin")
     batch = pl.concat(
