@@ -13,6 +13,7 @@ from retrain_assets.components.code_check import Mistake, find_code_mistakes
 from retrain_assets.domain.data import expectations, rules, values
 from retrain_assets.domain.drift.permutation_test import compute_least_rate
 from retrain_assets.domain.features.build import FeatureError, list_features, mistaken_feature
+from retrain_assets.domain.features.sql import forgive_rows
 from retrain_assets.orchestration import dagster_internals, partitions
 from retrain_assets.specs.base import hint
 from retrain_assets.specs.dataset import DatasetSpec
@@ -169,7 +170,7 @@ def _find_expression_mistakes(
     ):
         if expression is not None:
             try:
-                pl.DataFrame(schema=columns).select(pl.sql_expr(expression))
+                pl.DataFrame(schema=columns).select(pl.sql_expr(forgive_rows(expression)))
             except _INVALID as error:
                 yield loc, _explain_sql(error, dataset)
 

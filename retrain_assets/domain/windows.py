@@ -8,12 +8,15 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import TypeVar
 
 from retrain_assets.specs.model import ExcludedSpec, WindowsSpec
+from retrain_assets.specs.partition import PartitionSpec
 from retrain_assets.specs.triggers import ReferenceSpec
 
 PartT = TypeVar("PartT")
+MAX_GAP = 366  # missing partitions within one range
 SEASONS: dict[str, Callable[[datetime], int]] = {
     "month": lambda begin: begin.month,
     "weekday": lambda begin: begin.weekday(),
@@ -170,3 +173,25 @@ def group_batches(
         total += size
     if batch:
         yield tuple(batch)
+
+
+def split_at_gaps(
+    keys: Sequence[str], partition: PartitionSpec, most: int | None = None
+) -> list[Sequence[str]]:
+    """Split ordered partitions where more than `MAX_GAP` are missing between two.
+
+    A range costs time and events for each partition in it, whether it has data or not.
+
+    Args:
+        keys: The partitions.
+        partition: How the dataset is divided.
+        most: The most parts; they are split at the largest gaps.
+    """
+    period = partition.period
+    if period is None or not keys:
+        return [keys]
+    begins = [period.begins(key) or datetime.min for key in keys]  # noqa: DTZ901 never
+    gaps = sorted((begins[at - 1] - begins[at], at) for at in range(1, len(keys)))
+    wide = [at for gap, at in gaps if -gap > MAX_GAP * period.longest]
+    ends = [0, *sorted(wide[: None if most is None else most - 1]), len(keys)]
+    return [keys[first:end] for first, end in pairwise(ends)]

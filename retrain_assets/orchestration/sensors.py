@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator
 
 import dagster as dg
 
-from retrain_assets.domain.windows import widen_ranges
+from retrain_assets.domain.windows import split_at_gaps
 from retrain_assets.orchestration import metadata, partitions, run_requests
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals import AssetJob
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.orchestration.run_requests import WATCHING, Evaluated, Tick, Wish
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps.data.intake import MAX_FILES, Intake, split_at_gaps
+from retrain_assets.steps.data.intake import MAX_FILES, Intake
 from retrain_assets.steps.decision.policy import record_request
 from retrain_assets.stores.landing.source import LandingError, LandingFile
 
@@ -72,7 +72,8 @@ def _wishes(instance: dg.DagsterInstance, intake: Intake, job: str) -> Iterator[
     """Yield runs over ranges of bounded size, or over one range if rows name their partitions."""
     if intake.spec.is_split:
         if files := intake.settled[:MAX_FILES]:
-            parts = split_at_gaps(sorted(intake.keys(files)), intake.spec, run_requests.MAX_RUNS)
+            touched = sorted(intake.keys(files))
+            parts = split_at_gaps(touched, intake.spec.partition, run_requests.MAX_RUNS)
             for keys in parts:
                 about = _stamps(files) + ([keys[0]] if len(parts) > 1 else [])
                 yield Wish(about, partitions.covering_tags(intake.spec.partition, keys))
@@ -108,17 +109,13 @@ def data_ready_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
     )
     def _sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> Evaluated:
         state = model.state(storage.open())
-        sources, built = state.sources(), state.built()
-        changed = [key for key, source in sources.items() if built.get(key) != source]
-        if not changed:
+        sources = state.sources()
+        wishes = [
+            Wish(changes, partitions.range_tags(first, last))
+            for first, last, changes in state.list_ranges_to_build(sources)
+        ]
+        if not wishes:
             return dg.SkipReason(f"all {len(sources)} complete partitions are monitored")
-        wishes = []
-        for first, last in widen_ranges(tuple(sources), changed, model.spec.monitoring_span):
-            keys = [key for key in sources if first <= key <= last]
-            # Later parts look back on the first, so they are requested once it is built.
-            part = split_at_gaps(keys, model.dataset)[0]
-            about = [f"{key}:{sources[key]}" for key in changed if part[0] <= key <= part[-1]]
-            wishes.append(Wish(about, partitions.range_tags(part[0], part[-1])))
         return run_requests.requests(context, job.name, wishes)
 
     return _sensor

@@ -24,7 +24,13 @@ from retrain_assets.domain.decision.triggers import count_refusals
 from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, ColumnProfile, drop_mixed, merge
 from retrain_assets.domain.features.build import list_features
 from retrain_assets.domain.features.lookup_partitions import LookupPartitions
-from retrain_assets.domain.windows import complete_partitions, mature_partitions, take_before
+from retrain_assets.domain.windows import (
+    complete_partitions,
+    mature_partitions,
+    split_at_gaps,
+    take_before,
+    widen_ranges,
+)
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.modules import code_of, is_of_the_user
@@ -210,10 +216,25 @@ class ModelState:
             if built.get(key) == sources[key] and not self.is_excluded(key)
         )
 
-    def list_unbuilt(self) -> list[str]:
-        """Return the complete partitions that have no monitoring of their present data and spec."""
+    def list_unbuilt(self, sources: Mapping[str, str]) -> list[str]:
+        """Return those of `sources` that have no monitoring of their present data and spec."""
         built = self.built()
-        return [key for key, source in self.sources().items() if built.get(key) != source]
+        return [key for key, source in sources.items() if built.get(key) != source]
+
+    def list_ranges_to_build(
+        self, sources: Mapping[str, str]
+    ) -> Iterator[tuple[str, str, list[str]]]:
+        """Yield the first and last partition of each range to build, and the changes in it.
+
+        A range has all partitions whose window has a changed partition. It ends at a long gap,
+        because what lies behind the gap looks back on it and can be built only later.
+        """
+        changed = self.list_unbuilt(sources)
+        for first, last in widen_ranges(tuple(sources), changed, self.spec.monitoring_span):
+            keys = [key for key in sources if first <= key <= last]
+            part = split_at_gaps(keys, self.dataset.partition)[0]
+            changes = [f"{key}:{sources[key]}" for key in changed if part[0] <= key <= part[-1]]
+            yield part[0], part[-1], changes
 
     def is_excluded(self, key: str) -> bool:
         """Return whether the spec excludes a partition as bad."""
@@ -264,7 +285,7 @@ class ModelState:
             pause=self.ledger.read_pause(),
             refusals=count_refusals((row.action, row.causes) for row in history.rows),
             held_candidate=_held(history, self.recipe),
-            unbuilt=len(self.list_unbuilt()) if len(mature) < needed else 0,
+            unbuilt=len(self.list_unbuilt(self.sources())) if len(mature) < needed else 0,
         )
 
     def _past(self, main: Mapping[str, str]) -> dict[str, list[str]]:

@@ -102,12 +102,14 @@ def test_production_is_stale_once_a_day_it_was_trained_on_is_corrected(world: Wo
     assert row.datasets == {"customers": 0}
     assert list(row.trained_on) == [key(day) for day in range(6, 16)]
     assert list_stale(world.state) == []
-    assert describe_staleness(world.state).endswith("none of its partitions was corrected since")
+    assert describe_staleness(world.state, list_stale(world.state)).endswith(
+        "none of its partitions was corrected since"
+    )
 
     world.land(2, 7, 9, shift=0.5)
     ran = world.settle()
     assert list_stale(world.state) == status(world.state)["stale"] == [key(7), key(9)]
-    assert describe_staleness(world.state) == (
+    assert describe_staleness(world.state, list_stale(world.state)) == (
         "version 2 was trained on customers v0; "
         f"2 of its partitions were corrected since: {key(7)}, {key(9)}"
     )
@@ -121,7 +123,7 @@ def test_production_is_stale_once_a_day_it_was_trained_on_is_corrected(world: Wo
     ]
     last = [check for check in found if check.check_name == CURRENCY][-1]
     assert not last.passed
-    assert last.description == describe_staleness(world.state)
+    assert last.description == describe_staleness(world.state, list_stale(world.state))
 
 
 def test_what_passed_the_gate_waits_for_approval_where_the_yaml_says_so(

@@ -221,8 +221,9 @@ def currency_check(model: Model) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=key, name=jobs.CURRENCY, description=described)
     def check(storage: StorageResource) -> dg.AssetCheckResult:
         state = model.state(storage.open())
-        corrected = [{"partition": partition} for partition in status.list_stale(state)]
-        text = status.describe_staleness(state)
+        stale = status.list_stale(state)
+        corrected = [{"partition": partition} for partition in stale]
+        text = status.describe_staleness(state, stale)
         return checks.warn(jobs.CURRENCY, key, corrected, message=text)
 
     return check

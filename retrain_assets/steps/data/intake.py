@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,7 +20,7 @@ from polars.exceptions import PanicException
 from retrain_assets.domain.data.contract import UNPLACED, find_strays, partition_keys, slices
 from retrain_assets.domain.data.row_checks import RawRows, Slice, reason_to_refuse, typed
 from retrain_assets.domain.data.rules import PARTITION, dataset_schema
-from retrain_assets.domain.windows import group_batches
+from retrain_assets.domain.windows import group_batches, split_at_gaps
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.state import FILES, digest, landing_files
@@ -32,7 +32,6 @@ _MANY, _MOST_WAITING = 2**31, 20  # rows that are not few; waiting partitions th
 Batch = tuple[tuple[RawRows, ...], float]
 
 BATCH_BYTES, BYTES_A_VALUE = 32 * 2**20, 16
-MAX_GAP = 366  # missing partitions within one range
 MAX_FILES = 500  # of one range, or of those looked into that hold many partitions
 LOOK_BACK = 60  # partitions with files that each listing looks at
 
@@ -185,7 +184,7 @@ class Intake:
             )
 
         for (is_settled, _), stretch in groupby(self._landed, group):
-            for part in split_at_gaps(list(stretch), self.spec) if is_settled else ():
+            for part in split_at_gaps(list(stretch), self.spec.partition) if is_settled else ():
                 for keys in group_batches(((sizes[key], [key]) for key in part), MAX_FILES):
                     yield keys, [file for key in keys for file in new[key]]
 
@@ -331,28 +330,6 @@ class Intake:
             lost = stored.join(present, on=columns, how="anti", nulls_equal=True)
             return self.storage.tables.collect(lost, table).is_empty()
         return False
-
-
-def split_at_gaps(
-    keys: Sequence[str], spec: DatasetSpec, most: int | None = None
-) -> list[Sequence[str]]:
-    """Split ordered partitions where more than `MAX_GAP` are missing between two.
-
-    A range costs time and events for each partition in it, whether it has data or not.
-
-    Args:
-        keys: The partitions.
-        spec: The dataset.
-        most: The most parts; they are split at the largest gaps.
-    """
-    period = spec.partition.period
-    if period is None or not keys:
-        return [keys]
-    begins = [period.begins(key) or datetime.min for key in keys]  # noqa: DTZ901 never
-    gaps = sorted((begins[at - 1] - begins[at], at) for at in range(1, len(keys)))
-    wide = [at for gap, at in gaps if -gap > MAX_GAP * period.longest]
-    ends = [0, *sorted(wide[: None if most is None else most - 1]), len(keys)]
-    return [keys[first:end] for first, end in pairwise(ends)]
 
 
 def _is_unplaced(part: RawRows) -> bool:

@@ -29,7 +29,7 @@ def status(state: ModelState) -> dict[str, Any]:
     history = state.ledger.read()
     now = history.production
     last = history.rows[-1] if history.rows else None
-    wish = decide(state.spec, state.situation())
+    wish, stale = decide(state.spec, state.situation()), list_stale(state)
     return {
         "model": state.spec.name,
         "production": now
@@ -42,8 +42,8 @@ def status(state: ModelState) -> dict[str, Any]:
         "candidate": last.candidate if last else None,
         "staging": history.staged.version if history.staged else None,
         "last_decision": last.for_people() if last else None,
-        "stale": list_stale(state),
-        "staleness": describe_staleness(state),
+        "stale": stale,
+        "staleness": describe_staleness(state, stale),
         "wanted": wish.retrain,
         "reason": wish.reason,
         "triggers": [asdict(cause) for cause in wish.causes],
@@ -115,9 +115,9 @@ def list_stale(state: ModelState) -> list[str]:
     return [key for key in trained if now.trained_on.get(key) != data_digest(sources[key])]
 
 
-def describe_staleness(state: ModelState) -> str:
+def describe_staleness(state: ModelState, corrected: list[str]) -> str:
     """Return what production was trained on, and which of it was corrected since, as text."""
-    now, corrected = state.ledger.read().production, list_stale(state)
+    now = state.ledger.read().production
     if now is None:
         return "nothing is in production"
     datasets = ", ".join(f"{name} v{version}" for name, version in now.datasets.items())

@@ -78,7 +78,7 @@ def list_corrections(state: ModelState) -> Iterator[Event]:
     row, keys = state.ledger.read().production, list_stale(state)
     if row is not None and keys:
         name, cause = f"stale:{digest(str(row.version), *keys)}", f"version {row.version}"
-        fields, text = {"version": row.version, "partitions": keys}, describe_staleness(state)
+        fields, text = {"version": row.version, "partitions": keys}, describe_staleness(state, keys)
         yield make_event(name, "late_data", state.spec.name, text, cause, fields)
 
 

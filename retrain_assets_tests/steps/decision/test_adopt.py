@@ -135,7 +135,7 @@ def test_it_is_judged_on_what_it_had_not_seen_and_the_loop_goes_on_from_it(world
 def test_a_holdout_it_may_have_seen_is_no_holdout(world: World) -> None:
     row = ask(world, saved(world, theirs()), key(LANDED - 1))
     assert (row.metrics, row.candidate) == ({}, None)
-    assert "trained on data of no known version" in describe_staleness(world.state)
+    assert "trained on data of no known version" in describe_staleness(world.state, [])
     world.land(*range(LANDED, 16))
     world.settle()
     world.daemon.execute("churn_retrain", {}, {})
