@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from retrain_assets.cli import main
 from retrain_assets.definitions import build_defs
 from retrain_assets.orchestration.checks import CHECK_HELP
+from retrain_assets.serving.scoring.request import Contract
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.specs.yaml import load_strictly
@@ -51,6 +52,13 @@ def test_the_yaml_of_the_readme_is_sound(tmp_path: Path) -> None:
     dataset, model = load_strictly(tmp_path / "defs.yaml")
     assert DatasetSpec.model_validate(dataset.value["attributes"]).format == "parquet"
     assert ModelSpec.model_validate(model.value["attributes"]).dataset == "flights"
+
+
+def test_the_request_of_the_readme_has_rows_that_serving_takes() -> None:
+    documents = load_strictly(PACKAGE / "defs" / "flight_delay" / "defs.yaml")
+    dataset = DatasetSpec.model_validate(documents[0].value["attributes"])
+    (request,) = re.findall(r"-d '(\{\"rows\".+?)'\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert [row["carrier"] for row in Contract(dataset, most=1).read(request.encode())] == ["B6"]
 
 
 def test_every_command_explains_itself() -> None:

@@ -62,7 +62,10 @@ def backfill(name: str, first: str, last: str, *, yes: bool) -> None:
         failed_checks = list(failures(instance, run_id))
     if failed_checks:
         number = len(failed_checks)
-        raise ValueError(f"run {run_id}: {number} checks failed, first {failed_checks[0]}")
+        raise ValueError(
+            f"run {run_id}: {number} checks failed, first {failed_checks[0]}; the sound partitions "
+            "beside it are stored"
+        )
     text = f"{name}: {count} partitions, {first} to {last}, in run {run_id}"
     if name in datasets:
         rows = refused(storage(), spec).filter(

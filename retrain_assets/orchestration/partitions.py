@@ -97,6 +97,8 @@ def count_range(spec: PartitionSpec, first: str, last: str) -> int:
     if definition is None:
         raise ValueError("the dataset has no partitions: leave out --from and --to")
     keys = definition.get_partition_keys()
+    if ALL in (first, last):
+        raise ValueError(f"give --from and --to: the partitions run from {keys[0]} to {keys[-1]}")
     for key in (first, last):
         if key not in keys:
             raise ValueError(f"{key!r} is no partition: they run from {keys[0]} to {keys[-1]}")

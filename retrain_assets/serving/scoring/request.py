@@ -27,7 +27,11 @@ Row = dict[str, Any]
 RequestRows = list[Row] | pl.DataFrame
 MANY_ROWS = 64  # from this number of rows on, a request is handled as a frame
 _MAX_FAULTS = 20
-_NOT_JSON, _NOT_ISO = "json_invalid", "it should be ISO 8601: 2013-01-31 or 2013-01-31T12:00:00Z"
+_NOT_JSON = "json_invalid"
+_NOT_ISO = (
+    "it should be ISO 8601: 2013-01-31, or 2013-01-31T12:00:00 with an offset such as Z or -05:00, "
+    "which only a dataset with `read.naive` can do without"
+)
 _RANGES: dict[str, tuple[Any, Any]] = {
     "int": (-(2**63), 2**63 - 1),
     "date": (date.min, date.max),
