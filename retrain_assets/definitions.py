@@ -5,6 +5,7 @@ Not here: what a component makes of its YAML.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import dagster as dg
@@ -30,8 +31,7 @@ def build_defs(
     Raises:
         SpecError: The YAML of the project is mistaken.
     """
-    component_tree(project)
-    loaded = dg.load_from_defs_folder(path_within_project=project)
+    loaded = component_tree(project).build_defs()
     return dg.Definitions(
         assets=loaded.assets,
         asset_checks=loaded.asset_checks,
@@ -56,7 +56,13 @@ def component_tree(project: Path = HERE) -> dg.ComponentTree:
     Raises:
         SpecError: A file cannot be read in one way only, or does not fit its spec.
     """
-    tree = dg.ComponentTree.for_project(project)
+    if project == HERE:  # which has no settings of a project beside it once it is installed
+        module = import_module("retrain_assets.defs")
+        tree = dg.ComponentTree(
+            defs_module=module, project_root=HERE.parent, code_location_name="retrain_assets"
+        )
+    else:
+        tree = dg.ComponentTree.for_project(project)
     if messages := [*components.list_refusals(tree.defs_module_path)]:
         raise SpecError("\n".join(messages))
     return tree

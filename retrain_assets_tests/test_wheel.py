@@ -107,6 +107,14 @@ def test_the_package_is_that_of_the_wheel(theirs: Theirs) -> None:
     assert Path(found.strip()).is_relative_to(theirs.python.parents[1])
 
 
+def test_a_folder_with_only_a_workspace_shows_the_demo(theirs: Theirs, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "workspace.yaml", tmp_path)
+    folder = Theirs(theirs.python, Project(tmp_path, "none"))
+    (tmp_path / "data" / "landing" / "flights").mkdir(parents=True)
+    models = [status["model"] for status in folder.retrain("status")]
+    assert models == ["arrival_delay", "flight_delay"]
+
+
 def test_a_project_with_one_yaml_runs_its_loop(theirs: Theirs) -> None:
     module = ("-m", f"{theirs.project.name}.definitions")
     theirs.run("-m", "dagster", "definitions", "validate", *module)

@@ -6,7 +6,8 @@ Not here: any command.
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
@@ -177,11 +178,17 @@ def execute(
     job: str, tags: Mapping[str, str] = EMPTY, run_config: Mapping[str, Any] = EMPTY
 ) -> str:
     """Execute a job in this process, recorded where the UI shows it, and return the run's id."""
-    place = location()
-    with open_instance() as instance, Console(stderr=True).status(f"{job} …"):
-        loaded = definitions.build_defs(project=place.folder)
-        daemon = InProcessDaemon(loaded, instance, place.module, place.name)
+    with open_daemon() as daemon, Console(stderr=True).status(f"{job} …"):
         return daemon.execute(job, tags, run_config)
+
+
+@contextmanager
+def open_daemon() -> Iterator[InProcessDaemon]:
+    """Open what ticks the project's sensors and executes its jobs in this process."""
+    place = location()
+    with open_instance() as instance:
+        loaded = definitions.build_defs(project=place.folder)
+        yield InProcessDaemon(loaded, instance, place.module, place.name)
 
 
 def location() -> definitions.Location:

@@ -1,4 +1,4 @@
-"""Commands that bring data in and process them: demo, backfill, land.
+"""Commands that bring data in and process them: demo, backfill, tick, land.
 
 Not here: the work itself (`demo`, `steps`).
 """
@@ -7,13 +7,16 @@ import os
 import sys
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 import click
 import polars as pl
 
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command, show, storage
+from retrain_assets.orchestration import tick as passes
 from retrain_assets.orchestration.checks import failures
 from retrain_assets.orchestration.partitions import count_range, range_tags
 from retrain_assets.specs.base import duration
@@ -97,6 +100,45 @@ def _ask(statement: str) -> None:
     if not sys.stdin.isatty():
         raise ValueError(f"{statement}: if that is meant, say --yes")
     click.confirm(f"{statement}. Go on?", abort=True, err=True)
+
+
+@command
+@click.option("--wait", default=0, type=click.IntRange(0), help="Seconds to wait for another tick.")
+def tick(wait: int) -> None:
+    """Do once what the daemon does: ingest, monitor, retrain and decide whatever is due; for cron.
+
+    The exit code is 1 if a sensor or a run failed. If another tick works on the same storage, or a
+    daemon runs, this one says so and does nothing.
+    """
+    since, root = datetime.now(UTC), storage().root
+    try:
+        with passes.alone(root, wait), base.open_daemon() as daemon:
+            executed = []
+            for run in passes.run_pass(daemon, root):
+                click.echo(f"{run.sensor}: {run.error or f'{run.job}, run {run.run_id}'}", err=True)
+                executed.append(run)
+            summary = passes.summarize(daemon, executed)
+    except passes.OtherTickError as error:
+        show(
+            {"runs": [], "failed": [], "sensors": {}, "decisions": [], "busy": str(error)},
+            str(error),
+        )
+        return
+    summary |= {"decisions": _decisions_since(since) if executed else [], "busy": None}
+    counts = f"{len(summary['runs'])} runs, {len(summary['failed'])} failures"
+    show(summary, "\n".join(filter(None, [base.decision_lines(summary["decisions"]), counts])))
+    if summary["failed"]:
+        raise click.exceptions.Exit(1)
+
+
+def _decisions_since(time: datetime) -> list[dict[str, Any]]:
+    """Return the decisions of all models since a time, as `retrain history --json` prints them."""
+    return [
+        {"model": name, **row.for_people()}
+        for name, model in base.models().items()
+        for row in model.state(storage()).ledger.read().rows
+        if row.time >= time
+    ]
 
 
 @base.main.group()

@@ -8,19 +8,22 @@ same sensor. Not here: what any sensor decides.
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from time import time
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
 from dagster._core import remote_origin
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
-from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
+from dagster._core.storage.tags import MAX_RETRIES_TAG, RUN_KEY_TAG, SENSOR_NAME_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from retrain_assets.orchestration.dagster_internals.runs import own_process
 from retrain_assets.orchestration.run_requests import failure
 
 MAX_ROUNDS = 20
+HEARTBEAT_SECONDS = 90  # a daemon gives a sign of life every 30 seconds
 # Progress is shown by the caller; every event is in the instance all the same.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -31,11 +34,19 @@ class UnsettledError(RuntimeError):
 
 @dataclass(frozen=True)
 class Executed:
-    """A run that a sensor requested."""
+    """A run that a sensor requested.
+
+    Args:
+        sensor: The sensor.
+        job: The job; empty after a failure.
+        run_id: The run; empty after a failure, whose `error` names it.
+        error: Why the sensor or a run of it failed.
+    """
 
     sensor: str
-    job: str
-    run_id: str
+    job: str = ""
+    run_id: str = ""
+    error: str | None = None
 
 
 class InProcessDaemon:
@@ -46,6 +57,7 @@ class InProcessDaemon:
         instance: Where runs are recorded.
         module: Where the UI finds the definitions, as workspace.yaml says.
         location: The name that the UI shows.
+        tags: Tags of each run that a sensor requests.
     """
 
     def __init__(
@@ -54,6 +66,7 @@ class InProcessDaemon:
         instance: dg.DagsterInstance,
         module: str = "retrain_assets.definitions",
         location: str = "retrain_assets",
+        tags: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.repository, self.instance = definitions.get_repository_def(), instance
         target = LoadableTargetOrigin(executable_path=sys.executable, module_name=module)
@@ -65,18 +78,46 @@ class InProcessDaemon:
         of_runs = dg.RunStatusSensorDefinition
         self.sensors = [sensor for sensor in sensors if not isinstance(sensor, of_runs)]
         self.cursors: dict[str, str | None] = {}
+        self.tags, self.reasons = tags, dict[str, str]()  # why each sensor asks for nothing
 
-    def settle(self) -> Iterator[Executed]:
+    def drop_stopped(self) -> None:
+        """Leave out sensors that somebody has stopped in the UI, or that start stopped."""
+        running = {
+            sensor.name: sensor.default_status == dg.DefaultSensorStatus.RUNNING
+            for sensor in self.sensors
+        }
+        if self.instance.schedule_storage:
+            states = self.instance.all_instigator_state()
+            running |= {state.instigator_name: state.is_running for state in states}
+        stopped = [sensor.name for sensor in self.sensors if not running[sensor.name]]
+        self.reasons |= dict.fromkeys(stopped, "the sensor is stopped")
+        self.sensors = [sensor for sensor in self.sensors if sensor.name not in self.reasons]
+
+    def settle(self, *, despite_failures: bool = False) -> Iterator[Executed]:
         """Tick all sensors, round after round, executing each run as it is asked for.
+
+        Args:
+            despite_failures: Yield a failure, and leave out its sensor from then on.
 
         Raises:
             UnsettledError: A run failed, or they still ask after `MAX_ROUNDS`.
         """
+        sensors = [*self.sensors]
         for _ in range(MAX_ROUNDS):
-            executed = [run for sensor in self.sensors for run in self._tick(sensor)]
+            executed = False
+            for sensor in [*sensors]:
+                try:
+                    for run in self._tick(sensor):
+                        executed = True
+                        yield run
+                except Exception as error:
+                    if not despite_failures:
+                        raise
+                    sensors.remove(sensor)
+                    kind = "" if isinstance(error, UnsettledError) else type(error).__name__
+                    yield Executed(sensor.name, error=f"{kind}: {error}".removeprefix(": "))
             if not executed:
                 return
-            yield from executed
         raise UnsettledError(f"the sensors still ask for runs after {MAX_ROUNDS} rounds")
 
     def execute(self, job_name: str, tags: Mapping[str, str], config: Mapping[str, Any]) -> str:
@@ -111,11 +152,20 @@ class InProcessDaemon:
         )
         outcome = sensor.evaluate_tick(context)
         self.cursors[sensor.name] = outcome.cursor
+        self.reasons[sensor.name] = outcome.skip_message or ""
         for request in outcome.run_requests or []:
             job = request.job_name or sensor.job_name or ""
+            # No daemon may be there to try a run again; the sensor asks for it again.
             tags = {SENSOR_NAME_TAG: sensor.name, RUN_KEY_TAG: request.run_key or ""}
+            tags |= {MAX_RETRIES_TAG: "0", **self.tags}
             run_id = self.execute(job, {**request.tags, **tags}, request.run_config)
             yield Executed(sensor.name, job, run_id)
+
+
+def has_daemon(instance: dg.DagsterInstance) -> bool:
+    """Return whether a daemon ticks the sensors of an instance at present."""
+    heartbeat = instance.get_daemon_heartbeats().get("SENSOR")
+    return heartbeat is not None and time() - heartbeat.timestamp < HEARTBEAT_SECONDS
 
 
 def failed_ticks(instance: dg.DagsterInstance, names: Iterable[str]) -> Iterator[tuple[str, str]]:

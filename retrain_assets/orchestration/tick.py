@@ -1,0 +1,97 @@
+"""One pass of all sensors and of what they ask for, in place of a daemon (`retrain tick`).
+
+A pass leaves nothing behind that a later one needs: what there is to do depends on files and
+tables alone. Not here: what a sensor decides, and how its runs are executed.
+"""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from retrain_assets.orchestration.checks import failures
+from retrain_assets.orchestration.dagster_internals import NOT_FINISHED_STATUSES
+from retrain_assets.orchestration.dagster_internals.ticks import (
+    Executed,
+    InProcessDaemon,
+    UnsettledError,
+    has_daemon,
+)
+
+TICK_TAG = "retrain/tick"  # of a run that a pass executes: the storage root
+
+
+class OtherTickError(RuntimeError):
+    """Another pass works on the same storage root, or a daemon does this work already."""
+
+
+@contextmanager
+def alone(root: Path, wait_seconds: float = 0) -> Iterator[None]:
+    """Hold the lock of a storage root, which ends with the process.
+
+    Args:
+        root: The storage root; it is created if it is missing.
+        wait_seconds: How long to wait for another process.
+
+    Raises:
+        OtherTickError: Another process holds it.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + wait_seconds
+    with (root / ".tick.lock").open("w") as lock:
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() >= until:
+                raise OtherTickError(f"another tick works on {root}: it does what there is to do")
+            time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+        yield
+
+
+def run_pass(daemon: InProcessDaemon, root: Path) -> Iterator[Executed]:
+    """Tick all sensors that are not stopped until none asks for anything; hold `alone` for it.
+
+    Args:
+        daemon: Its runs get the tag of this storage root.
+        root: The storage root.
+
+    Yields:
+        Each run, and each failure; the other sensors go on after one.
+
+    Raises:
+        OtherTickError: A daemon ticks the sensors already.
+    """
+    if has_daemon(daemon.instance):
+        raise OtherTickError("the daemon of this DAGSTER_HOME ticks the sensors: stop one of both")
+    daemon.tags = {TICK_TAG: str(root)}
+    # Only one pass holds the lock, so a run of another is at work no longer.
+    unfinished = dg.RunsFilter(statuses=NOT_FINISHED_STATUSES, tags=daemon.tags)
+    for run in daemon.instance.get_runs(unfinished):
+        daemon.instance.report_run_failed(run, "The tick that executed it was stopped.")
+    daemon.drop_stopped()
+    try:
+        yield from daemon.settle(despite_failures=True)
+    except UnsettledError as error:
+        yield Executed("", error=str(error))
+
+
+def summarize(daemon: InProcessDaemon, executed: list[Executed]) -> dict[str, Any]:
+    """Return the JSON of a pass.
+
+    Returns:
+        `runs` (sensor, job, run_id and failed_checks, which names what a run refused), `failed`
+        (sensor and error), and `sensors` (why each of them asks for nothing more).
+    """
+    runs = [
+        {"sensor": run.sensor, "job": run.job, "run_id": run.run_id}
+        | {"failed_checks": [*failures(daemon.instance, run.run_id)]}
+        for run in executed
+        if run.error is None
+    ]
+    failed = [{"sensor": run.sensor, "error": run.error} for run in executed if run.error]
+    return {"runs": runs, "failed": failed, "sensors": daemon.reasons}
