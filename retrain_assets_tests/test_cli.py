@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from retrain_assets.cli import main
+from retrain_assets.stores.storage import storage_from
 from retrain_assets_tests.projects import Project, document, new_project, write_project, yaml_of
 from retrain_assets_tests.world import DATASET, customers
 
@@ -121,6 +122,7 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     assert len(lines) == 1
     assert said in lines[0]
     assert "Traceback" not in done.stderr
+    assert "Error: " not in lines[0].removeprefix("Error: ")  # the class of the error
 
 
 def test_a_backfill_that_refuses_a_file_fails_and_names_it(elsewhere: Path) -> None:
@@ -332,6 +334,18 @@ def run(*arguments: str) -> Result:
         return CliRunner().invoke(main, arguments, env=dict.fromkeys(["DAGSTER_HOME"]))
 
 
+def test_outside_of_a_project_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RETRAIN_STORAGE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    done = run("pause", "flight_delay", "--until", "2013-06-01", "--reason", "audit")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: no Dagster project in {tmp_path} or above it: ")
+    assert list(tmp_path.iterdir()) == []
+    assert storage_from({}, tmp_path).root == tmp_path / "data"
+
+
 def test_outside_of_a_project_no_model_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,7 +358,11 @@ def test_outside_of_a_project_no_model_is_shown(
     (tmp_path / "data" / "landing" / "flights").mkdir(parents=True)
     done = run("status")
     assert done.stdout.startswith("arrival_delay: nothing in production")
-    assert done.stderr == f"no Dagster project in {tmp_path} or above it: this is the demo\n"
+    assert done.stderr == (
+        f"no Dagster project in {tmp_path} or above it: this is the demo, whose data are in "
+        f"{tmp_path}/data\n"
+        f"DAGSTER_HOME is not set: Dagster records runs in {tmp_path}/data/dagster\n"
+    )
 
 
 @pytest.mark.parametrize("layout", ["src", "flat"])
@@ -377,11 +395,17 @@ def test_a_backfill_counts_refused_rows_and_keeps_dagsters_folders_out_of_the_pr
     assert json.loads(counted.stdout)["refused"] == 1
     assert "DAGSTER_HOME" not in counted.stderr
     reason = "0 of 16 partitions needed are ready; 1 more have landed: the sensor of churn or "
-    assert f"{reason}`retrain backfill churn` monitors them" in run("status").stdout
+    status = run("status").stdout
+    assert f"{reason}`retrain backfill churn` monitors them" in status
+    refusals = "  customers refused 0 files, and 1 rows of other files: see `retrain quarantine c"
+    assert refusals in status
     rows.with_columns(x=pl.lit("wrong")).write_csv(landing / "2020-01-02.csv")
     done = run("backfill", "customers", "--from", "2020-01-02", "--to", "2020-01-02")
     assert "file customers/2020-01-02.csv" in done.stderr
     assert "None" not in done.stderr
+    assert json.loads(run("status", "churn", "--json").stdout)["refused"] == {
+        "customers": {"files": 1, "rows": 1}
+    }
 
 
 def test_a_dataset_without_partitions_is_backfilled_without_a_range(fresh: Project) -> None:

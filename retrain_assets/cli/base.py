@@ -73,6 +73,9 @@ def one_line(run: Callable[..., None]) -> Callable[..., None]:
             raise click.ClickException(str(error)) from error
         except (ValueError, RuntimeError, LookupError) as error:
             raise click.ClickException(" ".join(str(error).split())) from error
+        except OSError as error:
+            reason = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+            raise click.ClickException(reason) from error
         except OperationalError as error:
             raise click.ClickException(f"Dagster's database: {error.orig}") from error
         except Exception as error:
@@ -206,7 +209,11 @@ def location() -> definitions.Location:
                 "pyproject.toml, or try `retrain demo`"
             )
         if not notes.get("demo"):
-            click.echo(f"no Dagster project in {start} or above it: this is the demo", err=True)
+            click.echo(
+                f"no Dagster project in {start} or above it: this is the demo, whose data are in "
+                f"{storage().root}",
+                err=True,
+            )
         notes["demo"] = True
     elif find_spec(place.module.partition(".")[0]) is None:
         # `dg` finds a project that is not installed in these folders too.

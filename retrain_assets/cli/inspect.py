@@ -36,7 +36,9 @@ def status(model: str | None) -> None:
         values = [_status(entry, instance) for entry in selection]
     details = _request if model is None else _details
     lines = [
-        line for value in values for line in (_production(value), *_failed(value), *details(value))
+        line
+        for value in values
+        for line in (_production(value), *_troubles(value), *details(value))
     ]
     return show(values if model is None else values[0], "\n".join(lines))
 
@@ -57,9 +59,14 @@ def _production(value: Values) -> str:
     )
 
 
-def _failed(value: Values) -> Iterator[str]:
+def _troubles(value: Values) -> Iterator[str]:
     for name, error in value["failed_ticks"].items():
         yield f"  {name} failed at its newest tick, so nothing is requested by it: {error}"
+    for name, count in value["refused"].items():
+        yield (
+            f"  {name} refused {count['files']:,} files, and {count['rows']:,} rows of other "
+            f"files: see `retrain quarantine {name}`"
+        )
 
 
 def _details(value: Values) -> Iterator[str]:

@@ -35,7 +35,10 @@ def demo(*, fresh: bool) -> None:
     """Let the flights of 2013 arrive week by week, and watch the loop run."""
     from retrain_assets.demo.run import run_demo
 
-    result = run_demo(storage(), base.dagster_home(), fresh=fresh)
+    def tell(decision: dict[str, Any]) -> None:
+        click.echo(base.decision_lines([decision]), err=True)
+
+    result = run_demo(storage(), base.dagster_home(), tell, fresh=fresh)
     where = "See all of it in the Dagster UI: make dev, then http://127.0.0.1:3000"
     show(result, f"{base.decision_lines(result['decisions'])}\n\n{where}")
 

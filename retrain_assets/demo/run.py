@@ -4,7 +4,7 @@ Not here: anything a real deployment would not do, but for the files.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,15 @@ class ForeignDataError(RuntimeError):
     """Starting over would delete what is not the demo's."""
 
 
-def run_demo(storage: Storage, home: Path, *, fresh: bool) -> dict[str, Any]:
+def run_demo(
+    storage: Storage, home: Path, tell: Callable[[dict[str, Any]], None], *, fresh: bool
+) -> dict[str, Any]:
     """Let the flights of 2013 land, first 74 days at once, then two weeks at a time.
 
     Args:
         storage: Where everything is kept.
         home: Where Dagster's settings are.
+        tell: Takes each decision as it is made, where no terminal shows the progress.
         fresh: Delete what an earlier demo stored.
 
     Returns:
@@ -48,13 +51,23 @@ def run_demo(storage: Storage, home: Path, *, fresh: bool) -> dict[str, Any]:
     resource = StorageResource(root=str(storage.root), tracking_uri=storage.mlflow_uri)
     with dg.DagsterInstance.from_config(str(home)) as instance, _progress() as progress:
         daemon = InProcessDaemon(build_defs({"storage": resource}), instance)
-        _deliver(storage, flights, days, daemon, progress)
+        names = tuple(models())
+        known = len(_list_decisions(storage, names))
+        for _ in _deliver(storage, flights, days, daemon, progress):
+            decisions = _list_decisions(storage, names)
+            for row in decisions[known:] if not progress.console.is_terminal else ():
+                tell(row)
+            known = len(decisions)
+    return {"days": len(days), "decisions": _list_decisions(storage, names)}
+
+
+def _list_decisions(storage: Storage, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the decisions of all models in the order they were made."""
+    ledgers = {name: storage.ledger(name).read() for name in names}
     rows = [
-        {"model": name, **row.for_people()}
-        for name, model in models().items()
-        for row in model.state(storage).ledger.read().rows
+        {"model": name, **row.for_people()} for name, read in ledgers.items() for row in read.rows
     ]
-    return {"days": len(days), "decisions": sorted(rows, key=lambda row: str(row["time"]))}
+    return sorted(rows, key=lambda row: str(row["time"]))
 
 
 def _deliver(
@@ -63,8 +76,8 @@ def _deliver(
     days: Sequence[str],
     daemon: InProcessDaemon,
     progress: Progress,
-) -> None:
-    """Drop the files of one delivery after the other, letting the sensors settle after each."""
+) -> Iterator[None]:
+    """Drop one delivery after the other, let the sensors settle, and yield after each decision."""
     task = progress.add_task("first delivery", total=len(days))
     flights.drop_planes(storage.landing)
     later = range(FIRST_DELIVERY_DAYS, len(days), DELIVERY_DAYS)
@@ -73,6 +86,8 @@ def _deliver(
         progress.update(task, description=f"{delivery[-1]}: sensors")
         for run in daemon.settle():
             progress.update(task, description=f"{delivery[-1]}: {run.job}")
+            if run.job.endswith("_retrain"):
+                yield
         progress.update(task, advance=len(delivery))
 
 

@@ -15,12 +15,16 @@ from typing import Any
 import dagster as dg
 
 from retrain_assets.errors import is_permanent
-from retrain_assets.orchestration.dagster_internals import NOT_FINISHED_STATUSES
+from retrain_assets.orchestration.dagster_internals import (
+    NOT_FINISHED_STATUSES,
+    SerializableErrorInfo,
+)
 from retrain_assets.orchestration.dagster_internals.runs import has_died
 
 REQUEST_TAG = "retrain/request"
 PERMANENT_TAG = "retrain/permanent_error"  # of a failed run: the class of the error
 MAX_ATTEMPTS = 3
+_PLAIN_ERRORS = {"ValueError", "RuntimeError", "LookupError"}  # whose text is a sentence
 MAX_RUNS = 4  # asked for in one tick
 WATCHING: dict[str, Any] = {
     "minimum_interval_seconds": 30,
@@ -125,12 +129,22 @@ def _permanent_error(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | 
     return name if run.tags.get(PERMANENT_TAG) == name else None
 
 
+def describe_error(error: SerializableErrorInfo) -> str:
+    """Return the text of an error; its class only where this project did not write the text."""
+    text, kind = error.message.strip(), error.cls_name or ""
+    path, _, reason = text.partition(": ")
+    if not reason or path.rpartition(".")[2] != kind:
+        return text
+    is_plain = path.startswith("retrain_assets.") or kind in _PLAIN_ERRORS
+    return reason if is_plain else f"{kind}: {reason}"
+
+
 def failure(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
     """Return class and text of the error of a step, or what Dagster says if no step failed."""
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
         error = entry.get_dagster_event().step_failure_data.error
         if error := error and (error.cause or error):
-            return error.cls_name or "", error.message.strip()
+            return error.cls_name or "", describe_error(error)
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
         return "", entry.get_dagster_event().message or ""
     return "", "no reason was recorded"

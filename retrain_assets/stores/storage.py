@@ -73,11 +73,9 @@ def project_root(start: Path) -> Path:
 
     Returns:
         The nearest folder at or above `start` that holds a workspace or project of Dagster, else
-        the folder this package was installed from in editable mode, else `start`.
+        `start`, so that no command touches the data of a project that nobody named.
     """
-    installed = Path(__file__).resolve().parents[2]
-    candidates = [start, *start.parents, installed]
-    return next((path for path in candidates if _is_project(path)), start)
+    return next((path for path in (start, *start.parents) if _is_project(path)), start)
 
 
 def _is_project(folder: Path) -> bool:

@@ -260,8 +260,8 @@ def test_a_failed_run_is_told_with_its_reason_and_again_only_when_it_was_quiet(
         told_of_dataset(telling, clock)
         clock.now += timedelta(hours=1)
     ((line,),) = texts(slack)
-    assert line.startswith("customers: customers_ingest failed, retrain_assets.steps.data.ingest.")
-    assert f"nothing for {key(0)} to {key(1)} in customers/" in line
+    said = f"dataset customers: nothing for {key(0)} to {key(1)} in customers/"
+    assert line.startswith(f"customers: customers_ingest failed, {said}")
     clock.now += timedelta(days=1)
     told_of_dataset(telling, clock)
     assert texts(slack)[1][0].endswith("(2 times)")

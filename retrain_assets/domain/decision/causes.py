@@ -152,8 +152,9 @@ def _compare_with_threshold(window: pl.DataFrame, role: str, trigger: DriftTrigg
         f"{column} {statistic:.2f}"
         for column, statistic in alerts.select("column", "statistic").head(3).iter_rows()
     )
+    needed = f"more than {trigger.share:.0%}" if trigger.share else "one"
     reason = f"{trigger.measure} at or above {trigger.threshold:g} on {alerts.height} of "
-    reason += f"{window.height} {role} columns" + (f" ({worst})" if worst else "")
+    reason += f"{window.height} {role} columns, {needed} needed" + (f" ({worst})" if worst else "")
     return Answer(alerts.height > 0 and alerts.height / window.height > trigger.share, reason)
 
 
@@ -184,7 +185,8 @@ def _performance(spec: ModelSpec, situation: Situation) -> Answer:
     if answer and answer.fired:
         drift, note = spec.triggers.data_drift, ""
         if drift is not None and not _drift(observations.FEATURE, drift, spec, situation).fired:
-            note = "; data drift has not fired, so what follows may have changed"
+            note = "; the features have not drifted, so their relation to the target may have"
+            note += " changed"
         return Answer(True, answer.reason + note)
     newer = estimated.filter(pl.col(WINDOW) > (realised[WINDOW].max() or ""))
     foreseen = _apply_to_windows(lasting, newer, _has_fallen)

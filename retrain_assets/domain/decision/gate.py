@@ -255,8 +255,15 @@ def _decide_between(
         verdict, more = Verdict.HOLD, _more_blocks(spec, comparison)
         reason = f"cannot tell{'' if more is None else ' yet'}: {figures}"
         if comparison.gain <= spec.bound:
-            reason = f"no gain above {spec.bound:g}: {figures}"
+            reason = f"{_describe_too_small(spec.bound, rival)}: {figures}"
     return Decision(verdict, reason, comparison, more)
+
+
+def _describe_too_small(bound: float, rival: str) -> str:
+    """Return why a gain, which may be chance, is too small for a promotion."""
+    if bound < 0:
+        return f"worse than {rival} by at least {-bound:g}, which may be chance"
+    return f"not better than {rival}" + (f" by more than {bound:g}" if bound else "")
 
 
 def _figures(comparison: Comparison, rival: str) -> str:

@@ -20,7 +20,7 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG, RUN_KEY_TAG, SENSOR_NAME
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from retrain_assets.orchestration.dagster_internals.runs import own_process
-from retrain_assets.orchestration.run_requests import failure
+from retrain_assets.orchestration.run_requests import describe_error, failure
 
 MAX_ROUNDS = 20
 HEARTBEAT_SECONDS = 90  # a daemon gives a sign of life every 30 seconds
@@ -176,8 +176,7 @@ def failed_ticks(instance: dg.DagsterInstance, names: Iterable[str]) -> Iterator
             origin, selector = state.instigator_origin_id, state.selector_id
             for tick in instance.get_ticks(origin, selector, limit=1):
                 if tick.error is not None:
-                    error = tick.error.cause or tick.error
-                    yield state.instigator_name, error.message.strip()
+                    yield state.instigator_name, describe_error(tick.error.cause or tick.error)
 
 
 def _downstream_last(sensor: dg.SensorDefinition) -> tuple[int, str]:

@@ -15,7 +15,13 @@ from retrain_assets.domain.drift import observations
 from retrain_assets.domain.metrics.metrics import write_json
 from retrain_assets.domain.windows import split
 from retrain_assets.steps.decision.policy import list_requests
-from retrain_assets.steps.state import MONITORING_SCHEMA, ModelState, data_digest, landed_rows
+from retrain_assets.steps.state import (
+    MONITORING_SCHEMA,
+    ModelState,
+    data_digest,
+    landed_rows,
+    landing_files,
+)
 from retrain_assets.stores.ledger import LedgerError
 
 MOST_PARTITIONS, MOST_DECISIONS, MOST_COLUMNS = 10, 5, 3
@@ -24,7 +30,8 @@ MOST_PARTITIONS, MOST_DECISIONS, MOST_COLUMNS = 10, 5, 3
 def status(state: ModelState) -> dict[str, Any]:
     """Return the model now: production, the last decision, stale partitions and triggers.
 
-    `stale` lists partitions that production was trained on and that were corrected since.
+    `stale` lists partitions that production was trained on and that were corrected since, and
+    `refused` the number of files and of other rows that each dataset of the model has refused.
     """
     history = state.ledger.read()
     now = history.production
@@ -50,7 +57,21 @@ def status(state: ModelState) -> dict[str, Any]:
         "performance": performance(state),
         "moved": list_moved_columns(state),
         "decisions": list_requests(state, MOST_DECISIONS),
+        "refused": count_refused(state),
     }
+
+
+def count_refused(state: ModelState) -> dict[str, dict[str, int]]:
+    """Return the refused files, and refused rows of other files, of each dataset that has some."""
+    counts = {}
+    for name in (state.dataset.name, *state.lookups):
+        records = landing_files(state.tables, name)
+        is_file = pl.col("refusal").is_not_null()
+        rows = int(records.filter(~is_file)["quarantined"].sum())
+        files = records.filter(is_file)["file"].n_unique()
+        if files or rows:
+            counts[name] = {"files": files, "rows": rows}
+    return counts
 
 
 def read_newest(state: ModelState, *roles: str) -> pl.DataFrame:

@@ -60,7 +60,7 @@ def slice_result(*, regresses: bool) -> SliceResult:
         (comparison(0.02, 0.01), USEFUL, "PROMOTE", "better than production: log_loss 0.4 against"),
         (comparison(-0.02, 0.01), USEFUL, "REJECT", "worse than production"),
         (comparison(0.02, 0.03), USEFUL, "HOLD", "cannot tell yet: "),
-        (comparison(-0.02, 0.03), USEFUL, "HOLD", "no gain above 0"),
+        (comparison(-0.02, 0.03), USEFUL, "HOLD", "not better than production: "),
         (comparison(0.02, 0.02), USEFUL, "HOLD", "cannot tell yet: "),
         (comparison(0.02, 0.01), comparison(-0.2, 0.1), "REJECT", "worse than the trivial"),
         (comparison(0.02, 0.01), comparison(0.2, 0.3), "PROMOTE", "better than production"),
@@ -96,7 +96,7 @@ def test_a_gain_that_is_not_worth_it_is_held() -> None:
     assert decide(gate, comparison(0.03, 0.01), USEFUL).verdict is Verdict.PROMOTE
     small = decide(gate, comparison(0.01, 0.001), USEFUL)
     assert (small.verdict, small.more_blocks) == (Verdict.HOLD, None)
-    assert "no gain above 0.015" in small.reason
+    assert "not better than production by more than 0.015: " in small.reason
 
 
 def test_a_regressing_slice_rejects_what_is_better_on_the_whole() -> None:
@@ -315,7 +315,7 @@ NOT_WORSE = GateSpec.model_validate(
         (-0.01, 0.015, "PROMOTE", "not worse than production by more than 0.03: log_loss"),
         (-0.01, 0.005, "PROMOTE", "not worse than production by more than 0.03: log_loss"),
         (-0.01, 0.025, "HOLD", "cannot tell yet: "),
-        (-0.04, 0.015, "HOLD", "no gain above -0.03"),
+        (-0.04, 0.015, "HOLD", "worse than production by at least 0.03, which may be chance: "),
         (-0.05, 0.015, "REJECT", "worse than production"),
     ],
 )

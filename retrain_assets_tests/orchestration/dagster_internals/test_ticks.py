@@ -39,17 +39,17 @@ def test_a_sensor_is_failed_until_a_tick_succeeds(world: World, tmp_path: Path) 
                 TickStatus.FAILURE if error else TickStatus.SKIPPED,
                 time.time(),
                 selector_id=state.selector_id,
-                error=SerializableErrorInfo(error, [], "E") if error else None,
+                error=SerializableErrorInfo(error, [], "KeyError") if error else None,
             )
         )
 
     for name, state in states.items():
         instance.add_instigator_state(state)
-        tick(name, f"{name} is broken\n")
+        tick(name, f"builtins.KeyError: '{name}'\n")
     tick("churn_data_ready", None)
     names = ("churn", "customers")
     assert dict(failed_ticks(instance, names)) == {
-        "customers_new_data": "customers_new_data is broken"
+        "customers_new_data": "KeyError: 'customers_new_data'"
     }
     tick("customers_new_data", None)
     assert dict(failed_ticks(instance, names)) == {}
