@@ -4,14 +4,11 @@ Not here: loading the file of such a model (`stores.registry`).
 """
 
 from retrain_assets.domain.model.estimator import wrap_fitted
-from retrain_assets.steps.decision import train
-from retrain_assets.steps.decision.judge import store_expected_output
-from retrain_assets.steps.decision.promote import DecisionError, commit, describe_decision
+from retrain_assets.steps.decision import judge, promote, train
 from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import LedgerRow
-from retrain_assets.stores.registry.model_file import content_digest
-from retrain_assets.stores.registry.registry import ModelVersion, load_foreign, new_run
+from retrain_assets.stores.registry import model_file, registry
 
 ADOPTED = "adopted_from"  # tag of a version that was trained elsewhere
 
@@ -37,16 +34,16 @@ def adopt(
     """
     name, history = state.spec.name, state.ledger.read()
     if history.production is not None:
-        raise DecisionError(
+        raise promote.DecisionError(
             f"model {name}: version {history.production_version} is in production: what is adopted "
             "comes first, everything after it by the gate"
         )
     version = _register(state, source, _find_data_range(state, trained_through))
     check = state.registry.check_in_clean_process(version, state.spec.target.kind)
     if not check.passed:
-        raise DecisionError(f"model {name}: {source} does not answer: {check.detail}")
+        raise promote.DecisionError(f"model {name}: {source} does not answer: {check.detail}")
     row = LedgerRow(
-        **describe_decision(state, history, version),
+        **promote.describe_decision(state, history, version),
         as_of=max(state.mature(), default=trained_through),
         action="adopt",
         candidate=version.version if version.metrics else None,
@@ -56,7 +53,7 @@ def adopt(
         by=by,
         recipe=state.recipe,
     )
-    return commit(state, row, history)
+    return promote.commit(state, row, history)
 
 
 def _find_data_range(state: ModelState, through: str) -> tuple[str, str]:
@@ -67,37 +64,37 @@ def _find_data_range(state: ModelState, through: str) -> tuple[str, str]:
     """
     built, name = state.built(), state.spec.name
     if not state.dataset.partition.is_key(through) or not built or min(built) > through:
-        raise DecisionError(
+        raise promote.DecisionError(
             f"model {name}: drift is measured against what a model was trained on, and nothing is "
             f"monitored through {through!r}: backfill some partitions before it"
         )
     if through > max(built):
-        raise DecisionError(
+        raise promote.DecisionError(
             f"model {name}: it cannot be trained through {through}, as the newest partition that "
             f"is stored is {max(built)}: name that or an earlier one"
         )
     return min(built), through
 
 
-def _register(state: ModelState, source: str, data_range: tuple[str, str]) -> ModelVersion:
+def _register(state: ModelState, source: str, data_range: tuple[str, str]) -> registry.ModelVersion:
     """Register the model; without metrics if there are no rows on which it was not trained."""
     import skops.io
 
     windows, last = state.spec.windows, data_range[1]
     keys = state.trained_on(tuple(state.built()), data_range)[-windows.train :]
     features = read_features(state, keys).select(state.feature_names)
-    foreign = load_foreign(source, state.registry)
+    foreign = registry.load_foreign(source, state.registry)
     pipeline = wrap_fitted(foreign, state.spec.target.kind, features)
     unseen = [key for key in state.mature() if key > last][-windows.holdout :]
     rows = train.sample(state, unseen)
     output = train.predict_sample(state, pipeline, rows) if len(rows.target) else None
     metrics = train.compute_metrics(state, rows, output) if output else {}
-    tags = {ADOPTED: source, "content": content_digest(skops.io.dumps(pipeline))}
+    tags = {ADOPTED: source, "content": model_file.content_digest(skops.io.dumps(pipeline))}
     example = features.head(train.EXAMPLE_ROWS)
     trained = train.Trained(pipeline, {}, None, data_range, {}, example, "")
     version = state.registry.find({**tags, "train_to": last}) or train.register(
-        state, new_run(state.registry), trained, tags=tags, metrics=metrics
+        state, registry.new_run(state.registry), trained, tags=tags, metrics=metrics
     )
     if output:
-        store_expected_output(state, version, output, rows.partitions)
+        judge.store_expected_output(state, version, output, rows.partitions)
     return version

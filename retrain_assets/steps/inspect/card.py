@@ -16,8 +16,7 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.metrics import metrics
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.domain.windows import exclude_range, take_through
-from retrain_assets.reports.page import render_page, render_sections
-from retrain_assets.reports.plots import draw_holdout, draw_importance, draw_watched_drift
+from retrain_assets.reports import page, plots
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.evaluate import read_evaluation
@@ -69,7 +68,7 @@ def card(state: ModelState, number: int) -> str:
             f"retrain rollback {name} --to {number} --reason WHY: back to it, once it has served",
         ],
     }
-    return render_page(f"{name}, version {number}", render_sections(parts))
+    return page.render_page(f"{name}, version {number}", page.render_sections(parts))
 
 
 def _judgement(state: ModelState, gated: ModelVersion, decisions: list[LedgerRow]) -> Parts:
@@ -98,7 +97,7 @@ def _judgement(state: ModelState, gated: ModelVersion, decisions: list[LedgerRow
     return {
         "Holdout": [where, figures],
         "The gate": [evaluation.reason, evaluation.picture(), *tables] if evaluation else [],
-        "Calibration": [draw_holdout(kind, rows.target.to_numpy(), output, classes)],
+        "Calibration": [plots.draw_holdout(kind, rows.target.to_numpy(), output, classes)],
         "Importance": [_importance(past, pipeline, rows)],
     }
 
@@ -132,7 +131,7 @@ def _importance(state: ModelState, pipeline: train.Model, rows: train.Sample) ->
         shuffled = features.with_columns(pl.col(name).shuffle(state.spec.seed))
         losses[name] = metric.gain(baseline, value(shuffled))
     text = f"how much worse {metric} is when its values are shuffled, {len(target):,} rows"
-    return draw_importance(losses, text)
+    return plots.draw_importance(losses, text)
 
 
 def _drift(state: ModelState, gated: ModelVersion) -> train.Figure:
@@ -140,4 +139,4 @@ def _drift(state: ModelState, gated: ModelVersion) -> train.Figure:
     last = pl.col(PARTITION).unique().sort().tail(DRIFT_PARTITIONS).implode()
     before = pl.col(PARTITION) <= gated.tags.get("as_of", "")
     rows = state.stored("monitoring", MONITORING_SCHEMA, before)
-    return draw_watched_drift(rows.filter(pl.col(PARTITION).is_in(last)))
+    return plots.draw_watched_drift(rows.filter(pl.col(PARTITION).is_in(last)))

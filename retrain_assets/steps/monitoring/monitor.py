@@ -13,9 +13,8 @@ import polars as pl
 
 from retrain_assets.domain import windows
 from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.drift import measures, permutation_test
 from retrain_assets.domain.drift import observations as watch
-from retrain_assets.domain.drift.measures import describe_effect
-from retrain_assets.domain.drift.permutation_test import pool
 from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, ColumnProfile, drop_mixed, merge
 from retrain_assets.specs.triggers import DriftTrigger
 from retrain_assets.steps.decision.judge import BLOCK
@@ -163,11 +162,11 @@ class _Watcher:
             return
         keys = [*reference, *window]
         rows = pl.concat([blocks[key] for key in keys])
-        pooled = pool(rows.filter(pl.col("column").is_in(tuple(now))), keys)
+        pooled = permutation_test.pool(rows.filter(pl.col("column").is_in(tuple(now))), keys)
         places = range(len(reference), len(keys))
         # The same window is judged alike whenever it is judged.
         seed = [self.state.spec.seed, *window[-1].encode()]
-        effects = {name: describe_effect(before[name], now[name]) for name in now}
+        effects = {name: measures.describe_effect(before[name], now[name]) for name in now}
         allowed = rate / period.per_year
         yield from watch.observe_permutation_test(role, pooled, places, allowed, seed, effects)
 

@@ -9,11 +9,9 @@ import numpy as np
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.metrics.intervals import compute_evidence, required_evidence
-from retrain_assets.domain.metrics.metrics import block_values, get_gate_metric
+from retrain_assets.domain.metrics import intervals, metrics
 from retrain_assets.domain.model.estimator import are_finite, predict
-from retrain_assets.steps.decision.promote import roll_back
-from retrain_assets.steps.decision.train import get_classes, list_missing_features
+from retrain_assets.steps.decision import promote, train
 from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.state import SOURCE, ModelState
 from retrain_assets.stores.ledger import LedgerRow
@@ -96,8 +94,8 @@ def summarize(state: ModelState) -> WatchSummary | None:
         before=row.previous or 0,
         partitions=len(losses),
         loss=sum(losses) / len(losses) if losses else 0.0,
-        evidence=float(max(compute_evidence(losses), default=1.0)),
-        needed=required_evidence(state.spec.gate.confidence),
+        evidence=float(max(intervals.compute_evidence(losses), default=1.0)),
+        needed=intervals.required_evidence(state.spec.gate.confidence),
         metric=state.spec.gate.metric,
     )
 
@@ -106,7 +104,7 @@ def act(state: ModelState, summary: WatchSummary | None) -> LedgerRow | None:
     """Roll back where production is shown to be worse and the YAML says `watch: auto`."""
     if summary is None or not summary.is_worse or state.spec.watch != "auto":
         return None
-    return roll_back(state, summary.before, summary.sentence, BY)
+    return promote.roll_back(state, summary.before, summary.sentence, BY)
 
 
 def _find_promotion(state: ModelState) -> LedgerRow | None:
@@ -135,23 +133,23 @@ def _read_losses(state: ModelState, row: LedgerRow) -> pl.DataFrame:
 
 def _compute_losses(state: ModelState, row: LedgerRow, keys: list[str]) -> pl.DataFrame:
     """Return by how much production is worse on each partition; null where that is undefined."""
-    metric, target = get_gate_metric(state.spec.gate), state.spec.target
+    metric, target = metrics.get_gate_metric(state.spec.gate), state.spec.target
     rows = read_features(state, keys).drop_nulls(target.column)
     outputs, classes = [], []
     digests = {decision.version: decision.sha256 for decision in state.ledger.read().rows}
     for version in (row.version, row.previous or 0):
         pipeline = state.registry.load(version, digests[version])
-        if list_missing_features(state, pipeline):
+        if train.list_missing_features(state, pipeline):
             return pl.DataFrame(schema=SCHEMA).drop(SOURCE)
         outputs.append(
             predict(pipeline, target.kind, rows.select(state.feature_names), strict=False)
         )
-        classes.append(get_classes(pipeline))
+        classes.append(train.get_classes(pipeline))
     usable = np.logical_and(*map(are_finite, outputs))
     rows = rows.filter(pl.Series(usable))
     labels, blocks = rows[target.column].to_numpy(), rows[PARTITION]
     now, before = (
-        block_values(metric, labels, output[usable], blocks, names)
+        metrics.block_values(metric, labels, output[usable], blocks, names)
         for output, names in zip(outputs, classes, strict=True)
     )
     return now.join(before, on="block", suffix="_before").select(
