@@ -123,13 +123,11 @@ class _Watcher:
         before, now = (self.merge(part) for part in parts)
         # A function may give text on one day and numbers on another, which no measure compares.
         names = [name for name in before if name in now and before[name].kind == now[name].kind]
-        sides = [{name: side[name] for name in names if name != target} for side in (before, now)]
-        targets = [{name: side[name] for name in names if name == target} for side in (before, now)]
-        for role, trigger, columns in (
-            (watch.FEATURE, triggers.data_drift, sides),
-            (watch.TARGET, triggers.target_drift, targets),
-        ):
-            yield from self._compare(_Comparison(role, trigger, columns, self.profiles, *parts))
+        roles = {watch.FEATURE: triggers.data_drift, watch.TARGET: triggers.target_drift}
+        for role, trigger in roles.items():
+            columns = [name for name in names if (name == target) == (role == watch.TARGET)]
+            sides = [{name: side[name] for name in columns} for side in (before, now)]
+            yield from self._compare(_Comparison(role, trigger, sides, self.profiles, *parts))
 
     def _observe_output(self, key: str, production: LedgerRow) -> Observations:
         """Yield the drift of the output, once a whole window was predicted by this version."""
@@ -176,12 +174,11 @@ class _Watcher:
         if trigger is None:
             return
         baseline = production.metrics.get(trigger.metric, math.nan)
-        keys: Sequence[str] = [partition for partition in self.keys if partition <= key]
+        keys = tuple(partition for partition in self.keys if partition <= key)
         roles = {watch.PERFORMANCE: windows.mature_partitions(keys, spec.labels.delay)}
-        for role, parts in {
-            **roles,
-            **({watch.ESTIMATED: keys} if trigger.estimated else {}),
-        }.items():
+        if trigger.estimated:
+            roles[watch.ESTIMATED] = keys
+        for role, parts in roles.items():
             values = self.metric_values(production.version, role, trigger.metric)
             window = self._get_served([part for part in parts if part in values], key, production)
             figures = [values[part] for part in window or ()]
