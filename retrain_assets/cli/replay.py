@@ -6,7 +6,6 @@ Not here: playing them (`steps/replay.py`).
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +16,7 @@ from rich.progress import Progress
 
 from retrain_assets.cli.base import command, get_model, show, start_folder, storage
 from retrain_assets.domain.decision.replay import Outcome
-from retrain_assets.specs.model import ModelSpec, PolicySpec, usual_policies
+from retrain_assets.specs.model import PolicySpec, usual_policies
 from retrain_assets.specs.yaml import load_strictly, parse_spec
 from retrain_assets.steps.data.quarantine import as_lines
 from retrain_assets.steps.replay import replay_policies
@@ -36,7 +35,10 @@ from retrain_assets.steps.replay import replay_policies
 def replay(model: str, first: str, last: str, policies: str | None, picture: str | None) -> None:
     """Play policies over stored history; ledger and registry stay as they are."""
     entry = get_model(model)
-    candidates = _policies(entry.spec, start_folder() / policies if policies else None)
+    candidates = usual_policies(entry.spec)
+    if policies:
+        documents = load_strictly(start_folder() / policies)
+        candidates[1:] = [parse_spec(document, PolicySpec, ()) for document in documents]
     with _progress() as tell:
         outcome = replay_policies(entry.state(storage()), candidates, tell, first, last)
     if picture:
@@ -49,13 +51,6 @@ def replay(model: str, first: str, last: str, policies: str | None, picture: str
     if proposal:
         lines += ["", yaml.safe_dump(proposal, sort_keys=False).rstrip()]
     show(_value(outcome) | {"model": model, "proposed": proposal}, "\n".join(lines))
-
-
-def _policies(model: ModelSpec, file: Path | None) -> list[PolicySpec]:
-    present, *usual = usual_policies(model)
-    if file is None:
-        return [present, *usual]
-    return [present, *(parse_spec(document, PolicySpec, ()) for document in load_strictly(file))]
 
 
 @contextmanager
