@@ -159,9 +159,9 @@ class Replay:
 
 def _measure(state: ModelState, key: str, pipeline: train.Model) -> float | None:
     rows = train.sample(state, [key])
-    output = train.predict_sample(state, pipeline, rows) if rows.target.len() else None
-    if output is None:
+    if rows.target.is_empty():
         return None
+    output = train.predict_sample(state, pipeline, rows)
     inputs = rows.labels, output.values, rows.partitions, output.classes
     values = block_values(get_gate_metric(state.spec.gate), *inputs)["value"]
     return cast("float | None", values[0])

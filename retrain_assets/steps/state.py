@@ -247,8 +247,7 @@ class ModelState:
 
     def profiles(self, keys: Collection[str]) -> pl.DataFrame:
         """Return stored summaries of some partitions, without columns that have changed in kind."""
-        rows = self.tables.read(self.table("profile"), keys, PROFILE_SCHEMA)
-        return drop_mixed(rows)
+        return drop_mixed(self.tables.read(self.table("profile"), keys, PROFILE_SCHEMA))
 
     def trained_profile(self, data_range: tuple[str, str]) -> dict[str, ColumnProfile]:
         """Return summaries of the features that a model was trained on, by name."""
