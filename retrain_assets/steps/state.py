@@ -12,7 +12,6 @@ from functools import cache, cached_property, lru_cache
 from hashlib import sha256
 from importlib.metadata import distributions
 from itertools import groupby
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import polars as pl
@@ -346,7 +345,8 @@ def code_digest(spec: ModelSpec) -> str:
 
     Comments and docstrings do not count.
     """
-    return digest_of({**code_of(DECIDING, _decides), **_user_code(*_references(spec))})
+    code = code_of(DECIDING, lambda name, _: name in DECIDING or name.startswith(FOLLOWED))
+    return digest_of({**code, **_user_code(*_references(spec))})
 
 
 def user_code_digest(*references: str | None) -> str:
@@ -368,10 +368,6 @@ def _references(spec: ModelSpec) -> tuple[str | None, ...]:
 def _user_code(*references: str | None) -> dict[str, str]:
     modules = [reference.partition(":")[0] for reference in references if reference]
     return code_of(modules, is_of_the_user)
-
-
-def _decides(name: str, _: Path) -> bool:
-    return name in DECIDING or name.startswith(FOLLOWED)
 
 
 @cache
