@@ -35,6 +35,23 @@ def test_without_an_effect_two_hundred_looks_alarm_no_oftener_than_stated(
     assert alarms(LAWS[law], confidence) <= stated + 2 * (stated * (1 - stated) / ROUNDS) ** 0.5
 
 
+@pytest.mark.parametrize(("alike", "most"), [(0.3, 0.06), (0.5, 0.1)])
+def test_gains_that_resemble_their_neighbours_alarm_about_as_rarely(
+    alike: float, most: float
+) -> None:
+    """At a stated 5 %; if they were taken as independent, 13 % and 26 % of streams would alarm."""
+
+    def law(rng: np.random.Generator) -> np.ndarray:
+        noise = rng.normal(size=LOOKS)
+        noise[1:] *= (1 - alike**2) ** 0.5
+        gains = noise.copy()
+        for place in range(1, LOOKS):
+            gains[place] += alike * gains[place - 1]
+        return gains
+
+    assert alarms(law, 0.9) <= most
+
+
 def test_looking_again_and_again_at_an_interval_would_alarm_far_oftener() -> None:
     rng, wrong = np.random.default_rng(0), 0
     for _ in range(ROUNDS):
