@@ -4,14 +4,13 @@ A pass leaves nothing behind that a later one needs: what there is to do depends
 tables alone. Not here: what a sensor decides, and how its runs are executed.
 """
 
-import fcntl
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from filelock import FileLock, Timeout
 
 from retrain_assets.orchestration.checks import failures
 from retrain_assets.orchestration.dagster_internals import NOT_FINISHED_STATUSES
@@ -41,15 +40,12 @@ def alone(root: Path, wait_seconds: float = 0) -> Iterator[None]:
         OtherTickError: Another process holds it.
     """
     root.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + wait_seconds
-    with (root / ".tick.lock").open("w") as lock:
-        while True:
-            with suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            if time.monotonic() >= until:
-                raise OtherTickError(f"another tick works on {root}: it does what there is to do")
-            time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+    try:
+        lock = FileLock(root / ".tick.lock").acquire(timeout=wait_seconds)
+    except Timeout as error:
+        message = f"another tick works on {root}: it does what there is to do"
+        raise OtherTickError(message) from error
+    with lock:
         yield
 
 

@@ -6,7 +6,6 @@ landed. Offsets that hold no message (compacted, transaction markers) are covere
 where the messages come from, and reading the files.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -15,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from filelock import FileLock, Timeout
 
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores.landing.source import LocalFiles
@@ -106,18 +107,14 @@ class TopicFiles:
             RuntimeError: Another process is writing.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        lock = os.open(self.folder / f".{self.topic}.lock", flags, 0o644)
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RuntimeError(
-                    f"topic {self.topic} is being landed in {self.folder} by another process"
-                ) from error
+            lock = FileLock(self.folder / f".{self.topic}.lock").acquire(blocking=False)
+        except Timeout as error:
+            raise RuntimeError(
+                f"topic {self.topic} is being landed in {self.folder} by another process"
+            ) from error
+        with lock:
             yield
-        finally:
-            os.close(lock)
 
     def next_offsets(self) -> dict[int, int]:
         """Return the offset after the last one that has landed, by topic partition.
