@@ -55,7 +55,8 @@ class LiveMonitor:
         recent = (pl.col("_time") > now - SPAN) & (pl.col("_role") == LIVE)
         recent &= pl.col("_version") == serving.version.number
         newest = tables.scan(name).filter(recent).sort("_time", descending=True).head(MAX_ROWS)
-        rows = tables.collect(newest, name)
+        types = serving.version.schema  # a column may hold what is text in another version
+        rows = tables.collect(newest, name).cast(types)  # type: ignore[arg-type]
         is_enough = rows.height >= MIN_ROWS
         self.observations = list(self._observations(rows, serving.version)) if is_enough else []
         alerts = {

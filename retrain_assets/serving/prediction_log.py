@@ -234,7 +234,8 @@ def _store_files(paths: list[Path], state: ModelState) -> int:
         if rows := [part for part in parts.values() if part.height]:
             table = pl.concat(rows, how="diagonal_relaxed")
             commit, keys = {"rows": str(table.height)}, [path.stem for path in parts]
-            state.tables.replace(state.table(TABLE), table, keys, commit, key=SEGMENT)
+            # A feature may be a number in one version and text in another.
+            state.tables.replace(state.table(TABLE), table, keys, commit, SEGMENT, mixed=True)
         for path in parts:
             path.unlink(missing_ok=True)
     finally:

@@ -8,7 +8,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from retrain_assets.domain.features.build import FeatureError
 from retrain_assets.orchestration.partitions import range_tags
+from retrain_assets.steps.features.build import build_features
 from retrain_assets_tests.steps.features.test_build import in_production, landed
 from retrain_assets_tests.world import World, key, new_world
 
@@ -53,6 +55,22 @@ def test_outliers_beyond_the_bound_are_named_by_partition(
     assert after.description == "2 of 3 partitions came when a model was in production"
     (case,) = cases(after)
     assert (case["partition"], case["share"]) == (key(7), 1.0)
+
+
+def test_rows_without_features_are_named_and_a_partition_of_them_alone_is_refused(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    sql = "SELECT x, (CASE WHEN id = 9 OR x > 40 THEN plan ELSE '1' END)::INT AS n FROM rows"
+    world = new_world(tmp_path, instance, features={"sql": sql})
+    landed(world, 0)
+    landed(world, 1, shift=60.0)
+    found = checked(world, 0, 0)["rows_have_features"]
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    (case,) = cases(found)
+    assert (case["partition"], case["key"]) == (key(0), f"{key(0)}|9")
+    assert case["reason"].startswith("conversion from `str` to `i32` failed in column ")
+    with pytest.raises(FeatureError, match=f"features of all rows of {key(1)} fail, such as "):
+        build_features(world.state, [key(0), key(1)], "run")
 
 
 def test_rows_unlike_training_and_an_odd_balance_are_named(

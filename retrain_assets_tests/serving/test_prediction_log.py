@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import json
 import multiprocessing
 import os
 import signal
@@ -366,3 +367,21 @@ def test_a_file_that_cannot_be_read_is_set_aside_and_the_others_are_stored(
 def read_row() -> dict[str, Any]:
     times = {"day": date(2020, 1, 20), "at": datetime(2020, 1, 20, 9, 30, tzinfo=UTC)}
     return ROW | times
+
+
+def test_a_feature_that_is_text_in_a_later_version_is_logged_beside_its_numbers(
+    changing: Site,
+) -> None:
+    service = changing.service()
+    with listening(service) as client, background(service, print):
+        post(client, ROW | {"x": 0.1})
+    service = changing.service()
+    with listening(service) as client:
+        post(client)
+        (file,) = files(changing)
+        head, record = map(json.loads, file.read_text().splitlines())
+    head |= {"version": 2, "features": [[name, True] for name, _ in head["features"]]}
+    record |= {name: ["high"] for name, _ in head["features"]}
+    file.with_stem("later").write_text(f"{json.dumps(head)}\n{json.dumps(record)}\n")
+    assert service.log.flush() == 2
+    assert logged(changing).sort("_version", "x")["x"].to_list() == ["0.1", "0.5", "high"]

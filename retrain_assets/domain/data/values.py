@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -45,6 +45,12 @@ _POINT = re.compile(
     re.DOTALL,
 )
 _VALUE, _GIVEN = "_value", "_given"
+Result = TypeVar("Result")
+Failure = TypeVar("Failure", bound=BaseException)
+SQL_ERRORS: tuple[type[BaseException], ...] = (
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
+)
 _SAMPLE = datetime(2013, 1, 31, 13)  # noqa: DTZ001 local wherever it is used
 
 
@@ -358,22 +364,67 @@ def select_rows(rows: pl.DataFrame, *values: pl.Expr | str) -> pl.DataFrame:
     return repeat_single(rows).select(*values)[: rows.height]
 
 
+def compute_by_row(
+    rows: pl.DataFrame,
+    compute: Callable[[pl.DataFrame], Result],
+    errors: type[Failure] | tuple[type[Failure], ...],
+) -> Iterator[tuple[pl.DataFrame, Result | Failure]]:
+    """Yield parts of rows in order with what is computed of them, or with the error of a row.
+
+    Rows that fail are located by halving, so that they fail no other row.
+
+    Raises:
+        Failure: It is raised without any row too, so that no row is at fault.
+    """
+    result: Result | Failure
+    try:
+        result = compute(rows)
+    except errors as error:
+        if rows.is_empty():
+            raise
+        compute(rows.clear())
+        result = error
+    if isinstance(result, errors) and rows.height > 1:
+        half = rows.height // 2
+        yield from compute_by_row(rows[:half], compute, errors)
+        yield from compute_by_row(rows[half:], compute, errors)
+    else:
+        yield rows, result
+
+
+def select_possible(rows: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
+    """Return the values of an expression, null for each row for which it fails."""
+    results = compute_by_row(rows, lambda part: select_rows(part, value), SQL_ERRORS)
+    nothing = pl.lit(None).alias(value.meta.output_name())
+    return pl.concat(
+        (
+            (part.select(nothing) if isinstance(result, BaseException) else result)
+            for part, result in results
+        ),
+        how="vertical_relaxed",
+    )
+
+
 def sources(column: ColumnSpec) -> list[str]:
     """Return the columns that a column is derived from."""
     return pl.sql_expr(column.expression).meta.root_names() if column.expression else []
 
 
 def _evaluated(rows: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
-    """Evaluate each row; where it fails, which is located by halving, null counts as given."""
-    try:
-        values = select_rows(rows, value.alias(_VALUE), LINE)
+    """Evaluate each row; where it fails, null counts as given."""
+
+    def evaluate(part: pl.DataFrame) -> pl.DataFrame:
+        values = select_rows(part, value.alias(_VALUE), LINE)
         return values.select(_VALUE, pl.col(_VALUE).is_not_null().alias(_GIVEN))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
-        if rows.height <= 1:
-            return rows.select(pl.lit(None).alias(_VALUE), (pl.col(LINE) > 0).alias(_GIVEN))
-    half = rows.height // 2
-    parts = _evaluated(rows[:half], value), _evaluated(rows[half:], value)
-    return pl.concat(parts, how="vertical_relaxed")
+
+    failed = pl.lit(None).alias(_VALUE), (pl.col(LINE) > 0).alias(_GIVEN)
+    return pl.concat(
+        (
+            (part.select(failed) if isinstance(result, BaseException) else result)
+            for part, result in compute_by_row(rows, evaluate, SQL_ERRORS)
+        ),
+        how="vertical_relaxed",
+    )
 
 
 def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
@@ -396,7 +447,7 @@ def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
         # polars moves a filter below an expression only if it is computed row by row.
         by_row = not derived.filter(pl.col(LINE) > 0).explain().startswith("FILTER")
         derived.collect()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except SQL_ERRORS as error:
         return f"is not valid: {str(error).partition(chr(10))[0][:300]}"
     if not by_row:
         return "looks at more than its own row: leave out aggregates, windows and offsets"

@@ -5,6 +5,7 @@ only columns that are known by then, and `history`: rows of the partitions befor
 Not here: reading tables, and encoding features for an estimator.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,22 +13,49 @@ from importlib import import_module
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION, Type, dataset_schema, row_key
-from retrain_assets.domain.data.values import keep_finite, null_infinite, repeat_single, select_rows
+from retrain_assets.domain.data.values import (
+    SQL_ERRORS,
+    compute_by_row,
+    keep_finite,
+    null_infinite,
+    repeat_single,
+    select_possible,
+)
 from retrain_assets.domain.features.sql import QueryError, forgive_rows, run_in_order
 from retrain_assets.domain.windows import mature_partitions, take_before
+from retrain_assets.errors import is_permanent
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.features import LookupSpec
 from retrain_assets.specs.model import ModelSpec
 
+RefusedRow = dict[str, str]
+
+MOST_REFUSED = 1_000  # rows that are computed together; if more fail, the SQL or function is wrong
 LARGEST_EXACT = 2**53  # beyond it, floats leave out whole numbers
 KEY, WEIGHT, BLOCK = "_key", "_weight", "_block"
+MOST_CHARACTERS = 300  # of the reason why a row is refused
+_REPEATED = re.compile(r" for 2 out of 2 values: \[(.+), \1\]")  # a single row is repeated
 _ORDER, _AT = "_order", "_at"
 _STAMP = pl.Datetime("us", "UTC")  # a date is its midnight, so that a lag of hours counts
 
 
 class FeatureError(ValueError):
     """Rows cannot be made into features; the message names the model, column and remedy."""
+
+
+class RowError(FeatureError):
+    """The features of a row cannot be computed from its values.
+
+    Args:
+        spec: The model.
+        reason: What the SQL or the function said.
+        where: The row, where it is one of several.
+    """
+
+    def __init__(self, spec: ModelSpec, reason: str, where: str = "") -> None:
+        super().__init__(f"model {spec.name}: features{where}: {reason}")
+        self.reason = reason
 
 
 def join_lookups(
@@ -131,8 +159,16 @@ def compute_features(
 
     Raises:
         FeatureError: The SQL or function fails, drops rows, or gives a type no model can use.
+        RowError: It fails for a row, which the message names.
     """
-    return _compute(_join(rows, lookups, spec, dataset), history, spec)
+    parts, place = [], 0
+    for part, result in _compute_parts(_join(rows, lookups, spec, dataset), history, spec):
+        if isinstance(result, RowError):
+            where = f" of row {place} (counted from 0)" if rows.height > 1 else ""
+            raise RowError(spec, result.reason, where) from result
+        parts.append(result.lazy())
+        place += part.height
+    return join_parts(parts, spec).collect()
 
 
 def build_features(
@@ -142,6 +178,8 @@ def build_features(
     dataset: DatasetSpec,
     past: Callable[[str], pl.DataFrame] | None = None,
     labels: Mapping[str, pl.DataFrame] | None = None,
+    *,
+    refused: list[RefusedRow] | None = None,
 ) -> pl.DataFrame:
     """Compute features, target and identity of labelled rows, as the features table stores them.
 
@@ -154,6 +192,8 @@ def build_features(
             partition by partition then.
         labels: Of each lookup that the target is made of, rows with the columns that are
             `known: later`, which no feature sees.
+        refused: To which the rows are added whose features cannot be computed, each as
+            `partition`, `key` and `reason`. The result is without them in any case.
 
     Returns:
         `_landing_partition`, `_key` (the dataset's key joined by `|`), the features, the target
@@ -163,32 +203,35 @@ def build_features(
         counts for nothing in training and judgement.
 
     Raises:
-        FeatureError: As `compute_features`, target and features share a name, or features of a row
-            depend on the rows that are made with it.
+        FeatureError: The SQL or function fails without rows or for over `MOST_REFUSED` rows, drops
+            rows, or gives a type no model can use; target and features share a name, or features
+            of a row depend on the rows that are made with it.
     """
     rows = rows.sort(PARTITION, maintain_order=True)
-    parts: list[pl.DataFrame] = []
-    for part, history in _split_parts(_join(rows, lookups, spec, dataset), past):
-        parts.append(_compute(part, history, spec))
-        if len(parts) == 1:
-            _refuse_dependent(parts[0], part, history, spec)
-    features = join_parts([part.lazy() for part in parts], spec).collect()
+    features, reasons = _compute_sound(_join(rows, lookups, spec, dataset), past, spec)
+    identity = rows.select(PARTITION, row_key(dataset).alias(KEY))
+    if refused is not None:
+        for place, reason in reasons.items():
+            partition, key = identity.row(place)
+            refused.append({"partition": partition, "key": key, "reason": reason})
+    is_sound = ~pl.int_range(pl.len()).is_in([*reasons])
+    rows, identity = rows.filter(is_sound), identity.filter(is_sound)
     if mistake := mistaken_feature(features.columns):
         raise FeatureError(f"model {spec.name}: {mistake}")
     if spec.target.column in features.columns:
         raise FeatureError(
             f"model {spec.name}: the target {spec.target.column} is among its own features"
         )
-    identity = rows.select(PARTITION, row_key(dataset).alias(KEY))
     labelled = join_lookups(rows, labels or {}, {name: spec.lookups[name] for name in labels or {}})
     frames = [identity, features, _select_target(labelled, spec)]
     if spec.weight is not None:
         weight = keep_finite(pl.sql_expr(forgive_rows(spec.weight)).cast(pl.Float64))
-        frames.append(select_rows(rows, weight.fill_null(0.0).clip(0.0).alias(WEIGHT)))
+        weights = select_possible(rows, weight.alias(WEIGHT))
+        frames.append(weights.select(pl.col(WEIGHT).fill_null(0.0).clip(0.0)))
     if spec.blocks is not None:
-        name = pl.sql_expr(forgive_rows(spec.blocks)).cast(pl.String).fill_null("")
-        block = pl.concat_str(PARTITION, name, separator="|")
-        frames.append(select_rows(rows, block.alias(BLOCK)))
+        name = pl.sql_expr(forgive_rows(spec.blocks)).cast(pl.String).alias(BLOCK)
+        names = select_possible(rows, name).to_series().fill_null("")
+        frames.append(rows.select(pl.concat_str(PARTITION, names, separator="|").alias(BLOCK)))
     return pl.concat(frames, how="horizontal").sort(PARTITION, KEY)
 
 
@@ -258,14 +301,56 @@ def _split_parts(
         yield part, past(part[PARTITION][0])
 
 
+def _compute_sound(
+    joined: pl.DataFrame, past: Callable[[str], pl.DataFrame] | None, spec: ModelSpec
+) -> tuple[pl.DataFrame, dict[int, str]]:
+    """Return features of the rows that have some, and the reason of each other row by its place.
+
+    Raises:
+        FeatureError: As `build_features`.
+    """
+    parts: list[pl.DataFrame] = []
+    reasons: dict[int, str] = {}
+    place, is_checked = 0, False
+    for together, history in _split_parts(joined, past):
+        for part, result in _compute_parts(together, history, spec):
+            if isinstance(result, RowError):
+                reasons[place] = result.reason
+                if len(reasons) > MOST_REFUSED:
+                    raise RowError(spec, f"over {MOST_REFUSED:,} rows fail, such as {result}")
+            else:
+                parts.append(result)
+                if not is_checked:
+                    _refuse_dependent(result, part, history, spec)
+                    is_checked = part.height > 1
+            place += part.height
+    if not parts:
+        parts = [_compute(joined.clear(), None if past is None else past(""), spec)]
+    return join_parts([part.lazy() for part in parts], spec).collect(), reasons
+
+
+def _compute_parts(
+    rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | RowError]]:
+    """Yield rows with their features, or a single row with the reason why it has none."""
+    return compute_by_row(rows, lambda part: _compute(part, history, spec), RowError)
+
+
 def _compute(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> pl.DataFrame:
     among = repeat_single(rows)
     try:
         # The partition is the platform's own column, so `*` does not make a feature of it.
         features = _apply(among, history, spec).drop(PARTITION, strict=False)
-    except (pl.exceptions.PolarsError, QueryError) as error:
-        why = str(error).partition("\n")[0]
-        raise FeatureError(f"model {spec.name}: features: {why}") from error
+    except QueryError as error:
+        raise FeatureError(f"model {spec.name}: features: {error}") from error
+    except FeatureError:
+        raise
+    except SQL_ERRORS as error:
+        raise RowError(spec, _REPEATED.sub(r": \1", _first_line(error))) from error
+    except Exception as error:
+        if not is_permanent(error):  # such as of a server that does not answer
+            raise
+        raise RowError(spec, f"{type(error).__name__}: {_first_line(error)}") from error
     if features.height != among.height:
         raise FeatureError(
             f"model {spec.name}: features has {features.height} rows for {among.height}: "
@@ -273,6 +358,10 @@ def _compute(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) 
         )
     stored = {name: get_stored_type(name, dtype, spec) for name, dtype in features.schema.items()}
     return null_infinite(features[: rows.height].cast(stored))  # type: ignore[arg-type]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:MOST_CHARACTERS]
 
 
 def join_parts(parts: Sequence[pl.LazyFrame], spec: ModelSpec) -> pl.LazyFrame:
@@ -336,7 +425,7 @@ def _select_target(rows: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:
     sql = forgive_rows(target.expression or "")
     value = pl.sql_expr(sql) if sql else pl.col(target.column)
     stored = pl.String if target.kind == "multiclass" else pl.Float64
-    return null_infinite(select_rows(rows, value.alias(target.column))).cast(stored)
+    return null_infinite(select_possible(rows, value.alias(target.column))).cast(stored)
 
 
 def get_stored_type(name: str, dtype: pl.DataType, spec: ModelSpec) -> Type:

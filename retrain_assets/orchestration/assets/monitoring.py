@@ -80,6 +80,8 @@ def monitor_assets(model: Model) -> list[dg.AssetsDefinition]:
 def _features(model: Model) -> dg.AssetsDefinition:
     key = model.key("features")
     texts = {
+        "rows_have_features": "The features of every row can be computed; where they cannot, the "
+        "row is left out of training, predictions and monitoring.",
         "features_match_training": "Columns are those production was trained on, shares of nulls "
         f"within {NULLS:g} of training, at most {FOREIGN:.0%} of values beyond its ranges and "
         "categories; no column is empty or constant.",
@@ -97,8 +99,9 @@ def _features(model: Model) -> dg.AssetsDefinition:
         state, keys = model.state(storage.open()), partitions.requested_partitions(context)
         result = build.build_features(state, keys, context.run_id)
         metadata.add_series(context, key, result.summary.rename({"rows": metadata.ROWS}))
-        yield _describe(state, "features", result)
+        yield _describe(state, "features", result, rows_refused=len(result.refused))
         for name, (cases, message) in {
+            "rows_have_features": (result.refused, ""),
             "features_match_training": (result.mismatches, ""),
             "target_balance_within_range": (_find_unbalanced(model, result.summary), ""),
             "outlier_share_within_range": _find_outlying(model, result.summary),

@@ -13,7 +13,7 @@ import polars as pl
 
 from retrain_assets.domain.data import contract, rules, values
 from retrain_assets.domain.data.rules import BROKEN, LINE, PARTITION, STORED
-from retrain_assets.domain.features.build import compute_features, join_lookups
+from retrain_assets.domain.features.build import RowError, compute_features, join_lookups
 from retrain_assets.serving.scoring.quick_features import QuickFeatures
 from retrain_assets.serving.scoring.request import Row, reject
 from retrain_assets.specs.dataset import DatasetSpec
@@ -93,9 +93,9 @@ class FeatureMaker:
             empty = {name: table.head(0) for name, table in self._tables.items()}
             joined = join_lookups(self._typed([]), empty, self.state.spec.lookups).drop(PARTITION)
             quick = QuickFeatures(self.state.spec, tuple(self._schema), joined, self._tables)
-            features = self.features(rows)
-            by_frame = zip(*quick.frame(pl.DataFrame(rows, self._schema)), strict=True)
-            by_row = zip(*quick.values(rows), strict=True)
+            features, frame = self._select_sound(pl.DataFrame(rows, self._schema))
+            by_frame = zip(*quick.frame(frame), strict=True)
+            by_row = zip(*quick.values(frame.to_dicts()), strict=True)
             compared = list(zip(features.rows(), by_row, by_frame, strict=True))
         except (ValueError, pl.exceptions.PolarsError) as error:
             return str(error)
@@ -105,6 +105,16 @@ class FeatureMaker:
                     return f"stored row {place} gives {result} instead of {expected}"
         self.quick = quick if quick.names == features.columns else None
         return None
+
+    def _select_sound(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return features, and the rows that have some."""
+        parts = [
+            (features, part)
+            for part, features in values.compute_by_row(rows, self.features, RowError)
+            if isinstance(features, pl.DataFrame)
+        ]
+        features, sound = zip(*parts or [(self.features([]), rows.clear())], strict=True)
+        return pl.concat(features), pl.concat(sound)
 
     def stored_rows(self, most: int = TRIED_ROWS) -> list[Row]:
         """Return raw rows of the newest stored partition, as a request would hold them."""

@@ -7,6 +7,7 @@ here: reading requests and writing answers.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
@@ -15,9 +16,11 @@ import numpy as np
 import polars as pl
 from polars.exceptions import PanicException  # which is no Exception
 
+from retrain_assets.domain.data.values import SQL_ERRORS
 from retrain_assets.domain.features.build import FeatureError
 from retrain_assets.domain.model.estimator import PredictionError
 from retrain_assets.serving.scoring.request import RequestError, RequestRows, Row
+from retrain_assets.serving.scoring.rows import FeatureMaker
 from retrain_assets.serving.scoring.served_model import ServedModel, Serving, Version
 from retrain_assets.steps.state import ModelState
 
@@ -69,20 +72,10 @@ def score(model: ServedModel, rows: RequestRows) -> Scored:
             be computed.
     """
     serving = require_serving(model)
-    maker, quick = serving.maker, serving.maker.quick
-    columns: Columns
     try:
-        if quick is None:
-            frame = maker.features(rows)
-            names, columns = frame.columns, frame.get_columns()
-            if isinstance(rows, list):
-                columns = [column.to_list() for column in columns]
-        else:
-            names = quick.names
-            columns = quick.values(rows) if isinstance(rows, list) else quick.frame(rows)
+        features = _make_features(serving.maker, rows)
     except FeatureError as error:
         raise RequestError(422, "features", str(error)) from error
-    features = dict(zip(names, columns, strict=True))
     scored = predict_columns(serving.version, model.state, features)
     if serving.shadow is None:
         return scored
@@ -90,6 +83,21 @@ def score(model: ServedModel, rows: RequestRows) -> Scored:
         return replace(scored, shadow=predict_columns(serving.shadow, model.state, features))
     except RequestError:  # the shadow version answers nobody, so it refuses nobody
         return scored
+
+
+def _make_features(maker: FeatureMaker, rows: RequestRows) -> dict[str, Any]:
+    """Return the features of rows by column.
+
+    Raises:
+        FeatureError: Those of a row cannot be computed.
+    """
+    quick = maker.quick
+    if quick is not None:
+        with suppress(*SQL_ERRORS):  # the slow way tells which row fails
+            columns = quick.values(rows) if isinstance(rows, list) else quick.frame(rows)
+            return dict(zip(quick.names, columns, strict=True))
+    frame = maker.features(rows)
+    return frame.to_dict(as_series=not isinstance(rows, list))
 
 
 def predict_columns(version: Version, state: ModelState, features: dict[str, Any]) -> Scored:

@@ -5,7 +5,7 @@ range. Rows that lie far out of what production was trained on are marked as the
 Not here: computing features of rows, predicting and watching.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,7 +15,7 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.data.values import null_infinite
 from retrain_assets.domain.drift.profile import build_profile, merge
 from retrain_assets.domain.drift.training_match import Finding, find_idle, find_mismatches
-from retrain_assets.domain.features.build import KEY, join_parts
+from retrain_assets.domain.features.build import KEY, FeatureError, RefusedRow, join_parts
 from retrain_assets.domain.model.outliers import MAX_ROWS, OUTLIER, Detector, fit_detector
 from retrain_assets.domain.windows import take_through
 from retrain_assets.errors import PermanentError
@@ -52,12 +52,14 @@ class FeaturesResult:
         summary: A row a partition: `rows`, mean of the target where that is a number, and share of
             outliers, null where none are looked for.
         mismatches: Where rows do not match those that production was trained on.
+        refused: Rows that are left out, since their features cannot be computed.
         version: The version of the table after the commit.
     """
 
     partitions: tuple[str, ...]
     summary: pl.DataFrame
     mismatches: list[Finding]
+    refused: list[RefusedRow]
     version: int
 
     @property
@@ -93,10 +95,12 @@ def build_features(state: ModelState, partitions: Sequence[str], run_id: str) ->
     stored = state.tables.scan(features).collect_schema() if base is not None else pl.Schema()
     window = take_through(tuple(sources), keys[-1], state.spec.windows.current)
     rows, summary = Rows(state), _Summary(state, window)
+    refused: list[RefusedRow] = []
     marker = OutlierMarker(rows, summary.ledger) if state.spec.outliers else None
     with Spill() as spill:
         for batch in rows.batches(keys):
-            table = rows.features(batch)
+            table = rows.features(batch, refused)
+            _refuse_empty(state, set(batch).difference(table[PARTITION]), refused)
             # A function that gave no value gave no type either.
             untyped = {name for name, dtype in table.schema.items() if dtype == pl.Null}
             table = table.cast({name: stored[name] for name in untyped & stored.keys()})
@@ -107,7 +111,22 @@ def build_features(state: ModelState, partitions: Sequence[str], run_id: str) ->
         commit = describe_commit(run_id, keys)
         joined = join_parts(spill.parts(), state.spec)
         version = state.tables.replace(features, joined, keys, commit, base=base)
-    return FeaturesResult(keys, pl.concat(summary.parts), summary.find_mismatches(keys), version)
+    mismatches = summary.find_mismatches(keys)
+    return FeaturesResult(keys, pl.concat(summary.parts), mismatches, refused, version)
+
+
+def _refuse_empty(state: ModelState, empty: Collection[str], refused: list[RefusedRow]) -> None:
+    """Refuse partitions of which all rows are refused, since a partition without rows is not built.
+
+    Raises:
+        FeatureError: There is one.
+    """
+    for row in refused:
+        if row["partition"] in empty:
+            raise FeatureError(
+                f"model {state.spec.name}: features of all rows of {row['partition']} fail, such "
+                f"as {row['key']}: {row['reason']}"
+            )
 
 
 def build_profiles(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildResult:

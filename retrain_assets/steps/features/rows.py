@@ -9,9 +9,11 @@ from functools import cached_property
 
 import polars as pl
 
+from retrain_assets.domain.data.row_checks import MASK, personal
 from retrain_assets.domain.data.rules import PARTITION, dataset_schema
 from retrain_assets.domain.features.build import (
     History,
+    RefusedRow,
     build_features,
     drop_replaced,
     get_lookup_schema,
@@ -46,9 +48,21 @@ class Rows:
             ((self.counts.get(key, 0) * columns, [key]) for key in keys), BATCH_VALUES
         )
 
-    def features(self, keys: Sequence[str]) -> pl.DataFrame:
-        """Return features of all rows of some partitions, as `build_features` gives them."""
-        return self._build(self._dataset(keys), keys)
+    def features(self, keys: Sequence[str], refused: list[RefusedRow]) -> pl.DataFrame:
+        """Return features of the rows of some partitions, as `build_features` gives them."""
+        rows: list[RefusedRow] = []
+        features = self._build(self._dataset(keys), keys, rows)
+        refused += map(self._mask, rows)
+        return features
+
+    def _mask(self, row: RefusedRow) -> RefusedRow:
+        """Return a refused row without what may be personal."""
+        dataset = self.state.dataset
+        if not personal(dataset).isdisjoint(dataset.key):
+            row = row | {"key": MASK}
+        if any(map(personal, (dataset, *self.state.lookups.values()))):
+            row = row | {"reason": "not shown, since it may hold a personal value"}
+        return row
 
     def sample(self, keys: Sequence[str], most: int) -> pl.DataFrame:
         """Return features of about `most` rows, always the same: each n-th by key."""
@@ -102,7 +116,9 @@ class Rows:
         dataset = self.state.dataset
         return self.state.tables.read(f"{dataset.name}/dataset", keys, dataset_schema(dataset))
 
-    def _build(self, rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    def _build(
+        self, rows: pl.DataFrame, keys: Sequence[str], refused: list[RefusedRow] | None = None
+    ) -> pl.DataFrame:
         state, history = self.state, self.history(keys)
         sources = state.lookups.items()
         names = list_label_lookups(state.spec, state.lookups)
@@ -112,4 +128,5 @@ class Rows:
         }
         past = history.before if history else None
         labels = {name: tables[name] for name in names}
-        return build_features(rows, lookups, state.spec, state.dataset, past, labels)
+        spec, dataset = state.spec, state.dataset
+        return build_features(rows, lookups, spec, dataset, past, labels, refused=refused)

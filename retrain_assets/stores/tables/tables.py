@@ -156,6 +156,8 @@ class Tables:
         commit: Mapping[str, str],
         key: str = PARTITION,
         base: int | None = NOW,
+        *,
+        mixed: bool = False,
     ) -> int:
         """Replace whole partitions in one atomic commit.
 
@@ -171,6 +173,7 @@ class Tables:
             key: Column that says which partition a row is of.
             base: The version before anything was read that `rows` are computed from; None if the
                 table was not written yet, by default the version now.
+            mixed: Whether a column of numbers and of text holds all of them as text.
 
         Returns:
             The new version.
@@ -194,7 +197,8 @@ class Tables:
         quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in keys)
         for _ in range(ATTEMPTS):
             _refuse_stale(table, opened, since, keys)
-            version = self._commit(table, opened, rows, notes, f"{key} IN ({quoted})")
+            where = f"{key} IN ({quoted})"
+            version = self._commit(table, opened, rows, notes, where, mixed=mixed)
             if version is not None:
                 data_files.merge_small_files(opened)
                 data_files.seal(DeltaTable(self.uri(table)))
@@ -258,6 +262,8 @@ class Tables:
         rows: pl.DataFrame | pl.LazyFrame,
         commit: Mapping[str, str],
         predicate: str | None,
+        *,
+        mixed: bool = False,
     ) -> int | None:
         """Commit on exactly the version that was opened.
 
@@ -272,7 +278,8 @@ class Tables:
             options |= {"mode": "overwrite", "predicate": predicate}
         replaced = pl.sql_expr(predicate).fill_null(False) if predicate else pl.lit(False)
         stored = None if opened is None else pl.scan_delta(opened).filter(~replaced)
-        types, frames = joint_types(table, stored, rows.lazy()), [rows.lazy()]
+        types = joint_types(table, stored, rows.lazy(), mixed=mixed)
+        frames = [rows.lazy()]
         schema = pl.Schema() if stored is None else stored.collect_schema()
         widened = [name for name in types if types[name] != schema.get(name, types[name])]
         if stored is not None and widened:

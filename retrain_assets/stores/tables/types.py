@@ -33,7 +33,7 @@ def stored_type(dtype: pl.DataType) -> pl.DataType:
 
 
 def joint_types(
-    table: str, stored: pl.LazyFrame | None, rows: pl.LazyFrame
+    table: str, stored: pl.LazyFrame | None, rows: pl.LazyFrame, *, mixed: bool = False
 ) -> dict[str, pl.DataType]:
     """Return the type of each column of the rows that holds stored and new values unaltered.
 
@@ -41,6 +41,7 @@ def joint_types(
         table: The table, for messages.
         stored: Its rows that stay; None if it was never written.
         rows: The rows to write.
+        mixed: Whether a column of numbers and of text holds all of them as text.
 
     Raises:
         ColumnTypeError: There is no such type for a column.
@@ -54,7 +55,7 @@ def joint_types(
         if old.is_nested():  # Delta itself merges the fields of nested columns
             continue
         frames = [rows] if stored is None or name not in before else [stored, rows]
-        wider = _wider(old, new)
+        wider = pl.String() if mixed and pl.String in (old, new) else _wider(old, new)
         for types[name] in (wider,) if wider else (old, new):
             altered = [_altered(frame, name, types[name], bool(wider)) for frame in frames]
             if not any(altered):

@@ -8,9 +8,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from retrain_assets.domain.features import build
 from retrain_assets.domain.features.build import (
     FeatureError,
     History,
+    RowError,
     build_features,
     compute_features,
     drop_replaced,
@@ -549,6 +551,85 @@ def test_a_cast_that_fails_for_a_row_is_one_null() -> None:
     frame = rows(NOON, NOON).with_columns(tail=pl.Series(["7", "N1"]))
     table = build_features(frame, {"weather": weather(h0=1.0), "planes": PLANES}, spec, DATASET)
     assert table.select("tail", "name", "late").rows() == [(7, "cast(", 1.0), (None, "cast(", None)]
+
+
+def parse(rows: pl.DataFrame) -> pl.DataFrame:
+    return pl.DataFrame({"n": [int(tail) for tail in rows["tail"]]}, schema={"n": pl.Int64})
+
+
+def unreachable(rows: pl.DataFrame) -> pl.DataFrame:
+    if rows.height:
+        raise ConnectionError("the server does not answer")
+    return pl.DataFrame(schema={"n": pl.Int64})
+
+
+TAILS = pl.Series(["7", "N1", "8", "9", ""])
+CAST_FAILS = "conversion from `str` to `i64` failed in column 'tail': "
+PARSE_FAILS = "ValueError: invalid literal for int() with base 10: "
+
+
+@pytest.mark.parametrize(
+    ("features", "reasons"),
+    [
+        (
+            {"sql": "SELECT tail::BIGINT AS n FROM rows"},
+            [f'{CAST_FAILS}"N1"', f'{CAST_FAILS}""'],
+        ),
+        (
+            {"sql": "SELECT DAY(STRPTIME('2013-01-0' || tail, '%Y-%m-%d')) AS n FROM rows"},
+            ["conversion from `str` to `datetime[μs]` failed in column 'literal': \"2013-01-0"] * 2,
+        ),
+        ({"python": f"{__name__}:parse"}, [f"{PARSE_FAILS}'N1'", f"{PARSE_FAILS}''"]),
+    ],
+)
+def test_a_row_whose_features_fail_is_refused_by_name_and_no_other(
+    features: dict[str, str], reasons: list[str]
+) -> None:
+    spec = model(features=features, lookups={})
+    frame = rows(*[NOON] * 5).with_columns(tail=TAILS)
+    refused: list[dict[str, str]] = []
+    table = build_features(frame, {}, spec, DATASET, refused=refused)
+    sound = frame.filter(pl.col("tail").is_in(["7", "8", "9"]))
+    assert_frame_equal(table, build_features(sound, {}, spec, DATASET), check_exact=True)
+    assert [row["key"][:2] for row in refused] == ["C1", "C4"]
+    assert {row["partition"] for row in refused} == {"2013-01-01"}
+    for row, reason in zip(refused, reasons, strict=True):
+        assert row["reason"].startswith(reason)
+    with pytest.raises(RowError, match=r"features of row 1 \(counted from 0\): "):
+        compute_features(frame, {}, spec, DATASET)
+
+
+def test_rows_that_all_fail_have_no_features_and_no_more_than_a_bound_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = model(features={"python": f"{__name__}:parse"}, lookups={})
+    refused: list[dict[str, str]] = []
+    table = build_features(rows(NOON, NOON), {}, spec, DATASET, refused=refused)
+    assert (table.columns[2:], table.height, len(refused)) == (["n", "late"], 0, 2)
+    monkeypatch.setattr(build, "MOST_REFUSED", 1)
+    with pytest.raises(FeatureError, match="over 1 rows fail, such as model m: features: ValueErr"):
+        build_features(rows(NOON, NOON), {}, spec, DATASET)
+
+
+def test_what_may_pass_is_no_fault_of_a_row() -> None:
+    spec = model(features={"python": f"{__name__}:unreachable"}, lookups={})
+    with pytest.raises(ConnectionError):
+        build_features(rows(NOON, NOON), {}, spec, DATASET)
+
+
+def test_a_label_that_cannot_be_computed_is_null_and_such_a_weight_is_0() -> None:
+    spec = model(
+        features=CARRIER,
+        lookups={},
+        target={"column": "late", "expression": "tail::INT > 7", "kind": "binary"},
+        weight="tail::INT",
+        blocks="tail::INT",
+    )
+    frame = rows(NOON, NOON, NOON).with_columns(tail=pl.Series(["7", "N1", "8"]))
+    table = build_features(frame, {}, spec, DATASET)
+    assert table["late"].to_list() == [0.0, None, 1.0]
+    assert table["_weight"].to_list() == [7.0, 0.0, 8.0]
+    assert table["_block"].to_list() == ["2013-01-01|7", "2013-01-01|", "2013-01-01|8"]
 
 
 def divide(rows: pl.DataFrame) -> pl.DataFrame:

@@ -17,9 +17,12 @@ from retrain_assets_tests.world import World, key, new_world
 
 DAYS = 18
 # The row with id 3 of each day has an infinite feature, the one with id 5 a label of 0 / 0, and the
-# one with id 7 an infinite weight.
+# one with id 7 an infinite weight. For the one with id 9, the features fail.
 POISON: dict[str, Any] = {
-    "features": {"sql": "SELECT x / (id - 3) AS ratio, x, plan FROM rows"},
+    "features": {
+        "sql": "SELECT x / (id - 3) AS ratio, x, plan, "
+        "LENGTH(CASE WHEN id = 9 THEN 'x' ELSE '1' END::INT || plan) AS length FROM rows"
+    },
     "target": {"column": "gone", "expression": '"left" * (id - 5) / (id - 5)', "kind": "binary"},
     "weight": "1 / (id - 7)",
 }
@@ -44,6 +47,8 @@ def test_a_value_that_is_not_finite_is_null_and_stops_nothing(poisoned: World) -
     features = read(poisoned, "features").filter(_landing_partition=key(DAYS)).sort("_key")
     place = {name: number for number, name in enumerate(features["_key"])}
     third, fifth, seventh = (place[f"{key(DAYS)}|{number}"] for number in (3, 5, 7))
+    assert f"{key(DAYS)}|9" not in place
+    assert len(place) == len(read(poisoned, "../customers/dataset")) // (DAYS + 1) - 1
     assert features["ratio"].is_null().arg_true().to_list() == [third]
     assert features["gone"].is_null().arg_true().to_list() == [fifth]
     assert features["_weight"][seventh] == 0
