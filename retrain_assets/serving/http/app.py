@@ -6,6 +6,7 @@ the ledger.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,7 +33,10 @@ from retrain_assets.serving.scoring import score
 from retrain_assets.serving.scoring.request import Contract, RequestError, RequestRows
 from retrain_assets.serving.scoring.served_model import ServedModel
 
-JSON = "application/json"
+JSON, OCTETS = "application/json", "application/octet-stream"
+HEADER_LENGTH = "inference-header-content-length"
+VERSION = "retrain.version"  # that the path of a request names
+VERSIONED = re.compile(r"(/v2/models/[^/]+)/versions/([^/]+)(/infer|/ready|)")
 REFUSALS = (400, 401, 408, 413, 415, 422, 503, 504)
 REFERENCE = "#/components/schemas/{model}"
 
@@ -57,6 +61,14 @@ class Refusal(BaseModel):
     """The body of every answer that is no success."""
 
     error: Failure
+
+
+class Rejection(BaseModel):
+    """The same in the Open Inference Protocol."""
+
+    error: str
+    code: str
+    rows: list[Fault] = []
 
 
 @dataclass(frozen=True)
@@ -144,6 +156,8 @@ async def _answer_directly(
     send: Send,
 ) -> None:
     """Answer predictions without FastAPI, which takes as long as everything else for one row."""
+    if match := VERSIONED.fullmatch(scope["path"]):
+        scope["path"], scope[VERSION] = match[1] + match[3], match[2]
     if scope.get("method") != "POST" or scope["path"] not in posts:
         await api(scope, receive, send)
         return
@@ -164,7 +178,7 @@ def _add_service_paths(api: FastAPI, endpoints: Mapping[str, Endpoint], service:
     constants: dict[str, dict[str, Any]] = {
         "/health": {"status": "ok"},
         "/v2/health/live": {"live": True},
-        "/v2": {"name": api.title, "version": api.version, "extensions": []},
+        "/v2": {"name": api.title, "version": api.version, "extensions": ["binary_tensor_data"]},
     }
     for path, value in constants.items():
         api.add_api_route(path, partial(answer, value, 200, None), summary="Is constant.")
@@ -195,7 +209,8 @@ def _add_model_path(api: FastAPI, path: str, call: Answer, endpoint: Endpoint) -
         return await call(endpoint, request)
 
     body = _bodies(endpoint).get(call)
-    responses: dict[int | str, Any] = {n: {"model": Refusal} for n in (REFUSALS if body else [503])}
+    refusal = Rejection if path.startswith("/v2/") else Refusal
+    responses: dict[int | str, Any] = {n: {"model": refusal} for n in (REFUSALS if body else [503])}
     if call is predict:
         responses[200] = {"content": {formats.ARROW: {"schema": {"type": "string"}}}}
     api.add_api_route(
@@ -209,13 +224,14 @@ def _add_model_path(api: FastAPI, path: str, call: Answer, endpoint: Endpoint) -
     )
 
 
-async def _refuse(_: Request, error: Exception | PanicException) -> Response:
+async def _refuse(request: Request, error: Exception | PanicException) -> Response:
+    path = request.url.path
     if isinstance(error, RequestError):
-        return answer(error.body(), error.status)
+        return answer(error.body(path), error.status)
     status = getattr(error, "status_code", 500)
     code = {404: "not_found", 405: "wrong_method"}.get(status, "failed")
     reason = getattr(error, "detail", "this was not foreseen: the service's own output shows more")
-    return answer(RequestError(status, code, str(reason)).body(), status)
+    return answer(RequestError(status, code, str(reason)).body(path), status)
 
 
 def _bodies(endpoint: Endpoint) -> dict[Answer, dict[str, Any]]:
@@ -275,24 +291,31 @@ async def invoke(endpoint: Endpoint, request: Request) -> Response:
 
 async def infer(endpoint: Endpoint, request: Request) -> Response:
     """Predict raw rows in the Open Inference Protocol v2."""
-    require_type(request, JSON)
-    name, rows = formats.read_inference(request.scope[BODY], endpoint.contract)
+    if "content-type" in request.headers:
+        require_type(request, JSON, OCTETS)
+    length = request.headers.get(HEADER_LENGTH, "")
+    inference, rows = formats.read_inference(request.scope[BODY], length, endpoint.contract)
     scored = await endpoint.batcher.score(rows)
-    number = endpoint.record(rows, scored)
+    require_version(request, scored.version.number)
+    number, model = endpoint.record(rows, scored), endpoint.model.name
     predictions = list_predictions(number, scored)
-    model = endpoint.model.name
-    return answer(formats.inference_answer(model, name or number, scored, predictions))
+    value, packed = formats.inference_answer(model, number, inference, scored, predictions)
+    if not packed:
+        return answer(value)
+    text = to_json(value, inf_nan_mode="null")
+    return Response(text + packed, 200, {HEADER_LENGTH: str(len(text))}, OCTETS)
 
 
-async def describe_to_clients(endpoint: Endpoint, _: Request) -> Response:
+async def describe_to_clients(endpoint: Endpoint, request: Request) -> Response:
     """Describe a model in the Open Inference Protocol."""
     version = score.require_serving(endpoint.model).version
+    require_version(request, version.number)
     return answer(formats.metadata(endpoint.model.name, endpoint.contract, version))
 
 
-async def confirm_ready(endpoint: Endpoint, _: Request) -> Response:
+async def confirm_ready(endpoint: Endpoint, request: Request) -> Response:
     """Confirm that a model answers, in the Open Inference Protocol."""
-    score.require_serving(endpoint.model)
+    require_version(request, score.require_serving(endpoint.model).version.number)
     return answer({"name": endpoint.model.name, "ready": True})
 
 
@@ -348,6 +371,16 @@ def require_type(request: Request, *kinds: str) -> str:
         message = f"Content-Type is {kind or 'missing'!r}: send {' or '.join(kinds)}"
         raise RequestError(415, "content_type", message)
     return kind
+
+
+def require_version(request: Request, number: int) -> None:
+    """Check the version that the path of a request names, if it names one.
+
+    Raises:
+        RequestError: 404.
+    """
+    if request.scope.get(VERSION, str(number)) != str(number):
+        raise RequestError(404, "not_found", f"this version does not answer: version {number} does")
 
 
 def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

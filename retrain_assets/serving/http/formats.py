@@ -27,10 +27,17 @@ _Body = TypeVar("_Body", bound=BaseModel)
 _V2_TYPES = {"int": "INT64", "float": "FP64", "bool": "BOOL"}
 _V2_VALUES: dict[str, set[type]] = {"INT64": {int}, "FP64": {int, float}, "BOOL": {bool}}
 _V2_VALUES |= {"INT32": {int}, "FP32": {int, float}, "BYTES": {str}}
+_V2_PACKED = {"INT64": "<i8", "INT32": "<i4", "FP64": "<f8", "FP32": "<f4", "BOOL": "?"}
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _NUMBERS: TypeAdapter[Any] = TypeAdapter(list[_Number | None])
 _BOOLEANS: TypeAdapter[Any] = TypeAdapter(list[StrictBool | _Number | None])
 _TEXTS: TypeAdapter[Any] = TypeAdapter(list[StrictStr | None])
+
+
+class Size(BaseModel, strict=True):
+    """How many bytes of a tensor stand behind the JSON, where its data do."""
+
+    binary_data_size: int | None = Field(None, ge=0)
 
 
 class Tensor(BaseModel, strict=True):
@@ -39,7 +46,22 @@ class Tensor(BaseModel, strict=True):
     name: str
     shape: list[int] = Field(min_length=1, max_length=2)
     datatype: Literal["INT64", "INT32", "FP64", "FP32", "BOOL", "BYTES"]
-    data: list[Any]
+    data: list[Any] = []
+    parameters: Size = Size()
+
+
+class Packing(BaseModel, strict=True):
+    """Which tensors of the answer are to stand behind its JSON."""
+
+    binary_data: bool | None = None  # of one output
+    binary_data_output: bool = False  # of all others
+
+
+class Output(BaseModel, strict=True):
+    """A tensor of the answer."""
+
+    name: str
+    parameters: Packing = Packing()
 
 
 class Inference(BaseModel, strict=True):
@@ -47,6 +69,14 @@ class Inference(BaseModel, strict=True):
 
     id: str | None = None
     inputs: list[Tensor] = Field(min_length=1)
+    outputs: list[Output] = []
+    parameters: Packing = Packing()
+
+    def is_packed(self, output: str) -> bool:
+        """Tell if an output is to stand behind the JSON of the answer."""
+        asked = [part.parameters.binary_data for part in self.outputs if part.name == output]
+        chosen = asked[0] if asked else None
+        return self.parameters.binary_data_output if chosen is None else chosen
 
 
 class Split(BaseModel, extra="forbid", strict=True):
@@ -66,13 +96,22 @@ class Invocation(BaseModel, extra="forbid", strict=True):
     params: dict[str, Any] | None = None
 
 
-def read_inference(content: bytes, contract: Contract) -> tuple[str | None, RequestRows]:
-    """Read the id and raw rows of a request of the Open Inference Protocol.
+def read_inference(
+    content: bytes, header_length: str, contract: Contract
+) -> tuple[Inference, RequestRows]:
+    """Read the raw rows of a request of the Open Inference Protocol.
+
+    Args:
+        content: JSON, and behind it the bytes of the tensors whose parameters give their size.
+        header_length: Length of the JSON in bytes; empty if nothing stands behind it.
+        contract: What the rows may hold.
 
     Raises:
         RequestError: It is no such request, or a row breaks the contract.
     """
-    inference = _read_body(Inference, content)
+    length = int(header_length[:20]) if header_length.isdecimal() else len(content)
+    inference = _read_body(Inference, content[:length])
+    _unpack_tensors(inference.inputs, content[length:], contract.most)
     columns = {tensor.name: tensor for tensor in inference.inputs}
     lengths = {n for tensor in inference.inputs for n in (len(tensor.data), tensor.shape[0])}
     if len(columns) < len(inference.inputs) or len(lengths) != 1:
@@ -85,25 +124,80 @@ def read_inference(content: bytes, contract: Contract) -> tuple[str | None, Requ
             raise requests.invalid(message)
     values = zip(*(tensor.data for tensor in columns.values()), strict=True)
     rows = [dict(zip(columns, row, strict=True)) for row in values]
-    return inference.id, contract.read(to_json({"rows": rows}))
+    return inference, contract.read(to_json({"rows": rows}))
+
+
+def _unpack_tensors(tensors: list[Tensor], packed: bytes, most: int) -> None:
+    """Give each tensor its data from the bytes behind the JSON, in the order of the tensors.
+
+    Raises:
+        RequestError: The bytes are not what the tensors say.
+    """
+    for tensor in tensors:
+        size = tensor.parameters.binary_data_size
+        if size is None:
+            continue
+        requests.count_rows(tensor.shape[0], most)
+        own, packed = packed[:size], packed[size:]
+        try:
+            if tensor.datatype == "BYTES":
+                tensor.data = _unpack_texts(own, tensor.shape[0])
+            else:
+                tensor.data = np.frombuffer(own, _V2_PACKED[tensor.datatype]).tolist()
+        except (ValueError, struct.error) as error:
+            message = f"{tensor.name} is no packed {tensor.datatype}: {error}"
+            raise requests.invalid(message) from error
+    if packed:
+        raise requests.invalid("more bytes stand behind the JSON than the tensors say")
+
+
+def _unpack_texts(packed: bytes, most: int) -> list[str]:
+    """Return texts that are stored as a length of four bytes and UTF-8 each."""
+    texts: list[str] = []
+    place = 0
+    while place < len(packed) and len(texts) <= most:
+        (size,) = struct.unpack_from("<I", packed, place)
+        texts.append(packed[place + 4 : place + 4 + size].decode())
+        place += 4 + size
+    if place > len(packed):
+        raise ValueError("it is cut off")
+    return texts
 
 
 def inference_answer(
-    name: str, request: str, scored: Scored, rows: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Return predictions as tensors, in the Open Inference Protocol."""
+    name: str, request: str, inference: Inference, scored: Scored, rows: list[dict[str, Any]]
+) -> tuple[dict[str, Any], bytes]:
+    """Return predictions as tensors, in the Open Inference Protocol.
+
+    Returns:
+        The JSON, and the bytes to stand behind it.
+    """
     values: dict[str, list[Any]] = {
         "prediction": [row["prediction"] for row in rows],
         "id": [row["id"] for row in rows],
     }
     if scored.output.ndim > 1:
         values |= _probabilities(scored.version, scored.output.T.tolist())
-    outputs = [
-        {"name": key, "shape": [len(values[key])], "datatype": kind, "data": values[key]}
-        for key, kind in _outputs(scored.version).items()
-    ]
+    outputs: list[dict[str, Any]] = []
+    packed = b""
+    for key, kind in _outputs(scored.version).items():
+        output = {"name": key, "shape": [len(values[key])], "datatype": kind}
+        if inference.is_packed(key):
+            own = _pack(kind, values[key])
+            packed += own
+            outputs.append(output | {"parameters": {"binary_data_size": len(own)}})
+        else:
+            outputs.append(output | {"data": values[key]})
     version = str(scored.version.number)
-    return {"model_name": name, "model_version": version, "id": request, "outputs": outputs}
+    answer = {"model_name": name, "model_version": version, "id": inference.id or request}
+    return answer | {"outputs": outputs}, packed
+
+
+def _pack(kind: str, values: list[Any]) -> bytes:
+    if kind != "BYTES":
+        return np.array(values, _V2_PACKED[kind]).tobytes()
+    texts = (str(value).encode() for value in values)
+    return b"".join(struct.pack("<I", len(text)) + text for text in texts)
 
 
 def metadata(name: str, contract: Contract, version: Version) -> dict[str, Any]:

@@ -6,6 +6,7 @@ here: what a body may hold.
 
 import asyncio
 import hmac
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,6 +19,7 @@ from retrain_assets.serving.scoring.request import RequestError
 
 OPEN = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})
 BODY = "retrain.body"
+PACKED = (b"gzip", b"deflate")  # as clients of Triton pack; taken in the Open Inference Protocol
 # A body is read up to this multiple of its bound, since a client that is answered while it still
 # sends sees a reset connection.
 DRAINED = 4
@@ -81,7 +83,7 @@ class Guard:
             await self._answer(scope, receive, send_noting_status)
         except RequestError as error:
             if not status:
-                await _refuse(error, send_noting_status)
+                await _refuse(error, scope["path"], send_noting_status)
         finally:
             self._active -= 1
             self._count(scope["path"], status, perf_counter() - since)
@@ -93,7 +95,14 @@ class Guard:
             if self._active > self._limits.concurrency:
                 raise RequestError(503, "busy", "too many requests at once: try again in a second")
         if scope["method"] == "POST":
-            scope[BODY] = await self._read_body(headers, receive)
+            coding = headers.get(b"content-encoding", b"identity")
+            is_packed = coding in PACKED and scope["path"].startswith("/v2/")
+            if not is_packed and coding != b"identity":
+                raise RequestError(
+                    415, "encoded", "Content-Encoding is not taken: send it as it is"
+                )
+            body = await self._read_body(headers, receive)
+            scope[BODY] = _unpack(body, self._limits.body_bytes) if is_packed else body
         try:
             async with asyncio.timeout(self._limits.seconds):
                 await self._app(scope, receive, send)
@@ -113,9 +122,7 @@ class Guard:
 
     async def _read_body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         most = self._limits.body_bytes
-        too_large = RequestError(413, "too_large", f"the body is over {most:,} bytes: send less")
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise RequestError(415, "encoded", "Content-Encoding is not taken: send it as it is")
+        too_large = _too_large(most)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > DRAINED * most:
             raise too_large
@@ -139,11 +146,33 @@ class Guard:
         return b"".join(parts)
 
 
-async def _refuse(error: RequestError, send: Send) -> None:
+def _unpack(body: bytes, most: int) -> bytes:
+    """Return what gzip or zlib has packed, of a bounded size.
+
+    Raises:
+        RequestError: It is damaged or too large.
+    """
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # which tells gzip from zlib
+    try:
+        content = unpacker.decompress(body, most + 1)
+    except zlib.error as error:
+        raise RequestError(400, "encoded", f"the body cannot be unpacked: {error}") from error
+    if len(content) > most:
+        raise _too_large(most)
+    if not unpacker.eof or unpacker.unused_data:
+        raise RequestError(400, "encoded", "the body cannot be unpacked: it is cut off or too long")
+    return content
+
+
+def _too_large(most: int) -> RequestError:
+    return RequestError(413, "too_large", f"the body is over {most:,} bytes: send less")
+
+
+async def _refuse(error: RequestError, path: str, send: Send) -> None:
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     if error.status == 401:  # noqa: PLR2004 the scheme must be named
         headers.append((b"www-authenticate", b"Bearer"))
     if error.status == 503:  # noqa: PLR2004
         headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": to_json(error.body())})
+    await send({"type": "http.response.body", "body": to_json(error.body(path))})

@@ -58,10 +58,12 @@ class RequestError(Exception):
         self.status, self.code, self.message = status, code, message
         self.faults = faults or []
 
-    def body(self) -> dict[str, Any]:
-        """Return the body of the answer."""
-        error: dict[str, Any] = {"code": self.code, "message": self.message}
-        return {"error": error | ({"rows": self.faults} if self.faults else {})}
+    def body(self, path: str = "") -> dict[str, Any]:
+        """Return the body of the answer; in the Open Inference Protocol, `error` is a text."""
+        rows = {"rows": self.faults} if self.faults else {}
+        if path.startswith("/v2/"):
+            return {"error": self.message, "code": self.code, **rows}
+        return {"error": {"code": self.code, "message": self.message, **rows}}
 
 
 class Contract:
