@@ -157,7 +157,7 @@ def test_what_was_refused_is_counted_listed_and_written_where_the_command_was_gi
     retrain(elsewhere, "backfill", "weather", "--from", "2013-06-02", "--to", "2013-06-02")
     day = ("weather", "--partition", "2013-06-02")
     listed = retrain(elsewhere, "quarantine", *day, "--csv", "refused.csv")
-    assert listed.stdout.splitlines()[0] == "weather: 1 rows or files refused"
+    assert listed.stdout.splitlines()[0] == "weather: 1 row and 0 files refused"
     assert "weather/2013-06-02.csv" in listed.stdout
     assert "2013-06-02,weather/2013-06-02.csv" in (elsewhere / "refused.csv").read_text("utf-8")
     again = retrain(elsewhere, "quarantine", *day, "--csv", "refused.csv")
@@ -389,7 +389,7 @@ def test_a_backfill_counts_refused_rows_and_keeps_dagsters_folders_out_of_the_pr
     done = run("backfill", "customers", "--from", "2020-01-01", "--to", "2020-01-01")
     assert done.exit_code == 0, done.stderr
     assert done.stderr.count("DAGSTER_HOME is not set") == 1
-    assert done.stdout.endswith("; 1 rows refused, see `retrain quarantine customers`\n")
+    assert done.stdout.endswith("; 1 row refused, see `retrain quarantine customers`\n")
     assert {path.name for path in fresh.root.iterdir()} == before
     counted = run("backfill", "customers", "--from", "2020-01-01", "--to", "2020-01-01", "--json")
     assert json.loads(counted.stdout)["refused"] == 1

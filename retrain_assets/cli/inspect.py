@@ -16,6 +16,7 @@ from retrain_assets.domain.drift.observations import ESTIMATED
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals.ticks import failed_ticks
 from retrain_assets.orchestration.jobs import last_seconds
+from retrain_assets.specs.base import number_of
 from retrain_assets.steps.data import quarantine as quarantine_step
 from retrain_assets.steps.inspect import card as card_step
 from retrain_assets.steps.inspect import lineage as lineage_step
@@ -155,7 +156,9 @@ def quarantine(dataset: str, csv_file: str | None, **filters: Any) -> None:
     if csv_file is not None:
         quarantine_step.write_csv(refusals, base.start_folder() / csv_file)
     value = {"dataset": dataset, **filters, "refused": records, "shown": table.to_dicts()}
-    head = f"{dataset}: {records:,} rows or files refused"
+    files = refusals.filter(refusals["line"].is_null()).select("partition", "file").n_unique()
+    counts = number_of(records - files, "row"), number_of(files, "file")
+    head = f"{dataset}: {' and '.join(counts)} refused"
     show(value, "\n".join([head, *quarantine_step.as_lines(table)]))
 
 

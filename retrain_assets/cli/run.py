@@ -19,7 +19,7 @@ from retrain_assets.cli.base import command, show, storage
 from retrain_assets.orchestration import tick as passes
 from retrain_assets.orchestration.checks import failures
 from retrain_assets.orchestration.partitions import count_range, range_tags
-from retrain_assets.specs.base import duration
+from retrain_assets.specs.base import duration, number_of
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL
 from retrain_assets.steps.data.intake import Intake
@@ -67,19 +67,18 @@ def backfill(name: str, first: str, last: str, *, yes: bool) -> None:
     with base.open_instance() as instance:
         failed_checks = list(failures(instance, run_id))
     if failed_checks:
-        number = len(failed_checks)
         raise ValueError(
-            f"run {run_id}: {number} checks failed, first {failed_checks[0]}; the sound partitions "
-            "beside it are stored"
+            f"run {run_id}: {number_of(len(failed_checks), 'check')} failed, first "
+            f"{failed_checks[0]}; the sound partitions beside it are stored"
         )
-    text = f"{name}: {count} partitions, {first} to {last}, in run {run_id}"
+    text = f"{name}: {number_of(count, 'partition')}, {first} to {last}, in run {run_id}"
     if name in datasets:
-        rows = refused(storage(), spec).filter(
+        reasons = refused(storage(), spec).filter(
             pl.col("partition").is_between(pl.lit(first), pl.lit(last))
         )
-        value["refused"] = rows.select("partition", "file", "line").n_unique()
-        if value["refused"]:
-            text += f"; {value['refused']:,} rows refused, see `retrain quarantine {name}`"
+        value["refused"] = rows = reasons.select("partition", "file", "line").n_unique()
+        if rows:
+            text += f"; {number_of(rows, 'row')} refused, see `retrain quarantine {name}`"
     show(value, text)
 
 
@@ -171,5 +170,5 @@ def land_kafka(
     with kafka_step.stop_on_signals() as stop:
         tell = partial(click.echo, err=True)
         landed = asdict(kafka_step.land(files, brokers, os.environ, bounds, stop, tell))
-    text = f"{dataset}: {landed['messages']:,} messages in {landed['files']:,} files"
-    show({"dataset": dataset, "topic": topic} | landed, text)
+    counts = number_of(landed["messages"], "message"), number_of(landed["files"], "file")
+    show({"dataset": dataset, "topic": topic} | landed, f"{dataset}: {' in '.join(counts)}")

@@ -12,6 +12,7 @@ import click
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command
 from retrain_assets.orchestration.partitions import count_range
+from retrain_assets.specs.base import number_of
 from retrain_assets.steps.monitoring.predict import score_partitions
 from retrain_assets.steps.state import landed
 from retrain_assets.stores.tables.data_files import Spill
@@ -61,4 +62,6 @@ def score(model: str, first: str, last: str, version: int | None, out: str) -> N
             raise LookupError(f"{model} has no features from {first} to {last}: backfill them")
         spill.frame().lazy().sink_parquet(file)
     value = {"model": model, "from": first, "to": last, "rows": rows, "out": out}
-    base.show(value, f"{model}: {rows:,} rows of {len(keys)} partitions in {out}")
+    base.show(
+        value, f"{model}: {number_of(rows, 'row')} of {number_of(len(keys), 'partition')} in {out}"
+    )

@@ -15,7 +15,7 @@ from retrain_assets.domain.drift.permutation_test import compute_least_rate
 from retrain_assets.domain.features.build import FeatureError, list_features, mistaken_feature
 from retrain_assets.domain.features.sql import forgive_rows
 from retrain_assets.orchestration import dagster_internals, partitions
-from retrain_assets.specs.base import hint
+from retrain_assets.specs.base import hint, number_of
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 
@@ -68,15 +68,16 @@ def _find_partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[
     yield from _find_rate_mistakes(spec, per_year)
     for number, excluded in enumerate(spec.exclude):
         for end in ("first", "last"):
-            if not partition.is_key(key := getattr(excluded, end)):
-                why = f"{key!r} is no partition of {dataset.name}: write it as {partition.example}"
+            key = getattr(excluded, end)
+            if (remedy := partition.explain_misfit(key)) is not None:
+                why = f"{key!r} is no partition of {dataset.name}: {remedy}"
                 yield ("exclude", number, end), why
     if partition.end is None and partition.values is None:
         return
     count = definition.get_num_partitions()
     needed = spec.windows.train + spec.windows.holdout + spec.labels.delay
     if needed > count:
-        why = f"{dataset.name} never has more than {count} partitions: shorten them"
+        why = f"{dataset.name} never has more than {number_of(count, 'partition')}: shorten them"
         yield ("windows",), f"train, holdout and labels.delay need {needed}, but {why}"
 
 
@@ -85,8 +86,9 @@ def _find_window_mistakes(spec: ModelSpec) -> Iterator[Mistake]:
     holdout, blocks = spec.windows.holdout, spec.gate.min_blocks
     if spec.blocks is None and holdout < blocks:
         why = (
-            f"{blocks} blocks are asked for and windows.holdout has {holdout} partitions, so every "
-            f"candidate would be held: give windows.holdout at least {blocks}, or a smaller number"
+            f"{blocks} blocks are asked for and windows.holdout has "
+            f"{number_of(holdout, 'partition')}, so every candidate would be held: give "
+            f"windows.holdout at least {blocks}, or a smaller number"
         )
         yield ("gate", "min_blocks"), why
     search, shortest = spec.estimator.search, min([spec.windows.train, *spec.windows.also])

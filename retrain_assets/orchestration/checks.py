@@ -8,6 +8,8 @@ from functools import partial
 
 import dagster as dg
 
+from retrain_assets.specs.base import number_of
+
 CHECK_HELP: dict[str, str] = {
     "not_worse_than_before": "With `watch: auto`, the version before is already in production "
     "again. Otherwise run `retrain rollback`, unless the data since the promotion were unusual.",
@@ -26,6 +28,9 @@ CHECK_HELP: dict[str, str] = {
     "earlier rows. If the number of rows is correct, widen `rows` in the YAML.",
     "outlier_share_within_range": "Look at the named column or partition: a unit may have changed, "
     "or a sensor may be broken. The rows are used, unless the YAML has `action: quarantine`.",
+    "texts_look_usual": "The rows are used. If a text is a mistake, have the file corrected, or "
+    "set `normalise: [nfc, strip]` for its column. If `allowed` lists all categories, others are "
+    "refused.",
     "accepted_rows_pass_great_expectations": "The table shows which expectation failed for which "
     "partitions. These partitions keep their earlier rows until the file is corrected.",
     "every_row_accounted_for": "Rows were lost between reading and storing. This is a fault of the "
@@ -128,5 +133,17 @@ def failures(instance: dg.DagsterInstance, run_id: str) -> Iterator[str]:
         if check and not check.passed and check.severity == ERROR:
             where = check.metadata.get("where")
             first = where.records[0].data if isinstance(where, dg.TableMetadataValue) else {}
-            case = ", ".join(f"{name} {first[name]}" for name in first if first[name] != "")
-            yield f"{check.asset_key.to_user_string()} {check.check_name}: {case}"
+            yield f"{check.asset_key.to_user_string()} {check.check_name}: {_describe(first)}"
+
+
+def _describe(record: Mapping[str, object]) -> str:
+    """Return a record of a check in words; of refused rows, the first of them."""
+    if "rule" not in record:
+        return ", ".join(f"{name} {record[name]}" for name in record if record[name] != "")
+    if record["rule"] == "file":
+        return f"{record['file']} is refused: {record['value']}"
+    rows = number_of(int(str(record["rows"])), "row")
+    fault = f"{record['value']!r} breaks the rule {record['rule']}"
+    fault = f"column {record['column']}: {fault}" if record["column"] else fault
+    place = f"the first on line {record['line']} of {record['file']}"
+    return f"{rows} of {record['partition']} refused, {place}: {fault}"

@@ -17,6 +17,7 @@ from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals import AssetJob
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.orchestration.run_requests import WATCHING, Evaluated, Tick, Wish
+from retrain_assets.specs.base import number_of
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data.intake import MAX_FILES, Intake
 from retrain_assets.steps.decision.policy import record_request
@@ -46,7 +47,8 @@ def new_data_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
         context.update_cursor(json.dumps([spec.landing, intake.next_since, listed_at]))
         if not wishes:
             start, count = f" from {since} on" if since else "", len(intake.files)
-            return dg.SkipReason(f"{count} files have landed{start}, all were read{intake.ignored}")
+            files = f"{number_of(count, 'file')} {'has' if count == 1 else 'have'} landed"
+            return dg.SkipReason(f"{files}{start}, all were read{intake.ignored}")
         if intake.ignored.reasons:
             context.log.info("runs are asked for%s", intake.ignored)
         return run_requests.requests(context, job.name, wishes)

@@ -34,6 +34,16 @@ def duration(text: str) -> timedelta:
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
+def number_of(count: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 row` or `1,200 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def shorten(text: str, most: int) -> str:
+    """Return a text of at most so many characters, whose end shows if some are left out."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _check_duration(text: str) -> str:
     duration(text)
     return text

@@ -46,6 +46,7 @@ class ColumnSpec(Spec):
         min: Smallest value that is allowed.
         max: Largest value that is allowed.
         pattern: Regular expression that a text must match in full.
+        normalise: `nfc` composes the characters of a text, `strip` takes blanks from both ends.
         outliers: Rules for numbers that lie far out.
         personal: Whether values are masked wherever they are shown.
         expression: SQL over other columns and `_line` that computes it.
@@ -58,6 +59,7 @@ class ColumnSpec(Spec):
     min: float | None = None
     max: float | None = None
     pattern: str | None = Field(None, max_length=500)
+    normalise: list[Literal["nfc", "strip"]] = Field([])
     outliers: OutlierSpec | None = None
     personal: bool = False
     expression: str | None = None
@@ -67,6 +69,8 @@ class ColumnSpec(Spec):
         for name in ("allowed", "pattern"):
             if getattr(self, name) is not None and self.type not in ("category", "text"):
                 yield f"`{name}` needs type category or text, not {self.type}"
+        if self.normalise and (self.type not in ("category", "text") or self.expression):
+            yield "`normalise` needs type category or text, and a column of the files"
         is_bounded = self.min is not None or self.max is not None or self.outliers is not None
         if is_bounded and self.type not in ("int", "float"):
             yield f"`min`, `max` and `outliers` need type int or float, not {self.type}"

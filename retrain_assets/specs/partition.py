@@ -118,6 +118,15 @@ class PartitionSpec(Spec):
             has_form = self.period.begins(key) is not None
         return has_form and (self.start or key) <= key <= (self.end or key)
 
+    def explain_misfit(self, key: str) -> str | None:
+        """Return why a text is no key of a partition, or what one looks like; None for a key."""
+        if self.is_key(key):
+            return None
+        if self.period is None or self.period.begins(key) is None:
+            return f"write it as {self.example}"
+        is_early = key < (self.start or key)
+        return f"it is before {self.start}" if is_early else f"it is after {self.end}"
+
     def limits(self, *, is_timed: bool) -> dict[str, Any]:
         """Return the limits of values that lie in a partition, as pydantic names limits.
 

@@ -204,8 +204,8 @@ def test_a_refused_file_is_told_with_its_rows_and_reason_until_it_is_corrected(
     ((missing, unreadable),) = texts(slack)
     assert missing.startswith(f"customers: customers/{key(2)}.csv of {key(2)} is refused, ")
     assert unreadable == (
-        f"customers: customers/{key(3)}.csv of {key(3)} is refused, 1 rows: all of its 1 rows were "
-        "refused; the first on line 2: column x, value '&lt;!here&gt;', rule type"
+        f"customers: customers/{key(3)}.csv of {key(3)} is refused, 1 row: its only row was "
+        "refused; the first is on line 2: column x: '&lt;!here&gt;' breaks the rule type"
     )
     clock.now += timedelta(hours=1)
     run(telling, "customers_ingest", **range_tags(key(0), key(3)))

@@ -240,7 +240,7 @@ def test_a_file_is_read_once_it_has_been_renamed_into_place(world: World, name: 
     os.utime(unfinished, (1, 1))
     assert sensor.tick() == (
         "0 files have landed, all were read; ignored: "
-        f"1 {'hidden' if name == '.{}' else 'unfinished'} ('customers/{unfinished.name}')"
+        f"1 {'hidden' if name == '.{}' else 'temporary'} ('customers/{unfinished.name}')"
     )
     unfinished.rename(final)
     assert sensor.ranges() == days((0, 0))
@@ -362,20 +362,20 @@ def test_a_tick_says_what_it_passed_over_and_why(world: World) -> None:
     for number in range(9):
         (folder / f"{number}{'x' * 90}.CSV").touch()
     said = str(Sensor(world).tick())
-    assert said.startswith("1 files have landed, all were read; ignored: ")
+    assert said.startswith("1 file has landed, all were read; ignored: ")
     for part in (
-        "1 unfinished ('customers/a.tmp')",
+        "1 temporary ('customers/a.tmp')",
         "1 hidden ('customers/.hidden.csv')",
-        "1 before 2020-01-01 or after 2020-04-30 ('customers/2021-01-01.csv')",
-        "1 of no partition ('customers/2020-13-01.csv')",
+        "1 of no partition (it is after 2020-04-30) ('customers/2021-01-01.csv')",
+        "1 of no partition (write it as 2020-01-01) ('customers/2020-13-01.csv')",
         f"1 no regular file ('customers/{key(1)}.csv')",
         f"1 outside the landing folder ('customers/{key(2)}.csv')",
-        "10 not named like customers/2013-01-31.csv (",
+        "10 not named like customers/2020-01-01.csv (",
     ):
         assert part in said
     assert len(said) < 900
     names = {f"customers/{path.name}"[-80:] for path in folder.iterdir()}
-    shown = said.partition("customers/2013-01-31.csv (")[2].partition(")")[0].split(", ")
+    shown = said.partition("customers/2020-01-01.csv (")[2].partition(")")[0].split(", ")
     assert len(shown) == 3
     assert {ast.literal_eval(one).removeprefix("…") for one in shown} <= names
 
@@ -394,11 +394,15 @@ def test_a_run_leaves_what_was_passed_over_on_the_landing_asset(world: World) ->
     assert isinstance(table, dg.TableMetadataValue)
     assert [record.data for record in table.records] == [
         {
-            "reason": "not named like customers/2013-01-31.csv",
+            "reason": "not named like customers/2020-01-01.csv",
             "names": 1,
             "such as": "'customers/2020-01-07.CSV'",
         },
-        {"reason": "of no partition", "names": 1, "such as": "'customers/2020-02-31.csv'"},
+        {
+            "reason": "of no partition (write it as 2020-01-01)",
+            "names": 1,
+            "such as": "'customers/2020-02-31.csv'",
+        },
     ]
 
 
@@ -432,7 +436,7 @@ def test_a_bucket_is_watched_as_a_folder_is(
     assert sensor.run() == 1
     assert sensor.tick() == (
         f"3 files have landed from {key(6)} on, all were read"
-        "; ignored: 1 unfinished ('customers/part-7.tmp')"
+        "; ignored: 1 temporary ('customers/part-7.tmp')"
     )
     files = stored.storage.tables.scan("customers/files").collect()
     assert files["file"].min() == f"customers/{key(0)}.csv"

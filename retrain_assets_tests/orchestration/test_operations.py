@@ -166,7 +166,7 @@ def test_a_ledger_that_somebody_rewrote_is_found_out_by_the_head_the_registry_ke
     world.settle()
     registry, uri = world.storage.registry("churn"), world.storage.tables.uri("churn/ledger")
     assert registry.ledger_head == world.state.ledger.read().head
-    assert verify(world.state).startswith("1 rows fit; the registry keeps head 0 ")
+    assert verify(world.state).startswith("the chain of 1 row fits; the registry keeps head 0 ")
     forged = pl.read_delta(uri).with_columns(by=pl.lit("nobody"))
     forged.write_delta(uri, mode="overwrite")
     world.land(16)

@@ -58,7 +58,7 @@ def killed_after(seconds: float, root: Path) -> bool:
 def state_of(world: World) -> tuple[object, ...]:
     """What must be as in a run that was never killed."""
     registry, history = world.storage.registry("churn"), world.state.ledger.read()
-    assert verify(world.state).startswith("1 rows fit")
+    assert verify(world.state).startswith("the chain of 1 row fits")
     (row,) = history.rows
     tags = [(v.tags["candidate_id"], v.tags["role"]) for v in registry.versions()]
     assert max(Counter(tags).values()) == 1, "a version was registered twice for one decision"

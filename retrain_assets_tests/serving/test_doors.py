@@ -28,6 +28,7 @@ COLUMNS: dict[str, Any] = {
     "ok": {"type": "bool"},
     "kind": {"type": "category", "allowed": ["a", "NA", "é"]},
     "plan": {"type": "category", "required": True},
+    "town": {"type": "category", "normalise": ["nfc", "strip"], "pattern": "[a-zé ]*"},
     "code": {"type": "text", "pattern": r"[A-Z]{2}(\.\d+)?"},
     "at": {"type": "datetime"},
     "local": {"type": "datetime"},
@@ -44,6 +45,7 @@ SOUND: dict[str, Any] = {
     "ok": True,
     "kind": "a",
     "plan": "plus",
+    "town": "é",
     "code": "AB.1",
     "at": "2013-01-31T10:00:00Z",
     "local": "31.01.2013 10:00",
@@ -154,6 +156,8 @@ def body(*rows: dict[str, Any]) -> bytes:
 @example(value=("kind", "b"))
 @example(value=("plan", "a\0b"))
 @example(value=("plan", "#REF!"))
+@example(value=("town", "\u00a0e\u0301\u200b"))
+@example(value=("town", " "))
 @example(value=("count", 5.0))
 @example(value=("count", 101.0))
 @example(value=("size", 1e15))
@@ -223,6 +227,7 @@ def test_mlflows_formats_take_as_features_what_landing_takes(value: tuple[str, A
 
 
 @given(value=VALUES)
+@example(value=("town", "\u00a0e\u0301\u200b"))
 @settings(max_examples=300)
 def test_serving_takes_and_refuses_in_arrow_what_landing_does_in_parquet(
     value: tuple[str, Any],

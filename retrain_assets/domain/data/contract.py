@@ -17,11 +17,11 @@ from typing import Any
 
 import polars as pl
 
-from retrain_assets.domain.data import row_checks, rules
+from retrain_assets.domain.data import row_checks, rules, texts
 from retrain_assets.domain.data.row_checks import FAULTY, REFUSED, SLICE, RawRows, Slice
 from retrain_assets.domain.data.rules import LINE, PARTITION, PROBLEM, Type
 from retrain_assets.errors import PermanentError
-from retrain_assets.specs.base import duration
+from retrain_assets.specs.base import duration, shorten
 from retrain_assets.specs.dataset import DatasetSpec
 
 UNPLACED = "file:"  # begins the key of rows whose partition is unknown
@@ -58,12 +58,14 @@ class Judgement:
             Of the quarantined, `faulty` are not merely repeated.
         outliers: By partition and column with `outliers`, of the rows with a value that break no
             other rule, how many there are and how many lie far out; none where a file is refused.
+        texts: The tally of categories and odd texts in the accepted rows, see `texts.tally`.
     """
 
     accepted: pl.DataFrame
     quarantined: pl.DataFrame
     files: pl.DataFrame
     outliers: pl.DataFrame
+    texts: pl.DataFrame
 
     @cached_property
     def refused_partitions(self) -> dict[str, str]:
@@ -86,7 +88,7 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
     """
     files = sorted(raw, key=lambda file: (file.partition, file.path))
     refusals = {
-        item.slice: text for item in files if (text := row_checks.reason_to_refuse(item, spec))
+        item.slice: why for item in files if (why := row_checks.reason_to_refuse(item, spec))
     }
     readable = [file for file in files if file.slice not in refusals]
     rows, flags = row_checks.flag_rows(readable, spec)
@@ -96,9 +98,13 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
         quarantined=row_checks.explain(refused, flags, spec),
         files=_count(files, refusals, rows),
         outliers=row_checks.outliers(rows, flags, spec),
+        texts=texts.tally(sound, spec).collect(),
     )
-    refusals |= {file.slice: file.excess for file in readable if file.excess}
-    return _refuse(judgement, refusals | _too_bad(judgement, refusals, spec))
+    first = _first_faults(judgement.quarantined)
+    refusals |= {
+        file.slice: file.excess + first.get(file.slice, "") for file in readable if file.excess
+    }
+    return _refuse(judgement, refusals | _too_bad(judgement, refusals, first, spec))
 
 
 def merge(parts: Sequence[Judgement], spec: DatasetSpec) -> Judgement:
@@ -143,10 +149,12 @@ def _count(
 
 
 def _too_bad(
-    judgement: Judgement, refusals: Mapping[Slice, str], spec: DatasetSpec
+    judgement: Judgement,
+    refusals: Mapping[Slice, str],
+    first: Mapping[Slice, str],
+    spec: DatasetSpec,
 ) -> dict[Slice, str]:
     """Return files whose refused rows are too many; where files hold many partitions, by those."""
-    first = _first_faults(judgement.quarantined)
     files = judgement.files
     unit = [PARTITION] if spec.is_split else [PARTITION, "file"]
     sums = (
@@ -173,9 +181,9 @@ def _first_faults(quarantined: pl.DataFrame) -> dict[Slice, str]:
     faults = {}
     for row in first.iter_rows(named=True):
         reason, problem = row["_reasons"][0], json.loads(row["_row"]).get(PROBLEM)
-        value = (reason["value"] or "")[:_SHOWN_CHARACTERS]
-        fault = problem or f"column {reason['column']}, value {value!r}, rule {reason['rule']}"
-        faults[row[PARTITION], row["_file"]] = f"; the first on line {row[LINE]}: {fault}"
+        value = repr(shorten(reason["value"], _SHOWN_CHARACTERS)) if reason["value"] else "no value"
+        fault = problem or f"column {reason['column']}: {value} breaks the rule {reason['rule']}"
+        faults[row[PARTITION], row["_file"]] = f"; the first is on line {row[LINE]}: {fault}"
     return faults
 
 
@@ -185,7 +193,9 @@ def excess(total: int, refused: int, spec: DatasetSpec) -> str | None:
     if total == 0:
         return "it has no rows" if spec.rows.min > 0 else None
     if refused == total:
-        return f"all of its {total} rows were refused"
+        return (
+            "its only row was refused" if total == 1 else f"all of its {total:,} rows were refused"
+        )
     if refused > bound * total:
         return f"{refused} of {total} rows were refused; quarantine.max_fraction is {bound:g}"
     return None
@@ -219,6 +229,7 @@ def _refuse(judgement: Judgement, refusals: Mapping[Slice, str]) -> Judgement:
         ),
         files=pl.concat([judgement.files.filter(~hit), counted]).sort(PARTITION, "file"),
         outliers=judgement.outliers.filter(~hit),
+        texts=judgement.texts.filter(~hit),
     )
 
 

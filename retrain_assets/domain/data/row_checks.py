@@ -21,6 +21,7 @@ OUTLIERS_SCHEMA: dict[str, Type] = {
     "rows": pl.Int64,
     "outlying": pl.Int64,
 }
+NO_ROWS = pl.DataFrame(schema={LINE: pl.Int64, BROKEN: pl.String})
 SLICE, REFUSED, FAULTY = "_slice", "_refused", "_faulty"
 _ROW = "_row_number"
 MAX_CHARACTERS = 200
@@ -77,7 +78,7 @@ def reason_to_refuse(file: RawRows, spec: DatasetSpec) -> str | None:
 def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     """Return the rows of readable files as they stand, in `_raw_x`, and as their types, in `x`."""
     has_value = {rules.value_flag(name): values.is_given(name, spec) for name in spec.file_columns}
-    rows = _gathered(files, spec)
+    rows = values.normalise_texts(_gathered(files, spec), spec)
     columns = {}
     for name, column in spec.file_columns.items():
         is_text = rows.schema[f"_raw_{name}"] == pl.String
@@ -191,7 +192,7 @@ def _reasons(refused: pl.DataFrame, flags: Flags, hidden: set[str]) -> pl.Series
             pl.struct(
                 pl.lit(name).alias("rule"),
                 pl.lit(rule.column, dtype=pl.String).alias("column"),
-                _shown(rule.value, _is_hidden(rule, hidden)).alias("value"),
+                _value(name, rule, hidden).alias("value"),
             ).alias("_reasons"),
         )
         for flag, (name, rule) in flags.items()
@@ -209,12 +210,21 @@ def personal(spec: DatasetSpec) -> set[str]:
     return hidden
 
 
-def _is_hidden(rule: rules.Rule, hidden: set[str]) -> bool:
-    """Return whether the value that a rule shows may be personal; a broken line may be."""
-    return bool(hidden.intersection(rule.columns) if rule.columns else hidden)
+def _value(name: str, rule: rules.Rule, hidden: set[str]) -> pl.Expr:
+    """Return the value that a rule shows, masked if it may be personal, as a broken line may be.
+
+    Before a line that is no row is why it is none.
+    """
+    value = _shown(rule.value, bool(hidden.intersection(rule.columns) if rule.columns else hidden))
+    if name != "parse":
+        return value
+    return pl.concat_str(PROBLEM, value, separator=": ", ignore_nulls=True)
 
 
 def _shown(value: pl.Expr, is_hidden: bool) -> pl.Expr:
     if is_hidden:
         return pl.when(value.is_not_null()).then(pl.lit(MASK))
-    return value.cast(pl.String).str.slice(0, MAX_CHARACTERS)
+    text = value.cast(pl.String)
+    size = text.str.len_chars()
+    short = pl.format("{}… ({} characters)", text.str.slice(0, MAX_CHARACTERS), size)
+    return pl.when(size > MAX_CHARACTERS).then(short).otherwise(text)

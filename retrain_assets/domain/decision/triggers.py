@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from retrain_assets.domain.decision.causes import CAUSES, explain_wait, find_awaited_candidate
 from retrain_assets.domain.decision.situation import Answer, Cause, Request, Situation
 from retrain_assets.domain.windows import count_since
+from retrain_assets.specs.base import number_of
 from retrain_assets.specs.model import ModelSpec
 
 REFUSED, TAKEN = ("hold", "reject"), ("promote", "approve")
@@ -107,7 +108,8 @@ def _back_off(spec: ModelSpec, situation: Situation, cause: str) -> str | None:
     since = count_since(situation.mature, situation.last_decision)
     if since >= wait:
         return None
-    return f"backs off after {refused} candidates not promoted, {since} of {wait} partitions"
+    candidates = number_of(refused, "candidate")
+    return f"backs off after {candidates} not promoted, {since} of {wait} partitions"
 
 
 def _cooling_down(spec: ModelSpec, situation: Situation) -> str | None:
@@ -117,7 +119,8 @@ def _cooling_down(spec: ModelSpec, situation: Situation) -> str | None:
     # A decision is made once an as-of, however short the cooldown.
     if since >= max(spec.triggers.cooldown, 1):
         return None
-    return f"{since} partitions since the last decision, cooldown is {spec.triggers.cooldown}"
+    cooldown = f"cooldown is {spec.triggers.cooldown}"
+    return f"{number_of(since, 'partition')} since the last decision, {cooldown}"
 
 
 def _nothing_new(spec: ModelSpec, situation: Situation) -> str | None:

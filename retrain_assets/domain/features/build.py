@@ -24,7 +24,7 @@ from retrain_assets.domain.data.values import (
 from retrain_assets.domain.features.sql import QueryError, forgive_rows, run_in_order
 from retrain_assets.domain.windows import mature_partitions, take_before
 from retrain_assets.errors import is_permanent
-from retrain_assets.specs.base import duration
+from retrain_assets.specs.base import duration, number_of
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.features import LookupSpec
 from retrain_assets.specs.model import ModelSpec
@@ -353,8 +353,8 @@ def _compute(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) 
         raise RowError(spec, f"{type(error).__name__}: {_first_line(error)}") from error
     if features.height != among.height:
         raise FeatureError(
-            f"model {spec.name}: features has {features.height} rows for {among.height}: "
-            "give one row of features a row"
+            f"model {spec.name}: features has {number_of(features.height, 'row')} for "
+            f"{among.height}: give one row of features a row"
         )
     stored = {name: get_stored_type(name, dtype, spec) for name, dtype in features.schema.items()}
     return null_infinite(features[: rows.height].cast(stored))  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ DESCRIPTIONS = {
     "keys_unique": "No row was refused for a key that is there twice.",
     "volume_within_range": "Every partition has as many rows as `rows` allows and is typical.",
     "outlier_share_within_range": "No column has more outliers than `outliers` allows.",
+    "texts_look_usual": "No category is new, and no text looks like a mistake.",
     "accepted_rows_pass_great_expectations": "What is published passes the expectation suite.",
     "every_row_accounted_for": "Rows read = rows accepted + rows quarantined, in each file.",
 }
@@ -155,6 +156,7 @@ def _check_results(
     yield checks.result(
         "outlier_share_within_range", dataset, ingestion.outlying(spec), severity=checks.WARN
     )
+    yield checks.warn("texts_look_usual", dataset, ingestion.odd_texts)
     yield checks.result(
         "accepted_rows_pass_great_expectations",
         dataset,

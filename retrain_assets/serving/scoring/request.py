@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 
 from retrain_assets.domain.data import values as readers
 from retrain_assets.domain.data.rules import STORED, column_limits
-from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.dataset import ColumnSpec, DatasetSpec
 
 Row = dict[str, Any]
 RequestRows = list[Row] | pl.DataFrame
@@ -194,7 +194,11 @@ class Contract:
             pattern = Field(pattern=limits["pattern"] + words if "pattern" in limits else None)
             read = pydantic.AfterValidator(readers.text_reader(name, self.dataset, limits))
             schema = {key: limits[key] for key in ("enum", "pattern") if key in limits}
-            return Annotated[str, pattern, read, WithJsonSchema({"type": "string"} | schema)]
+            described = WithJsonSchema({"type": "string"} | schema)
+            if not (column := self.columns[name]).normalise:
+                return Annotated[str, pattern, read, described]
+            normalise = pydantic.BeforeValidator(lambda text: _normalise(text, column))
+            return Annotated[str, pattern, read, normalise, described]
         if kind == "bool":
             return bool
         if kind == "float":
@@ -220,6 +224,10 @@ def _bodies(types: dict[str, Any]) -> TypeAdapter[dict[str, list[Row]]]:
     rows: Any = list[_typed("Row", types)]  # type: ignore[misc]
     # The first wrong row says enough.
     return TypeAdapter(_typed("Body", {"rows": Annotated[rows, pydantic.FailFast()]}))
+
+
+def _normalise(text: object, column: ColumnSpec) -> object:
+    return readers.normalise_text(text, column) if isinstance(text, str) else text
 
 
 def _whole(low: int, high: int) -> Any:

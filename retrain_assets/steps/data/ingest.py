@@ -13,11 +13,11 @@ from pathlib import Path
 import polars as pl
 from polars.exceptions import PanicException
 
-from retrain_assets.domain.data import contract
+from retrain_assets.domain.data import contract, texts
 from retrain_assets.domain.data.contract import UNPLACED, Judgement
 from retrain_assets.domain.data.expectations import figures
-from retrain_assets.domain.data.row_checks import RawRows
-from retrain_assets.domain.data.rules import BROKEN, LINE, PARTITION, dataset_schema
+from retrain_assets.domain.data.row_checks import NO_ROWS, RawRows
+from retrain_assets.domain.data.rules import LINE, PARTITION, dataset_schema
 from retrain_assets.errors import PermanentError
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data.intake import Intake
@@ -73,6 +73,7 @@ class Ingestion:
         reading: What was judged and audited.
         atypical: Partitions with an unusual number of rows.
         shared_keys: Keys that several partitions have, counted by these.
+        odd_texts: Texts that look like a mistake, and new categories, see `texts.describe`.
         version: Version of the dataset after the commit; None where nothing was ever published.
         audit_file: The results of Great Expectations as JSON.
         ignored: Names that are no files of the dataset, and why.
@@ -83,6 +84,7 @@ class Ingestion:
     reading: Reading
     atypical: list[dict[str, object]]
     shared_keys: list[dict[str, object]]
+    odd_texts: list[dict[str, object]]
     version: int | None
     audit_file: Path
     ignored: list[dict[str, str | int]]
@@ -181,6 +183,7 @@ def ingest(
         published = tuple(key for key in requested if key not in judgement.refused_partitions)
         accepted = spill.frame().filter(pl.col(PARTITION).is_in(published))
         shared_keys = _shared_keys(intake, accepted.lazy(), published)
+        odd_texts = _find_odd_texts(intake, judgement, published)
         contents = digest(*judgement.files["sha256"].sort())
         commit = {"run_id": run_id, "asset": spec.name, "files": contents}
         content = (
@@ -198,6 +201,7 @@ def ingest(
         reading=reading,
         atypical=_atypical(intake, judgement, published),
         shared_keys=shared_keys,
+        odd_texts=odd_texts,
         version=tables.version(f"{spec.name}/dataset"),
         ignored=intake.ignored.records(),
     )
@@ -269,11 +273,13 @@ def _judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
             contract.judge([file], spec)
             culprits.remove(file.slice)
     culprits = culprits or {file.slice for file in raw}
-    rows = pl.DataFrame(schema={LINE: pl.Int64, BROKEN: pl.String})
-    files = (
-        replace(file, rows=rows, refusal=reason) if file.slice in culprits else file for file in raw
+    return _judge(
+        [
+            replace(file, rows=NO_ROWS, refusal=reason) if file.slice in culprits else file
+            for file in raw
+        ],
+        spec,
     )
-    return _judge(list(files), spec)
 
 
 def _unchanged(tables: Tables, table: str, rows: pl.LazyFrame, intake: Intake) -> set[str]:
@@ -325,6 +331,24 @@ def _atypical(
     placed = rows.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
     counted = placed.group_by(PARTITION).agg(pl.col("accepted").sum())
     return contract.find_atypical(dict(counted.iter_rows()), published, tolerance)
+
+
+def _find_odd_texts(
+    intake: Intake, judgement: Judgement, published: Sequence[str]
+) -> list[dict[str, object]]:
+    """Return published texts that look like a mistake; partitions without an order have no news."""
+    spec, tables, table = intake.spec, intake.storage.tables, f"{intake.spec.name}/dataset"
+    counts = judgement.texts.filter(pl.col(PARTITION).is_in(published))
+    if counts.is_empty() or spec.partition.by == "none" or spec.partition.values is not None:
+        return texts.describe(counts, texts.NO_TALLY, spec)
+    others = sorted(set(intake.accepted).difference(published))
+    before = [key for key in others if key < published[0]][-texts.HISTORY :]
+    between = [key for key in others if published[0] < key < published[-1]]
+    stored = tables.scan(table, dataset_schema(spec))
+    rows = stored.filter(pl.col(PARTITION).is_in([*before, *between])).with_columns(
+        pl.lit(None, pl.String).alias("_file"), pl.lit(None, pl.Int64).alias(LINE)
+    )
+    return texts.describe(counts, tables.collect(texts.tally(rows, spec), table), spec)
 
 
 def _shared_keys(

@@ -21,7 +21,7 @@ from retrain_assets.domain.data.contract import UNPLACED, find_strays, partition
 from retrain_assets.domain.data.row_checks import RawRows, Slice, reason_to_refuse, typed
 from retrain_assets.domain.data.rules import PARTITION, dataset_schema
 from retrain_assets.domain.windows import group_batches, split_at_gaps
-from retrain_assets.specs.base import duration
+from retrain_assets.specs.base import duration, number_of
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.state import FILES, digest, landing_files
 from retrain_assets.stores.landing.readers import shown
@@ -74,14 +74,14 @@ class Intake:
         return datetime.fromtimestamp(self.now_ns / 1e9, zone).replace(tzinfo=None)
 
     @cached_property
-    def _accepted(self) -> dict[str, int]:
+    def accepted(self) -> dict[str, int]:
         """Return the accepted rows of each stored partition."""
         stored = self.recorded.filter(pl.col("refusal").is_null(), pl.col("accepted") > 0)
         placed = stored.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
         return dict(placed.group_by(PARTITION).agg(pl.col("accepted").sum()).iter_rows())
 
     def _find_strays(self, rows: Mapping[str, int]) -> dict[str, str]:
-        return find_strays(rows, self._accepted, self.spec, self._now)
+        return find_strays(rows, self.accepted, self.spec, self._now)
 
     @cached_property
     def _contract(self) -> str:
@@ -287,7 +287,7 @@ class Intake:
         parts = []
         for file in files:
             try:
-                parts += slices(self._read_file(file), self.spec, self._accepted, self._now)
+                parts += slices(self._read_file(file), self.spec, self.accepted, self._now)
             except (Exception, PanicException) as error:  # noqa: BLE001 as above
                 reason = f"its rows cannot be assigned to partitions: {shown(str(error))}"
                 parts += slices(refused(file, reason), self.spec)
@@ -312,7 +312,8 @@ class Intake:
         return [
             refused(
                 LandingFile(path, key, 0, ""),
-                f"it held {row['rows_read']} rows of this partition and holds none now: restore it",
+                f"it held {number_of(row['rows_read'], 'row')} of this partition and holds none "
+                "now: restore it",
             )
             for (key, path), row in self._stored.items()
             if key in keys and (key, path) not in present and not key.startswith(UNPLACED)

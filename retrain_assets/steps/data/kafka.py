@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from threading import Event
 from time import monotonic
 
+from retrain_assets.specs.base import number_of
 from retrain_assets.stores.landing.kafka import Topic
 from retrain_assets.stores.landing.topic import TopicFiles
 
@@ -102,7 +103,8 @@ def land(
                     _write(files, batches, landed)
                 if landed.messages > before:
                     lag = _lag(topic, batches)
-                    tell(f"{files.topic}: {landed.messages:,} messages landed, lag {lag:,}")
+                    messages = number_of(landed.messages, "message")
+                    tell(f"{files.topic}: {messages} landed, lag {lag:,}")
                 if stop.is_set() or (bounds.once and _ended(batches)):
                     return landed
     except OSError as error:

@@ -11,7 +11,7 @@ import polars.selectors as cs
 
 from retrain_assets.domain.data.contract import QUARANTINE_SCHEMA, UNPLACED
 from retrain_assets.domain.data.rules import LINE, PARTITION, RULES
-from retrain_assets.specs.base import hint
+from retrain_assets.specs.base import hint, shorten
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores.storage import Storage
 
@@ -41,11 +41,9 @@ def refused(
     rules = (*RULES, WHOLE_FILE)
     if reason is not None and reason not in rules:
         raise ValueError(f"no rule is named {reason!r}{hint(reason, rules)}")
-    if not (
-        partition is None or partition.startswith(UNPLACED) or spec.partition.is_key(partition)
-    ):
-        message = f"{partition!r} is no partition of {spec.name}"
-        raise ValueError(f"{message}: write it as {spec.partition.example}")
+    is_key = partition is not None and not partition.startswith(UNPLACED)
+    if is_key and (why := spec.partition.explain_misfit(partition or "")) is not None:
+        raise ValueError(f"{partition!r} is no partition of {spec.name}: {why}")
     table = f"{spec.name}/quarantine"
     rows = storage.tables.scan(table, QUARANTINE_SCHEMA)
     if partition is not None:
@@ -97,4 +95,4 @@ def as_lines(reasons: pl.DataFrame, most: int = 50) -> Iterator[str]:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return repr(value)[1:-1][:_WIDEST] if isinstance(value, str) else f"{value:,}"
+    return shorten(repr(value)[1:-1], _WIDEST) if isinstance(value, str) else f"{value:,}"

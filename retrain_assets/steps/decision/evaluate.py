@@ -18,6 +18,7 @@ from retrain_assets.domain.metrics.metrics import read_metrics, write_json
 from retrain_assets.domain.windows import describe_exclusions, exclude_range
 from retrain_assets.errors import PermanentError
 from retrain_assets.reports.plots import draw_gains
+from retrain_assets.specs.base import number_of
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.judge import CALIBRATION, judge
 from retrain_assets.steps.state import ModelState
@@ -118,7 +119,8 @@ def evaluate(state: ModelState, history: History, run_id: str) -> Evaluation:
 def _summarize(evaluation: Evaluation, candidate: ModelVersion) -> str:
     window = len(json.loads(candidate.tags["trained_on"]))
     gain = "" if math.isnan(evaluation.gain) else f", gain {evaluation.gain:.3g}"
-    return f"version {candidate.version} of {window} partitions {evaluation.verdict}{gain}"
+    size = number_of(window, "partition")
+    return f"version {candidate.version} of {size} {evaluation.verdict}{gain}"
 
 
 def _evaluate(

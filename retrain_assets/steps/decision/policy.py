@@ -81,9 +81,8 @@ def pause(state: ModelState, until: str, reason: str, by: str) -> Pause:
     Raises:
         ValueError: `until` is no partition of the dataset.
     """
-    if not state.dataset.partition.is_key(until):
-        message = f"until: {until!r} is no partition of {state.dataset.name}"
-        raise ValueError(f"{message}: write it as {state.dataset.partition.example}")
+    if (why := state.dataset.partition.explain_misfit(until)) is not None:
+        raise ValueError(f"until: {until!r} is no partition of {state.dataset.name}: {why}")
     pause_ = Pause(until, reason, by)
     state.ledger.write_pause(pause_, {"action": "pause", **asdict(pause_)})
     return pause_

@@ -14,6 +14,7 @@ from retrain_assets.domain.decision.triggers import decide
 from retrain_assets.domain.drift import observations
 from retrain_assets.domain.metrics.metrics import write_json
 from retrain_assets.domain.windows import split
+from retrain_assets.specs.base import number_of
 from retrain_assets.steps.decision.policy import list_requests
 from retrain_assets.steps.state import (
     MONITORING_SCHEMA,
@@ -169,7 +170,8 @@ def verify(state: ModelState) -> str:
         )
     if not head and history.rows:
         raise LedgerError(f"model {name}: the registry keeps no head of the ledger to compare with")
-    return f"{len(history.rows)} rows fit; the registry keeps head {head or '(none)'}"
+    rows = number_of(len(history.rows), "row")
+    return f"the chain of {rows} fits; the registry keeps head {head or '(none)'}"
 
 
 def history(state: ModelState) -> list[dict[str, object]]:

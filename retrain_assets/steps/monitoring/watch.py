@@ -11,6 +11,7 @@ import polars as pl
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.metrics import intervals, metrics
 from retrain_assets.domain.model.estimator import are_finite, predict
+from retrain_assets.specs.base import number_of
 from retrain_assets.steps.decision import promote, train
 from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.state import SOURCE, ModelState
@@ -60,7 +61,8 @@ class WatchSummary:
         worse = "worse" if self.loss > 0 else "better"
         return (
             f"version {self.production} is {worse} than version {self.before} before it by "
-            f"{abs(self.loss):.3g} in {self.metric} on {self.partitions} partitions since, "
+            f"{abs(self.loss):.3g} in {self.metric} on "
+            f"{number_of(self.partitions, 'partition')} since, "
             f"evidence {self.evidence:.3g} of {self.needed:.3g} needed"
         )
 

@@ -16,6 +16,7 @@ from retrain_assets.domain.data.contract import NEIGHBOUR_REFUSED, UNPLACED
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.messages import Event, NotTakenError
 from retrain_assets.domain.metrics.metrics import write_json
+from retrain_assets.specs.base import number_of
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.notify import Channel, EventKind, NotifySpec
 from retrain_assets.steps.inspect.status import describe_staleness, list_stale
@@ -121,7 +122,7 @@ def list_refusals(tables: Tables, spec: DatasetSpec) -> Iterator[Event]:
     for row in files.iter_rows(named=True):
         key, file, reason, rows = row[PARTITION], row["file"], row["refusal"], row["rows_read"]
         place = "" if key.startswith(UNPLACED) else f" of {key}"
-        text = f"{file}{place} is refused, {rows} rows: {reason}"
+        text = f"{file}{place} is refused, {number_of(rows, 'row')}: {reason}"
         name, cause = f"file:{digest(key, file, row['sha256'], reason)}", f"{file}: {reason}"
         fields = {"partition": key, "file": file, "reason": reason, "rows": rows}
         yield make_event(name, "data_refused", spec.name, text, cause, fields)

@@ -19,6 +19,7 @@ import polars.selectors as cs
 
 from retrain_assets.domain.data.rules import BROKEN, LINE, PROBLEM
 from retrain_assets.domain.data.values import misfit
+from retrain_assets.specs.base import number_of
 from retrain_assets.specs.dataset import DatasetSpec, Encoding
 
 _MAX_LINE = 2**20  # characters
@@ -74,11 +75,16 @@ def columns_of(names: Sequence[str], spec: DatasetSpec) -> tuple[dict[str, int],
 
 def _present(names: Sequence[str], spec: DatasetSpec) -> str:
     """Describe the columns of a file; without a header they are the values of its first row."""
-    marks = [mark for mark in ";\t|," if len(names) == 1 and mark in names[0]]
-    hint = f": if {marks[0]!r} separates them, set read.delimiter to it" if marks else ""
+    hint = _delimiter_hint(names)
     if any(column.personal for column in spec.columns.values()):
         return f"it has {len(names)} columns, not shown as they may be personal{hint}"
     return f"its columns are {shown(', '.join(names))}{hint}"
+
+
+def _delimiter_hint(fields: Sequence[str]) -> str:
+    """Return what to set if a line has one field since another character separates them."""
+    marks = [mark for mark in ";\t|," if len(fields) == 1 and mark in fields[0]]
+    return f": if {marks[0]!r} separates them, set read.delimiter to it" if marks else ""
 
 
 def _may_be_left_out(name: str, names: Sequence[str], spec: DatasetSpec) -> bool:
@@ -133,15 +139,17 @@ def _text(content: bytes, spec: DatasetSpec) -> str:
     if likely != encoding:
         remedy = f"save it as {encoding}, or set read.encoding to {likely}"
         raise RefusedFileError(f"it is {likely}, not {encoding}: {remedy}")
+    if kind := next((kind for mark, kind in _BINARY.items() if content.startswith(mark)), None):
+        raise RefusedFileError(f"it is a {kind} file, not {encoding}: deliver it unpacked, as text")
     try:
         text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         raise RefusedFileError(_undecodable(content, encoding, error.start)) from error
     if (at := text.find("\0")) >= 0:
-        line = text.count("\n", 0, at) + 1
+        line, before = text.count("\n", 0, at) + 1, text.rfind("\n", 0, at)
         raise RefusedFileError(
-            f"it holds a NUL byte on line {line}, which no text has: save it as text, or set "
-            "read.encoding to what it is"
+            f"it holds a NUL byte, which no text has, as character {at - before} of line {line}: "
+            "save it as text, or set read.encoding to what it is"
         )
     if (lines := text.count("\n")) > most + 1:
         raise RefusedFileError(f"it has {lines:,} lines; read.max_rows is {most:,}: split the file")
@@ -149,11 +157,8 @@ def _text(content: bytes, spec: DatasetSpec) -> str:
 
 
 def _undecodable(content: bytes, encoding: Encoding, at: int) -> str:
-    """Say where bytes are no text, and what they are instead where that is plain."""
+    """Say where bytes are no text."""
     where = f"byte 0x{content[at]:02x} at offset {at}"
-    for mark, kind in _BINARY.items():
-        if content.startswith(mark):
-            return f"it is a {kind} file, not {encoding} ({where}): deliver it unpacked, as text"
     line = content.count(b"\n", 0, at) + 1
     return f"it is not {encoding} ({where}) on line {line}: save it so, or set read.encoding"
 
@@ -277,7 +282,8 @@ def _csv_records(text: str, delimiter: str, width: int, has_header: bool) -> Ite
         if fields == []:
             continue
         if fields is not None and len(fields) != width:
-            problem = f"it has {len(fields)} fields instead of {width}"
+            problem = f"it has {number_of(len(fields), 'field')} instead of {width}"
+            problem += _delimiter_hint(fields)
         # A stray quote takes in the rows up to the next one: they would be lost unseen.
         if problem and (reader.line_num > start + 1 or "unexpected end" in problem):
             raise RefusedFileError(
@@ -295,8 +301,9 @@ def _too_long(line: str) -> str | None:
 
 def _read_jsonl(content: bytes, spec: DatasetSpec) -> Content:
     text = _text(content, spec)
-    if re.match(r"\s*\[", text):
-        raise RefusedFileError("it begins as a JSON array: write one object a line, no brackets")
+    if start := re.match(r"\s*(\[|\{\s*\n)", text):
+        kind = "array" if start[1] == "[" else "object on several lines"
+        raise RefusedFileError(f"it begins as a JSON {kind}: write each object on one line")
     names: dict[str, None] = {}
     records = _json_records(text, spec, names)
     rows = _table(records, {name: at for at, name in enumerate(spec.file_columns)}, text)

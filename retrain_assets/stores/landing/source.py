@@ -22,15 +22,14 @@ import polars as pl
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from retrain_assets.domain.data.row_checks import RawRows
-from retrain_assets.domain.data.rules import BROKEN, LINE
+from retrain_assets.domain.data.row_checks import NO_ROWS, RawRows
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL
 from retrain_assets.stores.landing.readers import READERS, RefusedFileError, columns_of, number_rows
 
 ATTEMPTS = 3  # at reading a file that changes meanwhile
 CHANGING = "it changed whenever it was read: it is read again when it settles"
-_UNFINISHED = (".tmp", ".part")
+_HALF_WRITTEN = (".tmp", ".part", ".partial", ".crdownload", ".download", ".filepart")
 _EXAMPLES, _NAME_CHARACTERS = 3, 80
 
 
@@ -134,8 +133,8 @@ class NamedFiles:
     ) -> list[LandingFile]:
         """Return all finished files that the pattern names, by partition and path.
 
-        Ignored are hidden and unfinished names (`.x`, `x.tmp`, `x.part`), what is no regular file
-        or lies outside the root, and names whose `{partition}` is no key of the dataset.
+        Ignored are hidden and temporary names (`.x`, `x.tmp`, `~x`), what is no regular file or
+        lies outside the root, and names whose `{partition}` is no key of the dataset.
         """
         landed = []
         for path, entry in self.entries(since, ignored):
@@ -176,17 +175,13 @@ class NamedFiles:
         check_finished(path)
         match, spec = self._form.fullmatch(path), self.spec.partition
         if match is None:
-            example = spec.period.example if spec.period else "{partition}"
-            like = str(self.spec.pattern).replace("{partition}", example)
+            like = str(self.spec.pattern).replace("{partition}", spec.example)
             raise PassedOverError(f"not named like {like}")
         if self.spec.is_split:
             return None
         key = match.groupdict().get("key", ALL)
-        if not spec.is_key(key):
-            outside = spec.period is not None and spec.period.begins(key) is not None
-            raise PassedOverError(
-                f"before {spec.start} or after {spec.end}" if outside else "of no partition"
-            )
+        if (why := spec.explain_misfit(key)) is not None:
+            raise PassedOverError(f"of no partition ({why})")
         return key
 
     @contextmanager
@@ -267,9 +262,12 @@ class LocalFiles(NamedFiles):
         """Yield the names in the folders below `below` that match the rest of the pattern."""
         part, rest = parts[0], parts[1:]
         form, first = re.compile(as_regex(part, ".+")), self.first_name(part, since)
-        if rest and ignored is not None and "{partition}" in self.parts[-1]:
-            self._note_misplaced(below, ignored)
-        for name in self._names(below, ignored) if re.search(r"[*{]", part) else [part]:
+        is_form = re.search(r"[*{]", part)
+        is_above = rest and ignored is not None and "{partition}" in self.parts[-1]
+        names = self._names(below, ignored if is_form else None) if is_form or is_above else []
+        if is_above and ignored is not None:
+            self._note_misplaced(below, names, ignored)
+        for name in names if is_form else [part]:
             path = f"{below}/{name}" if below else name
             if name < first:
                 continue
@@ -281,10 +279,10 @@ class LocalFiles(NamedFiles):
                     self._status(path)
                     yield from self._paths(rest, path, since, ignored)
 
-    def _note_misplaced(self, below: str, ignored: Ignored) -> None:
+    def _note_misplaced(self, below: str, names: Sequence[str], ignored: Ignored) -> None:
         """Note the files that stand in a folder above theirs."""
         form = re.compile(as_regex(self.parts[-1], self._key))
-        for name in self._names(below, None):
+        for name in names:
             if form.fullmatch(name):
                 ignored.add(f"{below}/{name}" if below else name, "above its folder")
 
@@ -366,7 +364,9 @@ class DeltaSource:
 
 
 def check_finished(path: str) -> None:
-    """Refuse names that are no UTF-8, hidden names, and those of files still being written.
+    """Refuse names that are no UTF-8, hidden names, and those of temporary files.
+
+    Programs write them until a file is finished, or while somebody edits it (`~$x`, `x~`).
 
     Raises:
         PassedOverError: It, or a folder that it is in, has such a name.
@@ -376,8 +376,8 @@ def check_finished(path: str) -> None:
     for name in path.split("/"):
         if name.startswith("."):
             raise PassedOverError("hidden")
-        if name.endswith(_UNFINISHED):
-            raise PassedOverError("unfinished")
+        if name.startswith("~") or name.endswith(("~", *_HALF_WRITTEN)):
+            raise PassedOverError("temporary")
 
 
 def parsed(file: LandingFile, content: bytes, spec: DatasetSpec) -> RawRows:
@@ -392,9 +392,8 @@ def parsed(file: LandingFile, content: bytes, spec: DatasetSpec) -> RawRows:
 
 def refused(file: LandingFile, reason: str | None, digest: str = "") -> RawRows:
     """Return a file without rows, refused for a reason."""
-    rows = pl.DataFrame(schema={LINE: pl.Int64, BROKEN: pl.String})
     return RawRows(
-        *(file.path, file.partition or "", digest, rows, reason),
+        *(file.path, file.partition or "", digest, NO_ROWS, reason),
         stamp=file.stamp,
         size_bytes=file.size_bytes,
     )

@@ -17,6 +17,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.specs.base import number_of
 from retrain_assets.stores.tables import data_files, log
 from retrain_assets.stores.tables.types import joint_types
 
@@ -188,8 +189,8 @@ class Tables:
         if foreign := set(present) - set(keys):
             some = ", ".join(sorted(map(repr, foreign))[:3])
             raise StorageError(
-                f"table {table}: {len(foreign)} partitions of the rows, such as {some}, are not "
-                f"among the {len(keys)} to replace"
+                f"table {table}: {number_of(len(foreign), 'partition')} of the rows, such as "
+                f"{some}, are not among the {len(keys)} to replace"
             )
         opened = self._open(table)
         since = _version(opened) if base == NOW else base
@@ -328,7 +329,7 @@ def _refuse_stale(
     for commit in log.commits_after(opened, since):
         if same := log.replaced_partitions(commit, partitions):
             raise StaleTableError(
-                f"table {table}: {len(same)} partitions, such as {', '.join(same[:3])}, were "
-                f"replaced by run {commit.get('run_id', 'unknown')} in version {commit['version']} "
-                f"after version {since} was read: run it again"
+                f"table {table}: {number_of(len(same), 'partition')}, such as "
+                f"{', '.join(same[:3])}, were replaced by run {commit.get('run_id', 'unknown')} "
+                f"in version {commit['version']} after version {since} was read: run it again"
             )

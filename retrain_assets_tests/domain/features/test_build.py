@@ -213,7 +213,7 @@ def test_the_target_among_its_own_features_is_refused() -> None:
 @pytest.mark.parametrize(
     ("sql", "named"),
     [
-        ("SELECT carrier FROM rows LIMIT 1", "1 rows for 2"),
+        ("SELECT carrier FROM rows LIMIT 1", "1 row for 2"),
         ("SELECT day FROM rows", "day"),
         ("SELECT missing FROM rows", "missing"),
     ],
@@ -321,7 +321,7 @@ def test_a_lookup_shows_no_column_that_is_known_later() -> None:
             "SELECT AVG(distance) OVER () AS mean FROM rows",
             r"mean of a row is 1\.0 alone and 4\.0 among 3 rows",
         ),
-        ("SELECT AVG(distance) AS mean FROM rows", "1 rows for 3"),
+        ("SELECT AVG(distance) AS mean FROM rows", "1 row for 3"),
     ],
 )
 def test_features_that_depend_on_the_rows_beside_are_refused(sql: str, said: str) -> None:

@@ -35,7 +35,7 @@ def test_a_range_is_one_commit_and_every_check_passes(world: World) -> None:
     result = ingested(world, 0, 4)
     assert result.success
     assert failed_checks(result) == {}
-    assert len(result.get_asset_check_evaluations()) == 9
+    assert len(result.get_asset_check_evaluations()) == 10
     assert world.storage.tables.version("customers/dataset") == 0
     assert rows(world).height == 5 * 120
     assert world.instance.get_materialized_partitions(DATASET) == {key(n) for n in range(5)}

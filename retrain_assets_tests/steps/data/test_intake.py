@@ -205,7 +205,7 @@ def test_rows_whose_file_holds_them_no_more_are_not_dropped(tmp_path: Path, gone
         deliver(tmp_path, "a.csv", "2013-01-02,2,5")
     deliver(tmp_path, "b.csv", "2013-01-01,3,5")
     done = run(tmp_path, dataset())
-    assert "sales/a.csv: it held 1 rows of this partition" in done.refused["2013-01-01"]
+    assert "sales/a.csv: it held 1 row of this partition" in done.refused["2013-01-01"]
     assert table(tmp_path)["2013-01-01"] == [1]
 
 
@@ -398,7 +398,7 @@ def test_a_small_file_of_a_stream_may_lack_what_producers_leave_out(tmp_path: Pa
     assert done.published == ("2013-01-01", "2013-01-02")
     refused = sorted(done.refused.values())
     assert "lacks coupon (is 'cupon' meant?)" in refused[0]
-    assert "t-0-003-003.jsonl: all of its 1 rows were refused" in refused[1]
+    assert "t-0-003-003.jsonl: its only row was refused" in refused[1]
 
 
 @pytest.mark.parametrize("landing", ["sales/*.csv", "sales/{partition}.csv"])
@@ -563,3 +563,21 @@ def test_a_file_is_read_again_after_a_read_error_that_passed(
     run(tmp_path, spec)
     assert table(tmp_path) == {"2013-01-01": [1]}
     assert Intake(Storage(tmp_path), spec).unread == []
+
+
+def test_new_categories_and_odd_texts_are_named_and_kept(tmp_path: Path) -> None:
+    city = {"city": {"type": "category"}}
+    spec = dataset(landing="sales/{partition}.csv", columns=SALES["columns"] | city)
+    folder = tmp_path / "landing" / "sales"
+    folder.mkdir(parents=True)
+    for day in DAYS[:7]:
+        cities = ["Rome", "Oslo", "Bern" if day == DAYS[6] else "Rome", "Oslo "]
+        lines = [f"{day},{number},5,{city}" for number, city in enumerate(cities)]
+        (folder / f"{day}.csv").write_text("\n".join(["day,id,price,city", *lines]) + "\n")
+    assert run(tmp_path, spec, DAYS[:6]).odd_texts[0]["why"] == "looks like 'Oslo'"
+    done = run(tmp_path, spec, DAYS[6:7])
+    assert [(row["value"], row["why"], row["line"]) for row in done.odd_texts] == [
+        ("Bern", "is new", 4),
+        ("Oslo ", "looks like 'Oslo'", 5),
+    ]
+    assert done.rows_by_partition(DAYS)["accepted"].to_list() == [4]

@@ -24,7 +24,7 @@ import pytest
 from retrain_assets.domain.data.contract import judge
 from retrain_assets.domain.data.rules import LINE
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing.source import LocalFiles
+from retrain_assets.stores.landing.source import Ignored, LocalFiles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,8 +201,8 @@ UNREADABLE = [
     Case("B4-jsonl-utf-16", jsonl().decode().encode("utf-16"), "R", "it is utf-16, not utf-8"),
     Case("B4-csv-latin-1", csv().replace(b"x", b"\xe9"), "R", "(byte 0xe9 at offset 44)"),
     Case("B4-jsonl-latin-1", jsonl().replace(b"x", b"\xe9"), "R", "not utf-8 (byte 0xe9"),
-    Case("B6-csv-gzip", gzip.compress(csv()), "R", "not utf-8 (byte 0x8b at offset 1)"),
-    Case("B6-jsonl-gzip", gzip.compress(jsonl()), "R", "not utf-8 (byte 0x8b at offset 1)"),
+    Case("B6-csv-gzip", gzip.compress(csv()), "R", "it is a gzip file, not utf-8: deliver"),
+    Case("B6-jsonl-gzip", gzip.compress(jsonl()), "R", "it is a gzip file, not utf-8: deliver"),
     Case("B6-parquet-gzip", gzip.compress(parquet()), "R", "does not begin and end as one"),
     Case("B6-csv-parquet", parquet(), "R", "not utf-8"),
     Case("B6-jsonl-parquet", parquet(), "R", "not utf-8"),
@@ -241,7 +241,7 @@ UNREADABLE = [
     Case("B21-jsonl-array-of-lines", b"[" + jsonl() + b"]\n", "R", "as a JSON array"),
     Case("B21-jsonl-envelope", json.dumps({"data": rows()}).encode(), "R", "it lacks id, day"),
     Case("B21-jsonl-indented", json.dumps({"data": rows()}, indent=1).encode() + b"\n", "R",
-         "rows were refused"),
+         "it begins as a JSON object on several lines: write each object on one line"),
 ]  # fmt: skip
 
 TOO_BAD = "5 of 9 rows were refused; quarantine.max_fraction is 0.5"
@@ -256,22 +256,58 @@ SUMS = [
     )
 ]
 
+TOO_LONG = "it is no CSV: field larger than field limit (131072)"
+
+
+def short(text: str) -> str:
+    """What quarantine shows of a text."""
+    return text if len(text) <= 200 else f"{text[:200]}… ({len(text)} characters)"
+
+
 BROKEN_LINES = [
-    Case(f"{identity}", made(line), "Q", {6 if made is csv else 5: [("parse", None, line[:200])]})
-    for identity, made, line in (
-        ("B8-csv-short", csv, "105,2013-01-31,1.5,a"),
-        ("B8-csv-long", csv, "105,2013-01-31,1.5,a,x,y"),
-        ("B8-csv-footer", csv, "-- 4 rows --"),
-        ("B8-jsonl-footer", jsonl, "-- 4 rows --"),
-        ("B17-csv-quoted-field", csv, f'105,2013-01-31,1.5,a,"{FIELD}"'),
-        ("B17-csv-long-line", csv, f"105,2013-01-31,1.5,a,{'z' * LONG}"),
-        ("B17-jsonl-long-line", jsonl, json.dumps(row(id=105, more="z" * LONG))),
-        ("B17-jsonl-nul", jsonl, json.dumps(row(id=105, note="a\0b"))),
-        ("B22-jsonl-broken", jsonl, '{"id": 105,'),
-        ("B22-jsonl-nesting", jsonl, "[" * 10**5),
-        ("B22-jsonl-nested-value", jsonl, json.dumps(row(id=105, note={"a": [1]}))),
-        ("B22-jsonl-key-twice", jsonl, '{"id": 105, "id": 106}'),
-        ("B22-jsonl-surrogate", jsonl, json.dumps(row(id=105)).replace("x", "\\ud800")),
+    Case(
+        *(identity, made(line), "Q"),
+        {6 if made is csv else 5: [("parse", None, f"{why}: {short(line)}")]},
+    )
+    for identity, made, line, why in (
+        ("B8-csv-short", csv, "105,2013-01-31,1.5,a", "it has 4 fields instead of 5"),
+        ("B8-csv-long", csv, "105,2013-01-31,1.5,a,x,y", "it has 6 fields instead of 5"),
+        ("B8-csv-footer", csv, "-- 4 rows --", "it has 1 field instead of 5"),
+        ("B8-jsonl-footer", jsonl, "-- 4 rows --", "it is no JSON: Expecting value at character 1"),
+        ("B17-csv-quoted-field", csv, f'105,2013-01-31,1.5,a,"{FIELD}"', TOO_LONG),
+        ("B17-csv-long-line", csv, f"105,2013-01-31,1.5,a,{'z' * LONG}", TOO_LONG),
+        (
+            "B17-jsonl-long-line",
+            jsonl,
+            json.dumps(row(id=105, more="z" * LONG)),
+            "it has 8,388,692 characters; 1,048,576 are the most",
+        ),
+        (
+            "B17-jsonl-nul",
+            jsonl,
+            json.dumps(row(id=105, note="a\0b")),
+            "column note holds a NUL character",
+        ),
+        (
+            "B22-jsonl-broken",
+            jsonl,
+            '{"id": 105,',
+            "it is no JSON: Expecting property name enclosed in double quotes at character 12",
+        ),
+        ("B22-jsonl-nesting", jsonl, "[" * 10**5, "it is nested too deeply"),
+        (
+            "B22-jsonl-nested-value",
+            jsonl,
+            json.dumps(row(id=105, note={"a": [1]})),
+            "column note holds a nested value, not a single one",
+        ),
+        ("B22-jsonl-key-twice", jsonl, '{"id": 105, "id": 106}', "column id stands twice"),
+        (
+            "B22-jsonl-surrogate",
+            jsonl,
+            json.dumps(row(id=105)).replace("x", "\\ud800"),
+            "column note holds half of a surrogate pair",
+        ),
     )
 ]
 
@@ -350,11 +386,11 @@ BAD_ROWS = [
     *same("B14-future", {"day": "2099-01-31"}, ("partition", "day", "2099-01-31")),
     *same("B15-repeated", {"id": 101}, ("repeat", "id", "101")),
     Case("B17-csv-field", csv(f"105,2013-01-31,1.5,a,{FIELD[:-100]}"), "Q",
-         {6: [("type", "note", FIELD[:200])]}),
+         {6: [("type", "note", short(FIELD[:-100]))]}),
     Case("B17-jsonl-field", jsonl(found=rows(row(note=FIELD[:-100]))), "Q",
-         {5: [("type", "note", FIELD[:200])]}),
+         {5: [("type", "note", short(FIELD[:-100]))]}),
     Case("B17-parquet-field", parquet(rows(row(note=FIELD))), "Q",
-         {5: [("type", "note", FIELD[:200])]}),
+         {5: [("type", "note", short(FIELD))]}),
     Case("B17-parquet-nul", parquet(rows(row(note="a\0b"))), "Q",
          {5: [("type", "note", "a\0b")]}),
 ]  # fmt: skip
@@ -523,6 +559,10 @@ def test_b23_what_is_no_finished_regular_file_is_never_opened(tmp_path: Path) ->
     os.mkfifo(folder / "2013-01-02.csv")
     (tmp_path / "secret.csv").write_bytes(csv())
     (folder / "2013-01-03.csv").symlink_to(tmp_path / "secret.csv")
-    for ending in ("csv.tmp", "csv.part", "csv~"):
+    for ending in ("csv.tmp", "csv.part", "csv.crdownload", "csv~"):
         (folder / f"2013-01-04.{ending}").write_bytes(csv())
-    assert LocalFiles(root, spec("csv")).files() == []
+    for name in ("~$2013-01-04.csv", "~2013-01-04.csv"):
+        (folder / name).write_bytes(csv())
+    ignored = Ignored()
+    assert LocalFiles(root, spec("csv")).files(None, ignored) == []
+    assert ignored.reasons["temporary"][0] == 6

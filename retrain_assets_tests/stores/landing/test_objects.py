@@ -176,14 +176,14 @@ def test_what_is_passed_over_is_said(land: Bucket) -> None:
     ignored = Ignored()
     assert source().files(None, ignored) == []
     assert ignored.reasons == {
-        "of no partition": (1, ["'sales/2013-02-30.csv'"]),
-        "before 2013-01-01 or after 2013-12-31": (1, ["'sales/2014-01-01.csv'"]),
-        "not named like sales/2013-01-31.csv": (
+        "of no partition (write it as 2013-01-01)": (1, ["'sales/2013-02-30.csv'"]),
+        "of no partition (it is after 2013-12-31)": (1, ["'sales/2014-01-01.csv'"]),
+        "not named like sales/2013-01-01.csv": (
             3,
             ["'sales'", "'sales/deeper/2013-01-01.csv'", "'sales/x.csv'"],
         ),
         "hidden": (2, ["'sales/.2013-01-01.csv'", "'sales/.trash/2013-01-01.csv'"]),
-        "unfinished": (2, ["'sales/2013-01-01.csv.tmp'", "'sales/a\\u202e.part'"]),
+        "temporary": (2, ["'sales/2013-01-01.csv.tmp'", "'sales/a\\u202e.part'"]),
     }
 
 

@@ -384,7 +384,10 @@ def test_a_broken_line_reaches_quarantine_with_its_number_and_text(tmp_path: Pat
     judgement = judge([read(tmp_path, content)], spec())
     assert judgement.accepted.height == 30
     record = judgement.quarantined.to_dicts()[0]
-    assert (record[LINE], record["_reasons"][0]["value"]) == (32, "31,x")
+    assert (record[LINE], record["_reasons"][0]["value"]) == (
+        32,
+        "it has 2 fields instead of 3: 31,x",
+    )
 
 
 def test_nanoseconds_of_pandas_are_times_like_others() -> None:

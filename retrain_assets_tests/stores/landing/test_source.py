@@ -205,7 +205,9 @@ def test_in_a_folder_of_many_datasets_the_names_of_others_are_not_told(tmp_path:
         deliver(tmp_path, name)
     ignored = Ignored()
     assert len(LocalFiles(tmp_path, spec("{partition}.csv")).files(None, ignored)) == 1
-    assert ignored.reasons == {"of no partition": (1, ["'2013-02-30.csv'"])}
+    assert ignored.reasons == {
+        "of no partition (write it as 2013-01-01)": (1, ["'2013-02-30.csv'"])
+    }
 
 
 def test_a_name_that_cannot_be_followed_is_ignored_with_its_reason(tmp_path: Path) -> None:

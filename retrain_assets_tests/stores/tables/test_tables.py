@@ -108,7 +108,7 @@ def test_only_partitions_replaced_since_the_base_are_stale(tables: Tables) -> No
     assert tables.replace("d/t", rows(d01=[1], d02=[2]), ["01", "02"], COMMIT, base=None) == 0
     assert tables.replace("d/t", rows(d01=[5]), ["01"], {"run_id": "r7"}, base=0) == 1
     with pytest.raises(
-        StaleTableError, match=r"d/t: 1 partitions, such as 01, .* run r7 .* 1 after"
+        StaleTableError, match=r"d/t: 1 partition, such as 01, .* run r7 .* 1 after"
     ):
         tables.replace("d/t", rows(d01=[6], d02=[6]), ["01", "02"], COMMIT, base=0)
     with pytest.raises(StaleTableError, match="after version None"):
@@ -171,7 +171,7 @@ def test_lazy_rows_outside_the_replaced_partitions_are_refused(
 ) -> None:
     tables.replace("d/t", rows(d01=[1], d02=[2]), ["01", "02"], COMMIT)
     lazy = pl.LazyFrame({PARTITION: keys, "x": [8, 9]})
-    with pytest.raises(StorageError, match=f"d/t: 1 partitions .* such as {keys[1]!r}"):
+    with pytest.raises(StorageError, match=f"d/t: 1 partition .* such as {keys[1]!r}"):
         tables.replace("d/t", lazy, ["01"], COMMIT)
     assert content(tables, "d/t") == {"01": [1], "02": [2]}
 
