@@ -183,7 +183,6 @@ def ingest(
         published = tuple(key for key in requested if key not in judgement.refused_partitions)
         accepted = spill.frame().filter(pl.col(PARTITION).is_in(published))
         shared_keys = _shared_keys(intake, accepted.lazy(), published)
-        odd_texts = _find_odd_texts(intake, judgement, published)
         contents = digest(*judgement.files["sha256"].sort())
         commit = {"run_id": run_id, "asset": spec.name, "files": contents}
         content = (
@@ -201,7 +200,7 @@ def ingest(
         reading=reading,
         atypical=_atypical(intake, judgement, published),
         shared_keys=shared_keys,
-        odd_texts=odd_texts,
+        odd_texts=_find_odd_texts(intake, judgement, published),
         version=tables.version(f"{spec.name}/dataset"),
         ignored=intake.ignored.records(),
     )
