@@ -65,9 +65,11 @@ class Overlay(Tables):
         commit: Mapping[str, str],
         key: str = PARTITION,
         base: int | None = NOW,
+        *,
+        mixed: bool = False,
     ) -> int:
         """Replace partitions in memory."""
-        del commit, base
+        del commit, base, mixed
         frame, keys = rows.lazy().collect(), [*partitions]
         parts = {name: frame.filter(pl.col(key) == name) for name in keys}
         return self._write(table, parts, ~pl.col(key).is_in(keys))

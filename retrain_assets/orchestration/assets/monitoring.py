@@ -100,8 +100,8 @@ def _features(model: Model) -> dg.AssetsDefinition:
         result = build.build_features(state, keys, context.run_id)
         metadata.add_series(context, key, result.summary.rename({"rows": metadata.ROWS}))
         yield _describe(state, "features", result, rows_refused=len(result.refused))
+        yield checks.warn("rows_have_features", key, result.refused)
         for name, (cases, message) in {
-            "rows_have_features": (result.refused, ""),
             "features_match_training": (result.mismatches, ""),
             "target_balance_within_range": (_find_unbalanced(model, result.summary), ""),
             "outlier_share_within_range": _find_outlying(model, result.summary),
