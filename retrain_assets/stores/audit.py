@@ -19,8 +19,8 @@ from pydantic_core import to_json
 
 from retrain_assets.domain.data import expectations
 from retrain_assets.domain.data.expectations import Expectation
-from retrain_assets.domain.data.row_checks import MASK, personal
-from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.data.row_checks import personal
+from retrain_assets.domain.data.rules import MASK, PARTITION
 from retrain_assets.specs.dataset import DatasetSpec
 
 MAX_AUDITED_ROWS = 50_000

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.data import rules, values
-from retrain_assets.domain.data.rules import BROKEN, LINE, PARTITION, PROBLEM, Type
+from retrain_assets.domain.data import rules, texts, values
+from retrain_assets.domain.data.rules import BROKEN, LINE, MASK, PARTITION, PROBLEM, Type
 from retrain_assets.specs.dataset import DatasetSpec
 
-MASK = "***"
 OUTLIERS_SCHEMA: dict[str, Type] = {
     PARTITION: pl.String,
     "column": pl.String,
@@ -78,7 +77,7 @@ def reason_to_refuse(file: RawRows, spec: DatasetSpec) -> str | None:
 def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     """Return the rows of readable files as they stand, in `_raw_x`, and as their types, in `x`."""
     has_value = {rules.value_flag(name): values.is_given(name, spec) for name in spec.file_columns}
-    rows = values.normalise_texts(_gathered(files, spec), spec)
+    rows = texts.normalise_texts(_gathered(files, spec), spec)
     columns = {}
     for name, column in spec.file_columns.items():
         is_text = rows.schema[f"_raw_{name}"] == pl.String

@@ -21,6 +21,7 @@ from retrain_assets.specs.partition import ALL, PartitionSpec
 Type = pl.DataType | type[pl.DataType]
 
 PARTITION, LINE = "_landing_partition", "_line"
+MASK = "***"  # stands for a personal value
 # The text of a line that is no row, and why it is none or why the partition of a row waits.
 BROKEN, PROBLEM = "_broken", "_problem"
 # Rows that could be read in full, that equal an earlier row, and that differ under one key.

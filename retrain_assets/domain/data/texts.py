@@ -1,4 +1,6 @@
-"""Texts that keep the contract but look like a mistake: people are warned, and no row is refused.
+"""Texts that differ only in how they are written: normalised if the YAML says so, else warned of.
+
+What keeps the contract but looks like a mistake is named, and no row is refused.
 
 A category is compared with those of the partitions before it, so the result does not depend on how
 many partitions a run covers. Not here: rules that refuse rows (`rules.py`).
@@ -14,12 +16,13 @@ from unicodedata import normalize
 
 import polars as pl
 
-from retrain_assets.domain.data.row_checks import MASK
-from retrain_assets.domain.data.rules import LINE, PARTITION, Type
-from retrain_assets.domain.data.values import BLANKS
+from retrain_assets.domain.data.rules import LINE, MASK, PARTITION, Type, raw
 from retrain_assets.specs.base import shorten
 from retrain_assets.specs.dataset import ColumnSpec, DatasetSpec
 
+# White space and characters without a width, which `strip` takes from both ends of a text.
+BLANKS = "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+BLANKS += "\u2028\u2029\u202f\u205f\u3000\u200b\u200c\u200d\u2060\ufeff"
 TALLY_SCHEMA: dict[str, Type] = {
     **dict.fromkeys((PARTITION, "_file", "column", "value"), pl.String),
     **dict.fromkeys((LINE, "rows"), pl.Int64),
@@ -36,6 +39,22 @@ _INVISIBLE = "\u00ad\u200b\u2060\ufeff"
 _CYRILLIC, _GREEK = "АВЕКМНОРСТУХаеорсухіјѕ", "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧο"  # noqa: RUF001
 _LATIN = "ABEKMHOPCTYXaeopcyxijs" + "ABEZHIKMNOPTYXo"
 _LOOK_ALIKE = dict(zip(map(ord, _CYRILLIC + _GREEK), _LATIN, strict=True))
+
+
+def normalise_texts(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
+    """Apply `normalise` to the raw columns that have it."""
+    changed = []
+    for name, column in spec.file_columns.items():
+        value = raw(name).str.normalize("NFC") if "nfc" in column.normalise else raw(name)
+        if column.normalise:
+            changed.append(value.str.strip_chars(BLANKS) if "strip" in column.normalise else value)
+    return rows.with_columns(changed)
+
+
+def normalise_text(text: str, column: ColumnSpec) -> str:
+    """Apply `normalise` to a text in a request."""
+    text = normalize("NFC", text) if "nfc" in column.normalise else text
+    return text.strip(BLANKS) if "strip" in column.normalise else text
 
 
 def tally(rows: pl.LazyFrame, spec: DatasetSpec) -> pl.LazyFrame:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeVar
-from unicodedata import normalize
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -27,9 +26,6 @@ _ERRORS = frozenset(
 # CSV has no other way to write a missing value; elsewhere NA may be Namibia.
 _AMBIGUOUS_WORDS = frozenset(("NA", "N/A", "n/a"))
 _DIGITS = 15  # of a whole number that is written as a float, which holds so many exactly
-# White space and characters without a width, which `strip` takes from both ends of a text.
-BLANKS = "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-BLANKS += "\u2028\u2029\u202f\u205f\u3000\u200b\u200c\u200d\u2060\ufeff"
 MAX_BYTES = 2**17  # of one value, which is also the limit of Python's csv module
 _LOCAL = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]{1,6})?"
 ISO: dict[ColumnType, str] = {
@@ -68,22 +64,6 @@ def is_given(name: str, spec: DatasetSpec) -> pl.Expr:
     """Return whether a file has a value, readable or not."""
     absent, words = raw(name).is_null(), null_words(spec)
     return ~(absent | raw(name).is_in(words)) if words else ~absent
-
-
-def normalise_texts(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
-    """Apply `normalise` to the raw columns that have it."""
-    changed = []
-    for name, column in spec.file_columns.items():
-        value = raw(name).str.normalize("NFC") if "nfc" in column.normalise else raw(name)
-        if column.normalise:
-            changed.append(value.str.strip_chars(BLANKS) if "strip" in column.normalise else value)
-    return rows.with_columns(changed)
-
-
-def normalise_text(text: str, column: ColumnSpec) -> str:
-    """Apply `normalise` to a text in a request."""
-    text = normalize("NFC", text) if "nfc" in column.normalise else text
-    return text.strip(BLANKS) if "strip" in column.normalise else text
 
 
 def null_words(spec: DatasetSpec) -> list[str]:

@@ -19,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError, WithJsonSchema
 from pydantic_core import core_schema, to_json
 from typing_extensions import TypedDict
 
+from retrain_assets.domain.data import texts
 from retrain_assets.domain.data import values as readers
 from retrain_assets.domain.data.rules import STORED, column_limits
 from retrain_assets.specs.dataset import ColumnSpec, DatasetSpec
@@ -227,7 +228,7 @@ def _bodies(types: dict[str, Any]) -> TypeAdapter[dict[str, list[Row]]]:
 
 
 def _normalise(text: object, column: ColumnSpec) -> object:
-    return readers.normalise_text(text, column) if isinstance(text, str) else text
+    return texts.normalise_text(text, column) if isinstance(text, str) else text
 
 
 def _whole(low: int, high: int) -> Any:

@@ -9,8 +9,8 @@ from functools import cached_property
 
 import polars as pl
 
-from retrain_assets.domain.data.row_checks import MASK, personal
-from retrain_assets.domain.data.rules import PARTITION, dataset_schema
+from retrain_assets.domain.data.row_checks import personal
+from retrain_assets.domain.data.rules import MASK, PARTITION, dataset_schema
 from retrain_assets.domain.features.build import (
     History,
     RefusedRow,
