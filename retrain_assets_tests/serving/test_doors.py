@@ -180,7 +180,7 @@ def test_serving_takes_and_refuses_in_json_what_landing_does(value: tuple[str, A
         tensors = [as_tensor(name, [SOUND[name], item]) for name, item in row.items()]
         if all(tensors):
             content = json.dumps({"inputs": tensors}, ensure_ascii=False).encode()
-            found = answered(lambda: read_inference(content, CONTRACT)[1], column, 1)
+            found = answered(lambda: read_inference(content, "", CONTRACT)[1], column, 1)
             assert found == expected
 
 
