@@ -61,7 +61,7 @@ def backfill(name: str, first: str, last: str, *, yes: bool) -> None:
     if count > MANY and not yes:
         _ask(f"{first} to {last} are {count:,} partitions of {name}")
     if name in datasets:
-        _let_settle(spec, first, last)
+        let_settle(spec, first, last)
     run_id = base.execute(f"{name}_{job}", tags=range_tags(first, last))
     value = {"name": name, "from": first, "to": last, "partitions": count, "run_id": run_id}
     with base.open_instance() as instance:
@@ -82,7 +82,7 @@ def backfill(name: str, first: str, last: str, *, yes: bool) -> None:
     show(value, text)
 
 
-def _let_settle(spec: DatasetSpec, first: str, last: str) -> None:
+def let_settle(spec: DatasetSpec, first: str, last: str) -> None:
     """Wait once for `read.settle` if a file of the range has just been written."""
     intake = Intake(storage(), spec, first, time.time_ns())
     settled = set(intake.settled)

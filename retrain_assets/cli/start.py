@@ -1,0 +1,165 @@
+"""Commands of the first hour: init, new, train.
+
+Not here: guessing (`domain/start`), reading samples and writing files (`steps/start.py`).
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from retrain_assets import definitions
+from retrain_assets.cli import base
+from retrain_assets.cli.base import command, show
+from retrain_assets.cli.run import let_settle
+from retrain_assets.domain.start.draft import describe, printable
+from retrain_assets.domain.start.guess import Wishes, guess
+from retrain_assets.domain.start.meaning import slug
+from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
+from retrain_assets.specs.base import SpecError
+from retrain_assets.specs.dataset import TAGGED
+from retrain_assets.steps import start as start_step
+from retrain_assets.steps.inspect import status
+
+OWN_PROJECT = ("dagster.yaml", ".env")  # what an existing project may lack
+
+
+@command
+@click.argument("folder")
+def init(folder: str) -> None:
+    """Make a project in a new folder, or complete the one that is in a folder.
+
+    Files that exist are never changed.
+    """
+    place = (base.start_folder() / folder).resolve()
+    project = definitions.location_at(place)
+    is_project = project.folder == place
+    if (place / "pyproject.toml").exists() and not is_project:
+        raise ValueError(f"{place} has a pyproject.toml without [tool.dg]: choose a new folder")
+    module = project.module.partition(".")[0] if is_project else slug(place.name)
+    files = start_step.write_project(place, module, OWN_PROJECT if is_project else None)
+    written = [str(path.relative_to(place)) for path in files]
+    commands = [f"cd {folder}"] if place != base.start_folder() else []
+    commands += ["retrain new MODEL --from FILE --target COLUMN"]
+    text = [f"{place}: {len(written)} files written", *_next(commands)]
+    show({"folder": str(place), "written": written, "next": commands}, "\n".join(text))
+
+
+@command
+@click.argument("model")
+@click.option("--from", "source", required=True, help="A file, a folder of files, a Delta table.")
+@click.option("--target", required=True, help="The column to predict, or SQL such as 'delay > 15'.")
+@click.option("--time", help="The column that says when a row happened.")
+@click.option("--key", multiple=True, help="A column of the key; give it once for each.")
+@click.option("--kind", type=click.Choice(["binary", "multiclass", "regression"]))
+@click.option("--dataset", help="Name of the dataset; by default that of the file.")
+@click.option("--sheet", help="The sheet of an Excel file; the first by default.")
+@click.option("--yes", is_flag=True, help="Do not ask before anything is written.")
+def new(
+    model: str, source: str, dataset: str | None, sheet: str | None, *, yes: bool, **stated: Any
+) -> None:
+    """Write the YAML of a model and its dataset, guessed from a sample of the data.
+
+    The sample lands as the first delivery of the dataset.
+    """
+    path = base.start_folder() / source
+    folder, names = _project()
+    name = dataset or _name(path, {model, *names, *TAGGED})
+    for text in (model, name):
+        if slug(text) != text:
+            raise ValueError(f"{text!r} is no name of a model or dataset: use {slug(text)}")
+    delivery = start_step.read_delivery(path, name, sheet)
+    start = guess(delivery.sample, Wishes(model, name, **stated))
+    rows, columns = delivery.sample.rows.height, len(delivery.sample.columns)
+    title = f"{path.name}: {rows:,} rows, {columns} columns"
+    report = [
+        title,
+        *describe(start.guesses),
+        *(f"  note    {printable(note)}" for note in start.notes),
+    ]
+    if not yes and not base.is_json() and sys.stdin.isatty():
+        click.echo("\n".join(report), err=True)
+        click.confirm("Write it?", default=True, abort=True, err=True)
+        report = []
+    file = folder / model / "defs.yaml"
+    start_step.write_new(file, start.render(f"Written by `retrain new` from {title}."))
+    landed = [*start_step.land_files(delivery, base.storage().landing, name)]
+    _check(file)
+    commands = [f"retrain train {model}", "dagster dev"]
+    report += [f"written: {place}" for place in map(_shorten, (file, *landed))]
+    value = {
+        "model": model,
+        "dataset": name,
+        "file": str(file),
+        "rows": rows,
+        "landed": [str(place) for place in landed],
+        "guesses": [item.record() for item in start.guesses],
+        "notes": start.notes,
+        "next": commands,
+    }
+    show(value, "\n".join([*report, *_next(commands)]))
+
+
+def _project() -> tuple[Path, set[str]]:
+    """Return the folder of the YAML of the project, and the names that are taken.
+
+    Raises:
+        LookupError: There is no project.
+    """
+    start = base.start_folder()
+    if definitions.location_at(start) == definitions.Location():
+        raise LookupError(
+            f"no Dagster project in {start} or above it: `retrain init PROJECT` first"
+        )
+    tree = definitions.component_tree(base.location().folder)
+    return tree.defs_module_path, {*base.models(), *base.datasets()}
+
+
+def _name(path: Path, taken: set[str]) -> str:
+    name = slug(path.name.partition(".")[0])
+    return name if name not in taken else f"{name}_data"
+
+
+def _check(file: Path) -> None:
+    """Load the project with the new file as Dagster would.
+
+    Raises:
+        SpecError: A part of it is mistaken.
+    """
+    try:
+        base.models()
+    except SpecError as error:
+        raise SpecError(f"correct {file}, which was written:\n{error}") from error
+
+
+def _shorten(path: Path) -> str:
+    start = base.start_folder()
+    return str(path.relative_to(start) if path.is_relative_to(start) else path)
+
+
+def _next(commands: list[str]) -> list[str]:
+    return ["next:", *(f"  {line}" for line in commands)]
+
+
+@command
+@click.argument("model")
+def train(model: str) -> None:
+    """Train a first or further candidate now, on all that has landed, and decide on it.
+
+    Files that were not read are read, and what is missing of features and monitoring is built.
+    """
+    entry, place = base.get_model(model), base.location()
+    sources = (entry.dataset, *entry.lookups.values())
+    for spec in sources:
+        let_settle(spec, "", "\uffff")
+    sensors = {*(f"{spec.name}_new_data" for spec in sources), f"{model}_data_ready"}
+    with base.open_instance() as instance:
+        loaded = definitions.build_defs(project=place.folder)
+        daemon = InProcessDaemon(loaded, instance, place.module, place.name)
+        daemon.sensors = [sensor for sensor in daemon.sensors if sensor.name in sensors]
+        for run in daemon.settle():
+            click.echo(f"{run.job}: done in run {run.run_id}", err=True)
+    base.execute(f"{model}_retrain")
+    row = status.history(entry.state(base.storage()))[-1]
+    show(row, base.decision_lines([{"model": model, **row}]))

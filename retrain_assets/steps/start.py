@@ -1,0 +1,284 @@
+"""Read a sample of somebody's data, and put its YAML and its files where the project has them.
+
+CSV, JSON lines and parquet are read by the readers of landing files, a Delta table as `delta:`
+reads it, and an Excel sheet becomes a parquet file. Not here: guessing (`domain/start`).
+"""
+
+import csv
+import io
+import shutil
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import polars as pl
+
+from retrain_assets.domain.start.guess import Sample
+from retrain_assets.domain.start.meaning import slug
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.stores.landing.readers import READERS, RefusedFileError, number_rows
+
+TEMPLATES = Path(__file__).parents[1] / "templates" / "project"
+MODULE = "PROJECT"  # stands in paths of templates for the name of the project
+_LANDED = (".csv", ".jsonl", ".parquet")
+_AS_JSONL, _EXCEL = (".ndjson", ".json"), (".xlsx", ".xls", ".xlsb", ".ods")
+_AS_CSV = (".txt", ".tsv", ".data")
+_DELIMITERS = (",", ";", "\t", "|")
+_FIRST_LINES, _MOST_BYTES = 200, 2**30
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A sample, and the files by which it can land.
+
+    Args:
+        sample: What was read.
+        files: The content or path of each file, by its name; none for a Delta table.
+    """
+
+    sample: Sample
+    files: dict[str, Path | bytes]
+
+
+def read_delivery(path: Path, dataset: str, sheet: str | None = None) -> Delivery:
+    """Return the rows of a file, of the files in a folder, or of a Delta table.
+
+    Args:
+        path: Where it is.
+        dataset: The dataset that it becomes.
+        sheet: The sheet of an Excel file; the first by default.
+
+    Raises:
+        ValueError: It cannot be read, or its files do not fit each other.
+    """
+    if (path / "_delta_log").is_dir():
+        rows = number_rows(pl.read_delta(str(path)), first=1)
+        return Delivery(Sample(rows, {"delta": str(path)}, {}), {})
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in _LANDED)
+        kinds = {file.suffix for file in files}
+        if len(kinds) != 1:
+            named = ", ".join(sorted(kinds)) or "none"
+            raise ValueError(
+                f"{path} has files of {named}: give a folder of .csv, .jsonl or .parquet"
+            )
+        return _read_files(files, {file.name: file for file in files}, kinds.pop(), dataset)
+    if not path.is_file():
+        raise ValueError(f"{path} is neither a file nor a folder")
+    ending, name = path.suffix.lower(), slug(path.stem)
+    if ending in _EXCEL:
+        content = _read_excel(path, sheet)
+        return _read_files([content], {f"{name}.parquet": content}, ".parquet", dataset)
+    ending = ".jsonl" if ending in _AS_JSONL else ".csv" if ending in _AS_CSV else ending
+    if ending not in _LANDED:
+        raise ValueError(
+            f"{path.name}: give CSV, JSON lines, parquet, Excel or a Delta table, unpacked"
+        )
+    return _read_files([path], {f"{name}{ending}": path}, ending, dataset)
+
+
+def _read_excel(path: Path, sheet: str | None) -> bytes:
+    try:
+        rows = pl.read_excel(path, sheet_name=sheet)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{path.name}: Excel needs pip install 'retrain-assets[excel]'") from error
+    except (pl.exceptions.PolarsError, ValueError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    buffer = io.BytesIO()
+    rows.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def _read_files(
+    contents: Sequence[Path | bytes], files: dict[str, Path | bytes], ending: str, dataset: str
+) -> Delivery:
+    parts, read = [], dict[str, Any]()
+    for content in contents:
+        data = content if isinstance(content, bytes) else _read_bytes(content)
+        read = read or _options(data, ending)
+        parts.append(_rows(data, read, ending))
+    columns = parts[0].columns
+    difference = {name for part in parts for name in set(part.columns) ^ set(columns)}
+    if difference:
+        raise ValueError(f"the files differ in their columns: {', '.join(sorted(difference))}")
+    rows = pl.concat(parts, how="vertical_relaxed", rechunk=True)
+    source = {"landing": f"{dataset}/*{ending}"}
+    return Delivery(Sample(rows, source, read, len(parts)), files)
+
+
+def _read_bytes(path: Path) -> bytes:
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{path.name} has more than 1 GiB: give a part of it, such as one month")
+    return path.read_bytes()
+
+
+def _rows(data: bytes, read: dict[str, Any], ending: str) -> pl.DataFrame:
+    """Return the rows of a file as they stand in it, by the reader of landing files."""
+    names = _names(data, read, ending)
+    spec = DatasetSpec.model_validate(
+        {
+            "name": "sample",
+            "landing": f"sample/*{ending}",
+            "read": read,
+            "partition": {"by": "none"},
+            "key": [names[0]],
+            "columns": {name: {"type": "text"} for name in names},
+        }
+    )
+    try:
+        if ending == ".parquet":
+            return number_rows(pl.read_parquet(io.BytesIO(data)).rename(read.get("rename", {})), 1)
+        return READERS[spec.format](data, spec)[0]
+    except RefusedFileError as error:
+        raise ValueError(f"the file cannot be read: {error}") from error
+
+
+def _names(data: bytes, read: dict[str, Any], ending: str) -> list[str]:
+    rename = read.get("rename", {})
+    names: list[str]
+    if ending == ".parquet":
+        names = list(pl.read_parquet_schema(io.BytesIO(data)))
+    elif ending == ".jsonl":
+        names = pl.read_ndjson(io.BytesIO(data), infer_schema_length=None).columns
+    else:
+        names = read.get("header") or _lines(data, read)[0]
+    return [rename.get(name, name) for name in _single(names)]
+
+
+def _single(names: Iterable[str]) -> list[str]:
+    """Return the names that stand once; others, such as several without a name, are left out."""
+    counts = Counter(names)
+    return [name for name in counts if counts[name] == 1]
+
+
+def _options(data: bytes, ending: str) -> dict[str, Any]:
+    """Return the options of `read` that show in the first lines of a file."""
+    if ending == ".parquet":
+        return _rename(pl.read_parquet_schema(io.BytesIO(data)))
+    read: dict[str, Any] = {}
+    if (encoding := _encoding(data)) != "utf-8":
+        read["encoding"] = encoding
+    if ending == ".jsonl":
+        return read
+    delimiter = max(_DELIMITERS, key=lambda mark: _width(data, {**read, "delimiter": mark}))
+    if delimiter != ",":
+        read["delimiter"] = delimiter
+    lines = _lines(data, read)
+    if any(field != field.strip() for row in lines[1:] for field in row):
+        read["trim"] = True
+    if delimiter != "," and _has_decimal_comma(lines[1:]):
+        read["decimal"] = ","
+    if _is_headless(lines):
+        return read | {"header": [f"column_{number}" for number in range(1, len(lines[0]) + 1)]}
+    return read | _rename(lines[0])
+
+
+def _encoding(data: bytes) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return "cp1252" if not set(b"\x81\x8d\x8f\x90\x9d") & set(data) else "latin-1"
+    return "utf-8"
+
+
+def _lines(data: bytes, read: dict[str, Any]) -> list[list[str]]:
+    """Return the fields of the first lines."""
+    encoding = read.get("encoding", "utf-8-sig")
+    text = data[: 2**20].decode(encoding, errors="ignore")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=read.get("delimiter", ","))
+    rows = []
+    for row in reader:
+        rows += [row] if row else []
+        if len(rows) == _FIRST_LINES:
+            break
+    if not rows:
+        raise ValueError("the file is empty")
+    return rows
+
+
+def _width(data: bytes, read: dict[str, Any]) -> int:
+    """Return how many fields nearly all lines have with a delimiter; 1 if they differ."""
+    widths = [len(row) for row in _lines(data, read)]
+    return widths[0] if widths.count(widths[0]) > 0.9 * len(widths) else 1
+
+
+def _has_decimal_comma(lines: Sequence[Sequence[str]]) -> bool:
+    fields = pl.Series([field for row in lines for field in row], dtype=pl.String)
+    with_comma = fields.str.contains(r"^\s*-?[0-9]+,[0-9]+\s*$").sum()
+    return bool(with_comma and not fields.str.contains(r"^\s*-?[0-9]+\.[0-9]+\s*$").any())
+
+
+def _is_headless(lines: Sequence[Sequence[str]]) -> bool:
+    """Tell if the first line is data: half of its fields are numbers, as names never are."""
+    first = pl.Series([field.strip() for field in lines[0]], dtype=pl.String)
+    numbers = first.cast(pl.Float64, strict=False).is_not_null() & (first != "")
+    return len(lines) > 1 and int(numbers.sum()) * 2 >= len(first) and first[-1] != ""
+
+
+def _rename(names: Iterable[str]) -> dict[str, Any]:
+    """Return other names for columns that a contract cannot name."""
+    renamed: dict[str, str] = {}
+    for number, name in enumerate(_single(names), start=1):
+        clean = "".join(letter for letter in name if letter.isprintable()).strip().lstrip("_")[:200]
+        if clean != name or not clean or "{{" in clean:
+            renamed[name] = clean.replace("{{", "(") if clean else f"column_{number}"
+    return {"rename": renamed} if renamed else {}
+
+
+def land_files(delivery: Delivery, landing: Path, dataset: str) -> Iterator[Path]:
+    """Copy the files of a delivery below the landing folder; those that are there stay.
+
+    Raises:
+        ValueError: Another file of that name has landed.
+    """
+    for name, content in delivery.files.items():
+        target = landing / dataset / name
+        if isinstance(content, Path) and target.exists() and target.samefile(content):
+            continue
+        if target.exists():
+            raise ValueError(f"{target} is there already: name the dataset by --dataset")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f".{name}.part")
+        if isinstance(content, Path):
+            shutil.copy2(content, unfinished)  # with its time, by which it has settled
+        else:
+            unfinished.write_bytes(content)
+        unfinished.rename(target)
+        yield target
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that must not exist yet.
+
+    Raises:
+        ValueError: It exists.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+    except FileExistsError as error:
+        raise ValueError(f"{path} is there already: choose another name, or delete it") from error
+
+
+def write_project(folder: Path, module: str, only: Collection[str] | None = None) -> Iterator[Path]:
+    """Write the files of a project that do not exist yet, and yield them.
+
+    Args:
+        folder: The folder of the project.
+        module: The name of its package.
+        only: Write no other files than these.
+    """
+    for template in sorted(path for path in TEMPLATES.rglob("*") if path.is_file()):
+        name = str(template.relative_to(TEMPLATES)).replace(MODULE, module)
+        name = name.replace("dot_", ".").removesuffix(".tmpl")
+        target = folder / name
+        if not target.exists() and (only is None or name in only):
+            values = {"project": module, "folder": str(folder)}
+            write_new(target, Template(template.read_text(encoding="utf-8")).substitute(values))
+            yield target

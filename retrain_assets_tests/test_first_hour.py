@@ -1,0 +1,81 @@
+"""From an empty folder and somebody's file to a first model, by the command line alone."""
+
+from __future__ import annotations
+
+import json
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from retrain_assets.cli import main
+from retrain_assets_tests.domain.start.test_guess import orders
+
+
+def retrain(folder: Path, *arguments: str) -> Result:
+    env = {"RETRAIN_STORAGE": "", "DAGSTER_HOME": str(folder)}
+    with chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder / "src"))
+        return CliRunner().invoke(main, arguments, env=env)
+
+
+def answer(result: Result) -> Any:
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new project with a model whose YAML was written from a file."""
+    folder = tmp_path_factory.mktemp("empty")
+    written = answer(retrain(folder, "init", "first_hour", "--json"))
+    assert "src/first_hour/definitions.py" in written["written"]
+    orders(24).write_csv(folder / "orders.csv")
+    stated = ("--from", "../orders.csv", "--target", "late", "--yes", "--json")
+    value = answer(retrain(folder / "first_hour", "new", "lateness", *stated))
+    assert value["next"] == ["retrain train lateness", "dagster dev"]
+    assert [Path(place).name for place in value["landed"]] == ["orders.csv"]
+    return folder / "first_hour"
+
+
+def test_the_yaml_that_is_written_trains_a_first_model_unchanged(project: Path) -> None:
+    decision = answer(retrain(project, "train", "lateness", "--json"))
+    assert (decision["action"], decision["as_of"]) == ("promote", "2023-01-25")
+    status = answer(retrain(project, "status", "lateness", "--json"))
+    assert status["production"]["version"] == decision["version"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("new", "lateness", "--from", "../orders.csv", "--target", "late"), "is there already"),
+        (("new", "../x", "--from", "../orders.csv", "--target", "late"), "no name of a model"),
+        (("new", "x", "--from", "../orders.csv", "--target", "nope"), "neither a column nor SQL"),
+        (("train", "nope"), "no model named 'nope'; there are lateness"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    project: Path, arguments: tuple[str, ...], why: str
+) -> None:
+    before = sorted(project.rglob("defs.yaml"))
+    result = retrain(project, *arguments)
+    assert result.exit_code == 1
+    assert why in result.stderr
+    assert sorted(project.rglob("defs.yaml")) == before
+
+
+def test_outside_a_project_it_says_how_to_make_one(tmp_path: Path) -> None:
+    orders(5).write_csv(tmp_path / "orders.csv")
+    (tmp_path / "workspace.yaml").touch()  # where the search for a project ends
+    result = retrain(tmp_path, "new", "m", "--from", "orders.csv", "--target", "late")
+    assert "make one by `retrain init`" in result.stderr
+    (tmp_path / "pyproject.toml").write_text("[project]\n", encoding="utf-8")
+    assert "without [tool.dg]" in retrain(tmp_path, "init", ".").stderr
+
+
+def test_an_existing_project_gets_only_the_settings_that_it_lacks(tmp_path: Path) -> None:
+    settings = '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "theirs"\n'
+    (tmp_path / "pyproject.toml").write_text(settings, encoding="utf-8")
+    assert answer(retrain(tmp_path, "init", ".", "--json"))["written"] == ["dagster.yaml", ".env"]
