@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from retrain_assets.cli import main
 from retrain_assets_tests.domain.start.test_guess import orders
+from retrain_assets_tests.world import copy_database
 
 
 def retrain(folder: Path, *arguments: str) -> Result:
@@ -32,7 +34,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("empty")
     written = answer(retrain(folder, "init", "first_hour", "--json"))
     assert "src/first_hour/definitions.py" in written["written"]
-    orders(24).write_csv(folder / "orders.csv")
+    orders(12).write_csv(folder / "orders.csv")
+    os.utime(folder / "orders.csv", (0, 0))  # so that nobody waits until it has settled
+    (folder / "first_hour" / "data").mkdir()
+    copy_database(folder / "first_hour" / "data" / "mlflow.db")
     stated = ("--from", "../orders.csv", "--target", "late", "--yes", "--json")
     value = answer(retrain(folder / "first_hour", "new", "lateness", *stated))
     assert value["next"] == ["retrain train lateness", "dagster dev"]
@@ -42,7 +47,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_yaml_that_is_written_trains_a_first_model_unchanged(project: Path) -> None:
     decision = answer(retrain(project, "train", "lateness", "--json"))
-    assert (decision["action"], decision["as_of"]) == ("promote", "2023-01-25")
+    assert (decision["action"], decision["as_of"]) == ("promote", "2023-01-13")
     status = answer(retrain(project, "status", "lateness", "--json"))
     assert status["production"]["version"] == decision["version"]
 
@@ -70,7 +75,7 @@ def test_outside_a_project_it_says_how_to_make_one(tmp_path: Path) -> None:
     orders(5).write_csv(tmp_path / "orders.csv")
     (tmp_path / "workspace.yaml").touch()  # where the search for a project ends
     result = retrain(tmp_path, "new", "m", "--from", "orders.csv", "--target", "late")
-    assert "make one by `retrain init`" in result.stderr
+    assert "`retrain init PROJECT` first" in result.stderr
     (tmp_path / "pyproject.toml").write_text("[project]\n", encoding="utf-8")
     assert "without [tool.dg]" in retrain(tmp_path, "init", ".").stderr
 

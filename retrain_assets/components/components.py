@@ -17,6 +17,7 @@ from pydantic import BaseModel, RootModel
 
 from retrain_assets.components import spec_check
 from retrain_assets.components.code_check import Mistake
+from retrain_assets.components.scaffold import ModelScaffolder
 from retrain_assets.orchestration import build
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.specs.base import NamedSpec, Spec, SpecError, hint
@@ -111,6 +112,7 @@ class LandedDataset(SpecComponent[DatasetSpec]):
         return build.dataset_definitions(self.spec)
 
 
+@dg.scaffold_with(ModelScaffolder)
 class RetrainedModel(SpecComponent[ModelSpec]):
     """A model that is watched, retrained, compared and replaced when a better one is shown."""
 

@@ -152,7 +152,7 @@ def test_a_project_gets_the_files_that_it_lacks_and_keeps_its_own(tmp_path: Path
     assert {"pyproject.toml", ".env", ".gitignore", "src/shop/definitions.py"} <= written
     assert (tmp_path / "Makefile").read_text() == "mine"
     assert [*write_project(tmp_path, "shop")] == []
-    assert f"DAGSTER_HOME={tmp_path}" in (tmp_path / ".env").read_text()
+    assert f"DAGSTER_HOME='{tmp_path}'" in (tmp_path / ".env").read_text()
 
 
 def test_the_settings_of_dagster_are_those_of_this_repository(tmp_path: Path) -> None:

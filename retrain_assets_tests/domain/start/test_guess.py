@@ -30,7 +30,7 @@ def orders(days: int = DAYS) -> pl.DataFrame:
     for number in range(days * ROWS):
         day = dt.date(2023, 1, 2) + dt.timedelta(number // ROWS)
         amount, channel = draw.gauss(50, 20), draw.choice(["web", "shop", "phone"])
-        late = draw.random() < (0.6 if channel == "web" else 0.2)
+        late = draw.random() < (0.85 if channel == "web" else 0.15)
         rows.append(
             {
                 "id": f"A{number:06}",

@@ -1,0 +1,72 @@
+"""`dg scaffold defs retrain_assets.RetrainedModel NAME --sample FILE --target COLUMN`.
+
+Not here: guessing (`domain/start`), and the command `retrain new`, which does the same.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+import dagster as dg
+from dagster.components.component_scaffolding import scaffold_component
+from pydantic import BaseModel
+
+from retrain_assets.domain.start.draft import describe, printable
+from retrain_assets.domain.start.guess import Wishes, guess
+from retrain_assets.domain.start.meaning import slug
+from retrain_assets.steps.start import land_files, read_delivery, write_new
+from retrain_assets.stores.storage import storage_from
+
+
+class SampleParams(BaseModel):
+    """The options of the command.
+
+    Args:
+        sample: A file, a folder of files, or a Delta table.
+        target: The column to predict, or SQL.
+        time: The column that says when a row happened.
+        dataset: Name of the dataset; by default that of the file.
+    """
+
+    sample: str | None = None
+    target: str | None = None
+    time: str | None = None
+    dataset: str | None = None
+
+
+class ModelScaffolder(dg.Scaffolder[SampleParams]):
+    """Writes the YAML of a model and its dataset from a sample; without one, an empty document."""
+
+    @classmethod
+    def get_scaffold_params(cls) -> type[SampleParams]:
+        """Return the options."""
+        return SampleParams
+
+    def scaffold(self, request: dg.ScaffoldRequest[SampleParams]) -> None:
+        """Write `defs.yaml`, and let the sample land.
+
+        Raises:
+            ClickException: The sample cannot be read, or a wish cannot be met.
+        """
+        stated = request.params
+        if stated.sample is None or stated.target is None:
+            scaffold_component(request, {})
+            return
+        try:
+            self._write(request, Path(stated.sample), stated.target)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+
+    def _write(self, request: dg.ScaffoldRequest[SampleParams], path: Path, target: str) -> None:
+        model = slug(request.target_path.name)
+        dataset = slug(request.params.dataset or path.name.partition(".")[0])
+        dataset = dataset if dataset != model else f"{dataset}_data"
+        delivery = read_delivery(path, dataset)
+        start = guess(delivery.sample, Wishes(model, dataset, target, request.params.time))
+        text = start.render(f"Written by `dg scaffold` from {path.name}.")
+        write_new(request.target_path / "defs.yaml", text)
+        storage = storage_from(os.environ, request.project_root or Path.cwd())
+        landed = [str(place) for place in land_files(delivery, storage.landing, dataset)]
+        lines = [*describe(start.guesses), *map(printable, start.notes), *landed]
+        click.echo("\n".join([*lines, f"next: retrain train {model}"]), file=sys.stderr)
