@@ -19,7 +19,7 @@ from retrain_assets_tests.world import copy_database
 def retrain(folder: Path, *arguments: str) -> Result:
     env = {"RETRAIN_STORAGE": "", "DAGSTER_HOME": str(folder)}
     with chdir(folder), pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder / "src"))
+        patch.syspath_prepend(str(folder))
         return CliRunner().invoke(main, arguments, env=env)
 
 
@@ -33,7 +33,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new project with a model whose YAML was written from a file."""
     folder = tmp_path_factory.mktemp("empty")
     written = answer(retrain(folder, "init", "first_hour", "--json"))
-    assert "src/first_hour/definitions.py" in written["written"]
+    assert "first_hour/definitions.py" in written["written"]
     orders(12).write_csv(folder / "orders.csv")
     os.utime(folder / "orders.csv", (0, 0))  # so that nobody waits until it has settled
     (folder / "first_hour" / "data").mkdir()

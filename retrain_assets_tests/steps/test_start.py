@@ -149,7 +149,7 @@ def test_a_file_that_has_landed_is_never_written_over(tmp_path: Path) -> None:
 def test_a_project_gets_the_files_that_it_lacks_and_keeps_its_own(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text("mine", encoding="utf-8")
     written = {str(path.relative_to(tmp_path)) for path in write_project(tmp_path, "shop")}
-    assert {"pyproject.toml", ".env", ".gitignore", "src/shop/definitions.py"} <= written
+    assert {"pyproject.toml", ".env", ".gitignore", "shop/definitions.py"} <= written
     assert (tmp_path / "Makefile").read_text() == "mine"
     assert [*write_project(tmp_path, "shop")] == []
     assert f"DAGSTER_HOME='{tmp_path}'" in (tmp_path / ".env").read_text()
