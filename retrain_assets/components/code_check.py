@@ -1,6 +1,6 @@
 """Mistakes in the Python code that a spec names, read from source files.
 
-Importing scikit-learn takes seconds, and a user's module may do anything, so nothing is imported.
+Importing a library takes seconds, and a user's module may do anything, so nothing is imported.
 Not here: mistakes that only an import shows (`domain.model`).
 """
 
@@ -11,12 +11,15 @@ from functools import lru_cache
 from importlib.util import resolve_name
 from pathlib import Path
 
+from retrain_assets.domain.model.families.catalogue import TITLES, find_family
+from retrain_assets.domain.model.families.family import EstimatorFamily
 from retrain_assets.specs.base import hint
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.specs.yaml import Loc
 from retrain_assets.steps.modules import find_module
 
 Mistake = tuple[Loc, str]
+_IN_A_FUNCTION = "build it in a function and name that in estimator.python"
 
 
 def find_code_mistakes(spec: ModelSpec) -> Iterator[Mistake]:
@@ -25,46 +28,66 @@ def find_code_mistakes(spec: ModelSpec) -> Iterator[Mistake]:
     for part, reference in references.items():
         if reference is not None and (why := mistaken_function(reference)) is not None:
             yield (part, "python"), why
-    path = spec.estimator.class_
+    path, loc = spec.estimator.class_, ("estimator", "class")
     if path is None:
         return
-    if (why := mistaken_class(path)) is not None:
-        yield ("estimator", "class"), why
-    elif classes := list(read_class(*path.rpartition(".")[::2])):
-        yield from _estimator_mistakes(spec, path, classes)
+    if (family := find_family(path)) is None:
+        yield (
+            loc,
+            f"{path} is of none of {TITLES}: build it in a function and name that in `python`",
+        )
+    elif find_module(family.name) is None:
+        yield loc, family.is_missing
+    else:
+        yield from _estimator_mistakes(spec, family, path)
 
 
-def _estimator_mistakes(
-    spec: ModelSpec, path: str, classes: list[ast.ClassDef]
-) -> Iterator[Mistake]:
-    """Yield what a class, its bases and its arguments show to be impossible."""
-    loc, kind = ("estimator", "class"), spec.target.kind
-    bases = {base.name for base in classes}
-    role = "regressor" if kind == "regression" else "classifier"
-    if f"{role.capitalize()}Mixin" not in bases:
-        yield loc, f"{path} is no {role}, which target.kind {kind} needs"
+def _estimator_mistakes(spec: ModelSpec, family: EstimatorFamily, path: str) -> Iterator[Mistake]:
+    """Yield what the family, its class and the arguments show to be impossible."""
+    loc = ("estimator", "class")
+    if spec.estimator.early_stopping is not None and not family.early_stops:
+        yield ("estimator", "early_stopping"), f"{family.title} has none here: leave it out"
+    if refused := list(family.find_mistakes(spec)):
+        yield from refused
         return
-    if role == "classifier" and not any("predict_proba" in _methods(base) for base in classes):
-        yield loc, f"{path} gives no probabilities: choose one that does"
+    if family.reads_roles and (why := mistaken_class(path)) is not None:
+        yield loc, why
+        return
+    classes = list(read_class(*path.rpartition(".")[::2]))
+    if not classes:
+        return
+    if family.reads_roles and (why := _mistaken_role(path, spec.target.kind, classes)) is not None:
+        yield loc, why
+        return
     accepted, required = read_arguments(classes)
     if required:
-        why = "build it in a function and name that in estimator.python"
-        yield loc, f"{path} needs {', '.join(required)}: {why}"
+        yield loc, f"{path} needs {', '.join(required)}: {_IN_A_FUNCTION}"
+    names = [*accepted, *family.further_params]
     search = spec.estimator.search
-    for place, names in (
+    for place, params in (
         (("params",), spec.estimator.params),
         (("search", "params"), search.params if search else {}),
     ):
-        for name in names:
-            if name.partition("__")[0] not in accepted:
-                why = f"{path} takes no {name!r}{hint(name, accepted)}"
+        for name in params:
+            if name.partition("__")[0] not in names:
+                why = f"{path} takes no {name!r}{hint(name, names)}"
                 yield ("estimator", *place, name), why
 
 
+def _mistaken_role(path: str, kind: str, classes: list[ast.ClassDef]) -> str | None:
+    """Return why a class does not predict what a kind needs, as far as its bases show it."""
+    role = "regressor" if kind == "regression" else "classifier"
+    if f"{role.capitalize()}Mixin" not in {base.name for base in classes}:
+        return f"{path} is no {role}, which target.kind {kind} needs"
+    if role == "classifier" and not any("predict_proba" in _methods(base) for base in classes):
+        return f"{path} gives no probabilities: choose one that does"
+    return None
+
+
 def read_class(module: str, name: str) -> Iterator[ast.ClassDef]:
-    """Yield a class of scikit-learn and its bases, as far as source files show them."""
+    """Yield a class of a library and its bases, as far as source files show them."""
     tree = _parse(source) if (source := _source(module)) else None
-    for node in tree.body if tree else ():
+    for node in _list_statements(tree) if tree else ():
         if isinstance(node, ast.ClassDef) and node.name == name:
             yield node
             for base in node.bases:
@@ -73,8 +96,15 @@ def read_class(module: str, name: str) -> Iterator[ast.ClassDef]:
             package = module if source and source.stem == "__init__" else module.rpartition(".")[0]
             origin = resolve_name("." * node.level + (node.module or ""), package)
             for alias in node.names:
-                if (alias.asname or alias.name) == name and origin.startswith("sklearn"):
+                inside = origin.partition(".")[0] == module.partition(".")[0]
+                if (alias.asname or alias.name) == name and inside:
                     yield from read_class(origin, alias.name)
+
+
+def _list_statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Yield the statements of a module, and those that it tries or does on a condition."""
+    for node in tree.body:
+        yield from node.body if isinstance(node, ast.Try | ast.If) else [node]
 
 
 def _methods(node: ast.ClassDef) -> dict[str, ast.FunctionDef]:
@@ -82,15 +112,23 @@ def _methods(node: ast.ClassDef) -> dict[str, ast.FunctionDef]:
 
 
 def read_arguments(classes: list[ast.ClassDef]) -> tuple[list[str], list[str]]:
-    """Return the arguments of a class, and those of them that have no default."""
+    """Return the arguments of a class, and those of them that have no default.
+
+    A class that takes any argument by name hands them on to its bases.
+    """
+    accepted: list[str] = []
+    needed: list[str] = []
     for node in classes:
         if init := _methods(node).get("__init__"):
             by_place, by_name = init.args.args[1:], init.args.kwonlyargs
             required = by_place[: len(by_place) - len(init.args.defaults)]
             pairs = zip(by_name, init.args.kw_defaults, strict=True)
             required += [argument for argument, default in pairs if default is None]
-            return [argument.arg for argument in by_place + by_name], [a.arg for a in required]
-    return [], []
+            accepted += [argument.arg for argument in by_place + by_name]
+            needed += [argument.arg for argument in required]
+            if init.args.kwarg is None:
+                break
+    return accepted, needed
 
 
 @lru_cache(maxsize=64)

@@ -63,23 +63,38 @@ class SearchSpec(Spec):
     folds: int = Field(3, ge=2, le=20)
 
 
-class EstimatorSpec(Spec, populate_by_name=True):
-    """The scikit-learn estimator that is fitted.
+class EarlyStoppingSpec(Spec):
+    """The number of rounds of a boosted model, chosen at each training; then all rows are fitted.
 
     Args:
-        class: A class, such as `sklearn.svm.SVC`.
+        rounds: The number of rounds without a better one after which it stops.
+        share: Share of the training partitions, the newest, on which each round is judged.
+    """
+
+    rounds: int = Field(50, ge=1)
+    share: float = Field(0.15, gt=0, lt=1)
+
+
+class EstimatorSpec(Spec, populate_by_name=True):
+    """The estimator that is fitted.
+
+    Args:
+        class: A class, such as `sklearn.svm.SVC` or `lightgbm.LGBMClassifier`.
         python: `module:function` that returns an unfitted estimator.
         params: Arguments of the class or function.
         search: Search at each training; `params` are tried first.
-        threads: Number of OpenMP and BLAS threads that a fit may use.
+        early_stopping: How the number of rounds of a boosted model is chosen.
+        threads: Number of threads that a fit may use.
     """
 
     class_: str | None = Field(
-        None, alias="class", pattern="^sklearn(\\.[A-Za-z_][A-Za-z0-9_]*){2,}$"
+        None, alias="class", pattern="^[A-Za-z_][A-Za-z0-9_]*(\\.[A-Za-z_][A-Za-z0-9_]*)+$"
     )
     python: str | None = Field(None, pattern=PYTHON_REFERENCE)
     params: dict[str, Any] = Field({})
     search: SearchSpec | None = None
+    # Left out if it is not set, so that models from before it existed keep their recipe.
+    early_stopping: EarlyStoppingSpec | None = Field(None, exclude_if=lambda value: value is None)
     threads: int = Field(1, ge=1, le=256)
 
     def _find_mistakes(self) -> Mistakes:

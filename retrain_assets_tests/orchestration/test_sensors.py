@@ -16,7 +16,7 @@ import pytest
 
 from retrain_assets.domain.features.build import FeatureError
 from retrain_assets.domain.metrics.metrics import MeasureError
-from retrain_assets.domain.model.pipeline import TrainingError
+from retrain_assets.domain.model.families.family import TrainingError
 from retrain_assets.orchestration.dagster_internals.ticks import UnsettledError
 from retrain_assets.orchestration.run_requests import (
     PERMANENT_TAG,

@@ -1,7 +1,7 @@
 """Fit the estimator that the YAML names, search its settings, and predict with it.
 
 A fitted model is a scikit-learn pipeline whose first step takes the raw frame of features, so that
-training, batch and a single row are encoded by the same code. scikit-learn is imported within
+training, batch and a single row are encoded by the same code. Libraries are imported within
 functions. Whoever fits decides the process's OpenMP settings first (`prepare_threads` of the
 model store), since this package does not touch the environment.
 
@@ -21,16 +21,22 @@ import numpy as np
 import polars as pl
 
 from retrain_assets.domain.metrics.metrics import evaluate, get_gate_metric
-from retrain_assets.domain.model.pipeline import LAST, TrainingError, build_pipeline
+from retrain_assets.domain.model.families.catalogue import family_of
+from retrain_assets.domain.model.families.family import LAST, PLAIN, Rows, TrainingError
+from retrain_assets.domain.model.pipeline import build_pipeline
 from retrain_assets.specs.features import Kind
 from retrain_assets.specs.gate import GateSpec
-from retrain_assets.specs.model import DistributionSpec, EstimatorSpec, ModelSpec, SearchSpec
+from retrain_assets.specs.model import (
+    DistributionSpec,
+    EarlyStoppingSpec,
+    EstimatorSpec,
+    ModelSpec,
+    SearchSpec,
+)
 
 if TYPE_CHECKING:
     from optuna import Trial
     from sklearn.pipeline import Pipeline
-
-PLAIN = (str, int, float, bool, type(None))
 
 
 class PredictionError(ValueError):
@@ -54,16 +60,18 @@ class Fitted:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Training rows: features, labels of shape (rows,), weights."""
+    """Training rows: features, labels of shape (rows,), weights, blocks."""
 
     features: pl.DataFrame
     labels: np.ndarray
     weight: np.ndarray | None
+    blocks: pl.Series
 
     def where(self, mask: pl.Series) -> _Rows:
         rows = mask.to_numpy()
         weight = None if self.weight is None else self.weight[rows]
-        return _Rows(self.features.filter(mask), self.labels[rows], weight)
+        blocks = self.blocks.filter(mask)
+        return _Rows(self.features.filter(mask), self.labels[rows], weight, blocks)
 
 
 def fit(
@@ -82,7 +90,7 @@ def fit(
         spec: The model.
         features: One column a feature.
         target: Labels: 0 and 1, texts, or numbers, by the kind of the model.
-        blocks: The partition of each row, for the folds of a search.
+        blocks: The partition of each row, for the folds of a search and for early stopping.
         weight: Row weights.
 
     Raises:
@@ -94,14 +102,14 @@ def fit(
     pipeline = build_pipeline(spec.estimator, features.schema, spec.seed)
     refuse_wrong_kind(pipeline, spec.target.kind)
     weights = None if weight is None else weight.to_numpy()
-    rows = _Rows(features, _to_labels(spec.target.kind, target), weights)
-    trials = None
-    with threadpool_limits(limits=spec.estimator.threads):
-        if spec.estimator.search is not None:
-            best, trials = _search(spec, spec.estimator.search, rows, blocks)
-            pipeline = build_pipeline(_with(spec.estimator, best), features.schema, spec.seed)
-        _fit(pipeline, rows)
-    params = pipeline[LAST].get_params().items()
+    rows = _Rows(features, _to_labels(spec.target.kind, target), weights, blocks)
+    estimator, trials = spec.estimator, None
+    with threadpool_limits(limits=estimator.threads):
+        if estimator.search is not None:
+            best, trials = _search(spec, estimator.search, rows)
+            estimator = _with(estimator, best)
+        pipeline = _fit_recipe(spec, estimator, rows)
+    params = family_of(pipeline[LAST]).list_params(pipeline[LAST]).items()
     plain = {name: value for name, value in params if isinstance(value, PLAIN)}
     return Fitted(pipeline, plain, trials)
 
@@ -180,15 +188,13 @@ def trivial_prediction(
     return np.full(n, np.average(labels, weights=weights))
 
 
-def _search(
-    spec: ModelSpec, search_spec: SearchSpec, rows: _Rows, blocks: pl.Series
-) -> tuple[Params, pl.DataFrame]:
+def _search(spec: ModelSpec, search_spec: SearchSpec, rows: _Rows) -> tuple[Params, pl.DataFrame]:
     """Search on the folds where a model can be fitted and the metric is defined."""
     metric, kind, schema = get_gate_metric(spec.gate), spec.target.kind, rows.features.schema
     # A name that the estimator does not take would let each setting but the first fail.
     names = {**spec.estimator.params, **dict.fromkeys(search_spec.params)}
     build_pipeline(_with(spec.estimator, names), schema, spec.seed)
-    masks = time_folds(blocks, search_spec.folds, spec.labels.delay)
+    masks = time_folds(rows.blocks, search_spec.folds, spec.labels.delay)
     folds = [(rows.where(train), rows.where(validation)) for train, validation in masks]
     # No setting can be fitted on one class, so such a fold cannot compare settings.
     folds = [fold for fold in folds if kind == "regression" or np.unique(fold[0].labels).size > 1]
@@ -197,8 +203,7 @@ def _search(
         estimator = _with(spec.estimator, params)
         values = []
         for train, validation in folds:
-            pipeline = build_pipeline(estimator, schema, spec.seed)
-            _fit(pipeline, train)
+            pipeline = _fit_recipe(spec, estimator, train)
             output = predict(pipeline, kind, validation.features)
             classes = getattr(pipeline, "classes_", None)
             values.append(evaluate(metric, validation.labels, output, classes))
@@ -212,11 +217,54 @@ def _with(spec: EstimatorSpec, params: Params) -> EstimatorSpec:
     return spec.model_copy(update={"params": params})
 
 
+def _fit_recipe(spec: ModelSpec, estimator: EstimatorSpec, rows: _Rows) -> Pipeline:
+    """Fit an estimator; with early stopping, on all rows with the number of rounds it chose."""
+    pipeline = build_pipeline(estimator, rows.features.schema, spec.seed)
+    if estimator.early_stopping is not None:
+        rounds = _choose_rounds(pipeline, estimator.early_stopping, rows, spec.labels.delay)
+        params = pipeline[LAST].family.set_rounds(estimator.params, rounds)
+        pipeline = build_pipeline(_with(estimator, params), rows.features.schema, spec.seed)
+    _fit(pipeline, rows)
+    return pipeline
+
+
+def _choose_rounds(pipeline: Pipeline, spec: EarlyStoppingSpec, rows: _Rows, gap: int) -> int:
+    """Return the number of rounds that predicts the newest partitions best.
+
+    Raises:
+        TrainingError: The estimator has no rounds, or there are too few partitions.
+    """
+    estimator, names = pipeline[LAST], rows.blocks.unique().sort()
+    if not family_of(estimator).early_stops:
+        raise TrainingError(
+            f"estimator.early_stopping: {_name(estimator)} has none: leave it out, or use an "
+            "estimator of LightGBM, XGBoost or CatBoost"
+        )
+    count = max(1, round(spec.share * len(names)))
+    older = names.head(max(0, len(names) - count - gap))
+    if older.is_empty():
+        raise TrainingError(
+            f"estimator.early_stopping: {len(names)} training partitions are too few to judge on "
+            f"{count} of them with a gap of {gap}: use a longer windows.train"
+        )
+    parts = [rows.where(rows.blocks.is_in(part)) for part in (older, names.tail(count))]
+    encoder = pipeline[:-1].fit(parts[0].features)
+    encoded = (Rows(encoder.transform(i.features), i.labels, i.weight) for i in parts)
+    try:
+        return int(estimator.choose_rounds(*encoded, spec.rounds))
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"estimator: {_name(estimator)} cannot be fitted: {error}") from error
+
+
+def _name(estimator: Any) -> str:
+    return str(getattr(estimator, "path", type(estimator).__name__))
+
+
 def _fit(pipeline: Pipeline, rows: _Rows) -> None:
     from sklearn.utils.validation import has_fit_parameter
 
     estimator = pipeline[LAST]
-    name = type(estimator).__name__
+    name = _name(estimator)
     if hasattr(pipeline, "predict_proba") and np.unique(rows.labels).size == 1:
         raise TrainingError(
             f"target: all {len(rows.labels)} training rows are {rows.labels[0]}: "
@@ -260,7 +308,7 @@ def refuse_wrong_kind(pipeline: Pipeline, kind: Kind) -> None:
     """
     from sklearn.base import is_classifier, is_regressor
 
-    name = type(pipeline[LAST]).__name__
+    name = _name(pipeline[LAST])
     fits, role = is_classifier, "classifier"
     if kind == "regression":
         fits, role = is_regressor, "regressor"

@@ -1,6 +1,6 @@
-"""The unfitted pipeline that the YAML asks for: encoder, preparation, estimator.
+"""The unfitted pipeline that the YAML asks for, built by the family of its estimator.
 
-Not here: fitting it, predicting with it.
+Not here: what differs between libraries (`families`), fitting, predicting.
 """
 
 from __future__ import annotations
@@ -8,30 +8,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
-from retrain_assets.specs.base import hint
+from retrain_assets.domain.model.families.catalogue import TITLES, family_of, find_family
+from retrain_assets.domain.model.families.family import TrainingError
 from retrain_assets.specs.model import EstimatorSpec
 
 if TYPE_CHECKING:
-    from sklearn.base import BaseEstimator
     from sklearn.pipeline import Pipeline
-
-LAST = "estimator"
-
-
-class TrainingError(ValueError):
-    """A model cannot be fitted; the message names the field or column and what would do."""
 
 
 def build_pipeline(spec: EstimatorSpec, schema: pl.Schema, seed: int) -> Pipeline:
     """Return the unfitted pipeline: encoder, whatever the estimator needs between, estimator.
-
-    HistGradientBoosting takes categories and missing values as they are. For any other estimator
-    categories are one-hot encoded (missing is a category if it was there in training, otherwise
-    none), numbers imputed by the median and standardised. An estimator with a ColumnTransformer
-    that selects columns by name gets the features as a pandas frame, and prepares them itself.
 
     Args:
         spec: The estimator.
@@ -39,95 +27,30 @@ def build_pipeline(spec: EstimatorSpec, schema: pl.Schema, seed: int) -> Pipelin
         seed: Of each random state that is not set otherwise.
 
     Raises:
-        TrainingError: The estimator does not exist or does not take a parameter.
+        TrainingError: The estimator does not exist, does not take a parameter, or its library is
+            not installed.
     """
-    from sklearn.pipeline import Pipeline
-
-    from retrain_assets.domain.encoder import (
-        MAX_CATEGORIES,
-        FrameColumns,
-        FrameEncoder,
-        is_category,
-    )
-
-    estimator = _call_user_function(spec.python) if spec.python else _of_sklearn(spec.class_ or "")
-    accepted = estimator.get_params()
-    for name in set(spec.params).difference(accepted):
-        raise TrainingError(
-            f"estimator.params: {type(estimator).__name__} takes no {name!r}{hint(name, accepted)}"
-        )
-    unset = [name for name, value in accepted.items() if value is None]
-    params: dict[str, Any] = {
-        name: seed for name in unset if name.rpartition("__")[2] == "random_state"
-    }
-    prepared = estimator.set_params(**{**params, **spec.params})
-    if _selects_by_name(prepared):
-        return Pipeline([("encode", FrameColumns()), (LAST, prepared)])
-    categories = [place for place, dtype in enumerate(schema.values()) if is_category(dtype)]
-    bins = spec.params.get("max_bins", accepted.get("max_bins"))
-    most = min(MAX_CATEGORIES, bins) if isinstance(bins, int) else MAX_CATEGORIES
-    steps: list[tuple[str, Any]] = [("encode", FrameEncoder(most))]
-    if "categorical_features" in accepted:
-        if "categorical_features" not in spec.params:
-            prepared.set_params(categorical_features=categories or None)
-    else:
-        numbers = [place for place in range(len(schema)) if place not in categories]
-        steps.append(("prepare", _preparation(categories, numbers)))
-    return Pipeline([*steps, (LAST, prepared)])
+    if spec.python:
+        estimator = _wrap_parts(_call_user_function(spec.python), spec.threads, seed)
+        return family_of(estimator).build(estimator, spec, schema, seed)
+    path = spec.class_ or ""
+    family = find_family(path)
+    if family is None:
+        raise TrainingError(f"estimator.class: {path} is of none of {TITLES}")
+    return family.build(family.create(path), spec, schema, seed)
 
 
-def _selects_by_name(estimator: BaseEstimator) -> bool:
-    """Return whether a ColumnTransformer within an estimator needs a frame with column names."""
-    from sklearn.compose import ColumnTransformer
-
-    transformers = [
-        transformer
-        for part in (estimator, *estimator.get_params().values())
-        if isinstance(part, ColumnTransformer)
-        for transformer in part.transformers
-    ]
-    return any(
-        callable(columns) or (np.size(columns) and isinstance(np.ravel(columns)[0], str))
-        for _, _, columns in transformers
-    )
+def _wrap_parts(estimator: Any, threads: int, seed: int) -> Any:
+    """Return an estimator in which each part is in the form in which it can be stored."""
+    estimator = family_of(estimator).wrap(estimator, threads, seed)
+    for name, part in estimator.get_params().items():
+        wrapped = family_of(part).wrap(part, threads, seed)
+        if wrapped is not part:
+            estimator.set_params(**{name: wrapped})
+    return estimator
 
 
-def _preparation(categories: list[int], numbers: list[int]) -> BaseEstimator:
-    from sklearn.compose import ColumnTransformer
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
-
-    imputer = SimpleImputer(strategy="median", keep_empty_features=True)
-    return ColumnTransformer(
-        [
-            ("categories", OneHotEncoder(handle_unknown="ignore"), categories),
-            ("numbers", make_pipeline(imputer, StandardScaler()), numbers),
-        ]
-    )
-
-
-def _of_sklearn(path: str) -> BaseEstimator:
-    """Return an unfitted estimator of scikit-learn, by the name of its class."""
-    from sklearn.base import BaseEstimator
-
-    module, _, name = path.rpartition(".")
-    try:
-        estimator = getattr(import_module(module), name)
-    except (ImportError, AttributeError):
-        raise TrainingError(f"estimator.class: scikit-learn has no {path}") from None
-    inside = isinstance(estimator, type) and estimator.__module__.startswith("sklearn.")
-    if not (inside and issubclass(estimator, BaseEstimator)):
-        raise TrainingError(f"estimator.class: {path} is no estimator of scikit-learn")
-    try:
-        return estimator()
-    except TypeError as error:
-        raise TrainingError(
-            f"estimator.class: {error}: build it in a function and name that in estimator.python"
-        ) from error
-
-
-def _call_user_function(reference: str) -> BaseEstimator:
+def _call_user_function(reference: str) -> Any:
     """Return the estimator that the user's function makes."""
     module, _, function = reference.partition(":")
     try:

@@ -31,8 +31,15 @@ from retrain_assets.steps.decision import train
 from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import History, LedgerRow
+from retrain_assets.stores.registry import model_check
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, compare_with_example
-from retrain_assets.stores.registry.model_file import MODEL_FILE, ModelFileError, digest, load_model
+from retrain_assets.stores.registry.model_file import (
+    MODEL_FILE,
+    ModelFileError,
+    digest,
+    load_model,
+    may_crash,
+)
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -159,8 +166,13 @@ class Loader:
     def _verify(self, row: LedgerRow, source: str) -> Version:
         state, copy = self.state, self.folder / row.sha256
         kind, model = state.spec.target.kind, copy / MODEL_FILE
+        content = model.read_bytes()
+        if may_crash(content):
+            trial = model_check.check_file(model, row.sha256, copy / EXAMPLE_FILE, kind)
+            if not trial.passed:
+                raise ModelFileError(trial.detail)
         compare_with_example(model, row.sha256, copy / EXAMPLE_FILE, kind)
-        pipeline = load_model(model.read_bytes(), row.sha256, f"version {row.version}")
+        pipeline = load_model(content, row.sha256, f"version {row.version}")
         if missing := train.list_missing_features(state, pipeline):
             raise ModelFileError(f"the spec no longer makes {', '.join(missing)}: retrain")
         newest = read_features(state, sorted(state.built())[-3:]).select(state.feature_names)

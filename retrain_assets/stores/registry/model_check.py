@@ -1,10 +1,12 @@
 """Infra validation: load a stored model in a new process, and compare its predictions.
 
 Run it as `python -m retrain_assets.stores.registry.model_check MODEL SHA256 EXAMPLE KIND`. It exits
-with 0, or with 1 and a line that says what is wrong. It imports no Dagster and no MLflow, so that
-it is quick. Not here: fetching the model, and whether its predictions are good.
+with 0, or with 1 and a line that says what is wrong; a damaged native file may crash it or fill its
+memory, which is bounded. It imports no Dagster and no MLflow, so that it is quick. Not here:
+fetching the model, and whether its predictions are good.
 """
 
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from retrain_assets.stores.registry.model_file import ModelFileError, load_model
 EXAMPLE_FILE = "example.parquet"
 EXPECTED = "_expected"
 TIMEOUT_SECONDS = 120.0
+MAX_BYTES = 2**34  # address space of the process, most of which libraries reserve and do not use
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ def check_file(
         return CheckResult(False, f"no answer within {timeout_seconds:g} s", timeout_seconds)
     code, output = process.returncode, process.stdout or process.stderr
     lines = output.strip().splitlines() or [f"exit code {code}"]
+    if code < 0:
+        lines = [f"its process crashed by signal {-code}: the model file is damaged, restore it"]
     return CheckResult(code == 0, lines[-1], perf_counter() - started)
 
 
@@ -107,9 +112,10 @@ def compare_with_example(model: Path, sha256: str, example: Path, kind: Kind) ->
 def main(arguments: list[str]) -> int:
     """Run the command: print one line on standard output and return the exit code."""
     model, sha256, example, kind = arguments
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
     try:
         line, code = compare_with_example(Path(model), sha256, Path(example), kind), 0  # type: ignore[arg-type]
-    except (ModelFileError, ValueError, OSError) as error:
+    except (ModelFileError, ValueError, OSError, MemoryError, RuntimeError) as error:
         line, code = " ".join(str(error).split()), 1
     sys.stdout.write(f"{line}\n")
     return code

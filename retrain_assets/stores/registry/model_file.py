@@ -1,8 +1,9 @@
 """Build the pipeline of a stored model file without running anything that is in the file.
 
 The file's digest, stored apart from the file, is compared first; then skops builds the objects,
-from a list of types that is ours and not the file's. Not here: where files are stored, and what
-MLflow says about them.
+from a list of types that is ours and not the file's. A model of another library is in it as the
+library's native file, which that library reads when it first predicts. Not here: where files are
+stored, and what MLflow says about them.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+from retrain_assets.domain.model.families.catalogue import FAMILIES, TITLES
 from retrain_assets.errors import PermanentError
 
 MODEL_FILE = "model.skops"
@@ -43,6 +45,7 @@ _OF_SKLEARN = {
     "utils._metadata_requests": "MetadataRequest MethodMetadataRequest",
     "utils.validation": "check_array",
 }
+_NATIVE = sorted({name for family in FAMILIES for name in family.trusted_types})
 TRUSTED_TYPES = (
     "functools.partial",
     "numpy.dtype",
@@ -55,6 +58,7 @@ TRUSTED_TYPES = (
         for module, names in _OF_SKLEARN.items()
         for name in names.split()
     ),
+    *_NATIVE,
 )
 
 
@@ -97,6 +101,13 @@ def content_digest(content: bytes) -> str:
     return digest(repr((schema, inner)).encode())
 
 
+def may_crash(content: bytes) -> bool:
+    """Return whether a file holds a native file, which may crash the process if it is damaged."""
+    with ZipFile(BytesIO(content)) as archive:
+        schema = archive.read("schema.json").decode()
+    return any(f'"{name.rpartition(".")[2]}"' in schema for name in _NATIVE)
+
+
 def load_model(content: bytes, expected: str, name: str) -> Any:
     """Build the pipeline of a model file.
 
@@ -130,6 +141,5 @@ def describe_untrusted(name: str, content: bytes) -> str:
     types = sorted(set(skops.io.get_untrusted_types(data=content)).difference(TRUSTED_TYPES))
     return (
         f"{name}: holds {', '.join(types)}, which is not among the types that are loaded: "
-        "choose an estimator made of scikit-learn's own parts, such as HistGradientBoosting, "
-        "a forest or a linear model"
+        f"choose an estimator of {TITLES}, or one made of their own parts"
     )

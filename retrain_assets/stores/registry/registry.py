@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 
 from retrain_assets.domain.metrics.metrics import read_metrics, write_json
+from retrain_assets.domain.model.families.catalogue import families_within, family_of
 from retrain_assets.errors import PermanentError, mask_password
 from retrain_assets.specs.features import Kind
 from retrain_assets.stores.registry import model_check, model_file
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 DIGEST_TAG, METRICS_TAG, HEAD_TAG = "sha256", "metrics", "ledger_head"
-REQUIREMENTS = ("retrain-assets", "scikit-learn", "skops", "polars", "numpy")
+REQUIREMENTS = ("retrain-assets", "skops", "polars", "numpy")
 SQLITE, REGISTERED = "sqlite:///", "models:/"
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -342,10 +343,9 @@ def _log_pipeline(
     Requirements and signature are passed: inferring requirements takes MLflow ten seconds, and the
     types of a few rows need not be those of the features.
     """
-    import mlflow.sklearn
     import skops.io
     from mlflow.exceptions import MlflowException
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
     from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 
     # MLflow refuses a null among whole numbers and makes it False among booleans.
@@ -358,13 +358,18 @@ def _log_pipeline(
         rows = Path(folder) / model_check.EXAMPLE_FILE
         model_check.write_example(rows, example, prediction)
         try:
-            return mlflow.sklearn.log_model(
-                pipeline,
+            return Model.log(
+                artifact_path=None,
                 name="model",
+                flavor=_Flavors(pipeline),
+                flavor_name="sklearn",
                 run_id=run_id,
                 serialization_format="skops",
                 skops_trusted_types=list(model_file.TRUSTED_TYPES),
-                pip_requirements=[_requirement(name) for name in REQUIREMENTS],
+                pip_requirements=[
+                    *(_requirement(name) for name in REQUIREMENTS),
+                    *(family.requirement for family in families_within(pipeline)),
+                ],
                 signature=ModelSignature(inputs=Schema(columns)),
                 extra_files=[str(rows)],
             )
@@ -373,6 +378,28 @@ def _log_pipeline(
                 raise
             content = skops.io.dumps(pipeline)
             raise ModelFileError(model_file.describe_untrusted("the pipeline", content)) from error
+
+
+@dataclass(frozen=True)
+class _Flavors:
+    """Saves a pipeline in MLflow's flavor of scikit-learn, and in that of its last step's library.
+
+    Other tools find the library's own file and flavor; nothing here reads these again.
+    """
+
+    pipeline: Pipeline
+
+    def save_model(self, path: str, mlflow_model: Any, **options: Any) -> None:
+        """Save it below a folder, as `mlflow.sklearn.save_model` does."""
+        import mlflow.sklearn
+
+        estimator = self.pipeline[-1]
+        flavor = family_of(estimator).flavor(estimator)
+        mlflow.sklearn.save_model(self.pipeline, path, mlflow_model=mlflow_model, **options)
+        if flavor is not None:
+            (Path(path) / flavor.file).write_bytes(estimator.native_)
+            mlflow_model.add_flavor(flavor.name, data=flavor.file, **flavor.notes)
+            mlflow_model.save(str(Path(path) / "MLmodel"))
 
 
 def _requirement(package: str) -> str:

@@ -27,7 +27,8 @@ from retrain_assets.domain.model.estimator import (
     predict,
     trivial_prediction,
 )
-from retrain_assets.domain.model.pipeline import TrainingError, build_pipeline
+from retrain_assets.domain.model.families.family import TrainingError
+from retrain_assets.domain.model.pipeline import build_pipeline
 from retrain_assets.specs.features import Kind
 from retrain_assets.specs.gate import GateSpec
 from retrain_assets.specs.model import EstimatorSpec, ModelSpec

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from retrain_assets.domain.model.estimator import Params, search, time_folds
-from retrain_assets.domain.model.pipeline import TrainingError
+from retrain_assets.domain.model.families.family import TrainingError
 from retrain_assets.specs.model import DistributionSpec, SearchSpec
 
 SPEC = SearchSpec.model_validate(

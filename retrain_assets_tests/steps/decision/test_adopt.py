@@ -22,7 +22,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
 from retrain_assets.domain.model.estimator import predict, wrap_fitted
-from retrain_assets.domain.model.pipeline import TrainingError
+from retrain_assets.domain.model.families.family import TrainingError
 from retrain_assets.serving.scoring.served_model import Loader
 from retrain_assets.steps.decision.adopt import adopt
 from retrain_assets.steps.decision.evaluate import read_evaluation

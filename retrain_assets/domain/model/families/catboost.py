@@ -1,0 +1,144 @@
+"""CatBoost: its native file is cbm, a flat buffer that it verifies and that holds no code.
+
+A fit on the CPU is equal bit for bit for one number of threads and one seed; the time of the fit
+and a random identity, which it would write into the file, are left out. CatBoost computes with
+32-bit floats. Not here: what it shares with the other libraries of boosted trees.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from retrain_assets.domain.model.families import boosting
+from retrain_assets.domain.model.families.boosting import BoostingFamily, by_place
+from retrain_assets.domain.model.families.family import Flavor, Layout, Rows
+
+_FILES = (
+    *("allow_writing_files", "input_borders", "output_borders", "save_snapshot", "snapshot_file"),
+    *("snapshot_interval", "train_dir"),
+)
+_BY_PLATFORM = (
+    *("verbose", "silent", "logging_level", "cat_features", "class_names", "classes_count"),
+    *("text_features", "embedding_features", "metadata", "use_best_model", "ignored_features"),
+)
+_REFUSED = {
+    "thread_count": boosting.THREADS,
+    "early_stopping_rounds": boosting.EARLY_STOPPING,
+    "od_type": boosting.EARLY_STOPPING,
+    "od_wait": boosting.EARLY_STOPPING,
+    "od_pval": boosting.EARLY_STOPPING,
+    "eval_fraction": boosting.EARLY_STOPPING,
+    "callback": "a function cannot be stored",
+    "task_type": boosting.NOT_REPRODUCIBLE,
+    "devices": boosting.NOT_REPRODUCIBLE,
+    **dict.fromkeys(_FILES, boosting.NO_FILES),
+    **dict.fromkeys(_BY_PLATFORM, boosting.OF_THE_PLATFORM),
+}
+_VOLATILE = ("model_guid", "train_finish_time")
+_MISSING = -1.0  # the code of a missing category
+
+
+class CatBoost(BoostingFamily):
+    """The classifier and the regressor of CatBoost."""
+
+    name, title, extra = "catboost", "CatBoost", "catboost"
+    distributions = ("catboost",)
+    roles: ClassVar = {"CatBoostClassifier": "classifier", "CatBoostRegressor": "regressor"}
+    refused_classes: ClassVar = {
+        "CatBoostRanker": boosting.RANKING,
+        "CatBoost": "use CatBoostClassifier or CatBoostRegressor",
+    }
+    objectives: ClassVar = {
+        "classifier": ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll", "Focal"),
+        "regressor": (
+            *("RMSE", "MAE", "Quantile", "LogLinQuantile", "Poisson", "MAPE", "Lq", "Huber"),
+            *("Expectile", "Tweedie", "LogCosh"),
+        ),
+    }
+    refused_objectives: ClassVar = {
+        **dict.fromkeys(("YetiRank", "PairLogit", "Query", "StochasticRank"), boosting.RANKING),
+        **dict.fromkeys(("LambdaMart", "StochasticFilter", "GroupQuantile"), boosting.RANKING),
+        **dict.fromkeys(("Cox", "SurvivalAft"), boosting.SURVIVAL),
+        **dict.fromkeys(("Multi", "RMSEWithUncertainty"), boosting.SEVERAL),
+    }
+    objective_params = ("loss_function", "objective")
+    refused_params = _REFUSED
+    rounds_params = ("iterations", "num_boost_round", "n_estimators", "num_trees")
+    seed_params = ("random_seed", "random_state")
+    threads_param = "thread_count"
+    fixed_params: ClassVar = {"allow_writing_files": False, "verbose": False}
+    error = "CatBoostError"
+
+    def fit(self, path: str, params: dict[str, Any], layout: Layout, rows: Rows) -> Any:
+        """Fit a class."""
+        return self._fit(path, params, layout, rows)
+
+    def choose_rounds(
+        self,
+        path: str,
+        params: dict[str, Any],
+        layout: Layout,
+        rows: Rows,
+        newer: Rows,
+        patience: int,
+    ) -> int:
+        """Return the number of rounds after which newer rows are predicted best."""
+        watch = {"eval_set": self._pool(layout, *newer), "early_stopping_rounds": patience}
+        return int(self._fit(path, params, layout, rows, **watch).get_best_iteration()) + 1
+
+    def _fit(
+        self, path: str, params: dict[str, Any], layout: Layout, rows: Rows, **watch: Any
+    ) -> Any:
+        places = dict(params)
+        if "monotone_constraints" in params:
+            signs = by_place(params["monotone_constraints"], layout.names)
+            order = [*_numbers(rows.features, layout), *layout.categories]
+            places["monotone_constraints"] = [signs[place] for place in order]
+        return self._class(path)(**places).fit(self._pool(layout, *rows), **watch)
+
+    def _pool(
+        self,
+        layout: Layout,
+        matrix: np.ndarray,
+        labels: np.ndarray | None = None,
+        weight: np.ndarray | None = None,
+    ) -> Any:
+        """Return rows as CatBoost takes them: 32-bit numbers first, then categories as texts."""
+        library, numbers = self._import(), _numbers(matrix, layout)
+        data: dict[str, Any] = {}
+        if numbers:
+            data["num_feature_data"] = np.ascontiguousarray(matrix[:, numbers], dtype=np.float32)
+        if layout.categories:
+            codes = np.nan_to_num(matrix[:, list(layout.categories)], nan=_MISSING)
+            texts = codes.astype(np.int64).astype(np.bytes_).astype(object)
+            data["cat_feature_data"] = np.ascontiguousarray(texts)
+        return library.Pool(library.FeaturesData(**data), labels, weight=weight)
+
+    def dump(self, model: Any) -> bytes:
+        """Return the model as cbm, without what differs from fit to fit."""
+        notes = model.get_metadata()
+        for name in _VOLATILE:
+            if name in notes.keys():  # noqa: SIM118 it has no other test
+                del notes[name]
+        return bytes(model._serialize_model())  # noqa: SLF001 the public way writes a file
+
+    def load(self, content: bytes, path: str) -> Any:
+        """Read cbm."""
+        return self._class(path)().load_model(blob=content)
+
+    def predict(self, model: Any, matrix: np.ndarray, layout: Layout) -> np.ndarray:
+        """Predict rows."""
+        pool = self._pool(layout, matrix)
+        if hasattr(model, "predict_proba"):
+            return np.asarray(model.predict_proba(pool, thread_count=1))
+        return np.asarray(model.predict(pool, thread_count=1))
+
+    def flavor(self, estimator: Any) -> Flavor:
+        """Return the flavor of a model."""
+        version, name = self._import().__version__, estimator.path.rpartition(".")[2]
+        notes = {"catboost_version": version, "model_type": name, "save_format": "cbm"}
+        return Flavor("catboost", "model.cb", notes)
+
+
+def _numbers(matrix: np.ndarray, layout: Layout) -> list[int]:
+    return [place for place in range(matrix.shape[1]) if place not in layout.categories]

@@ -1,0 +1,117 @@
+"""LightGBM: its native file is text of numbers, which it parses without running anything.
+
+A fit is equal bit for bit with `deterministic`, the histograms built by rows, and a fixed number of
+threads (LightGBM's documentation of `deterministic`). Not here: what it shares with the other
+libraries of boosted trees.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from retrain_assets.domain.model.families import boosting
+from retrain_assets.domain.model.families.boosting import BoostingFamily, by_place, places_of
+from retrain_assets.domain.model.families.family import Flavor, Layout, Rows
+
+# Of the core library, which its classes take without showing them.
+_CORE = (
+    "alpha bagging_seed boost_from_average cat_l2 cat_smooth cegb_penalty_split cegb_tradeoff "
+    "data_random_seed data_sample_strategy drop_rate drop_seed enable_bundle extra_seed "
+    "extra_trees fair_c feature_contri feature_fraction_bynode feature_fraction_seed "
+    "interaction_constraints is_unbalance linear_lambda linear_tree max_bin max_bin_by_feature "
+    "max_cat_threshold max_cat_to_onehot max_delta_step max_drop metric min_data_in_bin "
+    "min_data_per_group monotone_constraints monotone_constraints_method monotone_penalty "
+    "neg_bagging_fraction num_grad_quant_bins objective_seed other_rate path_smooth "
+    "poisson_max_delta_step pos_bagging_fraction quant_train_renew_leaf reg_sqrt "
+    "scale_pos_weight sigmoid skip_drop stochastic_rounding top_rate tweedie_variance_power "
+    "uniform_drop use_quantized_grad verbosity xgboost_dart_mode"
+)
+_BY_PLATFORM = ("deterministic", "force_row_wise", "force_col_wise", "verbosity")
+_REFUSED = {
+    "n_jobs": boosting.THREADS,
+    "device_type": boosting.NOT_REPRODUCIBLE,
+    **dict.fromkeys(_BY_PLATFORM, boosting.OF_THE_PLATFORM),
+}
+
+
+class LightGBM(BoostingFamily):
+    """The classifier and the regressor of LightGBM."""
+
+    name, title, extra = "lightgbm", "LightGBM", "lightgbm"
+    distributions = ("lightgbm",)
+    roles: ClassVar = {"LGBMClassifier": "classifier", "LGBMRegressor": "regressor"}
+    refused_classes: ClassVar = {"LGBMRanker": boosting.RANKING}
+    objectives: ClassVar = {
+        "classifier": ("binary", "multiclass", "multiclassova", "cross_entropy"),
+        "regressor": (
+            *("regression", "regression_l1", "l2", "l1", "mse", "mae", "rmse", "huber", "fair"),
+            *("poisson", "quantile", "mape", "gamma", "tweedie"),
+        ),
+    }
+    refused_objectives: ClassVar = {
+        "lambdarank": boosting.RANKING,
+        "rank_xendcg": boosting.RANKING,
+    }
+    further_params = tuple(_CORE.split())
+    refused_params = _REFUSED
+    fixed_params: ClassVar = {"deterministic": True, "force_row_wise": True, "verbosity": -1}
+    error = "basic.LightGBMError"
+
+    def fit(self, path: str, params: dict[str, Any], layout: Layout, rows: Rows) -> Any:
+        """Fit a class."""
+        return self._fit(path, params, layout, rows).booster_
+
+    def choose_rounds(
+        self,
+        path: str,
+        params: dict[str, Any],
+        layout: Layout,
+        rows: Rows,
+        newer: Rows,
+        patience: int,
+    ) -> int:
+        """Return the number of rounds after which newer rows are predicted best."""
+        from lightgbm import early_stopping
+
+        watch = {
+            "eval_X": newer.features,
+            "eval_y": newer.labels,
+            "eval_sample_weight": None if newer.weight is None else [newer.weight],
+            "callbacks": [early_stopping(patience, verbose=False)],
+        }
+        return int(self._fit(path, params, layout, rows, **watch).best_iteration_ or 0)
+
+    def _fit(
+        self, path: str, params: dict[str, Any], layout: Layout, rows: Rows, **watch: Any
+    ) -> Any:
+        places = dict(params)
+        if "monotone_constraints" in params:
+            places["monotone_constraints"] = by_place(params["monotone_constraints"], layout.names)
+        if groups := params.get("interaction_constraints"):
+            places["interaction_constraints"] = places_of(groups, layout.names)
+        model = self._class(path)(**places)
+        categories = {"categorical_feature": list(layout.categories)} if layout.categories else {}
+        return model.fit(
+            rows.features, rows.labels, sample_weight=rows.weight, **categories, **watch
+        )
+
+    def dump(self, model: Any) -> bytes:
+        """Return the model as text."""
+        return str(model.model_to_string(num_iteration=-1)).encode()
+
+    def load(self, content: bytes, path: str) -> Any:
+        """Read the text."""
+        del path
+        return self._import().Booster(model_str=content.decode())
+
+    def predict(self, model: Any, matrix: np.ndarray, layout: Layout) -> np.ndarray:
+        """Predict rows."""
+        del layout
+        return np.asarray(model.predict(matrix, num_threads=1))
+
+    def flavor(self, estimator: Any) -> Flavor:
+        """Return the flavor of a booster."""
+        del estimator
+        version = self._import().__version__
+        notes = {"lgb_version": version, "model_class": "lightgbm.basic.Booster"}
+        return Flavor("lightgbm", "model.lgb", notes)
