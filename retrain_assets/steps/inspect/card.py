@@ -17,12 +17,13 @@ from retrain_assets.domain.metrics import metrics
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.domain.windows import exclude_range, take_through
 from retrain_assets.reports import page, plots
+from retrain_assets.specs.gate import GateSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.evaluate import read_evaluation
 from retrain_assets.steps.inspect.lineage import DECIDED
 from retrain_assets.steps.state import MONITORING_SCHEMA, ModelState
-from retrain_assets.stores.ledger import LedgerRow
+from retrain_assets.stores.ledger import LedgerRow, list_reversible
 from retrain_assets.stores.registry.registry import ModelVersion
 
 Parts = dict[str, list[Any]]
@@ -64,11 +65,22 @@ def card(state: ModelState, number: int) -> str:
         "What it was made from": [[{"tag": tag, "value": tags[tag]} for tag in sorted(tags)]],
         "Build it again, go back": [
             f"retrain reproduce {name} {number}: builds it again, unless adopted, and compares",
-            f"retrain rollback {name} --reason WHY: from it, to the version before",
-            f"retrain rollback {name} --to {number} --reason WHY: back to it, once it has served",
+            _describe_rollback(state, number),
         ],
     }
     return page.render_page(f"{name}, version {number}", page.render_sections(parts))
+
+
+def _describe_rollback(state: ModelState, number: int) -> str:
+    """Return the command that goes back from a version, or back to it; nothing if none can."""
+    history, name = state.ledger.read(), state.spec.name
+    present, served = history.production_version, list_reversible(history.rows)
+    if number != present:
+        command = f"retrain rollback {name} --to {number} --reason WHY: back to it"
+        return f"{command}, as it has served" if number in served else ""
+    if earlier := [version for version in served if version != present]:
+        return f"retrain rollback {name} --reason WHY: from it, back to version {earlier[0]}"
+    return ""
 
 
 def _judgement(state: ModelState, gated: ModelVersion, decisions: list[LedgerRow]) -> Parts:
@@ -91,15 +103,30 @@ def _judgement(state: ModelState, gated: ModelVersion, decisions: list[LedgerRow
     )
     previous = decisions[0].previous if decisions else None
     evaluation = read_evaluation(state, gated.version, previous)
-    tables = (evaluation.evidence.get(name) for name in ("guards", "slices")) if evaluation else ()
+    evidence = evaluation.evidence if evaluation else {}
+    slices = evidence.get("slices")
     offer = metrics.list_metrics(kind, past.spec.gate)
     figures = [_estimate(metric, rows, output, classes) for metric in offer]
     return {
         "Holdout": [where, figures],
-        "The gate": [evaluation.reason, evaluation.picture(), *tables] if evaluation else [],
+        "The gate": [evaluation.reason, evaluation.picture(), evidence.get("guards")]
+        if evaluation
+        else [],
+        "Slices": [_describe_slices(past.spec.gate), slices] if slices else [],
         "Calibration": [plots.draw_holdout(kind, rows.target.to_numpy(), output, classes)],
         "Importance": [_importance(past, pipeline, rows)],
     }
+
+
+def _describe_slices(gate: GateSpec) -> str:
+    """Return what the table of slices shows."""
+    return (
+        "The candidate and production on the rows with one value of a feature; `other` is all "
+        "values with too few rows. `loss` is how much worse the candidate is, as a share of the "
+        "metric of production, and negative where it is better. A slice regresses if its loss is "
+        f"above {gate.max_slice_loss:.0%} and the interval from `low` to `high`, in which the gain "
+        "lies, is below 0; such a candidate is refused."
+    )
 
 
 def _estimate(

@@ -53,18 +53,26 @@ def test_a_promoted_version_has_all_parts(replaced: World) -> None:
     row = replaced.state.ledger.read().rows[-1]
     parts = of(replaced, row.version)
     assert list(parts) == [
-        *("Decisions", "Holdout", "The gate", "Calibration", "Importance"),
+        *("Decisions", "Holdout", "The gate", "Slices", "Calibration", "Importance"),
         *("The drift before it", "What it was made from", "Build it again, go back"),
     ]
     assert row.reason in parts["Decisions"]
     assert row.because in parts["Decisions"]
     assert f"Version {row.candidate} on 720 rows of 6 partitions" in parts["Holdout"]
-    for shown in ("calibration error", "<td>basic</td>", "<img ", row.reason):
+    for shown in ("calibration error", "<img ", row.reason):
         assert shown in parts["The gate"]
+    for shown in ("`loss` is how much worse the candidate is", "<td>basic</td>"):
+        assert shown in parts["Slices"]
     for head in ("Calibration", "Importance", "The drift before it"):
         assert parts[head].count("<img ") == 1
     assert f"<td>train_to</td><td>{row.data_range[1]}</td>" in parts["What it was made from"]
-    assert f"retrain reproduce churn {row.version}:" in parts["Build it again, go back"]
+    last = parts["Build it again, go back"]
+    assert f"retrain reproduce churn {row.version}:" in last
+    assert f"retrain rollback churn --reason WHY: from it, back to version {row.previous}" in last
+    assert "--to" not in last
+    first = of(replaced, row.previous or 0)["Build it again, go back"]
+    assert f"retrain rollback churn --to {row.previous} --reason WHY: back to it" in first
+    assert "rollback" not in of(replaced, row.candidate or 0)["Build it again, go back"]
 
 
 def test_metrics_stand_with_intervals_that_hold_them(replaced: World) -> None:
