@@ -12,15 +12,14 @@ from importlib import import_module
 
 import polars as pl
 
-from retrain_assets.domain.data.rules import PARTITION, Type, dataset_schema, row_key
-from retrain_assets.domain.data.values import (
+from retrain_assets.domain.data.row_wise import (
     SQL_ERRORS,
     compute_by_row,
-    keep_finite,
-    null_infinite,
     repeat_single,
     select_possible,
 )
+from retrain_assets.domain.data.rules import PARTITION, Type, dataset_schema, row_key
+from retrain_assets.domain.data.values import keep_finite, null_infinite
 from retrain_assets.domain.features.sql import QueryError, forgive_rows, run_in_order
 from retrain_assets.domain.windows import mature_partitions, take_before
 from retrain_assets.errors import is_permanent

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.data.values import keep_finite, select_rows
+from retrain_assets.domain.data.row_wise import select_rows
+from retrain_assets.domain.data.values import keep_finite
 from retrain_assets.domain.features.build import FeatureError, get_stored_type
 from retrain_assets.domain.features.sql import split_select_list
 from retrain_assets.serving.scoring.request import Row

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from retrain_assets.domain.data import contract, rules, values
+from retrain_assets.domain.data.row_wise import compute_by_row
 from retrain_assets.domain.data.rules import BROKEN, LINE, PARTITION, STORED
 from retrain_assets.domain.features.build import RowError, compute_features, join_lookups
 from retrain_assets.serving.scoring.quick_features import QuickFeatures
@@ -110,7 +111,7 @@ class FeatureMaker:
         """Return features, and the rows that have some."""
         parts = [
             (features, part)
-            for part, features in values.compute_by_row(rows, self.features, RowError)
+            for part, features in compute_by_row(rows, self.features, RowError)
             if isinstance(features, pl.DataFrame)
         ]
         features, sound = zip(*parts or [(self.features([]), rows.clear())], strict=True)

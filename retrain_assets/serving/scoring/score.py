@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from polars.exceptions import PanicException  # which is no Exception
 
-from retrain_assets.domain.data.values import SQL_ERRORS
+from retrain_assets.domain.data.row_wise import SQL_ERRORS
 from retrain_assets.domain.features.build import FeatureError
 from retrain_assets.domain.model.estimator import PredictionError
 from retrain_assets.serving.scoring.request import RequestError, RequestRows, Row

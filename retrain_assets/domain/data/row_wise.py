@@ -1,0 +1,73 @@
+"""Compute expressions so that a row has the value it has alone, and fails no other row.
+
+Not here: which values are computed.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import polars as pl
+
+Result = TypeVar("Result")
+Failure = TypeVar("Failure", bound=BaseException)
+SQL_ERRORS: tuple[type[BaseException], ...] = (
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
+)
+
+
+def repeat_single(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return a single row twice, and other rows as they are, with each value written out.
+
+    Polars multiplies a column by the reciprocal of a constant divisor, but divides a single row and
+    a column that is stored as one repeated value, so the last bit differs
+    (https://github.com/pola-rs/polars/issues/27753).
+    """
+    columns = rows.get_columns()
+    return pl.DataFrame([pl.concat([item] * 2) for item in columns] if len(rows) == 1 else columns)
+
+
+def select_rows(rows: pl.DataFrame, *values: pl.Expr | str) -> pl.DataFrame:
+    """Select expressions whose value for a row has the same bits alone and among others."""
+    return repeat_single(rows).select(*values)[: rows.height]
+
+
+def compute_by_row(
+    rows: pl.DataFrame,
+    compute: Callable[[pl.DataFrame], Result],
+    errors: type[Failure] | tuple[type[Failure], ...],
+) -> Iterator[tuple[pl.DataFrame, Result | Failure]]:
+    """Yield parts of rows in order with what is computed of them, or with the error of a row.
+
+    Rows that fail are located by halving, so that they fail no other row.
+
+    Raises:
+        Failure: It is raised without any row too, so that no row is at fault.
+    """
+    result: Result | Failure
+    try:
+        result = compute(rows)
+    except errors as error:
+        if rows.is_empty():
+            raise
+        compute(rows.clear())
+        result = error
+    if isinstance(result, errors) and rows.height > 1:
+        half = rows.height // 2
+        yield from compute_by_row(rows[:half], compute, errors)
+        yield from compute_by_row(rows[half:], compute, errors)
+    else:
+        yield rows, result
+
+
+def select_possible(rows: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
+    """Return the values of an expression, null for each row for which it fails."""
+    results = compute_by_row(rows, lambda part: select_rows(part, value), SQL_ERRORS)
+    nothing = pl.lit(None).alias(value.meta.output_name())
+    return pl.concat(
+        (
+            (part.select(nothing) if isinstance(result, BaseException) else result)
+            for part, result in results
+        ),
+        how="vertical_relaxed",
+    )
