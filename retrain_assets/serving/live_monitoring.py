@@ -81,6 +81,7 @@ class LiveMonitor:
             candidate, table = str(version.row.candidate), state.table("reference")
             stored = state.tables.read(table, [candidate], profile.PROFILE_SCHEMA)
             output = rows.select(block, train.to_column(version.classes, _output(rows, version)))
+            stored = stored.filter(pl.col("column") == train.PREDICTION_COLUMN)
             sides = profile.merge(stored), profile.merge(profile.build_profile(output))
             trigger = state.spec.triggers.prediction_drift
             yield from watch.observe_drift(watch.PREDICTION, trigger, *sides)

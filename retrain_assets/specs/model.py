@@ -164,6 +164,18 @@ class ExcludedSpec(Spec):
             yield f"last {self.last!r} is before first {self.first!r}"
 
 
+class IntervalsSpec(Spec):
+    """Intervals around the predictions of a regression, by split conformal inference.
+
+    Args:
+        coverage: Share of the labels that the intervals are to contain.
+        false_alarms_per_year: Acceptable false alarms a year that they contain fewer.
+    """
+
+    coverage: float = Field(0.9, ge=0.5, lt=1)
+    false_alarms_per_year: float = Field(1.0, gt=0)
+
+
 class ModelSpec(NamedSpec):
     """One model that is kept fresh.
 
@@ -179,6 +191,7 @@ class ModelSpec(NamedSpec):
         blocks: SQL that names the block of a row, for intervals; partitions by default.
         outliers: How rows that lie far out are found.
         labels: When labels are final.
+        intervals: The intervals that a regression gives beside its predictions.
         triggers: When to retrain.
         gate: When to promote a candidate.
         approval: `manual` lets a candidate that passes wait for `retrain approve`.
@@ -200,6 +213,7 @@ class ModelSpec(NamedSpec):
     blocks: str | None = None
     outliers: OutliersSpec | None = None
     labels: LabelsSpec = LabelsSpec()
+    intervals: IntervalsSpec | None = None
     triggers: TriggersSpec = TriggersSpec()
     gate: GateSpec
     approval: Literal["auto", "manual"] = "auto"
@@ -251,6 +265,8 @@ class ModelSpec(NamedSpec):
             yield "gate.guards.negative_flips: not of a regression: leave it out"
         if self.gate.guards.calibration is not None and kind == "multiclass":
             yield "gate.guards.calibration: not of multiclass: leave it out"
+        if self.intervals is not None and kind != "regression":
+            yield f"intervals: a {kind} model gives probabilities instead: leave it out"
         for field, metric, names in metrics:
             if metric not in names:
                 yield (f"{field}: {metric!r} does not judge a {kind} model: use {', '.join(names)}")

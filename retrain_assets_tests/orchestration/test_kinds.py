@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 
+from retrain_assets.serving.http.app import list_predictions
+from retrain_assets.serving.http.formats import Inference, Tensor, arrow_answer, inference_answer
+from retrain_assets.serving.scoring.score import score
+from retrain_assets.serving.scoring.served_model import ServedModel
+from retrain_assets.steps.monitoring.intervals import read_timeline
 from retrain_assets_tests.world import World, key, new_world
 
 LEVEL = "CASE WHEN x > 0.5 THEN 'high' WHEN x < -0.5 THEN 'low' ELSE 'middle' END"
@@ -37,6 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
         },
         "triggers": {"performance": {"metric": "mae", "limit": 0.5}},
         "gate": {"metric": "mae", "min_blocks": 4},
+        "intervals": {"coverage": 0.8},
     },
 }
 
@@ -66,6 +73,42 @@ def test_every_kind_of_model_is_trained_promoted_and_watched(
     assert promised.height == (kind == "multiclass")
     if kind == "multiclass":
         assert promised["statistic"].item() == pytest.approx(realised["statistic"].item(), abs=0.05)
+    else:
+        check_intervals(world, predicted)
+
+
+def check_intervals(world: World, predicted: pl.DataFrame) -> None:
+    """Check that coverage is that of the half-widths, and that serving gives the next of them."""
+    watched = monitored(world, "intervals").sort("_landing_partition")
+    half_widths = watched.filter(measure="half_width").select("_landing_partition", "statistic")
+    assert half_widths["_landing_partition"].to_list() == [key(number) for number in range(16, 19)]
+    errors = predicted.join(half_widths, on="_landing_partition").select(
+        ((pl.col("prediction") - pl.col("label")).abs() <= pl.col("statistic")).mean()
+    )
+    coverage = watched.row(by_predicate=pl.col("measure") == "coverage", named=True)
+    assert coverage["statistic"] == pytest.approx(errors.item())
+    assert (coverage["threshold"], coverage["alert"]) == (0.8, False)
+    model = ServedModel(world.state, world.root / "copies", print)
+    (world.root / "copies").mkdir()
+    assert model.refresh()
+    row = world.state.ledger.read().production
+    timeline = row and read_timeline(world.state, world.state.ledger.read(), row)
+    assert model.serving is not None
+    assert timeline is not None
+    assert model.serving.half_width == timeline.next
+    rows = model.serving.maker.stored_rows(2)
+    scored = score(model, rows)
+    low, high = list_predictions("request", scored)[0]["interval"]
+    assert (low + high) / 2 == pytest.approx(scored.output[0])
+    assert high - low == pytest.approx(2 * (timeline.next or 0.0))
+    frame = pl.read_ipc_stream(arrow_answer(scored, "request"))
+    assert frame.columns == ["id", "prediction", "low", "high"]
+    asked = Inference(inputs=[Tensor(name="x", shape=[1], datatype="FP64", data=[0.5])])
+    predictions = list_predictions("request", scored)
+    tensors, _ = inference_answer("churn", "request", asked, scored, predictions)
+    assert [tensor["name"] for tensor in tensors["outputs"]] == [
+        *("prediction", "id", "low", "high"),
+    ]
 
 
 def test_a_class_that_first_appears_in_the_holdout_is_promoted_with_the_refit(

@@ -20,6 +20,7 @@ from retrain_assets.specs.triggers import POINT, DriftTrigger, PerformanceTrigge
 
 FEATURE, PREDICTION, TARGET = "feature", "prediction", "target"
 PERFORMANCE, ESTIMATED, VOLUME = "performance", "estimated", "volume"
+INTERVALS, COVERAGE, HALF_WIDTH = "intervals", "coverage", "half_width"
 P_VALUE = "p_value"  # of all columns together
 INTERVAL = 0.9  # confidence of the interval that is shown
 
@@ -30,7 +31,7 @@ class Observation:
 
     Args:
         role: What it is about: feature, prediction, target, performance, estimated (performance
-            without labels) or volume.
+            without labels), intervals or volume.
         measure: The statistic's name.
         column: The column, or the metric's target.
         statistic: Its value; None where it is undefined.
@@ -38,7 +39,7 @@ class Observation:
         baseline: What performance was at promotion; of a calibrated statistic, the share of
             windows as far out; of a p-value, its standard error.
         alert: Whether the bound was reached; of performance, with the trigger's confidence.
-        low: Lower end of the interval of performance, of 90 %; None of anything else.
+        low: Lower end of the interval of performance or coverage, of 90 %; None of anything else.
         high: Its upper end.
         effect: What has changed about a column, then and now, in its own units.
     """
@@ -136,6 +137,39 @@ def observe_performance(
     ends = (statistic - half, statistic + half) if math.isfinite(half) else (None, None)
     column = spec.target.column
     return Observation(role, trigger.metric, column, statistic, threshold, baseline, alert, *ends)
+
+
+def observe_coverage(
+    column: str,
+    coverage: float,
+    values: Sequence[tuple[float, int]],
+    expected: Sequence[float],
+    rate: float,
+) -> Observation:
+    """Compare the share of labels that the intervals of a window contain with the stated one.
+
+    That share differs from partition to partition, in the window and among the partitions that the
+    intervals were taken from: so the two are compared by Student's t of two samples.
+
+    Args:
+        column: The target.
+        coverage: The stated share.
+        values: Share and number of rows of each partition of the window, at least two.
+        expected: The share within the first interval of the window, of each partition that it was
+            taken from.
+        rate: Probability of a false alarm that is allowed.
+    """
+    from scipy.special import stdtrit
+
+    figures, counts = (np.array(part, dtype=float) for part in zip(*values, strict=True))
+    statistic = float(np.average(figures, weights=counts))
+    freedom = len(figures) + len(expected) - 2
+    squares = len(figures) * figures.var() + len(expected) * np.var(expected)
+    error = math.sqrt(squares / freedom * (1 / len(figures) + 1 / len(expected)))
+    alert = statistic + float(stdtrit(freedom, 1 - rate)) * error < coverage
+    half = margin(figures, counts, (1 + INTERVAL) / 2)
+    ends = (statistic - half, statistic + half) if math.isfinite(half) else (None, None)
+    return Observation(INTERVALS, COVERAGE, column, statistic, coverage, None, alert, *ends)
 
 
 def is_beyond(metric: Metric, value: float, threshold: float, margin: float = 0.0) -> bool:

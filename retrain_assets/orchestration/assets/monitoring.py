@@ -11,7 +11,7 @@ import dagster as dg
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.drift.observations import P_VALUE, PERFORMANCE, VOLUME
+from retrain_assets.domain.drift.observations import INTERVALS, P_VALUE, PERFORMANCE, VOLUME
 from retrain_assets.domain.drift.training_match import FOREIGN, NULLS
 from retrain_assets.domain.features.lookup_partitions import LookupPartitions
 from retrain_assets.orchestration import checks, metadata, partitions
@@ -30,6 +30,9 @@ ALERTS = {
     "no_prediction_drift": ("prediction", "The output is distributed as it was on the holdout."),
     "no_target_drift": ("target", "The target of the window is distributed as in training."),
     "performance_holds": ("performance", "The realised metric is within `triggers.performance`."),
+}
+INTERVALS_HOLD = {
+    "intervals_hold": (INTERVALS, "Intervals contain as many labels as `intervals.coverage` says."),
 }
 NOT_WORSE = "not_worse_than_before"
 
@@ -142,7 +145,8 @@ def _predictions(model: Model) -> dg.AssetsDefinition:
 
 def _monitoring(model: Model) -> dg.AssetsDefinition:
     key = model.key("monitoring")
-    texts = {name: text for name, (_, text) in ALERTS.items()}
+    alerts = ALERTS | (INTERVALS_HOLD if model.spec.intervals else {})
+    texts = {name: text for name, (_, text) in alerts.items()}
     texts[NOT_WORSE] = (
         "Production is not shown to be worse than the version before it since it came."
     )
@@ -162,10 +166,10 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
         newest = result.partitions[-1]
         pictures = metadata.draw_pictures(context, state, newest) if watched else {}
         yield _describe(state, "monitoring", result, **pictures)
-        for name, (role, _) in ALERTS.items():
-            alerts = _list_alerts(result.rows, role)
-            message = f"{len(alerts)} alerts in {len(result.partitions)} partitions"
-            yield checks.warn(name, key, alerts, message=message)
+        for name, (role, _) in alerts.items():
+            cases = _list_alerts(result.rows, role)
+            message = f"{len(cases)} alerts in {len(result.partitions)} partitions"
+            yield checks.warn(name, key, cases, message=message)
         yield _watch(state, key, context.run_id)
 
     return monitoring
@@ -214,9 +218,9 @@ def _describe(
 def _select_drawn(rows: pl.DataFrame) -> pl.DataFrame:
     """Return what is drawn of monitoring: each role's worst statistic, as a share of its threshold.
 
-    Performance and volume are drawn in their own units.
+    Performance, intervals and volume are drawn in their own units.
     """
-    unscaled = pl.col("role").is_in([PERFORMANCE, VOLUME])
+    unscaled = pl.col("role").is_in([PERFORMANCE, INTERVALS, VOLUME])
     statistic, measure = pl.col("statistic"), pl.col("measure")
     scaled = statistic / pl.col("threshold")
     return (

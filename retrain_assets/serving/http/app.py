@@ -308,9 +308,9 @@ async def infer(endpoint: Endpoint, request: Request) -> Response:
 
 async def describe_to_clients(endpoint: Endpoint, request: Request) -> Response:
     """Describe a model in the Open Inference Protocol."""
-    version = score.require_serving(endpoint.model).version
-    require_version(request, version.number)
-    return answer(formats.metadata(endpoint.model.name, endpoint.contract, version))
+    serving = score.require_serving(endpoint.model)
+    require_version(request, serving.version.number)
+    return answer(formats.metadata(endpoint.model.name, endpoint.contract, serving))
 
 
 async def confirm_ready(endpoint: Endpoint, request: Request) -> Response:
@@ -328,6 +328,8 @@ def list_predictions(request: str, scored: score.Scored) -> list[dict[str, Any]]
         if isinstance(value, list):
             prediction["prediction"] = classes[value.index(max(value))]
             prediction["probabilities"] = dict(zip(classes, value, strict=True))
+        elif (half_width := scored.half_width) is not None:
+            prediction["interval"] = [value - half_width, value + half_width]
         predictions.append(prediction)
     for place, names in scored.unseen().items():
         predictions[place]["unseen"] = names
@@ -349,6 +351,7 @@ def describe(endpoint: Endpoint) -> dict[str, Any]:
         "source": version.source,
         "prediction": version.how,
         "shadow": serving.shadow and serving.shadow.number,
+        "interval": serving.half_width,
         "lookups": {
             name: {
                 "version": lookup.version,

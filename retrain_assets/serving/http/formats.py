@@ -19,9 +19,10 @@ from pydantic_core import to_json
 from retrain_assets.serving.scoring import request as requests
 from retrain_assets.serving.scoring.request import Contract, RequestError, RequestRows
 from retrain_assets.serving.scoring.score import Scored
-from retrain_assets.serving.scoring.served_model import Version
+from retrain_assets.serving.scoring.served_model import Serving, Version
 
 ARROW = "application/vnd.apache.arrow.stream"
+ENDS = ("low", "high")  # of an interval
 _RECORDS, _DICTIONARY = 3, 2  # kinds of Arrow messages that hold rows
 _Body = TypeVar("_Body", bound=BaseModel)
 _V2_TYPES = {"int": "INT64", "float": "FP64", "bool": "BOOL"}
@@ -178,9 +179,10 @@ def inference_answer(
     }
     if scored.output.ndim > 1:
         values |= _probabilities(scored.version, scored.output.T.tolist())
+    values |= {name: column.tolist() for name, column in _ends(scored).items()}
     outputs: list[dict[str, Any]] = []
     packed = b""
-    for key, kind in _outputs(scored.version).items():
+    for key, kind in _outputs(scored.version, scored.half_width).items():
         output = {"name": key, "shape": [len(values[key])], "datatype": kind}
         if inference.is_packed(key):
             own = _pack(kind, values[key])
@@ -200,23 +202,33 @@ def _pack(kind: str, values: list[Any]) -> bytes:
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
 
 
-def metadata(name: str, contract: Contract, version: Version) -> dict[str, Any]:
+def metadata(name: str, contract: Contract, serving: Serving) -> dict[str, Any]:
     """Describe a model in the Open Inference Protocol."""
     inputs = {n: _V2_TYPES.get(column.type, "BYTES") for n, column in contract.columns.items()}
+    outputs = _outputs(serving.version, serving.half_width)
     tensors = {
         side: [{"name": key, "datatype": kind, "shape": [-1]} for key, kind in kinds.items()]
-        for side, kinds in (("inputs", inputs), ("outputs", _outputs(version)))
+        for side, kinds in (("inputs", inputs), ("outputs", outputs))
     }
-    versions = [str(version.number)]
+    versions = [str(serving.version.number)]
     return {"name": name, "versions": versions, "platform": "retrain_assets", **tensors}
 
 
-def _outputs(version: Version) -> dict[str, str]:
+def _outputs(version: Version, half_width: float | None) -> dict[str, str]:
     """Return the tensors of an answer with their types; probabilities for several classes only."""
     classes = version.classes or []
     several = len(classes) > 2  # noqa: PLR2004
     kinds = {"prediction": "BYTES" if several else "FP64", "id": "BYTES"}
+    kinds |= dict.fromkeys(() if half_width is None else ENDS, "FP64")
     return kinds | dict.fromkeys(_probabilities(version, classes) if several else (), "FP64")
+
+
+def _ends(scored: Scored) -> dict[str, np.ndarray]:
+    """Return both ends of the intervals, if there are any."""
+    if scored.half_width is None:
+        return {}
+    ends = scored.output - scored.half_width, scored.output + scored.half_width
+    return dict(zip(ENDS, ends, strict=True))
 
 
 def _probabilities(version: Version, columns: Any) -> dict[str, Any]:
@@ -243,11 +255,11 @@ def read_arrow(content: bytes, contract: Contract) -> pl.DataFrame:
 
 
 def arrow_answer(scored: Scored, request: str) -> bytes:
-    """Return predictions as an Arrow stream: id, prediction, and the probability of each class."""
+    """Return predictions as an Arrow stream: id, prediction, interval, probability of classes."""
     output, classes = scored.output, scored.version.classes or []
     places = pa.array(np.arange(len(output))).cast(pa.string())
     ids = pc.binary_join_element_wise(request, places, "-").cast(pa.large_string())
-    columns = {"id": ids, "prediction": output}
+    columns = {"id": ids, "prediction": output, **_ends(scored)}
     if output.ndim > 1:
         columns["prediction"] = pa.array([classes[place] for place in output.argmax(axis=1)])
         columns |= _probabilities(scored.version, output.T)

@@ -40,18 +40,20 @@ class Scored:
         features: A column each, in the order of `version.columns`: lists, or series of a frame.
         output: As `predict` of the domain gives it.
         shadow: The predictions of the shadow version.
+        half_width: How far the interval reaches on each side of a prediction; None without one.
     """
 
     version: Version
     features: Columns  # columns, as all that is done with them goes by column
     output: np.ndarray
     shadow: Scored | None = None
+    half_width: float | None = None
 
     def part(self, first: int, last: int) -> Scored:
         """Return some of the rows."""
         shadow = self.shadow and self.shadow.part(first, last)
         features = [column[first:last] for column in self.features]
-        return Scored(self.version, features, self.output[first:last], shadow)
+        return replace(self, features=features, output=self.output[first:last], shadow=shadow)
 
     def unseen(self) -> dict[int, list[str]]:
         """Return, by row, the features whose category did not occur in training."""
@@ -77,6 +79,7 @@ def score(model: ServedModel, rows: RequestRows) -> Scored:
     except FeatureError as error:
         raise RequestError(422, "features", str(error)) from error
     scored = predict_columns(serving.version, model.state, features)
+    scored = replace(scored, half_width=serving.half_width)
     if serving.shadow is None:
         return scored
     try:

@@ -29,6 +29,7 @@ from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.features.build import read_features
+from retrain_assets.steps.monitoring.intervals import read_timeline
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import History, LedgerRow
 from retrain_assets.stores.registry import model_check
@@ -191,11 +192,13 @@ class Serving:
         version: The version in production.
         maker: Computes features of rows.
         shadow: A held candidate, whose predictions are logged and not returned.
+        half_width: How far an interval reaches on each side of a prediction; None without one.
     """
 
     version: Version
     maker: FeatureMaker
     shadow: Version | None = None
+    half_width: float | None = None
 
 
 class ServedModel:
@@ -214,6 +217,7 @@ class ServedModel:
         self.failures = 0
         self.lookups: dict[str, LookupRows] = {}
         self._loader, self._report = Loader(state, folder), report
+        self._intervals_of: tuple[LedgerRow, int | None] | None = None
         self._refused: dict[str, tuple[LedgerRow, datetime, VersionError]] = {}
 
     @property
@@ -224,7 +228,12 @@ class ServedModel:
     def refresh(self) -> bool:
         """Replace what has changed in ledger or lookups; return whether anything was replaced."""
         before = self.serving
-        for what, step in (("lookups", self._read_lookups), ("version", self._follow)):
+        steps = {
+            "lookups": self._read_lookups,
+            "version": self._follow,
+            "intervals": self._read_intervals,
+        }
+        for what, step in steps.items():
             try:
                 step()
             except (Exception, PanicException) as error:  # noqa: BLE001 the old one stays
@@ -289,6 +298,19 @@ class ServedModel:
         serving = self.serving
         if serving is not None and serving.maker.lookups is not self.lookups:
             self.serving = replace(serving, maker=self._new_maker())
+
+    def _read_intervals(self) -> None:
+        """Read how far intervals reach, once new errors are stored or another version answers."""
+        serving, state = self.serving, self.state
+        if serving is None or state.spec.intervals is None:
+            return
+        row = serving.version.row
+        errors = state.tables.version(state.table("prediction_profile"))
+        if self._intervals_of == (row, errors):
+            return
+        timeline = read_timeline(state, state.ledger.read(), row)
+        self.serving = replace(serving, half_width=timeline.next if timeline else None)
+        self._intervals_of = (row, errors)
 
     def _new_maker(self) -> FeatureMaker:
         maker = FeatureMaker(self.state, self.lookups)

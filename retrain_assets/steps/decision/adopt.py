@@ -96,5 +96,5 @@ def _register(state: ModelState, source: str, data_range: tuple[str, str]) -> re
         state, registry.new_run(state.registry), trained, tags=tags, metrics=metrics
     )
     if output:
-        judge.store_expected_output(state, version, output, rows.partitions)
+        judge.store_expected_output(state, version, output, rows)
     return version

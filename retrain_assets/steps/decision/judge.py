@@ -27,13 +27,13 @@ from retrain_assets.specs.features import Kind
 from retrain_assets.specs.gate import GateSpec
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.train import Model, Output, Sample
+from retrain_assets.steps.monitoring.intervals import BLOCK, list_outputs
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, check_file, write_example
 from retrain_assets.stores.registry.model_file import MODEL_FILE, digest
 from retrain_assets.stores.registry.registry import ModelVersion
 
 CALIBRATION = "calibration"  # a key of the evidence
-BLOCK = "block"  # the partition that a summary of expected output is of
 REPEATS, BATCH = 15, 1000
 Judgement = tuple[gates.Decision, dict[str, Any]]
 
@@ -58,7 +58,7 @@ def judge(
         output = train.predict_sample(state, pipeline, rows)
     except PredictionError as error:
         return gates.Decision(gates.Verdict.REJECT, str(error), None, None), {}
-    store_expected_output(state, candidate, output, rows.partitions)
+    store_expected_output(state, candidate, output, rows)
     curve = fit_calibration(rows.labels, output.values, output.classes) if output.classes else None
     gate, evidence = _gate(state), {CALIBRATION: asdict(curve)} if curve else {}
     confidence = bonferroni(gate.confidence, among)
@@ -132,13 +132,14 @@ def _gate(state: ModelState) -> GateSpec:
 
 
 def store_expected_output(
-    state: ModelState, candidate: ModelVersion, output: Output, partitions: pl.Series
+    state: ModelState, candidate: ModelVersion, output: Output, rows: Sample
 ) -> None:
-    """Store summaries of the output on unseen rows, the reference of prediction drift."""
+    """Store summaries of the output on unseen rows, the reference of drift and of intervals."""
     key, column = str(candidate.version), train.to_column(output.classes, output.values)
-    profile = build_profile(pl.DataFrame({PARTITION: partitions, train.PREDICTION_COLUMN: column}))
-    rows = profile.with_columns(pl.lit(key).alias(PARTITION), pl.col(PARTITION).alias(BLOCK))
-    state.tables.replace(state.table("reference"), rows, [key], {"candidate": key})
+    table = {PARTITION: rows.partitions, train.PREDICTION_COLUMN: column, "label": rows.target}
+    profile = build_profile(pl.DataFrame(table).select(PARTITION, *list_outputs(state)))
+    blocks = profile.with_columns(pl.lit(key).alias(PARTITION), pl.col(PARTITION).alias(BLOCK))
+    state.tables.replace(state.table("reference"), blocks, [key], {"candidate": key})
 
 
 def run_guards(

@@ -17,8 +17,9 @@ from retrain_assets.domain.drift import measures, permutation_test
 from retrain_assets.domain.drift import observations as watch
 from retrain_assets.domain.drift.profile import PROFILE_SCHEMA, ColumnProfile, drop_mixed, merge
 from retrain_assets.specs.triggers import DriftTrigger
-from retrain_assets.steps.decision.judge import BLOCK
+from retrain_assets.steps.decision.train import PREDICTION_COLUMN
 from retrain_assets.steps.features.build import BuildResult, describe_commit, list_ready
+from retrain_assets.steps.monitoring.intervals import BLOCK, Timeline, read_timeline
 from retrain_assets.steps.monitoring.predict import PERFORMANCE_SCHEMA
 from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE, ModelState, landed_rows
 from retrain_assets.stores.ledger import LedgerRow
@@ -83,10 +84,12 @@ class _Watcher:
         self.sources, self.history = sources, state.ledger.read()
         self.landed = landed_rows(state.tables, state.dataset.name)
         self.profiles = state.once(("profile",), lambda: self._read("profile"))
-        self.outputs = self._read("prediction_profile")
+        outputs = self._read("prediction_profile")
+        self.outputs = {key: _only_output(rows) for key, rows in outputs.items()}
         self.keys = tuple(self.profiles)
         self.expected_output = cache(self._read_expected_output)
         self.metric_values = cache(self._read_metric_values)
+        self.timelines: dict[str, Timeline | None] = {}
 
     def get_source(self, key: str) -> str | None:
         """Return what the profile of a partition was built from, whatever has landed since.
@@ -113,6 +116,7 @@ class _Watcher:
             yield from self._observe_columns(key, production)
             yield from self._observe_output(key, production)
             yield from self._observe_performance(key, production)
+            yield from self._observe_intervals(key, production)
 
     def _observe_columns(self, key: str, production: LedgerRow) -> Observations:
         """Yield the drift of features and target."""
@@ -186,6 +190,28 @@ class _Watcher:
             if window and observation:
                 yield window, observation
 
+    def _observe_intervals(self, key: str, production: LedgerRow) -> Observations:
+        """Yield how far the intervals of a partition reach, and the coverage of a whole window."""
+        since = production.seen_through
+        if since not in self.timelines:
+            self.timelines[since] = read_timeline(self.state, self.history, production)
+        spec, timeline = self.state.spec, self.timelines[since]
+        if timeline is None or spec.intervals is None:
+            return
+        column, period = spec.target.column, self.state.dataset.partition.period
+        if (half_width := timeline.half_width(key)) is not None:
+            yield (key,), watch.Observation(watch.INTERVALS, watch.HALF_WIDTH, column, half_width)
+        served = timeline.list_covered(key, spec.labels.delay)
+        window = served[-spec.windows.current :]
+        if len(window) < max(2, spec.windows.current) or period is None:
+            return
+        expected = timeline.reference(window[0].key)
+        if len(expected) > 1:
+            values = [(part.share, part.rows) for part in window]
+            rate = spec.intervals.false_alarms_per_year / period.per_year
+            figures = column, spec.intervals.coverage, values, expected, rate
+            yield tuple(part.key for part in window), watch.observe_coverage(*figures)
+
     def _get_served(
         self, keys: Sequence[str], key: str, production: LedgerRow
     ) -> tuple[str, ...] | None:
@@ -224,7 +250,8 @@ class _Watcher:
 
     def _read_expected_output(self, candidate: int) -> dict[str, pl.DataFrame]:
         """Return summaries of the output on each partition of the candidate's holdout."""
-        rows = self.state.tables.read(self.state.table("reference"), [str(candidate)])
+        stored = self.state.tables.read(self.state.table("reference"), [str(candidate)])
+        rows = _only_output(stored)
         parts = rows.with_columns(pl.col(BLOCK).alias(PARTITION)).drop(BLOCK)
         return {str(key): part for (key,), part in parts.group_by(PARTITION, maintain_order=True)}
 
@@ -236,6 +263,11 @@ class _Watcher:
         rows = self.state.stored("performance", PERFORMANCE_SCHEMA, same).drop_nulls("value")
         values = rows.sort(PARTITION).select(PARTITION, "value", "rows")
         return {key: (value, count) for key, value, count in values.iter_rows()}
+
+
+def _only_output(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the summaries of the output, without those of its errors."""
+    return rows.filter(pl.col("column") == PREDICTION_COLUMN)
 
 
 def _merge(blocks: Iterable[pl.DataFrame]) -> Profiles:

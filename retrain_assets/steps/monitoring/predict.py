@@ -22,6 +22,7 @@ from retrain_assets.steps.decision.promote import reconcile
 from retrain_assets.steps.decision.train import PREDICTION_COLUMN, Model
 from retrain_assets.steps.features import build
 from retrain_assets.steps.features.rows import Rows
+from retrain_assets.steps.monitoring.intervals import list_outputs, read_timeline
 from retrain_assets.steps.state import ModelState, group_by_production
 from retrain_assets.stores.ledger import History, LedgerRow
 from retrain_assets.stores.registry.model_file import ModelFileError
@@ -55,7 +56,7 @@ def predict_partitions(
     with Spill() as spill:
         for batch in Rows(state).batches(keys):
             scored, values = _score(state, history, load, build.read_features(state, batch))
-            fresh = scored.filter(~pl.col("in_sample")).select(PARTITION, PREDICTION_COLUMN)
+            fresh = scored.filter(~pl.col("in_sample")).select(PARTITION, *list_outputs(state))
             spill.add(scored)
             versions.append(scored.select(PARTITION, "model_version"))
             profiles.append(build_profile(fresh))
@@ -92,8 +93,13 @@ def score_partitions(
         raise ModelFileError(
             f"version {row.version} needs {missing}, which the spec no longer makes"
         )
+    timeline = read_timeline(state, history, row)
     for keys in Rows(state).batches(partitions):
-        yield keys, _predict(state, pipeline, build.read_features(state, keys), row)[0]
+        scored = _predict(state, pipeline, build.read_features(state, keys), row)[0]
+        if timeline and (half_width := timeline.next) is not None:
+            center = pl.col(PREDICTION_COLUMN)
+            scored = scored.with_columns(low=center - half_width, high=center + half_width)
+        yield keys, scored
 
 
 def _score(
