@@ -63,6 +63,13 @@ def _estimator_mistakes(spec: ModelSpec, family: EstimatorFamily, path: str) -> 
     if required:
         yield loc, f"{path} needs {', '.join(required)}: {_IN_A_FUNCTION}"
     names = [*accepted, *family.further_params]
+    yield from (unknown := list(_list_unknown_arguments(spec, path, names)))
+    if not (required or unknown):
+        yield from family.find_unusable(spec)
+
+
+def _list_unknown_arguments(spec: ModelSpec, path: str, names: list[str]) -> Iterator[Mistake]:
+    """Yield arguments, set or searched, that a class does not take."""
     search = spec.estimator.search
     for place, params in (
         (("params",), spec.estimator.params),

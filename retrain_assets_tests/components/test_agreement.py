@@ -204,6 +204,24 @@ def column(**changes: Any) -> dict[str, Any]:
             "sklearn.svm.LinearSVC gives no probabilities",
         ),
         (
+            {"estimator": {"class": "sklearn.svm.SVC"}},
+            {},
+            "estimator.class",
+            "sklearn.svm.SVC gives probabilities only with params: {probability: true}",
+        ),
+        (
+            {"estimator": {"class": "sklearn.linear_model.SGDClassifier", "params": {"loss": "x"}}},
+            {},
+            "estimator.class",
+            'only with params: {loss: "log_loss" or "modified_huber"}',
+        ),
+        (
+            {"estimator": {"class": "sklearn.naive_bayes.CategoricalNB"}},
+            {},
+            "estimator.class",
+            "takes categories as whole numbers",
+        ),
+        (
             {"estimator": {"class": "sklearn.ensemble.VotingClassifier"}},
             {},
             "estimator.class",
@@ -231,6 +249,7 @@ def column(**changes: Any) -> dict[str, Any]:
                 "labels": {"delay": 7},
                 "estimator": {
                     "class": "sklearn.svm.SVC",
+                    "params": {"probability": True},
                     "search": {"folds": 3, "params": {"C": {"values": [1, 2]}}},
                 },
             },

@@ -34,7 +34,9 @@ _OF_SKLEARN = {
     "impute._iterative": "IterativeImputer _ImputerTriplet",
     "metrics._classification": "balanced_accuracy_score",
     "metrics._dist_metrics": "BrayCurtisDistance64 CanberraDistance64 ChebyshevDistance64 "
-    "EuclideanDistance64 HammingDistance64 ManhattanDistance64 MinkowskiDistance64",
+    "DiceDistance64 EuclideanDistance64 HammingDistance64 JaccardDistance64 ManhattanDistance64 "
+    "MinkowskiDistance64 RogersTanimotoDistance64 RussellRaoDistance64 SokalMichenerDistance64 "
+    "SokalSneathDistance64",
     "metrics._scorer": "_CurveScorer _PassthroughScorer _Scorer",
     "model_selection._split": "KFold StratifiedKFold TimeSeriesSplit",
     "neighbors._ball_tree": "BallTree",

@@ -29,6 +29,7 @@ from sklearn.impute import IterativeImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import all_estimators
 
+from retrain_assets.domain.model.families.scikit_learn import _PROBABLE, _UNFIT
 from retrain_assets.stores.registry.model_file import (
     TRUSTED_TYPES,
     ModelFileError,
@@ -59,6 +60,8 @@ DEFAULTS = [
 ]
 WITH_PARAMS = [
     *(NEAREST(metric=name) for name in ("braycurtis", "chebyshev", "hamming", "manhattan")),
+    *(NEAREST(metric=name) for name in ("dice", "jaccard", "rogerstanimoto", "russellrao")),
+    *(NEAREST(metric=name) for name in ("sokalmichener", "sokalsneath")),
     *(NEAREST(algorithm="ball_tree", metric=name) for name in ("canberra", "euclidean")),
     NEAREST(p=3),
     *(neural_network.MLPClassifier(solver=name, max_iter=20) for name in ("sgd", "lbfgs")),
@@ -73,6 +76,7 @@ WITH_PARAMS = [
     ),
     multiclass.OneVsRestClassifier(LOGISTIC),
     linear_model.SGDClassifier(loss="log_loss"),
+    *(machine(probability=True) for machine in (svm.SVC, svm.NuSVC)),
     ensemble.StackingClassifier([("a", LOGISTIC), ("b", naive_bayes.GaussianNB())]),
     ensemble.VotingClassifier([("a", LOGISTIC), ("b", naive_bayes.GaussianNB())], voting="soft"),
     selection.TunedThresholdClassifierCV(LOGISTIC),
@@ -125,6 +129,11 @@ def test_an_estimator_of_scikit_learn_is_restored_and_predicts_the_same(
     # A copy, since the very array of the fit takes another path through some distances.
     expected, actual = (getattr(model, method)(FEATURES.copy()) for model in (estimator, restored))
     np.testing.assert_array_equal(actual, expected)
+
+
+def test_what_is_unusable_here_is_known_when_definitions_load() -> None:
+    never = UNUSABLE - {"SelfTrainingClassifier"}  # which needs an estimator
+    assert never == _PROBABLE.keys() | _UNFIT.keys()
 
 
 def test_what_runs_code_of_a_file_is_not_trusted() -> None:

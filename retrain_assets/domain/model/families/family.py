@@ -94,6 +94,11 @@ class EstimatorFamily(ABC):
         del spec
         return iter(())
 
+    def find_unusable(self, spec: ModelSpec) -> Iterator[Mistake]:
+        """Yield why a class whose arguments are right cannot be used, as `find_mistakes` does."""
+        del spec
+        return iter(())
+
     @abstractmethod
     def create(self, path: str) -> Any:
         """Return an unfitted estimator with default arguments.

@@ -6,19 +6,40 @@ are loaded were reviewed one by one (`stores.registry.model_file`). Not here: ot
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.model.families.family import LAST, EstimatorFamily, TrainingError
+from retrain_assets.domain.model.families.family import (
+    LAST,
+    EstimatorFamily,
+    Mistake,
+    TrainingError,
+)
 from retrain_assets.specs.base import hint
-from retrain_assets.specs.model import EstimatorSpec
+from retrain_assets.specs.model import EstimatorSpec, ModelSpec
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
     from sklearn.pipeline import Pipeline
+
+# The argument and its values with which a classifier gives probabilities, which is not the default.
+_PROBABLE: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "NuSVC": ("probability", (True,)),
+    "SGDClassifier": ("loss", ("log_loss", "modified_huber")),
+    "SVC": ("probability", (True,)),
+}
+_SEVERAL = "predicts several targets at once, and a model has one"
+_UNFIT = {
+    **dict.fromkeys(("CCA", "MultiTaskElasticNet", "MultiTaskElasticNetCV"), _SEVERAL),
+    **dict.fromkeys(("MultiTaskLasso", "MultiTaskLassoCV", "PLSCanonical"), _SEVERAL),
+    "CategoricalNB": "takes categories as whole numbers, and gets them one-hot encoded",
+    "IsotonicRegression": "takes a single feature",
+}
 
 
 class ScikitLearn(EstimatorFamily):
@@ -32,6 +53,21 @@ class ScikitLearn(EstimatorFamily):
 
     name, title, distributions = "sklearn", "scikit-learn", ("scikit-learn",)
     reads_roles = True
+
+    def find_unusable(self, spec: ModelSpec) -> Iterator[Mistake]:
+        """Yield classes that cannot be fitted here, or give no probabilities by these arguments."""
+        path, search = spec.estimator.class_ or "", spec.estimator.search
+        name = path.rpartition(".")[2]
+        if reason := _UNFIT.get(name):
+            yield ("estimator", "class"), f"{path} {reason}: choose another"
+        argument, values = _PROBABLE.get(name, ("", ()))
+        is_searched = search is not None and argument in search.params
+        if argument and not is_searched and spec.estimator.params.get(argument) not in values:
+            needed = " or ".join(json.dumps(value) for value in values)
+            yield (
+                ("estimator", "class"),
+                f"{path} gives probabilities only with params: {{{argument}: {needed}}}",
+            )
 
     def create(self, path: str) -> BaseEstimator:
         """Return an unfitted estimator by the name of its class."""
