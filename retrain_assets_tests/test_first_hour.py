@@ -8,6 +8,7 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -84,3 +85,31 @@ def test_an_existing_project_gets_only_the_settings_that_it_lacks(tmp_path: Path
     settings = '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "theirs"\n'
     (tmp_path / "pyproject.toml").write_text(settings, encoding="utf-8")
     assert answer(retrain(tmp_path, "init", ".", "--json"))["written"] == ["dagster.yaml", ".env"]
+
+
+def test_the_shell_completes_commands_once_that_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", "/bin/fish")
+    assert retrain(tmp_path, "--install-completion").exit_code == 0
+    (file,) = tmp_path.rglob("retrain.fish")
+    assert "_RETRAIN_COMPLETE=fish_complete" in file.read_text(encoding="utf-8")
+    monkeypatch.setenv("SHELL", "/bin/csh")
+    result = retrain(tmp_path, "--install-completion")
+    assert (result.exit_code, "SHELL is csh" in result.stderr) == (1, True)
+
+
+def test_no_color_leaves_colours_out(tmp_path: Path) -> None:
+    @main.command("painted")
+    def paint() -> None:
+        click.echo(click.style("text", fg="red"))
+
+    shown = []
+    try:
+        for value in ("", "1"):
+            env = {"DAGSTER_HOME": str(tmp_path), "NO_COLOR": value}
+            shown.append(CliRunner().invoke(main, ["painted"], color=True, env=env).stdout)
+    finally:
+        del main.commands["painted"]
+    assert shown == ["\x1b[31mtext\x1b[0m\n", "text\n"]

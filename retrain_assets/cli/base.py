@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import click
 import dagster as dg
+from click import shell_completion
 from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
@@ -28,17 +29,54 @@ from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.storage import Storage, project_root, storage_from
 
 SETTINGS = "dagster.yaml"
+COMPLETIONS = {
+    "bash": ".local/share/bash-completion/completions/retrain",
+    "zsh": ".zfunc/_retrain",
+    "fish": ".config/fish/completions/retrain.fish",
+}
 COLOURS = {"promote": "green", "reject": "red", "hold": "yellow", "rollback": "magenta"}
 EMPTY: Mapping[str, Any] = {}
 T = TypeVar("T")
 
 
+def install_completion(context: click.Context, _: click.Parameter, value: bool) -> None:
+    """Write where the shell of the user looks for it how commands are completed, and exit.
+
+    Raises:
+        ClickException: The shell is none of bash, zsh and fish.
+    """
+    if not value or context.resilient_parsing:
+        return
+    shell = Path(os.environ.get("SHELL", "")).name
+    shell_class = shell_completion.get_completion_class(shell)
+    if shell_class is None or shell not in COMPLETIONS:
+        raise click.ClickException(f"SHELL is {shell or 'not set'}: use {', '.join(COMPLETIONS)}")
+    source = shell_class(context.command, {}, "retrain", "_RETRAIN_COMPLETE").source()
+    path = Path.home() / COMPLETIONS[shell]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source, encoding="utf-8")
+    hint = f"; add to ~/.zshrc: fpath+=({path.parent}); autoload -Uz compinit; compinit"
+    click.echo(f"{path} completes `retrain` in new shells{hint if shell == 'zsh' else ''}")
+    context.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="retrain-assets")
+@click.option(
+    "--install-completion",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=install_completion,
+    help="Let the shell complete commands and options, and exit.",
+)
 def main() -> None:
     """Keep tabular models fresh."""
     root = project_root(Path.cwd())
-    click.get_current_context().obj = Path.cwd()
+    context = click.get_current_context()
+    context.obj = Path.cwd()
+    if os.environ.get("NO_COLOR"):
+        context.color = False
     # Relative paths of dagster.yaml follow the current directory.
     os.chdir(root)
     home = root if (root / SETTINGS).exists() else storage().root / "dagster"

@@ -198,6 +198,8 @@ def _lines(data: bytes, read: dict[str, Any]) -> list[list[str]]:
             break
     if not rows:
         raise ValueError("the file is empty")
+    if rows[0][0].startswith("#"):
+        raise ValueError("the first line is a comment: take it out, as of files to come")
     return rows
 
 

@@ -14,6 +14,8 @@ from retrain_assets.specs.dataset import ColumnType
 
 MOST_ROWS = 50_000  # on which associations are computed
 _BINS = 64
+_MOST_MISSING = 0.2  # of the values of a part of a sum
+_ROWS_A_PART = 3  # by which a sum is told from chance
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,16 @@ def _bin(values: pl.Series) -> pl.Series:
 def find_sum(table: Table, target: str, names: Sequence[str]) -> list[str]:
     """Return the columns of which a number is a weighted sum, but for rounding; usually none.
 
+    Several sums may give the same number, such as parts and parts of these; all are found.
+
     Args:
         table: The sample.
         target: The number.
         names: Columns of numbers that may be parts of it.
     """
-    used = [name for name in names if table.count_distinct(name) > 0]
+    used = [name for name in names if table.share_missing(name) <= _MOST_MISSING]
     rows = table.thin().select(target, *used).drop_nulls().cast(pl.Float64)
-    if not used or rows.height < 10 * len(used):
+    if not used or rows.height < _ROWS_A_PART * len(used):
         return []
     effect = rows[target].to_numpy()
 
@@ -140,8 +144,9 @@ def find_sum(table: Table, target: str, names: Sequence[str]) -> list[str]:
     if effect.var() == 0 or misses(used):
         return []
     parts = list(used)
-    for name in used:
+    strength = rows.select(pl.corr(name, target).abs().fill_nan(0).alias(name) for name in used)
+    for name in sorted(used, key=lambda name: float(strength[name].item())):  # the weakest first
         without = [part for part in parts if part != name]
         if without and not misses(without):
             parts = without
-    return parts
+    return [*parts, *find_sum(table, target, [name for name in used if name not in parts])]
