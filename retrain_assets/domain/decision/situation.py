@@ -98,6 +98,19 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Expectation:
+    """When the next decision is expected.
+
+    Args:
+        partitions: After how many further mature partitions; None where only a cause can bring it.
+        reason: What brings it.
+    """
+
+    partitions: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class Cause:
     """The answer of one cause as of a partition."""
 

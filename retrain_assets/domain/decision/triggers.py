@@ -8,7 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from retrain_assets.domain.decision.causes import CAUSES, explain_wait, find_awaited_candidate
-from retrain_assets.domain.decision.situation import Answer, Cause, Request, Situation
+from retrain_assets.domain.decision.situation import (
+    Answer,
+    Cause,
+    Expectation,
+    Request,
+    Situation,
+)
 from retrain_assets.domain.windows import count_since
 from retrain_assets.specs.base import number_of
 from retrain_assets.specs.model import ModelSpec
@@ -56,6 +62,35 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
     retrain = bool(fired) and wait is None
     held_version = candidate.version if candidate and retrain else None
     return Request(retrain, reason, as_of, causes, held_version)
+
+
+def foresee(spec: ModelSpec, situation: Situation, request: Request) -> Expectation:
+    """Return when the next decision is expected if no further cause fires.
+
+    Args:
+        spec: The model.
+        situation: The facts.
+        request: What `decide` answers to them.
+    """
+    mature, production = situation.mature, situation.production
+    if request.retrain:
+        return Expectation(0, request.reason)
+    if (missing := situation.needed - len(mature)) > 0:
+        return Expectation(missing, "when the windows of the first model are full")
+    since = count_since(mature, situation.last_decision or "")
+    earliest, triggers = max(spec.triggers.cooldown, 1) - since, spec.triggers
+    if candidate := find_awaited_candidate(spec, situation):
+        reason = f"when version {candidate.version}, which is held, is judged again"
+        return Expectation(max(candidate.more_partitions - since, earliest, 1), reason)
+    # A candidate that is no newer than production is not trained.
+    through = production.trained_through if production else ""
+    earliest = max(earliest, spec.windows.holdout + 1 - count_since(mature, through), 1)
+    if request.fired:
+        return Expectation(earliest, "when a cause that has fired need not wait any longer")
+    if triggers.new_partitions is None:
+        return Expectation(None, "no decision is due before a cause fires")
+    reason = f"when {triggers.new_partitions} have come since the last decision"
+    return Expectation(max(triggers.new_partitions - since, earliest), reason)
 
 
 def count_refusals(decided: Iterable[tuple[str, Iterable[str]]]) -> dict[str, int]:

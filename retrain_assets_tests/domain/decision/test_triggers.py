@@ -15,7 +15,7 @@ from retrain_assets.domain.decision.situation import (
     Request,
     Situation,
 )
-from retrain_assets.domain.decision.triggers import count_refusals, decide
+from retrain_assets.domain.decision.triggers import count_refusals, decide, foresee
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.state import MONITORING_SCHEMA
 
@@ -437,3 +437,48 @@ def test_a_held_candidate_that_would_take_too_long_is_not_waited_for() -> None:
     assert said == (
         "version 4 would take 11 more partitions, over 2 windows.holdout: it is not waited for"
     )
+
+
+AWAITED = {"held_candidate": HeldCandidate(4, 10), "mature": DAYS[:28]}
+LATER = (*DAYS, *(f"2013-02-{day:02}" for day in range(1, 29)))
+REFITTED = {"production": Production(3, DAYS[26], DAYS[26], "same")}
+
+
+@pytest.mark.parametrize(
+    ("triggers", "changes", "partitions", "reason"),
+    [
+        ({}, {}, None, "no decision is due before a cause fires"),
+        ({"new_partitions": 14}, {}, 4, "when 14 have come since the last decision"),
+        ({"new_partitions": 14}, AWAITED, 2, "when version 4, which is held, is"),
+        ({"new_partitions": 14, "cooldown": 18}, AWAITED, 10, "when version 4"),
+        ({"new_partitions": 14, "cooldown": 18}, {}, 8, "when 14 have come"),
+        ({"new_partitions": 3}, REFITTED, 3, "when a cause that has fired need not wait"),
+        ({"new_partitions": 10}, {}, 0, "10 new partitions since the last decision, of 10"),
+        ({"new_partitions": 9, "cooldown": 12}, {}, 2, "when a cause that has fired need not wait"),
+        ({}, {"mature": DAYS[:9]}, 6, "when the windows of the first model are full"),
+    ],
+)
+def test_the_next_decision_is_foreseen(
+    triggers: dict[str, object],
+    changes: dict[str, object],
+    partitions: int | None,
+    reason: str,
+) -> None:
+    spec, facts = model(**triggers), situation(**changes)
+    expected = foresee(spec, facts, decide(spec, facts))
+    assert expected.partitions == partitions
+    assert expected.reason.startswith(reason)
+
+
+def test_what_is_foreseen_is_what_is_decided() -> None:
+    spec = model(new_partitions=14, cooldown=6)
+    for day in range(21, 30):
+        facts = situation(mature=DAYS[:day])
+        expected = foresee(spec, facts, decide(spec, facts)).partitions
+        wait = next(
+            n for n in range(99) if decide(spec, situation(mature=LATER[: day + n])).retrain
+        )
+        assert expected == wait
+
+
+LATER = (*DAYS, *(f"2013-02-{day:02}" for day in range(1, 29)))
