@@ -203,6 +203,11 @@ class Ledger:
         rows = self.tables.collect(self.tables.scan(table, PAUSE_SCHEMA).drop(PARTITION), table)
         return Pause(**rows.row(0, named=True)) if rows.height else None
 
+    def list_pauses(self) -> list[dict[str, str]]:
+        """Return the notes of every pause and of its end, oldest first, as they were written."""
+        commits = self.tables.list_commits(f"{self.model}/pause")
+        return [commit for commit in reversed(commits) if "reason" in commit]
+
     def write_pause(self, pause: Pause | None, commit: Mapping[str, str]) -> None:
         """Replace the present pause, by none if it is to end.
 

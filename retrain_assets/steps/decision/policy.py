@@ -84,7 +84,7 @@ def pause(state: ModelState, until: str, reason: str, by: str) -> Pause:
     if (why := state.dataset.partition.explain_misfit(until)) is not None:
         raise ValueError(f"until: {until!r} is no partition of {state.dataset.name}: {why}")
     pause_ = Pause(until, reason, by)
-    state.ledger.write_pause(pause_, {"action": "pause", **asdict(pause_)})
+    state.ledger.write_pause(pause_, {"action": "pause", **_as_of(state), **asdict(pause_)})
     return pause_
 
 
@@ -96,8 +96,14 @@ def resume(state: ModelState, reason: str, by: str) -> Pause | None:
     """
     pause_ = state.ledger.read_pause()
     if pause_ is not None:
-        state.ledger.write_pause(None, {"action": "resume", "reason": reason, "by": by})
+        notes = {"action": "resume", "reason": reason, "by": by}
+        state.ledger.write_pause(None, {**_as_of(state), **notes})
     return pause_
+
+
+def _as_of(state: ModelState) -> dict[str, str]:
+    """Return the newest partition that is monitored as a note, by which a time line is drawn."""
+    return {"as_of": max(state.built(), default="")}
 
 
 def _digest_data(built: Mapping[str, str], first: str, last: str) -> str:

@@ -87,6 +87,10 @@ class Tables:
         widened = newest.get(WIDENED, "")
         return Description(opened.version(), changed, opened.count(), schema, widened)
 
+    def list_commits(self, table: str) -> list[dict[str, Any]]:
+        """Return the headers of the stored commits, newest first, with the notes of each."""
+        return log.commits_after(self._open(table), None)
+
     def scan(
         self, table: str, schema: Schema | None = None, version: int | None = None
     ) -> pl.LazyFrame:
