@@ -65,9 +65,18 @@ def test_a_model_that_was_never_trained_has_a_status_and_an_empty_history(elsewh
     assert status["production"] is status["last_decision"] is None
     assert status["reason"] == "0 of 67 partitions needed have landed"
     every = retrain(elsewhere, "status").stdout.splitlines()
-    assert every[::2] == [f"{m}: nothing in production" for m in ("arrival_delay", "flight_delay")]
-    said = [f"retrain now: no, 0 of {needed} partitions needed have landed" for needed in (74, 67)]
-    assert every[1::2] == said
+    assert every[::5] == [f"{m}: nothing in production" for m in ("arrival_delay", "flight_delay")]
+    assert every[1::5] == ["  how it does  no performance has been measured yet"] * 2
+    assert every[2::5] == ["  what moved   nothing is compared with a threshold yet"] * 2
+    assert every[3::5] == ["  waiting      nothing waits for a person"] * 2
+    for line, needed in zip(every[4::5], (74, 67), strict=True):
+        assert line.startswith(f"  next         a decision is expected after {needed} more part")
+        assert line.endswith(f"; now: 0 of {needed} partitions needed have landed")
+    details = retrain(elsewhere, "status", "flight_delay", "-v").stdout.splitlines()
+    assert details == [*every[5:], "retrain now: no, 0 of 67 partitions needed have landed"]
+    page = retrain(elsewhere, "report", "flight_delay", "--out", "page.html", "--json")
+    assert json.loads(page.stdout)["report"] == str(elsewhere / "page.html")
+    assert "No data have landed yet." in (elsewhere / "page.html").read_text(encoding="utf-8")
     asked = retrain(elsewhere, "history", "arrival_delay", "--verify", "--csv", "h.csv", "--json")
     assert json.loads(asked.stdout) == []
     assert (elsewhere / "h.csv").exists()

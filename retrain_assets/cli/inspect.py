@@ -1,4 +1,4 @@
-"""Commands that change nothing: status, plan, history, reproduce, lineage, card, quarantine.
+"""Commands that change nothing: status, report, plan, history, and others.
 
 Not here: computing what they show (`steps/inspect`).
 """
@@ -12,7 +12,6 @@ import dagster as dg
 
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command, show
-from retrain_assets.domain.drift.observations import ESTIMATED
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals.ticks import failed_ticks
 from retrain_assets.orchestration.jobs import last_seconds
@@ -20,6 +19,7 @@ from retrain_assets.specs.base import number_of
 from retrain_assets.steps.data import quarantine as quarantine_step
 from retrain_assets.steps.inspect import card as card_step
 from retrain_assets.steps.inspect import lineage as lineage_step
+from retrain_assets.steps.inspect import report as report_step
 from retrain_assets.steps.inspect import reproduce as reproduce_step
 from retrain_assets.steps.inspect import status as status_step
 
@@ -28,85 +28,62 @@ Values = dict[str, Any]
 
 @command
 @click.argument("model", required=False)
-def status(model: str | None) -> None:
-    """Show the version in production and each trigger; without a name, of all models."""
+@click.option("-v", "--verbose", is_flag=True, help="Show all causes, measures and requests too.")
+def status(model: str | None, *, verbose: bool) -> None:
+    """Answer what is in production, how it does, what moved, what waits and what is next.
+
+    Without a name, it answers for all models.
+    """
     selection = base.models().values() if model is None else [base.get_model(model)]
     if not selection:
         return show([], "there is no model yet: write one in defs/NAME/defs.yaml")
     with base.open_instance() as instance:
         values = [_status(entry, instance) for entry in selection]
-    details = _request if model is None else _details
-    lines = [
-        line
-        for value in values
-        for line in (_production(value), *_troubles(value), *details(value))
-    ]
+    lines = [line for value in values for line in (*_answers(value), *_details(value, verbose))]
     return show(values if model is None else values[0], "\n".join(lines))
 
 
 def _status(model: Model, instance: dg.DagsterInstance) -> Values:
     groups = (model.spec.name, model.dataset.name, *model.lookups)
     failures = dict(failed_ticks(instance, groups))
-    return {**status_step.status(model.state(base.storage())), "failed_ticks": failures}
+    return {**status_step.overview(model.state(base.storage())), "failed_ticks": failures}
 
 
-def _production(value: Values) -> str:
-    production, model = value["production"], value["model"]
-    if not production:
-        return f"{model}: nothing in production"
-    return (
-        f"{model}: version {production['version']} in production since {production['since']}, "
-        f"trained on {' to '.join(production['data_range'])}"
-    )
+def _answers(value: Values) -> Iterator[str]:
+    """Yield a line for each answer; each further thing that waits has a line of its own."""
+    yield f"{value['model']}: {status_step.describe_production(value)}"
+    answers = status_step.answer(value)
+    waiting = [*answers.pop("waiting"), *_list_failed_ticks(value)]
+    answers = {name: [text] for name, text in answers.items()} | {"waiting": waiting}
+    for name in ("how it does", "what moved", "waiting", "next"):
+        first, *others = answers[name] or ["nothing waits for a person"]
+        yield from (f"  {name:<13}{first}", *(f"{'':15}{text}" for text in others))
 
 
-def _troubles(value: Values) -> Iterator[str]:
+def _list_failed_ticks(value: Values) -> Iterator[str]:
     for name, error in value["failed_ticks"].items():
-        yield f"  {name} failed at its newest tick, so nothing is requested by it: {error}"
-    for name, count in value["refused"].items():
-        yield (
-            f"  {name} refused {count['files']:,} files, and {count['rows']:,} rows of other "
-            f"files: see `retrain quarantine {name}`"
-        )
+        yield f"{name} failed at its newest tick, so nothing is requested by it: {error}"
 
 
-def _details(value: Values) -> Iterator[str]:
-    if value["staging"]:
-        yield f"version {value['staging']} waits for `retrain approve`"
-    if value["stale"]:
-        yield value["staleness"]
-    for row in value["performance"]:
-        interval = "" if row["low"] is None else f" ({row['low']:.4g} to {row['high']:.4g})"
-        estimated = "estimated " if row["role"] == ESTIMATED else ""
-        yield (
-            f"{estimated}performance of version {row['model_version']}: {row['measure']} "
-            f"{row['statistic']:.4g}{interval} in {row['window_from']} to {row['window_to']}, "
-            f"{row['baseline']:.4g} at its promotion, limit {row['threshold']:.4g}"
-        )
+def _details(value: Values, verbose: bool) -> Iterator[str]:
+    if not verbose:
+        return
+    yield from map(status_step.describe_performance, value["performance"])
     for row in value["moved"]:
-        yield (
-            f"  {_mark(row['alert'])} {row['role']} {row['column']}: {row['measure']} "
-            f"{row['statistic']:.3g}, threshold {row['threshold']:.3g}: {row['effect']}"
-        )
+        yield f"  {_mark(row['alert'])} {status_step.describe_drift(row)}"
     yield from _triggers(value)
     for row in value["decisions"]:
-        answer = "asked for a candidate" if row["wanted"] else "did not ask"
-        correction = " (data corrected since)" if row["outdated"] else ""
-        yield f"  as of {row['as_of']}{correction} {answer}: {row['reason']}"
+        yield f"  {status_step.describe_request(row)}"
 
 
 def _triggers(value: Values) -> Iterator[str]:
     for cause in value["triggers"]:
         yield f"  {_mark(cause['fired'])} {cause['cause']}: {cause['reason']}"
-    yield from _request(value)
+    yield f"retrain now: {'yes' if value['wanted'] else 'no'}, {value['reason']}"
 
 
 def _mark(alarm: object) -> str:
     return "!" if alarm else " "
-
-
-def _request(value: Values) -> Iterator[str]:
-    yield f"retrain now: {'yes' if value['wanted'] else 'no'}, {value['reason']}"
 
 
 @command
@@ -186,6 +163,17 @@ def lineage(model: str, partition: str, key: str) -> None:
     for part, values in origin.items():
         lines += [part, *(f"  {name}: {value!s}" for name, value in values.items())]
     show(origin, "\n".join(lines))
+
+
+@command
+@click.argument("model")
+@click.option("--out", help="The file, in place of reports/MODEL.html of the storage root.")
+def report(model: str, out: str | None) -> None:
+    """Write the page of a model as one HTML file: production, time line, drift, what is next."""
+    root = base.storage()
+    path = root.report(model) if out is None else base.start_folder() / out
+    value = report_step.write_report(base.open_model(model), path)
+    show({**value, "report": path}, f"{model}: {path}")
 
 
 @command

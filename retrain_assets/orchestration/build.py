@@ -33,6 +33,7 @@ def model_definitions(model: monitoring.Model) -> dg.Definitions:
         assets=[
             *monitoring.monitor_assets(model),
             *decision.decision_assets(model),
+            upkeep.report_asset(model),
             upkeep.replay_asset(model),
             upkeep.storage_asset(model),
         ],

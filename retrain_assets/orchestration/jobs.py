@@ -32,7 +32,7 @@ def ingest_job(spec: DatasetSpec) -> AssetJob:
 
 def monitor_job(model: Model) -> AssetJob:
     """Return `<m>_monitor`: features to monitoring, one run over a range."""
-    selection = _assets(model, "features", "profile", "predictions", "monitoring")
+    selection = _assets(model, "features", "profile", "predictions", "monitoring", "report")
     current = dg.AssetSelection.checks(dg.AssetCheckKey(model.key("production_model"), CURRENCY))
     text = "Build features, summarise, predict and watch."
     return _model_job(model, "monitor", selection | current, text)
@@ -47,7 +47,7 @@ def replay_job(model: Model) -> AssetJob:
 def retrain_job(model: Model) -> AssetJob:
     """Return `<m>_retrain`: candidate, evaluation, decision."""
     text = "Train a candidate, compare it with production, promote it if it is better."
-    selection = _assets(model, "candidate_model", "evaluation", "production_model")
+    selection = _assets(model, "candidate_model", "evaluation", "production_model", "report")
     return _model_job(model, "retrain", selection, text)
 
 

@@ -3,6 +3,8 @@
 Not here: the numbers.
 """
 
+import os
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -70,6 +72,18 @@ def link_mlflow_run(tracking_uri: str, run_id: str) -> dg.MetadataValue[Any]:
     if uri.startswith(("http://", "https://")):
         return dg.MetadataValue.url(f"{uri.rstrip('/')}/#/runs/{run_id}")
     return dg.MetadataValue.md(f"run `{run_id}`, after `mlflow ui --backend-store-uri {uri}`")
+
+
+def link_page(address: str, file: Path) -> dg.MetadataValue[Any]:
+    """Return a link to a page of `retrain serve` if its address is set, or else the file.
+
+    Args:
+        address: Of the page, below that of the service in `RETRAIN_SERVE_URL`.
+        file: The same page.
+    """
+    if service := os.environ.get("RETRAIN_SERVE_URL"):
+        return dg.MetadataValue.url(f"{service.rstrip('/')}/{address}")
+    return dg.MetadataValue.path(file)
 
 
 def draw_pictures(context: dg.AssetExecutionContext, state: ModelState, key: str) -> dict[str, Any]:

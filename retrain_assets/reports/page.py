@@ -8,31 +8,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from retrain_assets.reports import canvas
 
 Piece = str | list[dict[str, object]] | canvas.Figure
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<style>
-body {{font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
-  color: #1a202c; background: #fff}}
-h1 {{font-size: 1.4rem}} h2 {{font-size: 1.1rem; margin-top: 2rem}} img {{max-width: 100%}}
-td, p {{overflow-wrap: break-word}}
-table {{border-collapse: collapse; width: 100%; margin-bottom: 1rem}}
-th, td {{text-align: left; vertical-align: top; padding: .35rem .6rem}}
-tr {{border-bottom: 1px solid #e2e8f0}}
-</style></head><body><h1>{title}</h1>
-{body}
-</body></html>
-"""
+_TEMPLATES = Environment(
+    loader=PackageLoader("retrain_assets.reports"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render(template: str, **values: object) -> str:
+    """Return a page from a template of this folder; all text in the values is escaped."""
+    return _TEMPLATES.get_template(template).render(values)
 
 
 def render_page(title: str, body: str) -> str:
     """Return a page of a title, which is escaped here, and a body, which is HTML."""
-    return _PAGE.format(title=escape(title), body=body)
+    return render("page.html", title=escape(title), body=body)
 
 
 def render_sections(parts: Mapping[str, Sequence[Piece]]) -> str:

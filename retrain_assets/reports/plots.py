@@ -338,19 +338,32 @@ def draw_watched_drift(monitoring: pl.DataFrame) -> Figure:
     Args:
         monitoring: As `draw_drift` takes it; PSI is drawn where nothing has a threshold.
     """
+    farthest = select_watched(monitoring)
+    if farthest.is_empty():
+        return draw_drift(monitoring, UNWATCHED)
+    multiples = farthest.with_columns(
+        measure=pl.lit(WATCHED), statistic=pl.col("multiple"), threshold=pl.lit(1.0)
+    )
+    return draw_drift(multiples, WATCHED)
+
+
+def select_watched(monitoring: pl.DataFrame) -> pl.DataFrame:
+    """Return of each partition and column the measure that is farthest beyond its threshold.
+
+    Args:
+        monitoring: As `draw_drift` takes it.
+
+    Returns:
+        Its rows, with `multiple`: the statistic in multiples of its threshold.
+    """
     bounded = monitoring.filter(
         pl.col("role").is_in([FEATURE, PREDICTION, TARGET]),
         pl.col("threshold").is_not_null(),
         pl.col("measure") != P_VALUE,
     )
-    if bounded.is_empty():
-        return draw_drift(monitoring, UNWATCHED)
-    multiple = pl.col("statistic") / pl.col("threshold")
-    multiples = bounded.with_columns(
-        measure=pl.lit(WATCHED), statistic=multiple, threshold=pl.lit(1.0)
-    ).sort("statistic", descending=True, nulls_last=True)
-    farthest = multiples.unique([PARTITION, "role", "column"], keep="first", maintain_order=True)
-    return draw_drift(farthest, WATCHED)
+    multiples = bounded.with_columns(multiple=pl.col("statistic") / pl.col("threshold"))
+    ordered = multiples.sort("multiple", descending=True, nulls_last=True)
+    return ordered.unique([PARTITION, *IDENTITY], keep="first", maintain_order=True)
 
 
 def draw_movers(

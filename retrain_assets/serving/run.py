@@ -19,6 +19,7 @@ from polars.exceptions import PanicException
 
 from retrain_assets.serving.http.app import Service, build_app
 from retrain_assets.serving.http.guard import Limits
+from retrain_assets.serving.http.pages import Pages
 from retrain_assets.serving.live_monitoring import LiveMonitor
 from retrain_assets.serving.metrics import Metrics
 from retrain_assets.serving.prediction_log import PredictionLog
@@ -113,8 +114,8 @@ def new_service(
     models = {n: ServedModel(state, folder / "models", report) for n, state in states.items()}
     log = PredictionLog(folder / "log", states, limits.backlog_bytes, writer)
     monitors = {name: LiveMonitor(model, report) for name, model in models.items()}
-    metrics = Metrics(models, monitors, log)
-    return Service(models, log, metrics, monitors, limits, keys)
+    metrics, pages = Metrics(models, monitors, log), Pages(states, storage.cards)
+    return Service(models, log, metrics, monitors, pages, limits, keys)
 
 
 @contextmanager

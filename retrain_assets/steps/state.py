@@ -7,12 +7,12 @@ valid. Not here: writing, and deciding.
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, cached_property, lru_cache
 from hashlib import sha256
 from importlib.metadata import distributions
 from itertools import groupby
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import polars as pl
 
@@ -294,6 +294,33 @@ class ModelState:
             for key in (keys if length else ())
             for window in [take_before(keys, key, length)]
         }
+
+
+class Snapshot(ModelState):
+    """The state of a model at one moment, for answers that need the same facts many times."""
+
+    @classmethod
+    def of(cls, state: ModelState) -> Self:
+        """Return the snapshot of a state."""
+        if isinstance(state, cls):
+            return state
+        return cls(**{field.name: getattr(state, field.name) for field in fields(state)})
+
+    def sources(self) -> dict[str, str]:
+        """Return what `ModelState.sources` does, read once."""
+        return self._sources
+
+    @cached_property
+    def _sources(self) -> dict[str, str]:
+        return super().sources()
+
+    def built(self) -> dict[str, str]:
+        """Return what `ModelState.built` does, read once."""
+        return self._built
+
+    @cached_property
+    def _built(self) -> dict[str, str]:
+        return super().built()
 
 
 def group_by_production(

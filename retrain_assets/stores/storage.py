@@ -36,6 +36,10 @@ class Storage:
         """The folder for the cards of model versions."""
         return self.root / "reports" / "cards"
 
+    def report(self, model: str) -> Path:
+        """Return the file with the page of a model."""
+        return self.root / "reports" / f"{model}.html"
+
     @property
     def tables(self) -> Tables:
         """The Delta tables."""

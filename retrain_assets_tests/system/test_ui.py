@@ -12,7 +12,7 @@ expect.set_options(timeout=PAGE_SECONDS * 1000)
 
 ASSETS = (
     *("features", "profile", "predictions", "monitoring"),
-    *("candidate_model", "evaluation", "production_model", "replay", "storage"),
+    *("candidate_model", "evaluation", "production_model", "report", "replay", "storage"),
 )
 
 
@@ -23,7 +23,7 @@ def test_the_graph_of_a_model_shows_its_assets_and_their_datasets(page: Page) ->
         expect(nodes.get_by_text(name, exact=True)).to_be_visible()
     expect(nodes.get_by_text("dataset", exact=True)).to_have_count(3)  # flights, weather, planes
     expect(nodes).to_have_count(len(ASSETS) + 3)
-    expect(nodes.get_by_text("Materialized", exact=True)).to_have_count(3)  # the unpartitioned
+    expect(nodes.get_by_text("Materialized", exact=True)).to_have_count(4)  # the unpartitioned
 
 
 def test_the_partitions_of_a_dataset_are_the_days_that_landed(page: Page, demo: Demo) -> None:
@@ -72,3 +72,20 @@ def test_runs_name_the_sensor_that_asked_for_them(page: Page, job: str, sensor: 
     runs = page.get_by_role("link", name=job, exact=True)
     expect(runs.first).to_be_visible()
     expect(page.get_by_role("link", name=sensor, exact=True)).to_have_count(runs.count())
+
+
+def test_the_page_of_a_model_fits_any_window_and_tells_each_decision(
+    page: Page, demo: Demo
+) -> None:
+    file = demo.home / "data" / "reports" / "flight_delay.html"
+    for width in (1200, 400):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(f"file://{file}")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    last = demo.last_decision("flight_delay")
+    told = page.locator("svg.mark title").all_text_contents()
+    assert any(str(last["reason"]) in text for text in told)
+    actions = ("promote", "approve", "adopt", "rollback")
+    decisions = (row for row in demo.decisions if row["model"] == "flight_delay")
+    *_, served = (row["version"] for row in decisions if row["action"] in actions)
+    expect(page.get_by_text(f"version {served}", exact=True)).to_be_visible()

@@ -195,14 +195,14 @@ def _write_card(
     context: dg.AssetExecutionContext, state: ModelState, storage: Storage, row: LedgerRow
 ) -> Any:
     """Write the card of the version decided on, without which the decision stands as well."""
-    path = ""
+    name = state.spec.name
     try:
         for version in sorted({row.candidate or row.version, row.version}):  # its refit is newer
-            path = str(card.write_card(state, version, storage.cards))
+            path = card.write_card(state, version, storage.cards)
     except Exception:  # whatever it is, such as a full disk: the decision is in the ledger by now
-        context.log.exception("no card: retrain card %s %d", state.spec.name, row.version)
+        context.log.exception("no card: retrain card %s %d", name, row.version)
         return "not written, see the log of the run"
-    return dg.MetadataValue.path(path)
+    return metadata.link_page(f"models/{name}/cards/{row.version}", path)
 
 
 def _check_alias(model: Model, state: ModelState) -> dg.AssetCheckResult:

@@ -54,9 +54,15 @@ class Model:
         """Return the key of one of the model's assets."""
         return dg.AssetKey([self.spec.name, name])
 
+    def link_report(self) -> dg.MetadataValue[Any]:
+        """Return a link to the page of the model."""
+        name = self.spec.name
+        return metadata.link_page(f"models/{name}", StorageResource().open().report(name))
+
     def asset(self, name: str, description: str, *kinds: str) -> dict[str, Any]:
         """Return what all assets of the model share."""
         return {
+            "metadata": {"report": self.link_report()},
             "key": self.key(name),
             "group_name": self.spec.name,
             "owners": self.spec.owners,

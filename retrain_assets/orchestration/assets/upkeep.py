@@ -1,5 +1,6 @@
-"""Define `<m>/replay`, which plays policies over stored history, and `<m>/storage`.
+"""Define `<m>/report`, `<m>/replay` and `<m>/storage`.
 
+`<m>/report` is the page of the model, `<m>/replay` plays policies over stored history, and
 `<m>/storage` compacts the tables of a model and its datasets and removes what nobody needs.
 
 Not here: playing a policy (`steps.replay`), and choosing what to remove (`steps.upkeep`).
@@ -15,10 +16,45 @@ from retrain_assets.orchestration import checks, metadata
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.model import usual_policies
+from retrain_assets.steps.inspect import report, status
+from retrain_assets.steps.state import ModelState
 from retrain_assets.steps.upkeep.vacuum import HOURS, vacuum
+from retrain_assets.stores.storage import Storage
 
 LOG_INTERVAL = 50  # partitions between two lines of the log
 WEEKLY = "17 3 * * 0"
+
+
+def report_asset(model: Model) -> dg.AssetsDefinition:
+    """Return `<m>/report`, which each run of monitoring or retraining writes again."""
+    text = "What is in production and why, the time line, what waits for a person, what is next."
+    deps = [model.key("monitoring"), model.key("production_model")]
+
+    @dg.asset(**model.asset("report", text, "html"), deps=deps)
+    def report_(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> dg.MaterializeResult[None]:
+        opened = storage.open()
+        try:
+            described = _describe_report(model, model.state(opened), opened)
+        except Exception:  # what it shows is stored by now, so the run must not fail
+            context.log.exception("no report: retrain report %s", model.spec.name)
+            described = {"report": "not written, see the log of the run"}
+        return dg.MaterializeResult(metadata=described)
+
+    return report_
+
+
+def _describe_report(model: Model, state: ModelState, storage: Storage) -> dict[str, Any]:
+    name = model.spec.name
+    value = report.write_report(state, storage.report(name))
+    answers = status.answer(value)
+    return {
+        "report": metadata.link_page(f"models/{name}", storage.report(name)),
+        "in production": status.describe_production(value),
+        **answers,
+        "waiting": "\n".join(answers["waiting"]) or "nothing waits for a person",
+    }
 
 
 def replay_asset(model: Model) -> dg.AssetsDefinition:

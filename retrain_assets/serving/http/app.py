@@ -7,7 +7,7 @@ the ledger.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from polars.exceptions import PanicException
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -26,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from retrain_assets.serving.http import formats
 from retrain_assets.serving.http.guard import BODY, Guard, Limits
+from retrain_assets.serving.http.pages import Pages
 from retrain_assets.serving.live_monitoring import LiveMonitor
 from retrain_assets.serving.metrics import CONTENT_TYPE, Metrics
 from retrain_assets.serving.prediction_log import PredictionLog
@@ -80,6 +81,7 @@ class Service:
         log: Stores what is answered.
         metrics: Counts requests and describes models.
         monitors: Monitor the live streams, by model.
+        pages: The pages for people.
         limits: Bounds on requests.
         keys: A request must have one of these; without any, none is required.
     """
@@ -88,6 +90,7 @@ class Service:
     log: PredictionLog
     metrics: Metrics
     monitors: Mapping[str, LiveMonitor]
+    pages: Pages
     limits: Limits = field(default_factory=Limits)
     keys: tuple[str, ...] = ()
 
@@ -131,6 +134,7 @@ def build_app(service: Service) -> Guard:
         for name, model in service.models.items()
     }
     _add_service_paths(api, endpoints, service)
+    _add_pages(api, service.pages, endpoints)
     posts: dict[str, tuple[Answer, Endpoint]] = {}
     for name, endpoint in endpoints.items():
         posts[f"/models/{name}/predict"] = predict, endpoint
@@ -200,6 +204,38 @@ def _add_service_paths(api: FastAPI, endpoints: Mapping[str, Endpoint], service:
     async def models() -> dict[str, Any]:
         """Describe the models."""
         return {"models": [describe(endpoint) for endpoint in endpoints.values()]}
+
+
+def _add_pages(api: FastAPI, pages: Pages, names: Iterable[str]) -> None:
+    """Add the pages for people."""
+
+    @api.get("/", response_class=HTMLResponse)
+    def models() -> str:
+        """List the models, each with a link to its page."""
+        return pages.list_models()
+
+    for name in names:
+        _add_page(api, pages, name)
+
+
+def _add_page(api: FastAPI, pages: Pages, name: str) -> None:
+    @api.get(f"/models/{name}", response_class=HTMLResponse, operation_id=f"show_{name}")
+    def model() -> str:
+        """Show what is in production and why, the time line, and what is next."""
+        return pages.show_model(name)
+
+    path, description = f"/models/{name}/cards/{{version}}", "There is no card of it."
+    refusals: dict[int | str, Any] = {404: {"model": Refusal, "description": description}}
+
+    @api.get(path, response_class=HTMLResponse, operation_id=f"card_{name}", responses=refusals)
+    def card(version: str) -> str:
+        """Show the card of a version."""
+        page = pages.show_card(name, version)
+        if page is None:
+            raise HTTPException(
+                404, f"there is no such card: retrain card {name} VERSION writes one"
+            )
+        return page
 
 
 def _add_model_path(api: FastAPI, path: str, call: Answer, endpoint: Endpoint) -> None:

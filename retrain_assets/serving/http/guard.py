@@ -7,6 +7,7 @@ here: what a body may hold.
 import asyncio
 import hmac
 import zlib
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,6 +21,7 @@ from retrain_assets.serving.scoring.request import RequestError
 OPEN = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})
 BODY = "retrain.body"
 PACKED = (b"gzip", b"deflate")  # as clients of Triton pack; taken in the Open Inference Protocol
+BASIC = b'Basic realm="retrain: any name, and a key as the password"'
 # A body is read up to this multiple of its bound, since a client that is answered while it still
 # sends sees a reset connection.
 DRAINED = 4
@@ -83,7 +85,9 @@ class Guard:
             await self._answer(scope, receive, send_noting_status)
         except RequestError as error:
             if not status:
-                await _refuse(error, scope["path"], send_noting_status)
+                is_browser = b"text/html" in dict(scope["headers"]).get(b"accept", b"")
+                scheme = BASIC if is_browser else b"Bearer"
+                await _refuse(error, scope["path"], scheme, send_noting_status)
         finally:
             self._active -= 1
             self._count(scope["path"], status, perf_counter() - since)
@@ -114,8 +118,11 @@ class Guard:
         """Compare all keys in full, so that the time reveals nothing about them."""
         if not self._keys:
             return
-        bearer = headers.get(b"authorization", b"")
-        key = bearer[7:] if bearer[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() == b"basic":  # a browser sends the key as a password
+            key = _read_password(key)
+        elif scheme.lower() != b"bearer":
+            key = headers.get(b"x-api-key", b"")
         digest = sha256(key).digest()
         if not any([hmac.compare_digest(digest, key) for key in self._keys]):  # noqa: C419 all of them
             raise RequestError(401, "no_key", "give a key as `Authorization: Bearer KEY`")
@@ -168,10 +175,18 @@ def _too_large(most: int) -> RequestError:
     return RequestError(413, "too_large", f"the body is over {most:,} bytes: send less")
 
 
-async def _refuse(error: RequestError, path: str, send: Send) -> None:
+def _read_password(credentials: bytes) -> bytes:
+    """Return the password of Basic authentication; empty if there is none."""
+    try:
+        return b64decode(credentials, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
+
+
+async def _refuse(error: RequestError, path: str, scheme: bytes, send: Send) -> None:
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     if error.status == 401:  # noqa: PLR2004 the scheme must be named
-        headers.append((b"www-authenticate", b"Bearer"))
+        headers.append((b"www-authenticate", scheme))
     if error.status == 503:  # noqa: PLR2004
         headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})

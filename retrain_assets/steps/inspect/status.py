@@ -3,22 +3,25 @@
 Not here: printing them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.domain.decision.triggers import decide
+from retrain_assets.domain.decision.situation import Expectation, Pause, Request, Situation
+from retrain_assets.domain.decision.triggers import decide, foresee
 from retrain_assets.domain.drift import observations
 from retrain_assets.domain.metrics.metrics import write_json
 from retrain_assets.domain.windows import split
 from retrain_assets.specs.base import number_of
 from retrain_assets.steps.decision.policy import list_requests
+from retrain_assets.steps.monitoring import watch
 from retrain_assets.steps.state import (
     MONITORING_SCHEMA,
     ModelState,
+    Snapshot,
     data_digest,
     landed_rows,
     landing_files,
@@ -26,6 +29,7 @@ from retrain_assets.steps.state import (
 from retrain_assets.stores.ledger import LedgerError
 
 MOST_PARTITIONS, MOST_DECISIONS, MOST_COLUMNS = 10, 5, 3
+MOST_FORESEEN = 1000  # partitions
 
 
 def status(state: ModelState) -> dict[str, Any]:
@@ -34,10 +38,28 @@ def status(state: ModelState) -> dict[str, Any]:
     `stale` lists partitions that production was trained on and that were corrected since, and
     `refused` the number of files and of other rows that each dataset of the model has refused.
     """
+    state = Snapshot.of(state)
+    return _describe(state, decide(state.spec, state.situation()))
+
+
+def overview(state: ModelState) -> dict[str, Any]:
+    """Return the status, what waits for a person, and when the next decision is expected."""
+    state = Snapshot.of(state)
+    situation, comparison = state.situation(), watch.summarize(state)
+    request = decide(state.spec, situation)
+    value, expectation = _describe(state, request), foresee(state.spec, situation, request)
+    return value | {
+        "watch": comparison.sentence if comparison and comparison.partitions else None,
+        "waiting": [*_list_waiting(state, value, situation.pause, comparison)],
+        "next": _name_partition(state, situation, expectation),
+    }
+
+
+def _describe(state: ModelState, wish: Request) -> dict[str, Any]:
     history = state.ledger.read()
     now = history.production
     last = history.rows[-1] if history.rows else None
-    wish, stale = decide(state.spec, state.situation()), list_stale(state)
+    stale = list_stale(state)
     return {
         "model": state.spec.name,
         "production": now
@@ -73,6 +95,134 @@ def count_refused(state: ModelState) -> dict[str, dict[str, int]]:
         if files or rows:
             counts[name] = {"files": files, "rows": rows}
     return counts
+
+
+def _list_waiting(
+    state: ModelState,
+    value: Mapping[str, Any],
+    pause: Pause | None,
+    comparison: watch.WatchSummary | None,
+) -> Iterator[dict[str, str]]:
+    """Yield what a person can do something about, each with the command that does it, if any."""
+    name, why = state.spec.name, "--reason WHY"
+    if value["staging"]:
+        command = f"retrain approve {name} {value['staging']} --by NAME {why}"
+        yield {"text": f"version {value['staging']} waits for approval", "command": command}
+    if comparison and comparison.is_worse:
+        yield {"text": comparison.sentence, "command": f"retrain rollback {name} {why}"}
+    if pause:
+        text = f"retraining is paused until {pause.until} by {pause.by}: {pause.reason}"
+        yield {"text": text, "command": f"retrain resume {name} {why}"}
+    if value["stale"]:
+        yield {"text": value["staleness"], "command": ""}
+    for dataset, count in value["refused"].items():
+        text = (
+            f"{dataset} refused {count['files']:,} files, and {count['rows']:,} rows of other files"
+        )
+        yield {"text": text, "command": f"retrain quarantine {dataset}"}
+
+
+def _name_partition(
+    state: ModelState, situation: Situation, expectation: Expectation
+) -> dict[str, Any]:
+    """Return when a decision is expected, with the partition that its data would end with."""
+    count, reason = expectation.partitions, expectation.reason
+    period, pause = state.dataset.partition.period, situation.pause
+    as_of = situation.mature[-1] if situation.mature else None
+    value = {"partitions": count, "as_of": None, "reason": reason}
+    if not as_of or not period or count is None:
+        return value
+    until, passed = pause.until if pause else "", 0
+    while (passed < count or as_of < until) and passed < MOST_FORESEEN:
+        as_of, passed = period.following(as_of), passed + 1
+    reason = "when the pause ends" if passed > count else reason
+    return value | {"partitions": passed, "as_of": as_of, "reason": reason}
+
+
+def answer(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return in words how production does, what moved, what waits and what is next.
+
+    Args:
+        value: As `overview` returns it.
+
+    Returns:
+        A sentence by question; of `waiting`, a list of sentences.
+    """
+    return {
+        "how it does": _describe_newest(value),
+        "what moved": _describe_moved(value["moved"]),
+        "waiting": [
+            f"{row['text']}: see `{row['command']}`" if row["command"] else row["text"]
+            for row in value["waiting"]
+        ],
+        "next": describe_next(value["next"], value["reason"]),
+    }
+
+
+def _describe_newest(value: Mapping[str, Any]) -> str:
+    if not value["performance"]:
+        return "no performance has been measured yet"
+    row, now = value["performance"][0], value["production"]
+    is_past = now and row["model_version"] != now["version"]
+    note = f"version {now['version']} has no window yet; " if is_past else ""
+    return f"{note}{describe_performance(row)}"
+
+
+def _describe_moved(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return "nothing is compared with a threshold yet"
+    alerts = [row for row in rows if row["alert"]]
+    if not alerts:
+        return f"nothing beyond its threshold; farthest is {describe_drift(rows[0])}"
+    return "; ".join(map(describe_drift, alerts))
+
+
+def describe_next(value: Mapping[str, Any], reason: str = "") -> str:
+    """Return in words when the next decision is expected, and why there is none now."""
+    count = value["partitions"]
+    if count == 0:
+        return f"a retraining starts at the next tick of the sensor: {value['reason']}"
+    expected = value["reason"]
+    if count is not None:
+        unit = "partition" if count == 1 else "partitions"
+        as_of = f", as of {value['as_of']}" if value["as_of"] else ""
+        expected = f"a decision is expected after {count} more {unit}{as_of}, {expected}"
+    return f"{expected}; now: {reason}" if reason else expected
+
+
+def describe_production(value: Mapping[str, Any]) -> str:
+    """Return in words what is in production."""
+    now = value["production"]
+    if not now:
+        return "nothing in production"
+    since, trained = now["since"][:16].replace("T", " "), " to ".join(now["data_range"])
+    return f"version {now['version']} in production since {since} UTC, trained on {trained}"
+
+
+def describe_performance(row: Mapping[str, Any]) -> str:
+    """Return in words how a version did, or is estimated to do, in a window."""
+    interval = "" if row["low"] is None else f" ({row['low']:.4g} to {row['high']:.4g})"
+    estimated = "estimated " if row["role"] == observations.ESTIMATED else ""
+    return (
+        f"{estimated}performance of version {row['model_version']}: {row['measure']} "
+        f"{row['statistic']:.4g}{interval} in {row['window_from']} to {row['window_to']}, "
+        f"{row['baseline']:.4g} at its promotion, limit {row['threshold']:.4g}"
+    )
+
+
+def describe_drift(row: Mapping[str, Any]) -> str:
+    """Return in words how far a column lies from the reference."""
+    return (
+        f"{row['role']} {row['column']}: {row['measure']} {row['statistic']:.3g}, "
+        f"threshold {row['threshold']:.3g}: {row['effect']}"
+    )
+
+
+def describe_request(row: Mapping[str, Any]) -> str:
+    """Return in words what was asked for as of a partition, and why."""
+    answer = "asked for a candidate" if row["wanted"] else "did not ask"
+    correction = " (data corrected since)" if row["outdated"] else ""
+    return f"as of {row['as_of']}{correction} {answer}: {row['reason']}"
 
 
 def read_newest(state: ModelState, *roles: str) -> pl.DataFrame:
