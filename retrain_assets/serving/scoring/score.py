@@ -147,7 +147,7 @@ class Batcher:
             RequestError: As `score`, of these rows alone.
         """
         if isinstance(rows, pl.DataFrame):
-            if self._is_quick() and rows.height <= INLINE_ROWS:
+            if rows.height <= INLINE_ROWS and self._is_quick(rows.height):
                 return score(self._model, rows)
             return await asyncio.to_thread(score, self._model, rows)
         answer: asyncio.Future[Scored] = asyncio.get_running_loop().create_future()
@@ -156,9 +156,9 @@ class Batcher:
             self._task = asyncio.create_task(self._run())
         return await answer
 
-    def _is_quick(self) -> bool:
+    def _is_quick(self, rows: int) -> bool:
         serving = self._model.serving
-        return bool(serving and serving.maker.quick and serving.version.quick)
+        return bool(serving and serving.maker.quick and serving.version.is_quick(rows))
 
     async def _run(self) -> None:
         try:
@@ -166,7 +166,7 @@ class Batcher:
                 counts = accumulate(len(rows) for rows, _ in self._waiting)
                 fitting = max(1, sum(count <= BATCH_ROWS for count in counts))
                 jobs, self._waiting = self._waiting[:fitting], self._waiting[fitting:]
-                if self._is_quick():
+                if self._is_quick(sum(len(rows) for rows, _ in jobs)):
                     results = self._score(jobs)
                 else:
                     results = await asyncio.to_thread(self._score, jobs)

@@ -96,9 +96,13 @@ class Version:
         categories = self.pipeline[0].categories_.items()
         return [(self.columns.index(name), name, frozenset(v)) for name, v in categories]
 
+    def is_quick(self, rows: int) -> bool:
+        """Return whether so many rows are predicted by the quick form."""
+        return self.quick is not None and rows <= self.quick.most_rows
+
     def predict(self, state: ModelState, features: Sequence[Any]) -> np.ndarray:
         """Predict features, a column each, as `predict` of the domain does."""
-        if self.quick is not None:
+        if self.quick is not None and self.is_quick(len(features[0])):
             return self.quick.predict(features)
         schema = None if isinstance(features[0], pl.Series) else self.schema
         frame = pl.DataFrame(dict(zip(self.columns, features, strict=True)), schema)

@@ -5,13 +5,20 @@ and a random identity, which it would write into the file, are left out. CatBoos
 32-bit floats. Not here: what it shares with the other libraries of boosted trees.
 """
 
+import json
+from collections.abc import Mapping
+from functools import partial
+from itertools import chain
+from tempfile import NamedTemporaryFile
 from typing import Any, ClassVar
 
 import numpy as np
 
+from retrain_assets.domain.model import trees
 from retrain_assets.domain.model.families import boosting
 from retrain_assets.domain.model.families.boosting import BoostingFamily, by_place
 from retrain_assets.domain.model.families.family import Flavor, Layout, Rows
+from retrain_assets.domain.model.trees import Ensemble, Link, Question, Split, Tree
 
 _FILES = (
     *("allow_writing_files", "input_borders", "output_borders", "save_snapshot", "snapshot_file"),
@@ -36,6 +43,7 @@ _REFUSED = {
 }
 _VOLATILE = ("model_guid", "train_finish_time")
 _MISSING = -1.0  # the code of a missing category
+Floats = Mapping[int, Mapping[str, Any]]  # the description of each feature that is a number
 
 
 class CatBoost(BoostingFamily):
@@ -139,6 +147,71 @@ class CatBoost(BoostingFamily):
         notes = {"catboost_version": version, "model_type": name, "save_format": "cbm"}
         return Flavor("catboost", "model.cb", notes)
 
+    def read_trees(self, estimator: Any) -> Ensemble:
+        """Return the trees of a fitted estimator; see `read_ensemble`."""
+        return read_ensemble(estimator.model)
+
 
 def _numbers(matrix: np.ndarray, layout: Layout) -> list[int]:
     return [place for place in range(matrix.shape[1]) if place not in layout.categories]
+
+
+def read_ensemble(model: Any) -> Ensemble:
+    """Return the trees of a model of CatBoost, from its JSON.
+
+    Raises:
+        KeyError, ValueError: The JSON holds what the form cannot, such as categories.
+    """
+    with NamedTemporaryFile(suffix=".json") as file:  # it gives JSON in no other way
+        model.save_model(file.name, format="json")
+        dump = json.load(file)
+    if "categorical_features" in dump["features_info"]:
+        raise ValueError("it was given categories, which its trees see as statistics of the target")
+    floats = dump["features_info"]["float_features"]
+    features = {item["feature_index"]: item for item in floats}
+    scale, base = dump["scale_and_bias"]
+    read = partial(_read_catboost, features=features, scale=scale)
+    if "oblivious_trees" in dump:
+        grown = [_read_oblivious(tree, features, scale) for tree in dump["oblivious_trees"]]
+    else:
+        grown = [
+            [trees.flatten(tree, partial(read, output=output)) for output in range(len(base))]
+            for tree in dump["trees"]
+        ]
+    links: Mapping[str, Link] = {
+        **dict.fromkeys(("Logloss", "CrossEntropy"), trees.sigmoid),
+        "MultiClass": trees.softmax,
+        "MultiClassOneVsAll": trees.expit,
+        **dict.fromkeys(("Poisson", "Tweedie"), trees.exponential),
+        **dict.fromkeys(("RMSE", "MAE", "Quantile", "Huber", "LogCosh", "Expectile", "MAPE",
+                         "Lq"), trees.identity),
+    }  # fmt: skip
+    link = trees.get_link(links, dump["model_info"]["params"]["loss_function"]["type"])
+    return Ensemble([*chain(*grown)], len(floats), len(base), np.asarray(base), link)
+
+
+def _read_oblivious(tree: Mapping[str, Any], features: Floats, scale: float) -> list[Tree]:
+    """Return a tree for each output; bit i of the number of a leaf answers the test i."""
+    depth, splits = len(tree["splits"]), []
+    for place, split in enumerate(tree["splits"]):
+        right = sum(1 << leaf for leaf in range(1 << depth) if leaf >> place & 1)
+        left = (1 << (1 << depth)) - 1 - right
+        splits.append(Split(_read_catboost_question(split, features), left, right))
+    values = np.reshape(tree["leaf_values"], (1 << depth, -1)) * scale
+    return [Tree(splits, column.tolist()) for column in values.T]
+
+
+def _read_catboost(
+    node: Mapping[str, Any], features: Floats, scale: float, output: int
+) -> tuple[Question, Any, Any] | float:
+    if "split" not in node:
+        return float(np.ravel(node["value"])[output] * scale)
+    return _read_catboost_question(node["split"], features), node["left"], node["right"]
+
+
+def _read_catboost_question(split: Mapping[str, Any], features: Floats) -> Question:
+    feature = features[split["float_feature_index"]]
+    missing_left = feature["nan_value_treatment"] != "AsTrue"
+    return Question(
+        feature["flat_feature_index"], trees.widen(split["border"], is_included=True), missing_left
+    )

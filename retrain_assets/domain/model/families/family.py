@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from retrain_assets.domain.model.trees import Ensemble
 from retrain_assets.specs.model import EstimatorSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -138,6 +139,11 @@ class EstimatorFamily(ABC):
         del estimator
         return None
 
-    def trees(self, estimator: Any) -> Any:
-        """Return the trees of a fitted estimator as arrays; None where there is no such form."""
-        del estimator
+    def read_trees(self, estimator: Any) -> Ensemble:
+        """Return the trees of a fitted estimator, for quick predictions.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: It has no trees, or parts that the form
+                cannot hold.
+        """
+        raise ValueError(f"the trees of {type(estimator).__name__} cannot be read")

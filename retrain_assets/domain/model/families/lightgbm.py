@@ -5,13 +5,16 @@ threads (LightGBM's documentation of `deterministic`). Not here: what it shares 
 libraries of boosted trees.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
+from retrain_assets.domain.model import trees
 from retrain_assets.domain.model.families import boosting
 from retrain_assets.domain.model.families.boosting import BoostingFamily, by_place, places_of
 from retrain_assets.domain.model.families.family import Flavor, Layout, Rows
+from retrain_assets.domain.model.trees import Ensemble, Link, Question
 
 # Of the core library, which its classes take without showing them.
 _CORE = (
@@ -26,6 +29,7 @@ _CORE = (
     "scale_pos_weight sigmoid skip_drop stochastic_rounding top_rate tweedie_variance_power "
     "uniform_drop use_quantized_grad verbosity xgboost_dart_mode"
 )
+_ZERO = float(np.float32(1e-35))  # numbers up to this count as zero
 _BY_PLATFORM = ("deterministic", "force_row_wise", "force_col_wise", "verbosity")
 _REFUSED = {
     "n_jobs": boosting.THREADS,
@@ -115,3 +119,55 @@ class LightGBM(BoostingFamily):
         version = self._import().__version__
         notes = {"lgb_version": version, "model_class": "lightgbm.basic.Booster"}
         return Flavor("lightgbm", "model.lgb", notes)
+
+    def read_trees(self, estimator: Any) -> Ensemble:
+        """Return the trees of a fitted estimator; see `read_ensemble`."""
+        return read_ensemble(estimator.model)
+
+
+def read_ensemble(booster: Any) -> Ensemble:
+    """Return the trees of a booster of LightGBM, from its `dump_model`.
+
+    Raises:
+        KeyError, ValueError: The dump holds what the form cannot.
+    """
+    dump = booster.dump_model()
+    ensemble = [trees.flatten(tree["tree_structure"], _read_lightgbm) for tree in dump["tree_info"]]
+    name, *words = dump["objective"].split()
+    settings = dict(word.partition(":")[::2] for word in words)
+    outputs, scale = dump["num_tree_per_iteration"], float(settings.get("sigmoid", 1.0))
+    share = outputs / len(ensemble) if dump["average_output"] else 1.0
+    links: Mapping[str, Link] = {
+        "binary": lambda raw: trees.sigmoid(scale * raw),
+        "cross_entropy": trees.sigmoid,
+        "multiclass": trees.softmax,
+        "multiclassova": lambda raw: trees.expit(scale * raw),
+        **dict.fromkeys(("poisson", "gamma", "tweedie"), trees.exponential),
+        **dict.fromkeys(
+            ("regression", "regression_l1", "huber", "fair", "quantile", "mape"),
+            trees.signed_square if "sqrt" in settings else trees.identity,
+        ),
+    }
+    link, columns = trees.get_link(links, name), dump["max_feature_idx"] + 1
+    return Ensemble(ensemble, columns, outputs, np.zeros(outputs), lambda raw: link(share * raw))
+
+
+def _read_lightgbm(node: Any) -> tuple[Question, Any, Any] | float:
+    if "leaf_value" in node:
+        if node.get("leaf_coeff"):
+            raise ValueError("a leaf of its trees is a linear model")
+        return float(node["leaf_value"])
+    column, threshold = node["split_feature"], node["threshold"]
+    if node["decision_type"] == "==":
+        question = Question(column, categories=trees.flag([*map(int, threshold.split("||"))]))
+    elif node["missing_type"] == "Zero":
+        raise ValueError("its trees take zeros for missing values")
+    else:
+        if -_ZERO <= threshold < 0:
+            threshold = float(np.nextafter(-_ZERO, -np.inf))
+        elif 0 <= threshold < _ZERO:
+            threshold = _ZERO
+        # Where training had no missing value, one counts as zero.
+        missing_left = threshold >= 0 if node["missing_type"] == "None" else node["default_left"]
+        question = Question(column, threshold, missing_left)
+    return question, node["left_child"], node["right_child"]

@@ -7,19 +7,22 @@ are loaded were reviewed one by one (`stores.registry.model_file`). Not here: ot
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
+from retrain_assets.domain.model import trees
 from retrain_assets.domain.model.families.family import (
     LAST,
     EstimatorFamily,
     Mistake,
     TrainingError,
 )
+from retrain_assets.domain.model.trees import CODES, Ensemble, Question
 from retrain_assets.specs.base import hint
 from retrain_assets.specs.model import EstimatorSpec, ModelSpec
 
@@ -112,6 +115,10 @@ class ScikitLearn(EstimatorFamily):
             steps.append(("prepare", _preparation(categories, numbers)))
         return Pipeline([*steps, (LAST, prepared)])
 
+    def read_trees(self, estimator: Any) -> Ensemble:
+        """Return the trees of a fitted estimator; see `read_ensemble`."""
+        return read_ensemble(estimator)
+
 
 def _set_params(estimator: Any, accepted: dict[str, Any], spec: EstimatorSpec, seed: int) -> Any:
     for name in set(spec.params).difference(accepted):
@@ -154,3 +161,61 @@ def _preparation(categories: list[int], numbers: list[int]) -> BaseEstimator:
             ("numbers", make_pipeline(imputer, StandardScaler()), numbers),
         ]
     )
+
+
+def read_ensemble(model: Any) -> Ensemble:
+    """Return the trees of a HistGradientBoosting, which depends on private parts of it.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: The model has other parts than expected.
+    """
+    columns, outputs = model._n_features, model.n_trees_per_iteration_  # noqa: SLF001
+    is_category = model.is_categorical_
+    if is_category is None:
+        is_category = np.zeros(columns, bool)
+    # The model moves its categories before its numbers.
+    order = np.argsort(~is_category, kind="stable")
+    codes = _list_sklearn_codes(model, order[: int(is_category.sum())].tolist())
+    known, places = model._bin_mapper.make_known_categories_bitsets()  # noqa: SLF001
+
+    def read(tree: Any, node: Any) -> tuple[Question, Any, Any] | float:
+        if node["is_leaf"]:
+            return float(node["value"])
+        place, missing_left = int(node["feature_idx"]), bool(node["missing_go_to_left"])
+        question = Question(int(order[place]), float(node["num_threshold"]), missing_left)
+        if node["is_categorical"]:
+            left = _unpack(tree.raw_left_cat_bitsets[node["bitset_idx"]])
+            left |= missing_left & ~_unpack(known[places[place]])
+            flags = np.append(left, missing_left)[codes[place]]
+            question = question._replace(categories=np.append(flags, [missing_left] * 2))
+        return question, tree.nodes[node["left"]], tree.nodes[node["right"]]
+
+    ensemble = [
+        trees.flatten(tree.nodes[0], partial(read, tree))
+        for iteration in model._predictors  # noqa: SLF001
+        for tree in iteration
+    ]
+    loss, several = model._loss, outputs > 1  # noqa: SLF001
+
+    def link(raw: np.ndarray) -> np.ndarray:
+        # `predict_proba` of two classes would give both columns.
+        return np.asarray(loss.predict_proba(raw) if several else loss.link.inverse(raw[:, 0]))
+
+    base = np.ravel(model._baseline_prediction)  # noqa: SLF001
+    return Ensemble(ensemble, columns, outputs, base, link)
+
+
+def _list_sklearn_codes(model: Any, categories: Sequence[int]) -> list[np.ndarray]:
+    """Return of each category the model's own code of each code; CODES for none."""
+    codes = []
+    for place, column in enumerate(categories):
+        rows = np.zeros((CODES, model._n_features))  # noqa: SLF001
+        rows[:, column] = np.arange(CODES)
+        inner = model._preprocess_X(rows, reset=False)[:, place]  # noqa: SLF001
+        codes.append(np.where(np.isnan(inner), CODES, inner).astype(int))
+    return codes
+
+
+def _unpack(words: np.ndarray) -> np.ndarray:
+    """Return the bits of words, the lowest first."""
+    return np.unpackbits(np.asarray(words, "<u4").view("u1"), bitorder="little").astype(bool)

@@ -4,14 +4,20 @@ A fit on the CPU is equal bit for bit for one number of threads and one seed. XG
 32-bit floats. Not here: what it shares with the other libraries of boosted trees.
 """
 
+import json
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
 
+from retrain_assets.domain.model import trees
 from retrain_assets.domain.model.families import boosting
 from retrain_assets.domain.model.families.boosting import BoostingFamily, by_place, places_of
 from retrain_assets.domain.model.families.family import Flavor, Layout, Rows
+from retrain_assets.domain.model.trees import Ensemble, Link, Question, Tree
 
+_CATEGORY = 1  # the type of a split
 _BY_PLATFORM = ("enable_categorical", "feature_types", "missing", "validate_parameters")
 _REFUSED = {
     "n_jobs": boosting.THREADS,
@@ -120,3 +126,83 @@ class XGBoost(BoostingFamily):
         version = self._import().__version__
         notes = {"xgb_version": version, "model_class": "xgboost.core.Booster"}
         return Flavor("xgboost", "model.ubj", {**notes, "model_format": "ubj"})
+
+    def read_trees(self, estimator: Any) -> Ensemble:
+        """Return the trees of a fitted estimator; see `read_ensemble`."""
+        return read_ensemble(estimator.model)
+
+
+def read_ensemble(booster: Any) -> Ensemble:
+    """Return the trees of a booster of XGBoost, from its JSON.
+
+    Raises:
+        KeyError, TypeError, ValueError: The JSON holds what the form cannot.
+    """
+    learner = json.loads(booster.save_raw("json"))["learner"]
+    gradient_booster, name = learner["gradient_booster"], learner["objective"]["name"]
+    if gradient_booster["name"] != "gbtree":
+        raise ValueError(f"its booster is {gradient_booster['name']}")
+    dump, base = gradient_booster["model"], _read_xgboost_base(booster)
+    by_output: list[list[Tree]] = [[] for _ in base]
+    for tree, output in zip(dump["trees"], dump["tree_info"], strict=True):
+        by_output[output].append(_read_xgboost(tree))
+    links: Mapping[str, Link] = {
+        **dict.fromkeys(("binary:logistic", "reg:logistic"), trees.sigmoid),
+        **dict.fromkeys(("multi:softprob", "multi:softmax"), trees.softmax),
+        **dict.fromkeys(("count:poisson", "reg:gamma", "reg:tweedie"), trees.exponential),
+        **dict.fromkeys(
+            ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror",
+             "reg:squaredlogerror", "reg:quantileerror"),
+            trees.identity,
+        ),
+    }  # fmt: skip
+    ensemble = [*chain(*zip(*by_output, strict=True))]
+    columns = int(learner["learner_model_param"]["num_feature"])
+    link = trees.get_link(links, name)
+    return Ensemble(ensemble, columns, len(base), base, link, is_single=True)
+
+
+def _read_xgboost_base(booster: Any) -> np.ndarray:
+    """Return what the booster adds to its trees, which versions of XGBoost write in several ways.
+
+    So it is asked for the sum of a tree whose leaves are zero.
+    """
+    import xgboost
+
+    stored = json.loads(booster[:1].save_raw("json"))
+    for tree in stored["learner"]["gradient_booster"]["model"]["trees"]:
+        tree["split_conditions"] = [
+            0.0 if left < 0 else condition
+            for left, condition in zip(tree["left_children"], tree["split_conditions"], strict=True)
+        ]
+    zero = xgboost.Booster(model_file=bytearray(json.dumps(stored).encode()))
+    row = np.zeros((1, booster.num_features()))
+    return np.ravel(zero.inplace_predict(row, predict_type="margin", validate_features=False))
+
+
+def _read_xgboost(tree: Mapping[str, Any]) -> Tree:
+    if int(tree["tree_param"]["size_leaf_vector"]) > 1:
+        raise ValueError("a leaf of its trees has several values")
+    categories = {
+        node: tree["categories"][first : first + size]
+        for node, first, size in zip(
+            tree["categories_nodes"],
+            tree["categories_segments"],
+            tree["categories_sizes"],
+            strict=True,
+        )
+    }
+
+    def read(node: int) -> tuple[Question, Any, Any] | float:
+        left, value = tree["left_children"][node], tree["split_conditions"][node]
+        if left < 0:
+            return float(value)
+        column, missing_left = tree["split_indices"][node], bool(tree["default_left"][node])
+        if tree["split_type"][node] == _CATEGORY:
+            flags = ~trees.flag(categories[node])  # the categories of a node go right
+            flags[-1] = missing_left
+            return Question(column, categories=flags), left, tree["right_children"][node]
+        threshold = trees.widen(value, is_included=False)
+        return Question(column, threshold, missing_left), left, tree["right_children"][node]
+
+    return trees.flatten(0, read)

@@ -1,0 +1,171 @@
+"""The trees of a fitted ensemble in one form, whatever library grew them.
+
+Each library's own dump is read into splits and leaves, so that one fast evaluation serves all. What
+a dump cannot say exactly is refused with the reason, and the library predicts then. Not here:
+evaluating trees, and choosing the function for a library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+CODES = 256  # categories that are told apart
+Link = Callable[[np.ndarray], np.ndarray]
+
+
+class Question(NamedTuple):
+    """The question of a split.
+
+    Args:
+        column: The feature that it asks for.
+        threshold: Numbers up to it go left.
+        missing_left: Whether a missing number goes left.
+        categories: Of a category instead: whether each code goes left, then any further code, then
+            a missing one; of shape (CODES + 2,).
+    """
+
+    column: int
+    threshold: float = np.nan
+    missing_left: bool = False
+    categories: np.ndarray | None = None
+
+
+class Split(NamedTuple):
+    """A question, and the leaves on its two sides as masks: bit i stands for leaf i."""
+
+    question: Question
+    below_left: int
+    below_right: int
+
+
+class Tree(NamedTuple):
+    """The splits of a tree, and the values of its leaves."""
+
+    splits: list[Split]
+    leaves: list[float]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Trees whose sum is a prediction.
+
+    Args:
+        trees: The trees; the number of a tree modulo `outputs` is the output that it adds to.
+        columns: Number of features.
+        outputs: Number of sums.
+        base: What is added to each sum, of shape (outputs,).
+        link: From sums of shape (rows, outputs) to predictions, as `predict` of the domain gives.
+        is_single: Whether the library adds in float32, tree by tree, beginning with the base.
+    """
+
+    trees: Sequence[Tree]
+    columns: int
+    outputs: int
+    base: np.ndarray
+    link: Link
+    is_single: bool = False
+
+
+def flatten(root: Any, read: Callable[[Any], tuple[Question, Any, Any] | float]) -> Tree:
+    """Return a tree as splits and leaves.
+
+    Args:
+        root: Its first node.
+        read: Returns the question of a node and the nodes on its left and right, or a leaf's value.
+    """
+    nodes, parts, places = [root], [], []
+    for node in nodes:  # grows meanwhile, so that children come after their parent
+        part = read(node)
+        parts.append(part)
+        places.append(len(nodes))
+        if isinstance(part, tuple):
+            nodes += part[1:]
+    tree, below = Tree([], []), [0] * len(nodes)
+    for node, part in reversed([*enumerate(parts)]):
+        if not isinstance(part, tuple):
+            below[node] = 1 << len(tree.leaves)
+            tree.leaves.append(part)
+            continue
+        left, right = below[places[node]], below[places[node] + 1]
+        below[node] = left | right
+        tree.splits.append(Split(part[0], left, right))
+    return tree
+
+
+def widen(threshold: float, *, is_included: bool) -> float:
+    """Return the largest float64 that goes left where values are compared as float32.
+
+    Args:
+        threshold: A float32.
+        is_included: Whether the threshold itself goes left.
+    """
+    with np.errstate(over="ignore"):
+        limit = np.float32(threshold)
+        below = np.nextafter(limit, np.float32(-np.inf))
+        if not is_included:
+            limit, below = below, np.nextafter(below, np.float32(-np.inf))
+        above = np.nextafter(limit, np.float32(np.inf))
+        half = float(above) - float(limit) if np.isfinite(above) else float(limit) - float(below)
+        middle = float(limit) + half / 2
+        # What lies between two numbers of float32 is rounded to the even one.
+        is_left = np.float32(middle) == limit
+    return middle if is_left else float(np.nextafter(middle, -np.inf))
+
+
+def identity(raw: np.ndarray) -> np.ndarray:
+    """Return the sum."""
+    return raw[:, 0]
+
+
+def exponential(raw: np.ndarray) -> np.ndarray:
+    """Return the exponential of the sum."""
+    return np.asarray(np.exp(raw[:, 0]))
+
+
+def signed_square(raw: np.ndarray) -> np.ndarray:
+    """Return the square of the sum, with its sign."""
+    return np.asarray(np.sign(raw[:, 0]) * raw[:, 0] ** 2)
+
+
+def sigmoid(raw: np.ndarray) -> np.ndarray:
+    """Return the logistic function of the sum."""
+    return expit(raw)[:, 0]
+
+
+def softmax(raw: np.ndarray) -> np.ndarray:
+    """Return shares that add up to 1, of shape (rows, outputs)."""
+    powers = np.exp(raw - raw.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def expit(raw: np.ndarray) -> np.ndarray:
+    """Return the logistic function of each sum."""
+    return np.asarray(1 / (1 + np.exp(np.minimum(-raw, 88.0))))
+
+
+def flag(codes: Sequence[int]) -> np.ndarray:
+    """Return the categories of a question of which these codes go left, and no other value does.
+
+    Raises:
+        ValueError: A code is too large.
+    """
+    if max(codes, default=0) >= CODES:
+        raise ValueError(f"its trees tell apart more than {CODES} categories")
+    flags = np.zeros(CODES + 2, bool)
+    flags[codes] = True
+    return flags
+
+
+def get_link(links: Mapping[str, Link], name: str) -> Link:
+    """Return the link of an objective.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in links:
+        raise ValueError(f"its objective is {name}")
+    return links[name]
