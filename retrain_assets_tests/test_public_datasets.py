@@ -28,7 +28,8 @@ PAIRS = {
 def test_every_row_of_a_public_data_set_is_accepted(tmp_path: Path, name: str) -> None:
     attributes, lines = PAIRS[name]
     spec, storage = DatasetSpec.model_validate(attributes), Storage(tmp_path)
-    path = storage.landing / str(spec.landing).replace("*", "1")
+    name = str(spec.landing).replace("*", "1").replace("{partition}", spec.partition.example)
+    path = storage.landing / name
     path.parent.mkdir(parents=True)
     path.write_text(lines, encoding="utf-8")
     intake = Intake(storage, spec)

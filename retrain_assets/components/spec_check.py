@@ -61,7 +61,10 @@ def find_model_mistakes(
 def _find_partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Mistake]:
     partition, definition = dataset.partition, partitions.partitions_definition(dataset.partition)
     if definition is None:
-        why = "has no partitions, which windows are counted in: partition it by a date column"
+        why = (
+            "has no partitions, which windows are counted in: partition it by a date, by the name "
+        )
+        why += "of each delivery, or by lines (docs/datasets.md)"
         yield ("dataset",), f"{dataset.name} {why}"
         return
     per_year = partition.period.per_year if partition.period else None

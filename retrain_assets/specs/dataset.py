@@ -49,7 +49,7 @@ class ColumnSpec(Spec):
         normalise: `nfc` composes the characters of a text, `strip` takes blanks from both ends.
         outliers: Rules for numbers that lie far out.
         personal: Whether values are masked wherever they are shown.
-        expression: SQL over other columns and `_line` that computes it.
+        expression: SQL over other columns, `_line`, and `_partition` if file names contain it.
         known: A `later` value is not known when predicting, so no feature can use it.
     """
 

@@ -15,7 +15,17 @@ import polars as pl
 
 from retrain_assets.domain.data.patterns import mistaken_pattern
 from retrain_assets.domain.data.row_wise import SQL_ERRORS, compute_by_row, select_rows
-from retrain_assets.domain.data.rules import BROKEN, LINE, STORED, Type, is_text, raw, value_flag
+from retrain_assets.domain.data.rules import (
+    BROKEN,
+    FILE_PARTITION,
+    LINE,
+    PARTITION,
+    STORED,
+    Type,
+    is_text,
+    raw,
+    value_flag,
+)
 from retrain_assets.specs.dataset import ColumnSpec, ColumnType, DatasetSpec
 
 NULL_WORDS = frozenset(
@@ -318,15 +328,45 @@ def derive(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
         spec: A dataset whose expressions are valid.
     """
     visible = [*spec.file_columns, LINE, BROKEN]
+    if names_partition(spec):
+        rows = rows.with_columns(_begin(rows[PARTITION], spec).alias(FILE_PARTITION))
+        visible.append(FILE_PARTITION)
     for name, column in spec.columns.items():
         if column.expression is not None:
             value = pl.when(pl.col(BROKEN).is_null()).then(read_sql(column.expression))
             derived = _evaluated(rows.select(visible), value.cast(wide(column)))
+            raw_value = derived[_VALUE].cast(wide(column))  # null of no type if all rows failed
             rows = rows.with_columns(
-                derived[_VALUE].alias(f"_raw_{name}"), derived[_GIVEN].alias(value_flag(name))
+                raw_value.alias(f"_raw_{name}"), derived[_GIVEN].alias(value_flag(name))
             ).with_columns(parsed(name, column, spec, from_text=False).alias(name))
             visible.append(name)
-    return rows
+    return rows.drop(FILE_PARTITION, strict=False)
+
+
+def names_partition(spec: DatasetSpec) -> bool:
+    """Return whether the name of a file contains the partition of its rows."""
+    return spec.partition.column is not None and not spec.is_split
+
+
+def _begin(keys: pl.Series, spec: DatasetSpec) -> pl.Series:
+    """Return the beginnings of partitions, or their values, as the type of the column they name."""
+    partition, kind = spec.partition, spec.columns[spec.partition.column or ""].type
+    if partition.period is None:
+        return keys.cast(STORED[kind])
+    zone, begins = ZoneInfo(partition.timezone), {}
+    for key in keys.unique().drop_nulls():
+        if begin := partition.period.begins(key):
+            begins[key] = begin.date() if kind == "date" else begin.replace(tzinfo=zone)
+    return keys.replace_strict(begins, default=None, return_dtype=STORED[kind])
+
+
+def counts_lines(spec: DatasetSpec) -> bool:
+    """Return whether the partition of a row follows from its line."""
+    by_line = {LINE}
+    for name, column in spec.columns.items():
+        if by_line.intersection(sources(column)):
+            by_line.add(name)
+    return spec.partition.column in by_line
 
 
 def read_sql(expression: str) -> pl.Expr:
@@ -376,6 +416,8 @@ def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
     before = list(spec.columns)[: list(spec.columns).index(name)]
     visible = {*spec.file_columns, *before} - {name}
     schema = {LINE: pl.Int64} | {item: STORED[spec.columns[item].type] for item in visible}
+    if names_partition(spec):
+        schema[FILE_PARTITION] = STORED[spec.columns[spec.partition.column or ""].type]
     try:
         value = read_sql(expression)
         if "strict_cast" in str(value):

@@ -131,6 +131,7 @@ class FeatureMaker:
             absent = {n: c for n, c in dataset.file_columns.items() if n not in self._schema}
             frame = frame.with_row_index(LINE, 1).with_columns(
                 pl.lit(None, pl.String).alias(BROKEN),
+                pl.lit(None, pl.String).alias(PARTITION),
                 *(pl.lit(None, STORED[column.type]).alias(n) for n, column in absent.items()),
             )
             frame = values.derive(frame, dataset)

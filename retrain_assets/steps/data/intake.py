@@ -20,6 +20,7 @@ from polars.exceptions import PanicException
 from retrain_assets.domain.data.contract import UNPLACED, find_strays, partition_keys, slices
 from retrain_assets.domain.data.row_checks import RawRows, Slice, reason_to_refuse, typed
 from retrain_assets.domain.data.rules import PARTITION, dataset_schema
+from retrain_assets.domain.data.values import counts_lines
 from retrain_assets.domain.windows import group_batches, split_at_gaps
 from retrain_assets.specs.base import duration, number_of
 from retrain_assets.specs.dataset import DatasetSpec
@@ -287,11 +288,33 @@ class Intake:
         parts = []
         for file in files:
             try:
-                parts += slices(self._read_file(file), self.spec, self.accepted, self._now)
+                raw = self._read_file(file)
+                if why := self._explain_renumbering(raw):
+                    raw = refused(file, why)
+                parts += slices(raw, self.spec, self.accepted, self._now)
             except (Exception, PanicException) as error:  # noqa: BLE001 as above
                 reason = f"its rows cannot be assigned to partitions: {shown(str(error))}"
                 parts += slices(refused(file, reason), self.spec)
         return parts
+
+    def _explain_renumbering(self, raw: RawRows) -> str | None:
+        """Return why the rows of a file would get the partitions of others that are stored.
+
+        Where partitions count lines, the first line of each file is line 1, so that there can be
+        one file, and it can only grow.
+        """
+        if raw.refusal is not None or not counts_lines(self.spec):
+            return None
+        stored = {path for _, path in self._stored}
+        paths = [file.path for file in self._listed[0]]
+        counted = next((path for path in paths if path in stored), paths[0])
+        advice = "append new rows to the one file, or give them a column that tells their partition"
+        if raw.path != counted:
+            return f"its lines are counted from 1 again, as those of {counted}: {advice}"
+        placed = (row for (key, _), row in self._stored.items() if not key.startswith(UNPLACED))
+        if (before := sum(row["rows_read"] for row in placed)) > raw.rows.height:
+            return f"it has {number_of(raw.rows.height, 'row')}, {before:,} are stored: {advice}"
+        return None
 
     def _has_changed(self, part: RawRows) -> bool:
         """Tell if rows differ from the stored ones, or quarantined rows may have moved lines."""

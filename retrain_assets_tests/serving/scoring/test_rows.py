@@ -1,5 +1,6 @@
 """A row whose features fail is refused by its place, and slows no other row down."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from retrain_assets.serving.scoring.request import RequestError
 from retrain_assets.serving.scoring.rows import FeatureMaker
 from retrain_assets.serving.scoring.score import score
-from retrain_assets_tests.world import customers, new_world
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets_tests.world import DATASET, customers, new_world
 
 FAILING = "SELECT x, (CASE WHEN id = 9 THEN plan ELSE '1' END)::INT AS n FROM rows"
 
@@ -32,3 +34,15 @@ def test_a_row_whose_features_fail_is_answered_422(
     ) as info:
         score(model, rows[8:])
     assert info.value.status == 422
+
+
+def test_a_request_has_no_partition_that_the_name_of_a_file_would_give(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    world = new_world(tmp_path, instance, features={"sql": "SELECT x, DAY(day) AS n FROM rows"})
+    columns = world.dataset.model_dump(by_alias=True)["columns"]
+    columns["day"] = {"type": "date", "expression": "_partition"}
+    dataset = DatasetSpec.model_validate(DATASET | {"columns": columns})
+    maker = FeatureMaker(replace(world, dataset=dataset).state, {})
+    rows = customers(0, rows=2).select("id", "x", "plan").to_dicts()
+    assert maker.features(rows)["n"].to_list() == [None, None]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from retrain_assets.domain.data import contract
 from retrain_assets.domain.data.contract import UNPLACED, Judgement
 from retrain_assets.domain.data.row_checks import RawRows
+from retrain_assets.domain.data.values import find_column_mistakes
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data import intake
 from retrain_assets.steps.data.ingest import Ingestion, NothingLandedError, ingest
@@ -501,6 +502,79 @@ def test_a_refused_file_is_read_again_once_the_spec_is_mended(tmp_path: Path) ->
         ingest(storage, lenient, DAYS, "run")
         assert table(root) == {"2013-01-01": [1]}
         assert Intake(storage, lenient).unread == []
+
+
+CHUNKS: dict[str, Any] = {
+    "partition": {"by": "value", "column": "chunk", "start": "0", "end": "9"},
+    "columns": {
+        "id": {"type": "int"},
+        "line": {"type": "int", "expression": "_line"},
+        "chunk": {"type": "int", "expression": "(line - 2) // 2"},
+    },
+    "key": ["line"],
+}
+
+
+def test_where_partitions_count_lines_a_second_or_shorter_file_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    spec, few, more = dataset(**CHUNKS), ["a,1,5", "a,2,5", "a,3,5"], ["a,4,5", "a,5,5"]
+    keys = list("0123456789")
+    deliver(tmp_path, "b.csv", *few)
+    run(tmp_path, spec, keys)
+    deliver(tmp_path, "b.csv", *few, *more)
+    assert run(tmp_path, spec, keys).refused == {}
+    stored = {"0": [1, 2], "1": [3, 4], "2": [5]}
+    assert table(tmp_path) == stored
+    second = deliver(tmp_path, "a.csv", *more)
+    assert run(tmp_path, spec, keys).refused == {
+        "file:sales/a.csv": "sales/a.csv: its lines are counted from 1 again, as those of "
+        "sales/b.csv: append new rows to the one file, or give them a column that tells their "
+        "partition"
+    }
+    second.unlink()
+    deliver(tmp_path, "b.csv", *few)
+    (refused,) = run(tmp_path, spec, keys).refused.values()
+    assert "sales/b.csv: it has 3 rows, 5 are stored: append new rows to the one file" in refused
+    assert table(tmp_path) == stored
+    deliver(tmp_path, "b.csv", *few, *more, "a,6,5")
+    assert run(tmp_path, spec, keys).refused == {}
+    assert table(tmp_path) == stored | {"2": [5, 6]}
+
+
+@pytest.mark.parametrize(
+    ("partition", "kind", "keys"),
+    [
+        ({"by": "month", "start": "2013-01"}, "date", ["2013-01", "2013-02"]),
+        ({"by": "hour", "start": "2013-01-01T00"}, "datetime", ["2013-01-01T00", "2013-01-01T01"]),
+        ({"by": "value", "values": ["north", "south"]}, "category", ["north", "south"]),
+        ({"by": "value", "start": "08", "end": "12"}, "int", ["09", "10"]),
+    ],
+)
+def test_a_delivery_is_a_partition_where_a_column_takes_it_from_the_name_of_the_file(
+    tmp_path: Path, partition: dict[str, Any], kind: str, keys: list[str]
+) -> None:
+    columns = {"part": {"type": kind, "expression": "_partition"}, "id": {"type": "int"}}
+    spec = dataset(
+        landing="sales/{partition}.csv",
+        partition=partition | {"column": "part"},
+        columns=columns,
+        key=["part", "id"],
+    )
+    assert list(find_column_mistakes(spec)) == []
+    for key in keys:
+        deliver(tmp_path, f"{key}.csv", "a,1,5", "a,2,5")
+    assert run(tmp_path, spec, keys).refused == {}
+    assert table(tmp_path) == {key: [1, 2] for key in keys}
+
+
+def test_a_derived_column_that_fails_for_all_rows_refuses_them_by_its_name(tmp_path: Path) -> None:
+    day = {"type": "date", "expression": "DATE(note)", "required": True}
+    spec = dataset(columns={"note": {"type": "text"}, "day": day, "id": {"type": "int"}})
+    (tmp_path / "landing" / "sales").mkdir(parents=True)
+    (tmp_path / "landing" / "sales" / "a.csv").write_text("note,id\nx,1\ny,2\n")
+    (refused,) = run(tmp_path, spec).refused.values()
+    assert "column day" in refused
 
 
 LANDINGS = pytest.mark.parametrize("landing", ["sales/*.csv", "sales/{partition}*.csv"])
