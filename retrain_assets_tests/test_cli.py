@@ -140,7 +140,7 @@ def test_a_backfill_that_refuses_a_file_fails_and_names_it(elsewhere: Path) -> N
     landed.write_text("<html>404</html>\n", encoding="utf-8")
     done = retrain(elsewhere, "backfill", "weather", "--from", "2013-06-01", "--to", "2013-06-01")
     assert done.exit_code == 1
-    for said in ("weather/dataset schema_matches", "file weather/2013-06-01.csv", "it lacks"):
+    for said in ("weather/dataset schema_matches", "weather/2013-06-01.csv is refused", "it lacks"):
         assert said in done.stderr
 
 
@@ -166,7 +166,7 @@ def test_what_was_refused_is_counted_listed_and_written_where_the_command_was_gi
     retrain(elsewhere, "backfill", "weather", "--from", "2013-06-02", "--to", "2013-06-02")
     day = ("weather", "--partition", "2013-06-02")
     listed = retrain(elsewhere, "quarantine", *day, "--csv", "refused.csv")
-    assert listed.stdout.splitlines()[0] == "weather: 1 row and 0 files refused"
+    assert listed.stdout.splitlines()[0] == "weather: 0 rows and 1 file refused"
     assert "weather/2013-06-02.csv" in listed.stdout
     assert "2013-06-02,weather/2013-06-02.csv" in (elsewhere / "refused.csv").read_text("utf-8")
     again = retrain(elsewhere, "quarantine", *day, "--csv", "refused.csv")
@@ -406,15 +406,24 @@ def test_a_backfill_counts_refused_rows_and_keeps_dagsters_folders_out_of_the_pr
     reason = "0 of 16 partitions needed are ready; 1 more have landed: the sensor of churn or "
     status = run("status").stdout
     assert f"{reason}`retrain backfill churn` monitors them" in status
-    refusals = "  customers refused 0 files, and 1 rows of other files: see `retrain quarantine c"
+    refusals = "  customers refused 0 files and 1 row of others: see `retrain quarantine c"
     assert refusals in status
     rows.with_columns(x=pl.lit("wrong")).write_csv(landing / "2020-01-02.csv")
     done = run("backfill", "customers", "--from", "2020-01-02", "--to", "2020-01-02")
-    assert "file customers/2020-01-02.csv" in done.stderr
+    assert "customers/2020-01-02.csv is refused: all of its 4 rows were refused" in done.stderr
     assert "None" not in done.stderr
     assert json.loads(run("status", "churn", "--json").stdout)["refused"] == {
         "customers": {"files": 1, "rows": 1}
     }
+    done = run("backfill", "customers", "--refused")
+    assert (done.exit_code, "1 are refused again, such as customers/2020-01-02" in done.stderr) == (
+        1,
+        True,
+    )
+    customers(1).write_csv(landing / "2020-01-02.csv")
+    done = run("backfill", "customers", "--refused")
+    assert done.stdout == "customers: 1 refused file read again, none is refused now\n"
+    assert "leave out" in run("backfill", "customers", "--refused", "--to", "2020-01-02").stderr
 
 
 def test_a_dataset_without_partitions_is_backfilled_without_a_range(fresh: Project) -> None:

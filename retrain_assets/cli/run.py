@@ -16,6 +16,7 @@ import polars as pl
 
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command, show, storage
+from retrain_assets.domain.data.contract import NEIGHBOUR_REFUSED
 from retrain_assets.orchestration import tick as passes
 from retrain_assets.orchestration.checks import failures
 from retrain_assets.orchestration.partitions import count_range, range_tags
@@ -24,6 +25,7 @@ from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL
 from retrain_assets.steps.data.intake import Intake
 from retrain_assets.steps.data.quarantine import refused
+from retrain_assets.steps.state import landing_files
 from retrain_assets.stores.landing.topic import TopicFiles
 
 MANY = 1000  # a range of more partitions may be a mistake
@@ -47,12 +49,19 @@ def demo(*, fresh: bool) -> None:
 @click.argument("name")
 @click.option("--from", "first", default=ALL, help="First partition, if there are partitions.")
 @click.option("--to", "last", default=ALL, help="Last partition.")
+@click.option("--refused", "again", is_flag=True, help="Read again all refused files of a dataset.")
 @click.option("--yes", is_flag=True, help=f"Do not ask before more than {MANY} partitions.")
-def backfill(name: str, first: str, last: str, *, yes: bool) -> None:
+def backfill(name: str, first: str, last: str, *, again: bool, yes: bool) -> None:
     """Ingest a dataset, or monitor a model, over a range of partitions in one run.
 
     A check that fails is an error, though the sound partitions beside it are published.
     """
+    if again:
+        if (first, last) != (ALL, ALL):
+            raise ValueError(
+                "--refused reads the files of all partitions: leave out --from and --to"
+            )
+        return _read_refused_again(base.get("dataset", base.datasets(), name))
     datasets, models = base.datasets(), base.models()
     jobs = dict.fromkeys(datasets, "ingest") | dict.fromkeys(models, "monitor")
     job = base.get("dataset or model", jobs, name)
@@ -79,7 +88,36 @@ def backfill(name: str, first: str, last: str, *, yes: bool) -> None:
         value["refused"] = rows = reasons.select("partition", "file", "line").n_unique()
         if rows:
             text += f"; {number_of(rows, 'row')} refused, see `retrain quarantine {name}`"
-    show(value, text)
+    return show(value, text)
+
+
+def _read_refused_again(spec: DatasetSpec) -> None:
+    """Read the refused files of a dataset again, in a run for each range of partitions.
+
+    Raises:
+        ValueError: Some are refused again.
+    """
+    before = _list_refused(spec)
+    runs = [
+        base.execute(f"{spec.name}_ingest", tags=range_tags(keys[0], keys[-1]))
+        for keys in Intake(storage(), spec).forget_refusals()
+    ]
+    after = _list_refused(spec)
+    if after:
+        path, reason = next(iter(after.items()))
+        files = number_of(len(before), "refused file")
+        raise ValueError(
+            f"{spec.name}: of {files}, {len(after):,} are refused again, such as {path}: {reason}"
+        )
+    text = f"{spec.name}: {number_of(len(before), 'refused file')} read again, none is refused now"
+    show({"name": spec.name, "files": len(before), "run_ids": runs}, text)
+
+
+def _list_refused(spec: DatasetSpec) -> dict[str, str]:
+    """Return why each file is refused that is refused for itself."""
+    is_cause = pl.col("refusal").is_not_null() & (pl.col("refusal") != NEIGHBOUR_REFUSED)
+    files = landing_files(storage().tables, spec.name, is_cause)
+    return dict(files.select("file", "refusal").sort("file").iter_rows())
 
 
 def let_settle(spec: DatasetSpec, first: str, last: str) -> None:

@@ -189,6 +189,31 @@ class Intake:
                 for keys in group_batches(((sizes[key], [key]) for key in part), MAX_FILES):
                     yield keys, [file for key in keys for file in new[key]]
 
+    def forget_refusals(self) -> list[Sequence[str]]:
+        """Record each refused file as unread.
+
+        Returns:
+            The ranges of partitions whose runs read these files again; none if none is refused.
+        """
+        refusals = self.recorded.filter(pl.col("refusal").is_not_null())
+        paths, keys = set(refusals["file"]), set(refusals[PARTITION])
+        if not keys:
+            return []
+        # A file of many partitions counts as read by its record without a partition.
+        is_hit = pl.col("file").is_in(list(paths))
+        touched = set(self.recorded.filter(is_hit)[PARTITION])
+        stamp = pl.when(is_hit).then(pl.lit("")).otherwise("stamp").alias("stamp")
+        rows = self.recorded.filter(pl.col(PARTITION).is_in(list(touched))).with_columns(stamp)
+        commit = {"action": "forget refusals"}
+        self.storage.tables.replace(f"{self.spec.name}/files", rows, touched, commit)
+        if not self.spec.is_split:
+            stretches = groupby(self._landed, keys.__contains__)
+            return [list(stretch) for is_refused, stretch in stretches if is_refused]
+        placed = {key for key in keys if not key.startswith(UNPLACED)}
+        placed |= self.keys([file for file in self.files if file.path in paths])
+        # Without keys, as where no file can be read, any range will do.
+        return split_at_gaps(sorted(placed), self.spec.partition) or [[self.spec.partition.example]]
+
     @cached_property
     def _fresh(self) -> list[LandingFile]:
         """Return the unread files that are read now if their partitions are requested."""

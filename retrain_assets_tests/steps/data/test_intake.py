@@ -639,6 +639,26 @@ def test_a_file_is_read_again_after_a_read_error_that_passed(
     assert Intake(Storage(tmp_path), spec).unread == []
 
 
+@pytest.mark.parametrize("landing", ["sales/*.csv", "sales/{partition}.csv"])
+def test_refused_files_can_be_read_again_though_neither_they_nor_the_yaml_changed(
+    tmp_path: Path, landing: str
+) -> None:
+    spec = dataset(landing=landing)
+    for day in (1, 2, 4):
+        deliver(tmp_path, f"{DAYS[day]}.csv", f"{DAYS[day]},1,{'5' if day == 1 else 'bad'}")
+    run(tmp_path, spec)
+    assert Intake(Storage(tmp_path), spec).unread == []
+    ranges = Intake(Storage(tmp_path), spec).forget_refusals()
+    assert [keys[0] for keys in ranges] == [DAYS[2]]
+    unread = Intake(Storage(tmp_path), spec).unread
+    assert [file.path for file in unread] == [f"sales/{DAYS[day]}.csv" for day in (2, 4)]
+    deliver(tmp_path, f"{DAYS[2]}.csv", f"{DAYS[2]},1,5")
+    deliver(tmp_path, f"{DAYS[4]}.csv", f"{DAYS[4]},1,5")
+    run(tmp_path, spec, [key for keys in ranges for key in keys])
+    assert Intake(Storage(tmp_path), spec).forget_refusals() == []
+    assert [*table(tmp_path)] == [DAYS[1], DAYS[2], DAYS[4]]
+
+
 def test_new_categories_and_odd_texts_are_named_and_kept(tmp_path: Path) -> None:
     city = {"city": {"type": "category"}}
     spec = dataset(landing="sales/{partition}.csv", columns=SALES["columns"] | city)
