@@ -51,6 +51,7 @@ class ColumnSpec(Spec):
         personal: Whether values are masked wherever they are shown.
         expression: SQL over other columns, `_line`, and `_partition` if file names contain it.
         known: A `later` value is not known when predicting, so no feature can use it.
+        since: First partition whose files have the column; before it they may lack it.
     """
 
     type: ColumnType
@@ -64,6 +65,7 @@ class ColumnSpec(Spec):
     personal: bool = False
     expression: str | None = None
     timing: Literal["before", "later"] = Field("before", alias="known")
+    since: str | None = None
 
     def _find_mistakes(self) -> Mistakes:
         for name in ("allowed", "pattern"):
@@ -278,6 +280,8 @@ class DatasetSpec(NamedSpec):
                     f"columns: {name!r} cannot name a column: use 1 to {_LONGEST_NAME} "
                     "printable characters that do not start with an underscore"
                 )
+            if (since := self.columns[name].since) is not None:
+                yield from self._find_since_mistakes(name, since)
         fields = {
             "key": self.key,
             "partition.column": [self.partition.column] if self.partition.column else [],
@@ -292,6 +296,13 @@ class DatasetSpec(NamedSpec):
         for name in self.read.date_format:
             if self.columns[name].type not in ("date", "datetime"):
                 yield f"read.date_format: {name!r} is neither date nor datetime"
+
+    def _find_since_mistakes(self, name: str, since: str) -> Mistakes:
+        field = f"columns.{name}.since"
+        if self.columns[name].expression or name in (*self.key, self.partition.column):
+            yield f"{field}: each file must have {name}, or it is derived: leave out `since`"
+        if (why := self.partition.explain_misfit(since)) is not None:
+            yield f"{field}: {since!r} is no partition: {why}"
 
     def _find_partition_mistakes(self) -> Mistakes:
         partition = self.partition

@@ -294,10 +294,25 @@ def slices(
     if (reason := excess(file.rows.height, rest.height, spec)) is not None:
         return [replace(unplaced, rows=rest, excess=reason)]
     placed = [
-        replace(file, partition=str(key), rows=rows, sha256=_digest(rows))
+        replace(
+            file,
+            partition=str(key),
+            rows=rows,
+            sha256=_digest(rows),
+            refusal=_explain_lack(file, str(key), spec),
+        )
         for (key,), rows in parts.items()
     ]
     return [*placed, replace(unplaced, rows=rest)]
+
+
+def _explain_lack(file: RawRows, key: str, spec: DatasetSpec) -> str | None:
+    """Return which column the rows of a partition may not lack, if the file has none of it."""
+    for name in file.lacking:
+        since = spec.columns[name].since
+        if since is not None and key >= since:
+            return f"it lacks {name}, which the files have since {since}"
+    return None
 
 
 def partition_keys(rows: pl.DataFrame, spec: DatasetSpec) -> pl.Series:

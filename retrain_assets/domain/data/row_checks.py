@@ -45,6 +45,7 @@ class RawRows:
         excess: Why the file is refused as a whole although its rows can be read, so that some are
             shown.
         extra: Columns that the contract does not know, which are not in `rows`.
+        lacking: Columns that the file does not have and may lack; they are null in `rows`.
         stamp: The state of the file when it was read, see `LandingFile`.
         size_bytes: The length of the file.
         waiting: The partitions of its rows that wait, see `find_strays`.
@@ -57,6 +58,7 @@ class RawRows:
     refusal: str | None = None
     excess: str | None = None
     extra: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
     stamp: str = ""
     size_bytes: int = 0
     waiting: tuple[str, ...] = ()

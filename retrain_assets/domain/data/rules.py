@@ -7,7 +7,7 @@ one.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,11 @@ def _required(spec: DatasetSpec) -> Iterator[Rule]:
     """Refuse a row without a value that it must have."""
     for name, column in spec.columns.items():
         if column.required:
-            yield _present(name)
+            rule = _present(name)
+            if column.since is not None:
+                is_due = pl.col(PARTITION) >= column.since
+                rule = replace(rule, fails=rule.fails & is_due, expectations=())
+            yield rule
 
 
 def _range(spec: DatasetSpec) -> Iterator[Rule]:

@@ -20,7 +20,7 @@ import polars.selectors as cs
 from retrain_assets.domain.data.rules import BROKEN, LINE, PROBLEM
 from retrain_assets.domain.data.values import misfit
 from retrain_assets.specs.base import number_of
-from retrain_assets.specs.dataset import DatasetSpec, Encoding
+from retrain_assets.specs.dataset import ColumnSpec, DatasetSpec, Encoding
 
 _MAX_LINE = 2**20  # characters
 _MAX_CHARACTERS = 200  # of foreign text in a message
@@ -52,10 +52,17 @@ class RefusedFileError(ValueError):
     """A landing file that cannot be read as rows; the message says why and what would do."""
 
 
-def columns_of(names: Sequence[str], spec: DatasetSpec) -> tuple[dict[str, int], tuple[str, ...]]:
+def columns_of(
+    names: Sequence[str], spec: DatasetSpec, partition: str | None = None
+) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return where the contract's columns stand in a file, and the names of its other columns.
 
     A small file of a stream may lack what no message must have, since producers leave out nulls.
+
+    Args:
+        names: The columns of the file.
+        spec: The dataset.
+        partition: The partition of the file; None where its rows name theirs.
 
     Raises:
         RefusedFileError: A column is there twice or not at all.
@@ -65,6 +72,7 @@ def columns_of(names: Sequence[str], spec: DatasetSpec) -> tuple[dict[str, int],
     if twice:
         raise RefusedFileError(f"it has two columns {shown(', '.join(twice))}: keep one")
     absent = [name for name in spec.file_columns if name not in renamed]
+    absent = [name for name in absent if not _is_younger(spec.columns[name], partition)]
     missing = [name for name in absent if not _may_be_left_out(name, renamed, spec)]
     if missing:
         lacking = ", ".join(_with_hint(name, renamed) for name in missing)
@@ -85,6 +93,11 @@ def _delimiter_hint(fields: Sequence[str]) -> str:
     """Return what to set if a line has one field since another character separates them."""
     marks = [mark for mark in ";\t|," if len(fields) == 1 and mark in fields[0]]
     return f": if {marks[0]!r} separates them, set read.delimiter to it" if marks else ""
+
+
+def _is_younger(column: ColumnSpec, partition: str | None) -> bool:
+    """Tell if a column may have come into the files after a partition."""
+    return column.since is not None and (partition is None or partition < column.since)
 
 
 def _may_be_left_out(name: str, names: Sequence[str], spec: DatasetSpec) -> bool:
@@ -203,10 +216,10 @@ def _table(records: Iterable[_Record], positions: dict[str, int], text: str) -> 
     return pl.DataFrame(values, schema).select(*positions, LINE, BROKEN, PROBLEM)
 
 
-def _read_csv(content: bytes, spec: DatasetSpec) -> Content:
+def _read_csv(content: bytes, spec: DatasetSpec, partition: str | None = None) -> Content:
     text, delimiter = _text(content, spec), spec.read.delimiter
     header, has_header = _header(text, spec), spec.read.header is None
-    positions, extra = columns_of(header, spec)
+    positions, extra = columns_of(header, spec, partition)
     rows = _plain_csv(text, delimiter, len(header), positions, has_header)
     if rows is None:
         records = _csv_records(text, delimiter, len(header), has_header)
@@ -299,7 +312,7 @@ def _too_long(line: str) -> str | None:
     return f"it has {size:,} characters; {_MAX_LINE:,} are the most" if size > _MAX_LINE else None
 
 
-def _read_jsonl(content: bytes, spec: DatasetSpec) -> Content:
+def _read_jsonl(content: bytes, spec: DatasetSpec, partition: str | None = None) -> Content:
     text = _text(content, spec)
     if start := re.match(r"\s*(\[|\{\s*\n)", text):
         kind = "array" if start[1] == "[" else "object on several lines"
@@ -307,7 +320,11 @@ def _read_jsonl(content: bytes, spec: DatasetSpec) -> Content:
     names: dict[str, None] = {}
     records = _json_records(text, spec, names)
     rows = _table(records, {name: at for at, name in enumerate(spec.file_columns)}, text)
-    return rows, columns_of(list(names), spec)[1] if names else ()
+    if not names:
+        return rows, ()
+    positions, extra = columns_of(list(names), spec, partition)
+    lacking = [name for name in spec.columns if spec.columns[name].since and name not in positions]
+    return rows.drop(lacking), extra
 
 
 def _json_records(text: str, spec: DatasetSpec, names: dict[str, None]) -> Iterator[_Record]:
@@ -380,10 +397,10 @@ def _scalar(value: object, name: str) -> str | None:
     return text
 
 
-def _read_parquet(content: bytes, spec: DatasetSpec) -> Content:
+def _read_parquet(content: bytes, spec: DatasetSpec, partition: str | None = None) -> Content:
     """Read the rows of a parquet file, in its own types."""
     try:
-        return _parquet_rows(content, spec)
+        return _parquet_rows(content, spec, partition)
     except RefusedFileError:
         raise
     # A damaged file may raise anything, and a panic of polars is no Exception.
@@ -391,7 +408,7 @@ def _read_parquet(content: bytes, spec: DatasetSpec) -> Content:
         raise RefusedFileError(f"it is no sound parquet file: {shown(str(error))}") from error
 
 
-def _parquet_rows(content: bytes, spec: DatasetSpec) -> Content:
+def _parquet_rows(content: bytes, spec: DatasetSpec, partition: str | None) -> Content:
     # Imported here, since it takes half as long to load as all definitions do.
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
@@ -402,7 +419,7 @@ def _parquet_rows(content: bytes, spec: DatasetSpec) -> Content:
         raise ValueError(f"its footer has {size:,} bytes; {_MAX_FOOTER:,} are the most")
     file = ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
     fields = file.schema_arrow
-    positions, extra = columns_of(fields.names, spec)
+    positions, extra = columns_of(fields.names, spec, partition)
     empty = {name: pa.array([], fields.field(at).type) for name, at in positions.items()}
     if (why := misfit({name: pl.Series(e).dtype for name, e in empty.items()}, spec)) is not None:
         raise RefusedFileError(why)

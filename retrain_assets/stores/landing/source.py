@@ -360,7 +360,7 @@ class DeltaSource:
             return refused(file, str(error))
         except (DeltaError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             return refused(file, f"version {version} cannot be read: {str(error)[:200]!r}")
-        return replace(refused(file, None, file.stamp), rows=rows, extra=extra)
+        return _accept(refused(file, None, file.stamp), rows, extra, self.spec)
 
 
 def check_finished(path: str) -> None:
@@ -384,10 +384,20 @@ def parsed(file: LandingFile, content: bytes, spec: DatasetSpec) -> RawRows:
     """Return the rows of the bytes of a file."""
     digest = sha256(content).hexdigest()
     try:
-        rows, extra = READERS[spec.format](content, spec)
+        rows, extra = READERS[spec.format](content, spec, file.partition)
     except RefusedFileError as error:
         return refused(file, str(error), digest)
-    return replace(refused(file, None, digest), rows=rows, extra=extra)
+    return _accept(refused(file, None, digest), rows, extra, spec)
+
+
+def _accept(
+    file: RawRows, rows: pl.DataFrame, extra: tuple[str, ...], spec: DatasetSpec
+) -> RawRows:
+    """Return a file with its rows; the columns that it may lack are null."""
+    lacking = tuple(name for name in spec.file_columns if name not in rows.columns)
+    nothing = pl.lit(None, pl.Null if spec.is_typed else pl.String)
+    rows = rows.with_columns(nothing.alias(name) for name in lacking)
+    return replace(file, rows=rows, extra=extra, lacking=lacking)
 
 
 def refused(file: LandingFile, reason: str | None, digest: str = "") -> RawRows:

@@ -411,10 +411,10 @@ def test_whatever_error_a_file_causes_refuses_that_file_and_no_other(
         deliver(tmp_path, f"2013-01-0{day}.csv", f"2013-01-0{day},{day},5")
     spec, read, judge = dataset(landing=landing), READERS["csv"], contract.judge
 
-    def raise_for_two(content: bytes, spec: DatasetSpec) -> Any:
+    def raise_for_two(content: bytes, *rest: Any) -> Any:
         if b",2,5" in content:
             raise error
-        return read(content, spec)
+        return read(content, *rest)
 
     def raise_for_three(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
         if any(3 in file.rows["id"].cast(int) for file in raw if "id" in file.rows.columns):
@@ -675,3 +675,39 @@ def test_new_categories_and_odd_texts_are_named_and_kept(tmp_path: Path) -> None
         ("Oslo ", "looks like 'Oslo'", 5),
     ]
     assert done.rows_by_partition(DAYS)["accepted"].to_list() == [4]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("name", ["{partition}", "*"])
+def test_older_files_may_lack_a_column_that_came_later(
+    tmp_path: Path, ending: str, name: str
+) -> None:
+    city = {"city": {"type": "category", "required": True, "since": DAYS[2]}}
+    columns = SALES["columns"] | city
+    spec = dataset(
+        landing=f"sales/{name}.{ending}", columns=columns, quarantine={"max_fraction": 0}
+    )
+    folder = tmp_path / "landing" / "sales"
+    folder.mkdir(parents=True)
+    for number, day in enumerate(DAYS[:5]):
+        row = {"day": day, "id": 1, "price": 5.0} | ({"city": "Rome"} if number in (1, 3) else {})
+        rows = pl.DataFrame([row])
+        path = folder / f"{day}.{ending}"
+        if ending == "parquet":
+            rows.with_columns(pl.col("day").str.to_date()).write_parquet(path)
+        else:
+            (rows.write_csv if ending == "csv" else rows.write_ndjson)(path)
+    refused = run(tmp_path, spec).refused
+    assert sorted(refused) == [DAYS[2], DAYS[4]]
+    assert "it lacks city" in refused[DAYS[2]]
+    stored = Storage(tmp_path).tables.scan("sales/dataset").collect().sort("day")
+    assert stored["city"].to_list() == [None, "Rome", "Rome"]
+
+
+def test_since_names_a_partition_and_no_column_that_each_row_must_have() -> None:
+    with pytest.raises(
+        ValueError, match=r"columns\.city\.since: '2013' is no partition: write it as"
+    ):
+        dataset(columns=SALES["columns"] | {"city": {"type": "category", "since": "2013"}})
+    with pytest.raises(ValueError, match="each file must have id"):
+        dataset(columns=SALES["columns"] | {"id": {"type": "int", "since": DAYS[1]}})
