@@ -406,7 +406,7 @@ def test_a_backfill_counts_refused_rows_and_keeps_dagsters_folders_out_of_the_pr
     reason = "0 of 16 partitions needed are ready; 1 more have landed: the sensor of churn or "
     status = run("status").stdout
     assert f"{reason}`retrain backfill churn` monitors them" in status
-    refusals = "  customers refused 0 files and 1 row of others: see `retrain quarantine c"
+    refusals = "customers refused 0 files and 1 row of others"
     assert refusals in status
     rows.with_columns(x=pl.lit("wrong")).write_csv(landing / "2020-01-02.csv")
     done = run("backfill", "customers", "--from", "2020-01-02", "--to", "2020-01-02")
@@ -416,10 +416,8 @@ def test_a_backfill_counts_refused_rows_and_keeps_dagsters_folders_out_of_the_pr
         "customers": {"files": 1, "rows": 1}
     }
     done = run("backfill", "customers", "--refused")
-    assert (done.exit_code, "1 are refused again, such as customers/2020-01-02" in done.stderr) == (
-        1,
-        True,
-    )
+    assert done.exit_code == 1
+    assert "1 are refused again, such as customers/2020-01-02" in done.stderr
     customers(1).write_csv(landing / "2020-01-02.csv")
     done = run("backfill", "customers", "--refused")
     assert done.stdout == "customers: 1 refused file read again, none is refused now\n"
@@ -437,4 +435,4 @@ def test_a_dataset_without_partitions_is_backfilled_without_a_range(fresh: Proje
     done = run("backfill", "plans", "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["refused"] == 0
-    assert "'all' is no partition" in run("backfill", "customers").stderr
+    assert "give --from and --to: the partitions run from" in run("backfill", "customers").stderr

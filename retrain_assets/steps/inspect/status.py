@@ -117,7 +117,8 @@ def _list_waiting(
         yield {"text": value["staleness"], "command": ""}
     for dataset, count in value["refused"].items():
         text = (
-            f"{dataset} refused {count['files']:,} files, and {count['rows']:,} rows of other files"
+            f"{dataset} refused {number_of(count['files'], 'file')} and "
+            f"{number_of(count['rows'], 'row')} of others"
         )
         yield {"text": text, "command": f"retrain quarantine {dataset}"}
 
