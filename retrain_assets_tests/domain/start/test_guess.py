@@ -105,6 +105,8 @@ def test_personal_columns_are_masked_and_their_values_stand_nowhere(shop: Start)
     assert shop.dataset.attributes["columns"]["mail"] == {"type": "category", "personal": True}
     assert "mail" not in shop.model.attributes["features"]["sql"]
     assert "@example.org" not in shop.render("")
+    by_name = start(orders(12).with_columns(surname=pl.col("channel")), "late")
+    assert by_name.dataset.attributes["columns"]["surname"]["personal"]
 
 
 def test_bounds_are_wider_than_what_was_observed(shop: Start) -> None:
@@ -161,10 +163,12 @@ def test_without_any_time_it_says_what_can_be_judged_and_what_cannot(tmp_path: A
 
 
 def test_a_target_may_be_sql_and_its_columns_are_known_later(tmp_path: Any) -> None:
-    dataset, model = specs(start(orders(), "amount > 60"), tmp_path)
-    assert (model.target.expression, model.target.kind) == ("amount > 60", "binary")
-    assert dataset.columns["amount"].timing == "later"
-    assert "amount" not in (model.features.sql or "")
+    sql = "amount > 60 AND channel = 'web'"
+    dataset, model = specs(start(orders(), sql), tmp_path)
+    assert (model.target.expression, model.target.kind) == (sql, "binary")
+    later = {name for name, column in dataset.columns.items() if column.timing == "later"}
+    assert {"amount", "channel"} <= later
+    assert "channel" not in (model.features.sql or "")
 
 
 @pytest.mark.parametrize(
