@@ -6,6 +6,7 @@ reads it, and an Excel sheet becomes a parquet file. Not here: guessing (`domain
 
 import csv
 import io
+import json
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -142,10 +143,23 @@ def _names(data: bytes, read: dict[str, Any], ending: str) -> list[str]:
     if ending == ".parquet":
         names = list(pl.read_parquet_schema(io.BytesIO(data)))
     elif ending == ".jsonl":
-        names = pl.read_ndjson(io.BytesIO(data), infer_schema_length=None).columns
+        names = _json_names(data)
     else:
         names = read.get("header") or _lines(data, read)[0]
     return [rename.get(name, name) for name in _single(names)]
+
+
+def _json_names(data: bytes) -> list[str]:
+    """Return the keys of all objects: in the order of the first lines, later ones by name."""
+    try:
+        heads = [
+            json.loads(line) for line in data.split(b"\n", _FIRST_LINES)[:_FIRST_LINES] if line
+        ]
+        names = dict.fromkeys(name for head in heads for name in head)
+        others = pl.read_ndjson(io.BytesIO(data), infer_schema_length=None).columns
+    except (ValueError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"the file is no JSON, one object a line: {error}") from error
+    return [*names, *sorted(set(others) - set(names))]
 
 
 def _single(names: Iterable[str]) -> list[str]:

@@ -64,6 +64,13 @@ def test_a_folder_is_one_sample_whose_files_have_the_same_columns(tmp_path: Path
         read_delivery(tmp_path, "shop")
 
 
+def test_json_has_its_columns_in_the_order_of_the_file(tmp_path: Path) -> None:
+    names = [f"x{number * 7 % 40}" for number in range(40)]
+    text = ", ".join(f'"{name}": 1' for name in names)
+    (tmp_path / "a.jsonl").write_text(f'{{{text}}}\n{{"x1": 2, "late": 3}}\n', encoding="utf-8")
+    assert read_delivery(tmp_path / "a.jsonl", "shop").sample.columns == [*names, "late"]
+
+
 def test_parquet_and_delta_keep_their_types(tmp_path: Path) -> None:
     ROWS.write_parquet(tmp_path / "a.parquet")
     ROWS.write_delta(str(tmp_path / "table"))
@@ -119,6 +126,7 @@ def test_a_sheet_of_excel_lands_as_parquet(tmp_path: Path) -> None:
     [
         ("a.csv", b"", "is empty"),
         ("a.zip", b"PK", "unpacked"),
+        ("a.jsonl", b'{"x": 1}\n[2', "is no JSON"),
         ("a.csv", b"# from a site\nday,x\n1,2\n", "the first line is a comment"),
         ("a.csv", b'day,x\n1,"2\n', "quote opened on line"),
     ],

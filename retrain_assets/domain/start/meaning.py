@@ -26,7 +26,7 @@ _MOST_KEY = 5
 _MOST_TWINS = 0.005  # of rows that may share a key, and are then refused
 _ID = re.compile(r"(^|_)(id|key|uuid|guid|nr|no|number|code|index|instant)$|^(id|key)_|Id$|ID$")
 _PERSONAL_NAME = re.compile(
-    r"(first|last|full|sur|user|customer|client|patient|employee)_?name|^name$|e_?mail|phone|mobile"
+    r"(first|last|full|sur|user|customer|client|patient|employee|operator|driver|contact)_?name|^name$|e_?mail|phone|mobile"
     r"|address|street|(^|_)ssn|passport|iban|birth|(^|_)dob($|_)|(^|_)ip($|_)|credit_?card",
     re.IGNORECASE,
 )
@@ -219,7 +219,9 @@ def is_identifier(table: Table, name: str) -> bool:
     distinct, rows = table.count_distinct(name), table.rows.height
     is_whole = table.types[name] in ("int", "category", "text")
     by_name = bool(_ID.search(name)) and distinct > rows / 2
-    return is_whole and (by_name or (distinct == rows and table.types[name] != "int"))
+    is_int = table.types[name] == "int"
+    counts_up = is_int and distinct > rows / 2 and table.rows[name].drop_nulls().is_sorted()
+    return is_whole and (by_name or counts_up or (distinct == rows and not is_int))
 
 
 def guess_key(

@@ -162,6 +162,19 @@ def test_without_any_time_it_says_what_can_be_judged_and_what_cannot(tmp_path: A
     assert ordered.dataset.attributes["columns"]["chunk"]["expression"] == "_line % 20"
 
 
+def test_seconds_since_1970_are_a_time_and_no_feature(tmp_path: Any) -> None:
+    seconds = 1_690_000_000 + 3000 * pl.int_range(DAYS * ROWS)
+    rows = orders().select("amount", "channel", "late", ts=seconds.cast(pl.String))
+    dataset, model = specs(start(rows, "late"), tmp_path)
+    assert dataset.partition.column == "ts_date"
+    assert "ts," not in (model.features.sql or "")
+    parts = orders(60).select(
+        "amount", "late", year=pl.lit("2023"), month=(pl.int_range(60 * ROWS) // 200 + 1).cast(str)
+    )
+    expression = start(parts, "late").dataset.attributes["columns"]["date"]["expression"]
+    assert expression == """DATE(CONCAT("year", '-', "month", '-01'))"""
+
+
 def test_a_target_may_be_sql_and_its_columns_are_known_later(tmp_path: Any) -> None:
     sql = "amount > 60 AND channel = 'web'"
     dataset, model = specs(start(orders(), sql), tmp_path)
