@@ -1,6 +1,7 @@
-"""Commands by which a person decides: approve, adopt, rollback, pause, resume.
+"""Commands by which a person decides: approve, adopt, release, rollback, pause, resume.
 
-Each but `adopt` is a run of the job of the same name, which the UI has too. Not here: what is done.
+Each but `adopt` and `release` is a run of the job of the same name, which the UI has too. Not here:
+what is done.
 """
 
 from typing import Any
@@ -10,10 +11,12 @@ import click
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command, show
 from retrain_assets.steps.decision.adopt import adopt as adopt_version
+from retrain_assets.steps.decision.release import publish as publish_version
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.inspect.card import write_card
 from retrain_assets.steps.state import ModelState
 
+ADDRESSES = ("models:/", "github:")
 reason_option = click.option("--reason", required=True, help="Why; the record shows it.")
 by_option = click.option("--by", default="command line", help="Who decides; the record shows it.")
 required_by = click.option("--by", required=True, help="Who decides; the ledger shows it.")
@@ -32,21 +35,37 @@ def approve(model: str, **config: Any) -> None:
 
 @command
 @click.argument("model")
-@click.option("--from", "source", required=True, help="models:/name/version, or an MLflow folder.")
+@click.option("--from", "source", required=True, help="See docs/operations.md.")
 @click.option("--trained-through", required=True, help="Last partition it was trained on.")
 @required_by
 @reason_option
 def adopt(model: str, source: str, **details: str) -> None:
-    """Take the scikit-learn model that a team already runs as the first in production.
+    """Take a model that a team already runs, or a released version, as the first in production.
 
-    Code that is in its file runs: adopt no model whose code you would not run yourself.
+    SOURCE is models:/name/version, the folder of an MLflow model (scikit-learn), a folder of
+    `retrain release`, or github:OWNER/REPO@TAG. Code in the file of a model from MLflow runs: adopt
+    none whose code you would not run yourself.
     """
     state = base.open_model(model)
-    place = source if source.startswith("models:/") else str(base.start_folder() / source)
+    place = source if source.startswith(ADDRESSES) else str(base.start_folder() / source)
     row = adopt_version(state, place, **details)
     show(row.for_people(), f"{model}: version {row.version} is in production")
     # The card comes last, because the decision stands without it.
     write_card(state, row.version, base.storage().cards)
+
+
+@command
+@click.argument("model")
+@click.option("--version", type=int, help="By default the one in production.")
+@click.option("--to", "target", required=True, help="github:OWNER/REPO, or a folder.")
+def release(model: str, version: int | None, target: str) -> None:
+    """Publish a version, with its card, contract and digests, for `retrain adopt` elsewhere.
+
+    GITHUB_TOKEN is needed for GitHub, where the release gets the tag MODEL-vVERSION.
+    """
+    place = target if target.startswith(ADDRESSES) else str(base.start_folder() / target)
+    value = publish_version(base.open_model(model), version, place)
+    show(value, f"{model}: version {value['version']} is released as {value['source']}")
 
 
 @command

@@ -3,12 +3,19 @@
 Not here: loading the file of such a model (`stores.registry`).
 """
 
-from retrain_assets.domain.model.estimator import wrap_fitted
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import polars as pl
+
+from retrain_assets.domain.model.estimator import refuse_wrong_kind, wrap_fitted
+from retrain_assets.domain.model.pipeline import TrainingError
 from retrain_assets.steps.decision import judge, promote, train
 from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import LedgerRow
-from retrain_assets.stores.registry import model_file, registry
+from retrain_assets.stores.registry import model_check, model_file, registry, release
 
 ADOPTED = "adopted_from"  # tag of a version that was trained elsewhere
 
@@ -20,7 +27,8 @@ def adopt(
 
     Args:
         state: The model.
-        source: `models:/name/version`, or the folder of an MLflow model.
+        source: `models:/name/version`, `github:OWNER/REPO@TAG`, or the folder of an MLflow model or
+            of a release.
         trained_through: The last partition it was trained on.
         reason: Why, for the ledger.
         by: Who asks.
@@ -83,8 +91,7 @@ def _register(state: ModelState, source: str, data_range: tuple[str, str]) -> re
     windows, last = state.spec.windows, data_range[1]
     keys = state.trained_on(tuple(state.built()), data_range)[-windows.train :]
     features = read_features(state, keys).select(state.feature_names)
-    foreign = registry.load_foreign(source, state.registry)
-    pipeline = wrap_fitted(foreign, state.spec.target.kind, features)
+    pipeline = _load(state, source, last, features)
     unseen = [key for key in state.mature() if key > last][-windows.holdout :]
     rows = train.sample(state, unseen)
     output = train.predict_sample(state, pipeline, rows) if len(rows.target) else None
@@ -98,3 +105,32 @@ def _register(state: ModelState, source: str, data_range: tuple[str, str]) -> re
     if output:
         judge.store_expected_output(state, version, output, rows)
     return version
+
+
+def _load(state: ModelState, source: str, last: str, features: pl.DataFrame) -> Any:
+    """Load a foreign model behind the features of the spec, or a released pipeline as it is.
+
+    Raises:
+        DecisionError: The release was trained on later partitions, or predicts something else here.
+        TrainingError: It wants columns that the spec does not make, or is of another kind.
+        ModelFileError: It cannot be loaded.
+    """
+    kind = state.spec.target.kind
+    if not release.is_release(source):
+        return wrap_fitted(registry.load_foreign(source, state.registry), kind, features)
+    files, facts = release.read(source)
+    if str(facts.get("train_to", "")) > last:
+        raise promote.DecisionError(f"{source} was trained through {facts['train_to']}, not {last}")
+    sha256 = str(facts.get("sha256", ""))
+    pipeline = model_file.load_model(files[model_file.MODEL_FILE], sha256, source)
+    if missing := {*pipeline[0].columns_} - {*features.columns}:
+        raise TrainingError(f"it wants {', '.join(sorted(missing))}, which the spec does not make")
+    refuse_wrong_kind(pipeline, kind)
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in (model_file.MODEL_FILE, model_check.EXAMPLE_FILE)]
+        for path in paths:
+            path.write_bytes(files[path.name])
+        check = model_check.check_file(paths[0], sha256, paths[1], kind)
+    if not check.passed:
+        raise promote.DecisionError(f"{source} does not predict as when released: {check.detail}")
+    return pipeline

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import warnings
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,20 @@ from sklearn.svm import LinearSVC
 from retrain_assets.domain.model.estimator import predict, wrap_fitted
 from retrain_assets.domain.model.families.family import TrainingError
 from retrain_assets.serving.scoring.served_model import Loader
+from retrain_assets.steps.decision import release
 from retrain_assets.steps.decision.adopt import adopt
 from retrain_assets.steps.decision.evaluate import read_evaluation
 from retrain_assets.steps.decision.promote import DecisionError
+from retrain_assets.steps.decision.release import publish
 from retrain_assets.steps.inspect.card import card
 from retrain_assets.steps.inspect.reproduce import NotRecordedError, reproduce
 from retrain_assets.steps.inspect.status import describe_staleness
+from retrain_assets.stores.registry.github import GitHubError
+from retrain_assets.stores.registry.model_check import EXAMPLE_FILE
 from retrain_assets.stores.registry.model_file import ModelFileError
+from retrain_assets.stores.registry.release import FILES, MANIFEST, read
 from retrain_assets.stores.tables.tables import StaleTableError
+from retrain_assets_tests.github import REPOSITORY, TOKEN, GitHub, serving_releases
 from retrain_assets_tests.world import World, customers, key, new_world
 
 LANDED, THROUGH = 12, 5
@@ -269,3 +277,98 @@ def test_what_was_fitted_on_an_array_is_given_one_in_the_order_of_the_spec() -> 
     with warnings.catch_warnings(action="error"):
         given = predict(wrap_fitted(model, "binary", rows), "binary", rows.select("x", "id"))
     assert given.tolist() == model.predict_proba(rows.to_numpy())[:, 1].tolist()
+
+
+@pytest.fixture
+def github(monkeypatch: pytest.MonkeyPatch) -> Iterator[GitHub]:
+    with serving_releases() as server:
+        monkeypatch.setenv("GITHUB_API_URL", server.url)
+        monkeypatch.setenv("GITHUB_TOKEN", TOKEN)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def released(monitored: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world whose adopted version is in production."""
+    root = tmp_path_factory.mktemp("released") / "data"
+    shutil.copytree(monitored, root)
+    with dg.DagsterInstance.ephemeral() as instance:
+        world = new_world(root, instance)
+        ask(world, saved(world, theirs()))
+        return world
+
+
+def test_a_release_on_github_is_adopted_elsewhere(
+    released: World, world: World, github: GitHub
+) -> None:
+    value = publish(released.state, None, f"github:{REPOSITORY}")
+    assert value["source"] == f"github:{REPOSITORY}@churn-v1"
+    (stored,) = github.releases.values()
+    assert not stored["draft"]
+    assert {asset["name"] for asset in stored["assets"]} == {*FILES, MANIFEST}
+    assert publish(released.state, 1, f"github:{REPOSITORY}") == value
+    assert len(github.releases) == 1
+    row = ask(world, value["source"])
+    registries = [each.storage.registry("churn") for each in (released, world)]
+    first, second = (
+        predict(registry.load(1, registry.version(1).sha256), "binary", customers(50))
+        for registry in registries
+    )
+    assert second.tolist() == first.tolist()
+    assert value["source"] in row.reason
+
+
+def test_an_upload_that_fails_is_seen_by_nobody_and_made_again(
+    released: World, github: GitHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "card", lambda *_: "drawn in the test above")
+    target, github.fails_after = f"github:{REPOSITORY}", 2
+    with pytest.raises(GitHubError, match="502 Server Error"):
+        publish(released.state, None, target)
+    with pytest.raises(GitHubError, match="404 Not Found"):
+        read(f"{target}@churn-v1")
+    github.fails_after = 100
+    publish(released.state, None, target)
+    assert len(github.releases) == 1
+    files, manifest = read(target)
+    assert (manifest["model"], set(files)) == ("churn", set(FILES))
+    assert "notify" not in json.loads(files["contract.json"])["model"]
+    model = next(a for a in next(iter(github.releases.values()))["assets"] if "model" in a["name"])
+    github.contents[model["id"]] += b"x"
+    with pytest.raises(ModelFileError, match=r"model\.skops is missing or not what was released"):
+        read(f"{target}@churn-v1")
+    with pytest.raises(GitHubError, match="has another model"):
+        publish(released.state, None, target)
+    monkeypatch.setenv("GITHUB_TOKEN", "wrong")
+    github.releases.clear()
+    with pytest.raises(GitHubError, match="401 Bad credentials"):
+        publish(released.state, None, target)
+
+
+@pytest.mark.parametrize("address", ["github:owner", "github:../..@x", "github:o/r@a/b", "github:"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="is no github:OWNER/REPO"):
+        read(address)
+
+
+def test_a_release_in_a_folder_is_held_against_its_digests_and_its_example(
+    released: World, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "card", lambda *_: "drawn in a test above")
+    folder = Path(publish(released.state, None, str(tmp_path))["source"])
+    assert publish(released.state, None, str(tmp_path))["source"] == str(folder)
+    with pytest.raises(DecisionError, match=f"trained through {key(THROUGH)}, not {key(0)}"):
+        ask(world, str(folder), through=key(0))
+    sound = {name: (folder / name).read_bytes() for name in (*FILES, MANIFEST)}
+    manifest = json.loads(sound[MANIFEST])
+    wrong = pl.read_parquet(folder / EXAMPLE_FILE).with_columns(pl.col("_expected") + 1)
+    wrong.write_parquet(folder / EXAMPLE_FILE)
+    with pytest.raises(ModelFileError, match="not what was released"):
+        ask(world, str(folder))
+    manifest["files"][EXAMPLE_FILE] = sha256((folder / EXAMPLE_FILE).read_bytes()).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(DecisionError, match="does not predict as when released"):
+        ask(world, str(folder))
+    for name, content in sound.items():
+        (folder / name).write_bytes(content)
+    assert ask(world, str(folder)).action == "adopt"
