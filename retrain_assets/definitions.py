@@ -12,7 +12,11 @@ import dagster as dg
 
 from retrain_assets.components import components
 from retrain_assets.orchestration.assets.monitoring import Model
-from retrain_assets.orchestration.dagster_internals import discover_config_file, load_toml_as_dict
+from retrain_assets.orchestration.dagster_internals import (
+    disable_dagster_warnings,
+    discover_config_file,
+    load_toml_as_dict,
+)
 from retrain_assets.specs.base import SpecError
 from retrain_assets.specs.dataset import DatasetSpec
 
@@ -31,7 +35,8 @@ def build_defs(
     Raises:
         SpecError: The YAML of the project is mistaken.
     """
-    loaded = component_tree(project).build_defs()
+    with disable_dagster_warnings():  # about the betas that its components use themselves
+        loaded = component_tree(project).build_defs()
     return dg.Definitions(
         assets=loaded.assets,
         asset_checks=loaded.asset_checks,

@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
+import kubernetes_validate
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -33,12 +38,119 @@ def run(*command: str | Path) -> str:
     ids=lambda command: command[0],
 )
 def test_the_workflows_pass(command: list[str]) -> None:
-    assert len(WORKFLOWS) == 2
+    assert len(WORKFLOWS) == 3
     run(*command, *WORKFLOWS)
 
 
 def test_every_action_is_pinned_by_its_commit() -> None:
     uses = [line for path in WORKFLOWS for line in path.read_text().splitlines() if "uses:" in line]
-    assert len(uses) == 4
+    assert len(uses) >= 6
     pinned = re.compile(r"\s*- uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
     assert [line for line in uses if not pinned.fullmatch(line)] == []
+
+
+def test_the_image_and_its_services_are_described_soundly() -> None:
+    run("hadolint", "Dockerfile")
+    run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    ours = {name for name, service in services.items() if service["image"] == "retrain-assets"}
+    assert ours == {"mlflow", "code", "daemon", "webserver", "serving"}
+    assert all(services[name]["read_only"] for name in ours)
+
+
+def test_what_the_image_copies_is_sent_to_the_builder() -> None:
+    copied = re.findall(
+        r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE
+    )
+    sent = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"
+    }
+    for path in " ".join(copied).split():
+        assert (ROOT / path).exists(), path
+        assert {path, str(Path(path).parent)} & sent, f"{path} is ignored"
+
+
+def test_the_image_reads_every_version_of_the_lock_with_its_hashes() -> None:
+    spec = spec_from_file_location("install", ROOT / "deploy" / "image" / "install.py")
+    assert spec is not None
+    assert spec.loader is not None
+    install = module_from_spec(spec)
+    spec.loader.exec_module(install)
+    lock = (ROOT / "requirements.lock").read_text()
+    pins = install.read_lock(lock)
+    assert len(pins) == len(re.findall(r"^\S+==", lock, re.MULTILINE)) > 200
+    assert pins["uvicorn"].startswith("uvicorn[standard]==")
+    assert sum(block.count("--hash=sha256:") for block in pins.values()) == lock.count("--hash=")
+
+
+@cache
+def render(overlay: str) -> list[dict[str, Any]]:
+    """Return the resources of an overlay of Kubernetes."""
+    text = run("kubectl", "kustomize", f"deploy/kubernetes/overlays/{overlay}")
+    return list(yaml.safe_load_all(text))
+
+
+def pods(resources: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the templates of pods by the name of what starts them."""
+    specs = {"Deployment": lambda spec: spec, "CronJob": lambda spec: spec["jobTemplate"]["spec"]}
+    return {
+        resource["metadata"]["name"]: specs[resource["kind"]](resource["spec"])["template"]
+        for resource in resources
+        if resource["kind"] in specs
+    }
+
+
+def names(resources: list[dict[str, Any]], *kinds: str) -> set[str]:
+    return {found["metadata"]["name"] for found in resources if found["kind"] in kinds}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "services"),
+    [("dev", {"mlflow", "serving", "tick"}), ("prod", {"mlflow", "serving", "dagster"})],
+)
+def test_kubernetes_takes_what_an_overlay_makes(overlay: str, services: set[str]) -> None:
+    resources = render(overlay)
+    for resource in resources:
+        if resource["kind"] != "ServiceMonitor":  # of the operator, which has no schema here
+            kubernetes_validate.validate(resource, "1.37", strict=True)
+    templates = pods(resources)
+    assert templates.keys() == services
+    volumes = names(resources, "PersistentVolumeClaim")
+    settings = names(resources, "ConfigMap")
+    for template in templates.values():
+        assert template["metadata"]["labels"]["app.kubernetes.io/part-of"] == "retrain"
+        spec = template["spec"]
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert spec["serviceAccountName"] in names(resources, "ServiceAccount")
+        claims = {
+            part["persistentVolumeClaim"]["claimName"]
+            for part in spec["volumes"]
+            if "persistentVolumeClaim" in part
+        }
+        assert claims <= volumes
+        for container in spec["containers"]:
+            assert "retrain-assets:" in container["image"]
+            assert container["securityContext"]["readOnlyRootFilesystem"]
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["limits"]["memory"]
+            sources = container.get("envFrom", [])
+            assert {part["configMapRef"]["name"] for part in sources[:1]} <= settings
+    labels = [template["metadata"]["labels"].items() for template in templates.values()]
+    selectors = [part["spec"]["selector"] for part in resources if part["kind"] == "Service"]
+    assert all(any(selector.items() <= pod for pod in labels) for selector in selectors)
+
+
+def test_only_production_needs_a_key_for_requests() -> None:
+    for overlay, optional in (("dev", True), ("prod", False)):
+        (container,) = pods(render(overlay))["serving"]["spec"]["containers"]
+        assert container["env"][0]["valueFrom"]["secretKeyRef"]["optional"] is optional
+
+
+def test_commands_of_manifests_and_compose_exist() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"].values()
+    commands = [service["command"].split() for service in services if "command" in service]
+    for overlay in ("dev", "prod"):
+        for template in pods(render(overlay)).values():
+            commands += [container["command"] for container in template["spec"]["containers"]]
+    assert len(commands) >= 10
+    assert {command[0] for command in commands if not (BIN / command[0]).exists()} == set()

@@ -110,7 +110,6 @@ def test_the_package_is_that_of_the_wheel(theirs: Theirs) -> None:
 def test_a_folder_with_only_a_workspace_shows_the_demo(theirs: Theirs, tmp_path: Path) -> None:
     shutil.copy(ROOT / "workspace.yaml", tmp_path)
     folder = Theirs(theirs.python, Project(tmp_path, "none"))
-    (tmp_path / "data" / "landing" / "flights").mkdir(parents=True)
     models = [status["model"] for status in folder.retrain("status")]
     assert models == ["arrival_delay", "flight_delay"]
 

@@ -232,16 +232,23 @@ def open_daemon() -> Iterator[InProcessDaemon]:
         yield InProcessDaemon(loaded, instance, place.module, place.name)
 
 
+def _names_the_demo(start: Path) -> bool:
+    """Tell if a workspace at or above a folder, as in the image, names these definitions."""
+    place = Path.cwd() / "workspace.yaml"
+    has_workspace = start.is_relative_to(place.parent) and place.exists()
+    return has_workspace and definitions.Location.module in place.read_text(encoding="utf-8")
+
+
 def location() -> definitions.Location:
     """Return the Dagster project at or above the start folder; outside of any, the demo's.
 
     Raises:
-        LookupError: There is no project, and the demo was not run.
+        LookupError: There is no project, and no workspace names the demo, which was not run.
     """
     start, notes = start_folder(), click.get_current_context().meta
     place = definitions.location_at(start)
     if place == definitions.Location():
-        if not (storage().landing / "flights").is_dir():
+        if not (_names_the_demo(start) or (storage().landing / "flights").is_dir()):
             raise LookupError(
                 f"no Dagster project in {start} or above it: go to the folder with its dg.toml or "
                 "pyproject.toml, or try `retrain demo`"
