@@ -25,7 +25,7 @@ from retrain_assets.steps.decision.reconsider import propose
 from retrain_assets.steps.decision.train import fit_model
 from retrain_assets.steps.monitoring.monitor import monitor
 from retrain_assets.steps.monitoring.predict import predict_partitions
-from retrain_assets.steps.replay import Replay
+from retrain_assets.steps.replay import Replay, measure_newest
 
 if TYPE_CHECKING:
     from retrain_assets.steps.replay import PastState
@@ -66,8 +66,8 @@ class Months(Replay):
         history = state.ledger.read()
         self.rows = history.rows
         served = {key: history.production_at(key) for key in self.keys[begun:]}
-        models = {key: self.versions[row.version][1] for key, row in served.items() if row}
-        return self.measure(state, models), *self._rivals(state, begun)
+        models = {key: [self.versions[row.version][1]] for key, row in served.items() if row}
+        return measure_newest(state, models), *self._rivals(state, begun)
 
     def _rivals(self, state: PastState, begun: int) -> tuple[Values, Values]:
         """The loss of each day where each month's model is taken, and where only the first is."""
@@ -76,9 +76,9 @@ class Months(Replay):
             past = self.keys[: self.keys.index(end) + 1]
             mature = mature_partitions(past, state.spec.labels.delay)
             made[end] = fit_model(state, mature[-state.spec.windows.train :]).pipeline
-        newest = {key: made[max(end for end in made if end < key)] for key in self.keys[begun:]}
-        first = dict.fromkeys(self.keys[begun:], made[self.ends[0]])
-        return self.measure(state, newest), self.measure(state, first)
+        newest = {key: [made[max(end for end in made if end < key)]] for key in self.keys[begun:]}
+        first = dict.fromkeys(self.keys[begun:], (made[self.ends[0]],))
+        return measure_newest(state, newest), measure_newest(state, first)
 
 
 def main() -> None:

@@ -32,7 +32,10 @@ def ingest_job(spec: DatasetSpec) -> AssetJob:
 
 def monitor_job(model: Model) -> AssetJob:
     """Return `<m>_monitor`: features to monitoring, one run over a range."""
-    selection = _assets(model, "features", "profile", "predictions", "monitoring", "report")
+    learned = () if model.spec.adapt == "off" else ("adaptation",)
+    selection = _assets(
+        model, "features", "profile", "predictions", "monitoring", "report", *learned
+    )
     current = dg.AssetSelection.checks(dg.AssetCheckKey(model.key("production_model"), CURRENCY))
     text = "Build features, summarise, predict and watch."
     return _model_job(model, "monitor", selection | current, text)

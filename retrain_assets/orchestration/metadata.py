@@ -16,6 +16,7 @@ from retrain_assets.errors import mask_password
 from retrain_assets.orchestration import checks
 from retrain_assets.specs.partition import ALL
 from retrain_assets.steps.inspect import status
+from retrain_assets.steps.monitoring.adapt import read_losses, summarize
 from retrain_assets.steps.monitoring.monitor import read_sides
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.tables.tables import Tables
@@ -84,6 +85,19 @@ def link_page(address: str, file: Path) -> dg.MetadataValue[Any]:
     if service := os.environ.get("RETRAIN_SERVE_URL"):
         return dg.MetadataValue.url(f"{service.rstrip('/')}/{address}")
     return dg.MetadataValue.path(file)
+
+
+def draw_layer(context: dg.AssetExecutionContext, state: ModelState) -> dict[str, Any]:
+    """Return the picture of the adaptive layer and a sentence on it, or why there is none."""
+    from retrain_assets.reports.plots import draw_adaptation, to_markdown
+
+    try:
+        rows = read_losses(state)
+        picture = dg.MetadataValue.md(to_markdown(draw_adaptation(rows)))
+        return {"layer": picture, "gain": summarize(rows).sentence}
+    except Exception:  # the states are stored by now, so the run must not fail
+        context.log.exception("no picture of the adaptive layer")
+        return {"layer": "not drawn, see the log of the run"}
 
 
 def draw_pictures(context: dg.AssetExecutionContext, state: ModelState, key: str) -> dict[str, Any]:

@@ -328,6 +328,35 @@ def draw_replay(outcome: Outcome) -> Figure:
     return canvas.finish(figure, title, outcome.summary, means, gains)
 
 
+def draw_adaptation(rows: pl.DataFrame) -> Figure:
+    """Draw what the adaptive layer gains over the newest version alone, and how it mixes heads.
+
+    Args:
+        rows: A row a partition, in order: `loss_layer`, `loss_newest`, and `weight_<head>` of each
+            head.
+    """
+    if rows.is_empty():
+        return canvas.draw_message("no partition with final labels has moved the layer yet")
+    newest = rows.tail(MOST_PARTITIONS)
+    places, keys = range(newest.height), newest[PARTITION].to_list()
+    figure = canvas.new_figure(8.0, 4.8)
+    gains, weights = figure.subplots(2, 1, sharex=True)
+    gain = newest["loss_newest"] - newest["loss_layer"]
+    gains.plot(places, gain.cum_sum(), color=ORANGE, label="summed gain of the layer")
+    gains.axhline(0, color=INK, linewidth=1)
+    gains.set(ylabel="loss of the newest less its own")
+    heads = [name for name in rows.columns if name.startswith("weight_")]
+    labels = [name.removeprefix("weight_").replace("_", " ") for name in heads]
+    colours = (GREY, BLUE, PURPLE, GREEN, ORANGE)
+    weights.stackplot(places, newest.select(heads).to_numpy().T, labels=labels, colors=colours)
+    weights.set(ylabel="weight of heads", ylim=(0, 1))
+    canvas.label_some(weights, keys)
+    mean = gain.sum() / newest.height
+    means = f"mean gain {mean:.3g} on {newest.height} partitions through {keys[-1]}"
+    title = "The adaptive layer against the newest version alone"
+    return canvas.finish(figure, title, means, gains, weights)
+
+
 WATCHED, UNWATCHED = "what is watched", "psi"
 SHARE_BINS, CATEGORIES, CUT = 24, 8, (0.005, 0.995)
 

@@ -16,8 +16,9 @@ from retrain_assets.specs.gate import GATE_ONLY, METRICS_BY_KIND, OBJECTIVE, Gat
 from retrain_assets.specs.notify import NotifySpec
 from retrain_assets.specs.triggers import POINT, TriggersSpec
 
-CALENDARS = (1, 7, 14, 28)
+CALENDARS, ADAPTED = (1, 7, 14, 28), (7, 28)
 AS_IT_IS, NEVER = "as it is", "never"
+NO_QUANTILES = "the adaptive layer predicts means, and no quantiles: leave out `adapt`"
 
 
 class DistributionSpec(Spec):
@@ -196,6 +197,7 @@ class ModelSpec(NamedSpec):
         gate: When to promote a candidate.
         approval: `manual` lets a candidate that passes wait for `retrain approve`.
         watch: What to do when the version before is better: `auto` rolls back to it.
+        adapt: Whether to learn the adaptive layer; in `shadow` nothing is served by it.
         refit: Whether a promoted model is fitted again with the holdout.
         schedule: Cron schedule on which the triggers are evaluated; null for never.
         notify: Who is told of decisions.
@@ -218,6 +220,7 @@ class ModelSpec(NamedSpec):
     gate: GateSpec
     approval: Literal["auto", "manual"] = "auto"
     watch: Literal["auto", "notify", "off"] = "notify"
+    adapt: Literal["off", "shadow", "auto"] = "off"
     refit: bool = True
     schedule: str | None = Field("0 6 * * 1", pattern="^[\\d*,/A-Za-z-]+( [\\d*,/A-Za-z-]+){4}$")
     notify: NotifySpec = NotifySpec()
@@ -277,6 +280,13 @@ class ModelSpec(NamedSpec):
             )
         if self.dataset in self.lookups:
             yield f"lookups.{self.dataset}: a dataset cannot be its own lookup"
+        yield from self._find_mistakes_of_layer()
+
+    def _find_mistakes_of_layer(self) -> Mistakes:
+        if self.adapt == "auto":
+            yield "adapt: auto: serving does not follow the adaptive layer yet: use shadow"
+        if self.adapt != "off" and self.gate.metric == "pinball":
+            yield f"adapt: {NO_QUANTILES}"
 
 
 class PolicySpec(Spec):
@@ -289,6 +299,7 @@ class PolicySpec(Spec):
         gate: Gate in place of the model's.
         windows: Windows in place of the model's.
         refit: Value of `refit` in place of the model's.
+        adapt: With `every`: whether the adaptive layer serves in place of the newest version.
     """
 
     name: str = Field(min_length=1, max_length=60)
@@ -297,11 +308,18 @@ class PolicySpec(Spec):
     gate: GateSpec | None = None
     windows: WindowsSpec | None = None
     refit: bool | None = None
+    adapt: bool = False
 
     @property
     def parts(self) -> dict[str, Any]:
         """Return the parts that are replaced, as they are written in YAML."""
-        return self.model_dump(exclude_unset=True, exclude={"name", "interval"}, exclude_none=True)
+        return self.model_dump(
+            exclude_unset=True, exclude={"name", "interval", "adapt"}, exclude_none=True
+        )
+
+    def _find_mistakes(self) -> Mistakes:
+        if self.adapt and self.interval is None:
+            yield "`adapt` goes with `every`"
 
     def of(self, model: ModelSpec) -> ModelSpec:
         """Return the model under this policy, which promotes without anybody's approval."""
@@ -312,7 +330,8 @@ class PolicySpec(Spec):
 def usual_policies(model: ModelSpec) -> list[PolicySpec]:
     """Return the model's own policy, policies near it, and simple ones to compare it with.
 
-    The simple ones are: never retrain, and retrain after so many partitions whatever happens.
+    The simple ones are: never retrain, and retrain after so many partitions whatever happens, some
+    of these with the adaptive layer too.
     """
     triggers = model.triggers
     near = {
@@ -324,9 +343,11 @@ def usual_policies(model: ModelSpec) -> list[PolicySpec]:
             drop = round(min(1.0, triggers.performance.max_drop * factor), 4)
             performance = triggers.performance.model_copy(update={"max_drop": drop})
             near[f"max_drop: {drop:g}"] = triggers.model_copy(update={"performance": performance})
+    adapted = ADAPTED if model.gate.metric != "pinball" else ()
     return [
         PolicySpec(name=AS_IT_IS),
         *(PolicySpec(name=name, triggers=variant) for name, variant in near.items()),
         PolicySpec(name=NEVER, triggers=TriggersSpec()),
         *(PolicySpec(name=f"every {n}", every=n) for n in CALENDARS),
+        *(PolicySpec(name=f"every {n}, adapted", every=n, adapt=True) for n in adapted),
     ]

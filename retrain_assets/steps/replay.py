@@ -6,18 +6,21 @@ each of them complete. Not here: summing up the outcome.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
+from retrain_assets.domain.adaptation.layer import MEMBERS, predict_layer
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.replay import Outcome, PolicyResult, compare_policies
 from retrain_assets.domain.decision.triggers import decide
 from retrain_assets.domain.metrics.metrics import block_values, get_gate_metric
 from retrain_assets.domain.windows import count_since, mature_partitions
-from retrain_assets.specs.model import PolicySpec
+from retrain_assets.specs.model import NO_QUANTILES, PolicySpec
 from retrain_assets.steps.decision import promote, reconsider, train
 from retrain_assets.steps.monitoring import monitor, predict
+from retrain_assets.steps.monitoring.adapt import Chain
+from retrain_assets.steps.monitoring.members import stack_outputs
 from retrain_assets.steps.state import SOURCE, ModelState
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.memory import JOINED, MemoryRegistry, Overlay
@@ -29,6 +32,7 @@ INPUTS = ("features", "profile")
 Report = Callable[[str, int, int], None]
 SILENT: Report = lambda _name, _count, _total: None  # noqa: E731
 Decisions = tuple[tuple[str, str], ...]
+Members = Mapping[str, Sequence[train.Model]]  # of each partition, the newest first
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,12 @@ class Replay:
         """Return how many partitions a policy needs before anything is predicted.
 
         Raises:
-            ValueError: History is too short for a first model of this policy.
+            ValueError: History is too short for a first model of this policy, or the layer cannot
+                predict what the model does.
         """
         spec = policy.of(self.state.spec)
+        if policy.adapt and spec.gate.metric == "pinball":
+            raise ValueError(f"policy {policy.name!r}: {NO_QUANTILES}")
         needed = spec.windows.train + spec.windows.holdout
         if len(self.keys) <= needed + spec.labels.delay:
             raise ValueError(
@@ -99,11 +106,11 @@ class Replay:
         state = self.past_state(policy)
         arrivals = self._arrivals(policy, state)
         if policy.interval is not None:
-            served, decisions = _follow_calendar(state, arrivals, policy.interval)
+            members, decisions = _follow_calendar(state, arrivals, policy.interval)
             fits = len(decisions)
         else:
-            served, decisions, fits = self._follow_triggers(state, arrivals)
-        values = self.measure(state, served)
+            members, decisions, fits = self._follow_triggers(state, arrivals)
+        values = (_measure_layer if policy.adapt else measure_newest)(state, members)
         return PolicyResult(policy.name, values, fits, decisions, gated=policy.interval is None)
 
     def past_state(self, policy: PolicySpec) -> PastState:
@@ -125,11 +132,11 @@ class Replay:
 
     def _follow_triggers(
         self, state: PastState, arrivals: Iterator[list[str]]
-    ) -> tuple[dict[str, train.Model], Decisions, int]:
+    ) -> tuple[Members, Decisions, int]:
         """Watch, decide, train and judge after each partition, as the sensors do.
 
         Returns:
-            What served each partition, the decisions, and the number of fits.
+            The members of each partition, the decisions, and the number of fits.
         """
         for keys in arrivals:
             predict.predict_partitions(state, keys, RUN)
@@ -140,28 +147,55 @@ class Replay:
                 reconsider.propose(state, request.held_version, request.as_of, why, lambda: RUN)
                 promote.decide_candidate(state, RUN, lambda: RUN)
         history = state.ledger.read()
-        rows = {key: history.production_at(key) for key in self.keys}
-        served = {key: self.versions[row.version][1] for key, row in rows.items() if row}
+        members = {
+            key: [self.versions[row.version][1] for row in rows]
+            for key in self.keys
+            if (rows := history.members_at(key))
+        }
         # What is judged again has the digest it had, and was fitted once.
         fits = {version.sha256 for row in history.rows for version in _versions_of(state, row)}
-        return served, tuple((row.as_of, row.action) for row in history.rows), len(fits)
+        return members, tuple((row.as_of, row.action) for row in history.rows), len(fits)
 
-    def measure(self, state: ModelState, served: Mapping[str, train.Model]) -> dict[str, float]:
-        """Return the gate's metric of each partition whose labels have come, by what served it."""
-        values = {
-            key: state.once(
-                ("metric", str(id(pipeline)), key), partial(_measure, state, key, pipeline)
+
+def measure_newest(state: PastState, members: Members) -> dict[str, float]:
+    """Return the gate's metric of each partition whose labels have come, by its newest version."""
+
+    def measure(key: str, pipeline: train.Model) -> float | None:
+        rows = train.sample(state, [key])
+        if not rows.target.len():
+            return None
+        return _measure(state, rows, train.predict_sample(state, pipeline, rows))
+
+    values = {
+        key: state.once(("metric", str(id(pipelines[0])), key), partial(measure, key, pipelines[0]))
+        for key, pipelines in members.items()
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _measure_layer(state: PastState, members: Members) -> dict[str, float]:
+    """Return the gate's metric of each partition whose labels have come, by the adaptive layer."""
+    chain, values, arrived = Chain(state), dict[str, float | None](), state.arrived
+    for place, key in enumerate(arrived):
+        if key not in members or not (rows := train.sample(state, [key])).target.len():
+            continue
+        outputs = [
+            state.once(
+                ("output", str(id(pipeline)), key),
+                partial(train.predict_sample, state, pipeline, rows),
             )
-            for key, pipeline in served.items()
-        }
-        return {key: value for key, value in values.items() if value is not None}
+            for pipeline in members[key][:MEMBERS]
+        ]
+        inputs = stack_outputs(outputs, rows.labels, rows.weight)
+        served = chain.get_served(arrived[:place], inputs.classes)
+        adapted = replace(outputs[0], values=predict_layer(served, inputs.outputs))
+        values[key] = _measure(state, rows, adapted)
+        if not state.is_excluded(key):
+            chain.move(key, arrived[:place], inputs)
+    return {key: value for key, value in values.items() if value is not None}
 
 
-def _measure(state: ModelState, key: str, pipeline: train.Model) -> float | None:
-    rows = train.sample(state, [key])
-    if rows.target.is_empty():
-        return None
-    output = train.predict_sample(state, pipeline, rows)
+def _measure(state: PastState, rows: train.Sample, output: train.Output) -> float | None:
     inputs = rows.labels, output.values, rows.partitions, output.classes
     values = block_values(get_gate_metric(state.spec.gate), *inputs)["value"]
     return cast("float | None", values[0])
@@ -169,21 +203,21 @@ def _measure(state: ModelState, key: str, pipeline: train.Model) -> float | None
 
 def _follow_calendar(
     state: PastState, arrivals: Iterator[list[str]], period: int
-) -> tuple[dict[str, train.Model], Decisions]:
+) -> tuple[Members, Decisions]:
     """Fit through the newest mature partition, and serve it from the next one on."""
-    served: dict[str, train.Model] = {}
+    members: dict[str, Sequence[train.Model]] = {}
     promoted: list[str] = []
-    windows, pipeline = state.spec.windows, None
+    windows, pipelines = state.spec.windows, list[train.Model]()
     for keys in arrivals:
-        if pipeline is not None:
-            served |= dict.fromkeys(keys, pipeline)
+        if pipelines:
+            members |= dict.fromkeys(keys, (*pipelines,))
         arrived = mature_partitions(state.arrived, state.spec.labels.delay)
         mature = [key for key in arrived if not state.is_excluded(key)]
         enough = len(mature) >= windows.train + windows.holdout
         if enough and (not promoted or count_since(mature, promoted[-1]) >= period):
-            pipeline = train.fit_model(state, mature[-windows.train :]).pipeline
+            pipelines.insert(0, train.fit_model(state, mature[-windows.train :]).pipeline)
             promoted.append(mature[-1])
-    return served, tuple((key, "promote") for key in promoted)
+    return members, tuple((key, "promote") for key in promoted)
 
 
 def _versions_of(state: ModelState, row: LedgerRow) -> list[ModelVersion]:

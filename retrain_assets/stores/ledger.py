@@ -136,6 +136,18 @@ class History:
         changes = (row for row in reversed(self.rows) if row.action in IN_PRODUCTION)
         return next((row for row in changes if row.seen_through < partition), None)
 
+    def members_at(self, partition: str) -> list[LedgerRow]:
+        """Return the rows of the versions that were in production until a partition, newest first.
+
+        A version that was rolled back from is not among them until it comes again.
+        """
+        members: list[LedgerRow] = []
+        for row in self.rows:
+            if row.action in IN_PRODUCTION and row.seen_through < partition:
+                outdated = {row.version, *([row.previous] if row.action == "rollback" else [])}
+                members = [row, *(item for item in members if item.version not in outdated)]
+        return members
+
     @property
     def staged(self) -> LedgerRow | None:
         """Return the row that staged a version, unless production has changed since."""

@@ -16,7 +16,7 @@ from retrain_assets.domain.decision.replay import Outcome
 from retrain_assets.reports.canvas import to_png
 from retrain_assets.reports.plots import draw_replay
 from retrain_assets.specs.model import PolicySpec, TriggersSpec, usual_policies
-from retrain_assets.steps.replay import replay_policies
+from retrain_assets.steps.replay import Replay, replay_policies
 from retrain_assets_tests.world import World, key, new_world
 
 TURN, LAST = 22, 40
@@ -85,6 +85,19 @@ def test_a_calendar_fits_through_the_newest_partition_whatever_was_seen(outcome:
     assert never.gain < -0.1
     assert (never.fits, calendar.fits) == (2, 4)
     assert now.gain == 0
+
+
+def test_the_layer_over_a_calendar_has_its_fits_and_follows_a_law_that_turns(
+    lived: World, outcome: Outcome
+) -> None:
+    weekly = outcome.results[2]
+    adapted = Replay(lived.state).play(PolicySpec(name="adapted", every=7, adapt=True))
+    assert (adapted.decisions, adapted.fits) == (weekly.decisions, weekly.fits)
+    assert adapted.values.keys() == weekly.values.keys()
+    first = key(16)
+    assert adapted.values[first] == pytest.approx(weekly.values[first], rel=1e-9)
+    turned = [key(number) for number in range(TURN + 2, 29)]
+    assert all(adapted.values[day] < weekly.values[day] for day in turned)
 
 
 def test_labels_that_come_later_train_later(lived: World, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.features import build
-from retrain_assets.steps.monitoring import monitor, predict, watch
+from retrain_assets.steps.monitoring import adapt, monitor, predict, watch
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.storage import Storage
 
@@ -82,8 +82,9 @@ class Model:
 
 
 def monitor_assets(model: Model) -> list[dg.AssetsDefinition]:
-    """Return `<m>/features`, `<m>/profile`, `<m>/predictions`, `<m>/monitoring`."""
-    return [_features(model), _profile(model), _predictions(model), _monitoring(model)]
+    """Return features, profile, predictions and monitoring; the adaptive layer if it is learned."""
+    assets = [_features(model), _profile(model), _predictions(model), _monitoring(model)]
+    return assets if model.spec.adapt == "off" else [*assets, _adaptation(model)]
 
 
 def _features(model: Model) -> dg.AssetsDefinition:
@@ -179,6 +180,28 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
         yield _watch(state, key, context.run_id)
 
     return monitoring
+
+
+def _adaptation(model: Model) -> dg.AssetsDefinition:
+    key = model.key("adaptation")
+    text = "What the adaptive layer learned of partitions with final labels; nothing is served."
+
+    @dg.asset(**model.partitioned("adaptation", text, "numpy"), deps=[model.key("monitoring")])
+    def adaptation(context: dg.AssetExecutionContext, storage: StorageResource) -> Result:
+        state = model.state(storage.open())
+        result = adapt.adapt_partitions(state, context.run_id)
+        requested = partitions.requested_partitions(context)
+        rows = result.rows.filter(pl.col(PARTITION).is_in(requested))
+        metadata.add_series(context, key, rows.select(PARTITION, *adapt.LOSSES, *adapt.WEIGHTS))
+        return dg.MaterializeResult(
+            metadata={
+                **metadata.describe_table(state.tables, state.table("adaptation")),
+                "states_made": len(result.partitions),
+                **metadata.draw_layer(context, state),
+            }
+        )
+
+    return adaptation
 
 
 def _watch(state: ModelState, key: dg.AssetKey, run_id: str) -> dg.AssetCheckResult:

@@ -18,6 +18,7 @@ from retrain_assets.domain.windows import split
 from retrain_assets.specs.base import number_of
 from retrain_assets.steps.decision.policy import list_requests
 from retrain_assets.steps.monitoring import watch
+from retrain_assets.steps.monitoring.adapt import read_losses, summarize
 from retrain_assets.steps.state import (
     MONITORING_SCHEMA,
     ModelState,
@@ -79,6 +80,7 @@ def _describe(state: ModelState, wish: Request) -> dict[str, Any]:
         "triggers": [asdict(cause) for cause in wish.causes],
         "performance": performance(state),
         "moved": list_moved_columns(state),
+        "adaptation": describe_layer(state),
         "decisions": list_requests(state, MOST_DECISIONS),
         "refused": count_refused(state),
     }
@@ -149,8 +151,10 @@ def answer(value: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         A sentence by question; of `waiting`, a list of sentences.
     """
+    layer = value["adaptation"]
+    note = f"; adaptive layer in {layer['adapt']}: {layer['said']}" if layer else ""
     return {
-        "how it does": _describe_newest(value),
+        "how it does": _describe_newest(value) + note,
         "what moved": _describe_moved(value["moved"]),
         "waiting": [
             f"{row['text']}: see `{row['command']}`" if row["command"] else row["text"]
@@ -224,6 +228,14 @@ def describe_request(row: Mapping[str, Any]) -> str:
     answer = "asked for a candidate" if row["wanted"] else "did not ask"
     correction = " (data corrected since)" if row["outdated"] else ""
     return f"as of {row['as_of']}{correction} {answer}: {row['reason']}"
+
+
+def describe_layer(state: ModelState) -> dict[str, Any] | None:
+    """Return what the adaptive layer would have brought; None where it is not learned."""
+    if state.spec.adapt == "off":
+        return None
+    summary = summarize(read_losses(state))
+    return {"adapt": state.spec.adapt, **asdict(summary), "said": summary.sentence}
 
 
 def read_newest(state: ModelState, *roles: str) -> pl.DataFrame:

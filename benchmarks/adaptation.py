@@ -1,0 +1,162 @@
+"""What the adaptive layer costs, and what it is worth on the flights of 2013.
+
+    python benchmarks/adaptation.py [--keep FOLDER] [--delays 0 3] [--seeds 3]
+
+All is played by `retrain replay`'s own functions, over the whole year; daily retraining only from
+August on, from where everything is reported. Differences are of daily means; their intervals are
+percentiles of a bootstrap of weeks. Not here: policies with triggers and gates (`policies.py`).
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import polars as pl
+from policies import REPORTED_FROM, prepared
+
+from retrain_assets.domain.adaptation.layer import Update, predict_layer, start_layer, update_layer
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.specs.model import LabelsSpec, PolicySpec
+from retrain_assets.steps import replay
+from retrain_assets.steps.monitoring.adapt import Chain
+from retrain_assets.steps.monitoring.members import Inputs
+from retrain_assets.steps.state import ModelState
+
+LIVED_FROM = "2013-05-26"  # 67 days before August: the first daily model is fitted on its eve
+PERIODS = (7, 28, 56)
+LAYER = " + layer"
+WEEK, DRAWS, LEVEL = 7, 4000, 0.9
+FLIPPED = ("2013-08-14", "2013-09-10", "2013-10-09", "2013-11-05", "2013-11-27", "2013-12-08")
+Values = Mapping[str, float]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--keep", type=Path, help="Storage root that is made or used again.")
+    parser.add_argument("--delays", type=int, nargs="+", default=[0, 3], help="Of the labels.")
+    parser.add_argument("--seeds", type=int, default=3, help="Of years whose days are shuffled.")
+    options = parser.parse_args()
+    report_costs()
+    with TemporaryDirectory() as folder:
+        state = prepared(options.keep or Path(folder))
+        for delay in options.delays:
+            spec = state.spec.model_copy(update={"labels": LabelsSpec(delay=delay)})
+            begun = time.process_time()
+            report_worth(replace(state, spec=spec), delay)
+            print(f"{time.process_time() - begun:.0f} CPU seconds")
+        for seed in range(options.seeds):
+            report_shuffled(state, seed)
+
+
+def report_costs() -> None:
+    """Print the CPU time of an update and of a prediction by five members."""
+    print("| kind | rows | update | predict |\n|---|---|---|---|")
+    for kind in ("binary", "regression"):
+        for rows in (1000, 1_000_000):
+            random = np.random.default_rng(0)
+            law = random.normal(size=rows)
+            link = law[:, None] + 0.5 * random.normal(size=(rows, 5))
+            labels = (random.random(rows) < 1 / (1 + np.exp(-law))) * 1.0
+            outputs = 1 / (1 + np.exp(-link)) if kind == "binary" else link
+            state, spent = start_layer(kind), []
+            for _ in range(5):
+                begun = time.process_time()
+                state = update_layer(state, outputs, labels).state
+                spent.append(time.process_time() - begun)
+            begun = time.process_time()
+            predict_layer(state, outputs)
+            served = time.process_time() - begun
+            print(f"| {kind} | {rows:,} | {median(spent) * 1e3:.1f} ms | {served * 1e3:.1f} ms |")
+
+
+def report_worth(state: ModelState, delay: int) -> None:
+    """Print the loss from August on of calendars with and without the layer, and of daily fits."""
+    history = replay.Replay(state)
+    calendars = [
+        PolicySpec(
+            name=f"every {period}" + (" + layer" if adapt else ""), every=period, adapt=adapt
+        )
+        for period in PERIODS
+        for adapt in (False, True)
+    ]
+    results = [history.play(policy) for policy in calendars]
+    daily = replay.Replay(state, first=LIVED_FROM)
+    daily.memo = history.memo
+    results.append(daily.play(PolicySpec(name="every 1", every=1)))
+    values = {item.name: item.values for item in results}
+    days = [day for day in results[-1].values if day >= REPORTED_FROM]
+    print(f"\nlabel delay {delay}, {len(days)} days from {days[0]} on")
+    print("| policy | fits | log loss | less than every 28 | less than every 1 |")
+    print("|---|---|---|---|---|")
+    for item in results:
+        fits = sum(as_of >= REPORTED_FROM for as_of, _ in item.decisions)
+        rivals = (describe(values[name], item.values, days) for name in ("every 28", "every 1"))
+        average = mean(item.values[day] for day in days)
+        print(f"| {item.name} | {fits} | {average:.4f} | {' | '.join(rivals)} |", flush=True)
+    report_abuse(history, values, days)
+
+
+def report_shuffled(state: ModelState, seed: int) -> None:
+    """Print what the layer loses or gains where nothing drifts, since the days are shuffled."""
+    history, name = replay.Replay(state), state.table("features")
+    shuffled = np.random.default_rng(seed).permutation(history.keys).tolist()
+    day = pl.col(PARTITION).replace_strict(history.keys, shuffled)
+    number, parts = history.tables[name]
+    rows = {part: table.with_columns(day) for part, table in parts.items()}
+    history.tables[name] = number, rows
+    policies = [PolicySpec(name=str(adapt), every=28, adapt=adapt) for adapt in (False, True)]
+    alone, adapted = (history.play(policy).values for policy in policies)
+    days = [key for key in alone if key >= REPORTED_FROM]
+    difference = describe(alone, adapted, days)
+    print(f"days shuffled by seed {seed}: every 28 + layer is lower than every 28 by {difference}")
+
+
+def describe(rival: Values, values: Values, days: Sequence[str]) -> str:
+    """Return by how much a loss is below a rival's on the same days, with its interval."""
+    gains = np.array([rival[day] - values[day] for day in days])
+    weeks = np.array_split(gains, range(WEEK, len(gains), WEEK))
+    sums, sizes = np.array([week.sum() for week in weeks]), np.array([*map(len, weeks)])
+    drawn = np.random.default_rng(0).integers(0, len(weeks), (DRAWS, len(weeks)))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return f"{gains.mean():+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def report_abuse(history: replay.Replay, values: Mapping[str, Values], days: list[str]) -> None:
+    """Print what the layer costs after a day whose labels were flipped, on the days after it."""
+    name, move = f"every 28{LAYER}", Chain.move
+    sound, alone = values[name], values["every 28"]
+    excess = []
+    for flipped in FLIPPED:
+        Chain.move = flip(move, flipped)
+        bad = history.play(PolicySpec(name=name, every=28, adapt=True)).values
+        later = days[days.index(flipped) + 1 :][:14]
+        excess.append([(bad[day] - sound[day], bad[day] - alone[day]) for day in later])
+    Chain.move = move
+    for after in (1, 3, 7, 14):
+        worse, than_alone = zip(*(of_day[after - 1] for of_day in excess), strict=True)
+        print(
+            f"day {after} after one of {len(FLIPPED)} flipped days: mean {mean(worse):+.3f} to the "
+            f"layer without it; to the newest version alone mean {mean(than_alone):+.3f}, worst "
+            f"{max(than_alone):+.3f}"
+        )
+
+
+def flip(move: Callable[..., Update], day: str) -> Callable[..., Update]:
+    """Return `Chain.move` with the labels of one day flipped."""
+
+    def flipped(chain: Chain, key: str, arrived: Sequence[str], inputs: Inputs) -> Update:
+        labels = 1 - inputs.labels if key == day else inputs.labels
+        return move(chain, key, arrived, replace(inputs, labels=labels))
+
+    return flipped
+
+
+if __name__ == "__main__":
+    main()

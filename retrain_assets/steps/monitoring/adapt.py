@@ -1,0 +1,248 @@
+"""Move the adaptive layer by partitions whose labels are final, and store what it comes to.
+
+The layer is in shadow: its states and losses are stored, and nothing is served by it. Outputs of
+older versions are computed once. A state is made again when anything changes that it depends on.
+Not here: how the layer learns and predicts (`domain.adaptation`).
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import polars as pl
+
+from retrain_assets.domain.adaptation.layer import (
+    HEADS,
+    MEMBERS,
+    LayerState,
+    Update,
+    read_state,
+    start_layer,
+    update_layer,
+)
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.metrics.intervals import compute_evidence
+from retrain_assets.domain.windows import mature_partitions
+from retrain_assets.steps.decision.train import sample
+from retrain_assets.steps.features.build import describe_commit
+from retrain_assets.steps.features.rows import Rows
+from retrain_assets.steps.monitoring.members import Inputs, MemberOutputs, Place
+from retrain_assets.steps.state import ModelState, digest
+
+COMPARED = 60  # newest partitions that a summary looks at
+ALGORITHM = "1"  # changes when the same inputs would give another state
+LOSSES = tuple(f"loss_{name}" for name in ("layer", *HEADS))
+WEIGHTS = tuple(f"weight_{name}" for name in HEADS)
+SCHEMA: dict[str, pl.DataType] = {
+    **dict.fromkeys((PARTITION, "made_from", "members", "state"), pl.String()),
+    "rows": pl.Int64(),
+    **dict.fromkeys((*LOSSES, *WEIGHTS), pl.Float64()),
+}
+
+
+@dataclass
+class Chain:
+    """The states of the layer of one model, one after the other.
+
+    Args:
+        model: The model.
+        states: The state after each partition that moved it, in order.
+    """
+
+    model: ModelState
+    states: dict[str, LayerState] = field(default_factory=dict)
+
+    @property
+    def newest(self) -> LayerState | None:
+        """Return the newest state; None before any partition has moved the layer."""
+        return self.states[next(reversed(self.states))] if self.states else None
+
+    def get_served(self, arrived: Sequence[str], classes: tuple[str, ...]) -> LayerState:
+        """Return the state that serves the partition that comes after those that have arrived."""
+        mature = mature_partitions(arrived, self.model.spec.labels.delay)
+        known = (key for key in reversed(self.states) if mature and key <= mature[-1])
+        return self._continue(next(known, None), classes, mature)
+
+    def move(self, key: str, arrived: Sequence[str], inputs: Inputs) -> Update:
+        """Add the state after a partition, and return what the partition did.
+
+        Args:
+            key: The partition.
+            arrived: The partitions that had arrived before it.
+            inputs: Its rows.
+        """
+        newest = next(reversed(self.states), None)
+        before = self._continue(newest, inputs.classes, arrived)
+        served = self.get_served(arrived, inputs.classes)
+        update = update_layer(before, inputs.outputs, inputs.labels, inputs.weights, served)
+        self.states[key] = update.state
+        return update
+
+    def _continue(
+        self, key: str | None, classes: tuple[str, ...], mature: Sequence[str]
+    ) -> LayerState:
+        """Return the state after a partition; begin anew if there is none or classes differ."""
+        state = self.states[key] if key is not None else None
+        if state is not None and state.classes == classes:
+            return state
+        spec, deviation = self.model.spec, state.deviation if state else None
+        return start_layer(
+            spec.target.kind,
+            classes=classes,
+            deviation=deviation or _measure_deviation(self.model, mature),
+            absolute=spec.gate.metric == "mae",
+        )
+
+
+def _measure_deviation(state: ModelState, keys: Sequence[str]) -> float:
+    """Return the standard deviation of a regression's target in the newest training window."""
+    if state.spec.target.kind != "regression":
+        return 1.0
+    target = sample(state, keys[-state.spec.windows.train :]).target.to_numpy().astype(float)
+    return float(target.std()) or 1.0 if target.size else 1.0
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What was stored of the layer.
+
+    Args:
+        partitions: Those whose states were made.
+        rows: What was stored of these (`SCHEMA`).
+        version: The version of the table; None if it was never written.
+    """
+
+    partitions: tuple[str, ...]
+    rows: pl.DataFrame
+    version: int | None
+
+
+def adapt_partitions(state: ModelState, run_id: str) -> Adapted:
+    """Make all states that are missing, or that were made from something else than is stored now.
+
+    A state depends on those before it, so all after the first of these are made again.
+    """
+    table = state.table("adaptation")
+    base, stored = state.tables.version(table), state.stored("adaptation", SCHEMA)
+    made_from = dict(stored.select(PARTITION, "made_from").iter_rows())
+    places = list(_list_places(state))
+    first = next(
+        (number for number, item in enumerate(places) if made_from.get(item.key) != item.made_from),
+        len(places),
+    )
+    outdated = made_from.keys() - {item.key for item in places[:first]}
+    keys = sorted(outdated.union(item.key for item in places[first:]))
+    if not keys:
+        return Adapted((), stored.clear(), base)
+    known = [item.key for item in places[:first]][-state.spec.labels.delay - 2 :]
+    states = stored.filter(pl.col(PARTITION).is_in(known)).sort(PARTITION).drop_nulls("state")
+    pairs = states.select(PARTITION, "state").iter_rows()
+    chain = Chain(state, {key: read_state(text) for key, text in pairs})
+    rows = pl.DataFrame(list(_move(state, chain, places[first:], run_id)), SCHEMA)
+    version = state.tables.replace(table, rows, keys, describe_commit(run_id, keys), base=base)
+    return Adapted(tuple(item.key for item in places[first:]), rows, version)
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """What the layer would have brought on the newest partitions.
+
+    Args:
+        partitions: How many partitions with final labels are compared.
+        through: The last of them; empty without any.
+        newest: Mean loss of the newest version alone.
+        layer: Mean loss of the layer.
+        evidence: How much likelier the gains are if the layer is better than if it is not.
+    """
+
+    partitions: int
+    through: str
+    newest: float | None
+    layer: float | None
+    evidence: float
+
+    @property
+    def sentence(self) -> str:
+        """Return the comparison in words."""
+        if self.newest is None or self.layer is None:
+            return "no partition with final labels has moved it yet"
+        return (
+            f"loss {self.layer:.4g}, of the newest version alone {self.newest:.4g}, on "
+            f"{self.partitions} partitions through {self.through}; evidence that it is better: "
+            f"{self.evidence:.3g}"
+        )
+
+
+def read_losses(state: ModelState) -> pl.DataFrame:
+    """Return losses and weights of the partitions that have moved the layer, in order."""
+    columns = state.tables.scan(state.table("adaptation"), SCHEMA).select(
+        PARTITION, *LOSSES, *WEIGHTS
+    )
+    rows = state.tables.collect(columns, state.table("adaptation"))
+    return rows.drop_nulls("loss_layer").sort(PARTITION)
+
+
+def summarize(rows: pl.DataFrame) -> LayerSummary:
+    """Compare the layer with the newest version alone on the newest partitions.
+
+    Args:
+        rows: As `read_losses` gives them.
+    """
+    newest = rows.tail(COMPARED)
+    gains = newest["loss_newest"] - newest["loss_layer"]
+    return LayerSummary(
+        newest.height,
+        newest[PARTITION][-1] if newest.height else "",
+        newest["loss_newest"].mean(),  # type: ignore[arg-type]
+        newest["loss_layer"].mean(),  # type: ignore[arg-type]
+        float(compute_evidence(gains.to_list())[-1]) if newest.height else 1.0,
+    )
+
+
+def _list_places(state: ModelState) -> Iterator[Place]:
+    history, sources, made_from = state.ledger.read(), state.sources(), ALGORITHM
+    keys, mature = tuple(sources), set(state.mature())
+    for number, key in enumerate(keys):
+        members = history.members_at(key)[:MEMBERS] if key in mature else []
+        if members:
+            versions = (member.sha256 for member in members)
+            made_from = digest(made_from, key, sources[key], *versions)
+            yield Place(key, sources[key], keys[:number], members, made_from)
+
+
+def _move(
+    state: ModelState, chain: Chain, places: Sequence[Place], run_id: str
+) -> Iterator[dict[str, Any]]:
+    """Yield a row of the table for each partition."""
+    load = cache(state.registry.load)
+    by_key = {item.key: item for item in places}
+    for batch in Rows(state).batches([*by_key]):
+        outputs = MemberOutputs(state, batch, load)
+        for key in batch:
+            item, inputs = by_key[key], outputs.collect(by_key[key])
+            yield _describe(item, chain, inputs)
+        outputs.store(run_id)
+
+
+def _describe(place: Place, chain: Chain, inputs: Inputs | None) -> dict[str, Any]:
+    losses, loss, rows = None, None, 0
+    if inputs is not None:
+        update = chain.move(place.key, place.arrived, inputs)
+        losses, loss, rows = update.losses, update.loss, len(inputs.labels)
+    state = chain.newest
+    return {
+        PARTITION: place.key,
+        "made_from": place.made_from,
+        "members": json.dumps([member.version for member in place.members]),
+        "state": state.to_json() if state else None,
+        "rows": rows,
+        **dict.fromkeys(LOSSES),
+        **(
+            {"loss_layer": loss, **{f"loss_{name}": losses[name] for name in HEADS}}
+            if losses
+            else {}
+        ),
+        **(dict(zip(WEIGHTS, state.weights.tolist(), strict=True)) if state else {}),
+    }
