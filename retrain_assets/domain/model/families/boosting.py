@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from operator import attrgetter
@@ -103,6 +103,13 @@ class BoostingFamily(EstimatorFamily):
         """Read a native file. It may crash on a damaged one, so a child process tries it first."""
 
     @abstractmethod
+    def list_split_features(self, model: Any) -> Iterable[int]:
+        """Return the place of the feature of each split, by walking over every node of each tree.
+
+        A tree that is no tree, in a damaged file, ends here and not at the row that reaches it.
+        """
+
+    @abstractmethod
     def predict(self, model: Any, matrix: np.ndarray, layout: Layout) -> np.ndarray:
         """Predict rows with one thread.
 
@@ -118,7 +125,8 @@ class BoostingFamily(EstimatorFamily):
         try:
             yield
         except attrgetter(self.error)(library) as error:
-            raise ValueError(" ".join(str(error).split())[:500]) from error
+            reason = str(error).partition("Stack trace")[0]
+            raise ValueError(" ".join(reason.split())[:500]) from error
 
     def find_mistakes(self, spec: ModelSpec) -> Iterator[Mistake]:
         """Yield what the class, its objective and its arguments show to be impossible."""

@@ -115,7 +115,8 @@ class CatBoost(BoostingFamily):
         library, numbers = self._import(), _numbers(matrix, layout)
         data: dict[str, Any] = {}
         if numbers:
-            data["num_feature_data"] = np.ascontiguousarray(matrix[:, numbers], dtype=np.float32)
+            with np.errstate(over="ignore"):  # what a 32-bit float cannot hold is infinite
+                data["num_feature_data"] = np.ascontiguousarray(matrix[:, numbers], np.float32)
         if layout.categories:
             codes = np.nan_to_num(matrix[:, list(layout.categories)], nan=_MISSING)
             texts = codes.astype(np.int64).astype(np.bytes_).astype(object)
@@ -133,6 +134,10 @@ class CatBoost(BoostingFamily):
     def load(self, content: bytes, path: str) -> Any:
         """Read cbm."""
         return self._class(path)().load_model(blob=content)
+
+    def list_split_features(self, model: Any) -> list[int]:
+        """Return the features; the library checks its file, and no row leaves out a node."""
+        return [*range(len(model.feature_names_))]
 
     def predict(self, model: Any, matrix: np.ndarray, layout: Layout) -> np.ndarray:
         """Predict rows."""

@@ -5,7 +5,7 @@ threads (LightGBM's documentation of `deterministic`). Not here: what it shares 
 libraries of boosted trees.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -107,6 +107,15 @@ class LightGBM(BoostingFamily):
         """Read the text."""
         del path
         return self._import().Booster(model_str=content.decode())
+
+    def list_split_features(self, model: Any) -> Iterator[int]:
+        """Yield the feature of each split."""
+        nodes = [tree["tree_structure"] for tree in model.dump_model()["tree_info"]]
+        while nodes:
+            node = nodes.pop()
+            if "split_feature" in node:
+                yield node["split_feature"]
+                nodes += [node["left_child"], node["right_child"]]
 
     def predict(self, model: Any, matrix: np.ndarray, layout: Layout) -> np.ndarray:
         """Predict rows."""

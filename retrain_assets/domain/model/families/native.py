@@ -127,6 +127,19 @@ class NativeEstimator(BaseEstimator):  # type: ignore[misc]  # untyped base
             )
         return rounds
 
+    def verify(self) -> None:
+        """Walk over the trees of the native file.
+
+        Raises:
+            ValueError: They are no trees over the features of the fit. A file that is damaged in
+                another way may crash the process.
+        """
+        family = self.family
+        with family.errors():
+            wrong = [n for n in family.list_split_features(self.model) if n >= self.n_features_in_]
+        if wrong:
+            raise ValueError(f"a tree asks for feature {wrong[0]} of {self.n_features_in_}")
+
     def _learn_labels(self, labels: np.ndarray) -> np.ndarray:
         return self._encode(labels)
 

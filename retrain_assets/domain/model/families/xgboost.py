@@ -5,7 +5,7 @@ A fit on the CPU is equal bit for bit for one number of threads and one seed. XG
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -114,6 +114,21 @@ class XGBoost(BoostingFamily):
         """Read UBJ."""
         del path
         return self._import().Booster({"nthread": 1}, model_file=bytearray(content))
+
+    def list_split_features(self, model: Any) -> Iterator[int]:
+        """Yield the feature of each split; what the library does not check is checked here."""
+        booster = json.loads(model.save_raw("json"))["learner"]["gradient_booster"]
+        for tree in booster.get("gbtree", booster)["model"]["trees"]:
+            parents, nodes = tree["parents"], range(len(tree["parents"]))
+            for node, below in enumerate(zip(tree["left_children"], tree["right_children"])):  # noqa: B905 equal by the library
+                for child in below:
+                    if child != -1 and (child not in nodes or parents[child] != node):
+                        raise ValueError(f"node {node} of a tree has no child {child}")
+            segments = zip(tree["categories_segments"], tree["categories_sizes"], strict=True)
+            ends = [start + size for start, size in segments]
+            if max(ends, default=0) > len(tree["categories"]):
+                raise ValueError("a tree has fewer categories than its splits ask for")
+            yield from tree["split_indices"]
 
     def predict(self, model: Any, matrix: np.ndarray, layout: Layout) -> np.ndarray:
         """Predict rows; the booster knows which of its columns are categories."""

@@ -1,0 +1,92 @@
+"""A damaged native file is refused, or ends the process that tries it, and nothing later."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import skops.io
+
+from retrain_assets.domain.model.estimator import fit, predict
+from retrain_assets.specs.model import ModelSpec
+from retrain_assets.stores.registry.model_check import write_example
+from retrain_assets.stores.registry.model_file import digest
+from retrain_assets_tests.world import MODEL, check_file
+
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "lightgbm.LGBMClassifier": {"n_estimators": 6},
+    "xgboost.XGBClassifier": {"n_estimators": 6, "max_depth": 3},
+    "catboost.CatBoostClassifier": {"iterations": 6, "depth": 3},
+}
+ROWS, FEW, MANY = 600, 20, 400
+
+
+def write_model(path: str, folder: Path) -> None:
+    """Write a small model, rows that it must predict as before, and odd rows."""
+    random = np.random.default_rng(0)
+    frame = pl.DataFrame(
+        {"x": random.normal(size=ROWS), "plan": random.choice(["a", "b", "c", "d"], ROWS)}
+    ).with_columns(pl.when(pl.col("x").abs() < 2).then("x"))
+    left = pl.Series((frame["x"].fill_null(0) + random.normal(size=ROWS) > 0).cast(pl.Int64))
+    estimator = {"class": path, "params": ESTIMATORS[path]}
+    spec = ModelSpec.model_validate(MODEL | {"estimator": estimator})
+    pipeline = fit(spec, frame, left, pl.Series(["d"] * ROWS)).pipeline
+    (folder / "model.skops").write_bytes(skops.io.dumps(pipeline))
+    write_example(folder / "example.parquet", frame[:5], predict(pipeline, "binary", frame[:5]))
+    odd = [None, np.inf, -np.inf, 1e300, -1e300, 0.0, *random.normal(0, 10, 994)]
+    plans = random.choice(["a", "b", "c", "d", "never seen"], len(odd))
+    pl.DataFrame({"x": odd, "plan": plans}).write_parquet(folder / "rows.parquet")
+
+
+def try_damaged(folder: Path, first: int, last: int) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "retrain_assets_tests.stores.registry.damage", str(folder)]
+    command += [str(first), str(last)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def judge(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        passed = "predicted" in result["text"]
+        # It is refused with a sentence, or crashes, or predicts any row: nothing in between.
+        assert not (result["code"] == 0 and not passed), result
+        assert "loaded, and predicted" not in result["text"] or passed, result
+        assert result["code"] != 1 or result["text"].strip(), result
+    assert any(result["code"] == 1 for result in results)
+
+
+@pytest.mark.parametrize("path", ESTIMATORS)
+def test_a_damaged_native_file_is_refused(path: str, tmp_path: Path) -> None:
+    write_model(path, tmp_path)
+    results = try_damaged(tmp_path, 0, FEW)
+    assert len(results) == FEW
+    judge(results)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("path", ESTIMATORS)
+def test_many_damaged_native_files_are_refused(path: str, tmp_path: Path) -> None:
+    write_model(path, tmp_path)
+    judge(try_damaged(tmp_path, FEW, MANY))
+
+
+def test_a_crash_of_the_process_that_tries_a_file_is_told(tmp_path: Path) -> None:
+    write_model("lightgbm.LGBMClassifier", tmp_path)
+    path = tmp_path / "model.skops"
+    pipeline = skops.io.loads(path.read_bytes(), trusted=skops.io.get_untrusted_types(file=path))
+    text = pipeline[-1].native_.decode()
+    first = text.index("left_child=") + len("left_child=")
+    pipeline[-1].native_ = f"{text[:first]}123456789{text[text.index(' ', first) :]}".encode()
+    path.write_bytes(skops.io.dumps(pipeline))
+    arguments = digest(path.read_bytes()), tmp_path / "example.parquet", "binary"
+    result = check_file(path, *arguments)
+    assert not result.passed
+    crash = r"its process crashed by signal (6|11): the model file is damaged, restore it"
+    assert re.fullmatch(crash, result.detail)
