@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from retrain_assets.domain.model.estimator import refuse_wrong_kind, wrap_fitted
-from retrain_assets.domain.model.pipeline import TrainingError
+from retrain_assets.domain.model.families.family import TrainingError
 from retrain_assets.steps.decision import judge, promote, train
 from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.state import ModelState
