@@ -20,6 +20,7 @@ from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
 from retrain_assets import definitions
+from retrain_assets.domain.json_text import write_json
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals.event_log import BatchingSqliteStorage
 from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
@@ -146,8 +147,7 @@ def show(value: object, text: str) -> None:
     A figure that is NaN or infinite is null, because JSON has no word for it.
     """
     if is_json():
-        finite = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
-        text = json.dumps(finite, indent=2, allow_nan=False)
+        text = write_json(json.loads(json.dumps(value, default=str)), indent=2)
     click.echo(text)
 
 

@@ -61,7 +61,7 @@ class LiveMonitor:
         self.observations = list(self._observations(rows, serving.version)) if is_enough else []
         alerts = {
             (o.role, o.measure, o.column): f"{self._model.name}: live {o.role} {o.column}: "
-            f"{o.measure} is {o.statistic:.3g}, its bound {o.threshold:.3g}"
+            f"{_describe(o)}"
             for o in self.observations
             if o.alert
         }
@@ -134,9 +134,15 @@ class LiveMonitor:
                 yield f"lookup {lookup}", f"{name}: lookup {lookup} is stale since {rows.changed}"
         for observation in self.observations:
             if observation.role == watch.PERFORMANCE and observation.alert:
-                measure = f"live {observation.measure}"
-                bound = f"{observation.statistic:.3g}, its bound {observation.threshold:.3g}"
-                yield measure, f"{name}: {measure} is {bound}"
+                yield f"live {observation.measure}", f"{name}: live {_describe(observation)}"
+
+
+def _describe(observation: watch.Observation) -> str:
+    """Return an observation as a clause with its bound."""
+    return (
+        f"{observation.measure} is {observation.statistic:.3g}, its bound "
+        f"{observation.threshold:.3g}"
+    )
 
 
 def _output(rows: pl.DataFrame, version: Version) -> np.ndarray:

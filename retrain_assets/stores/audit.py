@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic_core import to_json
 
 from retrain_assets.domain.data import expectations
 from retrain_assets.domain.data.expectations import Expectation
 from retrain_assets.domain.data.row_checks import personal
 from retrain_assets.domain.data.rules import MASK, PARTITION
+from retrain_assets.domain.json_text import write_json
 from retrain_assets.specs.dataset import DatasetSpec
 
 MAX_AUDITED_ROWS = 50_000
@@ -286,5 +286,5 @@ def _record(outcome: Audit, spec: DatasetSpec, run_id: str) -> dict[str, Any]:
 def _write_json(path: Path, value: object, run_id: str) -> None:
     """Replace a file as a whole, so that nobody reads half of it."""
     part = path.with_name(f".{path.name}.{run_id}")
-    part.write_bytes(to_json(value, indent=1, inf_nan_mode="null", fallback=str))
+    part.write_text(write_json(value, indent=1, fallback=str), encoding="utf-8")
     part.replace(path)

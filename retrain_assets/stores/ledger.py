@@ -17,7 +17,7 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.situation import Pause
-from retrain_assets.domain.metrics.metrics import read_metrics, write_json
+from retrain_assets.domain.json_text import read_metrics, write_json
 from retrain_assets.errors import PermanentError
 from retrain_assets.stores.tables.tables import Tables
 

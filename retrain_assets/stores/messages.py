@@ -27,8 +27,8 @@ import polars as pl
 from slack_sdk import WebClient
 
 from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.json_text import write_json
 from retrain_assets.domain.messages import Message, Notice, NotTakenError, to_line
-from retrain_assets.domain.metrics.metrics import write_json
 from retrain_assets.errors import mask
 from retrain_assets.specs.notify import Channel, NotifySpec, is_loopback
 from retrain_assets.stores.tables.tables import StaleTableError, Tables

@@ -13,7 +13,7 @@ import numpy as np
 from retrain_assets.domain.drift.measures import compare, describe_effect, explain_unsupported
 from retrain_assets.domain.drift.permutation_test import Column, run_permutation_test
 from retrain_assets.domain.drift.profile import ColumnProfile
-from retrain_assets.domain.metrics.metrics import METRICS, margin
+from retrain_assets.domain.metrics.metrics import METRICS, margin, mean_interval
 from retrain_assets.specs.gate import Metric
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.specs.triggers import POINT, DriftTrigger, PerformanceTrigger
@@ -129,14 +129,16 @@ def observe_performance(
     if trigger is None or not values:
         return None
     figures, counts = (np.array(part, dtype=float) for part in zip(*values, strict=True))
-    statistic = float(np.average(figures, weights=counts))
+    statistic, *ends = mean_interval(figures, counts, INTERVAL)
     threshold = compute_bound(trigger, baseline)
-    half = margin(figures, counts, (1 + INTERVAL) / 2)
     error = 0.0 if trigger.confidence == POINT else margin(figures, counts, trigger.confidence)
     alert = is_beyond(trigger.metric, statistic, threshold, error)
-    ends = (statistic - half, statistic + half) if math.isfinite(half) else (None, None)
-    column = spec.target.column
-    return Observation(role, trigger.metric, column, statistic, threshold, baseline, alert, *ends)
+    where, figures = (role, trigger.metric, spec.target.column), (statistic, threshold, baseline)
+    return Observation(*where, *figures, alert, *map(_if_finite, ends))
+
+
+def _if_finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def observe_coverage(
@@ -162,14 +164,13 @@ def observe_coverage(
     from scipy.special import stdtrit
 
     figures, counts = (np.array(part, dtype=float) for part in zip(*values, strict=True))
-    statistic = float(np.average(figures, weights=counts))
+    statistic, *ends = mean_interval(figures, counts, INTERVAL)
     freedom = len(figures) + len(expected) - 2
     squares = len(figures) * figures.var() + len(expected) * np.var(expected)
     error = math.sqrt(squares / freedom * (1 / len(figures) + 1 / len(expected)))
     alert = statistic + float(stdtrit(freedom, 1 - rate)) * error < coverage
-    half = margin(figures, counts, (1 + INTERVAL) / 2)
-    ends = (statistic - half, statistic + half) if math.isfinite(half) else (None, None)
-    return Observation(INTERVALS, COVERAGE, column, statistic, coverage, None, alert, *ends)
+    where, figures = (INTERVALS, COVERAGE, column), (statistic, coverage, None)
+    return Observation(*where, *figures, alert, *map(_if_finite, ends))
 
 
 def is_beyond(metric: Metric, value: float, threshold: float, margin: float = 0.0) -> bool:

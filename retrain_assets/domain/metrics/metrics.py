@@ -4,7 +4,6 @@ Predictions are of shape (rows,) for binary and regression and (rows, classes) f
 Not here: how sure a difference of two models is (`intervals`), and what follows from it.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
-from pydantic_core import to_json
 
 from retrain_assets.specs.features import Kind
 from retrain_assets.specs.gate import METRICS_BY_KIND, CostSpec, GateSpec, Metric
@@ -24,17 +22,6 @@ Weights = np.ndarray | None
 THRESHOLD = 0.5  # from which a probability counts as a prediction of 1
 SMALLEST = float(np.finfo(np.float64).eps)  # probability below which log_loss stops growing
 UNKNOWN_CLASS = -1
-
-
-def write_json(value: object) -> str:
-    """Return a value as JSON, with null for NaN and infinity, for which JSON has no word."""
-    return to_json(value, inf_nan_mode="null").decode()
-
-
-def read_metrics(text: str) -> dict[str, float]:
-    """Return metrics by name from stored JSON, in which null stands for an undefined one (NaN)."""
-    metrics = json.loads(text).items()
-    return {name: math.nan if value is None else value for name, value in metrics}
 
 
 class Function(Protocol):
@@ -267,6 +254,16 @@ def mean_over_blocks(
     if values.is_empty():
         return math.nan
     return float(np.average(values["value"], weights=values["rows"]))
+
+
+def mean_interval(values: Array, rows: Array, confidence: float) -> tuple[float, float, float]:
+    """Return a row-weighted mean over blocks, and the ends of its two-sided interval.
+
+    The ends are infinite where one block cannot tell; see `margin`.
+    """
+    mean = float(np.average(values, weights=rows))
+    half = margin(values, rows, (1 + confidence) / 2)
+    return mean, mean - half, mean + half
 
 
 def margin(values: Array, rows: Array, confidence: float) -> float:

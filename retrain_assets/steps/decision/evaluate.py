@@ -14,7 +14,7 @@ import polars as pl
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.gate import Verdict, choose_best, hold_for_blocks
 from retrain_assets.domain.drift.performance_estimate import Calibration
-from retrain_assets.domain.metrics.metrics import read_metrics, write_json
+from retrain_assets.domain.json_text import read_metrics, write_json
 from retrain_assets.domain.windows import describe_exclusions, exclude_range
 from retrain_assets.errors import PermanentError
 from retrain_assets.reports.plots import draw_gains

@@ -135,12 +135,11 @@ def _estimate(
     """Return a metric's row-weighted mean over partitions, and Student's interval of that."""
     blocks = metrics.block_values(metric, rows.target.to_numpy(), output, rows.partitions, classes)
     blocks = blocks.drop_nulls("value")
-    mean = half = math.nan
+    figures = (math.nan,) * 3
     if not blocks.is_empty():  # roc_auc has no value where no partition has both classes
         values, counts = blocks["value"].to_numpy(), blocks["rows"].to_numpy()
-        mean = float(np.average(values, weights=counts))
-        half = metrics.margin(values, counts, (1 + CONFIDENCE) / 2)
-    return {"metric": str(metric), "value": mean, "low": mean - half, "high": mean + half}
+        figures = metrics.mean_interval(values, counts, CONFIDENCE)
+    return {"metric": str(metric)} | dict(zip(("value", "low", "high"), figures, strict=True))
 
 
 def _importance(state: ModelState, pipeline: train.Model, rows: train.Sample) -> train.Figure:

@@ -13,7 +13,7 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.situation import Expectation, Pause, Request, Situation
 from retrain_assets.domain.decision.triggers import decide, foresee
 from retrain_assets.domain.drift import observations
-from retrain_assets.domain.metrics.metrics import write_json
+from retrain_assets.domain.json_text import write_json
 from retrain_assets.domain.windows import split
 from retrain_assets.specs.base import number_of
 from retrain_assets.steps.decision.policy import list_requests

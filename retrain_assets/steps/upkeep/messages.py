@@ -14,8 +14,8 @@ import polars as pl
 from retrain_assets.domain import messages
 from retrain_assets.domain.data.contract import NEIGHBOUR_REFUSED, UNPLACED
 from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.json_text import write_json
 from retrain_assets.domain.messages import Event, NotTakenError
-from retrain_assets.domain.metrics.metrics import write_json
 from retrain_assets.specs.base import number_of
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.notify import Channel, EventKind, NotifySpec

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.metrics.metrics import read_metrics, write_json
+from retrain_assets.domain.json_text import read_metrics, write_json
 from retrain_assets.domain.model.families.catalogue import families_within, family_of
 from retrain_assets.errors import PermanentError, mask_password
 from retrain_assets.specs.features import Kind
