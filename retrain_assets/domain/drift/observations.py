@@ -129,12 +129,12 @@ def observe_performance(
     if trigger is None or not values:
         return None
     figures, counts = (np.array(part, dtype=float) for part in zip(*values, strict=True))
-    statistic, *ends = mean_interval(figures, counts, INTERVAL)
+    statistic, low, high = mean_interval(figures, counts, INTERVAL)
     threshold = compute_bound(trigger, baseline)
     error = 0.0 if trigger.confidence == POINT else margin(figures, counts, trigger.confidence)
     alert = is_beyond(trigger.metric, statistic, threshold, error)
-    where, figures = (role, trigger.metric, spec.target.column), (statistic, threshold, baseline)
-    return Observation(*where, *figures, alert, *map(_if_finite, ends))
+    column, ends = spec.target.column, (_if_finite(low), _if_finite(high))
+    return Observation(role, trigger.metric, column, statistic, threshold, baseline, alert, *ends)
 
 
 def _if_finite(value: float) -> float | None:
@@ -164,13 +164,13 @@ def observe_coverage(
     from scipy.special import stdtrit
 
     figures, counts = (np.array(part, dtype=float) for part in zip(*values, strict=True))
-    statistic, *ends = mean_interval(figures, counts, INTERVAL)
+    statistic, low, high = mean_interval(figures, counts, INTERVAL)
     freedom = len(figures) + len(expected) - 2
     squares = len(figures) * figures.var() + len(expected) * np.var(expected)
     error = math.sqrt(squares / freedom * (1 / len(figures) + 1 / len(expected)))
     alert = statistic + float(stdtrit(freedom, 1 - rate)) * error < coverage
-    where, figures = (INTERVALS, COVERAGE, column), (statistic, coverage, None)
-    return Observation(*where, *figures, alert, *map(_if_finite, ends))
+    ends = _if_finite(low), _if_finite(high)
+    return Observation(INTERVALS, COVERAGE, column, statistic, coverage, None, alert, *ends)
 
 
 def is_beyond(metric: Metric, value: float, threshold: float, margin: float = 0.0) -> bool:
