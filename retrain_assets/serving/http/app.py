@@ -224,8 +224,9 @@ def _add_page(api: FastAPI, pages: Pages, name: str) -> None:
         """Show what is in production and why, the time line, and what is next."""
         return pages.show_model(name)
 
-    path, description = f"/models/{name}/cards/{{version}}", "There is no card of it."
-    refusals: dict[int | str, Any] = {404: {"model": Refusal, "description": description}}
+    path = f"/models/{name}/cards/{{version}}"
+    content = {JSON: {"schema": {"$ref": REFERENCE.format(model=Refusal.__name__)}}}
+    refusals: dict[int | str, Any] = {404: {"description": "It has no card.", "content": content}}
 
     @api.get(path, response_class=HTMLResponse, operation_id=f"card_{name}", responses=refusals)
     def card(version: str) -> str:
