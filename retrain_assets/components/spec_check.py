@@ -195,6 +195,9 @@ def _find_feature_mistakes(
     if spec.target.column in names:
         why = f"the target {spec.target.column} is among its own features: rename one of the two"
         yield ("target", "column"), why
+    for name in spec.descriptions:
+        if name not in names:
+            yield ("descriptions", name), f"no feature {name!r}{hint(name, names)}"
     for number, name in enumerate(spec.gate.slices):
         if name not in names:
             yield ("gate", "slices", number), f"no feature {name!r}{hint(name, names)}"

@@ -193,6 +193,7 @@ class ModelSpec(NamedSpec):
         outliers: How rows that lie far out are found.
         labels: When labels are final.
         intervals: The intervals that a regression gives beside its predictions.
+        descriptions: Words for features, which the reasons of a prediction use.
         triggers: When to retrain.
         gate: When to promote a candidate.
         approval: `manual` lets a candidate that passes wait for `retrain approve`.
@@ -216,6 +217,7 @@ class ModelSpec(NamedSpec):
     outliers: OutliersSpec | None = None
     labels: LabelsSpec = LabelsSpec()
     intervals: IntervalsSpec | None = None
+    descriptions: dict[str, str] = Field({})
     triggers: TriggersSpec = TriggersSpec()
     gate: GateSpec
     approval: Literal["auto", "manual"] = "auto"

@@ -68,6 +68,7 @@ def column(**changes: Any) -> dict[str, Any]:
         ({"features": {"sql": "SELEC x"}}, {}, "features.sql", "is not valid: write SELECT"),
         ({"features": {"sql": "SELECT x FROM row"}}, {}, "features.sql", "'row' was not found"),
         ({"features": {"sql": "SELECT day FROM rows"}}, {}, "features.sql", "is of type Date"),
+        ({"descriptions": {"plna": "the plan"}}, {}, "descriptions.plna", "did you mean plan?"),
         (
             {"gate": {"metric": "log_loss", "slices": ["plna"]}},
             {},

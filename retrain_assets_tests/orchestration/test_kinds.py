@@ -13,6 +13,8 @@ from retrain_assets.serving.http.app import list_predictions
 from retrain_assets.serving.http.formats import Inference, Tensor, arrow_answer, inference_answer
 from retrain_assets.serving.scoring.score import score
 from retrain_assets.serving.scoring.served_model import ServedModel
+from retrain_assets.steps.decision.train import sample
+from retrain_assets.steps.inspect.card import _explain
 from retrain_assets.steps.monitoring.intervals import read_timeline
 from retrain_assets_tests.world import World, key, new_world
 
@@ -73,8 +75,23 @@ def test_every_kind_of_model_is_trained_promoted_and_watched(
     assert promised.height == (kind == "multiclass")
     if kind == "multiclass":
         assert promised["statistic"].item() == pytest.approx(realised["statistic"].item(), abs=0.05)
+        check_explanation(world)
     else:
         check_intervals(world, predicted)
+
+
+def check_explanation(world: World) -> None:
+    """Check that the card says what moves predictions, and compares it with the version before."""
+    state, row = world.state, world.state.ledger.read().production
+    assert row is not None
+    pipeline = state.registry.load(row.version, row.sha256)
+    rows = sample(state, [key(number) for number in range(16, 19)])
+    figure, text, changes = _explain(state, pipeline, rows, row.candidate)
+    assert figure.axes
+    assert f"version {row.candidate} on the same rows" in text
+    by_feature = {change["feature"]: change for change in changes}
+    assert by_feature["x"]["now"] > by_feature["plan"]["now"]
+    assert by_feature["x"]["low"] < by_feature["x"]["change"] < by_feature["x"]["high"]
 
 
 def check_intervals(world: World, predicted: pl.DataFrame) -> None:

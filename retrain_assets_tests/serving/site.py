@@ -88,6 +88,7 @@ SERVED: dict[str, Any] = MODEL | {
         "usage": {"on": ["plan"], "as_of": "at", "lag": "1h", "tolerance": "1d"},
     },
     "features": {"sql": SQL},
+    "descriptions": {"x": "how much is used"},
     "estimator": TREES,
 }
 ROW = {"day": "2020-01-20", "at": "2020-01-20T09:30:00Z", "id": 1, "x": 0.5, "plan": "plus"}

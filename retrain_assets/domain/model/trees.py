@@ -33,6 +33,12 @@ class Question(NamedTuple):
     missing_left: bool = False
     categories: np.ndarray | None = None
 
+    def answer(self, edges: np.ndarray) -> np.ndarray:
+        """Return whether each value goes left: each edge, one beyond, and a missing one."""
+        if self.categories is not None:
+            return self.categories
+        return np.append(edges <= self.threshold, [False, self.missing_left])
+
 
 class Split(NamedTuple):
     """A question, and the leaves on its two sides as masks: bit i stands for leaf i."""
@@ -42,11 +48,19 @@ class Split(NamedTuple):
     below_right: int
 
 
+class Leaf(NamedTuple):
+    """The value of a leaf, and how many training rows are in it; 0 where that is not told."""
+
+    value: float
+    rows: float = 0.0
+
+
 class Tree(NamedTuple):
-    """The splits of a tree, and the values of its leaves."""
+    """The splits of a tree, and the values and the training rows of its leaves."""
 
     splits: list[Split]
     leaves: list[float]
+    rows: list[float]
 
 
 @dataclass(frozen=True)
@@ -70,25 +84,26 @@ class Ensemble:
     is_single: bool = False
 
 
-def flatten(root: Any, read: Callable[[Any], tuple[Question, Any, Any] | float]) -> Tree:
+def flatten(root: Any, read: Callable[[Any], tuple[Question, Any, Any] | Leaf]) -> Tree:
     """Return a tree as splits and leaves.
 
     Args:
         root: Its first node.
-        read: Returns the question of a node and the nodes on its left and right, or a leaf's value.
+        read: Returns the question of a node and the nodes on its left and right, or a leaf.
     """
     nodes, parts, places = [root], [], []
     for node in nodes:  # grows meanwhile, so that children come after their parent
         part = read(node)
         parts.append(part)
         places.append(len(nodes))
-        if isinstance(part, tuple):
+        if not isinstance(part, Leaf):
             nodes += part[1:]
-    tree, below = Tree([], []), [0] * len(nodes)
+    tree, below = Tree([], [], []), [0] * len(nodes)
     for node, part in reversed([*enumerate(parts)]):
-        if not isinstance(part, tuple):
+        if isinstance(part, Leaf):
             below[node] = 1 << len(tree.leaves)
-            tree.leaves.append(part)
+            tree.leaves.append(part.value)
+            tree.rows.append(part.rows)
             continue
         left, right = below[places[node]], below[places[node] + 1]
         below[node] = left | right
@@ -114,6 +129,19 @@ def widen(threshold: float, *, is_included: bool) -> float:
         # What lies between two numbers of float32 is rounded to the even one.
         is_left = np.float32(middle) == limit
     return middle if is_left else float(np.nextafter(middle, -np.inf))
+
+
+def list_edges(questions: Sequence[Question]) -> np.ndarray:
+    """Return the values of a feature up to which all others are told apart alike."""
+    if questions[0].categories is not None:
+        return np.arange(float(CODES))
+    edges = np.unique(np.array([question.threshold for question in questions]))
+    return np.asarray(edges[~np.isnan(edges)])  # scikit-learn's way to tell missing from all others
+
+
+def find_places(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the place of each value among those of `Question.answer`, of shape (values,)."""
+    return np.asarray(edges.searchsorted(values) + np.isnan(values))
 
 
 def identity(raw: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from retrain_assets.serving.http.pages import Pages
 from retrain_assets.serving.live_monitoring import LiveMonitor
 from retrain_assets.serving.metrics import CONTENT_TYPE, Metrics
 from retrain_assets.serving.prediction_log import PredictionLog
-from retrain_assets.serving.scoring import score
+from retrain_assets.serving.scoring import reasons, score
 from retrain_assets.serving.scoring.request import Contract, RequestError, RequestRows
 from retrain_assets.serving.scoring.served_model import ServedModel
 
@@ -250,6 +250,12 @@ def _add_model_path(api: FastAPI, path: str, call: Answer, endpoint: Endpoint) -
     responses: dict[int | str, Any] = {n: {"model": refusal} for n in (REFUSALS if body else [503])}
     if call is predict:
         responses[200] = {"content": {formats.ARROW: {"schema": {"type": "string"}}}}
+    extra: dict[str, Any] = {"requestBody": {"required": True, "content": body}} if body else {}
+    if call is predict:
+        number = {"type": "integer", "minimum": 0, "maximum": reasons.MOST, "default": 0}
+        text = "How many of the features that moved a row most are answered with it."
+        parameter = {"name": "reasons", "in": "query", "schema": number, "description": text}
+        extra["parameters"] = [parameter]
     api.add_api_route(
         path,
         respond,
@@ -257,7 +263,7 @@ def _add_model_path(api: FastAPI, path: str, call: Answer, endpoint: Endpoint) -
         summary=(call.__doc__ or "").partition("\n")[0],
         operation_id=f"{call.__name__}_{path.strip('/').replace('/', '_')}",
         responses=responses,
-        openapi_extra={"requestBody": {"required": True, "content": body}} if body else None,
+        openapi_extra=extra or None,
     )
 
 
@@ -305,11 +311,19 @@ async def predict(endpoint: Endpoint, request: Request) -> Response:
     """Predict raw rows as they land."""
     kind, body = require_type(request, JSON, formats.ARROW), request.scope[BODY]
     contract, name = endpoint.contract, endpoint.model.name
+    count = reasons.read_count(request.query_params.get("reasons", "0"))
+    if count and kind != JSON:
+        raise RequestError(422, "reasons", "reasons are answered as JSON only: send JSON")
     rows: RequestRows = contract.read(body) if kind == JSON else formats.read_arrow(body, contract)
     scored = await endpoint.batcher.score(rows)
+    words, explained = endpoint.model.state.spec.descriptions, []
+    if count:
+        explained = await asyncio.to_thread(reasons.list_reasons, scored, count, words)
     number, version = endpoint.record(rows, scored), scored.version.number
     if kind == JSON:
         predictions = list_predictions(number, scored)
+        for prediction, moved in zip(predictions, explained, strict=bool(explained)):
+            prediction["reasons"] = moved
         return answer({"model": name, "version": version, "predictions": predictions})
     headers = {"x-model": name, "x-model-version": str(version)}
     return Response(formats.arrow_answer(scored, number), 200, headers, formats.ARROW)

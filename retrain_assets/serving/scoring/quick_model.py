@@ -20,7 +20,7 @@ import polars as pl
 
 from retrain_assets.domain.model.estimator import PredictionError, predict
 from retrain_assets.domain.model.families.catalogue import family_of
-from retrain_assets.domain.model.trees import CODES, Ensemble, Question, Split
+from retrain_assets.domain.model.trees import CODES, Ensemble, Split, find_places, list_edges
 from retrain_assets.specs.features import Kind
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Trees:
         masks = [(split.below_left, split.below_right) for _, split in splits]
         lefts, rights = (~self._bits([*side]) for side in zip(*masks, strict=True))
         for (tree, split), left, right in zip(splits, lefts, rights, strict=True):
-            goes_left = _answer(split.question, edges)
+            goes_left = split.question.answer(edges)
             table[:, tree] &= np.where(goes_left[:, None], right, left)
 
     def sums(self, columns: np.ndarray) -> np.ndarray:
@@ -99,12 +99,11 @@ class Trees:
         places = []
         for column, is_category, edges, start in self._columns:
             values = columns[column]
-            is_missing = np.isnan(values)
             if is_category:
                 is_code = (values >= 0) & (values < CODES)
-                place = np.where(is_code, values, CODES + is_missing).astype(np.intp)
+                place = np.where(is_code, values, CODES + np.isnan(values)).astype(np.intp)
             else:
-                place = edges.searchsorted(values) + is_missing
+                place = find_places(edges, values)
             places.append(place + start)
         rows, size = columns.shape[1], max(1, _CACHE // self._tables[0].nbytes)
         blocks = [slice(first, first + size) for first in range(0, rows, size)]
@@ -165,22 +164,10 @@ def _group_by_column(ensemble: Ensemble) -> dict[int, tuple[np.ndarray, list[tup
     for number, tree in enumerate(ensemble.trees):
         for split in tree.splits:
             splits.setdefault(split.question.column, []).append((number, split))
-    return {column: (_list_edges(asking), asking) for column, asking in splits.items()}
-
-
-def _list_edges(splits: list[tuple[int, Split]]) -> np.ndarray:
-    """Return the values of a feature up to which all others are told apart alike."""
-    if splits[0][1].question.categories is not None:
-        return np.arange(float(CODES))
-    edges = np.unique(np.array([split.question.threshold for _, split in splits]))
-    return np.asarray(edges[~np.isnan(edges)])  # scikit-learn's way to tell missing from all others
-
-
-def _answer(question: Question, edges: np.ndarray) -> np.ndarray:
-    """Return whether each value goes left: each edge, one beyond, and a missing one."""
-    if question.categories is not None:
-        return question.categories
-    return np.append(edges <= question.threshold, [False, question.missing_left])
+    return {
+        column: (list_edges([split.question for _, split in asking]), asking)
+        for column, asking in splits.items()
+    }
 
 
 class QuickModel:

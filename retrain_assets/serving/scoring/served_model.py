@@ -23,6 +23,7 @@ from polars.exceptions import PanicException
 
 from retrain_assets.domain.features.build import drop_replaced, get_lookup_schema
 from retrain_assets.domain.model.estimator import predict
+from retrain_assets.domain.model.explanation import Explainer
 from retrain_assets.serving.scoring.quick_model import QuickModel, build_quick_model
 from retrain_assets.serving.scoring.rows import FeatureMaker, LookupRows
 from retrain_assets.specs.base import duration
@@ -96,6 +97,19 @@ class Version:
         categories = self.pipeline[0].categories_.items()
         return [(self.columns.index(name), name, frozenset(v)) for name, v in categories]
 
+    @cached_property
+    def explainer(self) -> Explainer:
+        """Return what explains its predictions, which takes a moment to build."""
+        return Explainer(self.pipeline)
+
+    def explain(self, features: Sequence[Any]) -> np.ndarray:
+        """Return SHAP values of features, a column each, of shape (rows, outputs, features).
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: It has none.
+        """
+        return self.explainer(self._to_frame(features))
+
     def is_quick(self, rows: int) -> bool:
         """Return whether so many rows are predicted by the quick form."""
         return self.quick is not None and rows <= self.quick.most_rows
@@ -104,9 +118,11 @@ class Version:
         """Predict features, a column each, as `predict` of the domain does."""
         if self.quick is not None and self.is_quick(len(features[0])):
             return self.quick.predict(features)
+        return predict(self.pipeline, state.spec.target.kind, self._to_frame(features))
+
+    def _to_frame(self, features: Sequence[Any]) -> pl.DataFrame:
         schema = None if isinstance(features[0], pl.Series) else self.schema
-        frame = pl.DataFrame(dict(zip(self.columns, features, strict=True)), schema)
-        return predict(self.pipeline, state.spec.target.kind, frame)
+        return pl.DataFrame(dict(zip(self.columns, features, strict=True)), schema)
 
 
 @dataclass(frozen=True)

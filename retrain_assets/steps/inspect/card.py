@@ -5,6 +5,7 @@ the page looks.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import polars as pl
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.metrics import metrics
 from retrain_assets.domain.model.estimator import predict
+from retrain_assets.domain.model.explanation import Explainer, compare_moves, measure_moves
 from retrain_assets.domain.windows import exclude_range, take_through
 from retrain_assets.reports import page, plots
 from retrain_assets.specs.gate import GateSpec
@@ -24,10 +26,13 @@ from retrain_assets.steps.decision.evaluate import read_evaluation
 from retrain_assets.steps.inspect.lineage import DECIDED
 from retrain_assets.steps.state import MONITORING_SCHEMA, ModelState
 from retrain_assets.stores.ledger import LedgerRow, list_reversible
-from retrain_assets.stores.registry.registry import ModelVersion
+from retrain_assets.stores.registry.model_file import ModelFileError
+from retrain_assets.stores.registry.registry import ModelVersion, RegistryError
 
 Parts = dict[str, list[Any]]
 SHUFFLED_ROWS, DRIFT_PARTITIONS, CONFIDENCE = 5_000, 60, 0.95
+EXPLAINED_ROWS, CHANGES = 500, 10
+NOT_EXPLAINED = (AttributeError, KeyError, TypeError, ValueError, RegistryError, ModelFileError)
 LONG = ("metrics", "trained_on")  # tags that are shown otherwise, or are a line a partition
 
 
@@ -114,7 +119,10 @@ def _judgement(state: ModelState, gated: ModelVersion, decisions: list[LedgerRow
         else [],
         "Slices": [_describe_slices(past.spec.gate), slices] if slices else [],
         "Calibration": [plots.draw_holdout(kind, rows.target.to_numpy(), output, classes)],
-        "Importance": [_importance(past, pipeline, rows)],
+        "Importance": [
+            _importance(past, pipeline, rows),
+            *_explain(state, pipeline, rows, previous),
+        ],
     }
 
 
@@ -158,6 +166,33 @@ def _importance(state: ModelState, pipeline: train.Model, rows: train.Sample) ->
         losses[name] = metric.gain(baseline, value(shuffled))
     text = f"how much worse {metric} is when its values are shuffled, {len(target):,} rows"
     return plots.draw_importance(losses, text)
+
+
+def _explain(
+    state: ModelState, pipeline: train.Model, rows: train.Sample, previous: int | None
+) -> Iterator[Any]:
+    """Yield how far each feature moves predictions, and how that differs from the version before.
+
+    Nothing where the estimator has no SHAP values.
+    """
+    step = max(1, len(rows.target) // EXPLAINED_ROWS)
+    features, blocks = rows.features.gather_every(step), rows.partitions.gather_every(step)
+    try:
+        now = measure_moves(Explainer(pipeline), features)
+        text = f"mean |SHAP| before the link, {len(blocks):,} rows"
+        yield plots.draw_importance(now.mean().row(0, named=True), text)
+        if previous is None:
+            return
+        version = state.registry.version(previous)
+        before = Explainer(state.registry.load(previous, version.sha256))
+        changes = compare_moves(now, measure_moves(before, features), blocks, CONFIDENCE)
+    except NOT_EXPLAINED:
+        return
+    yield (
+        f"By how much these means differ from those of version {previous} on the same rows, with "
+        f"{CONFIDENCE:.0%} intervals over partitions:"
+    )
+    yield changes[:CHANGES]
 
 
 def _drift(state: ModelState, gated: ModelVersion) -> train.Figure:

@@ -382,3 +382,30 @@ def test_more_requests_than_are_taken_at_once_are_told_to_come_back(site: Site) 
             wait_until(lambda: post(client).status_code == 503)
             assert post(client).headers["retry-after"] == "1"
         wait_until(lambda: post(client).status_code == 200)
+
+
+def test_reasons_are_the_features_that_moved_a_row_most(client: httpx.Client) -> None:
+    rows = [ROW, ROW | {"x": -1.5, "plan": "pro", "id": 2}, ROW | {"x": None, "id": 3}]
+    answered = client.post(PATH, params={"reasons": 20}, json={"rows": rows}).json()["predictions"]
+    effects = [[reason["effect"] for reason in row["reasons"]] for row in answered]
+    for values in effects:
+        assert values == sorted(values, key=lambda effect: -abs(effect))
+    # Between rows, effects add up to the difference of the sums before the link.
+    logits = [np.log(row["prediction"] / (1 - row["prediction"])) for row in answered]
+    sums = [sum(values) for values in effects]
+    np.testing.assert_allclose(np.diff(sums), np.diff(logits), atol=1e-9)
+    by_feature = {reason["feature"]: reason for reason in answered[0]["reasons"]}
+    assert by_feature["x"]["value"] == 0.5
+    assert by_feature["x"]["text"].startswith("how much is used is 0.5, which ")
+    missing = {reason["feature"]: reason for reason in answered[2]["reasons"]}["x"]
+    assert missing["text"].startswith("how much is used is missing, which ")
+    three = client.post(PATH, params={"reasons": 3}, json={"rows": rows}).json()["predictions"]
+    assert [row["reasons"] for row in three] == [row["reasons"][:3] for row in answered]
+    assert "reasons" not in post(client, ROW).json()["predictions"][0]
+
+
+@pytest.mark.parametrize("count", ["21", "-1", "x", "²"])
+def test_another_number_of_reasons_is_refused(client: httpx.Client, count: str) -> None:
+    refused = client.post(PATH, params={"reasons": count}, json={"rows": [ROW]})
+    assert refused.status_code == 422
+    assert refused.json()["error"]["code"] == "reasons"

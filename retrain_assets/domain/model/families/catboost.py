@@ -17,8 +17,8 @@ import numpy as np
 from retrain_assets.domain.model import trees
 from retrain_assets.domain.model.families import boosting
 from retrain_assets.domain.model.families.boosting import BoostingFamily, by_place
-from retrain_assets.domain.model.families.family import Flavor, Layout, Rows
-from retrain_assets.domain.model.trees import Ensemble, Link, Question, Split, Tree
+from retrain_assets.domain.model.families.family import Explainer, Flavor, Layout, Rows
+from retrain_assets.domain.model.trees import Ensemble, Leaf, Link, Question, Split, Tree
 
 _FILES = (
     *("allow_writing_files", "input_borders", "output_borders", "save_snapshot", "snapshot_file"),
@@ -152,6 +152,21 @@ class CatBoost(BoostingFamily):
         notes = {"catboost_version": version, "model_type": name, "save_format": "cbm"}
         return Flavor("catboost", "model.cb", notes)
 
+    def build_explainer(self, estimator: Any) -> Explainer:
+        """Return a function to the SHAP values of CatBoost."""
+        layout = estimator.layout
+
+        def explain(matrix: np.ndarray) -> np.ndarray:
+            pool, columns = self._pool(layout, matrix), matrix.shape[1]
+            values = np.asarray(
+                estimator.model.get_feature_importance(pool, type="ShapValues", thread_count=1)
+            ).reshape(len(matrix), -1, columns + 1)
+            order = [*_numbers(matrix, layout), *layout.categories, columns]
+            values[:, :, order] = values.copy()
+            return values
+
+        return explain
+
     def read_trees(self, estimator: Any) -> Ensemble:
         """Return the trees of a fitted estimator; see `read_ensemble`."""
         return read_ensemble(estimator.model)
@@ -203,14 +218,14 @@ def _read_oblivious(tree: Mapping[str, Any], features: Floats, scale: float) -> 
         left = (1 << (1 << depth)) - 1 - right
         splits.append(Split(_read_catboost_question(split, features), left, right))
     values = np.reshape(tree["leaf_values"], (1 << depth, -1)) * scale
-    return [Tree(splits, column.tolist()) for column in values.T]
+    return [Tree(splits, column.tolist(), []) for column in values.T]
 
 
 def _read_catboost(
     node: Mapping[str, Any], features: Floats, scale: float, output: int
-) -> tuple[Question, Any, Any] | float:
+) -> tuple[Question, Any, Any] | Leaf:
     if "split" not in node:
-        return float(np.ravel(node["value"])[output] * scale)
+        return Leaf(float(np.ravel(node["value"])[output] * scale))
     return _read_catboost_question(node["split"], features), node["left"], node["right"]
 
 

@@ -7,7 +7,7 @@ its estimators is built, fitted or loaded. Not here: the families themselves.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LAST = "estimator"  # the name of the last step of a pipeline
 PLAIN = (str, int, float, bool, type(None))
+Explainer = Callable[[np.ndarray], np.ndarray]
 Mistake = tuple[tuple[str | int, ...], str]
 
 
@@ -138,6 +139,17 @@ class EstimatorFamily(ABC):
         """Return MLflow's flavor of a native file; None where a pipeline has no such file."""
         del estimator
         return None
+
+    def build_explainer(self, estimator: Any) -> Explainer:
+        """Return a function from a matrix of encoded features to SHAP values.
+
+        They have the shape (rows, outputs, features + 1) and add up to the sum before the link; the
+        last is the mean over the training rows.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: There are none for it.
+        """
+        raise ValueError(f"{type(estimator).__name__} has no SHAP values here")
 
     def read_trees(self, estimator: Any) -> Ensemble:
         """Return the trees of a fitted estimator, for quick predictions.

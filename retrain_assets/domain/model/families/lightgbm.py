@@ -13,8 +13,8 @@ import numpy as np
 from retrain_assets.domain.model import trees
 from retrain_assets.domain.model.families import boosting
 from retrain_assets.domain.model.families.boosting import BoostingFamily, by_place, places_of
-from retrain_assets.domain.model.families.family import Flavor, Layout, Rows
-from retrain_assets.domain.model.trees import Ensemble, Link, Question
+from retrain_assets.domain.model.families.family import Explainer, Flavor, Layout, Rows
+from retrain_assets.domain.model.trees import Ensemble, Leaf, Link, Question
 
 # Of the core library, which its classes take without showing them.
 _CORE = (
@@ -129,6 +129,17 @@ class LightGBM(BoostingFamily):
         notes = {"lgb_version": version, "model_class": "lightgbm.basic.Booster"}
         return Flavor("lightgbm", "model.lgb", notes)
 
+    def build_explainer(self, estimator: Any) -> Explainer:
+        """Return a function to the SHAP values of LightGBM."""
+        booster = estimator.model
+
+        def explain(matrix: np.ndarray) -> np.ndarray:
+            with self.errors():
+                values = booster.predict(matrix, pred_contrib=True, num_threads=1)
+            return np.asarray(values).reshape(len(matrix), -1, matrix.shape[1] + 1)
+
+        return explain
+
     def read_trees(self, estimator: Any) -> Ensemble:
         """Return the trees of a fitted estimator; see `read_ensemble`."""
         return read_ensemble(estimator.model)
@@ -161,11 +172,11 @@ def read_ensemble(booster: Any) -> Ensemble:
     return Ensemble(ensemble, columns, outputs, np.zeros(outputs), lambda raw: link(share * raw))
 
 
-def _read_lightgbm(node: Any) -> tuple[Question, Any, Any] | float:
+def _read_lightgbm(node: Any) -> tuple[Question, Any, Any] | Leaf:
     if "leaf_value" in node:
         if node.get("leaf_coeff"):
             raise ValueError("a leaf of its trees is a linear model")
-        return float(node["leaf_value"])
+        return Leaf(float(node["leaf_value"]), node.get("leaf_count", 0))
     column, threshold = node["split_feature"], node["threshold"]
     if node["decision_type"] == "==":
         question = Question(column, categories=trees.flag([*map(int, threshold.split("||"))]))

@@ -19,10 +19,12 @@ from retrain_assets.domain.model import trees
 from retrain_assets.domain.model.families.family import (
     LAST,
     EstimatorFamily,
+    Explainer,
     Mistake,
     TrainingError,
 )
-from retrain_assets.domain.model.trees import CODES, Ensemble, Question
+from retrain_assets.domain.model.tree_shap import TreeShap
+from retrain_assets.domain.model.trees import CODES, Ensemble, Leaf, Question
 from retrain_assets.specs.base import hint
 from retrain_assets.specs.model import EstimatorSpec, ModelSpec
 
@@ -115,6 +117,10 @@ class ScikitLearn(EstimatorFamily):
             steps.append(("prepare", _preparation(categories, numbers)))
         return Pipeline([*steps, (LAST, prepared)])
 
+    def build_explainer(self, estimator: Any) -> Explainer:
+        """Return a function to SHAP values of HistGradientBoosting."""
+        return TreeShap(self.read_trees(estimator))
+
     def read_trees(self, estimator: Any) -> Ensemble:
         """Return the trees of a fitted estimator; see `read_ensemble`."""
         return read_ensemble(estimator)
@@ -178,9 +184,9 @@ def read_ensemble(model: Any) -> Ensemble:
     codes = _list_sklearn_codes(model, order[: int(is_category.sum())].tolist())
     known, places = model._bin_mapper.make_known_categories_bitsets()  # noqa: SLF001
 
-    def read(tree: Any, node: Any) -> tuple[Question, Any, Any] | float:
+    def read(tree: Any, node: Any) -> tuple[Question, Any, Any] | Leaf:
         if node["is_leaf"]:
-            return float(node["value"])
+            return Leaf(float(node["value"]), int(node["count"]))
         place, missing_left = int(node["feature_idx"]), bool(node["missing_go_to_left"])
         question = Question(int(order[place]), float(node["num_threshold"]), missing_left)
         if node["is_categorical"]:

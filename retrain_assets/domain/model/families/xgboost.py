@@ -14,8 +14,8 @@ import numpy as np
 from retrain_assets.domain.model import trees
 from retrain_assets.domain.model.families import boosting
 from retrain_assets.domain.model.families.boosting import BoostingFamily, by_place, places_of
-from retrain_assets.domain.model.families.family import Flavor, Layout, Rows
-from retrain_assets.domain.model.trees import Ensemble, Link, Question, Tree
+from retrain_assets.domain.model.families.family import Explainer, Flavor, Layout, Rows
+from retrain_assets.domain.model.trees import Ensemble, Leaf, Link, Question, Tree
 
 _CATEGORY = 1  # the type of a split
 _BY_PLATFORM = ("enable_categorical", "feature_types", "missing", "validate_parameters")
@@ -142,6 +142,20 @@ class XGBoost(BoostingFamily):
         notes = {"xgb_version": version, "model_class": "xgboost.core.Booster"}
         return Flavor("xgboost", "model.ubj", {**notes, "model_format": "ubj"})
 
+    def build_explainer(self, estimator: Any) -> Explainer:
+        """Return a function to the SHAP values of XGBoost."""
+        library, booster = self._import(), estimator.model
+
+        def explain(matrix: np.ndarray) -> np.ndarray:
+            types = self._types(matrix, estimator.layout)
+            rows = library.DMatrix(matrix, feature_types=types, enable_categorical=True, nthread=1)
+            values = booster.predict(
+                rows, pred_contribs=True, strict_shape=True, validate_features=False
+            )
+            return np.asarray(values, dtype=np.float64)
+
+        return explain
+
     def read_trees(self, estimator: Any) -> Ensemble:
         """Return the trees of a fitted estimator; see `read_ensemble`."""
         return read_ensemble(estimator.model)
@@ -208,10 +222,10 @@ def _read_xgboost(tree: Mapping[str, Any]) -> Tree:
         )
     }
 
-    def read(node: int) -> tuple[Question, Any, Any] | float:
+    def read(node: int) -> tuple[Question, Any, Any] | Leaf:
         left, value = tree["left_children"][node], tree["split_conditions"][node]
         if left < 0:
-            return float(value)
+            return Leaf(float(value))
         column, missing_left = tree["split_indices"][node], bool(tree["default_left"][node])
         if tree["split_type"][node] == _CATEGORY:
             flags = ~trees.flag(categories[node])  # the categories of a node go right
