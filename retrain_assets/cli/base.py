@@ -6,6 +6,7 @@ Not here: any command.
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -76,6 +77,8 @@ def main() -> None:
     root = project_root(Path.cwd())
     context = click.get_current_context()
     context.obj = Path.cwd()
+    for category in (dg.BetaWarning, dg.PreviewWarning):  # of what Dagster itself loads
+        warnings.simplefilter("ignore", category)
     if os.environ.get("NO_COLOR"):
         context.color = False
     # Relative paths of dagster.yaml follow the current directory.

@@ -160,6 +160,8 @@ def train(model: str) -> None:
         daemon.sensors = [sensor for sensor in daemon.sensors if sensor.name in sensors]
         for run in daemon.settle():
             click.echo(f"{run.job}: done in run {run.run_id}", err=True)
+        for name, reason in daemon.reasons.items():
+            click.echo(f"{name}: {reason}", err=True)
     base.execute(f"{model}_retrain")
     row = status.history(entry.state(base.storage()))[-1]
     show(row, base.decision_lines([{"model": model, **row}]))

@@ -62,16 +62,21 @@ def derive_times(
         parts = [_quote(year), "'-'", _quote(month), "'-'", _quote(day)]
         written = {True: parts, False: [*parts[:3], "'-01'"]}[bool(month and day)]
         written = written if month else [parts[0], "'-01-01'"]
-        yield "date", "date", f"DATE(CONCAT({', '.join(written)}))"
+        yield "date", "date", _as_date(f"CONCAT({', '.join(written)})")
     for name, values in texts.items():
         if values.drop_nulls().head(100).str.contains(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}").all():
-            yield f"{name}_date", "date", f"DATE(SUBSTR({_quote(name)}, 1, 10))"
+            yield f"{name}_date", "date", _as_date(f"SUBSTR({_quote(name)}, 1, 10)")
     for name in table.of_type("int"):
         values = table.rows[name].drop_nulls()
         for (low, high), factor in ((_SECONDS, 1_000_000), (_MILLISECONDS, 1_000)):
             if _NAMED.search(name) and len(values) and values.is_between(low, high).all():
                 moment = f"TRY_CAST({_quote(name)} * {factor} AS TIMESTAMP)"
                 yield f"{name}_date", "date", f"TRY_CAST({moment} AS DATE)"
+
+
+def _as_date(text: str) -> str:
+    """Return SQL that reads a text as a date; `DATE` is taken for a look at other rows."""
+    return f"TRY_CAST(STRPTIME({text}, '%Y-%m-%d') AS DATE)"
 
 
 def _quote(name: str | None) -> str:

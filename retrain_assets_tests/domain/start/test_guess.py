@@ -171,8 +171,12 @@ def test_seconds_since_1970_are_a_time_and_no_feature(tmp_path: Any) -> None:
     parts = orders(60).select(
         "amount", "late", year=pl.lit("2023"), month=(pl.int_range(60 * ROWS) // 200 + 1).cast(str)
     )
-    expression = start(parts, "late").dataset.attributes["columns"]["date"]["expression"]
-    assert expression == """DATE(CONCAT("year", '-', "month", '-01'))"""
+    answer = start(parts, "late")
+    assert answer.partitions[:2] == ("2023-01", "2023-02")
+    specs(answer, tmp_path)
+    place = (pl.int_range(60 * ROWS) // 100 + 1).cast(str).str.zfill(2)
+    texts = orders(60).select("amount", "late", day=pl.lit("2023-01-") + place)
+    specs(start(texts, "late", "parquet"), tmp_path)
 
 
 def test_a_target_may_be_sql_and_its_columns_are_known_later(tmp_path: Any) -> None:
