@@ -95,6 +95,7 @@ class ReadSpec(Spec):
         rename: Names in `columns`, by the name in the file (`""` for none).
         max_bytes: Most bytes of a file, packed or unpacked.
         max_rows: Most rows of a file.
+        max_values: Most values of a file, rows times columns; each takes 60 bytes of memory.
         settle: A file is read once it has been unchanged for this time.
     """
 
@@ -109,6 +110,7 @@ class ReadSpec(Spec):
     rename: dict[str, str] = Field({})
     max_bytes: int = Field(2**30, ge=1)
     max_rows: int = Field(5000000, ge=1)
+    max_values: int = Field(50000000, ge=1)
     settle: Duration = "5s"
 
     def _find_mistakes(self) -> Mistakes:

@@ -38,7 +38,7 @@ FILES_SCHEMA: dict[str, Type] = {
     **dict.fromkeys(("rows_read", "accepted", "quarantined", "faulty"), pl.Int64),
     "refusal": pl.String,
 }
-_SAMPLE_ROWS, _SHOWN_CHARACTERS = 5, 60
+_SHOWN_CHARACTERS = 60
 _HISTORY, _ENOUGH = 28, 5  # most and fewest earlier partitions that a volume is compared with
 _KEY = "_key_of_row"
 
@@ -92,19 +92,23 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
     }
     readable = [file for file in files if file.slice not in refusals]
     rows, flags = row_checks.flag_rows(readable, spec)
-    refused, sound = rows.filter(REFUSED), rows.lazy().filter(~pl.col(REFUSED))
+    counts = _count(files, refusals, rows)
+    reasons = {file.slice: file.excess for file in readable if file.excess}
+    reasons |= _find_too_bad(counts, refusals, spec)
+    bad = [number for number, file in enumerate(readable) if file.slice in reasons]
+    sound = rows.lazy().filter(~pl.col(REFUSED))
     judgement = Judgement(
         accepted=sound.select(*rules.dataset_schema(spec)).collect(),
-        quarantined=row_checks.explain(refused, flags, spec),
-        files=_count(files, refusals, rows),
+        quarantined=row_checks.explain(row_checks.thin_out(rows, bad, flags), flags, spec),
+        files=counts,
         outliers=row_checks.outliers(rows, flags, spec),
         texts=texts.tally(sound, spec).collect(),
     )
     first = _first_faults(judgement.quarantined)
-    refusals |= {
-        file.slice: file.excess + first.get(file.slice, "") for file in readable if file.excess
-    }
-    return _refuse(judgement, refusals | _too_bad(judgement, refusals, first, spec))
+    examples = {key: text for (key, _), text in reversed(first.items())} if spec.is_split else {}
+    for part, reason in reasons.items():
+        refusals[part] = reason + first.get(part, examples.get(part[0], ""))
+    return _refuse(judgement, refusals)
 
 
 def merge(parts: Sequence[Judgement], spec: DatasetSpec) -> Judgement:
@@ -148,14 +152,10 @@ def _count(
     return pl.DataFrame(rows, schema=FILES_SCHEMA, orient="row")
 
 
-def _too_bad(
-    judgement: Judgement,
-    refusals: Mapping[Slice, str],
-    first: Mapping[Slice, str],
-    spec: DatasetSpec,
+def _find_too_bad(
+    files: pl.DataFrame, refusals: Mapping[Slice, str], spec: DatasetSpec
 ) -> dict[Slice, str]:
     """Return files whose refused rows are too many; where files hold many partitions, by those."""
-    files = judgement.files
     unit = [PARTITION] if spec.is_split else [PARTITION, "file"]
     sums = (
         files.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
@@ -167,8 +167,7 @@ def _too_bad(
         reason = excess(row["rows_read"], row["faulty"], spec)
         parts = [(row[PARTITION], path) for path in row["_files"]]
         if reason is not None and refusals.keys().isdisjoint(parts):
-            example = next((first[part] for part in parts if part in first), "")
-            reasons |= dict.fromkeys(parts, reason + example)
+            reasons |= dict.fromkeys(parts, reason)
     return reasons
 
 
@@ -238,7 +237,7 @@ def _file_record(file: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, objec
     broken = rows.explode("_reasons").select(pl.col("_reasons").struct.unnest())
     examples = broken.unique(["rule", "column"], keep="first", maintain_order=True).to_dicts()
     reason = {"rule": "file", "column": None, "value": file["refusal"][: row_checks.MAX_CHARACTERS]}
-    sample = rows.select(LINE, "_row").head(_SAMPLE_ROWS).iter_rows()
+    sample = rows.select(LINE, "_row").head(row_checks.SAMPLE_ROWS).iter_rows()
     return {
         PARTITION: file[PARTITION],
         "_file": file["file"],
@@ -247,7 +246,7 @@ def _file_record(file: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, objec
         "_row": json.dumps(
             {
                 "rows_read": file["rows_read"],
-                "refused": rows.height,
+                "refused": file["quarantined"],
                 "sample": [{LINE: line, **json.loads(row)} for line, row in sample],
             }
         ),

@@ -4,7 +4,7 @@ Personal values are masked here, before anything is stored or shown. Not here: t
 the sum of refused rows means for a file or partition.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,11 @@ OUTLIERS_SCHEMA: dict[str, Type] = {
 NO_ROWS = pl.DataFrame(schema={LINE: pl.Int64, BROKEN: pl.String})
 SLICE, REFUSED, FAULTY = "_slice", "_refused", "_faulty"
 _ROW = "_row_number"
+_FURTHER = "_further_repeats"
 MAX_CHARACTERS = 200
+SAMPLE_ROWS = 5  # of a file that is refused as a whole
+MAX_REPEATS = 1000  # of a file and partition that are listed
+_EXPLAINED_ROWS = 20_000  # at once, since to explain a row takes three times the memory of a row
 _WIDE = {pl.UInt64, pl.Int128, pl.UInt128}
 Flags = dict[str, tuple[str, rules.Rule]]  # by flag: the name of the rule, and the rule
 Slice = tuple[str, str]  # partition and file
@@ -162,8 +166,39 @@ def outliers(rows: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFram
     return pl.concat([pl.DataFrame(schema=OUTLIERS_SCHEMA), *counted]).sort(PARTITION, "column")
 
 
+def thin_out(rows: pl.DataFrame, bad: Collection[int], flags: Flags) -> pl.DataFrame:
+    """Return the refused rows, without those that nobody needs to see.
+
+    Of slices that are refused as a whole, the first rows and the first of each rule are enough. Of
+    rows that merely repeat others, the first 1,000 of a slice are; the last of them counts the
+    others.
+
+    Args:
+        rows: All rows.
+        bad: The numbers of the slices that are refused as a whole.
+        flags: The rule of each flag in the rows.
+    """
+    refused = rows.filter(REFUSED)
+    is_first = pl.any_horizontal(
+        pl.col(flag) & (pl.col(flag).cast(pl.Int64).cum_sum().over(SLICE) == 1) for flag in flags
+    )
+    is_sample = (pl.int_range(pl.len()).over(SLICE) < SAMPLE_ROWS) | is_first
+    is_repeat = ~pl.col(FAULTY)
+    place = is_repeat.cast(pl.Int64).cum_sum().over(SLICE)
+    others = is_repeat.cast(pl.Int64).sum().over(SLICE) - MAX_REPEATS
+    is_last = is_repeat & (place == MAX_REPEATS) & (others > 0)
+    is_bad = pl.col(SLICE).is_in(list(bad))
+    is_listed = pl.when(is_bad).then(is_sample).otherwise(pl.col(FAULTY) | (place <= MAX_REPEATS))
+    return refused.with_columns(pl.when(is_last).then(others).alias(_FURTHER)).filter(is_listed)
+
+
 def explain(refused: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFrame:
     """Return refused rows as quarantine records, with every reason and the row as it was read."""
+    parts = [*refused.iter_slices(_EXPLAINED_ROWS)] or [refused]
+    return pl.concat([_explain(part, flags, spec) for part in parts])
+
+
+def _explain(refused: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFrame:
     hidden = personal(spec)
     row = pl.struct(_shown(rules.raw(name), name in hidden).alias(name) for name in spec.columns)
     line = _shown(pl.col(BROKEN), bool(hidden)).alias(BROKEN)
@@ -217,6 +252,9 @@ def _value(name: str, rule: rules.Rule, hidden: set[str]) -> pl.Expr:
     Before a line that is no row is why it is none.
     """
     value = _shown(rule.value, bool(hidden.intersection(rule.columns) if rule.columns else hidden))
+    if name == "repeat":
+        further = pl.format(", and {} more rows that repeat another", _FURTHER)
+        return pl.concat_str(value, further, ignore_nulls=True)
     if name != "parse":
         return value
     return pl.concat_str(PROBLEM, value, separator=": ", ignore_nulls=True)

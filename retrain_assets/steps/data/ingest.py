@@ -97,9 +97,10 @@ class Ingestion:
     def rows_by_partition(self, partitions: Collection[str]) -> pl.DataFrame:
         """Count rows `accepted`, and rows and full files `quarantined`, by partition."""
         judgement = self.reading.judgement
-        accepted = judgement.files.group_by(PARTITION).agg(pl.sum("accepted"))
-        refused = judgement.quarantined.group_by(PARTITION).agg(pl.len().alias("quarantined"))
-        counted = accepted.join(refused, on=PARTITION, how="left").fill_null(0).sort(PARTITION)
+        is_refused = pl.col("refusal").is_not_null()
+        quarantined = pl.when(is_refused).then(1).otherwise("quarantined").alias("quarantined")
+        counts = judgement.files.select(PARTITION, "accepted", quarantined)
+        counted = counts.group_by(PARTITION).sum().sort(PARTITION)
         return counted.filter(pl.col(PARTITION).is_in(list(partitions)))
 
     @property

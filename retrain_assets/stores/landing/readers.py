@@ -145,7 +145,7 @@ def number_rows(rows: pl.DataFrame, first: int) -> pl.DataFrame:
 
 def _text(content: bytes, spec: DatasetSpec) -> str:
     """Decode a text file that has neither too many lines nor a NUL byte."""
-    encoding, most = spec.read.encoding, spec.read.max_rows
+    encoding = spec.read.encoding
     if not content:
         raise RefusedFileError("it is empty: deliver it again")
     likely = _likely_encoding(content, encoding)
@@ -164,9 +164,21 @@ def _text(content: bytes, spec: DatasetSpec) -> str:
             f"it holds a NUL byte, which no text has, as character {at - before} of line {line}: "
             "save it as text, or set read.encoding to what it is"
         )
-    if (lines := text.count("\n")) > most + 1:
-        raise RefusedFileError(f"it has {lines:,} lines; read.max_rows is {most:,}: split the file")
+    _check_rows(text.count("\n"), spec, "lines")
     return text
+
+
+def _check_rows(rows: int, spec: DatasetSpec, noun: str = "rows") -> None:
+    """Refuse a file of too many rows before they are read; one line may be the header."""
+    most, columns, values = spec.read.max_rows, len(spec.file_columns), spec.read.max_values
+    spare = int(noun == "lines")
+    if rows > most + spare:
+        raise RefusedFileError(f"it has {rows:,} {noun}; read.max_rows is {most:,}: split the file")
+    if (rows - spare) * columns > values:
+        raise RefusedFileError(
+            f"it has {rows:,} {noun} of {number_of(columns, 'column')}; read.max_values is "
+            f"{values:,}: split the file, or raise it if there are 60 bytes of memory for each"
+        )
 
 
 def _undecodable(content: bytes, encoding: Encoding, at: int) -> str:
@@ -424,10 +436,9 @@ def _parquet_rows(content: bytes, spec: DatasetSpec, partition: str | None) -> C
     if (why := misfit({name: pl.Series(e).dtype for name, e in empty.items()}, spec)) is not None:
         raise RefusedFileError(why)
     # Nothing else of `metadata` is safe: what pyarrow does not catch there ends the process.
-    size, most = file.metadata.num_rows, spec.read.max_rows
+    size = file.metadata.num_rows
     _check_size(_BYTES_A_VALUE * size * len(positions), spec)
-    if size > most:
-        raise RefusedFileError(f"it has {size:,} rows; read.max_rows is {most:,}: split the file")
+    _check_rows(size, spec)
     columns = [
         pl.concat([_series(empty[name]), *_parts(file, fields.names[at], spec)])
         .rechunk()

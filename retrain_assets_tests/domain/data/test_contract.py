@@ -547,3 +547,44 @@ def test_different_keys_never_become_one_text(keys: list[tuple[str, ...]]) -> No
     )
     rows = pl.DataFrame(keys, schema=dict.fromkeys(columns, pl.String), orient="row")
     assert rows.select(row_key(rules)).to_series().n_unique() == len(keys)
+
+
+def test_a_file_is_explained_in_parts_and_of_repeated_rows_only_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(row_checks, "MAX_REPEATS", 3)
+    monkeypatch.setattr(row_checks, "_EXPLAINED_ROWS", 2)
+    explain, sizes = row_checks._explain, list[int]()
+    monkeypatch.setattr(
+        row_checks,
+        "_explain",
+        lambda rows, *rest: sizes.append(rows.height) or explain(rows, *rest),
+    )
+    judgement = judge([raw([SOUND] * 10)], spec())
+    assert judgement.accepted.height == 1
+    assert judgement.files["quarantined"].to_list() == [9]
+    values = [row[0]["value"] for row in judgement.quarantined["_reasons"].to_list()]
+    assert [value.partition(", 1")[2] for value in values] == [
+        "",
+        "",
+        ", and 6 more rows that repeat another",
+    ]
+    assert sizes == [2, 1]
+
+
+def test_of_a_file_that_is_refused_only_examples_are_explained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    explain, sizes = row_checks._explain, list[int]()
+    monkeypatch.setattr(
+        row_checks,
+        "_explain",
+        lambda rows, *rest: sizes.append(rows.height) or explain(rows, *rest),
+    )
+    bad = [{**SOUND, "id": str(number), "kind": "c"} for number in range(50)]
+    judgement = judge([raw([*bad, {**SOUND, "id": "x"}, *sound(3, 100)])], spec())
+    assert sizes == [6]
+    record = json.loads(judgement.quarantined["_row"][0])
+    assert (record["rows_read"], record["refused"], len(record["sample"])) == (54, 51, 5)
+    rules = [(reason["rule"], reason["column"]) for reason in judgement.quarantined["_reasons"][0]]
+    assert rules == [("file", None), ("allowed", "kind"), ("type", "id")]

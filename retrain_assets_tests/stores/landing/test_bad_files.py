@@ -219,6 +219,12 @@ UNREADABLE = [
     Case("B17-csv-gzip-bomb", gzip.compress(b"0" * 10**7), "R", "not utf-8"),
     Case("B17-csv-max-bytes", csv(), "R", "it has 115 bytes; read.max_bytes is 99",
          {"read": {"max_bytes": 99}}),
+    *(
+        Case(f"B17-{ending}-max-values", made(), "R", f"{noun} of 5 columns; read.max_values is 9",
+             {"read": {"max_values": 9}})
+        for ending, made, noun in (
+            ("csv", csv, "5 lines"), ("jsonl", jsonl, "4 lines"), ("parquet", parquet, "4 rows"))
+    ),
     Case("B17-jsonl-max-bytes", jsonl(), "R", "read.max_bytes is 99", {"read": {"max_bytes": 99}}),
     Case("B17-parquet-unpacked", bomb(1), "R", "unpacks to 40,000,000 bytes; read.max_bytes is",
          {"read": {"max_bytes": 10**7}}),
