@@ -36,7 +36,7 @@ COLUMNS = {
 
 def write(path: Path, kind: str, rows: int) -> None:
     """Write the file."""
-    number = pl.lit(1) if kind == "equal" else pl.col("id")
+    number = pl.col("id") * int(kind != "equal")
     frame = pl.DataFrame({"id": pl.int_range(rows, eager=True)}).select(
         day=pl.lit(date.fromisoformat(DAY)),
         id=number,
