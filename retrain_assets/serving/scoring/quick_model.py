@@ -252,7 +252,8 @@ def build_quick_model(
     Returns:
         The quick form or None, and a sentence that says why.
     """
-    name = type(pipeline[-1]).__name__
+    estimator = pipeline[-1]
+    name = getattr(estimator, "path", type(estimator).__name__)  # of another library, its class
     if rows.is_empty():
         return None, f"{name}: there are no stored rows to verify a quick form on"
     expected = predict(pipeline, kind, rows)

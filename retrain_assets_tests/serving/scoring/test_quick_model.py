@@ -216,7 +216,7 @@ def test_rows_of_any_form_are_predicted_as_by_the_pipeline(path: str) -> None:
     pipeline = fit_pipeline(path, {"n_estimators": 9})
     quick, how = build_quick_model(pipeline, "binary", FRAME)
     assert quick is not None
-    assert "a quick form, within" in how
+    assert how.startswith(f"{path}: a quick form, within")
     asked = pl.concat([FRAME, FRAME.head(40).with_columns(plan=pl.lit("never seen"))])
     expected = predict(pipeline, "binary", asked)
     np.testing.assert_allclose(quick.predict(asked.get_columns()), expected, atol=1e-6)
