@@ -75,8 +75,8 @@ def adapt(
             share = served[final - 1].share_within(intervals[final - 1].half_width)
             level += 0.0 if math.isnan(share) else STEP * (coverage - share)
             level = min(1.0, max(0.0, level))
-        known = [errors for errors in (*before, *served[:final]) if errors.rows]
-        calibration = tuple(known[-length:])
+        labelled = [errors for errors in (*before, *served[:final]) if errors.rows]
+        calibration = tuple(labelled[-length:])
         half_width = compute_half_width(calibration, level) if calibration else math.nan
         intervals.append(Interval(half_width, level, calibration))
     return intervals

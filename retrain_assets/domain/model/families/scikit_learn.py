@@ -182,7 +182,7 @@ def read_ensemble(model: Any) -> Ensemble:
     # The model moves its categories before its numbers.
     order = np.argsort(~is_category, kind="stable")
     codes = _list_sklearn_codes(model, order[: int(is_category.sum())].tolist())
-    known, places = model._bin_mapper.make_known_categories_bitsets()  # noqa: SLF001
+    bitsets, places = model._bin_mapper.make_known_categories_bitsets()  # noqa: SLF001
 
     def read(tree: Any, node: Any) -> tuple[Question, Any, Any] | Leaf:
         if node["is_leaf"]:
@@ -191,7 +191,7 @@ def read_ensemble(model: Any) -> Ensemble:
         question = Question(int(order[place]), float(node["num_threshold"]), missing_left)
         if node["is_categorical"]:
             left = _unpack(tree.raw_left_cat_bitsets[node["bitset_idx"]])
-            left |= missing_left & ~_unpack(known[places[place]])
+            left |= missing_left & ~_unpack(bitsets[places[place]])
             flags = np.append(left, missing_left)[codes[place]]
             question = question._replace(categories=np.append(flags, [missing_left] * 2))
         return question, tree.nodes[node["left"]], tree.nodes[node["right"]]
