@@ -163,13 +163,13 @@ def _minimise(
         if float(slope @ step) <= PRECISE:
             break
         for halving in range(HALVINGS):
-            tried = point - step / 2**halving
-            evaluation = evaluate(tried)
-            if add_prior(tried, evaluation[0]) <= value:
+            trial = point - step / 2**halving
+            evaluation = evaluate(trial)
+            if add_prior(trial, evaluation[0]) <= value:
                 break
         else:
             break
-        point, (loss, gradient, information) = tried, evaluation
+        point, (loss, gradient, information) = trial, evaluation
         value = add_prior(point, loss)
     return point, information
 

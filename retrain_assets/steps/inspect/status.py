@@ -80,7 +80,7 @@ def _describe(state: ModelState, wish: Request) -> dict[str, Any]:
         "triggers": [asdict(cause) for cause in wish.causes],
         "performance": performance(state),
         "moved": list_moved_columns(state),
-        "adaptation": describe_layer(state),
+        "adaptation": summarize_layer(state),
         "decisions": list_requests(state, MOST_DECISIONS),
         "refused": count_refused(state),
     }
@@ -152,7 +152,7 @@ def answer(value: Mapping[str, Any]) -> dict[str, Any]:
         A sentence by question; of `waiting`, a list of sentences.
     """
     layer = value["adaptation"]
-    note = f"; adaptive layer in {layer['adapt']}: {layer['said']}" if layer else ""
+    note = f"; {describe_layer(layer)}" if layer else ""
     return {
         "how it does": _describe_newest(value) + note,
         "what moved": _describe_moved(value["moved"]),
@@ -230,7 +230,12 @@ def describe_request(row: Mapping[str, Any]) -> str:
     return f"as of {row['as_of']}{correction} {answer}: {row['reason']}"
 
 
-def describe_layer(state: ModelState) -> dict[str, Any] | None:
+def describe_layer(value: Mapping[str, Any]) -> str:
+    """Return in words what the adaptive layer would have brought."""
+    return f"adaptive layer in {value['adapt']}: {value['said']}"
+
+
+def summarize_layer(state: ModelState) -> dict[str, Any] | None:
     """Return what the adaptive layer would have brought; None where it is not learned."""
     if state.spec.adapt == "off":
         return None

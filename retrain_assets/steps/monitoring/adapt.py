@@ -62,8 +62,8 @@ class Chain:
     def get_served(self, arrived: Sequence[str], classes: tuple[str, ...]) -> LayerState:
         """Return the state that serves the partition that comes after those that have arrived."""
         mature = mature_partitions(arrived, self.model.spec.labels.delay)
-        known = (key for key in reversed(self.states) if mature and key <= mature[-1])
-        return self._continue(next(known, None), classes, mature)
+        keys = (key for key in reversed(self.states) if mature and key <= mature[-1])
+        return self._continue(next(keys, None), classes, mature)
 
     def move(self, key: str, arrived: Sequence[str], inputs: Inputs) -> Update:
         """Add the state after a partition, and return what the partition did.
@@ -125,8 +125,9 @@ def adapt_partitions(state: ModelState, run_id: str) -> Adapted:
     A state depends on those before it, so all after the first of these are made again.
     """
     table = state.table("adaptation")
-    base, stored = state.tables.version(table), state.stored("adaptation", SCHEMA)
-    made_from = dict(stored.select(PARTITION, "made_from").iter_rows())
+    base, scanned = state.tables.version(table), state.tables.scan(table, SCHEMA)
+    digests = state.tables.collect(scanned.select(PARTITION, "made_from"), table)
+    made_from = dict(digests.iter_rows())
     places = list(_list_places(state))
     first = next(
         (number for number, item in enumerate(places) if made_from.get(item.key) != item.made_from),
@@ -135,10 +136,10 @@ def adapt_partitions(state: ModelState, run_id: str) -> Adapted:
     outdated = made_from.keys() - {item.key for item in places[:first]}
     keys = sorted(outdated.union(item.key for item in places[first:]))
     if not keys:
-        return Adapted((), stored.clear(), base)
-    known = [item.key for item in places[:first]][-state.spec.labels.delay - 2 :]
-    states = stored.filter(pl.col(PARTITION).is_in(known)).sort(PARTITION).drop_nulls("state")
-    pairs = states.select(PARTITION, "state").iter_rows()
+        return Adapted((), pl.DataFrame(schema=SCHEMA), base)
+    newest = [item.key for item in places[:first]][-state.spec.labels.delay - 2 :]
+    states = scanned.filter(pl.col(PARTITION).is_in(newest)).select(PARTITION, "state")
+    pairs = state.tables.collect(states.sort(PARTITION).drop_nulls(), table).iter_rows()
     chain = Chain(state, {key: read_state(text) for key, text in pairs})
     rows = pl.DataFrame(list(_move(state, chain, places[first:], run_id)), SCHEMA)
     version = state.tables.replace(table, rows, keys, describe_commit(run_id, keys), base=base)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import numpy as np
@@ -17,6 +19,8 @@ from retrain_assets.reports.canvas import to_png
 from retrain_assets.reports.plots import draw_adaptation
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.decision.promote import roll_back
+from retrain_assets.steps.decision.train import Output
+from retrain_assets.steps.inspect.report import render_report, report
 from retrain_assets.steps.inspect.status import status
 from retrain_assets.steps.monitoring import adapt, members
 from retrain_assets_tests.world import MODEL, World, key, new_world
@@ -104,12 +108,60 @@ def test_a_corrected_partition_changes_the_states_from_there_on(copy: World) -> 
     assert after["_landing_partition"].to_list() == before["_landing_partition"].to_list()
 
 
+def test_members_that_know_other_classes_are_put_in_the_columns_of_the_newest() -> None:
+    newest = Output(None, np.array([[0.2, 0.8], [0.6, 0.4]]), ["a", "b"])
+    older = Output(None, np.array([[0.1, 0.3, 0.6], [0.5, 0.2, 0.3]]), ["b", "a", "c"])
+    inputs = members.stack_outputs([newest, older], np.array(["b", "c"]), pl.Series([1, 2]))
+    assert inputs.outputs.shape == (2, 5, 2)
+    assert inputs.outputs[0, :3].tolist() == [[0.2, 0.8], [0.3, 0.1], [0.3, 0.1]]
+    assert (inputs.labels.tolist(), inputs.classes) == ([1, -1], ("a", "b"))
+    assert inputs.weights is not None
+    assert inputs.weights.tolist() == [1.0, 2.0]
+
+
+def test_a_version_with_a_new_class_begins_anew(lived: World) -> None:
+    spec = ModelSpec.model_validate(MODEL | {"target": MODEL["target"] | {"kind": "multiclass"}})
+    chain = adapt.Chain(replace(lived.state, spec=spec))
+    outputs = np.full((4, 5, 3), 1 / 3)
+    three = members.Inputs(outputs, np.array([0, 1, 2, 0]), None, ("a", "b", "c"))
+    chain.move("1", [], three)
+    chain.move("2", ["1"], three)
+    assert [state.partitions for state in chain.states.values()] == [1, 2]
+    two = members.Inputs(outputs[:, :, :2], np.array([0, 1, 1, 0]), None, ("a", "b"))
+    chain.move("3", ["1", "2"], two)
+    assert chain.newest is not None
+    assert (chain.newest.partitions, chain.newest.classes) == (1, ("a", "b"))
+
+
+def test_a_regression_is_scaled_by_its_target_and_labels_that_come_late_serve_an_older_state(
+    lived: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = SimpleNamespace(target=pl.Series([0.0, 4.0]))
+    monkeypatch.setattr(adapt, "sample", lambda *_: rows)
+    target, gate = MODEL["target"] | {"kind": "regression"}, {"metric": "mae"}
+    changes = {"target": target, "gate": gate, "triggers": {}, "labels": {"delay": 2}}
+    chain = adapt.Chain(replace(lived.state, spec=ModelSpec.model_validate(MODEL | changes)))
+    random, arrived = np.random.default_rng(0), list[str]()
+    for day in "12345":
+        outputs = random.normal(size=(9, 5))
+        inputs = members.Inputs(outputs, outputs[:, 0] + 1, None, ())
+        served = chain.get_served(arrived, ())
+        assert served.partitions == max(0, len(arrived) - 2)
+        update = chain.move(day, arrived, inputs)
+        assert update.losses is not None
+        assert update.losses["newest"] == pytest.approx(1.0)
+        arrived.append(day)
+    assert chain.newest is not None
+    assert (chain.newest.deviation, chain.newest.absolute) == (2.0, True)
+
+
 def test_status_says_what_the_layer_would_have_brought(lived: World) -> None:
     value = status(lived.state)["adaptation"]
     rows = table(lived)
     assert value["partitions"] == rows.height
     assert value["layer"] == pytest.approx(rows["loss_layer"].mean())
     assert "of the newest version alone" in value["said"]
+    assert f"adaptive layer in shadow: {value['said']}." in render_report(report(lived.state))
     off = new_world(lived.root, lived.instance)
     assert status(off.state)["adaptation"] is None
 
