@@ -29,9 +29,9 @@ def main(python: str, extras: list[str]) -> None:
     resolve = ["--dry-run", "--ignore-installed", "--constraint=constraints.txt", "--report=-"]
     report = json.loads(pip(python, *resolve, *needed))
     names = {canonical(item["metadata"]["name"]) for item in report["install"]} | {"setuptools"}
-    chosen = "\n".join(pins[name] for name in sorted(names))
-    Path("chosen.txt").write_text(chosen, encoding="utf-8")
-    pip(python, "--require-hashes", "--no-deps", "--requirement=chosen.txt")
+    requirements = "\n".join(pins[name] for name in sorted(names))
+    Path("image.lock").write_text(requirements, encoding="utf-8")
+    pip(python, "--require-hashes", "--no-deps", "--requirement=image.lock")
 
 
 def read_lock(text: str) -> dict[str, str]:

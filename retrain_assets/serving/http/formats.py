@@ -75,9 +75,9 @@ class Inference(BaseModel, strict=True):
 
     def is_packed(self, output: str) -> bool:
         """Tell if an output is to stand behind the JSON of the answer."""
-        asked = [part.parameters.binary_data for part in self.outputs if part.name == output]
-        chosen = asked[0] if asked else None
-        return self.parameters.binary_data_output if chosen is None else chosen
+        packings = [part.parameters.binary_data for part in self.outputs if part.name == output]
+        packing = packings[0] if packings else None
+        return self.parameters.binary_data_output if packing is None else packing
 
 
 class Split(BaseModel, extra="forbid", strict=True):
@@ -139,12 +139,12 @@ def _unpack_tensors(tensors: list[Tensor], packed: bytes, most: int) -> None:
         if size is None:
             continue
         requests.count_rows(tensor.shape[0], most)
-        own, packed = packed[:size], packed[size:]
+        content, packed = packed[:size], packed[size:]
         try:
             if tensor.datatype == "BYTES":
-                tensor.data = _unpack_texts(own, tensor.shape[0])
+                tensor.data = _unpack_texts(content, tensor.shape[0])
             else:
-                tensor.data = np.frombuffer(own, _V2_PACKED[tensor.datatype]).tolist()
+                tensor.data = np.frombuffer(content, _V2_PACKED[tensor.datatype]).tolist()
         except (ValueError, struct.error) as error:
             message = f"{tensor.name} is no packed {tensor.datatype}: {error}"
             raise requests.invalid(message) from error
@@ -185,9 +185,9 @@ def inference_answer(
     for key, kind in _outputs(scored.version, scored.half_width).items():
         output = {"name": key, "shape": [len(values[key])], "datatype": kind}
         if inference.is_packed(key):
-            own = _pack(kind, values[key])
-            packed += own
-            outputs.append(output | {"parameters": {"binary_data_size": len(own)}})
+            content = _pack(kind, values[key])
+            packed += content
+            outputs.append(output | {"parameters": {"binary_data_size": len(content)}})
         else:
             outputs.append(output | {"data": values[key]})
     version = str(scored.version.number)

@@ -72,8 +72,8 @@ class Releases:
         """
         place = f"tags/{quote(tag)}" if tag else "latest"
         release = self._json("GET", f"{self._url}/{place}")
-        there = {asset["name"] for asset in release["assets"]}
-        return {name: self._download(release, name) for name in names if name in there}
+        stored = {asset["name"] for asset in release["assets"]}
+        return {name: self._download(release, name) for name in names if name in stored}
 
     def _download(self, release: Mapping[str, Any], name: str) -> bytes:
         """Return an asset, by its number: no address in an answer is followed but by redirects."""
