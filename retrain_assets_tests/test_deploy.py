@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -16,6 +17,8 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+# What KServe adds to the description of a pod.
+SCALING = {"minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "labels"}
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -92,11 +95,18 @@ def render(overlay: str) -> list[dict[str, Any]]:
 
 def pods(resources: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the templates of pods by the name of what starts them."""
-    specs = {"Deployment": lambda spec: spec, "CronJob": lambda spec: spec["jobTemplate"]["spec"]}
+    templates: dict[str, Callable[[Any], Any]] = {
+        "Deployment": lambda spec: spec["template"],
+        "CronJob": lambda spec: spec["jobTemplate"]["spec"]["template"],
+        "InferenceService": lambda spec: {
+            "metadata": {"labels": spec["predictor"]["labels"]},
+            "spec": {name: spec["predictor"][name] for name in spec["predictor"].keys() - SCALING},
+        },
+    }
     return {
-        resource["metadata"]["name"]: specs[resource["kind"]](resource["spec"])["template"]
+        resource["metadata"]["name"]: templates[resource["kind"]](resource["spec"])
         for resource in resources
-        if resource["kind"] in specs
+        if resource["kind"] in templates
     }
 
 
@@ -106,14 +116,20 @@ def names(resources: list[dict[str, Any]], *kinds: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("overlay", "services"),
-    [("dev", {"mlflow", "serving", "tick"}), ("prod", {"mlflow", "serving", "dagster"})],
+    [
+        ("dev", {"mlflow", "serving", "tick"}),
+        ("prod", {"mlflow", "serving", "dagster"}),
+        ("kserve", {"mlflow", "serving", "dagster"}),
+    ],
 )
 def test_kubernetes_takes_what_an_overlay_makes(overlay: str, services: set[str]) -> None:
     resources = render(overlay)
     for resource in resources:
-        if resource["kind"] != "ServiceMonitor":  # of the operator, which has no schema here
+        if resource["kind"] not in ("ServiceMonitor", "InferenceService"):  # no schema is here
             kubernetes_validate.validate(resource, "1.37", strict=True)
     templates = pods(resources)
+    pod = {"apiVersion": "v1", "kind": "Pod", **templates["serving"]}
+    kubernetes_validate.validate(pod, "1.37", strict=True)
     assert templates.keys() == services
     volumes = names(resources, "PersistentVolumeClaim")
     settings = names(resources, "ConfigMap")
@@ -137,6 +153,7 @@ def test_kubernetes_takes_what_an_overlay_makes(overlay: str, services: set[str]
             assert {part["configMapRef"]["name"] for part in sources[:1]} <= settings
     labels = [template["metadata"]["labels"].items() for template in templates.values()]
     selectors = [part["spec"]["selector"] for part in resources if part["kind"] == "Service"]
+    assert len(selectors) >= 2 - (overlay == "kserve")
     assert all(any(selector.items() <= pod for pod in labels) for selector in selectors)
 
 
@@ -149,7 +166,7 @@ def test_only_production_needs_a_key_for_requests() -> None:
 def test_commands_of_manifests_and_compose_exist() -> None:
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"].values()
     commands = [service["command"].split() for service in services if "command" in service]
-    for overlay in ("dev", "prod"):
+    for overlay in ("dev", "prod", "kserve"):
         for template in pods(render(overlay)).values():
             commands += [container["command"] for container in template["spec"]["containers"]]
     assert len(commands) >= 10
