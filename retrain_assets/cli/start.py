@@ -116,9 +116,9 @@ def _project() -> tuple[Path, set[str]]:
     return tree.defs_module_path, {*base.models(), *base.datasets()}
 
 
-def _name(path: Path, taken: set[str]) -> str:
+def _name(path: Path, names: set[str]) -> str:
     name = slug(path.name.partition(".")[0])
-    return name if name not in taken else f"{name}_data"
+    return name if name not in names else f"{name}_data"
 
 
 def _check(file: Path) -> None:

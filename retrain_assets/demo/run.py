@@ -52,12 +52,12 @@ def run_demo(
     with dg.DagsterInstance.from_config(str(home)) as instance, _progress() as progress:
         daemon = InProcessDaemon(build_defs({"storage": resource}), instance)
         names = tuple(models())
-        known = len(_list_decisions(storage, names))
+        count = len(_list_decisions(storage, names))
         for _ in _deliver(storage, flights, days, daemon, progress):
             decisions = _list_decisions(storage, names)
-            for row in decisions[known:] if not progress.console.is_terminal else ():
+            for row in decisions[count:] if not progress.console.is_terminal else ():
                 tell(row)
-            known = len(decisions)
+            count = len(decisions)
     return {"days": len(days), "decisions": _list_decisions(storage, names)}
 
 

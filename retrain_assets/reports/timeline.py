@@ -72,8 +72,8 @@ class Axis:
 
     def labels(self) -> list[tuple[float, str]]:
         """Return a few partitions at even distances, with their places."""
-        every = -(-len(self.keys) // MOST_LABELS)
-        return [(self.at(key), key) for key in self.keys[every // 2 :: every]]
+        step = -(-len(self.keys) // MOST_LABELS)
+        return [(self.at(key), key) for key in self.keys[step // 2 :: step]]
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,9 @@ def read_delivery(path: Path, dataset: str, sheet: str | None = None) -> Deliver
         files = sorted(file for file in path.iterdir() if file.suffix in _LANDED)
         kinds = {file.suffix for file in files}
         if len(kinds) != 1:
-            named = ", ".join(sorted(kinds)) or "none"
+            names = ", ".join(sorted(kinds)) or "none"
             raise ValueError(
-                f"{path} has files of {named}: give a folder of .csv, .jsonl or .parquet"
+                f"{path} has files of {names}: give a folder of .csv, .jsonl or .parquet"
             )
         return _read_files(files, {file.name: file for file in files}, kinds.pop(), dataset)
     if not path.is_file():

@@ -130,22 +130,22 @@ def _remarks(
     for key in sorted({*parts, *stored}):
         part = parts.get(key, stored.get(key, here))
         present = Counter(dict(part.group_by("value").agg(pl.sum("rows")).iter_rows()))
-        known = sum(window, Counter[str]())
+        history = sum(window, Counter[str]())
         window.append(present)
         if key in parts:
             has_history = len(window) > _ENOUGH and column.type == "category"
-            new = _find_new(present, known) if has_history else set[str]()
-            texts = {*known, *present}
+            new = _find_new(present, history) if has_history else set[str]()
+            texts = {*history, *present}
             for row in part.unique("value", keep="first", maintain_order=True).to_dicts():
                 if why := _explain(row["value"], column, texts, new):
                     yield row, why
 
 
-def _find_new(present: Counter[str], known: Counter[str]) -> set[str]:
+def _find_new(present: Counter[str], history: Counter[str]) -> set[str]:
     """Return the new categories, the most frequent ones, if they have more rows than by chance."""
-    new = Counter({value: rows for value, rows in present.items() if value not in known})
-    once = sum(rows == 1 for rows in known.values())
-    expected = present.total() * once / max(known.total(), 1)
+    new = Counter({value: rows for value, rows in present.items() if value not in history})
+    once = sum(rows == 1 for rows in history.values())
+    expected = present.total() * once / max(history.total(), 1)
     if new.total() <= expected + 3 * math.sqrt(expected):
         return set()
     return {value for value, _ in new.most_common(_MOST_NAMED)}

@@ -105,9 +105,9 @@ def flatten(root: Any, read: Callable[[Any], tuple[Question, Any, Any] | Leaf]) 
             tree.leaves.append(part.value)
             tree.rows.append(part.rows)
             continue
-        left, right = below[places[node]], below[places[node] + 1]
-        below[node] = left | right
-        tree.splits.append(Split(part[0], left, right))
+        lefts, rights = below[places[node]], below[places[node] + 1]
+        below[node] = lefts | rights
+        tree.splits.append(Split(part[0], lefts, rights))
     return tree
 
 

@@ -384,14 +384,14 @@ class _Guesser:
 
 def _explain_no_time(expression: str, *, is_sorted: bool) -> list[str]:
     order = f"every {contract.CHUNKS}th row" if is_sorted else "the order of lines"
-    judged = (
+    possible = (
         "what can be judged: which of two models is better on rows that neither was trained on; "
         "each delivery of more rows can start a retraining (new_partitions)"
     )
-    not_judged = (
+    impossible = (
         "what cannot be judged: drift, whether the model becomes worse with time, and whether it "
         "is good on rows newer than those it was trained on; for that, add a column with the day "
         "of each row, or of its delivery, and call `retrain new` again"
     )
     why = f"no column says when a row happened, so rows are divided by {order} ({expression})"
-    return [why, judged, not_judged]
+    return [why, possible, impossible]

@@ -83,9 +83,9 @@ class Trees:
         table[:] = all_
         masks = [(split.below_left, split.below_right) for _, split in splits]
         lefts, rights = (~self._bits([*side]) for side in zip(*masks, strict=True))
-        for (tree, split), left, right in zip(splits, lefts, rights, strict=True):
+        for (tree, split), in_left, in_right in zip(splits, lefts, rights, strict=True):
             goes_left = split.question.answer(edges)
-            table[:, tree] &= np.where(goes_left[:, None], right, left)
+            table[:, tree] &= np.where(goes_left[:, None], in_right, in_left)
 
     def sums(self, columns: np.ndarray) -> np.ndarray:
         """Return the sum of the trees of each output, with the base.
@@ -267,8 +267,8 @@ def build_quick_model(
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         return None, f"{unused}, there is no other: {error!r}"
     pairs = [(output, expected[: len(output)]) for output in outputs]
-    is_same = all(output.shape == other.shape for output, other in pairs)
-    gap = max(float(abs(output - other).max()) for output, other in pairs) if is_same else math.inf
+    is_same = all(output.shape == usual.shape for output, usual in pairs)
+    gap = max(float(abs(output - usual).max()) for output, usual in pairs) if is_same else math.inf
     if not gap <= TOLERANCE:
         return None, f"{unused}, the quick one is {gap} off"
     how = f"{name}: a quick form, within {gap:.1e} of its library on {len(expected)} rows"
@@ -291,8 +291,8 @@ def _find_most_rows(model: QuickModel, pipeline: Pipeline, rows: pl.DataFrame) -
         quick, usual = (min(repeat(call, number=1, repeat=REPEATS)) for call in calls)
         return quick - usual
 
-    few, many = measure(FEW), measure(rows.height)
-    if many <= 0:
+    at_few, at_most = measure(FEW), measure(rows.height)
+    if at_most <= 0:
         return math.inf
     # Between the two numbers of rows, the difference is taken for a straight line.
-    return max(1.0, FEW - few * (rows.height - FEW) / (many - few)) if few < 0 else 1.0
+    return max(1.0, FEW - at_few * (rows.height - FEW) / (at_most - at_few)) if at_few < 0 else 1.0

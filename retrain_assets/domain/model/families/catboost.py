@@ -214,9 +214,9 @@ def _read_oblivious(tree: Mapping[str, Any], features: Floats, scale: float) -> 
     """Return a tree for each output; bit i of the number of a leaf answers the test i."""
     depth, splits = len(tree["splits"]), []
     for place, split in enumerate(tree["splits"]):
-        right = sum(1 << leaf for leaf in range(1 << depth) if leaf >> place & 1)
-        left = (1 << (1 << depth)) - 1 - right
-        splits.append(Split(_read_catboost_question(split, features), left, right))
+        rights = sum(1 << leaf for leaf in range(1 << depth) if leaf >> place & 1)
+        lefts = (1 << (1 << depth)) - 1 - rights
+        splits.append(Split(_read_catboost_question(split, features), lefts, rights))
     values = np.reshape(tree["leaf_values"], (1 << depth, -1)) * scale
     return [Tree(splits, column.tolist(), []) for column in values.T]
 

@@ -114,11 +114,11 @@ class NativeEstimator(BaseEstimator):  # type: ignore[misc]  # untyped base
             ValueError: The library refuses params or rows.
         """
         fitted = Rows(_to_matrix(older.features), self._learn_labels(older.labels), older.weight)
-        judged = Rows(_to_matrix(newer.features), self._encode(newer.labels), newer.weight)
+        judging = Rows(_to_matrix(newer.features), self._encode(newer.labels), newer.weight)
         family, params = self.family, self.params or {}
         with family.errors():
             rounds: int = family.choose_rounds(
-                self.path, params, self.layout, fitted, judged, patience
+                self.path, params, self.layout, fitted, judging, patience
             )
         if rounds < 1:
             raise TrainingError(

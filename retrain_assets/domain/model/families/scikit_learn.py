@@ -190,9 +190,9 @@ def read_ensemble(model: Any) -> Ensemble:
         place, missing_left = int(node["feature_idx"]), bool(node["missing_go_to_left"])
         question = Question(int(order[place]), float(node["num_threshold"]), missing_left)
         if node["is_categorical"]:
-            left = _unpack(tree.raw_left_cat_bitsets[node["bitset_idx"]])
-            left |= missing_left & ~_unpack(bitsets[places[place]])
-            flags = np.append(left, missing_left)[codes[place]]
+            lefts = _unpack(tree.raw_left_cat_bitsets[node["bitset_idx"]])
+            lefts |= missing_left & ~_unpack(bitsets[places[place]])
+            flags = np.append(lefts, missing_left)[codes[place]]
             question = question._replace(categories=np.append(flags, [missing_left] * 2))
         return question, tree.nodes[node["left"]], tree.nodes[node["right"]]
 

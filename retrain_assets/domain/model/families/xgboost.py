@@ -201,8 +201,8 @@ def _read_xgboost_base(booster: Any) -> np.ndarray:
     stored = json.loads(booster[:1].save_raw("json"))
     for tree in stored["learner"]["gradient_booster"]["model"]["trees"]:
         tree["split_conditions"] = [
-            0.0 if left < 0 else condition
-            for left, condition in zip(tree["left_children"], tree["split_conditions"], strict=True)
+            0.0 if node < 0 else condition
+            for node, condition in zip(tree["left_children"], tree["split_conditions"], strict=True)
         ]
     zero = xgboost.Booster(model_file=bytearray(json.dumps(stored).encode()))
     row = np.zeros((1, booster.num_features()))
@@ -223,15 +223,15 @@ def _read_xgboost(tree: Mapping[str, Any]) -> Tree:
     }
 
     def read(node: int) -> tuple[Question, Any, Any] | Leaf:
-        left, value = tree["left_children"][node], tree["split_conditions"][node]
+        child, value = tree["left_children"][node], tree["split_conditions"][node]
         if left < 0:
             return Leaf(float(value))
         column, missing_left = tree["split_indices"][node], bool(tree["default_left"][node])
         if tree["split_type"][node] == _CATEGORY:
             flags = ~trees.flag(categories[node])  # the categories of a node go right
             flags[-1] = missing_left
-            return Question(column, categories=flags), left, tree["right_children"][node]
+            return Question(column, categories=flags), child, tree["right_children"][node]
         threshold = trees.widen(value, is_included=False)
-        return Question(column, threshold, missing_left), left, tree["right_children"][node]
+        return Question(column, threshold, missing_left), child, tree["right_children"][node]
 
     return trees.flatten(0, read)
