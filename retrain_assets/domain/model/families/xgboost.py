@@ -224,7 +224,7 @@ def _read_xgboost(tree: Mapping[str, Any]) -> Tree:
 
     def read(node: int) -> tuple[Question, Any, Any] | Leaf:
         child, value = tree["left_children"][node], tree["split_conditions"][node]
-        if left < 0:
+        if child < 0:
             return Leaf(float(value))
         column, missing_left = tree["split_indices"][node], bool(tree["default_left"][node])
         if tree["split_type"][node] == _CATEGORY:
