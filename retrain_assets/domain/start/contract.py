@@ -14,7 +14,6 @@ from retrain_assets.domain.start.draft import Draft
 from retrain_assets.domain.start.meaning import is_identifier
 from retrain_assets.domain.start.table import Table, count_rarest, ends
 
-CHUNK, LINE_KEY = "chunk", "line"
 CHUNKS = 20
 _MOST_ALLOWED, _LEAST_SEEN, _EARLY = 12, 3, 0.7
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+<>=/&()-]{0,40}|[<>]=?[0-9A-Za-z]{1,20}")
@@ -81,19 +80,20 @@ def _allowed(values: pl.Series) -> list[str]:
     return texts if all(_PLAIN.fullmatch(text) for text in texts) else []
 
 
-def divide_lines(rows: int, *, is_sorted: bool) -> tuple[dict[str, Any], str]:
+def divide_lines(rows: int, column: str, *, is_sorted: bool) -> tuple[dict[str, Any], str]:
     """Return partitions by the order of lines, for rows without any time, and their expression.
 
     Args:
         rows: How many there are.
+        column: The name of the partition column.
         is_sorted: The file is in the order of the target, so that parts of it are not alike.
     """
     size = max(1, math.ceil(rows / CHUNKS))
     if is_sorted:
-        return {"by": "value", "column": CHUNK, "start": "00", "end": f"{CHUNKS - 1}"}, (
+        return {"by": "value", "column": column, "start": "00", "end": f"{CHUNKS - 1}"}, (
             f"_line % {CHUNKS}"
         )
-    return {"by": "value", "column": CHUNK, "start": "000", "end": "999"}, f"_line // {size}"
+    return {"by": "value", "column": column, "start": "000", "end": "999"}, f"_line // {size}"
 
 
 def draft_dataset(

@@ -119,6 +119,7 @@ class _Guesser:
         self.notes: list[str] = []
         self.derived: dict[str, dict[str, Any]] = {}
         self.reasons: dict[str, list[str]] = {}
+        self.chunk, self.line = (self._new_name(name) for name in ("chunk", "line"))
         self.columns = self._guess_columns()
         self.read = self._guess_read()
         self.table = self._type_rows()
@@ -140,18 +141,12 @@ class _Guesser:
         )
         dataset.comments["partition",] = self._say_partitions(periods)
         dataset.comments["key",] = self.guesses[-1].reason
-        excluded = {
-            *later,
-            *target.sources,
-            *personal,
-            time or "",
-            contract.CHUNK,
-            contract.LINE_KEY,
-        }
+        excluded = {*later, *target.sources, *personal, time or "", self.chunk, self.line}
         names = model.choose_features(self.table, excluded)
         sql = model.write_features(self.table, names, time)
         if not names and time is None:
-            raise ValueError("no column is left that a model could use; look at the notes above")
+            used = join([*later, *personal]) or "none"
+            raise ValueError(f"no column is left for a model; known later or personal: {used}")
         delay = self._count_unlabelled(target, partition, time)
         drafted = model.draft_model(
             self.wishes.model, self.wishes.dataset, target, sql, periods, delay
@@ -162,6 +157,11 @@ class _Guesser:
         start = Start(dataset, drafted, self.guesses, periods.keys, self.notes)
         self._judge(dataset)
         return start
+
+    def _new_name(self, name: str) -> str:
+        """Return a name for a derived column that no column of the sample has."""
+        names = {name, *(f"{name}_{number}" for number in range(2, 1000))}
+        return min(names.difference(self.sample.columns), key=lambda text: (len(text), text))
 
     def _guess_columns(self) -> dict[str, ColumnGuess]:
         decimal, columns = self.sample.read.get("decimal", "."), {}
@@ -268,18 +268,18 @@ class _Guesser:
             return {"by": periods.by, "column": time, "start": periods.keys[0]}, periods
         place = pl.Series("place", range(len(target.values)))
         is_sorted = compute_strength(place, target.values) > _SORTED
-        partition, expression = contract.divide_lines(rows, is_sorted=is_sorted)
-        self.derived |= {contract.CHUNK: {"type": "int", "expression": expression}}
+        partition, expression = contract.divide_lines(rows, self.chunk, is_sorted=is_sorted)
+        self.derived |= {self.chunk: {"type": "int", "expression": expression}}
         self.table = self._type_rows()
         width = len(partition["start"])
-        keys = self.table.rows[contract.CHUNK].cast(pl.String).str.zfill(width).unique().sort()
+        keys = self.table.rows[self.chunk].cast(pl.String).str.zfill(width).unique().sort()
         self.notes += _explain_no_time(expression, is_sorted=is_sorted)
         return partition, Periods("value", tuple(keys), rows // len(keys))
 
     def _find_later(self, target: meaning.Target, time: str | None) -> list[str]:
         later = []
         for name, why, is_plain in meaning.find_later(self.table, target, time):
-            if name in (contract.CHUNK, *self.wishes.key):
+            if name in (self.chunk, *self.wishes.key):
                 continue
             self.reasons.setdefault(name, []).append(why)
             value = "known: later" if is_plain else "known before"
@@ -299,14 +299,14 @@ class _Guesser:
         return list(reasons)
 
     def _guess_key(self, time: str | None, excluded: Sequence[str]) -> list[str]:
-        key, why = meaning.guess_key(self.table, time, [*excluded, contract.CHUNK], self.wishes.key)
+        key, why = meaning.guess_key(self.table, time, [*excluded, self.chunk], self.wishes.key)
         if not key and self.sample.files > 1:
             raise ValueError(
                 "no columns identify a row in all files: give --key, or put the rows into one file"
             )
         if not key:
-            self.derived[contract.LINE_KEY] = {"type": "int", "expression": "_line"}
-            key = [contract.LINE_KEY]
+            self.derived[self.line] = {"type": "int", "expression": "_line"}
+            key = [self.line]
             self.table = self._type_rows()
             self.notes.append(
                 "no columns identify a row, so its line in the file does: deliver a partition in "

@@ -206,6 +206,37 @@ def test_a_wish_that_cannot_be_met_is_refused_with_what_would_do(
         guess(sample(orders(20)), Wishes("m", "shop", **wishes))
 
 
+def test_hostile_names_and_values_stay_names_and_values(tmp_path: Any) -> None:
+    names = ['a "b"', "on", "1e5", "group", "a: #b", "chunk", "line", "date", "päße", "'"]
+    rows = orders(40).select(
+        pl.int_range(40 * ROWS).mod(7 + at).cast(str).alias(name) for at, name in enumerate(names)
+    )
+    text = pl.when(rows["on"] == "1").then(pl.lit("it's } \\ # \"")).otherwise(pl.lit("{{ no }}"))
+    rows = rows.with_columns(text.alias("label; DROP"))
+    dataset, model = specs(start(rows, "label; DROP"), tmp_path)
+    assert {*names, "label; DROP", "chunk_2"} == set(dataset.columns)
+    assert model.target.kind == "binary"
+
+
+def test_types_of_parquet_are_kept(tmp_path: Any) -> None:
+    number = pl.int_range(40 * ROWS)
+    rows = orders(40).select(
+        "id",
+        "late",
+        at=pl.datetime(2023, 1, 1) + pl.duration(hours=number),
+        flag=number % 3 == 0,
+        share=number.cast(pl.Decimal(10, 2)),
+        channel=pl.col("channel").cast(pl.Categorical),
+        parts=pl.concat_list(number, number),
+    )
+    answer = start(rows, "late", "parquet")
+    dataset, _ = specs(answer, tmp_path)
+    types = {name: column.type for name, column in dataset.columns.items()}
+    assert (types["at"], types["flag"], types["share"]) == ("datetime", "bool", "float")
+    assert (dataset.read.naive, types["channel"], "parts" in types) == ("utc", "category", False)
+    assert "parts is left out" in answer.notes[0]
+
+
 def test_the_newest_partitions_without_labels_are_the_delay(tmp_path: Any) -> None:
     rows = orders().with_row_index("n")
     recent = pl.col("n") >= (DAYS - 3) * ROWS
