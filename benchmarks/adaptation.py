@@ -31,7 +31,16 @@ LIVED_FROM = "2013-05-26"  # 67 days before August: the first daily model is fit
 PERIODS = (7, 28, 56)
 LAYER = " + layer"
 WEEK, DRAWS, LEVEL = 7, 4000, 0.9
-FLIPPED = ("2013-08-14", "2013-09-10", "2013-10-09", "2013-11-05", "2013-11-27", "2013-12-08")
+BAD_DAYS = ("2013-08-14", "2013-09-10", "2013-10-09", "2013-11-05", "2013-11-27", "2013-12-08")
+LATER = (1, 3, 7, 14)
+ABUSES: dict[str, Callable[[Inputs], Inputs]] = {
+    "flipped labels": lambda inputs: replace(inputs, labels=1 - inputs.labels),
+    "labels all 0": lambda inputs: replace(inputs, labels=0 * inputs.labels),
+    "labels all 1": lambda inputs: replace(inputs, labels=0 * inputs.labels + 1),
+    "10 rows": lambda inputs: replace(
+        inputs, outputs=inputs.outputs[:10], labels=inputs.labels[:10]
+    ),
+}
 Values = Mapping[str, float]
 
 
@@ -129,33 +138,36 @@ def describe(rival: Values, values: Values, days: Sequence[str]) -> str:
 
 
 def report_abuse(history: replay.Replay, values: Mapping[str, Values], days: list[str]) -> None:
-    """Print what the layer costs after a day whose labels were flipped, on the days after it."""
+    """Print what a bad day costs the layer on the days after it, over several such days."""
     name, move = f"every 28{LAYER}", Chain.move
     sound, alone = values[name], values["every 28"]
-    excess = []
-    for flipped in FLIPPED:
-        Chain.move = flip(move, flipped)
-        bad = history.play(PolicySpec(name=name, every=28, adapt=True)).values
-        later = days[days.index(flipped) + 1 :][:14]
-        excess.append([(bad[day] - sound[day], bad[day] - alone[day]) for day in later])
-    Chain.move = move
-    for after in (1, 3, 7, 14):
-        worse, than_alone = zip(*(of_day[after - 1] for of_day in excess), strict=True)
-        print(
-            f"day {after} after one of {len(FLIPPED)} flipped days: mean {mean(worse):+.3f} to the "
-            f"layer without it; to the newest version alone mean {mean(than_alone):+.3f}, worst "
-            f"{max(than_alone):+.3f}"
-        )
+    print(
+        "| the bad day has | days later | to the layer without it | to the newest alone | worst |"
+    )
+    print("|---|---|---|---|---|")
+    for what, change in ABUSES.items():
+        excess = []
+        for day in BAD_DAYS:
+            Chain.move = abuse(move, day, change)
+            bad = history.play(PolicySpec(name=name, every=28, adapt=True)).values
+            later = days[days.index(day) + 1 :][: max(LATER)]
+            excess.append([(bad[day] - sound[day], bad[day] - alone[day]) for day in later])
+        Chain.move = move
+        for after in LATER:
+            worse, than_alone = zip(*(of_day[after - 1] for of_day in excess), strict=True)
+            means = f"{mean(worse):+.3f} | {mean(than_alone):+.3f} | {max(than_alone):+.3f}"
+            print(f"| {what} | {after} | {means} |", flush=True)
 
 
-def flip(move: Callable[..., Update], day: str) -> Callable[..., Update]:
-    """Return `Chain.move` with the labels of one day flipped."""
+def abuse(
+    move: Callable[..., Update], day: str, change: Callable[[Inputs], Inputs]
+) -> Callable[..., Update]:
+    """Return `Chain.move` with another content of one day."""
 
-    def flipped(chain: Chain, key: str, arrived: Sequence[str], inputs: Inputs) -> Update:
-        labels = 1 - inputs.labels if key == day else inputs.labels
-        return move(chain, key, arrived, replace(inputs, labels=labels))
+    def abused(chain: Chain, key: str, arrived: Sequence[str], inputs: Inputs) -> Update:
+        return move(chain, key, arrived, change(inputs) if key == day else inputs)
 
-    return flipped
+    return abused
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from retrain_assets.cli import main, replay
 from retrain_assets.domain.decision.replay import Outcome
 from retrain_assets.reports.canvas import to_png
 from retrain_assets.reports.plots import draw_replay
-from retrain_assets.specs.model import PolicySpec, TriggersSpec, usual_policies
+from retrain_assets.specs.model import ModelSpec, PolicySpec, TriggersSpec, usual_policies
 from retrain_assets.steps.replay import Replay, replay_policies
 from retrain_assets_tests.world import World, key, new_world
 
@@ -98,6 +99,22 @@ def test_the_layer_over_a_calendar_has_its_fits_and_follows_a_law_that_turns(
     assert adapted.values[first] == pytest.approx(weekly.values[first], rel=1e-9)
     turned = [key(number) for number in range(TURN + 2, 29)]
     assert all(adapted.values[day] < weekly.values[day] for day in turned)
+
+
+def test_the_layer_goes_with_a_calendar_and_with_means(lived: World) -> None:
+    with pytest.raises(ValueError, match="`adapt` goes with `every`"):
+        PolicySpec(name="gated", adapt=True)
+    fields = lived.spec.model_dump() | {
+        "target": lived.spec.target.model_dump() | {"kind": "regression"},
+        "gate": {"metric": "pinball", "quantile": 0.9},
+        "triggers": {},
+    }
+    spec = ModelSpec.model_validate(fields)
+    assert not any(policy.adapt for policy in usual_policies(spec))
+    assert any(policy.adapt for policy in usual_policies(lived.spec))
+    policy = PolicySpec(name="adapted", every=7, adapt=True)
+    with pytest.raises(ValueError, match="policy 'adapted': the adaptive layer predicts means"):
+        Replay(replace(lived.state, spec=spec)).check(policy)
 
 
 def test_labels_that_come_later_train_later(lived: World, tmp_path: Path) -> None:
