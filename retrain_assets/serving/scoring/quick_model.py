@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from functools import partial
-from timeit import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
 MAX_LEAVES, MAX_BYTES = 256, 2**27  # beyond, walking the trees is faster
 TOLERANCE = 1e-6
-FEW, REPEATS = 2, 3
 _CACHE = 2**18  # bytes of masks that are combined at once
 _EXPONENT_AT, _HALF = 23, 126  # of a float32: where its exponent is, and the exponent of 0.5
 
@@ -178,7 +175,7 @@ class QuickModel:
         kind: The kind of its target.
 
     Attributes:
-        most_rows: How many rows it predicts at once sooner than the library does.
+        most_rows: Up to so many rows it predicts sooner than the library does.
 
     Raises:
         AttributeError, KeyError, TypeError, ValueError: The pipeline has other parts than expected.
@@ -188,9 +185,10 @@ class QuickModel:
         if len(pipeline) > 2:  # noqa: PLR2004
             raise ValueError("there is a step between its encoder and its estimator")
         encoder, estimator = pipeline[0], pipeline[-1]
-        ensemble = family_of(estimator).read_trees(estimator)
+        family = family_of(estimator)
+        ensemble = family.read_trees(estimator)
         self._trees, self._link, self.kind = Trees(ensemble), ensemble.link, kind
-        self.columns, self.most_rows = list(encoder.columns_), math.inf
+        self.columns, self.most_rows = list(encoder.columns_), family.quick_rows
         categories = [encoder.categories_.get(name) for name in self.columns]
         self._codes = [
             None if values is None else {value: float(code) for code, value in enumerate(values)}
@@ -272,27 +270,6 @@ def build_quick_model(
     if not gap <= TOLERANCE:
         return None, f"{unused}, the quick one is {gap} off"
     how = f"{name}: a quick form, within {gap:.1e} of its library on {len(expected)} rows"
-    model.most_rows = _find_most_rows(model, pipeline, rows)
     if model.most_rows < math.inf:
-        how += f"; its library predicts more than {model.most_rows:.0f} rows at once"
+        how += f"; its library predicts more than {model.most_rows} rows at once"
     return model, how
-
-
-def _find_most_rows(model: QuickModel, pipeline: Pipeline, rows: pl.DataFrame) -> float:
-    """Return the number of rows beyond which the library is faster, by two measurements of both."""
-
-    def measure(count: int) -> float:
-        """Return how many seconds the quick form takes more than the library."""
-        frame = rows.head(count)
-        calls = (
-            partial(model.predict, [frame[name] for name in model.columns]),
-            partial(predict, pipeline, model.kind, frame),
-        )
-        quick, usual = (min(repeat(call, number=1, repeat=REPEATS)) for call in calls)
-        return quick - usual
-
-    at_few, at_most = measure(FEW), measure(rows.height)
-    if at_most <= 0:
-        return math.inf
-    # Between the two numbers of rows, the difference is taken for a straight line.
-    return max(1.0, FEW - at_few * (rows.height - FEW) / (at_most - at_few)) if at_few < 0 else 1.0

@@ -50,6 +50,7 @@ class CatBoost(BoostingFamily):
     """The classifier and the regressor of CatBoost."""
 
     name, title, extra = "catboost", "CatBoost", "catboost"
+    quick_rows = 200  # it walks trees that ask the same of each node for many rows together
     distributions = ("catboost",)
     roles: ClassVar = {"CatBoostClassifier": "classifier", "CatBoostRegressor": "regressor"}
     refused_classes: ClassVar = {

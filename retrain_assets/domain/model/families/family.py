@@ -6,6 +6,7 @@ its estimators is built, fitted or loaded. Not here: the families themselves.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
@@ -64,6 +65,8 @@ class EstimatorFamily(ABC):
         further_params: Arguments of its classes that their signatures do not show.
         reads_roles: Whether the bases of a class show what it predicts.
         early_stops: Whether `estimator.early_stopping` can choose the number of its rounds.
+        quick_rows: Up to so many rows its trees are evaluated sooner by the service than by itself
+            (`benchmarks/trees.py`).
         trusted_types: Types that a stored model of it may hold, beside those of scikit-learn.
     """
 
@@ -74,6 +77,7 @@ class EstimatorFamily(ABC):
     further_params: tuple[str, ...] = ()
     reads_roles = False
     early_stops = False
+    quick_rows: float = math.inf
     trusted_types: tuple[str, ...] = ()
 
     @property
