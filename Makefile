@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export DAGSTER_HOME := $(CURDIR)
 
-.PHONY: demo test test-system check dev soak bench lock clean
+.PHONY: demo test test-system check dev docs soak bench lock clean
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,9 @@ demo: .venv/installed
 
 dev: .venv/installed
 	$(BIN)/dagster dev --workspace workspace.yaml
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test: .venv/installed
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -138,6 +140,16 @@ def test_links_of_the_documents_lead_somewhere() -> None:
             place = page.parent / target if target else page
             assert place.exists(), f"{page.name} names {target}"
             assert not anchor or anchor in anchors(place), f"{page.name} names {target}#{anchor}"
+
+
+def test_the_site_is_built_and_fetches_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = [page.read_text(encoding="utf-8") for page in tmp_path.glob("*.html")]
+    assert len(pages) > len(PAGES) - 2
+    fetched = r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?:https?:)?//'
+    assert not [page for page in pages if re.search(fetched, page)]
 
 
 def test_make_check_prints_the_size_of_the_code() -> None:
