@@ -11,7 +11,7 @@ import pytest
 from retrain_assets.domain.features.build import FeatureError
 from retrain_assets.orchestration.partitions import range_tags
 from retrain_assets.steps.features.build import build_features
-from retrain_assets_tests.steps.features.test_build import in_production, landed
+from retrain_assets_tests.steps.features.test_build import in_production, landed, stored
 from retrain_assets_tests.world import World, key, new_world
 
 Found = dict[str, dg.AssetCheckEvaluation]
@@ -57,7 +57,7 @@ def test_outliers_beyond_the_bound_are_named_by_partition(
     assert (case["partition"], case["share"]) == (key(7), 1.0)
 
 
-def test_rows_without_features_are_named_and_a_partition_of_them_alone_is_refused(
+def test_rows_without_features_are_named_and_a_partition_of_them_alone_stops_no_other(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
     sql = "SELECT x, (CASE WHEN id = 9 OR x > 40 THEN plan ELSE '1' END)::INT AS n FROM rows"
@@ -69,8 +69,15 @@ def test_rows_without_features_are_named_and_a_partition_of_them_alone_is_refuse
     (case,) = cases(found)
     assert (case["partition"], case["key"]) == (key(0), f"{key(0)}|9")
     assert case["reason"].startswith("conversion from `str` to `i32` failed in column ")
-    with pytest.raises(FeatureError, match=f"features of all rows of {key(1)} fail, such as "):
-        build_features(world.state, [key(0), key(1)], "run")
+    with pytest.raises(FeatureError, match="features of all rows fail, such as those of row "):
+        build_features(world.state, [key(1)], "run")
+    landed(world, 2)
+    done = world.definitions.resolve_job_def("churn_monitor").execute_in_process(
+        instance=world.instance, tags=range_tags(key(0), key(2))
+    )
+    assert done.success
+    for table in ("features", "profile"):
+        assert set(stored(world, f"churn/{table}")["_landing_partition"]) == {key(0), key(2)}
 
 
 def test_rows_unlike_training_and_an_odd_balance_are_named(

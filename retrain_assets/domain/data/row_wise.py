@@ -36,10 +36,18 @@ def compute_by_row(
     rows: pl.DataFrame,
     compute: Callable[[pl.DataFrame], Result],
     errors: type[Failure] | tuple[type[Failure], ...],
+    *,
+    is_checked: bool = False,
 ) -> Iterator[tuple[pl.DataFrame, Result | Failure]]:
     """Yield parts of rows in order with what is computed of them, or with the error of a row.
 
     Rows that fail are located by halving, so that they fail no other row.
+
+    Args:
+        rows: The rows.
+        compute: Computes something of any number of rows.
+        errors: What it raises where a row fails.
+        is_checked: Whether it is known to succeed without any row.
 
     Raises:
         Failure: It is raised without any row too, so that no row is at fault.
@@ -50,12 +58,13 @@ def compute_by_row(
     except errors as error:
         if rows.is_empty():
             raise
-        compute(rows.clear())
+        if not is_checked:
+            compute(rows.clear())
         result = error
     if isinstance(result, errors) and rows.height > 1:
         half = rows.height // 2
-        yield from compute_by_row(rows[:half], compute, errors)
-        yield from compute_by_row(rows[half:], compute, errors)
+        yield from compute_by_row(rows[:half], compute, errors, is_checked=True)
+        yield from compute_by_row(rows[half:], compute, errors, is_checked=True)
     else:
         yield rows, result
 

@@ -30,7 +30,8 @@ from retrain_assets.specs.model import ModelSpec
 
 RefusedRow = dict[str, str]
 
-MOST_REFUSED = 1_000  # rows that are computed together; if more fail, the SQL or function is wrong
+# Single rows of a partition that may fail; so many, if none succeeds. Else all of it is refused.
+MOST_REFUSED, MOST_TRIED = 1_000, 100
 LARGEST_EXACT = 2**53  # beyond it, floats leave out whole numbers
 KEY, WEIGHT, BLOCK = "_key", "_weight", "_block"
 MOST_CHARACTERS = 300  # of the reason why a row is refused
@@ -202,9 +203,9 @@ def build_features(
         counts for nothing in training and judgement.
 
     Raises:
-        FeatureError: The SQL or function fails without rows or for over `MOST_REFUSED` rows, drops
-            rows, or gives a type no model can use; target and features share a name, or features
-            of a row depend on the rows that are made with it.
+        FeatureError: The SQL or function fails without rows too, drops rows, or gives a type no
+            model can use; target and features share a name, or features of a row depend on the
+            rows that are made with it.
     """
     rows = rows.sort(PARTITION, maintain_order=True)
     features, reasons = _compute_sound(_join(rows, lookups, spec, dataset), past, spec)
@@ -312,11 +313,9 @@ def _compute_sound(
     reasons: dict[int, str] = {}
     place, is_checked = 0, False
     for together, history in _split_parts(joined, past):
-        for part, result in _compute_parts(together, history, spec):
+        for part, result in _compute_by_partition(together, history, spec):
             if isinstance(result, RowError):
-                reasons[place] = result.reason
-                if len(reasons) > MOST_REFUSED:
-                    raise RowError(spec, f"over {MOST_REFUSED:,} rows fail, such as {result}")
+                reasons |= dict.fromkeys(range(place, place + part.height), result.reason)
             else:
                 parts.append(result)
                 if not is_checked:
@@ -326,6 +325,34 @@ def _compute_sound(
     if not parts:
         parts = [_compute(joined.clear(), None if past is None else past(""), spec)]
     return join_parts([part.lazy() for part in parts], spec).collect(), reasons
+
+
+def _compute_by_partition(
+    rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | RowError]]:
+    """Yield rows with their features, or rows without any and why, at most those of a partition."""
+    try:
+        yield rows, _compute(rows, history, spec)
+    except RowError:
+        if rows.is_empty():
+            raise
+        for part in rows.partition_by(PARTITION, maintain_order=True):
+            yield from _locate_failing(part, history, spec)
+
+
+def _locate_failing(
+    rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec
+) -> list[tuple[pl.DataFrame, pl.DataFrame | RowError]]:
+    """Return what `_compute_parts` gives for a partition, or all of it as refused."""
+    pieces, count = [], 0
+    for part, result in _compute_parts(rows, history, spec):
+        pieces.append((part, result))
+        if isinstance(result, RowError):
+            count += 1
+            if count > (MOST_REFUSED if count < len(pieces) else MOST_TRIED):
+                reason = f"over {count - 1:,} rows of the partition fail, such as: {result.reason}"
+                return [(rows, RowError(spec, reason))]
+    return pieces
 
 
 def _compute_parts(

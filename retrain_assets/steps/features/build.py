@@ -5,7 +5,7 @@ range. Rows that lie far out of what production was trained on are marked as the
 Not here: computing features of rows, predicting and watching.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -100,7 +100,6 @@ def build_features(state: ModelState, partitions: Sequence[str], run_id: str) ->
     with Spill() as spill:
         for batch in rows.batches(keys):
             table = rows.features(batch, refused)
-            _refuse_empty(state, set(batch).difference(table[PARTITION]), refused)
             # A function that gave no value gave no type either.
             untyped = {name for name, dtype in table.schema.items() if dtype == pl.Null}
             table = table.cast({name: stored[name] for name in untyped & stored.keys()})
@@ -108,6 +107,7 @@ def build_features(state: ModelState, partitions: Sequence[str], run_id: str) ->
             summary.add(table)
             digests = pl.col(PARTITION).replace_strict(sources, return_dtype=pl.String)
             spill.add(table.with_columns(digests.alias(SOURCE)))
+        keys = _drop_empty(state, keys, summary.parts, refused)
         commit = describe_commit(run_id, keys)
         joined = join_parts(spill.parts(), state.spec)
         version = state.tables.replace(features, joined, keys, commit, base=base)
@@ -115,18 +115,25 @@ def build_features(state: ModelState, partitions: Sequence[str], run_id: str) ->
     return FeaturesResult(keys, pl.concat(summary.parts), mismatches, refused, version)
 
 
-def _refuse_empty(state: ModelState, empty: Collection[str], refused: list[RefusedRow]) -> None:
-    """Refuse partitions of which all rows are refused, since a partition without rows is not built.
+def _drop_empty(
+    state: ModelState,
+    keys: tuple[str, ...],
+    parts: Sequence[pl.DataFrame],
+    refused: list[RefusedRow],
+) -> tuple[str, ...]:
+    """Return the partitions that have a row of features; the others are not built.
 
     Raises:
-        FeatureError: There is one.
+        FeatureError: None has.
     """
-    for row in refused:
-        if row["partition"] in empty:
-            raise FeatureError(
-                f"model {state.spec.name}: features of all rows of {row['partition']} fail, such "
-                f"as {row['key']}: {row['reason']}"
-            )
+    filled = {key for part in parts for key in part[PARTITION]}
+    if not filled and refused:
+        row = refused[0]
+        raise FeatureError(
+            f"model {state.spec.name}: features of all rows fail, such as those of row "
+            f"{row['key']} of partition {row['partition']}: {row['reason']}"
+        )
+    return tuple(key for key in keys if key in filled) if refused else keys
 
 
 def build_profiles(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildResult:

@@ -599,16 +599,24 @@ def test_a_row_whose_features_fail_is_refused_by_name_and_no_other(
         compute_features(frame, {}, spec, DATASET)
 
 
-def test_rows_that_all_fail_have_no_features_and_no_more_than_a_bound_is_tried(
+def test_a_partition_of_too_many_rows_that_fail_is_refused_and_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec = model(features={"python": f"{__name__}:parse"}, lookups={})
     refused: list[dict[str, str]] = []
     table = build_features(rows(NOON, NOON), {}, spec, DATASET, refused=refused)
     assert (table.columns[2:], table.height, len(refused)) == (["n", "late"], 0, 2)
+    assert refused[1]["reason"] == f"{PARSE_FAILS}'N1'"
+    refused.clear()
     monkeypatch.setattr(build, "MOST_REFUSED", 1)
-    with pytest.raises(FeatureError, match="over 1 rows fail, such as model m: features: ValueErr"):
-        build_features(rows(NOON, NOON), {}, spec, DATASET)
+    monkeypatch.setattr(build, "MOST_TRIED", 1)
+    days = pl.Series(["2013-01-01"] * 3 + ["2013-01-02"] * 2 + ["2013-01-03"] * 3)
+    tails = pl.Series(["7", "x", "y", "x", "y", "7", "x", "9"])
+    frame = rows(*[NOON] * 8).with_columns(_landing_partition=days, tail=tails)
+    table = build_features(frame, {}, spec, DATASET, refused=refused)
+    assert table["_landing_partition"].to_list() == ["2013-01-03"] * 2
+    reason = f"over 1 rows of the partition fail, such as: {PARSE_FAILS}'y'"
+    assert [row["reason"] for row in refused] == [reason] * 5 + [f"{PARSE_FAILS}'x'"]
 
 
 def test_what_may_pass_is_no_fault_of_a_row() -> None:
