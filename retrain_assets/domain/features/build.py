@@ -7,7 +7,6 @@ Not here: reading tables, and encoding features for an estimator.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 
 import polars as pl
@@ -20,8 +19,8 @@ from retrain_assets.domain.data.row_wise import (
 )
 from retrain_assets.domain.data.rules import PARTITION, Type, dataset_schema, row_key
 from retrain_assets.domain.data.values import keep_finite, null_infinite
+from retrain_assets.domain.features.history import list_later
 from retrain_assets.domain.features.sql import QueryError, forgive_rows, run_in_order
-from retrain_assets.domain.windows import mature_partitions, take_before
 from retrain_assets.errors import is_permanent
 from retrain_assets.specs.base import duration, number_of
 from retrain_assets.specs.dataset import DatasetSpec
@@ -276,18 +275,14 @@ def list_label_lookups(spec: ModelSpec, lookups: Mapping[str, DatasetSpec]) -> t
     return tuple(
         name
         for name, lookup in lookups.items()
-        if any(f"{name}_{column}" in target for column in _list_later(lookup))
+        if any(f"{name}_{column}" in target for column in list_later(lookup))
     )
-
-
-def _list_later(dataset: DatasetSpec) -> list[str]:
-    return [name for name, column in dataset.columns.items() if column.timing == "later"]
 
 
 def _join(
     rows: pl.DataFrame, lookups: Mapping[str, pl.DataFrame], spec: ModelSpec, dataset: DatasetSpec
 ) -> pl.DataFrame:
-    return join_lookups(rows.drop(_list_later(dataset), strict=False), lookups, spec.lookups)
+    return join_lookups(rows.drop(list_later(dataset), strict=False), lookups, spec.lookups)
 
 
 def _split_parts(
@@ -473,39 +468,3 @@ def get_stored_type(name: str, dtype: pl.DataType, spec: ModelSpec) -> Type:
     raise FeatureError(
         f"model {spec.name}: feature {name} is of type {dtype}: make it a number, text or boolean"
     )
-
-
-@dataclass(frozen=True)
-class History:
-    """Rows of the dataset, without lookups, from which each partition is shown those before it.
-
-    Args:
-        rows: Of all partitions that are looked back on, and perhaps others; in any order.
-        landed: All partitions of the dataset that have landed, in order.
-        spec: The model.
-        dataset: Its dataset.
-    """
-
-    rows: pl.DataFrame
-    landed: tuple[str, ...]
-    spec: ModelSpec
-    dataset: DatasetSpec
-
-    def before(self, key: str) -> pl.DataFrame:
-        """Return what rows of a partition look back on, sorted by partition and key.
-
-        It is the `features.history` partitions that exist strictly before. While a row is
-        predicted its own partition has not landed yet, so a label is final, and shown, where
-        `labels.delay` partitions lie between; other columns `known: later` are null.
-
-        Args:
-            key: The partition, landed or still to come.
-        """
-        past = take_before(self.landed, key, self.spec.features.history)
-        final = pl.col(PARTITION).is_in(mature_partitions(past, self.spec.labels.delay))
-        return (
-            self.rows.filter(pl.col(PARTITION).is_in(past))
-            .with_columns(pl.when(final).then(name) for name in _list_later(self.dataset))
-            .sort(PARTITION, *self.dataset.key)
-            .rechunk()  # sums of floats depend on the chunks
-        )

@@ -12,13 +12,13 @@ import polars as pl
 from retrain_assets.domain.data.row_checks import personal
 from retrain_assets.domain.data.rules import MASK, PARTITION, dataset_schema
 from retrain_assets.domain.features.build import (
-    History,
     RefusedRow,
     build_features,
     drop_replaced,
     get_lookup_schema,
     list_label_lookups,
 )
+from retrain_assets.domain.features.history import History
 from retrain_assets.domain.windows import group_batches, take_before
 from retrain_assets.specs.base import duration
 from retrain_assets.steps.state import ModelState, landed_rows

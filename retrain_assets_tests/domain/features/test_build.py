@@ -11,7 +11,6 @@ from polars.testing import assert_frame_equal
 from retrain_assets.domain.features import build
 from retrain_assets.domain.features.build import (
     FeatureError,
-    History,
     RowError,
     build_features,
     compute_features,
@@ -21,6 +20,7 @@ from retrain_assets.domain.features.build import (
     join_parts,
     list_features,
 )
+from retrain_assets.domain.features.history import History
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.features import LookupSpec
 from retrain_assets.specs.model import ModelSpec
