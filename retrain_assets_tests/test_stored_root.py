@@ -81,7 +81,7 @@ def test_what_version_0_1_stored_is_read_and_work_goes_on(stored: World, slack: 
     assert {name: tables.scan(name).collect().height for name in tables.names()} == ROWS
     history = stored.state.ledger.read()
     assert history.head == registry.ledger_head == HEAD
-    assert verify(stored.state).startswith("4 rows fit")
+    assert verify(stored.state).startswith("the chain of 4 rows fits; ")
     assert [(row.action, row.version) for row in history.rows] == [
         ("promote", 2), ("reject", 3), ("promote", 5), ("rollback", 2),
     ]  # fmt: skip
@@ -106,7 +106,7 @@ def test_what_version_0_1_stored_is_read_and_work_goes_on(stored: World, slack: 
     assert (row.action, row.candidate, row.version, row.previous) == ("promote", 6, 7, 2)
     run(stored, "rollback", to=5, reason="complaints", by="on call")
     assert registry.alias("production") == 5
-    assert verify(stored.state).startswith("6 rows fit")
+    assert verify(stored.state).startswith("the chain of 6 rows fits; ")
     promoted, rolled_back = (posted.form["text"] for posted in slack.posted)
     assert "churn: version 7 is in production. better than production" in promoted
     assert rolled_back == "churn: rolled back to version 5 by on call. complaints"

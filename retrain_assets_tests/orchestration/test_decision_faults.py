@@ -180,4 +180,4 @@ def test_a_rollback_that_is_killed_is_finished_by_the_next_and_not_followed_by_a
     roll_back_once(world.root)
     assert [found.action for found in ledger.read().rows] == ["promote", "promote", "rollback"]
     assert registry.alias("production") == row.version
-    assert verify(world.state).startswith("3 rows fit")
+    assert verify(world.state).startswith("the chain of 3 rows fits; ")

@@ -48,11 +48,14 @@ class Rows:
             ((self.counts.get(key, 0) * columns, [key]) for key in keys), BATCH_VALUES
         )
 
-    def features(self, keys: Sequence[str], refused: list[RefusedRow]) -> pl.DataFrame:
+    def features(
+        self, keys: Sequence[str], refused: list[RefusedRow] | None = None
+    ) -> pl.DataFrame:
         """Return features of the rows of some partitions, as `build_features` gives them."""
         rows: list[RefusedRow] = []
         features = self._build(self._dataset(keys), keys, rows)
-        refused += map(self._mask, rows)
+        if refused is not None:
+            refused += map(self._mask, rows)
         return features
 
     def _mask(self, row: RefusedRow) -> RefusedRow:
