@@ -354,6 +354,9 @@ def _log_pipeline(
         ColSpec(types.get(dtype.base_type(), DataType.string), name)
         for name, dtype in example.schema.items()
     ]
+    # MLServer reads the type of the answer, which is a class, or a number of a regression.
+    outputs = {"i": DataType.long, "U": DataType.string, "O": DataType.string}
+    answer = outputs.get(np.asarray(getattr(pipeline, "classes_", ())).dtype.kind, DataType.double)
     with TemporaryDirectory() as folder:
         rows = Path(folder) / model_check.EXAMPLE_FILE
         model_check.write_example(rows, example, prediction)
@@ -370,7 +373,7 @@ def _log_pipeline(
                     *(_requirement(name) for name in REQUIREMENTS),
                     *(family.requirement for family in families_within(pipeline)),
                 ],
-                signature=ModelSignature(inputs=Schema(columns)),
+                signature=ModelSignature(Schema(columns), Schema([ColSpec(answer)])),
                 extra_files=[str(rows)],
             )
         except MlflowException as error:

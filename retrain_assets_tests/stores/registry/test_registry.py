@@ -132,8 +132,11 @@ def test_files_lie_below_the_artifact_root(stored: Registered) -> None:
 
 def test_the_signature_names_the_raw_features(stored: Registered) -> None:
     import mlflow
+    from mlflow.types import DataType
 
-    inputs = mlflow.models.get_model_info(stored.first.uri).signature.inputs
+    signature = mlflow.models.get_model_info(stored.first.uri).signature
+    inputs = signature.inputs
+    assert signature.outputs.input_types() == [DataType.long]  # the class
     assert dict(zip(inputs.input_names(), map(str, inputs.input_types()), strict=True)) == {
         "x": "DataType.double",
         "plan": "DataType.string",
