@@ -42,9 +42,9 @@ def approve(model: str, **config: Any) -> None:
 def adopt(model: str, source: str, **details: str) -> None:
     """Take a model that a team already runs, or a released version, as the first in production.
 
-    SOURCE is models:/name/version, the folder of an MLflow model (scikit-learn), a folder of
-    `retrain release`, or github:OWNER/REPO@TAG. Code in the file of a model from MLflow runs: adopt
-    none whose code you would not run yourself.
+    SOURCE is models:/name/version, the folder of an MLflow model (scikit-learn), a native file of
+    LightGBM, XGBoost or CatBoost, a folder of `retrain release`, or github:OWNER/REPO@TAG. Code in
+    the file of a model of scikit-learn runs: adopt none whose code you would not run yourself.
     """
     state = base.open_model(model)
     place = source if source.startswith(ADDRESSES) else str(base.start_folder() / source)

@@ -15,7 +15,7 @@ from retrain_assets.steps.decision import judge, promote, train
 from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import LedgerRow
-from retrain_assets.stores.registry import model_check, model_file, registry, release
+from retrain_assets.stores.registry import model_check, model_file, native_file, registry, release
 
 ADOPTED = "adopted_from"  # tag of a version that was trained elsewhere
 
@@ -27,8 +27,8 @@ def adopt(
 
     Args:
         state: The model.
-        source: `models:/name/version`, `github:OWNER/REPO@TAG`, or the folder of an MLflow model or
-            of a release.
+        source: `models:/name/version`, `github:OWNER/REPO@TAG`, the folder of an MLflow model or of
+            a release, or a native file of LightGBM, XGBoost or CatBoost.
         trained_through: The last partition it was trained on.
         reason: Why, for the ledger.
         by: Who asks.
@@ -117,6 +117,8 @@ def _load(state: ModelState, source: str, last: str, features: pl.DataFrame) -> 
     """
     kind = state.spec.target.kind
     if not release.is_release(source):
+        if (native := registry.read_native(source, state.registry)) is not None:
+            return native_file.take_over(native, source, kind, features)
         return wrap_fitted(registry.load_foreign(source, state.registry), kind, features)
     files, facts = release.read(source)
     if str(facts.get("train_to", "")) > last:

@@ -56,14 +56,20 @@ def check_file(
         kind: The kind of prediction.
         timeout_seconds: The longest wait.
     """
-    prepare_threads()
     arguments = [str(model_path), sha256, str(example_path), kind]
+    return run_apart(__name__, arguments, timeout_seconds)
+
+
+def run_apart(module: str, arguments: list[str], timeout_seconds: float) -> CheckResult:
+    """Run a module of ours in a new process, which prints one line and may crash."""
+    prepare_threads()
     started = perf_counter()
     try:
         process = subprocess.run(  # noqa: S603 our own interpreter and module, no shell
-            [sys.executable, "-m", __name__, *arguments],
+            [sys.executable, "-m", module, *arguments],
             capture_output=True,
             text=True,
+            errors="replace",  # a library may print bytes of a damaged file
             timeout=timeout_seconds,
             check=False,
         )
@@ -111,11 +117,16 @@ def compare_with_example(model: Path, sha256: str, example: Path, kind: Kind) ->
     return f"loaded, and predicted {len(values)} rows as in training"
 
 
+def limit_memory() -> None:
+    """Bound the memory of this process, which is to read a file that may be damaged."""
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def main(arguments: list[str]) -> int:
     """Run the command: print one line on standard output and return the exit code."""
     model, sha256, example, kind = arguments
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory()
     try:
         line, code = compare_with_example(Path(model), sha256, Path(example), kind), 0  # type: ignore[arg-type]
     except Exception as error:  # noqa: BLE001 whatever a library raises of a damaged file

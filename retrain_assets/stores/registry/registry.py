@@ -25,7 +25,7 @@ from retrain_assets.domain.json_text import read_metrics, write_json
 from retrain_assets.domain.model.families.catalogue import families_within, family_of
 from retrain_assets.errors import PermanentError, mask_password
 from retrain_assets.specs.features import Kind
-from retrain_assets.stores.registry import model_check, model_file
+from retrain_assets.stores.registry import model_check, model_file, native_file
 from retrain_assets.stores.registry.model_file import MODEL_FILE, ModelFileError
 
 if TYPE_CHECKING:
@@ -423,6 +423,34 @@ def _version(stored: Any) -> ModelVersion:
         tags=tags,
         metrics=read_metrics(tags.get(METRICS_TAG, "{}")),
     )
+
+
+def read_native(source: str, registry: ModelRegistry) -> bytes | None:
+    """Read a native file, or that of an MLflow model in the flavor of its library.
+
+    Args:
+        source: A file, `models:/name/version` or `models:/name@alias`, or a local folder.
+        registry: The registry in which `models:/` is looked up.
+
+    Returns:
+        The file; None where there is none, as of a model of scikit-learn.
+    """
+    if Path(source).is_file():
+        return Path(source).read_bytes()
+    if (Path(source) / "MLmodel").is_file():
+        return native_file.find_native(Path(source))
+    if not source.startswith(REGISTERED):
+        return None
+    registry.prepare()
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    with TemporaryDirectory() as folder:
+        try:
+            place = download_artifacts(source, dst_path=folder, tracking_uri=registry.tracking_uri)
+        except MlflowException:  # told by whoever loads it next
+            return None
+        return native_file.find_native(Path(place))
 
 
 def load_foreign(source: str, registry: ModelRegistry) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -10,18 +12,23 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dagster as dg
 import mlflow.sklearn
+import mlflow.xgboost
 import numpy as np
 import polars as pl
 import pytest
+from catboost import CatBoostClassifier
+from lightgbm import LGBMClassifier
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
+from xgboost import XGBClassifier
 
 from retrain_assets.domain.model.estimator import predict, wrap_fitted
 from retrain_assets.domain.model.families.family import TrainingError
@@ -34,9 +41,11 @@ from retrain_assets.steps.decision.release import publish
 from retrain_assets.steps.inspect.card import card
 from retrain_assets.steps.inspect.reproduce import NotRecordedError, reproduce
 from retrain_assets.steps.inspect.status import describe_staleness
+from retrain_assets.stores.registry import native_file
 from retrain_assets.stores.registry.github import GitHubError
-from retrain_assets.stores.registry.model_check import EXAMPLE_FILE
+from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, CheckResult
 from retrain_assets.stores.registry.model_file import ModelFileError
+from retrain_assets.stores.registry.native_file import take_over
 from retrain_assets.stores.registry.release import FILES, MANIFEST, read
 from retrain_assets.stores.tables.tables import StaleTableError
 from retrain_assets_tests.github import REPOSITORY, TOKEN, GitHub, serving_releases
@@ -199,6 +208,88 @@ def test_only_the_first_is_adopted(world: World) -> None:
     ask(world, source)
     with pytest.raises(DecisionError, match="churn: version 1 is in production"):
         ask(world, source)
+
+
+def boosted(library: str) -> tuple[Any, Any]:
+    """Their model of a library, and the rows as they gave them to it."""
+    rows = history()
+    numbers = rows.select("x").to_pandas()
+    if library == "catboost":
+        boosting = CatBoostClassifier(iterations=5, verbose=False, allow_writing_files=False)
+        return boosting.fit(numbers, rows["left"].to_numpy()), numbers
+    if library == "xgboost":
+        return XGBClassifier(n_estimators=5).fit(numbers, rows["left"].to_numpy()), numbers
+    plans = rows.select("x", pl.col("plan").cast(pl.Categorical)).to_pandas()
+    boosting = LGBMClassifier(n_estimators=5, verbosity=-1)
+    return boosting.fit(plans, rows["left"].to_numpy()), plans
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost", "catboost"])
+def test_a_native_file_of_a_library_is_adopted_without_a_pickle(
+    world: World, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow.sklearn.load_model", _raise)
+    if library != "lightgbm":  # a new process takes seconds
+        monkeypatch.setattr("retrain_assets.stores.registry.model_check.run_apart", run_here)
+    model, rows = boosted(library)
+    path = world.root.parent / "theirs.ubj"
+    getattr(model, "booster_", model).save_model(str(path))
+    row = ask(world, str(path))
+    pipeline = world.storage.registry("churn").load(1, row.sha256)
+    given = predict(pipeline, "binary", history().select("plan", "x"))
+    np.testing.assert_array_equal(given, model.predict_proba(rows)[:, 1])
+
+
+def test_a_model_in_the_flavor_of_its_library_is_adopted_by_its_native_file(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrain_assets.stores.registry.model_check.run_apart", run_here)
+    model, rows = boosted("xgboost")
+    folder = world.root.parent / "theirs"
+    mlflow.xgboost.save_model(model, folder, pip_requirements=["xgboost"])
+    row = ask(world, str(folder))
+    pipeline = world.storage.registry("churn").load(1, row.sha256)
+    given = predict(pipeline, "binary", history().select("x"))
+    np.testing.assert_array_equal(given, model.predict_proba(rows)[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "said"),
+    [
+        ("binary", lambda content, rows: (content[:900], rows), "theirs cannot be taken over: "),
+        ("binary", lambda _, rows: (b"no model", rows), "theirs is no native file: LightGBM's is"),
+        (
+            "regression",
+            lambda *given: given,
+            "its objective is binary, which is not of a regressor",
+        ),
+        ("multiclass", lambda *given: given, "does not hold the names of classes"),
+        ("binary", lambda content, rows: (content, rows.drop("plan")), "it wants plan, which feat"),
+        (
+            "binary",
+            lambda content, rows: (content, rows.with_columns(plan=1.0)),
+            "plan is text in the spec or in the model, and not in the other",
+        ),
+    ],
+)
+def test_a_native_file_that_does_not_do_is_refused(
+    kind: Any, change: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = boosted("lightgbm")
+    content = model.booster_.model_to_string().encode()
+    harmed, features = change(content, history().select("x", "plan"))
+    if harmed == content:  # only a damaged file needs a process of its own
+        monkeypatch.setattr("retrain_assets.stores.registry.model_check.run_apart", run_here)
+    with pytest.raises(ModelFileError, match=said):
+        take_over(harmed, "theirs", kind, features)
+
+
+def run_here(_: str, arguments: list[str], __: float) -> CheckResult:
+    output = io.StringIO()
+    limits = patch("retrain_assets.stores.registry.model_check.limit_memory")
+    with contextlib.redirect_stdout(output), limits:
+        code = native_file.main(arguments)
+    return CheckResult(code == 0, output.getvalue().strip(), 0.0)
 
 
 class Bomb(LogisticRegression):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -44,6 +44,20 @@ _NO_ARGUMENTS = {"self", "args", "kwargs"}
 _ROLES = {"regression": "regressor"}
 
 
+class Description(NamedTuple):
+    """The description of a native file.
+
+    Args:
+        objective: The objective of its fit.
+        names: Names of its features, in order.
+        categories: Of each feature with categories, the texts that its codes stand for.
+    """
+
+    objective: str
+    names: list[str]
+    categories: dict[str, list[str]]
+
+
 class BoostingFamily(EstimatorFamily):
     """A library of boosted trees.
 
@@ -59,6 +73,7 @@ class BoostingFamily(EstimatorFamily):
         threads_param: The name of the number of threads.
         fixed_params: Arguments that make a fit reproducible and silent.
         error: The library's own exception.
+        beginnings: The first bytes of its native files.
     """
 
     roles: ClassVar[Mapping[str, str]]
@@ -72,6 +87,7 @@ class BoostingFamily(EstimatorFamily):
     threads_param = "n_jobs"
     fixed_params: ClassVar[Mapping[str, Any]] = {}
     error: str
+    beginnings: tuple[bytes, ...]
     early_stops = True
     trusted_types = (
         "retrain_assets.domain.model.families.native.NativeClassifier",
@@ -101,6 +117,14 @@ class BoostingFamily(EstimatorFamily):
     @abstractmethod
     def load(self, content: bytes, path: str) -> Any:
         """Read a native file. It may crash on a damaged one, so a child process tries it first."""
+
+    @abstractmethod
+    def describe(self, model: Any) -> Description:
+        """Return what a model says of itself.
+
+        Raises:
+            TrainingError: Its categories cannot be given as it knows them.
+        """
 
     @abstractmethod
     def list_split_features(self, model: Any) -> Iterable[int]:

@@ -6,6 +6,7 @@ Not here: what a family does.
 from collections.abc import Iterator
 from typing import Any
 
+from retrain_assets.domain.model.families.boosting import BoostingFamily
 from retrain_assets.domain.model.families.catboost import CatBoost
 from retrain_assets.domain.model.families.family import EstimatorFamily
 from retrain_assets.domain.model.families.lightgbm import LightGBM
@@ -21,6 +22,12 @@ TITLES = ", ".join(family.title for family in FAMILIES)
 def find_family(path: str) -> EstimatorFamily | None:
     """Return the family of a class by its path, such as `sklearn.svm.SVC`; None if it has none."""
     return _BY_NAME.get(path.partition(".")[0])
+
+
+def recognize(content: bytes) -> BoostingFamily | None:
+    """Return the family whose native file begins like this; None if there is none."""
+    boosting = (family for family in FAMILIES if isinstance(family, BoostingFamily))
+    return next((family for family in boosting if content.startswith(family.beginnings)), None)
 
 
 def family_of(estimator: Any) -> EstimatorFamily:

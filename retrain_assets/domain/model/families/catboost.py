@@ -16,8 +16,14 @@ import numpy as np
 
 from retrain_assets.domain.model import trees
 from retrain_assets.domain.model.families import boosting
-from retrain_assets.domain.model.families.boosting import BoostingFamily, by_place
-from retrain_assets.domain.model.families.family import Explainer, Flavor, Layout, Rows
+from retrain_assets.domain.model.families.boosting import BoostingFamily, Description, by_place
+from retrain_assets.domain.model.families.family import (
+    Explainer,
+    Flavor,
+    Layout,
+    Rows,
+    TrainingError,
+)
 from retrain_assets.domain.model.trees import Ensemble, Leaf, Link, Question, Split, Tree
 
 _FILES = (
@@ -77,6 +83,7 @@ class CatBoost(BoostingFamily):
     threads_param = "thread_count"
     fixed_params: ClassVar = {"allow_writing_files": False, "verbose": False}
     error = "CatBoostError"
+    beginnings = (b"CBM1",)
 
     def fit(self, path: str, params: dict[str, Any], layout: Layout, rows: Rows) -> Any:
         """Fit a class."""
@@ -135,6 +142,13 @@ class CatBoost(BoostingFamily):
     def load(self, content: bytes, path: str) -> Any:
         """Read cbm."""
         return self._class(path)().load_model(blob=content)
+
+    def describe(self, model: Any) -> Description:
+        """Return what a model says of itself."""
+        if model.get_cat_feature_indices():
+            raise TrainingError("it keeps only digests of its categories: fit it here")
+        objective = json.loads(model.get_metadata()["params"])["loss_function"]["type"]
+        return Description(objective, list(model.feature_names_), {})
 
     def list_split_features(self, model: Any) -> list[int]:
         """Return the features; the library checks its file, and no row leaves out a node."""

@@ -12,8 +12,19 @@ import numpy as np
 
 from retrain_assets.domain.model import trees
 from retrain_assets.domain.model.families import boosting
-from retrain_assets.domain.model.families.boosting import BoostingFamily, by_place, places_of
-from retrain_assets.domain.model.families.family import Explainer, Flavor, Layout, Rows
+from retrain_assets.domain.model.families.boosting import (
+    BoostingFamily,
+    Description,
+    by_place,
+    places_of,
+)
+from retrain_assets.domain.model.families.family import (
+    Explainer,
+    Flavor,
+    Layout,
+    Rows,
+    TrainingError,
+)
 from retrain_assets.domain.model.trees import Ensemble, Leaf, Link, Question
 
 # Of the core library, which its classes take without showing them.
@@ -60,6 +71,7 @@ class LightGBM(BoostingFamily):
     refused_params = _REFUSED
     fixed_params: ClassVar = {"deterministic": True, "force_row_wise": True, "verbosity": -1}
     error = "basic.LightGBMError"
+    beginnings = (b"tree\nversion=",)
 
     def fit(self, path: str, params: dict[str, Any], layout: Layout, rows: Rows) -> Any:
         """Fit a class."""
@@ -107,6 +119,17 @@ class LightGBM(BoostingFamily):
         """Read the text."""
         del path
         return self._import().Booster(model_str=content.decode())
+
+    def describe(self, model: Any) -> Description:
+        """Return what a booster says of itself; it knows the categories of pandas."""
+        about, texts = model.dump_model(), model.pandas_categorical or []
+        names: list[str] = about["feature_names"]
+        coded = [name for name in names if about["feature_infos"].get(name, {}).get("values")]
+        if texts and len(texts) != len(coded):
+            raise TrainingError("it does not say which of its features have which categories")
+        # Without texts, its categories are numbers.
+        categories = {name: [*map(str, values)] for name, values in zip(coded, texts, strict=False)}
+        return Description(about["objective"].partition(" ")[0], names, categories)
 
     def list_split_features(self, model: Any) -> Iterator[int]:
         """Yield the feature of each split."""

@@ -12,9 +12,13 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import polars as pl
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.pipeline import Pipeline
 
-from retrain_assets.domain.model.families.family import Layout, Rows, TrainingError
+from retrain_assets.domain.encoder import FrameEncoder, is_category
+from retrain_assets.domain.model.families.family import LAST, Layout, Rows, TrainingError
+from retrain_assets.specs.features import Kind
 
 # By name, since the families that it lists build the classes of this module.
 CATALOGUE = "retrain_assets.domain.model.families.catalogue"
@@ -217,6 +221,53 @@ class NativeRegressor(RegressorMixin, NativeEstimator):  # type: ignore[misc]
     def predict(self, features: Any) -> np.ndarray:
         """Return the value of each row."""
         return self._raw(features)
+
+
+def wrap_file(family: Any, content: bytes, kind: Kind, features: pl.DataFrame) -> Pipeline:
+    """Put a native file that was fitted elsewhere behind an encoder of the features of the spec.
+
+    Args:
+        family: The `BoostingFamily` that reads it.
+        content: The file.
+        kind: What it is to predict.
+        features: Rows as the spec makes them.
+
+    Raises:
+        TrainingError: It wants other features, or predicts something else.
+        ValueError: The library refuses it.
+    """
+    role = "regressor" if kind == "regression" else "classifier"
+    name = next(name for name, value in family.roles.items() if value == role)
+    estimator: NativeEstimator = family.create(f"{family.name}.{name}")
+    if kind == "multiclass":
+        raise TrainingError("a native file does not hold the names of classes: fit the model here")
+    with family.errors():
+        model = family.load(content, estimator.path)
+        about = family.describe(model)
+    if about.objective not in family.objectives[role]:
+        raise TrainingError(f"its objective is {about.objective}, which is not of a {role}")
+    encoder = _encoder_of(about, features)
+    places = [place for place, name in enumerate(about.names) if name in about.categories]
+    estimator.set_params(categories=places, names=about.names)
+    estimator.native_, estimator.n_features_in_ = family.dump(model), len(about.names)
+    if isinstance(estimator, NativeClassifier):
+        estimator.classes_ = np.array([0, 1])
+    estimator.verify()
+    return Pipeline([("encode", encoder), (LAST, estimator)])
+
+
+def _encoder_of(about: Any, features: pl.DataFrame) -> FrameEncoder:
+    """Return an encoder that gives features and categories the places they have in a file."""
+    if missing := [name for name in about.names if name not in features.columns]:
+        raise TrainingError(
+            f"it wants {', '.join(missing)}, which features of the spec do not make"
+        )
+    for name in about.names:
+        if is_category(features.schema[name]) != (name in about.categories):
+            raise TrainingError(f"{name} is text in the spec or in the model, and not in the other")
+    encoder = FrameEncoder().fit(features.select(about.names))
+    encoder.categories_, encoder.empty_ = about.categories, []
+    return encoder
 
 
 def _to_matrix(features: Any) -> np.ndarray:

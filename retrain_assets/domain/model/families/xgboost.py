@@ -13,8 +13,19 @@ import numpy as np
 
 from retrain_assets.domain.model import trees
 from retrain_assets.domain.model.families import boosting
-from retrain_assets.domain.model.families.boosting import BoostingFamily, by_place, places_of
-from retrain_assets.domain.model.families.family import Explainer, Flavor, Layout, Rows
+from retrain_assets.domain.model.families.boosting import (
+    BoostingFamily,
+    Description,
+    by_place,
+    places_of,
+)
+from retrain_assets.domain.model.families.family import (
+    Explainer,
+    Flavor,
+    Layout,
+    Rows,
+    TrainingError,
+)
 from retrain_assets.domain.model.trees import Ensemble, Leaf, Link, Question, Tree
 
 _CATEGORY = 1  # the type of a split
@@ -64,6 +75,7 @@ class XGBoost(BoostingFamily):
     refused_params = _REFUSED
     fixed_params: ClassVar = {"enable_categorical": True, "verbosity": 0}
     error = "core.XGBoostError"
+    beginnings = (b"{L", b'{"learner"', b'{"version"')
 
     def refuse_params(self, path: str, params: Any) -> Any:
         """Yield the arguments that cannot be used, with the reason."""
@@ -114,6 +126,14 @@ class XGBoost(BoostingFamily):
         """Read UBJ."""
         del path
         return self._import().Booster({"nthread": 1}, model_file=bytearray(content))
+
+    def describe(self, model: Any) -> Description:
+        """Return what a booster says of itself."""
+        if "c" in (model.feature_types or ()):
+            raise TrainingError("it has categories: give it one-hot features, or fit it here")
+        learner = json.loads(model.save_config())["learner"]
+        names = model.feature_names or [f"f{place}" for place in range(model.num_features())]
+        return Description(learner["objective"]["name"], list(names), {})
 
     def list_split_features(self, model: Any) -> Iterator[int]:
         """Yield the feature of each split; what the library does not check is checked here."""
