@@ -75,7 +75,8 @@ def run(name: str, data: bytes, target: str) -> list[object]:
         decision = retrain(project, "train", f"{name}_model")
         minutes = (time.perf_counter() - began) / 60
     guesses = {row["about"]: row["value"] for row in start["guesses"]}
-    unit = guesses["partition.by"] if guesses["time"] != "none" else "order of lines"
+    by_line = "every 20th line" if "every" in "".join(start["notes"]) else "order of lines"
+    unit = guesses["partition.by"] if guesses["time"] != "none" else by_line
     outcome = decision.get("error") or f"{decision['action']}: {decision['reason']}"
     kind = guesses["target.kind"]
     return [name, f"{start['rows']:,}", unit, f"`{target}`, {kind}", f"{minutes:.1f}", 0, outcome]
