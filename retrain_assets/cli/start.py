@@ -87,7 +87,10 @@ def new(
     landed = [*start_step.land_files(delivery, base.storage().landing, name)]
     _check(file)
     commands = [f"retrain train {model}", "dagster dev"]
-    report += [f"written: {place}" for place in map(_shorten, (file, *landed))]
+    report.append(f"written: {_shorten(file)}")
+    if landed:
+        files = f"{len(landed)} file{'s' * (len(landed) > 1)}"
+        report.append(f"landed: {files} in {_shorten(landed[0].parent)}")
     value = {
         "model": model,
         "dataset": name,

@@ -167,8 +167,7 @@ class _Guesser:
         decimal, columns = self.sample.read.get("decimal", "."), {}
         for name in self.sample.columns:
             values = self.sample.rows[name]
-            is_text = "landing" in self.sample.source and values.dtype == pl.String
-            is_text &= not self.sample.source["landing"].endswith(".parquet")
+            is_text = self._has_texts() and values.dtype == pl.String
             column = guess_text(values, decimal) if is_text else guess_typed(values.dtype)
             if column.kind is None:
                 self.notes.append(f"{name} is left out: {values.dtype} fits no type of a contract")
@@ -242,7 +241,7 @@ class _Guesser:
             texts = {
                 name: self.table.rows[name]
                 for name in self.table.of_type("category")
-                if not self._is_csv()
+                if not self._has_texts()
             }
             for name, kind, sql in derive_times(self.table, texts):
                 if name not in self.table.types:
@@ -253,7 +252,8 @@ class _Guesser:
         self.guesses.append(why)
         return time
 
-    def _is_csv(self) -> bool:
+    def _has_texts(self) -> bool:
+        """Tell if the files have text alone, and no types."""
         return self.sample.source.get("landing", "").endswith((".csv", ".jsonl"))
 
     def _divide(self, time: str | None, target: meaning.Target) -> tuple[dict[str, Any], Periods]:

@@ -231,6 +231,9 @@ def test_types_of_parquet_are_kept(tmp_path: Any) -> None:
     )
     answer = start(rows, "late", "parquet")
     dataset, _ = specs(answer, tmp_path)
+    delta = Sample(sample(rows).rows, {"delta": "table"}, {})
+    delta_dataset, _ = specs(guess(delta, Wishes("m", "shop", "late")), tmp_path)
+    assert delta_dataset.columns == dataset.columns
     types = {name: column.type for name, column in dataset.columns.items()}
     assert (types["at"], types["flag"], types["share"]) == ("datetime", "bool", "float")
     assert (dataset.read.naive, types["channel"], "parts" in types) == ("utc", "category", False)
