@@ -73,11 +73,8 @@ def new(
     start = guess(delivery.sample, Wishes(model, name, **stated))
     rows, columns = delivery.sample.rows.height, len(delivery.sample.columns)
     title = f"{path.name}: {rows:,} rows, {columns} columns"
-    report = [
-        title,
-        *describe(start.guesses),
-        *(f"  note    {printable(note)}" for note in start.notes),
-    ]
+    report = [title, *describe(start.guesses)]
+    report += [f"  note    {printable(note)}" for note in start.notes]
     if not yes and not base.is_json() and sys.stdin.isatty():
         click.echo("\n".join(report), err=True)
         click.confirm("Write it?", default=True, abort=True, err=True)
@@ -87,10 +84,7 @@ def new(
     landed = [*start_step.land_files(delivery, base.storage().landing, name)]
     _check(file)
     commands = [f"retrain train {model}", "dagster dev"]
-    report.append(f"written: {_shorten(file)}")
-    if landed:
-        files = f"{len(landed)} file{'s' * (len(landed) > 1)}"
-        report.append(f"landed: {files} in {_shorten(landed[0].parent)}")
+    report += _list_files(file, landed)
     value = {
         "model": model,
         "dataset": name,
@@ -134,6 +128,15 @@ def _check(file: Path) -> None:
         base.models()
     except SpecError as error:
         raise SpecError(f"correct {file}, which was written:\n{error}") from error
+
+
+def _list_files(file: Path, landed: list[Path]) -> list[str]:
+    """Return where the YAML was written, and the data if they are not in their place already."""
+    lines = [f"written: {_shorten(file)}"]
+    if landed:
+        files = f"{len(landed)} file{'s' * (len(landed) > 1)}"
+        lines.append(f"landed: {files} in {_shorten(landed[0].parent)}")
+    return lines
 
 
 def _shorten(path: Path) -> str:
