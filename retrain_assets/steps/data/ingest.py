@@ -256,7 +256,21 @@ def _read(intake: Intake, requested: set[str], spill: Spill) -> Reading:
         return Reading(judgement, Audit((), 0, 0), {}, {}, {})
     audited = audit(pl.concat(samples), pl.concat(counts), spec)
     judgement = contract.refuse_partitions(judgement, audited.refusals())
+    if not spec.is_split:
+        judgement, waiting = _refuse_strays(intake, judgement)
     return Reading(judgement, audited, stamps, extra, waiting)
+
+
+def _refuse_strays(
+    intake: Intake, judgement: Judgement
+) -> tuple[Judgement, dict[str, tuple[str, ...]]]:
+    """Refuse the files whose partition waits, as the rows of such a partition in other files do."""
+    files = judgement.files.filter(pl.col("refusal").is_null())
+    rows = dict(files.group_by(PARTITION).agg(pl.sum("rows_read")).iter_rows())
+    strays = intake.find_strays(rows)
+    keys = files.select("file", PARTITION).iter_rows()
+    waiting: dict[str, tuple[str, ...]] = {path: (key,) for path, key in keys if key in strays}
+    return contract.refuse_partitions(judgement, strays), waiting
 
 
 def _judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:

@@ -81,7 +81,8 @@ class Intake:
         placed = stored.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
         return dict(placed.group_by(PARTITION).agg(pl.col("accepted").sum()).iter_rows())
 
-    def _find_strays(self, rows: Mapping[str, int]) -> dict[str, str]:
+    def find_strays(self, rows: Mapping[str, int]) -> dict[str, str]:
+        """Return the partitions of a delivery that wait, and why, by their rows."""
         return find_strays(rows, self.accepted, self.spec, self._now)
 
     @cached_property
@@ -101,7 +102,7 @@ class Intake:
         if earlier != file.stamp or contract not in ("", self._contract):
             return False
         keys = dict.fromkeys(waiting.split(","), 0)
-        return not waiting or self._find_strays(keys).keys() == keys.keys()
+        return not waiting or self.find_strays(keys).keys() == keys.keys()
 
     @cached_property
     def files(self) -> list[LandingFile]:
@@ -251,7 +252,7 @@ class Intake:
                 if raw.refusal is None:
                     present = partition_keys(typed([raw], spec), spec).drop_nulls()
                     counts = dict(present.value_counts().iter_rows())
-                    keys |= counts.keys() - self._find_strays(counts)
+                    keys |= counts.keys() - self.find_strays(counts)
         return keys
 
     def batches(self, requested: set[str]) -> Iterator[Batch]:

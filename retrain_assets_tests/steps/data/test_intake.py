@@ -711,3 +711,24 @@ def test_since_names_a_partition_and_no_column_that_each_row_must_have() -> None
         dataset(columns=SALES["columns"] | {"city": {"type": "category", "since": "2013"}})
     with pytest.raises(ValueError, match="each file must have id"):
         dataset(columns=SALES["columns"] | {"id": {"type": "int", "since": DAYS[1]}})
+
+
+def test_a_file_of_few_rows_for_a_partition_far_from_all_others_waits(tmp_path: Path) -> None:
+    spec = dataset(landing="sales/{partition}.csv")
+    for day in DAYS[:7]:
+        deliver(tmp_path, f"{day}.csv", *(f"{day},{number},5" for number in range(30)))
+    run(tmp_path, spec)
+    far = DAYS[20]
+    deliver(tmp_path, f"{far}.csv", f"{far},1,5")
+    assert "is far from all others, has few rows and waits" in run(tmp_path, spec).refused[far]
+    assert far not in table(tmp_path)
+    assert Intake(Storage(tmp_path), spec).unread == []
+    near = DAYS[15]
+    deliver(tmp_path, f"{near}.csv", *(f"{near},{number},5" for number in range(30)))
+    assert run(tmp_path, spec, [near]).published == (near,)
+    assert [file.partition for file in Intake(Storage(tmp_path), spec).unread] == [far]
+    assert run(tmp_path, spec, [far]).published == (far,)
+    sparse = dataset(landing="sales/{partition}.csv", rows={"stray": 0})
+    last = DAYS[27]
+    deliver(tmp_path, f"{last}.csv", f"{last},1,5")
+    assert run(tmp_path, sparse, [last]).published == (last,)
