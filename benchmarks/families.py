@@ -17,7 +17,12 @@ import skops.io
 
 from retrain_assets.domain.model.estimator import fit, predict
 from retrain_assets.specs.model import ModelSpec
-from retrain_assets.stores.registry.model_file import content_digest, digest, load_model
+from retrain_assets.stores.registry.model_file import (
+    content_digest,
+    digest,
+    load_model,
+    prepare_threads,
+)
 
 ESTIMATORS = {
     "HistGradientBoosting": ("sklearn.ensemble.HistGradientBoostingClassifier", "max_iter"),
@@ -68,6 +73,7 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 def main(count: int) -> None:
     """Print a row for each library."""
+    prepare_threads()
     rows, label = make_rows(count)
     days = pl.Series(["day"] * count)
     head = "fit, s | load, ms | one row, ms | 1,000 rows, ms | file, kB | same"
