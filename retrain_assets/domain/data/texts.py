@@ -28,7 +28,7 @@ TALLY_SCHEMA: dict[str, Type] = {
     **dict.fromkeys((LINE, "rows"), pl.Int64),
 }
 NO_TALLY = pl.DataFrame(schema=TALLY_SCHEMA)
-HISTORY, _ENOUGH = 28, 5  # most and fewest earlier partitions whose categories are known
+HISTORY, _ENOUGH = 28, 5  # most and fewest earlier partitions whose categories are compared
 _MOST_CATEGORIES, _MOST_NAMED = 1000, 20  # of a column and partition
 _WIDEST = 60
 _FORMULA = re.compile(r"\s*([=＝]|[@＠][A-Z]{2}|[+\-＋－][^\d\s.,]*[(!|])")  # noqa: RUF001
