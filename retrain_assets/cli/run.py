@@ -41,7 +41,12 @@ def demo(*, fresh: bool) -> None:
         click.echo(base.decision_lines([decision]), err=True)
 
     result = run_demo(storage(), base.dagster_home(), tell, fresh=fresh)
-    where = "See all of it in the Dagster UI: make dev, then http://127.0.0.1:3000"
+    names = sorted({row["model"] for row in result["decisions"]})
+    pages = ", ".join(str(storage().report(name)) for name in names)
+    where = (
+        f"Each model has a page: {pages}; `retrain serve` shows them too.\n"
+        "See all of it in the Dagster UI: make dev, then http://127.0.0.1:3000"
+    )
     show(result, f"{base.decision_lines(result['decisions'])}\n\n{where}")
 
 

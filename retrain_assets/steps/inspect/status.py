@@ -260,7 +260,8 @@ def performance(state: ModelState) -> list[dict[str, Any]]:
 def list_moved_columns(state: ModelState) -> list[dict[str, Any]]:
     """Return the columns that lie farthest from the reference, relative to their threshold."""
     roles = observations.FEATURE, observations.PREDICTION, observations.TARGET
-    rows = read_newest(state, *roles).filter(pl.col("measure") != observations.P_VALUE)
+    is_measured = (pl.col("measure") != observations.P_VALUE) & pl.col("statistic").is_not_null()
+    rows = read_newest(state, *roles).filter(is_measured)
     ranked = rows.sort(pl.col("statistic") / pl.col("threshold"), descending=True)
     columns = ("column", "role", "measure", "statistic", "threshold", "alert", "effect")
     farthest = ranked.unique("column", keep="first", maintain_order=True).head(MOST_COLUMNS)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from retrain_assets.orchestration.assets.upkeep import report_asset
 from retrain_assets.orchestration.resources import RESOURCES, StorageResource
 from retrain_assets.steps.decision import policy
+from retrain_assets.steps.inspect import status
 from retrain_assets.steps.inspect.report import render_models, render_report, report
-from retrain_assets.steps.inspect.status import overview
 from retrain_assets_tests.world import World, key, new_world
 
 LANDED = 18
@@ -73,7 +74,7 @@ def test_what_waits_for_a_person_has_a_command(told: dict[str, Any]) -> None:
     waiting = {row["command"]: row["text"] for row in told["waiting"]}
     assert "a holiday" in waiting["retrain resume churn --reason WHY"]
     refused = waiting["retrain quarantine customers"]
-    assert refused == "customers refused 1 files, and 0 rows of other files"
+    assert refused == "customers refused 1 file and 0 rows of others"
     assert "it lacks" in told["datasets"][0]["refusal"]
     assert told["next"]["as_of"] == key(60)
     assert told["datasets"][0]["refused_files"] == 1
@@ -114,7 +115,7 @@ def test_the_page_of_a_model_without_data_says_so(world: World) -> None:
     told = report(world.state)
     assert (told["production"], told["next"]["partitions"]) == (None, 16)
     assert "No data have landed yet." in render_report(told)
-    assert "0 of 16 partitions needed have landed" in render_models([overview(world.state)])
+    assert "0 of 16 partitions needed have landed" in render_models([status.overview(world.state)])
 
 
 def test_the_asset_writes_the_page_and_links_it(
@@ -140,6 +141,17 @@ def test_a_report_that_fails_stops_no_run(eventful: World, monkeypatch: pytest.M
     done = dg.materialize([asset], resources=resources)
     (event,) = done.asset_materializations_for_node(asset.node_def.name)
     assert event.metadata["report"].value == "not written, see the log of the run"
+
+
+def test_a_column_that_cannot_be_measured_does_not_count_as_moved(
+    eventful: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = status.read_newest(eventful.state, "feature").with_columns(
+        statistic=pl.when(pl.col("column") != "x").then("statistic")
+    )
+    assert rows.height > 1
+    monkeypatch.setattr(status, "read_newest", lambda *_: rows)
+    assert [row["column"] for row in status.list_moved_columns(eventful.state)] == ["plan"]
 
 
 def test_the_report_is_plain_values(told: dict[str, Any]) -> None:
