@@ -58,7 +58,11 @@ def test_the_yaml_that_is_written_trains_a_first_model_unchanged(project: Path) 
     [
         (("new", "lateness", "--from", "../orders.csv", "--target", "late"), "is there already"),
         (("new", "../x", "--from", "../orders.csv", "--target", "late"), "no name of a model"),
-        (("new", "x", "--from", "../orders.csv", "--target", "nope"), "neither a column nor SQL"),
+        (("new", "x", "--from", "../orders.csv", "--target", "nope"), "is no column, nor SQL"),
+        (
+            ("new", "x", "--from", "../orders.csv", "--target", "late", "--dataset", "orders"),
+            "there",
+        ),
         (("train", "nope"), "no model named 'nope'; there are lateness"),
     ],
 )

@@ -80,8 +80,9 @@ def new(
         click.confirm("Write it?", default=True, abort=True, err=True)
         report = []
     file = folder / model / "defs.yaml"
+    landing = base.storage().landing
+    landed = [] if file.exists() else [*start_step.land_files(delivery, landing, name)]
     start_step.write_new(file, start.render(f"Written by `retrain new` from {title}."))
-    landed = [*start_step.land_files(delivery, base.storage().landing, name)]
     _check(file)
     commands = [f"retrain train {model}", "dagster dev"]
     report += _list_files(file, landed)

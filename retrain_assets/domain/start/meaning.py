@@ -13,6 +13,7 @@ import polars as pl
 from retrain_assets.domain.data.values import read_sql
 from retrain_assets.domain.start.draft import Guess, join
 from retrain_assets.domain.start.table import Table, compute_strength, count_rarest, ends, find_sum
+from retrain_assets.specs.base import hint
 from retrain_assets.specs.features import Kind
 
 LABEL = "label"
@@ -86,10 +87,8 @@ def guess_target(table: Table, wish: str, kind: Kind | None) -> tuple[Target, Gu
         expression = pl.col(wish) if is_column else read_sql(wish)
         values = table.rows.select(expression.alias(LABEL)).to_series()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        names = join(table.types, 20)
-        raise ValueError(
-            f"--target {wish}: is neither a column nor SQL over columns; there are {names}"
-        ) from error
+        near = hint(wish, table.types)
+        raise ValueError(f"--target {wish}: is no column, nor SQL over columns{near}") from error
     guess = _guess_kind(values, kind)
     task = cast("Kind", guess.value)
     sources = (wish,) if is_column else tuple(dict.fromkeys(expression.meta.root_names()))
@@ -234,7 +233,7 @@ def guess_key(
     """
     if wish:
         if unknown := [name for name in wish if name not in table.types]:
-            raise ValueError(f"--key: no column {unknown[0]!r}; there are {join(table.types, 20)}")
+            raise ValueError(f"--key: no column {unknown[0]!r}{hint(unknown[0], table.types)}")
         twins = table.rows.height - table.count_keys(wish)
         why = f"as asked for; {twins:,} rows repeat another's" if twins else "as asked for; unique"
         return list(wish), Guess("key", ", ".join(wish), why, "unsure" if twins else "sure")
