@@ -56,8 +56,10 @@ def read_delivery(path: Path, dataset: str, sheet: str | None = None) -> Deliver
         ValueError: It cannot be read, or its files do not fit each other.
     """
     if (path / "_delta_log").is_dir():
-        rows = number_rows(pl.read_delta(str(path)), first=1)
-        return Delivery(Sample(rows, {"delta": str(path)}, {}), {})
+        rows = pl.read_delta(str(path))
+        read = _rename(rows.columns)
+        rows = number_rows(rows.rename(read.get("rename", {})), first=1)
+        return Delivery(Sample(rows, {"delta": str(path)}, read), {})
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in _LANDED)
         kinds = {file.suffix for file in files}
@@ -171,12 +173,12 @@ def _single(names: Iterable[str]) -> list[str]:
 def _options(data: bytes, ending: str) -> dict[str, Any]:
     """Return the options of `read` that show in the first lines of a file."""
     if ending == ".parquet":
-        return _rename(pl.read_parquet_schema(io.BytesIO(data)))
+        return _rename([*pl.read_parquet_schema(io.BytesIO(data))])
     read: dict[str, Any] = {}
     if (encoding := _encoding(data)) != "utf-8":
         read["encoding"] = encoding
     if ending == ".jsonl":
-        return read
+        return read | _rename(_json_names(data))
     delimiter = max(_DELIMITERS, key=lambda mark: _width(data, {**read, "delimiter": mark}))
     if delimiter != ",":
         read["delimiter"] = delimiter

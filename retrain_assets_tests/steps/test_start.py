@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import yaml
 
+from retrain_assets.domain.start.guess import Wishes, guess
 from retrain_assets.steps.start import land_files, read_delivery, write_new, write_project
 
 ROWS = pl.DataFrame({"day": ["2023-01-01", "2023-01-02"], "x": [1.5, 2.5], "name": ["a", "b"]})
@@ -139,6 +140,20 @@ def test_what_cannot_be_read_is_refused_with_a_reason(
         read_delivery(tmp_path / name, "shop")
     with pytest.raises(ValueError, match="neither a file nor a folder"):
         read_delivery(tmp_path / "nope", "shop")
+
+
+@pytest.mark.parametrize("form", ["parquet", "ndjson", "delta"])
+def test_a_name_that_yaml_would_read_otherwise_is_another_name(tmp_path: Path, form: str) -> None:
+    hostile = "{{ env.HOME }}"
+    days = [f"2023-{1 + at // 25:02}-{1 + at % 25:02}" for at in range(200)]
+    rows = pl.DataFrame({"day": days, "y": range(200), hostile: [at % 7 for at in range(200)]})
+    path = tmp_path / f"a.{form}"
+    getattr(rows, f"write_{form}")(path)
+    delivery = read_delivery(path, "shop")
+    assert delivery.sample.read["rename"] == {hostile: "( env.HOME }}"}
+    drafted = guess(delivery.sample, Wishes("m", "shop", "y", key=["day"]))
+    assert "( env.HOME }}" in drafted.dataset.attributes["columns"]
+    assert hostile not in drafted.model.render()
 
 
 def test_a_file_that_has_landed_is_never_written_over(tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ class Target:
 
 def slug(text: str) -> str:
     """Return a text as a name of the YAML."""
-    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:50]
-    return name if name[:1].isalpha() else f"x_{name}".rstrip("_")
+    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    return (name if name[:1].isalpha() else f"x_{name}")[:50].rstrip("_")
 
 
 def quote(name: str) -> str:
@@ -162,7 +162,10 @@ def _positive(values: pl.Series) -> Any:
 
 
 def _literal(value: Any) -> str:
-    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else f"{value:g}"
+    if not isinstance(value, str):
+        return f"{value:g}"
+    # Two braces in the YAML would insert a variable of the environment.
+    return "'" + value.replace("'", "''").replace("{{", "{' || '{") + "'"
 
 
 def find_later(table: Table, target: Target, time: str | None) -> Iterator[tuple[str, str, bool]]:

@@ -218,6 +218,22 @@ def test_hostile_names_and_values_stay_names_and_values(tmp_path: Any) -> None:
     assert model.target.kind == "binary"
 
 
+def test_a_value_never_becomes_a_variable_of_the_environment(tmp_path: Any) -> None:
+    secret = "{{ env.HOME }}"
+    is_rare = pl.int_range(40 * ROWS) % 3 == 0
+    value = pl.when(is_rare).then(pl.lit(secret)).otherwise(pl.lit("none"))
+    _, model = specs(start(orders(40).with_columns(value.alias("label")), "label"), tmp_path)
+    assert "{{" not in (model.target.expression or "")
+    expression = pl.sql_expr(model.target.expression or "")
+    labels = pl.DataFrame({"label": [secret, "none"]}).select(expression).to_series()
+    assert labels.to_list() == [True, False]
+
+
+@pytest.mark.parametrize("text", ["a" * 49 + "_b", "1" * 60, "", "é x"])
+def test_a_name_is_its_own_name(text: str) -> None:
+    assert slug(slug(text)) == slug(text)
+
+
 def test_types_of_parquet_are_kept(tmp_path: Any) -> None:
     number = pl.int_range(40 * ROWS)
     rows = orders(40).select(
