@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from retrain_assets.domain.data.row_checks import MASK
 from retrain_assets.domain.features.build import FeatureError
 from retrain_assets.orchestration.partitions import range_tags
+from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.features.build import build_features
 from retrain_assets_tests.steps.features.test_build import in_production, landed, stored
-from retrain_assets_tests.world import World, key, new_world
+from retrain_assets_tests.world import DATASET, World, key, new_world
 
 Found = dict[str, dg.AssetCheckEvaluation]
 
@@ -78,6 +81,20 @@ def test_rows_without_features_are_named_and_a_partition_of_them_alone_stops_no_
     assert done.success
     for table in ("features", "profile"):
         assert set(stored(world, f"churn/{table}")["_landing_partition"]) == {key(0), key(2)}
+
+
+def test_of_a_refused_row_nothing_personal_is_shown(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    sql = "SELECT x, (CASE WHEN id = 9 THEN plan ELSE '1' END)::INT AS n FROM rows"
+    world = new_world(tmp_path, instance, features={"sql": sql})
+    columns = world.dataset.model_dump(by_alias=True)["columns"]
+    columns = {name: column | {"personal": name == "id"} for name, column in columns.items()}
+    world = replace(world, dataset=DatasetSpec.model_validate(DATASET | {"columns": columns}))
+    landed(world, 0)
+    (row,) = build_features(world.state, [key(0)], "run").refused
+    reason = "not shown, since it may hold a personal value"
+    assert row == {"partition": key(0), "key": MASK, "reason": reason}
 
 
 def test_rows_unlike_training_and_an_odd_balance_are_named(
