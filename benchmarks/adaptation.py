@@ -3,8 +3,10 @@
     python benchmarks/adaptation.py [--keep FOLDER] [--delays 0 3] [--seeds 3]
 
 All is played by `retrain replay`'s own functions, over the whole year; daily retraining only from
-August on, from where everything is reported. Differences are of daily means; their intervals are
-percentiles of a bootstrap of weeks. Not here: policies with triggers and gates (`policies.py`).
+August on, from where everything is reported. The policy that ships is played too, and its layer
+is made by the step that makes it live. Differences are of daily means; their intervals are
+percentiles of a bootstrap of weeks. Not here: other policies with triggers and gates
+(`policies.py`).
 """
 
 import argparse
@@ -23,7 +25,7 @@ from retrain_assets.domain.adaptation.layer import Update, predict_layer, start_
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.specs.model import LabelsSpec, PolicySpec
 from retrain_assets.steps import replay
-from retrain_assets.steps.monitoring.adapt import Chain
+from retrain_assets.steps.monitoring.adapt import Chain, adapt_partitions, read_losses
 from retrain_assets.steps.monitoring.members import Inputs
 from retrain_assets.steps.state import ModelState
 
@@ -59,6 +61,7 @@ def main() -> None:
             begun = time.process_time()
             report_worth(replace(state, spec=spec), delay)
             print(f"{time.process_time() - begun:.0f} CPU seconds")
+        report_shadow(state)
         for seed in range(options.seeds):
             report_shuffled(state, seed)
 
@@ -109,6 +112,33 @@ def report_worth(state: ModelState, delay: int) -> None:
         average = mean(item.values[day] for day in days)
         print(f"| {item.name} | {fits} | {average:.4f} | {' | '.join(rivals)} |", flush=True)
     report_abuse(history, values, days)
+
+
+class Shadow(replay.Replay):
+    """Plays a policy with triggers and gate, and then makes the states of the layer."""
+
+    def adapt(self, policy: PolicySpec) -> tuple[pl.DataFrame, float]:
+        """Return the losses of the layer, and the CPU seconds that it took to make them."""
+        state = self.past_state(policy)
+        self._follow_triggers(state, self._arrivals(policy, state))
+        begun = time.process_time()
+        adapt_partitions(state, "benchmark")
+        return read_losses(state), time.process_time() - begun
+
+
+def report_shadow(state: ModelState) -> None:
+    """Print what the layer would have brought on top of the policy that ships."""
+    losses, seconds = Shadow(state).adapt(PolicySpec(name="as it is"))
+    rows = losses.filter(pl.col(PARTITION) >= REPORTED_FROM)
+    days = rows[PARTITION].to_list()
+    alone, adapted = (
+        dict(zip(days, rows[name], strict=True)) for name in ("loss_newest", "loss_layer")
+    )
+    print(
+        f"the policy that ships: newest version alone {mean(alone.values()):.4f}, layer "
+        f"{mean(adapted.values()):.4f}, lower by {describe(alone, adapted, days)}; "
+        f"{losses.height} states and the predictions of older versions in {seconds:.0f} CPU seconds"
+    )
 
 
 def report_shuffled(state: ModelState, seed: int) -> None:
