@@ -48,7 +48,7 @@ def test_the_example_is_sound() -> None:
         ({"lookups": {"w": {"on": ["x"], "as_of": "t", "lag": "2h", "tolerance": "1h"}}}, "below"),
         ({"lookups": {"W x": {"on": ["x"]}}}, "W x"),
         ({"lookups": {"d": {"on": ["x"]}}}, "own lookup"),
-        ({"estimator": {"class": "os.system"}}, "class"),
+        ({"estimator": {"class": "sklearn.svm.SVC()"}}, "class"),
         ({"estimator": {"class": "sklearn..Svc"}}, "class"),
         ({"estimator": {}}, "either `class` or `python`"),
         ({"estimator": {"python": "a:b", "class": "sklearn.svm.SVC"}}, "either `class` or"),

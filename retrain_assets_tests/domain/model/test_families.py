@@ -156,6 +156,7 @@ def test_a_user_function_may_use_them_within_estimators_of_scikit_learn(
 
 MISTAKES = [
     ({"class": "torch.nn.Linear"}, "class", "is of none of scikit-learn, LightGBM, XGBoost, Cat"),
+    ({"class": "os.system"}, "class", "is of none of scikit-learn, LightGBM, XGBoost, Cat"),
     ({"class": "lightgbm.LGBMRanker"}, "class", "it ranks rows within groups"),
     ({"class": "lightgbm.LGBMClasifier"}, "class", "did you mean lightgbm.LGBMClassifier"),
     ({"class": "lightgbm.sklearn.LGBMClassifier"}, "class", "did you mean lightgbm.LGBMClassifier"),
