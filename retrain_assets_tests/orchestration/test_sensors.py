@@ -257,20 +257,31 @@ def test_a_run_that_was_repeated_in_the_ui_is_judged_by_its_own_error(
 
 
 @pytest.mark.parametrize(
-    ("changes", "sensor", "said"),
+    ("changes", "sensor", "error", "message"),
     [
-        ({"features": {"sql": "SELECT x / 'a' AS y FROM rows"}}, "data_ready", "FeatureError"),
-        ({"estimator": {"class": "sklearn.svm.LinearSVC"}}, "retrain_wanted", "TrainingError"),
+        (
+            {"features": {"sql": "SELECT x / 'a' AS y FROM rows"}},
+            *("data_ready", "FeatureError", "model churn: features: division with 'String'"),
+        ),
+        (
+            {"estimator": {"class": "sklearn.svm.LinearSVC"}},
+            *("retrain_wanted", "TrainingError", "estimator: LinearSVC gives no probabilities"),
+        ),
     ],
 )
 def test_a_mistake_in_the_yaml_costs_one_run(
-    changes: dict[str, Any], sensor: str, said: str, tmp_path: Path, instance: dg.DagsterInstance
+    changes: dict[str, Any],
+    sensor: str,
+    error: str,
+    message: str,
+    tmp_path: Path,
+    instance: dg.DagsterInstance,
 ) -> None:
     world = new_world(tmp_path, instance, **changes)
     world.land(*range(16))
-    with pytest.raises(UnsettledError, match=said):
+    with pytest.raises(UnsettledError, match=message):
         world.settle()
-    assert f"failed with {said}, as another would" in str(tick(world, f"churn_{sensor}"))
+    assert f"failed with {error}, as another would" in str(tick(world, f"churn_{sensor}"))
 
 
 def test_the_runs_that_sensors_ask_for_are_tagged(world: World) -> None:

@@ -25,7 +25,7 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "xgboost.XGBClassifier": {"n_estimators": 6, "max_depth": 3},
     "catboost.CatBoostClassifier": {"iterations": 6, "depth": 3},
 }
-ROWS, FEW, MANY = 600, 20, 400
+ROWS, FEW, MANY = 600, 8, 400
 
 
 def write_model(path: str, folder: Path) -> None:
