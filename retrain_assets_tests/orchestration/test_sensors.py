@@ -261,7 +261,7 @@ def test_a_run_that_was_repeated_in_the_ui_is_judged_by_its_own_error(
     [
         (
             {"features": {"sql": "SELECT x / 'a' AS y FROM rows"}},
-            *("data_ready", "FeatureError", "model churn: features: division with 'String'"),
+            *("data_ready", "RowError", "model churn: features: division with 'String'"),
         ),
         (
             {"estimator": {"class": "sklearn.svm.LinearSVC"}},
