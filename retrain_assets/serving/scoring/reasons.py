@@ -20,7 +20,8 @@ def read_count(text: str) -> int:
     Raises:
         RequestError: It is no such number.
     """
-    if not (text.isascii() and text.isdigit() and int(text) <= MOST):
+    is_short = text.isascii() and text.isdigit() and len(text) <= len(str(MOST))
+    if not (is_short and int(text) <= MOST):
         raise RequestError(422, "reasons", f"reasons is a whole number from 0 to {MOST}")
     return int(text)
 

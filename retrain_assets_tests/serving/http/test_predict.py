@@ -404,7 +404,7 @@ def test_reasons_are_the_features_that_moved_a_row_most(client: httpx.Client) ->
     assert "reasons" not in post(client, ROW).json()["predictions"][0]
 
 
-@pytest.mark.parametrize("count", ["21", "-1", "x", "²"])
+@pytest.mark.parametrize("count", ["21", "-1", "x", "²", "1" * 5000])
 def test_another_number_of_reasons_is_refused(client: httpx.Client, count: str) -> None:
     refused = client.post(PATH, params={"reasons": count}, json={"rows": [ROW]})
     assert refused.status_code == 422
