@@ -15,6 +15,7 @@ import pytest
 import skops.io
 
 from retrain_assets.domain.model.estimator import fit, predict
+from retrain_assets.domain.model.families.xgboost import XGBoost
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.stores.registry.model_check import write_example
 from retrain_assets.stores.registry.model_file import digest
@@ -75,6 +76,42 @@ def test_a_damaged_native_file_is_refused(path: str, tmp_path: Path) -> None:
 def test_many_damaged_native_files_are_refused(path: str, tmp_path: Path) -> None:
     write_model(path, tmp_path)
     judge(try_damaged(tmp_path, FEW, MANY))
+
+
+def _enter_the_root_again(stored: Any) -> None:
+    stored["trees"][0]["left_children"][1] = 0
+    stored["trees"][0]["parents"][0] = 1
+
+
+def _join_children(stored: Any) -> None:
+    stored["trees"][0]["right_children"][0] = stored["trees"][0]["left_children"][0]
+
+
+def _lose_a_child(stored: Any) -> None:
+    stored["trees"][0]["right_children"][0] = -1
+
+
+def _add_elsewhere(stored: Any) -> None:
+    stored["tree_info"][0] = 7
+
+
+@pytest.mark.parametrize(
+    "damage", [_enter_the_root_again, _join_children, _lose_a_child, _add_elsewhere]
+)
+def test_what_xgboost_does_not_check_itself_is_refused(damage: Any) -> None:
+    import xgboost
+
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(200, 2))
+    model = xgboost.XGBClassifier(n_estimators=2, max_depth=2, n_jobs=1)
+    booster = model.fit(rows, rows.sum(axis=1) > 0).get_booster()
+    stored = json.loads(booster.save_raw("json"))
+    damage(stored["learner"]["gradient_booster"]["model"])
+    family = XGBoost()
+    damaged = family.load(json.dumps(stored).encode(), "xgboost.XGBClassifier")
+    assert [*family.list_split_features(booster)]
+    with pytest.raises(ValueError, match="a tree"):
+        [*family.list_split_features(damaged)]
 
 
 def test_a_crash_of_the_process_that_tries_a_file_is_told(tmp_path: Path) -> None:

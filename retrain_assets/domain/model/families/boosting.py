@@ -216,7 +216,7 @@ class BoostingFamily(EstimatorFamily):
         from retrain_assets.domain.encoder import FrameEncoder, is_category
 
         accepted = self.list_accepted(estimator.path)
-        for name in set(spec.params).difference(accepted):
+        for name in (name for name in spec.params if name not in accepted):
             raise TrainingError(
                 f"estimator.params: {_class_name(estimator.path)} takes no {name!r}"
                 f"{hint(name, accepted)}"

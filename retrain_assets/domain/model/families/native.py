@@ -138,9 +138,11 @@ class NativeEstimator(BaseEstimator):  # type: ignore[misc]  # untyped base
             ValueError: They are no trees over the features of the fit. A file that is damaged in
                 another way may crash the process.
         """
-        family = self.family
+        family, places = self.family, range(self.n_features_in_)
+        if reason := family.refuse_class(self.path):
+            raise ValueError(reason)
         with family.errors():
-            wrong = [n for n in family.list_split_features(self.model) if n >= self.n_features_in_]
+            wrong = [n for n in family.list_split_features(self.model) if n not in places]
         if wrong:
             raise ValueError(f"a tree asks for feature {wrong[0]} of {self.n_features_in_}")
 

@@ -137,13 +137,18 @@ class XGBoost(BoostingFamily):
 
     def list_split_features(self, model: Any) -> Iterator[int]:
         """Yield the feature of each split; what the library does not check is checked here."""
-        booster = json.loads(model.save_raw("json"))["learner"]["gradient_booster"]
-        for tree in booster.get("gbtree", booster)["model"]["trees"]:
-            parents, nodes = tree["parents"], range(len(tree["parents"]))
+        learner = json.loads(model.save_raw("json"))["learner"]
+        booster, sizes = learner["gradient_booster"], learner["learner_model_param"]
+        stored = booster.get("gbtree", booster)["model"]
+        outputs = range(max(1, int(sizes["num_class"]), int(sizes.get("num_target", 1))))
+        if wrong := [output for output in stored["tree_info"] if output not in outputs]:
+            raise ValueError(f"a tree adds to output {wrong[0]} of {len(outputs)}")
+        for tree in stored["trees"]:
+            parents, nodes = tree["parents"], range(1, len(tree["parents"]))
             for node, below in enumerate(zip(tree["left_children"], tree["right_children"])):  # noqa: B905 equal by the library
-                for child in below:
-                    if child != -1 and (child not in nodes or parents[child] != node):
-                        raise ValueError(f"node {node} of a tree has no child {child}")
+                absent = [n for n in below if n not in nodes or parents[n] != node]
+                if below != (-1, -1) and (absent or below[0] == below[1]):
+                    raise ValueError(f"node {node} of a tree has no children {below}")
             segments = zip(tree["categories_segments"], tree["categories_sizes"], strict=True)
             ends = [start + size for start, size in segments]
             if max(ends, default=0) > len(tree["categories"]):
