@@ -124,15 +124,15 @@ def _load(state: ModelState, source: str, last: str, features: pl.DataFrame) -> 
     if str(facts.get("train_to", "")) > last:
         raise promote.DecisionError(f"{source} was trained through {facts['train_to']}, not {last}")
     sha256 = str(facts.get("sha256", ""))
-    pipeline = model_file.load_model(files[model_file.MODEL_FILE], sha256, source)
-    if missing := {*pipeline[0].columns_} - {*features.columns}:
-        raise TrainingError(f"it wants {', '.join(sorted(missing))}, which the spec does not make")
-    refuse_wrong_kind(pipeline, kind)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:  # a new process tries it first, whatever it holds
         paths = [Path(folder) / name for name in (model_file.MODEL_FILE, model_check.EXAMPLE_FILE)]
         for path in paths:
             path.write_bytes(files[path.name])
         check = model_check.check_file(paths[0], sha256, paths[1], kind)
     if not check.passed:
         raise promote.DecisionError(f"{source} does not predict as when released: {check.detail}")
+    pipeline = model_file.load_model(files[model_file.MODEL_FILE], sha256, source)
+    if missing := {*pipeline[0].columns_} - {*features.columns}:
+        raise TrainingError(f"it wants {', '.join(sorted(missing))}, which the spec does not make")
+    refuse_wrong_kind(pipeline, kind)
     return pipeline

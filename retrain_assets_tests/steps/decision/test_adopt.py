@@ -41,7 +41,7 @@ from retrain_assets.steps.decision.release import publish
 from retrain_assets.steps.inspect.card import card
 from retrain_assets.steps.inspect.reproduce import NotRecordedError, reproduce
 from retrain_assets.steps.inspect.status import describe_staleness
-from retrain_assets.stores.registry import native_file
+from retrain_assets.stores.registry import model_check, model_file, native_file
 from retrain_assets.stores.registry.github import GitHubError
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, CheckResult
 from retrain_assets.stores.registry.model_file import ModelFileError
@@ -460,6 +460,12 @@ def test_a_release_in_a_folder_is_held_against_its_digests_and_its_example(
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(DecisionError, match="does not predict as when released"):
         ask(world, str(folder))
+    with monkeypatch.context() as patch:
+        crash = CheckResult(False, "its process crashed", 0.0)
+        patch.setattr(model_check, "check_file", lambda *_: crash)
+        patch.setattr(model_file, "load_model", lambda *_: pytest.fail("it was read here first"))
+        with pytest.raises(DecisionError, match="its process crashed"):
+            ask(world, str(folder))
     for name, content in sound.items():
         (folder / name).write_bytes(content)
     assert ask(world, str(folder)).action == "adopt"
