@@ -63,6 +63,10 @@ def test_the_yaml_that_is_written_trains_a_first_model_unchanged(project: Path) 
             ("new", "x", "--from", "../orders.csv", "--target", "late", "--dataset", "orders"),
             "there",
         ),
+        (
+            ("new", "x", "--from", "../orders.csv", "--target", "late", "--dataset", "orders"),
+            "dataset orders is there already",
+        ),
         (("train", "nope"), "no model named 'nope'; there are lateness"),
     ],
 )
@@ -83,6 +87,12 @@ def test_outside_a_project_it_says_how_to_make_one(tmp_path: Path) -> None:
     assert "`retrain init PROJECT` first" in result.stderr
     (tmp_path / "pyproject.toml").write_text("[project]\n", encoding="utf-8")
     assert "without [tool.dg]" in retrain(tmp_path, "init", ".").stderr
+
+
+@pytest.mark.parametrize("name", ["class", "json", "numpy", "retrain_assets"])
+def test_the_package_of_a_project_hides_no_other(tmp_path: Path, name: str) -> None:
+    written = answer(retrain(tmp_path, "init", name, "--json"))["written"]
+    assert f"{name}_project/definitions.py" in written
 
 
 def test_an_existing_project_gets_only_the_settings_that_it_lacks(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Not here: guessing (`domain/start`), reading samples and writing files (`steps/s
 """
 
 import sys
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from retrain_assets.specs.base import SpecError
 from retrain_assets.specs.dataset import TAGGED
 from retrain_assets.steps import start as start_step
 from retrain_assets.steps.inspect import status
+from retrain_assets.steps.modules import find_module
 
 OWN_PROJECT = ("dagster.yaml", ".env")  # what an existing project may lack
 
@@ -37,13 +39,21 @@ def init(folder: str) -> None:
     is_project = project.folder == place
     if (place / "pyproject.toml").exists() and not is_project:
         raise ValueError(f"{place} has a pyproject.toml without [tool.dg]: choose a new folder")
-    module = project.module.partition(".")[0] if is_project else slug(place.name)
+    module = project.module.partition(".")[0] if is_project else _choose_package(place)
     files = start_step.write_project(place, module, OWN_PROJECT if is_project else None)
     written = [str(path.relative_to(place)) for path in files]
     commands = [f"cd {folder}"] if place != base.start_folder() else []
     commands += ["retrain new MODEL --from FILE --target COLUMN"]
     text = [f"{place}: {len(written)} files written", *_next(commands)]
     show({"folder": str(place), "written": written, "next": commands}, "\n".join(text))
+
+
+def _choose_package(place: Path) -> str:
+    """Return a name for the package of a project, which hides no module and is no keyword."""
+    name = slug(place.name)
+    module = find_module(name)
+    is_taken = module is not None and module.origin is not None
+    return f"{name}_project" if iskeyword(name) or is_taken else name
 
 
 @command
@@ -69,6 +79,8 @@ def new(
     for text in (model, name):
         if slug(text) != text:
             raise ValueError(f"{text!r} is no name of a model or dataset: use {slug(text)}")
+    if dataset in names:
+        raise ValueError(f"dataset {dataset} is there already: choose another name")
     delivery = start_step.read_delivery(path, name, sheet)
     start = guess(delivery.sample, Wishes(model, name, **stated))
     rows, columns = delivery.sample.rows.height, len(delivery.sample.columns)

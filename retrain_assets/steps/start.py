@@ -5,6 +5,7 @@ reads it, and an Excel sheet becomes a parquet file. Not here: guessing (`domain
 """
 
 import csv
+import filecmp
 import io
 import json
 import shutil
@@ -252,22 +253,33 @@ def land_files(delivery: Delivery, landing: Path, dataset: str) -> Iterator[Path
     """Copy the files of a delivery below the landing folder; those that are there stay.
 
     Raises:
-        ValueError: Another file of that name has landed.
+        ValueError: Another file of that name has landed; nothing lands then.
     """
-    for name, content in delivery.files.items():
-        target = landing / dataset / name
-        if isinstance(content, Path) and target.exists() and target.samefile(content):
-            continue
-        if target.exists():
-            raise ValueError(f"{target} is there already: name the dataset by --dataset")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f".{name}.part")
-        if isinstance(content, Path):
-            shutil.copy2(content, unfinished)  # with its time, by which it has settled
-        else:
-            unfinished.write_bytes(content)
-        unfinished.rename(target)
-        yield target
+    files = {landing / dataset / name: content for name, content in delivery.files.items()}
+    absent = {path: content for path, content in files.items() if not path.exists()}
+    for path, content in files.items():
+        if path not in absent and not _holds(path, content):
+            raise ValueError(f"{path} is there already: name the dataset by --dataset")
+    for path, content in absent.items():
+        _write(path, content)
+        yield path
+
+
+def _holds(path: Path, content: Path | bytes) -> bool:
+    if isinstance(content, Path):
+        return filecmp.cmp(path, content, shallow=False)
+    return path.read_bytes() == content
+
+
+def _write(path: Path, content: Path | bytes) -> None:
+    """Write a file such that it is there as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    if isinstance(content, Path):
+        shutil.copy2(content, unfinished)  # with its time, by which it has settled
+    else:
+        unfinished.write_bytes(content)
+    unfinished.rename(path)
 
 
 def write_new(path: Path, text: str) -> None:
@@ -276,12 +288,9 @@ def write_new(path: Path, text: str) -> None:
     Raises:
         ValueError: It exists.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("x", encoding="utf-8") as opened:
-            opened.write(text)
-    except FileExistsError as error:
-        raise ValueError(f"{path} is there already: choose another name, or delete it") from error
+    if path.exists():
+        raise ValueError(f"{path} is there already: choose another name, or delete it")
+    _write(path, text.encode())
 
 
 def write_project(folder: Path, module: str, only: Collection[str] | None = None) -> Iterator[Path]:

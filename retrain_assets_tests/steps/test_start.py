@@ -162,6 +162,8 @@ def test_a_file_that_has_landed_is_never_written_over(tmp_path: Path) -> None:
     delivery = read_delivery(source, "shop")
     (landed,) = land_files(delivery, landing, "shop")
     assert landed.read_bytes() == source.read_bytes()
+    assert [*land_files(delivery, landing, "shop")] == []  # again, after a kill
+    landed.write_bytes(b"other")
     with pytest.raises(ValueError, match="is there already"):
         [*land_files(delivery, landing, "shop")]
     again = read_delivery(landed, "shop")
