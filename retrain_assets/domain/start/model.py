@@ -134,7 +134,8 @@ def draft_model(
 def _choose_estimator(kind: str, rows: int) -> dict[str, Any]:
     if rows >= _FEW_ROWS:
         part = "Regressor" if kind == "regression" else "Classifier"
-        return {"class": f"sklearn.ensemble.HistGradientBoosting{part}", "params": _TREES}
+        loss = {"loss": "absolute_error"} if kind == "regression" else {}  # what the gate compares
+        return {"class": f"sklearn.ensemble.HistGradientBoosting{part}", "params": _TREES | loss}
     if kind == "regression":
         return {"class": "sklearn.linear_model.Ridge"}
     return {"class": "sklearn.linear_model.LogisticRegression", "params": {"max_iter": 1000}}
