@@ -169,6 +169,13 @@ def test_rows_put_in_order_give_the_same_model_where_bins_are_subsampled(
     assert (output(mixed) != output(numbered)).any()
 
 
+def test_the_first_unknown_argument_is_named_in_every_process(rows: pl.DataFrame) -> None:
+    params = {f"z{number}": 1 for number in range(30, 0, -1)}
+    spec = model(**{"class": "sklearn.linear_model.LogisticRegression"}, params=params)
+    with pytest.raises(TrainingError, match="takes no 'z30'"):
+        fitted(spec, rows)
+
+
 def test_weights_count_like_repeated_rows(rows: pl.DataFrame) -> None:
     twice = pl.concat([rows, rows.filter(pl.col("n") > 4)])
     weight = pl.Series(np.where(rows["n"] > 4, 2.0, 1.0))

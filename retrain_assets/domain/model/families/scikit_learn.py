@@ -127,7 +127,7 @@ class ScikitLearn(EstimatorFamily):
 
 
 def _set_params(estimator: Any, accepted: dict[str, Any], spec: EstimatorSpec, seed: int) -> Any:
-    for name in set(spec.params).difference(accepted):
+    for name in (name for name in spec.params if name not in accepted):
         raise TrainingError(
             f"estimator.params: {type(estimator).__name__} takes no {name!r}{hint(name, accepted)}"
         )
