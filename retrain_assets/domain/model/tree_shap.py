@@ -42,13 +42,13 @@ class TreeShap:
         # Of each path and place: the feature and the output, or one beyond all where there is none.
         beyond = ensemble.columns * ensemble.outputs
         targets = np.full((paths, depth), beyond)
-        asked: dict[int, list[tuple[int, int, list[tuple[Question, bool]]]]] = {}
+        by_column: dict[int, list[tuple[int, int, list[tuple[Question, bool]]]]] = {}
         for number, (path, _, output) in enumerate(conditions):
             for place, (column, (share, answers)) in enumerate(path.items()):
                 self._shares[number, place] = share
                 targets[number, place] = output * ensemble.columns + column
-                asked.setdefault(column, []).append((number, place, answers))
-        self._tables = [_fill_table(column, parts) for column, parts in asked.items()]
+                by_column.setdefault(column, []).append((number, place, answers))
+        self._tables = [_fill_table(column, parts) for column, parts in by_column.items()]
         self._order = np.argsort(targets, axis=None, kind="stable")
         self._targets, self._starts = np.unique(targets.ravel()[self._order], return_index=True)
         points, weights = np.polynomial.legendre.leggauss(math.ceil(depth / 2))
@@ -107,12 +107,12 @@ def _list_conditions(ensemble: Ensemble) -> list[tuple[Path, float, int]]:
         ]
         for leaf, value in enumerate(tree.leaves):
             path: Path = {}
-            for split, left, right in counted:
+            for split, in_left, in_right in counted:
                 if not (split.below_left | split.below_right) >> leaf & 1:
                     continue
                 goes_left = bool(split.below_left >> leaf & 1)
                 share, answers = path.get(split.question.column, (1.0, []))
-                share *= (left if goes_left else right) / (left + right)
+                share *= (in_left if goes_left else in_right) / (in_left + in_right)
                 path[split.question.column] = share, [*answers, (split.question, goes_left)]
             conditions.append((path, value, number % ensemble.outputs))
     return conditions

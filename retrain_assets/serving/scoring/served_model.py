@@ -33,15 +33,8 @@ from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.monitoring.intervals import read_timeline
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import History, LedgerRow
-from retrain_assets.stores.registry import model_check
+from retrain_assets.stores.registry import model_check, model_file
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, compare_with_example
-from retrain_assets.stores.registry.model_file import (
-    MODEL_FILE,
-    ModelFileError,
-    digest,
-    load_model,
-    may_crash,
-)
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -167,18 +160,20 @@ class Loader:
         try:
             registry = self.state.registry
             uri = registry.version(row.version).uri
-            content = registry.file(uri, MODEL_FILE)
+            content = registry.file(uri, model_file.MODEL_FILE)
             example = registry.file(uri, f"extra_files/{EXAMPLE_FILE}")
-        except ModelFileError:
+        except model_file.ModelFileError:
             raise
         except Exception as error:
-            if not (copy / MODEL_FILE).exists():
-                raise ModelFileError(f"MLflow gives no answer ({error}), no copy here") from error
+            if not (copy / model_file.MODEL_FILE).exists():
+                raise model_file.ModelFileError(
+                    f"MLflow gives no answer ({error}), no copy here"
+                ) from error
             return "copy"
-        if digest(content) != row.sha256:
-            load_model(content, row.sha256, f"version {row.version}")  # which refuses it
+        if model_file.digest(content) != row.sha256:
+            model_file.load_model(content, row.sha256, f"version {row.version}")  # which refuses it
         copy.mkdir(parents=True, exist_ok=True)
-        for name, written in ((EXAMPLE_FILE, example), (MODEL_FILE, content)):
+        for name, written in ((EXAMPLE_FILE, example), (model_file.MODEL_FILE, content)):
             part = copy / f"{name}.part"
             part.write_bytes(written)
             part.replace(copy / name)
@@ -186,16 +181,18 @@ class Loader:
 
     def _verify(self, row: LedgerRow, source: str) -> Version:
         state, copy = self.state, self.folder / row.sha256
-        kind, model = state.spec.target.kind, copy / MODEL_FILE
+        kind, model = state.spec.target.kind, copy / model_file.MODEL_FILE
         content = model.read_bytes()
-        if may_crash(content):
+        if model_file.may_crash(content):
             trial = model_check.check_file(model, row.sha256, copy / EXAMPLE_FILE, kind)
             if not trial.passed:
-                raise ModelFileError(trial.detail)
+                raise model_file.ModelFileError(trial.detail)
         compare_with_example(model, row.sha256, copy / EXAMPLE_FILE, kind)
-        pipeline = load_model(content, row.sha256, f"version {row.version}")
+        pipeline = model_file.load_model(content, row.sha256, f"version {row.version}")
         if missing := train.list_missing_features(state, pipeline):
-            raise ModelFileError(f"the spec no longer makes {', '.join(missing)}: retrain")
+            raise model_file.ModelFileError(
+                f"the spec no longer makes {', '.join(missing)}: retrain"
+            )
         newest = read_features(state, sorted(state.built())[-3:]).select(state.feature_names)
         quick, how = build_quick_model(pipeline, kind, newest.tail(TRIED_ROWS))
         classes = train.get_classes(pipeline)

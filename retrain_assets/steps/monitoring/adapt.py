@@ -13,15 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from retrain_assets.domain.adaptation.layer import (
-    HEADS,
-    MEMBERS,
-    LayerState,
-    Update,
-    read_state,
-    start_layer,
-    update_layer,
-)
+from retrain_assets.domain.adaptation import layer
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.metrics.intervals import compute_evidence
 from retrain_assets.domain.windows import mature_partitions
@@ -33,8 +25,8 @@ from retrain_assets.steps.state import ModelState, digest
 
 COMPARED = 60  # newest partitions that a summary looks at
 ALGORITHM = "1"  # changes when the same inputs would give another state
-LOSSES = tuple(f"loss_{name}" for name in ("layer", *HEADS))
-WEIGHTS = tuple(f"weight_{name}" for name in HEADS)
+LOSSES = tuple(f"loss_{name}" for name in ("layer", *layer.HEADS))
+WEIGHTS = tuple(f"weight_{name}" for name in layer.HEADS)
 SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys((PARTITION, "made_from", "members", "state"), pl.String()),
     "rows": pl.Int64(),
@@ -52,20 +44,20 @@ class Chain:
     """
 
     model: ModelState
-    states: dict[str, LayerState] = field(default_factory=dict)
+    states: dict[str, layer.LayerState] = field(default_factory=dict)
 
     @property
-    def newest(self) -> LayerState | None:
+    def newest(self) -> layer.LayerState | None:
         """Return the newest state; None before any partition has moved the layer."""
         return self.states[next(reversed(self.states))] if self.states else None
 
-    def get_served(self, arrived: Sequence[str], classes: tuple[str, ...]) -> LayerState:
+    def get_served(self, arrived: Sequence[str], classes: tuple[str, ...]) -> layer.LayerState:
         """Return the state that serves the partition that comes after those that have arrived."""
         mature = mature_partitions(arrived, self.model.spec.labels.delay)
         keys = (key for key in reversed(self.states) if mature and key <= mature[-1])
         return self._continue(next(keys, None), classes, mature)
 
-    def move(self, key: str, arrived: Sequence[str], inputs: Inputs) -> Update:
+    def move(self, key: str, arrived: Sequence[str], inputs: Inputs) -> layer.Update:
         """Add the state after a partition, and return what the partition did.
 
         Args:
@@ -76,19 +68,19 @@ class Chain:
         newest = next(reversed(self.states), None)
         before = self._continue(newest, inputs.classes, arrived)
         served = self.get_served(arrived, inputs.classes)
-        update = update_layer(before, inputs.outputs, inputs.labels, inputs.weights, served)
+        update = layer.update_layer(before, inputs.outputs, inputs.labels, inputs.weights, served)
         self.states[key] = update.state
         return update
 
     def _continue(
         self, key: str | None, classes: tuple[str, ...], mature: Sequence[str]
-    ) -> LayerState:
+    ) -> layer.LayerState:
         """Return the state after a partition; begin anew if there is none or classes differ."""
         state = self.states[key] if key is not None else None
         if state is not None and state.classes == classes:
             return state
         spec, deviation = self.model.spec, state.deviation if state else None
-        return start_layer(
+        return layer.start_layer(
             spec.target.kind,
             classes=classes,
             deviation=deviation or _measure_deviation(self.model, mature),
@@ -140,7 +132,7 @@ def adapt_partitions(state: ModelState, run_id: str) -> Adapted:
     newest = [item.key for item in places[:first]][-state.spec.labels.delay - 2 :]
     states = scanned.filter(pl.col(PARTITION).is_in(newest)).select(PARTITION, "state")
     pairs = state.tables.collect(states.sort(PARTITION).drop_nulls(), table).iter_rows()
-    chain = Chain(state, {key: read_state(text) for key, text in pairs})
+    chain = Chain(state, {key: layer.read_state(text) for key, text in pairs})
     rows = pl.DataFrame(list(_move(state, chain, places[first:], run_id)), SCHEMA)
     version = state.tables.replace(table, rows, keys, describe_commit(run_id, keys), base=base)
     return Adapted(tuple(item.key for item in places[first:]), rows, version)
@@ -206,7 +198,7 @@ def _list_places(state: ModelState) -> Iterator[Place]:
     history, sources, made_from = state.ledger.read(), state.sources(), ALGORITHM
     keys, mature = tuple(sources), set(state.mature())
     for number, key in enumerate(keys):
-        members = history.members_at(key)[:MEMBERS] if key in mature else []
+        members = history.members_at(key)[: layer.MEMBERS] if key in mature else []
         if members:
             versions = (member.sha256 for member in members)
             made_from = digest(made_from, key, sources[key], *versions)
@@ -241,7 +233,7 @@ def _describe(place: Place, chain: Chain, inputs: Inputs | None) -> dict[str, An
         "rows": rows,
         **dict.fromkeys(LOSSES),
         **(
-            {"loss_layer": loss, **{f"loss_{name}": losses[name] for name in HEADS}}
+            {"loss_layer": loss, **{f"loss_{name}": losses[name] for name in layer.HEADS}}
             if losses
             else {}
         ),
