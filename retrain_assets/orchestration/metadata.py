@@ -4,6 +4,7 @@ Not here: the numbers.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,35 +88,38 @@ def link_page(address: str, file: Path) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.path(file)
 
 
-def draw_layer(context: dg.AssetExecutionContext, state: ModelState) -> dict[str, Any]:
-    """Return the picture of the adaptive layer and a sentence on it, or why there is none."""
-    from retrain_assets.reports.plots import draw_adaptation, to_markdown
-
-    try:
-        rows = read_losses(state)
-        picture = dg.MetadataValue.md(to_markdown(draw_adaptation(rows)))
-        return {"layer": picture, "gain": summarize(rows).sentence}
-    except Exception:  # the states are stored by now, so the run must not fail
-        context.log.exception("no picture of the adaptive layer")
-        return {"layer": "not drawn, see the log of the run"}
-
-
-def draw_pictures(context: dg.AssetExecutionContext, state: ModelState, key: str) -> dict[str, Any]:
-    """Return pictures as metadata of monitoring, or why there are none.
+def describe_stored(
+    context: dg.AssetExecutionContext,
+    name: str,
+    describe: Callable[[], dict[str, Any]],
+    remedy: str = "materialize the asset again",
+) -> dict[str, Any]:
+    """Return metadata of what a run has stored, or under a name that there are none.
 
     Args:
-        context: Of the run, which logs why there is none.
-        state: The model.
-        key: The newest partition that was monitored.
+        context: Of the run, which logs why there are none.
+        name: What is described, such as `card`.
+        describe: Makes the metadata.
+        remedy: What makes them later.
     """
     try:
-        return _draw_pictures(state, key)
-    except Exception:  # what was monitored is stored by now, so the run must not fail
-        context.log.exception("no pictures of %s", key)
-        return {"pictures": "not drawn, see the log of the run"}
+        return describe()
+    except Exception:  # whatever it is, such as a full disk: all is stored by now
+        context.log.exception("the results are stored, but there is no %s: %s", name, remedy)
+        return {name: "not written, see the log of the run"}
 
 
-def _draw_pictures(state: ModelState, key: str) -> dict[str, Any]:
+def draw_layer(state: ModelState) -> dict[str, Any]:
+    """Return the picture of the adaptive layer and a sentence on it."""
+    from retrain_assets.reports.plots import draw_adaptation, to_markdown
+
+    rows = read_losses(state)
+    picture = dg.MetadataValue.md(to_markdown(draw_adaptation(rows)))
+    return {"layer": picture, "gain": summarize(rows).sentence}
+
+
+def draw_pictures(state: ModelState, key: str) -> dict[str, Any]:
+    """Return pictures of monitoring, of which a partition is the newest."""
     from retrain_assets.reports.plots import draw_movers, draw_watched_drift, to_markdown
 
     table = state.table("monitoring")

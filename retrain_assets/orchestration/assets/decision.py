@@ -173,8 +173,10 @@ def _production(model: Model) -> dg.AssetsDefinition:
         with _mlflow_runs(context, opened, model) as start_run:
             row = promote.decide_candidate(state, context.run_id, partial(_nest, start_run))
         messages.tell_at_once(model, opened, channels, context)
-        place = _write_card(context, state, opened, row)
-        yield dg.MaterializeResult(metadata=_describe_decision(row) | {"card": place})
+        write = partial(_write_card, state, opened, row)
+        remedy = f"retrain card {model.spec.name} {row.version}"
+        card_link = metadata.describe_stored(context, "card", write, remedy)
+        yield dg.MaterializeResult(metadata=_describe_decision(row) | card_link)
         yield _check_alias(model, state)
 
     return production_model
@@ -191,18 +193,11 @@ def _describe_decision(row: LedgerRow) -> dict[str, Any]:
     }
 
 
-def _write_card(
-    context: dg.AssetExecutionContext, state: ModelState, storage: Storage, row: LedgerRow
-) -> Any:
-    """Write the card of the version decided on, without which the decision stands as well."""
-    name = state.spec.name
-    try:
-        for version in sorted({row.candidate or row.version, row.version}):  # its refit is newer
-            path = card.write_card(state, version, storage.cards)
-    except Exception:  # whatever it is, such as a full disk: the decision is in the ledger by now
-        context.log.exception("no card: retrain card %s %d", name, row.version)
-        return "not written, see the log of the run"
-    return metadata.link_page(f"models/{name}/cards/{row.version}", path)
+def _write_card(state: ModelState, storage: Storage, row: LedgerRow) -> dict[str, Any]:
+    """Write the card of the version decided on, and return the link to it."""
+    for version in sorted({row.candidate or row.version, row.version}):  # its refit is newer
+        path = card.write_card(state, version, storage.cards)
+    return {"card": metadata.link_page(f"models/{state.spec.name}/cards/{row.version}", path)}
 
 
 def _check_alias(model: Model, state: ModelState) -> dg.AssetCheckResult:

@@ -5,6 +5,7 @@ Not here: how any of them is computed.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -170,8 +171,8 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
         result = monitor.monitor(state, keys, context.run_id)
         metadata.add_series(context, key, _select_drawn(result.rows))
         watched = result.rows["model_version"].is_not_null().any()
-        newest = result.partitions[-1]
-        pictures = metadata.draw_pictures(context, state, newest) if watched else {}
+        draw = partial(metadata.draw_pictures, state, result.partitions[-1])
+        pictures = metadata.describe_stored(context, "pictures", draw) if watched else {}
         yield _describe(state, "monitoring", result, **pictures)
         for name, (role, _) in alerts.items():
             cases = _list_alerts(result.rows, role)
@@ -193,13 +194,10 @@ def _adaptation(model: Model) -> dg.AssetsDefinition:
         requested = partitions.requested_partitions(context)
         rows = result.rows.filter(pl.col(PARTITION).is_in(requested))
         metadata.add_series(context, key, rows.select(PARTITION, *adapt.LOSSES, *adapt.WEIGHTS))
-        return dg.MaterializeResult(
-            metadata={
-                **metadata.describe_table(state.tables, state.table("adaptation")),
-                "states_made": len(result.partitions),
-                **metadata.draw_layer(context, state),
-            }
-        )
+        described = metadata.describe_table(state.tables, state.table("adaptation"))
+        described["states_made"] = len(result.partitions)
+        picture = metadata.describe_stored(context, "layer", partial(metadata.draw_layer, state))
+        return dg.MaterializeResult(metadata=described | picture)
 
     return adaptation
 

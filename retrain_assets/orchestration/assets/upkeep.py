@@ -35,11 +35,12 @@ def report_asset(model: Model) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> dg.MaterializeResult[None]:
         opened = storage.open()
-        try:
-            described = _describe_report(model, model.state(opened), opened)
-        except Exception:  # what it shows is stored by now, so the run must not fail
-            context.log.exception("no report: retrain report %s", model.spec.name)
-            described = {"report": "not written, see the log of the run"}
+        described = metadata.describe_stored(
+            context,
+            "report",
+            lambda: _describe_report(model, model.state(opened), opened),
+            remedy=f"retrain report {model.spec.name}",
+        )
         return dg.MaterializeResult(metadata=described)
 
     return report_
