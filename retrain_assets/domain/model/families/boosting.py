@@ -20,7 +20,6 @@ import polars as pl
 from retrain_assets.domain.model.families.family import (
     LAST,
     EstimatorFamily,
-    Layout,
     Mistake,
     Rows,
     TrainingError,
@@ -95,19 +94,11 @@ class BoostingFamily(EstimatorFamily):
     )
 
     @abstractmethod
-    def fit(self, path: str, params: dict[str, Any], layout: Layout, rows: Rows) -> Any:
-        """Fit a class; labels of a classifier are the codes of its classes."""
+    def fit(self, estimator: Any, rows: Rows) -> Any:
+        """Fit the class of a native estimator; labels are codes of classes, or numbers."""
 
     @abstractmethod
-    def choose_rounds(
-        self,
-        path: str,
-        params: dict[str, Any],
-        layout: Layout,
-        rows: Rows,
-        newer: Rows,
-        patience: int,
-    ) -> int:
+    def choose_rounds(self, estimator: Any, rows: Rows, newer: Rows, patience: int) -> int:
         """Return the number of rounds after which newer rows are predicted best; 0 for none."""
 
     @abstractmethod
@@ -134,7 +125,7 @@ class BoostingFamily(EstimatorFamily):
         """
 
     @abstractmethod
-    def predict(self, model: Any, matrix: np.ndarray, layout: Layout) -> np.ndarray:
+    def predict(self, estimator: Any, matrix: np.ndarray) -> np.ndarray:
         """Predict rows with one thread.
 
         Returns:

@@ -16,7 +16,7 @@ import numpy as np
 
 from retrain_assets.domain.model import trees
 from retrain_assets.domain.model.families import boosting
-from retrain_assets.domain.model.families.boosting import BoostingFamily, Description, by_place
+from retrain_assets.domain.model.families.boosting import BoostingFamily, Description
 from retrain_assets.domain.model.families.family import (
     Explainer,
     Flavor,
@@ -85,32 +85,21 @@ class CatBoost(BoostingFamily):
     error = "CatBoostError"
     beginnings = (b"CBM1",)
 
-    def fit(self, path: str, params: dict[str, Any], layout: Layout, rows: Rows) -> Any:
+    def fit(self, estimator: Any, rows: Rows, **watch: Any) -> Any:
         """Fit a class."""
-        return self._fit(path, params, layout, rows)
-
-    def choose_rounds(
-        self,
-        path: str,
-        params: dict[str, Any],
-        layout: Layout,
-        rows: Rows,
-        newer: Rows,
-        patience: int,
-    ) -> int:
-        """Return the number of rounds after which newer rows are predicted best."""
-        watch = {"eval_set": self._pool(layout, *newer), "early_stopping_rounds": patience}
-        return int(self._fit(path, params, layout, rows, **watch).get_best_iteration()) + 1
-
-    def _fit(
-        self, path: str, params: dict[str, Any], layout: Layout, rows: Rows, **watch: Any
-    ) -> Any:
+        params, layout = estimator.params, estimator.layout
         places = dict(params)
         if "monotone_constraints" in params:
-            signs = by_place(params["monotone_constraints"], layout.names)
+            signs = boosting.by_place(params["monotone_constraints"], layout.names)
             order = [*_numbers(rows.features, layout), *layout.categories]
             places["monotone_constraints"] = [signs[place] for place in order]
-        return self._class(path)(**places).fit(self._pool(layout, *rows), **watch)
+        return self._class(estimator.path)(**places).fit(self._pool(layout, *rows), **watch)
+
+    def choose_rounds(self, estimator: Any, rows: Rows, newer: Rows, patience: int) -> int:
+        """Return the number of rounds after which newer rows are predicted best."""
+        watch = self._pool(estimator.layout, *newer)
+        model = self.fit(estimator, rows, eval_set=watch, early_stopping_rounds=patience)
+        return int(model.get_best_iteration()) + 1
 
     def _pool(
         self,
@@ -154,9 +143,9 @@ class CatBoost(BoostingFamily):
         """Return the features; the library checks its file, and no row leaves out a node."""
         return [*range(len(model.feature_names_))]
 
-    def predict(self, model: Any, matrix: np.ndarray, layout: Layout) -> np.ndarray:
+    def predict(self, estimator: Any, matrix: np.ndarray) -> np.ndarray:
         """Predict rows."""
-        pool = self._pool(layout, matrix)
+        model, pool = estimator.model, self._pool(estimator.layout, matrix)
         if hasattr(model, "predict_proba"):
             return np.asarray(model.predict_proba(pool, thread_count=1))
         return np.asarray(model.predict(pool, thread_count=1))

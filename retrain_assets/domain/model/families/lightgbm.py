@@ -12,19 +12,8 @@ import numpy as np
 
 from retrain_assets.domain.model import trees
 from retrain_assets.domain.model.families import boosting
-from retrain_assets.domain.model.families.boosting import (
-    BoostingFamily,
-    Description,
-    by_place,
-    places_of,
-)
-from retrain_assets.domain.model.families.family import (
-    Explainer,
-    Flavor,
-    Layout,
-    Rows,
-    TrainingError,
-)
+from retrain_assets.domain.model.families.boosting import BoostingFamily, Description
+from retrain_assets.domain.model.families.family import Explainer, Flavor, Rows, TrainingError
 from retrain_assets.domain.model.trees import Ensemble, Leaf, Link, Question
 
 # Of the core library, which its classes take without showing them.
@@ -73,19 +62,11 @@ class LightGBM(BoostingFamily):
     error = "basic.LightGBMError"
     beginnings = (b"tree\nversion=",)
 
-    def fit(self, path: str, params: dict[str, Any], layout: Layout, rows: Rows) -> Any:
+    def fit(self, estimator: Any, rows: Rows) -> Any:
         """Fit a class."""
-        return self._fit(path, params, layout, rows).booster_
+        return self._fit(estimator, rows).booster_
 
-    def choose_rounds(
-        self,
-        path: str,
-        params: dict[str, Any],
-        layout: Layout,
-        rows: Rows,
-        newer: Rows,
-        patience: int,
-    ) -> int:
+    def choose_rounds(self, estimator: Any, rows: Rows, newer: Rows, patience: int) -> int:
         """Return the number of rounds after which newer rows are predicted best."""
         from lightgbm import early_stopping
 
@@ -95,17 +76,17 @@ class LightGBM(BoostingFamily):
             "eval_sample_weight": None if newer.weight is None else [newer.weight],
             "callbacks": [early_stopping(patience, verbose=False)],
         }
-        return int(self._fit(path, params, layout, rows, **watch).best_iteration_ or 0)
+        return int(self._fit(estimator, rows, **watch).best_iteration_ or 0)
 
-    def _fit(
-        self, path: str, params: dict[str, Any], layout: Layout, rows: Rows, **watch: Any
-    ) -> Any:
+    def _fit(self, estimator: Any, rows: Rows, **watch: Any) -> Any:
+        params, layout = estimator.params, estimator.layout
         places = dict(params)
         if "monotone_constraints" in params:
-            places["monotone_constraints"] = by_place(params["monotone_constraints"], layout.names)
+            signs = boosting.by_place(params["monotone_constraints"], layout.names)
+            places["monotone_constraints"] = signs
         if groups := params.get("interaction_constraints"):
-            places["interaction_constraints"] = places_of(groups, layout.names)
-        model = self._class(path)(**places)
+            places["interaction_constraints"] = boosting.places_of(groups, layout.names)
+        model = self._class(estimator.path)(**places)
         categories = {"categorical_feature": list(layout.categories)} if layout.categories else {}
         return model.fit(
             rows.features, rows.labels, sample_weight=rows.weight, **categories, **watch
@@ -140,10 +121,9 @@ class LightGBM(BoostingFamily):
                 yield node["split_feature"]
                 nodes += [node["left_child"], node["right_child"]]
 
-    def predict(self, model: Any, matrix: np.ndarray, layout: Layout) -> np.ndarray:
+    def predict(self, estimator: Any, matrix: np.ndarray) -> np.ndarray:
         """Predict rows."""
-        del layout
-        return np.asarray(model.predict(matrix, num_threads=1))
+        return np.asarray(estimator.model.predict(matrix, num_threads=1))
 
     def flavor(self, estimator: Any) -> Flavor:
         """Return the flavor of a booster."""

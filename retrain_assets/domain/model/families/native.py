@@ -100,7 +100,7 @@ class NativeEstimator(BaseEstimator):  # type: ignore[misc]  # untyped base
         self.n_features_in_ = rows.features.shape[1]
         family = self.family
         with family.errors():
-            model = family.fit(self.path, self.params or {}, self.layout, rows)
+            model = family.fit(self, rows)
             self.native_ = family.dump(model)
         self.__dict__.pop("_model", None)
         return self
@@ -119,11 +119,9 @@ class NativeEstimator(BaseEstimator):  # type: ignore[misc]  # untyped base
         """
         fitted = Rows(_to_matrix(older.features), self._learn_labels(older.labels), older.weight)
         judging = Rows(_to_matrix(newer.features), self._encode(newer.labels), newer.weight)
-        family, params = self.family, self.params or {}
+        family = self.family
         with family.errors():
-            rounds: int = family.choose_rounds(
-                self.path, params, self.layout, fitted, judging, patience
-            )
+            rounds: int = family.choose_rounds(self, fitted, judging, patience)
         if rounds < 1:
             raise TrainingError(
                 "estimator.early_stopping: no number of rounds predicts the newer rows better than "
@@ -153,7 +151,7 @@ class NativeEstimator(BaseEstimator):  # type: ignore[misc]  # untyped base
         return np.asarray(labels, dtype=np.float64)
 
     def _raw(self, features: Any) -> np.ndarray:
-        output: np.ndarray = self.family.predict(self.model, _to_matrix(features), self.layout)
+        output: np.ndarray = self.family.predict(self, _to_matrix(features))
         return output
 
     def __sklearn_is_fitted__(self) -> bool:

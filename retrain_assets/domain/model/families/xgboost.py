@@ -13,19 +13,8 @@ import numpy as np
 
 from retrain_assets.domain.model import trees
 from retrain_assets.domain.model.families import boosting
-from retrain_assets.domain.model.families.boosting import (
-    BoostingFamily,
-    Description,
-    by_place,
-    places_of,
-)
-from retrain_assets.domain.model.families.family import (
-    Explainer,
-    Flavor,
-    Layout,
-    Rows,
-    TrainingError,
-)
+from retrain_assets.domain.model.families.boosting import BoostingFamily, Description
+from retrain_assets.domain.model.families.family import Explainer, Flavor, Rows, TrainingError
 from retrain_assets.domain.model.trees import Ensemble, Leaf, Link, Question, Tree
 
 _CATEGORY = 1  # the type of a split
@@ -83,40 +72,32 @@ class XGBoost(BoostingFamily):
         if params.get("booster") == "gblinear":
             yield "booster", "gblinear is no model of trees: use one of sklearn.linear_model"
 
-    def fit(self, path: str, params: dict[str, Any], layout: Layout, rows: Rows) -> Any:
+    def fit(self, estimator: Any, rows: Rows) -> Any:
         """Fit a class."""
-        return self._fit(path, params, layout, rows).get_booster()
+        return self._fit(estimator, rows, estimator.params).get_booster()
 
-    def choose_rounds(
-        self,
-        path: str,
-        params: dict[str, Any],
-        layout: Layout,
-        rows: Rows,
-        newer: Rows,
-        patience: int,
-    ) -> int:
+    def choose_rounds(self, estimator: Any, rows: Rows, newer: Rows, patience: int) -> int:
         """Return the number of rounds after which newer rows are predicted best."""
-        stopping = {**params, "early_stopping_rounds": patience}
+        stopping = {**estimator.params, "early_stopping_rounds": patience}
         weights = None if newer.weight is None else [newer.weight]
         watch = {"eval_set": [newer[:2]], "sample_weight_eval_set": weights, "verbose": False}
-        return int(self._fit(path, stopping, layout, rows, **watch).best_iteration) + 1
+        return int(self._fit(estimator, rows, stopping, **watch).best_iteration) + 1
 
-    def _fit(
-        self, path: str, params: dict[str, Any], layout: Layout, rows: Rows, **watch: Any
-    ) -> Any:
-        places = dict(params)
+    def _fit(self, estimator: Any, rows: Rows, params: dict[str, Any], **watch: Any) -> Any:
+        layout, places = estimator.layout, dict(params)
         if "monotone_constraints" in params:
-            signs = by_place(params["monotone_constraints"], layout.names)
+            signs = boosting.by_place(params["monotone_constraints"], layout.names)
             places["monotone_constraints"] = f"({','.join(map(str, signs))})"
         if groups := params.get("interaction_constraints"):
-            places["interaction_constraints"] = str(places_of(groups, layout.names))
-        model = self._class(path)(**places, feature_types=self._types(rows.features, layout))
+            places["interaction_constraints"] = str(boosting.places_of(groups, layout.names))
+        types = self._types(estimator, rows.features)
+        model = self._class(estimator.path)(**places, feature_types=types)
         return model.fit(rows.features, rows.labels, sample_weight=rows.weight, **watch)
 
     @staticmethod
-    def _types(matrix: np.ndarray, layout: Layout) -> list[str]:
-        return ["c" if place in layout.categories else "q" for place in range(matrix.shape[1])]
+    def _types(estimator: Any, matrix: np.ndarray) -> list[str]:
+        categories = estimator.layout.categories
+        return ["c" if place in categories else "q" for place in range(matrix.shape[1])]
 
     def dump(self, model: Any) -> bytes:
         """Return the model as UBJ."""
@@ -155,10 +136,10 @@ class XGBoost(BoostingFamily):
                 raise ValueError("a tree has fewer categories than its splits ask for")
             yield from tree["split_indices"]
 
-    def predict(self, model: Any, matrix: np.ndarray, layout: Layout) -> np.ndarray:
+    def predict(self, estimator: Any, matrix: np.ndarray) -> np.ndarray:
         """Predict rows; the booster knows which of its columns are categories."""
-        del layout
-        return np.asarray(model.inplace_predict(matrix, validate_features=False), dtype=np.float64)
+        values = estimator.model.inplace_predict(matrix, validate_features=False)
+        return np.asarray(values, dtype=np.float64)
 
     def flavor(self, estimator: Any) -> Flavor:
         """Return the flavor of a booster."""
@@ -172,7 +153,7 @@ class XGBoost(BoostingFamily):
         library, booster = self._import(), estimator.model
 
         def explain(matrix: np.ndarray) -> np.ndarray:
-            types = self._types(matrix, estimator.layout)
+            types = self._types(estimator, matrix)
             rows = library.DMatrix(matrix, feature_types=types, enable_categorical=True, nthread=1)
             values = booster.predict(
                 rows, pred_contribs=True, strict_shape=True, validate_features=False
