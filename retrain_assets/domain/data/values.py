@@ -433,6 +433,21 @@ def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
         return "looks at more than its own row: leave out aggregates, windows and offsets"
     if not fits(kind, column.type):
         return f"gives {kind}, but the contract says {column.type}: cast it"
+    return _explain_impossible_cast(value, schema)
+
+
+def _explain_impossible_cast(value: pl.Expr, schema: dict[str, Type]) -> str | None:
+    """Return why a cast fails whatever the value, which polars says only where there is a value."""
+    row = pl.select(pl.lit(1).cast(dtype).alias(name) for name, dtype in schema.items())
+    try:
+        row.select(value)
+    except SQL_ERRORS as error:
+        why = str(error).partition("\n")[0].rstrip(".")
+        if why.startswith("casting from"):
+            return (
+                f"fails for every row, since {why}: read a date with DATE(text, '%Y-%m-%d'), a "
+                "moment with STRPTIME(text, '%Y-%m-%d %H:%M'), and true or false with text = 'true'"
+            )
     return None
 
 
