@@ -7,6 +7,7 @@ them. Not here: the statistics.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import polars as pl
@@ -70,7 +71,12 @@ class Timeline:
     def list_covered(self, key: str, delay: int) -> list[Covered]:
         """List the partitions up to one that have an interval and final labels."""
         final = windows.mature_partitions([part for part in self.keys if part <= key], delay)
-        parts = zip(final, self.errors, self.intervals, strict=False)
+        return [covered for covered in self._covered if final and covered.key <= final[-1]]
+
+    @cached_property
+    def _covered(self) -> list[Covered]:
+        """Return the share of each partition that has an interval and labels."""
+        parts = zip(self.keys, self.errors, self.intervals, strict=False)
         return [
             Covered(part, errors.share_within(interval.half_width), errors.rows)
             for part, errors, interval in parts
