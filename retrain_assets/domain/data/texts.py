@@ -130,15 +130,15 @@ def _remarks(
     for key in sorted({*parts, *stored}):
         part = parts.get(key, stored.get(key, here))
         present = Counter(dict(part.group_by("value").agg(pl.sum("rows")).iter_rows()))
-        history = sum(window, Counter[str]())
-        window.append(present)
         if key in parts:
-            has_history = len(window) > _ENOUGH and column.type == "category"
+            history = sum(window, Counter[str]())
+            has_history = len(window) >= _ENOUGH and column.type == "category"
             new = _find_new(present, history) if has_history else set[str]()
             texts = {*history, *present}
             for row in part.unique("value", keep="first", maintain_order=True).to_dicts():
                 if why := _explain(row["value"], column, texts, new):
                     yield row, why
+        window.append(present)
 
 
 def _find_new(present: Counter[str], history: Counter[str]) -> set[str]:
