@@ -63,18 +63,17 @@ def whys(dataset: DatasetSpec, *cities: str) -> dict[object, object]:
         ("Oslo ", "Oslo ", "begins or ends with a space or an invisible character"),
         ("New\u00a0York", "New\\xa0York", "has an invisible character or unusual space, U+00A0"),
         ("Os\ufefflo", "Os\\ufefflo", "has an invisible character or unusual space, U+FEFF"),
-        ("Zu\u0308rich", "Zürich", "is not in the composed form of Unicode, NFC"),
+        ("Zu\u0308rich", "Zu\u0308rich", "is not in the composed form of Unicode, NFC"),
         ("Оslo", "Оslo", "mixes Latin letters with Cyrillic or Greek ones that look alike"),  # noqa: RUF001
         ("=1+1", "=1+1", "looks like a formula"),
         ("@SUM(A1)", "@SUM(A1)", "looks like a formula"),
-        ("+cmd|' /C calc'!A0", "+cmd|\\' /C calc\\'!A0", "looks like a formula"),
+        ("+cmd|' /C calc'!A0", "+cmd|' /C calc'!A0", "looks like a formula"),
         ("#BEZUG!", "#BEZUG!", "looks like an error of a spreadsheet"),
     ],
 )
 def test_a_category_that_looks_like_a_mistake_is_named(text: str, shown: str, why: str) -> None:
     found = whys(spec(), "NY", "HY", "Bern", text)
-    assert list(found.values()) == [why]
-    assert next(iter(found)) in (shown, text)
+    assert found == {shown: why}
     assert whys(spec(allowed=["NY", "HY", "Bern", text]), "NY", text) == {}
 
 

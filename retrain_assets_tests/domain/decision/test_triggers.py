@@ -479,6 +479,3 @@ def test_what_is_foreseen_is_what_is_decided() -> None:
             n for n in range(99) if decide(spec, situation(mature=LATER[: day + n])).retrain
         )
         assert expected == wait
-
-
-LATER = (*DAYS, *(f"2013-02-{day:02}" for day in range(1, 29)))
