@@ -65,17 +65,16 @@ def adapt(
         length: How many of the newest partitions with final labels a quantile is taken of.
 
     Returns:
-        One more than were served, or nothing as long as there is no error.
+        One more than were served; its half width is NaN as long as there is no error.
     """
     intervals: list[Interval] = []
-    level = coverage
+    level, labelled = coverage, [errors for errors in before if errors.rows]
     for place in range(len(served) + 1):
-        final = max(0, place + 1 - max(delay, 1))
-        if final and final <= len(intervals):
-            share = served[final - 1].share_within(intervals[final - 1].half_width)
-            level += 0.0 if math.isnan(share) else STEP * (coverage - share)
-            level = min(1.0, max(0.0, level))
-        labelled = [errors for errors in (*before, *served[:final]) if errors.rows]
+        final = place - max(delay, 1)  # the partition whose labels have become final
+        if final >= 0 and served[final].rows:
+            share = served[final].share_within(intervals[final].half_width)
+            level = min(1.0, max(0.0, level + STEP * (coverage - share)))
+            labelled.append(served[final])
         calibration = tuple(labelled[-length:])
         half_width = compute_half_width(calibration, level) if calibration else math.nan
         intervals.append(Interval(half_width, level, calibration))
