@@ -235,9 +235,10 @@ def _choose_rounds(pipeline: Pipeline, spec: EarlyStoppingSpec, rows: _Rows, gap
         TrainingError: The estimator has no rounds, or there are too few partitions.
     """
     estimator, names = pipeline[LAST], rows.blocks.unique().sort()
+    name = name_class(estimator)
     if not family_of(estimator).early_stops:
         raise TrainingError(
-            f"estimator.early_stopping: {_name(estimator)} has none: leave it out, or use an "
+            f"estimator.early_stopping: {name} has none: leave it out, or use an "
             "estimator of LightGBM, XGBoost or CatBoost"
         )
     count = max(1, round(spec.share * len(names)))
@@ -253,10 +254,11 @@ def _choose_rounds(pipeline: Pipeline, spec: EarlyStoppingSpec, rows: _Rows, gap
     try:
         return int(estimator.choose_rounds(*encoded, spec.rounds))
     except (ValueError, TypeError) as error:
-        raise TrainingError(f"estimator: {_name(estimator)} cannot be fitted: {error}") from error
+        raise TrainingError(f"estimator: {name} cannot be fitted: {error}") from error
 
 
-def _name(estimator: Any) -> str:
+def name_class(estimator: Any) -> str:
+    """Return the name of the class of an estimator, of another library with its path."""
     return str(getattr(estimator, "path", type(estimator).__name__))
 
 
@@ -264,7 +266,7 @@ def _fit(pipeline: Pipeline, rows: _Rows) -> None:
     from sklearn.utils.validation import has_fit_parameter
 
     estimator = pipeline[LAST]
-    name = _name(estimator)
+    name = name_class(estimator)
     if hasattr(pipeline, "predict_proba") and np.unique(rows.labels).size == 1:
         raise TrainingError(
             f"target: all {len(rows.labels)} training rows are {rows.labels[0]}: "
@@ -308,7 +310,7 @@ def refuse_wrong_kind(pipeline: Pipeline, kind: Kind) -> None:
     """
     from sklearn.base import is_classifier, is_regressor
 
-    name = _name(pipeline[LAST])
+    name = name_class(pipeline[LAST])
     fits, role = is_classifier, "classifier"
     if kind == "regression":
         fits, role = is_regressor, "regressor"

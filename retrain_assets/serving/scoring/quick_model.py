@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.model.estimator import PredictionError, predict
+from retrain_assets.domain.model.estimator import PredictionError, name_class, predict
 from retrain_assets.domain.model.families.catalogue import family_of
 from retrain_assets.domain.model.trees import CODES, Ensemble, Split, find_places, list_edges
 from retrain_assets.specs.features import Kind
@@ -250,8 +250,7 @@ def build_quick_model(
     Returns:
         The quick form or None, and a sentence that says why.
     """
-    estimator = pipeline[-1]
-    name = getattr(estimator, "path", type(estimator).__name__)  # of another library, its class
+    name = name_class(pipeline[-1])
     if rows.is_empty():
         return None, f"{name}: there are no stored rows to verify a quick form on"
     expected = predict(pipeline, kind, rows)
