@@ -36,8 +36,10 @@ def publish(state: ModelState, number: int | None, target: str) -> dict[str, Any
     version = state.registry.version(number)
     content = state.registry.file(version.uri, model_file.MODEL_FILE)
     digests = {row.sha256 for row in history.rows if row.version == number} or {version.sha256}
-    if model_file.digest(content) not in digests:
-        raise model_file.ModelFileError(f"model {name} version {number}: its file was changed")
+    if (sha256 := model_file.digest(content)) not in digests:
+        raise model_file.ModelFileError(
+            f"model {name} version {number}: its file was changed: restore it or name another"
+        )
     # Who is told of what is nobody's business elsewhere.
     specs = {"model": state.spec, "dataset": state.dataset}
     contract = {k: spec.model_dump(mode="json", exclude={"notify"}) for k, spec in specs.items()}
@@ -47,7 +49,6 @@ def publish(state: ModelState, number: int | None, target: str) -> dict[str, Any
         "card.html": card(state, number).encode(),
         "contract.json": json.dumps(contract, indent=2).encode(),
     }
-    sha256 = model_file.digest(content)
     facts = {"model": name, "version": number, "sha256": sha256, "metrics": version.metrics}
     facts |= {"train_from": version.tags["train_from"], "train_to": version.tags["train_to"]}
     source = release.publish(target, f"{name}-v{number}", files, facts)

@@ -7,13 +7,12 @@ the model is loaded as any stored version is. Not here: what stands in the files
 import json
 import re
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from retrain_assets.stores.registry import github
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE
-from retrain_assets.stores.registry.model_file import MODEL_FILE, ModelFileError
+from retrain_assets.stores.registry.model_file import MODEL_FILE, ModelFileError, digest
 
 MANIFEST = "release.json"
 FILES = (MODEL_FILE, EXAMPLE_FILE, "card.html", "contract.json")
@@ -41,7 +40,7 @@ def publish(target: str, tag: str, files: Mapping[str, bytes], facts: Mapping[st
         ValueError: A release of this name has another model, or the address is none.
         GitHubError: GitHub refuses it.
     """
-    digests = {name: sha256(content).hexdigest() for name, content in files.items()}
+    digests = {name: digest(content) for name, content in files.items()}
     text = json.dumps({**facts, "files": digests}, indent=2, default=str)
     content = {**files, MANIFEST: text.encode()}
     if target.startswith("github:"):
@@ -82,9 +81,11 @@ def read(source: str) -> tuple[dict[str, bytes], dict[str, Any]]:
         digests = {name: str(manifest["files"][name]) for name in FILES}
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{source} has no {MANIFEST} that names its files") from error
-    for name, digest in digests.items():
-        if sha256(files.get(name, b"")).hexdigest() != digest:
-            raise ModelFileError(f"{source}: {name} is missing or not what was released")
+    for name in FILES:
+        if digest(files.get(name, b"")) != digests[name]:
+            raise ModelFileError(
+                f"{source}: {name} is missing or not what was released: release the version again"
+            )
     return files, manifest
 
 
