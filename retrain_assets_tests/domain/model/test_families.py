@@ -67,16 +67,15 @@ def test_a_stored_model_is_restored_and_a_second_fit_is_the_same_file(
     path: str, kind: Any, rows: pl.DataFrame
 ) -> None:
     name = "iterations" if path.startswith("catboost") else "n_estimators"
-    spec, weight = (
-        model(kind, **{"class": path, "params": {name: 20}}),
-        pl.Series(np.linspace(1, 2, ROWS)),
-    )
-    first, second = (skops.io.dumps(fitted(spec, rows, weight).pipeline) for _ in range(2))
+    spec = model(kind, **{"class": path, "params": {name: 20}})
+    weight = pl.Series(np.linspace(1, 2, ROWS))
+    pipelines = [fitted(spec, rows, weight).pipeline for _ in range(2)]
+    first, second = map(skops.io.dumps, pipelines)
     assert content_digest(first) == content_digest(second)
     assert may_crash(first)
     pipeline = load_model(first, digest(first), "a model")
     every = predict(pipeline, kind, rows)
-    assert every.tolist() == predict(fitted(spec, rows, weight).pipeline, kind, rows).tolist()
+    assert every.tolist() == predict(pipelines[1], kind, rows).tolist()
     for row in (0, 7):
         assert (
             predict(pipeline, kind, rows[row : row + 1]).tolist() == every[row : row + 1].tolist()
