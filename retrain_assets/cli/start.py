@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from retrain_assets import definitions
 from retrain_assets.cli import base
@@ -17,8 +18,7 @@ from retrain_assets.cli.run import let_settle
 from retrain_assets.domain.start.draft import describe, printable
 from retrain_assets.domain.start.guess import Wishes, guess
 from retrain_assets.domain.start.meaning import slug
-from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
-from retrain_assets.specs.base import SpecError
+from retrain_assets.specs.base import SpecError, number_of
 from retrain_assets.specs.dataset import TAGGED
 from retrain_assets.steps import start as start_step
 from retrain_assets.steps.inspect import status
@@ -147,8 +147,7 @@ def _list_files(file: Path, landed: list[Path]) -> list[str]:
     """Return where the YAML was written, and the data if they are not in their place already."""
     lines = [f"written: {_shorten(file)}"]
     if landed:
-        files = f"{len(landed)} file{'s' * (len(landed) > 1)}"
-        lines.append(f"landed: {files} in {_shorten(landed[0].parent)}")
+        lines.append(f"landed: {number_of(len(landed), 'file')} in {_shorten(landed[0].parent)}")
     return lines
 
 
@@ -168,19 +167,18 @@ def train(model: str) -> None:
 
     Files that were not read are read, and what is missing of features and monitoring is built.
     """
-    entry, place = base.get_model(model), base.location()
+    entry = base.get_model(model)
     sources = (entry.dataset, *entry.lookups.values())
     for spec in sources:
         let_settle(spec, "", "\uffff")
     sensors = {*(f"{spec.name}_new_data" for spec in sources), f"{model}_data_ready"}
-    with base.open_instance() as instance:
-        loaded = definitions.build_defs(project=place.folder)
-        daemon = InProcessDaemon(loaded, instance, place.module, place.name)
+    with base.open_daemon() as daemon:
         daemon.sensors = [sensor for sensor in daemon.sensors if sensor.name in sensors]
         for run in daemon.settle():
             click.echo(f"{run.job}: done in run {run.run_id}", err=True)
         for name, reason in daemon.reasons.items():
             click.echo(f"{name}: {reason}", err=True)
-    base.execute(f"{model}_retrain")
+        with Console(stderr=True).status(f"{model}_retrain …"):
+            daemon.execute(f"{model}_retrain", {}, {})
     row = status.history(entry.state(base.storage()))[-1]
     show(row, base.decision_lines([{"model": model, **row}]))
