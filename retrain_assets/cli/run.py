@@ -170,8 +170,9 @@ def tick(wait: int) -> None:
         )
         return
     summary |= {"decisions": _decisions_since(since) if executed else [], "busy": None}
-    counts = f"{len(summary['runs'])} runs, {len(summary['failed'])} failures"
-    show(summary, "\n".join(filter(None, [base.decision_lines(summary["decisions"]), counts])))
+    counts = number_of(len(summary["runs"]), "run"), number_of(len(summary["failed"]), "failure")
+    lines = base.decision_lines(summary["decisions"]), ", ".join(counts)
+    show(summary, "\n".join(filter(None, lines)))
     if summary["failed"]:
         raise click.exceptions.Exit(1)
 

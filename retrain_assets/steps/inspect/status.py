@@ -189,9 +189,9 @@ def describe_next(value: Mapping[str, Any], reason: str = "") -> str:
         return f"a retraining starts at the next tick of the sensor: {value['reason']}"
     expected = value["reason"]
     if count is not None:
-        unit = "partition" if count == 1 else "partitions"
         as_of = f", as of {value['as_of']}" if value["as_of"] else ""
-        expected = f"a decision is expected after {count} more {unit}{as_of}, {expected}"
+        count_more = number_of(count, "more partition")
+        expected = f"a decision is expected after {count_more}{as_of}, {expected}"
     return f"{expected}; now: {reason}" if reason else expected
 
 
