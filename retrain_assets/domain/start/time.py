@@ -12,6 +12,7 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import partition_of
 from retrain_assets.domain.start.draft import Certainty, Guess
+from retrain_assets.domain.start.meaning import quote
 from retrain_assets.domain.start.table import Table, ends
 from retrain_assets.specs.dataset import ColumnType
 from retrain_assets.specs.partition import PERIODS, PartitionSpec
@@ -59,28 +60,22 @@ def derive_times(
         for names in (("year", "yr"), ("month", "mnth", "mon"), ("day", "mday", "dayofmonth"))
     )
     if year and table.rows[year].drop_nulls().is_between(1800, 2200).all():
-        parts = [_quote(year), "'-'", _quote(month), "'-'", _quote(day)]
-        written = {True: parts, False: [*parts[:3], "'-01'"]}[bool(month and day)]
-        written = written if month else [parts[0], "'-01-01'"]
-        yield "date", "date", _as_date(f"CONCAT({', '.join(written)})")
+        parts = [f"'-', {quote(name)}" if name else "'-01'" for name in (month, month and day)]
+        yield "date", "date", _as_date(f"CONCAT({', '.join([quote(year), *parts])})")
     for name, values in texts.items():
         if values.drop_nulls().head(100).str.contains(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}").all():
-            yield f"{name}_date", "date", _as_date(f"SUBSTR({_quote(name)}, 1, 10)")
+            yield f"{name}_date", "date", _as_date(f"SUBSTR({quote(name)}, 1, 10)")
     for name in table.of_type("int"):
         values = table.rows[name].drop_nulls()
         for (low, high), factor in ((_SECONDS, 1_000_000), (_MILLISECONDS, 1_000)):
             if _NAMED.search(name) and len(values) and values.is_between(low, high).all():
-                moment = f"TRY_CAST({_quote(name)} * {factor} AS TIMESTAMP)"
+                moment = f"TRY_CAST({quote(name)} * {factor} AS TIMESTAMP)"
                 yield f"{name}_date", "date", f"TRY_CAST({moment} AS DATE)"
 
 
 def _as_date(text: str) -> str:
     """Return SQL that reads a text as a date; `DATE` is taken for a look at other rows."""
     return f"TRY_CAST(STRPTIME({text}, '%Y-%m-%d') AS DATE)"
-
-
-def _quote(name: str | None) -> str:
-    return '"' + (name or "").replace('"', '""') + '"'
 
 
 def guess_time(table: Table, wish: str | None, target: str) -> tuple[str | None, Guess]:
