@@ -10,7 +10,8 @@ from typing import Any, Literal
 import yaml
 
 Certainty = Literal["sure", "likely", "unsure"]
-_WIDTH = 10**6  # characters of a line, so that a mapping in braces stays on one
+# The width is in characters, so that a mapping in braces stays on one line.
+_FLOW: dict[str, Any] = {"default_flow_style": True, "width": 10**6, "allow_unicode": True}
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,7 @@ _Dumper.add_representer(str, _represent_text)
 
 def write_flow(value: Any) -> str:
     """Return a value as YAML on one line."""
-    text = yaml.dump(
-        value,
-        Dumper=_Dumper,
-        default_flow_style=True,
-        width=_WIDTH,
-        sort_keys=False,
-        allow_unicode=True,
-    )
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, **_FLOW)
     return text.removesuffix("...\n").strip()
 
 
