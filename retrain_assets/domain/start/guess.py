@@ -106,7 +106,7 @@ def guess(sample: Sample, wishes: Wishes) -> Start:
         ValueError: The sample has no rows or a wish cannot be met; the message says what would do.
     """
     if sample.rows.is_empty():
-        raise ValueError("the sample has no rows")
+        raise ValueError("the sample has no rows: give a file with some")
     return _Guesser(sample, wishes).run()
 
 
@@ -146,7 +146,10 @@ class _Guesser:
         sql = model.write_features(self.table, names, time)
         if not names and time is None:
             used = join([*later, *personal]) or "none"
-            raise ValueError(f"no column is left for a model; known later or personal: {used}")
+            raise ValueError(
+                "no column is left for the features of a model: give a sample with a column that "
+                f"is known before; known later or personal are: {used}"
+            )
         delay = self._count_unlabelled(target, partition, time)
         drafted = model.draft_model(
             self.wishes.model, self.wishes.dataset, target, sql, periods, delay

@@ -112,7 +112,10 @@ def _guess_kind(values: pl.Series, kind: Kind | None) -> Guess:
     count, is_number = present.n_unique(), values.dtype.is_numeric()
     if values.dtype.is_temporal() or count < _PAIR:
         what = "dates or times" if values.dtype.is_temporal() else f"{count} different values"
-        raise ValueError(f"--target: has {what}, which no model predicts")
+        raise ValueError(
+            f"--target: has {what}, which no model predicts; give another column, or SQL that "
+            "makes a number or a class of it"
+        )
     if not is_number and count > _MOST_CLASSES and kind in (None, "multiclass"):
         raise ValueError(
             f"--target: has {count} different texts: a model tells apart {_MOST_CLASSES} at most; "
@@ -121,7 +124,8 @@ def _guess_kind(values: pl.Series, kind: Kind | None) -> Guess:
     if kind is not None:
         if (kind == "regression" and not is_number) or (kind == "binary" and count != _PAIR):
             raise ValueError(
-                f"--kind {kind}: the target has {count} different values of another kind"
+                f"--kind {kind}: the target has {count} different values of another kind: leave "
+                "out --kind, or give SQL that makes numbers (regression) or two values (binary)"
             )
         return Guess("target.kind", kind, "as asked for", "sure")
     if count == _PAIR:
