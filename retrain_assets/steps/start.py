@@ -21,7 +21,7 @@ import polars as pl
 from retrain_assets.domain.start.guess import Sample
 from retrain_assets.domain.start.meaning import slug
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing.readers import READERS, RefusedFileError, number_rows
+from retrain_assets.stores.landing.readers import READERS, RefusedFileError, is_utf8, number_rows
 
 TEMPLATES = Path(__file__).parents[1] / "templates" / "project"
 MODULE = "PROJECT"  # stands in paths of templates for the name of the project
@@ -107,7 +107,8 @@ def _read_files(
     columns = parts[0].columns
     difference = {name for part in parts for name in set(part.columns) ^ set(columns)}
     if difference:
-        raise ValueError(f"the files differ in their columns: {', '.join(sorted(difference))}")
+        names = ", ".join(sorted(difference))
+        raise ValueError(f"the files differ in their columns: {names}; give them the same columns")
     rows = pl.concat(parts, how="vertical_relaxed", rechunk=True)
     source = {"landing": f"{dataset}/*{ending}"}
     return Delivery(Sample(rows, source, read, len(parts)), files)
@@ -196,11 +197,9 @@ def _options(data: bytes, ending: str) -> dict[str, Any]:
 def _encoding(data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return "cp1252" if not set(b"\x81\x8d\x8f\x90\x9d") & set(data) else "latin-1"
-    return "utf-8"
+    if is_utf8(data):
+        return "utf-8"
+    return "cp1252" if not set(b"\x81\x8d\x8f\x90\x9d") & set(data) else "latin-1"
 
 
 def _lines(data: bytes, read: dict[str, Any]) -> list[list[str]]:
@@ -216,7 +215,7 @@ def _lines(data: bytes, read: dict[str, Any]) -> list[list[str]]:
     if not rows:
         raise ValueError("the file is empty")
     if rows[0][0].startswith("#"):
-        raise ValueError("the first line is a comment: take it out, as of files to come")
+        raise ValueError("the first line is a comment: delete it, in later files too")
     return rows
 
 

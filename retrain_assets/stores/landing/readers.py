@@ -195,13 +195,14 @@ def _likely_encoding(content: bytes, expected: Encoding) -> Encoding:
         return marked or expected
     if expected == "utf-16":
         return expected if b"\0" in content else "utf-8"  # as each line end has one in UTF-16
-    if not content.isascii() and _is_utf8(content):
+    if not content.isascii() and is_utf8(content):
         return "utf-8"
     is_windows = expected == "latin-1" and re.search(rb"[\x80-\x9f]", content) is not None
     return "cp1252" if is_windows else expected
 
 
-def _is_utf8(content: bytes) -> bool:
+def is_utf8(content: bytes) -> bool:
+    """Tell if a content is sound UTF-8."""
     try:
         content.decode()
     except UnicodeDecodeError:
