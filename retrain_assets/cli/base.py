@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 def install_completion(context: click.Context, _: click.Parameter, value: bool) -> None:
-    """Write where the shell of the user looks for it how commands are completed, and exit.
+    """Write the completion of commands to where the user's shell looks for it, and exit.
 
     Raises:
         ClickException: The shell is none of bash, zsh and fish.

@@ -62,10 +62,10 @@ def _find_partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[
     partition, definition = dataset.partition, partitions.partitions_definition(dataset.partition)
     if definition is None:
         why = (
-            "has no partitions, which windows are counted in: partition it by a date, by the name "
+            f"{dataset.name} has no partitions, which windows are counted in: partition it by a "
+            "date, by the name of each delivery, or by lines (docs/datasets.md)"
         )
-        why += "of each delivery, or by lines (docs/datasets.md)"
-        yield ("dataset",), f"{dataset.name} {why}"
+        yield ("dataset",), why
         return
     per_year = partition.period.per_year if partition.period else None
     yield from _find_rate_mistakes(spec, per_year)
