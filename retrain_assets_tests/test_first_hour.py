@@ -61,10 +61,6 @@ def test_the_yaml_that_is_written_trains_a_first_model_unchanged(project: Path) 
         (("new", "x", "--from", "../orders.csv", "--target", "nope"), "is no column, nor SQL"),
         (
             ("new", "x", "--from", "../orders.csv", "--target", "late", "--dataset", "orders"),
-            "there",
-        ),
-        (
-            ("new", "x", "--from", "../orders.csv", "--target", "late", "--dataset", "orders"),
             "dataset orders is there already",
         ),
         (("train", "nope"), "no model named 'nope'; there are lateness"),

@@ -99,7 +99,7 @@ CELL = '<c r="{place}" t="inlineStr"><is><t>{value}</t></is></c>'
 
 
 def write_sheet(path: Path) -> None:
-    """A workbook of one sheet, by its parts, since no library here writes one."""
+    """Write a workbook of one sheet, by its parts, since no library here writes one."""
     rows = [("day", "x"), ("2023-01-01", "a"), ("2023-01-02", "b")]
     cells = [
         "".join(CELL.format(place=f"{'AB'[at]}{number}", value=row[at]) for at in range(2))

@@ -24,7 +24,7 @@ DAYS, ROWS = 120, 40
 
 
 def orders(days: int = DAYS) -> pl.DataFrame:
-    """Orders of a shop as text, as a CSV has them."""
+    """Return orders of a shop as text, as a CSV has them."""
     draw = random.Random(1)  # noqa: S311 no secret
     rows = []
     for number in range(days * ROWS):
@@ -64,7 +64,7 @@ def shop() -> Start:
 
 
 def specs(start: Start, folder: Any) -> tuple[DatasetSpec, ModelSpec]:
-    """The written YAML as loading takes it, after all checks of loading."""
+    """Return the written YAML as loading takes it, after all checks of loading."""
     path = folder / "defs.yaml"
     path.write_text(start.render("a test"), encoding="utf-8")
     attributes = [document.value["attributes"] for document in load_strictly(path)]
