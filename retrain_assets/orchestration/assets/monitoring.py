@@ -5,7 +5,7 @@ Not here: how any of them is computed.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import dagster as dg
@@ -55,7 +55,8 @@ class Model:
         """Return the key of one of the model's assets."""
         return dg.AssetKey([self.spec.name, name])
 
-    def link_report(self) -> dg.MetadataValue[Any]:
+    @cached_property
+    def report_link(self) -> dg.MetadataValue[Any]:
         """Return a link to the page of the model."""
         name = self.spec.name
         return metadata.link_page(f"models/{name}", StorageResource().open().report(name))
@@ -63,7 +64,7 @@ class Model:
     def asset(self, name: str, description: str, *kinds: str) -> dict[str, Any]:
         """Return what all assets of the model share."""
         return {
-            "metadata": {"report": self.link_report()},
+            "metadata": {"report": self.report_link},
             "key": self.key(name),
             "group_name": self.spec.name,
             "owners": self.spec.owners,
