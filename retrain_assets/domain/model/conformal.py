@@ -72,8 +72,9 @@ def adapt(
     for place in range(len(served) + 1):
         final = place - max(delay, 1)  # the partition whose labels have become final
         if final >= 0 and served[final].rows:
-            share = served[final].share_within(intervals[final].half_width)
-            level = min(1.0, max(0.0, level + STEP * (coverage - share)))
+            if intervals[final].calibration:
+                share = served[final].share_within(intervals[final].half_width)
+                level = min(1.0, max(0.0, level + STEP * (coverage - share)))
             labelled.append(served[final])
         calibration = tuple(labelled[-length:])
         half_width = compute_half_width(calibration, level) if calibration else math.nan

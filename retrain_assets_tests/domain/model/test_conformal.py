@@ -65,6 +65,13 @@ def test_without_a_label_there_is_no_interval_and_nothing_is_adapted() -> None:
     assert [i.level for i in adapt(COVERAGE, days(3, 6), [NONE] * 9, 0, CALIBRATED)] == [0.9] * 10
 
 
+def test_a_partition_that_had_no_interval_moves_no_level() -> None:
+    intervals = adapt(COVERAGE, [], days(3, 7), 0, CALIBRATED)
+    assert math.isnan(intervals[0].half_width)
+    assert intervals[1].level == COVERAGE
+    assert intervals[2].level != COVERAGE
+
+
 def alarms(served: list[Errors], before: list[Errors], rate: float) -> list[bool]:
     intervals = adapt(COVERAGE, before, served, 0, CALIBRATED)
     realised, alerts = shares(served, intervals), []
