@@ -273,6 +273,7 @@ class DatasetSpec(NamedSpec):
         if not self.file_columns:
             yield "all columns are derived: at least one must stand in the file"
         yield from self._find_column_mistakes()
+        yield from self._find_header_mistakes()
         yield from self._find_partition_mistakes()
 
     def _find_column_mistakes(self) -> Mistakes:
@@ -298,6 +299,16 @@ class DatasetSpec(NamedSpec):
         for name in self.read.date_format:
             if self.columns[name].type not in ("date", "datetime"):
                 yield f"read.date_format: {name!r} is neither date nor datetime"
+
+    def _find_header_mistakes(self) -> Mistakes:
+        header = self.read.header or ()
+        for column in self.file_columns:
+            names = [repr(name) for name in header if self.read.rename.get(name, name) == column]
+            if len(names) > 1:
+                yield (
+                    f"read.header: {' and '.join(names)} both name the column {column}, so every "
+                    "file would be refused: leave one out of `rename`, or give it another name"
+                )
 
     def _find_since_mistakes(self, name: str, since: str) -> Mistakes:
         field = f"columns.{name}.since"

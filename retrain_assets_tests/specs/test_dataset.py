@@ -91,6 +91,10 @@ def partition(**changes: Any) -> dict[str, Any]:
         ({"read": {"delimiter": ",", "decimal": ","}}, "use another, such as ;"),
         ({"read": {"delimiter": ";;"}}, "delimiter"),
         ({"read": {"rename": {"a": "b"}}}, "read.rename: 'b' is not among"),
+        (
+            {"read": {"header": ["no", "nr", "day"], "rename": {"no": "x", "nr": "x"}}},
+            "read.header: 'no' and 'nr' both name the column x, so every file would be refused",
+        ),
         ({"read": {"date_format": {"nope": "%d"}}}, "read.date_format: 'nope' is not among"),
         ({"read": {"date_format": {"x": "%d"}}}, "'x' is neither date nor datetime"),
     ],
