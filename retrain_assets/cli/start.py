@@ -19,7 +19,6 @@ from retrain_assets.domain.start.draft import describe, printable
 from retrain_assets.domain.start.guess import Wishes, guess
 from retrain_assets.domain.start.meaning import slug
 from retrain_assets.specs.base import SpecError, number_of
-from retrain_assets.specs.dataset import TAGGED
 from retrain_assets.steps import start as start_step
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.modules import find_module
@@ -75,10 +74,10 @@ def new(
     """
     path = base.start_folder() / source
     folder, names = _project()
-    name = dataset or _name(path, {model, *names, *TAGGED})
-    for text in (model, name):
-        if slug(text) != text:
-            raise ValueError(f"{text!r} is no name of a model or dataset: use {slug(text)}")
+    name = dataset or start_step.name_dataset(path.name.partition(".")[0], {model, *names})
+    for word in (model, name):
+        if slug(word) != word:
+            raise ValueError(f"{word!r} is no name of a model or dataset: use {slug(word)}")
     if dataset in names:
         raise ValueError(f"dataset {dataset} is there already: choose another name")
     delivery = start_step.read_delivery(path, name, sheet)
@@ -92,9 +91,8 @@ def new(
         click.confirm("Write it?", default=True, abort=True, err=True)
         report = []
     file = folder / model / "defs.yaml"
-    landing = base.storage().landing
-    landed = [] if file.exists() else [*start_step.land_files(delivery, landing, name)]
-    start_step.write_new(file, start.render(f"Written by `retrain new` from {title}."))
+    text = start.render(f"Written by `retrain new` from {title}.")
+    landed = start_step.write_start(file, text, delivery, base.storage().landing, name)
     _check(file)
     commands = [f"retrain train {model}", "dagster dev"]
     report += _list_files(file, landed)
@@ -124,11 +122,6 @@ def _project() -> tuple[Path, set[str]]:
         )
     tree = definitions.component_tree(base.location().folder)
     return tree.defs_module_path, {*base.models(), *base.datasets()}
-
-
-def _name(path: Path, names: set[str]) -> str:
-    name = slug(path.name.partition(".")[0])
-    return name if name not in names else f"{name}_data"
 
 
 def _check(file: Path) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from retrain_assets.domain.start.draft import describe, printable
 from retrain_assets.domain.start.guess import Wishes, guess
 from retrain_assets.domain.start.meaning import slug
-from retrain_assets.steps.start import land_files, read_delivery, write_new
+from retrain_assets.steps.start import name_dataset, read_delivery, write_start
 from retrain_assets.stores.storage import storage_from
 
 
@@ -60,13 +60,12 @@ class ModelScaffolder(dg.Scaffolder[SampleParams]):
 
     def _write(self, request: dg.ScaffoldRequest[SampleParams], path: Path, target: str) -> None:
         model = slug(request.target_path.name)
-        dataset = slug(request.params.dataset or path.name.partition(".")[0])
-        dataset = dataset if dataset != model else f"{dataset}_data"
+        dataset = name_dataset(request.params.dataset or path.name.partition(".")[0], {model})
         delivery = read_delivery(path, dataset)
         start = guess(delivery.sample, Wishes(model, dataset, target, request.params.time))
         text = start.render(f"Written by `dg scaffold` from {path.name}.")
-        write_new(request.target_path / "defs.yaml", text)
-        storage = storage_from(os.environ, request.project_root or Path.cwd())
-        landed = [str(place) for place in land_files(delivery, storage.landing, dataset)]
-        lines = [*describe(start.guesses), *map(printable, start.notes), *landed]
+        landing = storage_from(os.environ, request.project_root or Path.cwd()).landing
+        file = request.target_path / "defs.yaml"
+        landed = write_start(file, text, delivery, landing, dataset)
+        lines = [*describe(start.guesses), *map(printable, start.notes), *map(str, landed)]
         click.echo("\n".join([*lines, f"next: retrain train {model}"]), file=sys.stderr)

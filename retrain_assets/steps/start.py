@@ -20,7 +20,7 @@ import polars as pl
 
 from retrain_assets.domain.start.guess import Sample
 from retrain_assets.domain.start.meaning import slug
-from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.dataset import TAGGED, DatasetSpec
 from retrain_assets.stores.landing.readers import READERS, RefusedFileError, is_utf8, number_rows
 
 TEMPLATES = Path(__file__).parents[1] / "templates" / "project"
@@ -43,6 +43,12 @@ class Delivery:
 
     sample: Sample
     files: dict[str, Path | bytes]
+
+
+def name_dataset(text: str, taken: Collection[str]) -> str:
+    """Return a text as the name of a dataset, which differs from names that are taken."""
+    name = slug(text)
+    return f"{name}_data" if name in {*taken, *TAGGED} else name
 
 
 def read_delivery(path: Path, dataset: str, sheet: str | None = None) -> Delivery:
@@ -290,6 +296,19 @@ def write_new(path: Path, text: str) -> None:
     if path.exists():
         raise ValueError(f"{path} is there already: choose another name, or delete it")
     _write(path, text.encode())
+
+
+def write_start(
+    file: Path, text: str, delivery: Delivery, landing: Path, dataset: str
+) -> list[Path]:
+    """Let a delivery land, write the YAML that was drafted from it, and return what has landed.
+
+    Raises:
+        ValueError: The YAML exists, or another file has landed; nothing is written then.
+    """
+    landed = [] if file.exists() else [*land_files(delivery, landing, dataset)]
+    write_new(file, text)
+    return landed
 
 
 def write_project(folder: Path, module: str, only: Collection[str] | None = None) -> Iterator[Path]:

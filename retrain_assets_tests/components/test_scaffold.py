@@ -33,6 +33,17 @@ def test_a_sample_becomes_yaml_and_the_first_delivery(tmp_path: Path) -> None:
         scaffold(tmp_path, sample=str(tmp_path / "orders.csv"), target="late")
 
 
+def test_a_sample_that_cannot_land_leaves_no_yaml(tmp_path: Path) -> None:
+    orders(12).write_csv(tmp_path / "orders.csv")
+    (tmp_path / "workspace.yaml").touch()
+    landed = tmp_path / "data" / "landing" / "orders" / "orders.csv"
+    landed.parent.mkdir(parents=True)
+    landed.write_text("something else", encoding="utf-8")
+    with pytest.raises(click.ClickException, match="is there already: name the dataset"):
+        scaffold(tmp_path, sample=str(tmp_path / "orders.csv"), target="late")
+    assert list(tmp_path.rglob("defs.yaml")) == []
+
+
 def test_without_a_sample_it_writes_an_empty_document(tmp_path: Path) -> None:
     (document,) = load_strictly(scaffold(tmp_path))
     assert document.value["type"] == "retrain_assets.RetrainedModel"
