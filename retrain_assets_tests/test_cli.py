@@ -424,6 +424,19 @@ def test_a_backfill_counts_refused_rows_and_keeps_dagsters_folders_out_of_the_pr
     assert "leave out" in run("backfill", "customers", "--refused", "--to", "2020-01-02").stderr
 
 
+def test_refused_files_that_hold_no_partition_are_read_again_too(fresh: Project) -> None:
+    fresh.write(yaml_of(None, {"landing": "customers/*.csv"}))
+    landing = fresh.root / "data" / "landing" / "customers"
+    landing.mkdir(parents=True)
+    (landing / "bad.csv").write_text("x,plan\n1,pro\n")
+    run("tick")
+    done = run("backfill", "customers", "--refused")
+    assert "1 are refused again, such as customers/bad.csv: it lacks" in done.stderr
+    (landing / "bad.csv").unlink()
+    done = run("backfill", "customers", "--refused")
+    assert done.stdout == "customers: 1 refused file read again, none is refused now\n"
+
+
 def test_a_dataset_without_partitions_is_backfilled_without_a_range(fresh: Project) -> None:
     whole = {"name": "plans", "landing": "plans.csv", "partition": {"by": "none"}}
     fresh.write(yaml_of(None, None, document("LandedDataset", DATASET | whole)))

@@ -19,7 +19,7 @@ from retrain_assets.cli.base import command, show, storage
 from retrain_assets.domain.data.contract import NEIGHBOUR_REFUSED
 from retrain_assets.orchestration import tick as passes
 from retrain_assets.orchestration.checks import failures
-from retrain_assets.orchestration.partitions import count_range, range_tags
+from retrain_assets.orchestration.partitions import count_range, covering_tags, range_tags
 from retrain_assets.specs.base import duration, number_of
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL
@@ -104,7 +104,7 @@ def _read_refused_again(spec: DatasetSpec) -> None:
     """
     before = _list_refused(spec)
     runs = [
-        base.execute(f"{spec.name}_ingest", tags=range_tags(keys[0], keys[-1]))
+        base.execute(f"{spec.name}_ingest", tags=covering_tags(spec.partition, keys))
         for keys in Intake(storage(), spec).forget_refusals()
     ]
     after = _list_refused(spec)

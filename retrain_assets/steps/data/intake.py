@@ -191,29 +191,34 @@ class Intake:
                     yield keys, [file for key in keys for file in new[key]]
 
     def forget_refusals(self) -> list[Sequence[str]]:
-        """Record each refused file as unread.
+        """Record each refused file as unread, and forget those that were deleted.
 
         Returns:
             The ranges of partitions whose runs read these files again; none if none is refused.
+            A range is empty if no partition of a file is known.
         """
-        refusals = self.recorded.filter(pl.col("refusal").is_not_null())
-        paths, keys = set(refusals["file"]), set(refusals[PARTITION])
-        if not keys:
-            return []
+        is_refused = pl.col("refusal").is_not_null()
+        paths = set(self.recorded.filter(is_refused)["file"])
+        present = [file for file in self.files if file.path in paths]
+        is_gone = is_refused & ~pl.col("file").is_in([file.path for file in present])
+        keys = set(self.recorded.filter(is_refused & ~is_gone)[PARTITION])
         # A file of many partitions counts as read by its record without a partition.
         is_hit = pl.col("file").is_in(list(paths))
         touched = set(self.recorded.filter(is_hit)[PARTITION])
         stamp = pl.when(is_hit).then(pl.lit("")).otherwise("stamp").alias("stamp")
-        rows = self.recorded.filter(pl.col(PARTITION).is_in(list(touched))).with_columns(stamp)
+        is_touched = pl.col(PARTITION).is_in(list(touched))
+        rows = self.recorded.filter(is_touched & ~is_gone).with_columns(stamp)
         commit = {"action": "forget refusals"}
-        self.storage.tables.replace(f"{self.spec.name}/files", rows, touched, commit)
+        if touched:
+            self.storage.tables.replace(f"{self.spec.name}/files", rows, touched, commit)
+        if not present:
+            return []
         if not self.spec.is_split:
             stretches = groupby(self._landed, keys.__contains__)
-            return [list(stretch) for is_refused, stretch in stretches if is_refused]
+            return [list(stretch) for has_refusal, stretch in stretches if has_refusal]
         placed = {key for key in keys if not key.startswith(UNPLACED)}
-        placed |= self.keys([file for file in self.files if file.path in paths])
-        # Without keys, as where no file can be read, any range will do.
-        return split_at_gaps(sorted(placed), self.spec.partition) or [[self.spec.partition.example]]
+        placed |= self.keys(present)
+        return split_at_gaps(sorted(placed), self.spec.partition)
 
     @cached_property
     def _fresh(self) -> list[LandingFile]:

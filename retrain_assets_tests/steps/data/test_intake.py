@@ -22,6 +22,7 @@ from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data import intake
 from retrain_assets.steps.data.ingest import Ingestion, NothingLandedError, ingest
 from retrain_assets.steps.data.intake import Intake
+from retrain_assets.steps.state import landed_rows, landing_files
 from retrain_assets.stores.landing.readers import READERS
 from retrain_assets.stores.storage import Storage
 
@@ -657,6 +658,26 @@ def test_refused_files_can_be_read_again_though_neither_they_nor_the_yaml_change
     run(tmp_path, spec, [key for keys in ranges for key in keys])
     assert Intake(Storage(tmp_path), spec).forget_refusals() == []
     assert [*table(tmp_path)] == [DAYS[1], DAYS[2], DAYS[4]]
+
+
+def test_refused_files_without_a_partition_are_read_again_and_forgotten_once_deleted(
+    tmp_path: Path,
+) -> None:
+    spec = dataset(landing="sales/*.csv")
+    deliver(tmp_path, f"{DAYS[1]}.csv", f"{DAYS[1]},1,5")
+    bad = tmp_path / "landing" / "sales" / "bad.csv"
+    bad.write_text("id,price\n1,5\n")
+    run(tmp_path, spec)
+    [keys] = Intake(Storage(tmp_path), spec).forget_refusals()
+    assert list(keys) == []
+    unread = Intake(Storage(tmp_path), spec).unread
+    assert [file.path for file in unread] == ["sales/bad.csv"]
+    assert [*run(tmp_path, spec, DAYS[:1]).refused] == ["file:sales/bad.csv"]
+    bad.unlink()
+    assert Intake(Storage(tmp_path), spec).forget_refusals() == []
+    records = landing_files(Storage(tmp_path).tables, spec.name)
+    assert records.filter(file="sales/bad.csv").is_empty()
+    assert landed_rows(Storage(tmp_path).tables, spec.name) == {DAYS[1]: 1}
 
 
 def test_new_categories_and_odd_texts_are_named_and_kept(tmp_path: Path) -> None:
