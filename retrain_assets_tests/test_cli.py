@@ -406,7 +406,7 @@ def test_a_backfill_counts_refused_rows_and_keeps_dagsters_folders_out_of_the_pr
     reason = "0 of 16 partitions needed are ready; 1 more have landed: the sensor of churn or "
     status = run("status").stdout
     assert f"{reason}`retrain backfill churn` monitors them" in status
-    refusals = "customers refused 0 files and 1 row of others"
+    refusals = "customers refused 1 row: see"
     assert refusals in status
     rows.with_columns(x=pl.lit("wrong")).write_csv(landing / "2020-01-02.csv")
     done = run("backfill", "customers", "--from", "2020-01-02", "--to", "2020-01-02")
@@ -415,6 +415,7 @@ def test_a_backfill_counts_refused_rows_and_keeps_dagsters_folders_out_of_the_pr
     assert json.loads(run("status", "churn", "--json").stdout)["refused"] == {
         "customers": {"files": 1, "rows": 1}
     }
+    assert "customers refused 1 file and 1 row of other files" in run("status", "churn").stdout
     done = run("backfill", "customers", "--refused")
     assert done.exit_code == 1
     assert "1 are refused again, such as customers/2020-01-02" in done.stderr
@@ -429,7 +430,10 @@ def test_refused_files_that_hold_no_partition_are_read_again_too(fresh: Project)
     landing = fresh.root / "data" / "landing" / "customers"
     landing.mkdir(parents=True)
     (landing / "bad.csv").write_text("x,plan\n1,pro\n")
-    run("tick")
+    lines = run("tick").stdout.splitlines()
+    assert any(line.startswith("failed check: customers/dataset") for line in lines)
+    assert "customers/bad.csv is refused: it lacks" in "".join(lines)
+    assert lines[-1] == "1 run, 0 failures"
     done = run("backfill", "customers", "--refused")
     assert "1 are refused again, such as customers/bad.csv: it lacks" in done.stderr
     (landing / "bad.csv").unlink()

@@ -171,7 +171,8 @@ def tick(wait: int) -> None:
         return
     summary |= {"decisions": _decisions_since(since) if executed else [], "busy": None}
     counts = number_of(len(summary["runs"]), "run"), number_of(len(summary["failed"]), "failure")
-    lines = base.decision_lines(summary["decisions"]), ", ".join(counts)
+    checks = [f"failed check: {text}" for run in summary["runs"] for text in run["failed_checks"]]
+    lines = *checks, base.decision_lines(summary["decisions"]), ", ".join(counts)
     show(summary, "\n".join(filter(None, lines)))
     if summary["failed"]:
         raise click.exceptions.Exit(1)

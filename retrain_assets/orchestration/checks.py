@@ -38,7 +38,7 @@ CHECK_HELP: dict[str, str] = {
     "every_row_accounted_for": "Rows were lost between reading and storing. This is a fault of the "
     "platform: keep the file, stop the sensor of the dataset, and report the fault.",
     "rows_have_features": "The named rows are left out, the others are used. Have the values "
-    "corrected, or change the features: TRY_CAST gives null for such a value.",
+    "corrected, or change the features: TRY_CAST to a number gives null for such a value.",
     "features_match_training": "The data are used all the same. If the change is permanent, "
     "retrain the model. If it is a mistake, have the data corrected.",
     "target_balance_within_range": "Check that the labels are final and complete: `labels.delay` "

@@ -185,8 +185,8 @@ def _performance(spec: ModelSpec, situation: Situation) -> Answer:
     if answer and answer.fired:
         drift, note = spec.triggers.data_drift, ""
         if drift is not None and not _drift(observations.FEATURE, drift, spec, situation).fired:
-            note = "; the features have not drifted, so their relation to the target may have"
-            note += " changed"
+            note = "; data_drift has not fired, so the relation of the features to the target may"
+            note += " have changed"
         return Answer(True, answer.reason + note)
     newer = estimated.filter(pl.col(WINDOW) > (realised[WINDOW].max() or ""))
     foreseen = _apply_to_windows(lasting, newer, _has_fallen)

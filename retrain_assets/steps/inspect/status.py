@@ -118,10 +118,9 @@ def _list_waiting(
     if value["stale"]:
         yield {"text": value["staleness"], "command": ""}
     for dataset, count in value["refused"].items():
-        text = (
-            f"{dataset} refused {number_of(count['files'], 'file')} and "
-            f"{number_of(count['rows'], 'row')} of others"
-        )
+        files, rows = number_of(count["files"], "file"), number_of(count["rows"], "row")
+        both = f"{files} and {rows} of other files" if count["files"] and count["rows"] else ""
+        text = f"{dataset} refused {both or (files if count['files'] else rows)}"
         yield {"text": text, "command": f"retrain quarantine {dataset}"}
 
 
@@ -169,7 +168,7 @@ def _describe_newest(value: Mapping[str, Any]) -> str:
         return "no performance has been measured yet"
     row, now = value["performance"][0], value["production"]
     is_past = now and row["model_version"] != now["version"]
-    note = f"version {now['version']} has no window yet; " if is_past else ""
+    note = f"too few partitions since version {now['version']}; " if is_past else ""
     return f"{note}{describe_performance(row)}"
 
 

@@ -59,11 +59,12 @@ class WatchSummary:
     def sentence(self) -> str:
         """Return the comparison in words."""
         worse = "worse" if self.loss > 0 else "better"
+        strength = "enough" if self.is_worse else "too little"
         return (
-            f"version {self.production} is {worse} than version {self.before} before it by "
-            f"{abs(self.loss):.3g} in {self.metric} on "
-            f"{number_of(self.partitions, 'partition')} since, "
-            f"evidence {self.evidence:.3g} of {self.needed:.3g} needed"
+            f"on {number_of(self.partitions, 'partition')} since its promotion, version "
+            f"{self.production} is {worse} than version {self.before} before it by "
+            f"{abs(self.loss):.3g} in {self.metric}; this is {strength} to roll back "
+            f"(evidence {self.evidence:.3g}, needed {self.needed:.3g})"
         )
 
 

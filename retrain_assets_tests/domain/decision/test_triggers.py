@@ -306,7 +306,7 @@ def test_a_fall_while_nothing_moved_is_told_as_concept_drift() -> None:
     still = monitored(("feature", "psi", "a", 0.1, 0.2))
     seen = situation(monitoring=days(still, fallen(-1)))
     assert decide(model(performance=FALL, data_drift=DRIFT), seen).reason.endswith(
-        "; the features have not drifted, so their relation to the target may have changed"
+        "; data_drift has not fired, so the relation of the features to the target may have changed"
     )
     moved = monitored(("feature", "psi", "a", 0.3, 0.2))
     both = decide(

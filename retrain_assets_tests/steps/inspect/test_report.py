@@ -74,7 +74,7 @@ def test_what_waits_for_a_person_has_a_command(told: dict[str, Any]) -> None:
     waiting = {row["command"]: row["text"] for row in told["waiting"]}
     assert "a holiday" in waiting["retrain resume churn --reason WHY"]
     refused = waiting["retrain quarantine customers"]
-    assert refused == "customers refused 1 file and 0 rows of others"
+    assert refused == "customers refused 1 file"
     assert "it lacks" in told["datasets"][0]["refusal"]
     assert told["next"]["as_of"] == key(60)
     assert told["datasets"][0]["refused_files"] == 1
