@@ -16,6 +16,7 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.situation import Answer, HeldCandidate, Situation
 from retrain_assets.domain.drift import observations
 from retrain_assets.domain.windows import count_since
+from retrain_assets.specs.base import number_of
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.specs.triggers import DriftTrigger, LastingSpec
 
@@ -52,7 +53,7 @@ def _new_partitions(spec: ModelSpec, situation: Situation) -> Answer:
     if situation.last_decision is None:
         return Answer(False, "no decision yet")
     since = count_since(situation.mature, situation.last_decision)
-    reason = f"{since} new partitions since the last decision, of {threshold}"
+    reason = f"{number_of(since, 'new partition')} since the last decision, of {threshold}"
     return Answer(since >= threshold, reason)
 
 
