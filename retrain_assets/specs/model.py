@@ -56,12 +56,17 @@ class SearchSpec(Spec):
     Args:
         params: What to draw from, by name of the parameter.
         budget: Number of settings that are tried.
+        minutes: Time after which no further setting is tried; no limit by default.
         folds: Number of time-ordered folds that judge a setting.
+        prune: Whether a setting that is worse than most on its first folds is given up.
     """
 
     params: dict[str, DistributionSpec] = Field(min_length=1)
     budget: int = Field(10, ge=1, le=500)
+    # Left out if it is not set, so that models from before it existed keep their recipe.
+    minutes: float | None = Field(None, gt=0, exclude_if=lambda value: value is None)
     folds: int = Field(3, ge=2, le=20)
+    prune: bool = Field(True, exclude_if=lambda value: value is True)
 
 
 class EarlyStoppingSpec(Spec):

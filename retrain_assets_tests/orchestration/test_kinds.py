@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,15 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from retrain_assets.domain.model import estimator
 from retrain_assets.serving.http.app import list_predictions
 from retrain_assets.serving.http.formats import Inference, Tensor, arrow_answer, inference_answer
 from retrain_assets.serving.scoring.score import score
 from retrain_assets.serving.scoring.served_model import ServedModel
-from retrain_assets.steps.decision.train import sample
+from retrain_assets.steps.decision import journal
+from retrain_assets.steps.decision.train import fit_model, sample
 from retrain_assets.steps.inspect.card import _explain
+from retrain_assets.steps.inspect.reproduce import reproduce
 from retrain_assets.steps.monitoring.intervals import read_timeline
 from retrain_assets_tests.world import World, key, new_world
 
@@ -156,19 +161,36 @@ def test_a_hold_counts_partitions_where_a_partition_has_several_blocks(
     assert "some 9 more partitions would probably do" in row.reason
 
 
-def test_what_a_search_tried_is_kept_with_the_version(
-    tmp_path: Path, instance: dg.DagsterInstance
+def test_what_a_search_tried_is_kept_and_not_tried_again(
+    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = new_world(tmp_path, instance, **KINDS["regression"])
+    parts = deepcopy(KINDS["regression"])
+    parts["estimator"]["search"] |= {"minutes": 60, "budget": 30}
+    clock = iter(range(0, 10**6, 900))  # each setting takes a quarter of an hour
+    monkeypatch.setattr(journal, "perf_counter", lambda: next(clock))
+    world = new_world(tmp_path, instance, **parts)
     world.land(*range(16))
     world.settle()
     registry = world.storage.registry("churn")
-    run = registry.version(1).run_id
-    assert {"search.csv", "spec.json", "holdout.png"} <= {
-        found.path for found in registry.client.list_artifacts(run)
+    version = registry.version(1)
+    assert {"search.csv", "search.png", "spec.json", "holdout.png"} <= {
+        found.path for found in registry.client.list_artifacts(version.run_id)
     }
+    assert len(registry.text(version, "search.csv").splitlines()) == 1 + 4
     refit = registry.client.get_run(registry.version(2).run_id)
-    assert refit.data.tags["mlflow.parentRunId"] == run
+    assert refit.data.tags["mlflow.parentRunId"] == version.run_id
+
+    fits, fit_recipe = [], estimator._fit_recipe
+    monkeypatch.setattr(
+        estimator, "_fit_recipe", lambda *given: fits.append(given) or fit_recipe(*given)
+    )
+    features = int(version.tags["features_version"])
+    again = fit_model(world.state, [*json.loads(version.tags["trained_on"])], features, resume=True)
+    assert len(fits) == 1, "only the best setting was fitted, on all rows"
+    assert again.search is not None
+    assert again.search.write_csv() == registry.text(version, "search.csv")
+    assert reproduce(world.state, 1).identical
+    assert len(fits) > 4, "a version is built again without what was kept of its search"
 
 
 def monitored(world: World, role: str) -> Any:

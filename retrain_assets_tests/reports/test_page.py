@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import polars as pl
 import pytest
 
+from retrain_assets.reports.canvas import to_png
 from retrain_assets.reports.page import render_page, render_sections
 from retrain_assets.reports.plots import draw_importance
+from retrain_assets.reports.search_plot import draw_search
 
 BAD = '<script>alert("1")</script>'
 SAFE = "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;"
@@ -46,3 +50,17 @@ def test_the_feature_that_is_worth_most_stands_on_top() -> None:
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == ["c", "a", "b"]
     assert [bar.get_width() for bar in figure.axes[0].patches] == [-0.2, 0.1, 0.9]
+
+
+def test_settings_of_a_search_are_drawn_by_each_parameter_that_differs() -> None:
+    params = [{"rate": rate, "rule": rule, "fixed": 1} for rate, rule in ((0.1, "$a$"), (1, None))]
+    trials = {
+        "setting": [0, 1],
+        "params": [json.dumps(item) for item in params],
+        "state": ["judged", "pruned"],
+        "loss": [0.5, 0.9],
+    }
+    figure = draw_search(pl.DataFrame(trials))
+    assert [axes.get_xlabel() for axes in figure.axes] == ["setting", "rate", "rule"]
+    assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[0.5], [0.9]]
+    assert b"PNG" in to_png(figure)

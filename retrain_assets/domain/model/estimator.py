@@ -1,4 +1,4 @@
-"""Fit the estimator that the YAML names, search its settings, and predict with it.
+"""Fit the estimator that the YAML names, and predict with it.
 
 A fitted model is a scikit-learn pipeline whose first step takes the raw frame of features, so that
 training, batch and a single row are encoded by the same code. Libraries are imported within
@@ -6,14 +6,12 @@ functions. Whoever fits decides the process's OpenMP settings first (`prepare_th
 model store), since this package does not touch the environment.
 
 An estimator that was fitted elsewhere is wrapped so that it takes the features of the spec. Not
-here: judging and storing.
+here: how a search chooses settings, judging and storing.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +22,10 @@ from retrain_assets.domain.metrics.metrics import evaluate, get_gate_metric
 from retrain_assets.domain.model.families.catalogue import family_of
 from retrain_assets.domain.model.families.family import LAST, PLAIN, Rows, TrainingError
 from retrain_assets.domain.model.pipeline import build_pipeline
+from retrain_assets.domain.model.search import Journal, Params, search, time_folds
 from retrain_assets.specs.features import Kind
 from retrain_assets.specs.gate import GateSpec
 from retrain_assets.specs.model import (
-    DistributionSpec,
     EarlyStoppingSpec,
     EstimatorSpec,
     ModelSpec,
@@ -35,7 +33,6 @@ from retrain_assets.specs.model import (
 )
 
 if TYPE_CHECKING:
-    from optuna import Trial
     from sklearn.pipeline import Pipeline
 
 
@@ -80,6 +77,7 @@ def fit(
     target: pl.Series,
     blocks: pl.Series,
     weight: pl.Series | None = None,
+    journal: Journal | None = None,
 ) -> Fitted:
     """Fit the model's recipe.
 
@@ -92,6 +90,7 @@ def fit(
         target: Labels: 0 and 1, texts, or numbers, by the kind of the model.
         blocks: The partition of each row, for the folds of a search and for early stopping.
         weight: Row weights.
+        journal: What a search has tried already, and where it keeps what it tries.
 
     Raises:
         TrainingError: The estimator, its params or the labels cannot be used, or the search has
@@ -106,7 +105,7 @@ def fit(
     estimator, trials = spec.estimator, None
     with threadpool_limits(limits=estimator.threads):
         if estimator.search is not None:
-            best, trials = _search(spec, estimator.search, rows)
+            best, trials = _search(spec, estimator.search, rows, journal)
             estimator = _with(estimator, best)
         pipeline = _fit_recipe(spec, estimator, rows)
     params = family_of(pipeline[LAST]).list_params(pipeline[LAST]).items()
@@ -188,7 +187,9 @@ def trivial_prediction(
     return np.full(n, np.average(labels, weights=weights))
 
 
-def _search(spec: ModelSpec, search_spec: SearchSpec, rows: _Rows) -> tuple[Params, pl.DataFrame]:
+def _search(
+    spec: ModelSpec, search_spec: SearchSpec, rows: _Rows, journal: Journal | None
+) -> tuple[Params, pl.DataFrame]:
     """Search on the folds where a model can be fitted and the metric is defined."""
     metric, kind, schema = get_gate_metric(spec.gate), spec.target.kind, rows.features.schema
     # A name that the estimator does not take would let each setting but the first fail.
@@ -199,18 +200,15 @@ def _search(spec: ModelSpec, search_spec: SearchSpec, rows: _Rows) -> tuple[Para
     # No setting can be fitted on one class, so such a fold cannot compare settings.
     folds = [fold for fold in folds if kind == "regression" or np.unique(fold[0].labels).size > 1]
 
-    def loss(params: Params) -> float:
+    def judge(params: Params) -> Iterator[float]:
         estimator = _with(spec.estimator, params)
-        values = []
         for train, validation in folds:
             pipeline = _fit_recipe(spec, estimator, train)
             output = predict(pipeline, kind, validation.features)
             classes = getattr(pipeline, "classes_", None)
-            values.append(evaluate(metric, validation.labels, output, classes))
-        defined = [value for value in values if not math.isnan(value)]
-        return float(metric.gain(0.0, np.mean(defined))) if defined else math.nan
+            yield metric.gain(0.0, evaluate(metric, validation.labels, output, classes))
 
-    return search(search_spec, spec.estimator.params, spec.seed, loss)
+    return search(search_spec, spec.estimator.params, spec.seed, judge, journal)
 
 
 def _with(spec: EstimatorSpec, params: Params) -> EstimatorSpec:
@@ -318,100 +316,6 @@ def refuse_wrong_kind(pipeline: Pipeline, kind: Kind) -> None:
         raise TrainingError(f"estimator: {name} is no {role}, which target.kind {kind} needs")
     if kind != "regression" and not hasattr(pipeline, "predict_proba"):
         raise TrainingError(f"estimator: {name} gives no probabilities: choose one that does")
-
-
-Params = dict[str, Any]
-
-
-def search(
-    spec: SearchSpec, params: Mapping[str, Any], seed: int, loss: Callable[[Params], float]
-) -> tuple[Params, pl.DataFrame]:
-    """Try settings and return the one with the least loss, the earlier of equals.
-
-    Args:
-        spec: The distributions, and how many settings are tried.
-        params: The first setting; later ones replace the parameters that have a distribution.
-        seed: Of optuna's sampler.
-        loss: Of one setting; lower is better. A setting fails where this is not finite or raises a
-            `ValueError`; then the search goes on.
-
-    Returns:
-        The best setting; and of each setting its number, `params` as JSON and `loss`.
-
-    Raises:
-        TrainingError: Every setting failed; the message has the reason of the first.
-    """
-    import optuna
-    from optuna.trial import TrialState
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-    trials = []
-    for number in range(spec.budget):
-        trial = study.ask()
-        drawn = {name: _draw(trial, name, of) for name, of in spec.params.items()} if number else {}
-        setting = {**params, **drawn}
-        value, reason = _try(loss, setting)
-        finite = math.isfinite(value)
-        study.tell(trial, value if finite else None, None if finite else TrialState.FAIL)
-        trials.append((setting, value, reason))
-    settings, losses, reasons = zip(*trials, strict=True)
-    if not np.isfinite(losses).any():
-        raise TrainingError(
-            f"estimator.search: all of its {len(settings)} settings failed, the first because of: "
-            f"{reasons[0]}"
-        )
-    table = {
-        "setting": range(len(settings)),
-        "params": [json.dumps(setting, sort_keys=True, default=str) for setting in settings],
-        "loss": losses,
-    }
-    best = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))
-    return settings[best], pl.DataFrame(table)
-
-
-def time_folds(blocks: pl.Series, count: int, gap: int) -> list[tuple[pl.Series, pl.Series]]:
-    """Return folds of an expanding window, so that blocks are judged after those of the fit.
-
-    Args:
-        blocks: The block of each row; blocks are in the order of their names.
-        count: How many folds.
-        gap: Blocks left out between training and validation, whose labels would not be final yet.
-
-    Returns:
-        Of each fold a mask of the rows to fit on, and one of the rows to judge on.
-
-    Raises:
-        TrainingError: There are too few blocks.
-    """
-    from sklearn.model_selection import TimeSeriesSplit
-
-    names = blocks.unique().sort()
-    try:
-        folds = list(TimeSeriesSplit(count, gap=gap).split(names))
-    except ValueError as error:
-        raise TrainingError(
-            f"estimator.search: {len(names)} training partitions are too few for {count} folds "
-            f"with a gap of {gap}: use fewer folds or a longer windows.train"
-        ) from error
-    return [(blocks.is_in(names[fit]), blocks.is_in(names[judge])) for fit, judge in folds]
-
-
-def _try(loss: Callable[[Params], float], setting: Params) -> tuple[float, str]:
-    """Return the loss of a setting, and why there is none."""
-    try:
-        return loss(setting), "the metric is undefined on every fold: use fewer folds"
-    except ValueError as error:
-        return math.nan, str(error)
-
-
-def _draw(trial: Trial, name: str, distribution: DistributionSpec) -> Any:
-    if (values := distribution.values) is not None:
-        return values[trial.suggest_categorical(name, range(len(values)))]
-    low, high = float(distribution.low or 0), float(distribution.high or 0)
-    if distribution.is_integer:
-        return trial.suggest_int(name, math.ceil(low), math.floor(high), log=distribution.log)
-    return trial.suggest_float(name, low, high, log=distribution.log)
 
 
 def wrap_fitted(estimator: Any, kind: Kind, features: pl.DataFrame) -> Pipeline:

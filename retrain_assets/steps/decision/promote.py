@@ -231,7 +231,7 @@ def _refit(
     length = int(candidate.tags.get("window", windows.train))
     keys = [key for key in state.mature() if key <= candidate.tags["as_of"]][-length:]
     versions = train.read_table_versions(state)
-    trained = train.fit_model(state, keys, int(versions["features_version"]))
+    trained = train.fit_model(state, keys, int(versions["features_version"]), resume=True)
     rows = train.sample(state, keys[-windows.holdout :])
     metrics = _check_refit(state, candidate, trained, rows)
     tags = {**candidate.tags, **identity, **versions}

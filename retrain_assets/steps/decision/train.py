@@ -24,7 +24,9 @@ from retrain_assets.domain.model.estimator import Fitted, fit, predict
 from retrain_assets.domain.model.outliers import OUTLIER
 from retrain_assets.domain.windows import Windows, describe_exclusions, split
 from retrain_assets.reports.plots import draw_holdout
+from retrain_assets.reports.search_plot import draw_search
 from retrain_assets.steps import state as facts
+from retrain_assets.steps.decision.journal import open_journal
 from retrain_assets.steps.state import ModelState, data_digest, digest_of
 from retrain_assets.stores.checkout import checkout
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
@@ -36,7 +38,7 @@ DECISION_TAG = "beside"  # the tag that all candidates of one decision share
 # Scikit-learn and matplotlib take seconds to import.
 Model = Any  # a fitted pipeline
 Figure = Any
-SPEC_FILE, PACKAGES_FILE = "spec.json", "packages.json"
+SPEC_FILE, PACKAGES_FILE, SEARCH_FILE = "spec.json", "packages.json", "search.csv"
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ def _train(state: ModelState, plan: Plan, start_run: Callable[[], str]) -> Model
     if (existing := state.registry.find(identity)) is not None:
         return existing
     run_id, holdout = start_run(), sample(state, plan.windows.holdout)
-    trained = fit_model(state, plan.windows.train, int(plan.tags["features_version"]))
+    features_version = int(plan.tags["features_version"])
+    trained = fit_model(state, plan.windows.train, features_version, resume=True)
     output = predict_sample(state, trained.pipeline, holdout)
     metrics, kind = compute_metrics(state, holdout, output), state.spec.target.kind
     draw = partial(draw_holdout, kind, holdout.labels, output.values, output.classes)
@@ -223,8 +226,10 @@ def register(
         SPEC_FILE: state.spec.model_dump_json(indent=2),
         PACKAGES_FILE: json.dumps(facts.installed(), indent=2),
     }
+    drawn: dict[str, Callable[[], Figure]] = {}
     if trained.search is not None:
-        texts["search.csv"] = trained.search.write_csv()
+        texts[SEARCH_FILE] = trained.search.write_csv()
+        drawn = {"search.png": partial(draw_search, trained.search)}
     return state.registry.log_version(
         run_id,
         trained.pipeline,
@@ -241,23 +246,32 @@ def register(
             "excluded": describe_exclusions(state.spec.exclude, first, last),
         },
         texts=texts,
-        figures=figures or {},
+        figures={**(figures or {}), **drawn},
     )
 
 
-def fit_model(state: ModelState, partitions: Sequence[str], version: int | None = None) -> Trained:
+def fit_model(
+    state: ModelState,
+    partitions: Sequence[str],
+    version: int | None = None,
+    *,
+    resume: bool = False,
+) -> Trained:
     """Fit the model's recipe on some partitions, or return the fit that is in memory.
 
     Args:
         state: The model.
         partitions: Keys of the partitions.
         version: Version of the features table; the newest by default.
+        resume: Whether a search is kept, and goes on where a run before this one ended.
     """
     keys = tuple(partitions)
 
     def fit_once() -> Trained:
         rows = sample(state, keys, fitting=True, version=version)
-        model = fit(state.spec, rows.features, rows.target, rows.partitions, rows.weight)
+        journal = open_journal(state, rows.sha256, resume=resume)
+        inputs = rows.features, rows.target, rows.partitions, rows.weight
+        model = fit(state.spec, *inputs, journal)
         # A copy: a slice would keep all rows in memory.
         example = rows.features.filter(pl.int_range(pl.len()) < EXAMPLE_ROWS)
         return Trained(

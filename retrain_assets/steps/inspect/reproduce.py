@@ -15,7 +15,7 @@ from retrain_assets.specs.features import Kind
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.adopt import ADOPTED
-from retrain_assets.steps.decision.train import PACKAGES_FILE, SPEC_FILE, sample
+from retrain_assets.steps.decision.train import PACKAGES_FILE, SEARCH_FILE, SPEC_FILE, sample
 from retrain_assets.steps.state import ModelState, code_digest, installed, lock_digest
 from retrain_assets.stores.checkout import checkout
 from retrain_assets.stores.registry.model_file import content_digest
@@ -66,7 +66,7 @@ def reproduce(state: ModelState, number: int) -> Reproduction:
         )
     import skops.io
 
-    past = replace(state, spec=ModelSpec.model_validate_json(spec))
+    past = replace(state, spec=_read_spec(state, version, spec))
     keys, features_version = tuple(json.loads(tags["trained_on"])), int(tags["features_version"])
     rows = sample(past, keys, fitting=True, version=features_version)
     rebuilt = train.fit_model(past, keys, features_version).pipeline
@@ -77,6 +77,18 @@ def reproduce(state: ModelState, number: int) -> Reproduction:
         differences.append("model: the fitted objects differ from those that are stored")
     changes = _list_changes(state, version)
     return Reproduction(not differences, (*differences, *changes))
+
+
+def _read_spec(state: ModelState, version: ModelVersion, text: str) -> ModelSpec:
+    """Return the spec of a version, with as many settings as its search tried in its time."""
+    spec = ModelSpec.model_validate_json(text)
+    search = spec.estimator.search
+    if search is None or search.minutes is None:
+        return spec
+    tried = len(state.registry.text(version, SEARCH_FILE).splitlines()) - 1
+    search = search.model_copy(update={"minutes": None, "budget": tried})
+    estimator = spec.estimator.model_copy(update={"search": search})
+    return spec.model_copy(update={"estimator": estimator})
 
 
 def _compare_data(

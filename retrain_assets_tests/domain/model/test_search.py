@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable, Iterator
 
 import polars as pl
 import pytest
@@ -10,8 +11,13 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from retrain_assets.domain.model.estimator import Params, search, time_folds
 from retrain_assets.domain.model.families.family import TrainingError
+from retrain_assets.domain.model.search import (
+    Journal,
+    Params,
+    time_folds,
+)
+from retrain_assets.domain.model.search import search as search_folds
 from retrain_assets.specs.model import DistributionSpec, SearchSpec
 
 SPEC = SearchSpec.model_validate(
@@ -25,6 +31,17 @@ SPEC = SearchSpec.model_validate(
         "budget": 200,
     }
 )
+
+
+def search(
+    spec: SearchSpec,
+    params: Params,
+    seed: int,
+    loss: Callable[[Params], float],
+    journal: Journal | None = None,
+) -> tuple[Params, pl.DataFrame]:
+    """Search with one fold."""
+    return search_folds(spec, params, seed, lambda setting: map(loss, [setting]), journal)
 
 
 def settings(spec: SearchSpec, params: Params, seed: int) -> list[Params]:
@@ -89,7 +106,7 @@ def test_the_least_loss_wins_and_the_earlier_of_equals() -> None:
     best, tried = search(SPEC, {"leaves": 8}, 1, loss)
     first = tried.filter(pl.col("loss") == 0.2)["params"][0]
     assert best == json.loads(first)
-    assert tried.columns == ["setting", "params", "loss"]
+    assert tried.columns == ["setting", "params", "state", "folds", "loss"]
     assert search(SPEC, {"leaves": 8}, 1, lambda _: 1.0)[0] == {"leaves": 8}
 
 
@@ -116,6 +133,63 @@ def test_a_search_without_any_loss_is_refused_with_the_reason() -> None:
 
     with pytest.raises(TrainingError, match="because of: the estimator takes no missing values"):
         search(SPEC, {}, 1, refuse)
+
+
+FOLDS = SPEC.model_copy(update={"budget": 40})
+
+
+def losses_of(setting: Params) -> Iterator[float]:
+    """Losses of three folds, which are far apart between settings."""
+    yield from (abs(math.log10(setting["rate"]) + 2) + fold / 100 for fold in range(3))
+
+
+def test_a_setting_that_is_worse_than_most_is_given_up() -> None:
+    best, tried = search_folds(FOLDS, {"rate": 0.5}, 1, losses_of)
+    pruned = tried.filter(pl.col("state") == "pruned")
+    assert pruned.height > 5
+    assert pruned["folds"].max() < 3  # type: ignore[operator]
+    least = tried.filter(pl.col("state") == "judged").sort("loss")
+    assert json.loads(least["params"][0]) == best
+    assert least["folds"].to_list() == [3] * least.height
+    everything = FOLDS.model_copy(update={"prune": False})
+    assert set(search_folds(everything, {"rate": 0.5}, 1, losses_of)[1]["folds"]) == {3}
+
+
+def test_a_search_that_was_killed_goes_on_as_if_nothing_had_happened() -> None:
+    class Killed(BaseException):
+        pass
+
+    tried: list[Params] = []
+
+    def judge(setting: Params) -> Iterator[float]:
+        tried.append(setting)
+        if len(tried) == 12:
+            raise Killed
+        if setting["leaves"] == 5:
+            raise TrainingError("five leaves")
+        yield from losses_of(setting)
+
+    start, journal = {"rate": 0.5, "leaves": 8}, Journal()
+    with pytest.raises(Killed):
+        search_folds(FOLDS, start, 1, judge, journal)
+    assert len(journal.settings) == 11
+    resumed = search_folds(FOLDS, start, 1, judge, Journal(journal.settings))
+    once = len(tried)
+    unbroken = search_folds(FOLDS, start, 1, judge)
+    assert resumed[0] == unbroken[0]
+    assert_frame_equal(resumed[1], unbroken[1])
+    assert once == 1 + unbroken[1]["params"].n_unique(), "no setting was judged twice"
+    assert "failed" in unbroken[1]["state"]
+
+
+def test_no_setting_is_begun_after_the_minutes_have_passed() -> None:
+    spec = SPEC.model_copy(update={"minutes": 1.0})
+    ticks = iter(range(0, 10_000, 25))
+    journal = Journal(clock=lambda: next(ticks))
+    _, tried = search_folds(spec, {"rate": 0.5}, 1, losses_of, journal)
+    assert tried.height == 3  # each takes 25 seconds
+    _, resumed = search_folds(spec, {"rate": 0.5}, 1, losses_of, journal)
+    assert_frame_equal(resumed, tried)
 
 
 def test_a_range_without_a_whole_number_is_refused() -> None:
