@@ -32,7 +32,9 @@ def draw_search(trials: pl.DataFrame) -> Figure:
     plots = np.ravel(figure.subplots(1, len(shown), sharey=True))
     for axes, name in zip(plots, shown, strict=True):
         _draw_settings(axes, columns[name], trials, labelled=axes is plots[0])
-        axes.set(xlabel=canvas.shorten(name), xscale=_choose_scale(columns[name]))
+        axes.set(xlabel=canvas.shorten(name))
+        if _is_wide(columns[name]):
+            axes.set_xscale("log")
     plots[0].set(ylabel="loss, mean over folds")
     judged = trials.filter(pl.col("state") == "judged").sort("loss", maintain_order=True)
     best = judged.row(0, named=True)
@@ -41,10 +43,10 @@ def draw_search(trials: pl.DataFrame) -> Figure:
     return canvas.finish(figure, title, f"{note}, {best['params']}", *plots)
 
 
-def _choose_scale(values: Sequence[Any]) -> str:
-    numbers = [value for value in values if isinstance(value, int | float)]
-    spread = max(numbers, default=0) / min(numbers) if min(numbers, default=0) > 0 else 0
-    return "log" if spread > LOG_FROM and len(numbers) == len(values) else "linear"
+def _is_wide(values: Sequence[Any]) -> bool:
+    """Return whether values are positive numbers of very different size."""
+    numbers = [value for value in values if isinstance(value, int | float) and value > 0]
+    return len(numbers) == len(values) and max(numbers) > LOG_FROM * min(numbers)
 
 
 def _draw_settings(
