@@ -84,7 +84,9 @@ class _Handler(BaseHTTPRequestHandler):
             del releases[int(place)]
             self._answer(204, b"")
         elif not place:
-            self._answer(200, list(releases.values()) if visible else public)
+            size, page = (int(query.get(name, ["30"])[0]) for name in ("per_page", "page"))
+            listed = [*reversed(releases.values())] if visible else public[::-1]
+            self._answer(200, listed[size * (page - 1) : size * page])
         elif place.startswith("assets/"):
             asset = place.rpartition("/")[2]
             assert self.headers["Accept"] == "application/octet-stream"

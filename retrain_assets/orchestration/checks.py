@@ -11,8 +11,8 @@ import dagster as dg
 from retrain_assets.specs.base import number_of
 
 CHECK_HELP: dict[str, str] = {
-    "intervals_hold": "The intervals are widened by themselves after each partition with labels. "
-    "If the alarm stays, errors grow faster than that: train a new version.",
+    "intervals_hold": "The intervals become wider after each partition whose labels they miss too "
+    "often. If the alarm stays, errors grow faster than that: train a new version.",
     "not_worse_than_before": "With `watch: auto`, the version before is already in production "
     "again. Otherwise run `retrain rollback`, unless the data since the promotion were unusual.",
     "schema_matches": "Look at the file and the row in the table. If the file was cut off or has "

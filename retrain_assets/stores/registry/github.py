@@ -6,8 +6,9 @@ the files of a release are.
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from http.client import HTTPException
+from itertools import count
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
@@ -15,6 +16,7 @@ from urllib.request import Request, urlopen
 
 SECONDS = 60
 MAX_BYTES = 2**30  # of an answer
+PAGE = 100  # the most that GitHub gives at once
 JSON, OCTETS = "application/vnd.github+json", "application/octet-stream"
 
 
@@ -46,7 +48,7 @@ class Releases:
         Raises:
             GitHubError: Another release has the tag, or GitHub refuses.
         """
-        for release in self._json("GET", f"{self._url}?per_page=100"):
+        for release in list(self._list()):
             if release["tag_name"] == tag and release["draft"]:
                 self._call("DELETE", f"{self._url}/{release['id']}")
             elif release["tag_name"] == tag:
@@ -74,6 +76,14 @@ class Releases:
         release = self._json("GET", f"{self._url}/{place}")
         stored = {asset["name"] for asset in release["assets"]}
         return {name: self._download(release, name) for name in names if name in stored}
+
+    def _list(self) -> Iterator[dict[str, Any]]:
+        """Yield all releases; of drafts, those that the token may see."""
+        for page in count(1):
+            releases = self._json("GET", f"{self._url}?per_page={PAGE}&page={page}")
+            yield from releases
+            if len(releases) < PAGE:
+                return
 
     def _download(self, release: Mapping[str, Any], name: str) -> bytes:
         """Return an asset, by its number: no address in an answer is followed but by redirects."""

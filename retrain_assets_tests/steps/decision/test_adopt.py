@@ -419,7 +419,14 @@ def test_an_upload_that_fails_is_seen_by_nobody_and_made_again(
     with pytest.raises(GitHubError, match="404 Not Found"):
         read(f"{target}@churn-v1")
     github.fails_after = 100
+    others = {
+        number: {"id": number, "assets": [], "tag_name": f"other-v{number}", "draft": False}
+        for number in range(1, 151)
+    }
+    github.releases |= others  # newer than the draft, which is on the second page therefore
     publish(released.state, None, target)
+    for number in others:
+        del github.releases[number]
     assert len(github.releases) == 1
     files, manifest = read(target)
     assert (manifest["model"], set(files)) == ("churn", set(FILES))
