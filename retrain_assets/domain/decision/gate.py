@@ -184,11 +184,13 @@ def decide(
     against_trivial: Comparison,
     slices: Sequence[SliceResult] = (),
     guards: Sequence[GuardResult] = (),
+    production_against_trivial: Comparison | None = None,
 ) -> Decision:
     """Come to a verdict: the first of these that holds.
 
     1. HOLD: fewer than `min_blocks` blocks, or the metric is undefined on the holdout.
-    2. REJECT: shown to be worse than the trivial predictor: that interval is below zero.
+    2. REJECT: shown to be worse than the trivial predictor: that interval is below zero. This does
+       not count where production is worse than it too: then the better of the two is to serve.
     3. REJECT: shown to be worse than production.
     4. REJECT: a slice regresses, or a guard that blocks fails.
     5. PROMOTE: shown to be better by more than `min_gain`, or with `not_worse` not to be worse by
@@ -205,6 +207,7 @@ def decide(
         against_trivial: The candidate against the trivial predictor.
         slices: The results of `compare_slices`.
         guards: The results of the guards; the reason names those that warn.
+        production_against_trivial: Production against the trivial predictor, on the same rows.
     """
     comparison = against_production or against_trivial
     if too_few := hold_for_blocks(spec, comparison.blocks):
@@ -212,9 +215,12 @@ def decide(
     if not math.isfinite(comparison.gain + against_trivial.gain):
         reason = f"{spec.metric} is undefined on these {comparison.rows:,} holdout rows"
         return Decision(Verdict.HOLD, reason, comparison)
-    if against_trivial.high < 0:
-        figures = _figures(against_trivial, TRIVIAL)
-        return Decision(Verdict.REJECT, f"worse than {TRIVIAL}: {figures}", against_trivial)
+    is_floor = production_against_trivial is None or production_against_trivial.gain >= 0
+    if against_trivial.high < 0 and is_floor:
+        reason = f"worse than {TRIVIAL}: {_figures(against_trivial, TRIVIAL)}"
+        if against_production:
+            reason += f"; production has {against_production.production:.4g} on the same rows"
+        return Decision(Verdict.REJECT, reason, against_trivial)
     rival = "production" if against_production else TRIVIAL
     failed = [guard for guard in guards if not guard.passed]
     blocking = [guard.detail for guard in failed if guard.action == "block"]
@@ -223,7 +229,16 @@ def decide(
         reason = f"{'; '.join(blocking)}; {_figures(comparison, rival)}"
         decision = Decision(Verdict.REJECT, reason, comparison)
     warnings = [f"warning: {guard.detail}" for guard in failed if guard.action == "warn"]
+    if not is_floor:
+        warnings.append(_warn_of_production(against_trivial))
     return replace(decision, reason="; ".join([decision.reason, *warnings]))
+
+
+def _warn_of_production(against_trivial: Comparison) -> str:
+    """Return a warning where production is worse than the trivial predictor."""
+    is_better = against_trivial.gain > 0
+    which = "production is" if is_better else "production and the candidate are"
+    return f"warning: {which} worse than {TRIVIAL}, which has {against_trivial.production:.4g}"
 
 
 def hold_for_blocks(spec: GateSpec, blocks: int) -> Decision | None:

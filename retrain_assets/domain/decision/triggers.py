@@ -12,6 +12,7 @@ from retrain_assets.domain.decision.situation import (
     Answer,
     Cause,
     Expectation,
+    HeldCandidate,
     Request,
     Situation,
 )
@@ -49,7 +50,7 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
         Cause(name, *_restrain(spec, situation, name, answers), as_of) for name in answers
     )
     reason = "; ".join(cause.reason for cause in causes if cause.fired) or "no cause has fired"
-    candidate = find_awaited_candidate(spec, situation)
+    candidate = _find_awaited(spec, situation)
     wait, pause = None, situation.pause
     if pause and as_of < pause.until:
         wait = f"paused until {pause.until} by {pause.by} ({pause.reason})"
@@ -79,7 +80,7 @@ def foresee(spec: ModelSpec, situation: Situation, request: Request) -> Expectat
         return Expectation(missing, "when the windows of the first model are full")
     since = count_since(mature, situation.last_decision or "")
     earliest, triggers = max(spec.triggers.cooldown, 1) - since, spec.triggers
-    if candidate := find_awaited_candidate(spec, situation):
+    if candidate := _find_awaited(spec, situation):
         reason = f"when version {candidate.version}, which is held, is judged again"
         return Expectation(max(candidate.more_partitions - since, earliest, 1), reason)
     # A candidate that is no newer than production is not trained.
@@ -91,6 +92,18 @@ def foresee(spec: ModelSpec, situation: Situation, request: Request) -> Expectat
         return Expectation(None, "no decision is due before a cause fires")
     reason = f"when {triggers.new_partitions} have come since the last decision"
     return Expectation(max(triggers.new_partitions - since, earliest), reason)
+
+
+def _find_awaited(spec: ModelSpec, situation: Situation) -> HeldCandidate | None:
+    """Return the held candidate that other causes wait for.
+
+    While the performance of production is beyond its limit, nothing waits: a new candidate may be
+    better, and the second look may be weeks away.
+    """
+    candidate = find_awaited_candidate(spec, situation)
+    if candidate and explain_wait(situation, candidate):
+        return None if CAUSES["performance"](spec, situation).fired else candidate
+    return candidate
 
 
 def count_refusals(decided: Iterable[tuple[str, Iterable[str]]]) -> dict[str, int]:

@@ -62,11 +62,14 @@ def judge(
     curve = fit_calibration(rows.labels, output.values, output.classes) if output.classes else None
     gate, evidence = _gate(state), {CALIBRATION: asdict(curve)} if curve else {}
     confidence = bonferroni(gate.confidence, among)
-    trivial = _compare_with_trivial(state, candidate, output, rows, confidence)
+    constant = _predict_trivial(state, candidate, output, rows)
+    trivial = _compare(gate, rows, output, constant, confidence)
     missing = train.list_missing_features(state, rival) if rival else []
     if rival and not missing:
-        outputs = align_outputs(output, train.predict_sample(state, rival, rows))
-        decision, comparisons = _judge_against(state, gate, rows, *outputs, trivial)
+        production = train.predict_sample(state, rival, rows)
+        floor = _compare(gate, rows, *align_outputs(production, constant), confidence)
+        outputs = align_outputs(output, production)
+        decision, comparisons = _judge_against(state, gate, rows, *outputs, trivial, floor)
         return decision, evidence | comparisons
     decision = gates.decide(gate, None, trivial)
     if missing:
@@ -75,18 +78,19 @@ def judge(
     return decision, evidence | {"comparison": asdict(trivial)}
 
 
-def _judge_against(
+def _judge_against(  # noqa: PLR0917 all of the same rows
     state: ModelState,
     gate: GateSpec,
     rows: Sample,
     candidate: Output,
     production: Output,
     trivial: gates.Comparison,
+    floor: gates.Comparison,
 ) -> Judgement:
     """Judge a candidate against production, with the confidence of its trivial comparison."""
     metric, classes = get_gate_metric(gate), candidate.classes
     inputs = rows.labels, candidate.values, production.values, rows.blocks
-    comparison = gates.compare(metric, *inputs, trivial.confidence, classes=classes)
+    comparison = _compare(gate, rows, candidate, production, trivial.confidence)
     features = rows.features.select(gate.slices)
     slices = gates.compare_slices(gate, metric, features, *inputs, classes)
     results = list(run_guards(gate, state.spec.target.kind, rows, candidate, production))
@@ -95,19 +99,26 @@ def _judge_against(
         "slices": [asdict(result) for result in slices],
         "guards": [result.record() for result in results],
     }
-    return gates.decide(gate, comparison, trivial, slices, results), evidence
+    return gates.decide(gate, comparison, trivial, slices, results, floor), evidence
 
 
-def _compare_with_trivial(
-    state: ModelState, candidate: ModelVersion, output: Output, rows: Sample, confidence: float
+def _compare(
+    gate: GateSpec, rows: Sample, ours: Output, theirs: Output, confidence: float
 ) -> gates.Comparison:
-    """Compare a candidate with a constant prediction that is made from its own training rows."""
+    """Compare two outputs in the same columns."""
+    inputs = rows.labels, ours.values, theirs.values, rows.blocks, confidence
+    return gates.compare(get_gate_metric(gate), *inputs, classes=ours.classes)
+
+
+def _predict_trivial(
+    state: ModelState, candidate: ModelVersion, output: Output, rows: Sample
+) -> Output:
+    """Return the best constant prediction from a candidate's own training rows, in its columns."""
     gate, kind, tags = state.spec.gate, state.spec.target.kind, candidate.tags
     keys = state.trained_on(state.mature(), (tags["train_from"], tags["train_to"]))
     trained = train.sample(state, keys, fitting=True)
-    trivial = trivial_prediction(kind, trained.target, trained.weight, len(rows.labels), gate)
-    inputs = rows.labels, output.values, trivial, rows.blocks, confidence
-    return gates.compare(get_gate_metric(gate), *inputs, classes=output.classes)
+    values = trivial_prediction(kind, trained.target, trained.weight, len(rows.labels), gate)
+    return replace(output, values=values)
 
 
 def align_outputs(ours: Output, theirs: Output) -> tuple[Output, Output]:

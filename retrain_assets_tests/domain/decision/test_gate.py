@@ -83,6 +83,24 @@ def test_the_verdict_follows_from_the_intervals(
     assert decision.comparison is (trivial if "trivial" in said else production or trivial)
 
 
+@pytest.mark.parametrize(
+    ("gain", "trivial", "floor", "verdict", "reason"),
+    [
+        (0.02, -0.2, -0.3, "PROMOTE", "better than production: .*; warning: production and the"),
+        (-0.02, -0.2, -0.1, "REJECT", "worse than production: .*; warning: production and the"),
+        (0.02, 0.2, -0.3, "PROMOTE", "; warning: production is worse .* which has 0.6$"),
+        (0.02, -0.2, 0.1, "REJECT", "worse than the trivial .*; production has 0.42 on the same"),
+    ],
+)
+def test_where_production_is_worse_than_the_trivial_predictor_the_better_of_the_two_serves(
+    gain: float, trivial: float, floor: float, verdict: str, reason: str
+) -> None:
+    sides = comparison(gain, 0.01), comparison(trivial, 0.05)
+    decision = decide(GATE, *sides, production_against_trivial=comparison(floor, 0.2))
+    assert decision.verdict == verdict
+    assert re.search(reason, decision.reason)
+
+
 def test_the_reason_gives_the_figures() -> None:
     assert decide(GATE, comparison(0.02, 0.01), USEFUL).reason == (
         "better than production: log_loss 0.4 against 0.42 of production, gain 0.02 "

@@ -423,6 +423,26 @@ def test_other_causes_wait_for_a_held_candidate() -> None:
     assert (due.retrain, due.fired, due.held_version) == (True, ("held", "new_partitions"), 4)
 
 
+def test_nothing_waits_for_a_held_candidate_while_performance_is_beyond_its_limit() -> None:
+    limits = model(
+        new_partitions=6, performance={"metric": "log_loss", "limit": 0.6}, back_off=2, cooldown=5
+    )
+    fallen = monitored(("performance", "log_loss", "", 0.7, 0.6))
+    held = situation(held_candidate=HELD, last_decision=DAYS[-8], monitoring=fallen)
+    request = decide(limits, held)
+    assert (request.retrain, request.held_version) == (True, None)
+    assert request.fired == ("performance", "new_partitions")
+    assert decide(limits, dataclasses.replace(held, refusals={"performance": 2})).retrain
+    due = dataclasses.replace(held, last_decision=DAYS[-9])
+    assert decide(limits, due).held_version == HELD.version
+    early = dataclasses.replace(held, last_decision=DAYS[-3])
+    request = decide(limits, early)
+    assert not request.retrain
+    assert foresee(limits, early, request).partitions == 3
+    holds = monitored(("performance", "log_loss", "", 0.5, 0.6))
+    assert not decide(limits, dataclasses.replace(held, monitoring=holds)).retrain
+
+
 def test_a_held_candidate_that_would_take_too_long_is_not_waited_for() -> None:
     far = situation(
         held_candidate=HeldCandidate(version=4, more_partitions=11), last_decision=DAYS[9]
