@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrain_assets.domain.metrics.intervals import bonferroni
+from retrain_assets.domain.metrics.intervals import STRETCH, bonferroni
 from retrain_assets.domain.metrics.metrics import MetricDef, get_metric
 from retrain_assets.specs.gate import Metric
 
-STRETCH = 7  # partitions in a row that are taken as one: what follows each other is alike
 FEWEST_STRETCHES = 4
 
 
