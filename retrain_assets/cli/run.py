@@ -24,6 +24,7 @@ from retrain_assets.specs.base import duration, number_of
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL
 from retrain_assets.steps.data.intake import Intake
+from retrain_assets.steps.data.pull import pull
 from retrain_assets.steps.data.quarantine import refused
 from retrain_assets.steps.state import landing_files
 from retrain_assets.stores.landing.topic import TopicFiles
@@ -217,3 +218,13 @@ def land_kafka(
         landed = asdict(kafka_step.land(files, brokers, os.environ, bounds, stop, tell))
     counts = number_of(landed["messages"], "message"), number_of(landed["files"], "file")
     show({"dataset": dataset, "topic": topic} | landed, f"{dataset}: {' in '.join(counts)}")
+
+
+@partial(command, group=land, name="sql")
+@click.argument("dataset")
+def land_sql(dataset: str) -> None:
+    """Pull the new rows of a dataset's database now, whatever `sql.every` says."""
+    pulled = pull(storage(), base.get("dataset", base.datasets(), dataset), os.environ)
+    files = f" in {', '.join(pulled.files)}" if pulled.files else ""
+    text = f"{dataset}: {number_of(pulled.rows, 'new row')}{files}"
+    show({"dataset": dataset, "rows": pulled.rows, "files": pulled.files}, text)

@@ -3,6 +3,7 @@
 Not here: guessing (`domain/start`), reading samples and writing files (`steps/start.py`).
 """
 
+import os
 import sys
 from keyword import iskeyword
 from pathlib import Path
@@ -20,6 +21,7 @@ from retrain_assets.domain.start.guess import Wishes, guess
 from retrain_assets.domain.start.meaning import slug
 from retrain_assets.specs.base import SpecError, number_of
 from retrain_assets.steps import start as start_step
+from retrain_assets.steps.data.pull import pull
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.modules import find_module
 
@@ -57,33 +59,42 @@ def _choose_package(place: Path) -> str:
 
 @command
 @click.argument("model")
-@click.option("--from", "source", required=True, help="A file, a folder of files, a Delta table.")
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    help="A file, a folder of files, a Delta table, or sql:NAME:TABLE, where the environment "
+    "variable NAME has the URI of a database.",
+)
 @click.option("--target", required=True, help="The column to predict, or SQL such as 'delay > 15'.")
 @click.option("--time", help="The column that says when a row happened.")
 @click.option("--key", multiple=True, help="A column of the key; give it once for each.")
 @click.option("--kind", type=click.Choice(["binary", "multiclass", "regression"]))
 @click.option("--dataset", help="Name of the dataset; by default that of the file.")
 @click.option("--sheet", help="The sheet of an Excel file; the first by default.")
+@click.option("--cursor", help="The column of a table that grows with each change of a row.")
 @click.option("--yes", is_flag=True, help="Do not ask before anything is written.")
 def new(
-    model: str, source: str, dataset: str | None, sheet: str | None, *, yes: bool, **stated: Any
+    model: str,
+    source: str,
+    dataset: str | None,
+    sheet: str | None,
+    cursor: str | None,
+    *,
+    yes: bool,
+    **stated: Any,
 ) -> None:
     """Write the YAML of a model and its dataset, guessed from a sample of the data.
 
     The sample lands as the first delivery of the dataset.
     """
-    path = base.start_folder() / source
     folder, names = _project()
-    name = dataset or start_step.name_dataset(path.name.partition(".")[0], {model, *names})
-    for word in (model, name):
-        if slug(word) != word:
-            raise ValueError(f"{word!r} is no name of a model or dataset: use {slug(word)}")
-    if dataset in names:
-        raise ValueError(f"dataset {dataset} is there already: choose another name")
-    delivery = start_step.read_delivery(path, name, sheet)
+    short, stem = start_step.name_source(source)
+    name = _choose_name(model, dataset, stem, names)
+    delivery = _read(source, name, sheet, cursor)
     start = guess(delivery.sample, Wishes(model, name, **stated))
     rows, columns = delivery.sample.rows.height, len(delivery.sample.columns)
-    title = f"{path.name}: {rows:,} rows, {columns} columns"
+    title = f"{short}: {rows:,} rows, {columns} columns"
     report = [title, *describe(start.guesses)]
     report += [f"  note    {printable(note)}" for note in start.notes]
     if not yes and not base.is_json() and sys.stdin.isatty():
@@ -107,6 +118,27 @@ def new(
         "next": commands,
     }
     show(value, "\n".join([*report, *_next(commands)]))
+
+
+def _choose_name(model: str, dataset: str | None, stem: str, names: set[str]) -> str:
+    """Return the name of the dataset.
+
+    Raises:
+        ValueError: It, or that of the model, is no name, or is taken.
+    """
+    name = dataset or start_step.name_dataset(stem, {model, *names})
+    for word in (model, name):
+        if slug(word) != word:
+            raise ValueError(f"{word!r} is no name of a model or dataset: use {slug(word)}")
+    if dataset in names:
+        raise ValueError(f"dataset {dataset} is there already: choose another name")
+    return name
+
+
+def _read(source: str, name: str, sheet: str | None, cursor: str | None) -> start_step.Delivery:
+    if start_step.is_table(source):
+        return start_step.read_table(source, cursor, os.environ)
+    return start_step.read_delivery(base.start_folder() / source, name, sheet)
 
 
 def _project() -> tuple[Path, set[str]]:
@@ -163,6 +195,8 @@ def train(model: str) -> None:
     entry = base.get_model(model)
     sources = (entry.dataset, *entry.lookups.values())
     for spec in sources:
+        if spec.sql is not None:
+            pull(base.storage(), spec, os.environ)
         let_settle(spec, "", "\uffff")
     sensors = {*(f"{spec.name}_new_data" for spec in sources), f"{model}_data_ready"}
     with base.open_daemon() as daemon:

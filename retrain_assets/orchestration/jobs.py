@@ -30,6 +30,13 @@ def ingest_job(spec: DatasetSpec) -> AssetJob:
     return _job(f"{spec.name}_ingest", selection, text, {metadata.DATASET_TAG: spec.name})
 
 
+def pull_job(spec: DatasetSpec) -> AssetJob:
+    """Return `<d>_pull`: new rows of a database to landing files."""
+    selection = dg.AssetSelection.assets([spec.name, "landing"])
+    text = f"Pull new rows of {spec.name} from its database."
+    return _job(f"{spec.name}_pull", selection, text, {metadata.DATASET_TAG: spec.name})
+
+
 def monitor_job(model: Model) -> AssetJob:
     """Return `<m>_monitor`: features to monitoring, one run over a range."""
     learned = () if model.spec.adapt == "off" else ("adaptation",)

@@ -8,6 +8,7 @@ files and tables alone. Not here: which files there are, and the triggering poli
 import json
 import time
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -52,6 +53,30 @@ def new_data_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
         if intake.ignored.reasons:
             context.log.info("runs are asked for%s", intake.ignored)
         return run_requests.requests(context, job.name, wishes)
+
+    return _sensor
+
+
+def pull_sensor(spec: DatasetSpec, every: timedelta, job: AssetJob) -> dg.SensorDefinition:
+    """Return `<d>_pull_due`, which asks once in each stretch of time to pull from a database."""
+    seconds = int(every.total_seconds())
+
+    @dg.sensor(
+        name=f"{spec.name}_pull_due",
+        job=job,
+        **WATCHING,
+        description=f"Asks to pull new rows of {spec.name} every {number_of(seconds, 'second')}.",
+    )
+    def _sensor(context: dg.SensorEvaluationContext) -> Evaluated:
+        begin = datetime.fromtimestamp(time.time() // seconds * seconds, UTC)
+        succeeded = dg.RunsFilter(
+            job_name=job.name, statuses=[dg.DagsterRunStatus.SUCCESS], created_after=begin
+        )
+        for run in context.instance.get_runs(succeeded, limit=1):
+            return dg.SkipReason(
+                f"run {run.run_id} has pulled; the next is due {begin + every:%F %H:%M} UTC"
+            )
+        return run_requests.requests(context, job.name, [Wish([begin.isoformat()], {})])
 
     return _sensor
 

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from retrain_assets.specs.base import Duration, Mistakes, NamedSpec, Spec, hint
 from retrain_assets.specs.notify import NotifySpec
 from retrain_assets.specs.partition import PartitionSpec
+from retrain_assets.specs.sql import SqlSpec
 
 ColumnType = Literal["int", "float", "bool", "category", "text", "date", "datetime"]
 Format = Literal["csv", "jsonl", "parquet", "delta"]
@@ -171,6 +172,7 @@ class DatasetSpec(NamedSpec):
     Args:
         landing: Path of the files below `landing/` or URI, such as `flights/{partition}.csv`.
         delta: Path or URI of a Delta table that is read instead of files.
+        sql: A table or query of a database, whose new rows land as files.
         read: How files are read.
         partition: How the dataset is partitioned.
         columns: The contract: rules by name of the column.
@@ -184,6 +186,7 @@ class DatasetSpec(NamedSpec):
 
     landing: str | None = None
     delta: str | None = None
+    sql: SqlSpec | None = None
     read: ReadSpec = ReadSpec()
     partition: PartitionSpec
     columns: dict[str, ColumnSpec] = Field(min_length=1)
@@ -203,12 +206,19 @@ class DatasetSpec(NamedSpec):
     @property
     def pattern(self) -> PurePosixPath:
         """Return the pattern of file names, below the landing folder or in the bucket."""
+        if self.sql is not None:
+            return PurePosixPath(self.name, "*.parquet")
         return PurePosixPath((self.landing or "")[len(self.bucket or "") :].lstrip("/"))
+
+    @property
+    def place(self) -> str:
+        """Return where rows come from, as messages name it."""
+        return self.sql.place if self.sql else self.delta or self.landing or ""
 
     @property
     def format(self) -> Format:
         """Return the format that the ending of `landing` gives, or `delta` for a Delta table."""
-        if self.landing is None:
+        if self.delta is not None:
             return "delta"
         return self.pattern.suffix.removeprefix(".")  # type: ignore[return-value]
 
@@ -264,8 +274,13 @@ class DatasetSpec(NamedSpec):
         return name
 
     def _find_mistakes(self) -> Mistakes:
-        if (self.landing is None) == (self.delta is None):
-            yield "give either `landing` or `delta`"
+        if sum(source is not None for source in (self.landing, self.delta, self.sql)) != 1:
+            yield "give one of `landing`, `delta` and `sql`"
+        derived = [
+            name for name in self.key if name in self.columns and self.columns[name].expression
+        ]
+        if self.sql is not None and derived:
+            yield f"key: {derived[0]} is derived, but newer rows of a database replace older by key"
         if self.expected is not None and self.partition.period is None:
             yield f"expected: partitions by {self.partition.by} have no end"
         if self.partition.by == "none" and "{partition}" in (self.landing or ""):

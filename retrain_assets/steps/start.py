@@ -1,16 +1,18 @@
 """Read a sample of somebody's data, and put its YAML and its files where the project has them.
 
 CSV, JSON lines and parquet are read by the readers of landing files, a Delta table as `delta:`
-reads it, and an Excel sheet becomes a parquet file. Not here: guessing (`domain/start`).
+reads it, a table of a database as `sql:` does, and an Excel sheet becomes a parquet file. Not here:
+guessing (`domain/start`).
 """
 
 import csv
 import filecmp
 import io
 import json
+import re
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -21,7 +23,9 @@ import polars as pl
 from retrain_assets.domain.start.guess import Sample
 from retrain_assets.domain.start.meaning import slug
 from retrain_assets.specs.dataset import TAGGED, DatasetSpec
+from retrain_assets.specs.sql import SqlSpec
 from retrain_assets.stores.landing.readers import READERS, RefusedFileError, is_utf8, number_rows
+from retrain_assets.stores.landing.sql import FRAME_ROWS, Database
 
 TEMPLATES = Path(__file__).parents[1] / "templates" / "project"
 MODULE = "PROJECT"  # stands in paths of templates for the name of the project
@@ -30,6 +34,8 @@ _AS_JSONL, _EXCEL = (".ndjson", ".json"), (".xlsx", ".xls", ".xlsb", ".ods")
 _AS_CSV = (".txt", ".tsv", ".data")
 _DELIMITERS = (",", ";", "\t", "|")
 _FIRST_LINES, _MOST_BYTES = 200, 2**30
+TABLE_MARK = "sql:"
+_CURSOR = re.compile(r"^(last_?)?(updat|modif|chang)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,46 @@ def read_delivery(path: Path, dataset: str, sheet: str | None = None) -> Deliver
             f"{path.name}: give CSV, JSON lines, parquet, Excel or a Delta table, unpacked"
         )
     return _read_files([path], {f"{name}{ending}": path}, ending, dataset)
+
+
+def is_table(source: str) -> bool:
+    """Tell if a source names a table of a database and no file."""
+    return source.startswith(TABLE_MARK)
+
+
+def name_source(source: str) -> tuple[str, str]:
+    """Return how messages name a source, and the text by which its dataset can be named."""
+    if is_table(source):
+        table = source.rpartition(":")[2]
+        return table, table.rpartition(".")[2]
+    name = Path(source).name
+    return name, name.partition(".")[0]
+
+
+def read_table(source: str, cursor: str | None, environment: Mapping[str, str]) -> Delivery:
+    """Return the rows of a table of a database, which land when the model is trained.
+
+    Args:
+        source: `sql:NAME:TABLE`, where `NAME` is the environment variable with the URI.
+        cursor: The column that grows with each new or changed row; guessed if it is None.
+        environment: Holds the URI.
+
+    Raises:
+        ValueError: It does not name a table.
+        RuntimeError: The table cannot be read, see `Database`.
+    """
+    _, name, table = f"{source}::".split(":")[:3]
+    if not (name and table):
+        raise ValueError(f"{source}: write sql:NAME:TABLE; NAME is the variable with the URI")
+    rows = pl.concat(Database(SqlSpec(uri=name, table=table), environment).read(most=FRAME_ROWS))
+    usual = [name for name in rows.columns if _CURSOR.search(name) and not rows[name].null_count()]
+    cursor = cursor or next(iter(usual), None)
+    if cursor and cursor not in rows.columns:
+        raise ValueError(f"--cursor {cursor}: the table has {', '.join(rows.columns)}")
+    sql = {"uri": name, "table": table} | ({"cursor": cursor} if cursor else {})
+    read = _rename(rows.columns)
+    rows = number_rows(rows.rename(read.get("rename", {})), first=1)
+    return Delivery(Sample(rows, {"sql": sql}, read), {})
 
 
 def _read_excel(path: Path, sheet: str | None) -> bytes:

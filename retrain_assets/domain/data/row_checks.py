@@ -5,7 +5,7 @@ the sum of refused rows means for a file or partition.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -24,6 +24,7 @@ NO_ROWS = pl.DataFrame(schema={LINE: pl.Int64, BROKEN: pl.String})
 SLICE, REFUSED, FAULTY = "_slice", "_refused", "_faulty"
 _ROW = "_row_number"
 _FURTHER = "_further_repeats"
+_KEY = "_key_"
 MAX_CHARACTERS = 200
 SAMPLE_ROWS = 5  # of a file that is refused as a whole
 MAX_REPEATS = 1000  # of a file and partition that are listed
@@ -80,6 +81,32 @@ def reason_to_refuse(file: RawRows, spec: DatasetSpec) -> str | None:
     return values.misfit(file.rows.schema, spec)
 
 
+def drop_replaced(files: Sequence[RawRows], spec: DatasetSpec) -> list[RawRows]:
+    """Drop the rows of pulled files whose key is also in a later file, which has them newer.
+
+    Args:
+        files: The files of one partition.
+        spec: The dataset; nothing is dropped unless it is pulled by a cursor.
+    """
+    if spec.sql is None or spec.sql.cursor is None:
+        return list(files)
+    newer: list[pl.DataFrame] = []
+    current = []
+    for file in sorted(files, key=lambda file: file.path, reverse=True):
+        rows = file.rows
+        if set(spec.key) <= set(rows.columns):
+            texts = (pl.col(name).cast(pl.String).alias(f"{_KEY}{name}") for name in spec.key)
+            keys = rows.select(texts)
+            if newer:
+                keyed = pl.concat([rows, keys], how="horizontal")
+                seen = pl.concat(newer)
+                rows = keyed.join(seen, on=keys.columns, how="anti", maintain_order="left")
+                rows = rows.drop(keys.columns)
+            newer.append(keys)
+        current.append(replace(file, rows=rows))
+    return current[::-1]
+
+
 def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     """Return the rows of readable files as they stand, in `_raw_x`, and as their types, in `x`."""
     has_value = {rules.value_flag(name): values.is_given(name, spec) for name in spec.file_columns}
@@ -106,7 +133,7 @@ def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     for name, column in spec.file_columns.items():
         typed_kind = values.wide(column) if is_wide else rules.STORED[column.type]
         is_text = rules.is_text(name, spec) or any(
-            values.needs_text(part.schema[name], column.type) for part in parts
+            values.needs_text(part.schema[name], column.type, spec) for part in parts
         )
         schema[name] = pl.String if is_text else typed_kind
     empty = pl.DataFrame(schema=schema)

@@ -271,7 +271,7 @@ def misfit(schema: Mapping[str, pl.DataType], spec: DatasetSpec) -> str | None:
                 f"column {name} has times without a time zone: write them with one, or set "
                 "read.naive to utc, or to local for partition.timezone"
             )
-        if kind != pl.Null and not (fits(kind, expected) or needs_text(kind, expected)):
+        if kind != pl.Null and not (fits(kind, expected) or needs_text(kind, expected, spec)):
             return (
                 f"column {name} is {kind}, but the contract says {expected}: deliver that type, or "
                 f"change columns.{name}.type"
@@ -296,8 +296,13 @@ def fits(stored: pl.DataType, kind: ColumnType) -> bool:
     return stored == STORED[kind]
 
 
-def needs_text(stored: pl.DataType, kind: ColumnType) -> bool:
-    """Tell if values of another type are read as text, which takes those that are exact."""
+def needs_text(stored: pl.DataType, kind: ColumnType, spec: DatasetSpec) -> bool:
+    """Tell if values of another type are read as text, which takes those that are exact.
+
+    Databases give text where they have no such type: SQLite for times, PostgreSQL for decimals.
+    """
+    if spec.sql is not None and stored == pl.String:
+        return kind not in ("category", "text")
     if kind in ("category", "text"):
         return stored.is_integer()
     if kind == "int":

@@ -36,13 +36,13 @@ class Sample:
 
     Args:
         rows: Columns as text, or as a file with types has them; `_line`, `_broken`, `_problem`.
-        source: The field `landing` or `delta`.
+        source: The field `landing`, `delta` or `sql`.
         read: Options by which they were read, as in `read`.
         files: How many files they are from.
     """
 
     rows: pl.DataFrame
-    source: Mapping[str, str]
+    source: Mapping[str, Any]
     read: Mapping[str, Any]
     files: int = 1
 
@@ -50,6 +50,11 @@ class Sample:
     def columns(self) -> list[str]:
         """Return the names of the columns."""
         return [name for name in self.rows.columns if name not in (LINE, BROKEN, PROBLEM)]
+
+    @property
+    def is_pulled(self) -> bool:
+        """Tell if the rows are from a database, where lines have no lasting numbers."""
+        return "sql" in self.source
 
 
 @dataclass(frozen=True)
@@ -170,8 +175,10 @@ class _Guesser:
         decimal, columns = self.sample.read.get("decimal", "."), {}
         for name in self.sample.columns:
             values = self.sample.rows[name]
-            is_text = self._has_texts() and values.dtype == pl.String
+            is_text = values.dtype == pl.String and (self._has_texts() or self.sample.is_pulled)
             column = guess_text(values, decimal) if is_text else guess_typed(values.dtype)
+            if self.sample.is_pulled and column.written:
+                column = guess_typed(values.dtype)
             if column.kind is None:
                 self.notes.append(f"{name} is left out: {values.dtype} fits no type of a contract")
             else:
@@ -257,7 +264,7 @@ class _Guesser:
 
     def _has_texts(self) -> bool:
         """Tell if the files have text alone, and no types."""
-        return self.sample.source.get("landing", "").endswith((".csv", ".jsonl"))
+        return str(self.sample.source.get("landing")).endswith((".csv", ".jsonl"))
 
     def _divide(self, time: str | None, target: meaning.Target) -> tuple[dict[str, Any], Periods]:
         rows = self.table.rows.height
@@ -269,6 +276,8 @@ class _Guesser:
                     f"{LEAST_PARTITIONS}, so the model waits for more data"
                 )
             return {"by": periods.by, "column": time, "start": periods.keys[0]}, periods
+        if self.sample.is_pulled:
+            raise ValueError("a table of a database needs a column of the time: give --time")
         place = pl.Series("place", range(len(target.values)))
         is_sorted = compute_strength(place, target.values) > _SORTED
         partition, expression = contract.divide_lines(rows, self.chunk, is_sorted=is_sorted)
@@ -302,11 +311,10 @@ class _Guesser:
         return list(reasons)
 
     def _guess_key(self, time: str | None, excluded: Sequence[str]) -> list[str]:
-        key, why = meaning.guess_key(self.table, time, [*excluded, self.chunk], self.wishes.key)
-        if not key and self.sample.files > 1:
-            raise ValueError(
-                "no columns identify a row in all files: give --key, or put the rows into one file"
-            )
+        excluded = [*excluded, self.chunk, *(self.derived if self.sample.is_pulled else ())]
+        key, why = meaning.guess_key(self.table, time, excluded, self.wishes.key)
+        if not key and (self.sample.is_pulled or self.sample.files > 1):
+            raise ValueError("no columns identify a row: give --key, or put the rows into one file")
         if not key:
             self.derived[self.line] = {"type": "int", "expression": "_line"}
             key = [self.line]

@@ -3,6 +3,7 @@
 Not here: what a sound row is, and the order in which tables are committed.
 """
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from retrain_assets.orchestration.partitions import partitions_definition, reque
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data.ingest import CHECKED_RULES, Ingestion, ingest
+from retrain_assets.steps.data.pull import pull
 
 DESCRIPTIONS = {
     "schema_matches": "Every value is of its column's type and every row of its file's partition.",
@@ -40,19 +42,40 @@ OUTPUTS = {
 }
 
 
-def landing_asset(spec: DatasetSpec) -> dg.AssetSpec:
-    """Return the external asset that stands for the delivered files."""
-    return dg.AssetSpec(
-        dg.AssetKey([spec.name, "landing"]),
+def landing_key(spec: DatasetSpec) -> dg.AssetKey:
+    """Return the key of the asset that stands for what has landed."""
+    return dg.AssetKey([spec.name, "landing"])
+
+
+def landing_asset(spec: DatasetSpec) -> dg.AssetSpec | dg.AssetsDefinition:
+    """Return the asset that stands for the delivered files; one that pulls them from a database."""
+    files = f"`{spec.bucket or 'landing'}/{spec.pattern}`"
+    text = f"Files delivered as {files}; never changed or deleted."
+    if spec.delta:
+        text = f"The Delta table `{spec.delta}`, which others write."
+    if spec.sql:
+        text = f"New rows of {spec.place}, as files {files}."
+    asset = dg.AssetSpec(
+        landing_key(spec),
         group_name=spec.name,
         owners=spec.owners,
         tags={DATASET_TAG: spec.name},
-        kinds={"deltalake" if spec.delta else spec.format},
-        description=f"The Delta table `{spec.delta}`, which others write."
-        if spec.delta
-        else f"Files delivered as `{spec.bucket or 'landing'}/{spec.pattern}`; never changed or "
-        "deleted.",
+        kinds={"sql" if spec.sql else spec.format.replace("delta", "deltalake")},
+        description=text,
     )
+    return _pulled_asset(spec, asset) if spec.sql else asset
+
+
+def _pulled_asset(spec: DatasetSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
+    @dg.multi_asset(name=f"{spec.name}__pull", specs=[asset], pool=f"{spec.name}_pull")
+    def _pull(storage: StorageResource) -> dg.MaterializeResult[None]:
+        pulled = pull(storage.open(), spec, os.environ)
+        return dg.MaterializeResult(
+            asset_key=asset.key,
+            metadata={"rows": pulled.rows, "files": ", ".join(pulled.files) or "none"},
+        )
+
+    return _pull
 
 
 def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -64,7 +87,7 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
         specs=[
             dg.AssetSpec(
                 key,
-                deps=[landing_asset(spec)],
+                deps=[landing_key(spec)],
                 description=text,
                 skippable=True,
                 group_name=spec.name,
@@ -87,7 +110,8 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
         read: dict[str, Any] = {"files_read": ingestion.files}
         if ingestion.ignored:
             read["ignored"] = checks.table(ingestion.ignored)
-        context.log_event(dg.AssetMaterialization([spec.name, "landing"], metadata=read))
+        if spec.sql is None:
+            context.log_event(dg.AssetMaterialization(landing_key(spec), metadata=read))
         tables = {key: metadata.describe_table(opened.tables, "/".join(key.path)) for key in keys}
         yield from _materializations(context, requested, ingestion, tables)
         yield from _check_results(spec, ingestion, dataset)

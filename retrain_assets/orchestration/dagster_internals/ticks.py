@@ -181,6 +181,6 @@ def failed_ticks(instance: dg.DagsterInstance, names: Iterable[str]) -> Iterator
 
 def _downstream_last(sensor: dg.SensorDefinition) -> tuple[int, str]:
     """Return the order in which each sensor sees what the ones before it changed."""
-    order = ("_new_data", "_data_ready", "_retrain_wanted")
+    order = ("_pull_due", "_new_data", "_data_ready", "_retrain_wanted")
     places = (place for place, ending in enumerate(order) if sensor.name.endswith(ending))
     return next(places, len(order)), sensor.name

@@ -210,10 +210,10 @@ def ingest(
 def _describe_nothing(intake: Intake, partitions: Sequence[str]) -> str:
     """Return where nothing was for some partitions."""
     spec = intake.spec
-    below = "" if spec.bucket else f" below {intake.storage.landing}"
+    below = f" below {intake.storage.landing}" if spec.landing and not spec.bucket else ""
     return (
         f"dataset {spec.name}: nothing for {partitions[0]} to {partitions[-1]} in "
-        f"{spec.delta or f'{spec.landing}{below}'}{intake.ignored}"
+        f"{spec.place}{below}{intake.ignored}"
     )
 
 

@@ -18,7 +18,13 @@ import polars as pl
 from polars.exceptions import PanicException
 
 from retrain_assets.domain.data.contract import UNPLACED, find_strays, partition_keys, slices
-from retrain_assets.domain.data.row_checks import RawRows, Slice, reason_to_refuse, typed
+from retrain_assets.domain.data.row_checks import (
+    RawRows,
+    Slice,
+    drop_replaced,
+    reason_to_refuse,
+    typed,
+)
 from retrain_assets.domain.data.rules import PARTITION, dataset_schema
 from retrain_assets.domain.data.values import counts_lines
 from retrain_assets.domain.windows import group_batches, split_at_gaps
@@ -233,7 +239,9 @@ class Intake:
 
     def _is_settled(self, file: LandingFile) -> bool:
         settle: timedelta = duration(self.spec.read.settle)
-        return self.now_ns is None or file.is_settled(settle, self.now_ns)
+        # What is pulled stands there as a whole or not at all.
+        is_whole = self.now_ns is None or self.spec.sql is not None
+        return is_whole or file.is_settled(settle, self.now_ns or 0)
 
     def keys(self, files: Collection[LandingFile]) -> set[str]:
         """Return the partitions that files hold; of small files, those that have changed.
@@ -279,7 +287,8 @@ class Intake:
         total = sum(map(_packed, by_partition.values()))
         # Read one by one, because the bytes on disk do not tell how many rows a file has.
         read = ([self._read_file(file) for file in files] for files in by_partition.values())
-        sized = ((max(_unpacked(part), _packed(part)), part) for part in read)
+        current = (drop_replaced(part, self.spec) for part in read)
+        sized = ((max(_unpacked(part), _packed(part)), part) for part in current)
         for raw in group_batches(sized, BATCH_BYTES):
             yield (*raw, *self._missing(raw)), _packed(raw) / total if total else 1.0
 
@@ -301,8 +310,9 @@ class Intake:
         by_partition = defaultdict(list)
         for part in [*parts, *self._missing(parts), *marks]:
             by_partition[part.partition].append(part)
-        total = sum(part.rows.height for group in by_partition.values() for part in group)
-        sized = ((_unpacked(group), group) for group in by_partition.values())
+        groups = [drop_replaced(group, self.spec) for group in by_partition.values()]
+        total = sum(part.rows.height for group in groups for part in group)
+        sized = ((_unpacked(group), group) for group in groups)
         for raw in group_batches(sized, BATCH_BYTES):
             yield raw, sum(part.rows.height for part in raw) / (total or 1)
 

@@ -1,0 +1,172 @@
+"""Pull the new rows of a database: each pull becomes a landing file, and nothing else is recorded.
+
+Where to go on is read from the files. With a cursor each file has the rows that are new or changed
+since, and a row replaces an older one of the same key; without one, a single file has all rows. Not
+here: the database, and reading the files.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+from filelock import FileLock, Timeout
+
+from retrain_assets.specs.base import duration
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.sql import SqlSpec
+from retrain_assets.stores.landing.sql import Database, StatementError
+from retrain_assets.stores.storage import Storage
+
+LOOK_BACK = 500  # newest files in which rows are looked for that are read once more
+ALL_ROWS = "all.parquet"
+
+
+@dataclass
+class Pulled:
+    """What a pull has landed.
+
+    Args:
+        rows: How many rows.
+        files: The names of the files.
+    """
+
+    rows: int = 0
+    files: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PulledFiles:
+    """The landing files of one dataset that is read from a database.
+
+    Args:
+        folder: Where they are.
+        lock: The file that one writer locks.
+        sql: What is read.
+    """
+
+    folder: Path
+    lock: Path
+    sql: SqlSpec
+
+    @cached_property
+    def newest(self) -> list[Path]:
+        """Return the newest files, oldest first."""
+        return sorted(self.folder.glob("*.parquet"))[-LOOK_BACK:]
+
+    def find_bound(self) -> object:
+        """Return the least cursor that the next pull reads; None where nothing has landed.
+
+        Raises:
+            StatementError: The overlap cannot be subtracted from the cursor, or its type differs
+                between files.
+        """
+        name = self.sql.cursor or ""
+        frames = (pl.scan_parquet(path).select(pl.max(name)).collect() for path in self.newest)
+        largest = [frame.item() for frame in frames]
+        try:
+            bound = max((value for value in largest if value is not None), default=None)
+        except TypeError as error:
+            why = f"{name} has another type in older files of {self.folder}: move these away"
+            raise StatementError(why) from error
+        overlap = duration(self.sql.overlap)
+        if not overlap or bound is None:
+            return bound
+        if not isinstance(bound, date):
+            raise StatementError(f"overlap: {name} is {type(bound).__name__}, no date or time")
+        return bound - overlap
+
+    def drop_landed(self, rows: pl.DataFrame, bound: object) -> pl.DataFrame:
+        """Return the rows that no file has exactly as they are."""
+        for path in self.newest if bound is not None else ():
+            file = pl.scan_parquet(path)
+            if file.collect_schema().keys() == rows.schema.keys():
+                near = file.filter(pl.col(self.sql.cursor or "") >= pl.lit(bound)).collect()
+                # SQLite has types by value, so that those of a column differ between pulls.
+                near = near.cast(rows.schema, strict=False)
+                rows = rows.join(near, on=rows.columns, how="anti", nulls_equal=True)
+        return rows
+
+    def write(self, rows: pl.DataFrame, name: str) -> str:
+        """Write a file such that it is there as a whole or not at all, and return its name."""
+        unfinished = self.folder / f".{name}.part"
+        rows.write_parquet(unfinished)
+        unfinished.rename(self.folder / name)
+        return name
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock the folder for one writer; the lock ends with its process.
+
+        Raises:
+            RuntimeError: Another process pulls.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(self.lock).acquire(blocking=False)
+        except Timeout as error:
+            raise RuntimeError(f"another process pulls into {self.folder}") from error
+        with lock:
+            yield
+
+
+def pull(storage: Storage, spec: DatasetSpec, environment: Mapping[str, str]) -> Pulled:
+    """Let the new rows of a database land.
+
+    Args:
+        storage: Where files land.
+        spec: A dataset with `sql`.
+        environment: Holds the URI of the database.
+
+    Raises:
+        StatementError: The database refuses the statement, or rows have no cursor.
+        LandingError: The database cannot be reached now.
+        RuntimeError: Another process pulls.
+        ValueError: The dataset is not read from a database.
+    """
+    if spec.sql is None:
+        raise ValueError(f"dataset {spec.name} is not read from a database: it has no `sql`")
+    database = Database(spec.sql, environment)
+    lock = storage.root / f".{spec.name}.pull.lock"
+    files = PulledFiles(storage.landing / spec.pattern.parent, lock, spec.sql)
+    with files.locked():
+        pulled = Pulled()
+        for rows, name in _new_rows(database, files, list_columns(spec)):
+            pulled.files.append(files.write(rows, name))
+            pulled.rows += rows.height
+        return pulled
+
+
+def list_columns(spec: DatasetSpec) -> list[str]:
+    """Return the columns of a dataset and its cursor, as the database names them."""
+    names = {name: theirs for theirs, name in spec.read.rename.items()}
+    cursor = spec.sql.cursor if spec.sql else None
+    return [*(names.get(name, name) for name in spec.file_columns), *([cursor] if cursor else [])]
+
+
+def _new_rows(
+    database: Database, files: PulledFiles, columns: list[str]
+) -> Iterator[tuple[pl.DataFrame, str]]:
+    """Yield the rows of each file that lands, and its name."""
+    if database.spec.cursor is None:
+        rows = pl.concat(database.read(columns), rechunk=True)
+        rows, path = rows.sort(rows.columns), files.folder / ALL_ROWS
+        if not (path.exists() and pl.read_parquet(path).equals(rows)):
+            yield rows, ALL_ROWS
+        return
+    bound = files.find_bound()
+    if bound is None and (count := database.count_rows_without_cursor()):
+        raise StatementError(
+            f"{database.spec.place}: {count:,} rows have no {database.spec.cursor}, so that they "
+            "would never be read: choose a cursor that each row has, or give a `query` that makes "
+            "one, such as coalesce(updated_at, created_at)"
+        )
+    number = int(files.newest[-1].stem) if files.newest else 0
+    for frame in database.read(columns, bound):
+        rows = files.drop_landed(frame, bound)
+        if not rows.is_empty():
+            number += 1
+            yield rows, f"{number:08}.parquet"
