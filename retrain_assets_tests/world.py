@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -178,11 +178,11 @@ def copy_database(database: Path) -> None:
 
 
 def check_here(
-    model: Path, sha256: str, example: Path, kind: Any, _: float = 0
+    model: Path, sha256: str, example: Path, kind: Any, trusted: Sequence[str] = ()
 ) -> model_check.CheckResult:
     """Check a model file in this process, since a new one takes seconds to import its library."""
     try:
-        detail = model_check.compare_with_example(model, sha256, example, kind)
+        detail = model_check.compare_with_example(model, sha256, example, kind, trusted)
     except (ModelFileError, ValueError, OSError) as error:
         return model_check.CheckResult(False, str(error), 0.0)
     return model_check.CheckResult(True, detail, 0.0)

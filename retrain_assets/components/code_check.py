@@ -14,11 +14,13 @@ from pathlib import Path
 from retrain_assets.domain.model.families.catalogue import TITLES, find_family
 from retrain_assets.domain.model.families.family import EstimatorFamily
 from retrain_assets.specs.base import hint
-from retrain_assets.specs.model import ModelSpec
+from retrain_assets.specs.model import EstimatorSpec, ModelSpec
 from retrain_assets.specs.yaml import Loc
-from retrain_assets.steps.modules import find_module
+from retrain_assets.steps.modules import find_module, full_name, is_of_the_user
 
 Mistake = tuple[Loc, str]
+_DEFINED = ast.ClassDef | ast.FunctionDef
+_BASES = {"BaseEstimator", "TransformerMixin", "ClassifierMixin", "RegressorMixin"}
 _IN_A_FUNCTION = "build it in a function and name that in estimator.python"
 
 
@@ -28,6 +30,7 @@ def find_code_mistakes(spec: ModelSpec) -> Iterator[Mistake]:
     for part, reference in references.items():
         if reference is not None and (why := mistaken_function(reference)) is not None:
             yield (part, "python"), why
+    yield from _find_trust_mistakes(spec.estimator)
     path, loc = spec.estimator.class_, ("estimator", "class")
     if path is None:
         return
@@ -194,6 +197,59 @@ def _bound_names(node: ast.AST) -> Iterator[str]:
             yield child.id
         else:
             yield from _bound_names(child)
+
+
+def _find_trust_mistakes(spec: EstimatorSpec) -> Iterator[Mistake]:
+    """Yield names in `trusted` that name nothing, and classes of the user that it leaves out."""
+    for number, path in enumerate(spec.trusted):
+        if (why := mistaken_function(":".join(path.rpartition(".")[::2]))) is not None:
+            yield ("estimator", "trusted", number), why
+    parts = sorted({*_list_parts((spec.python or "").replace(":", "."), set())})
+    if untrusted := [path for path in parts if path not in spec.trusted]:
+        line = ", ".join(dict.fromkeys([*spec.trusted, *untrusted]))
+        why = (
+            f"it makes {', '.join(untrusted)}, whose code runs whenever a model is loaded: if you "
+            f"trust that code, write estimator.trusted: [{line}]"
+        )
+        yield ("estimator", "python"), why
+
+
+def _list_parts(path: str, visited: set[str]) -> Iterator[str]:
+    """Yield the estimators of the user that a function, and functions that it calls, make."""
+    module, _, name = path.rpartition(".")
+    source = _source(module) if module and path not in visited else None
+    tree = _parse(source) if source and is_of_the_user(module, source) else None
+    if source is None or tree is None:
+        return
+    visited.add(path)
+    package = module if source.stem == "__init__" else module.rpartition(".")[0]
+    origins = dict(_list_imports(tree, package))
+    nodes = {node.name: node for node in _list_statements(tree) if isinstance(node, _DEFINED)}
+    node = nodes.get(name)
+    if isinstance(node, ast.ClassDef):
+        classes = [*read_class(module, name)]
+        bases = {ast.unparse(base).rpartition(".")[2] for item in classes for base in item.bases}
+        if _BASES & bases or any("fit" in _methods(item) for item in classes):
+            yield path
+    elif node is None and name in origins:
+        yield from _list_parts(origins[name], visited)
+    for call in ast.walk(node) if isinstance(node, ast.FunctionDef) else ():
+        if isinstance(call, ast.Call):
+            head, point, rest = ast.unparse(call.func).partition(".")
+            yield from _list_parts(f"{origins.get(head, f'{module}.{head}')}{point}{rest}", visited)
+
+
+def _list_imports(tree: ast.Module, package: str) -> Iterator[tuple[str, str]]:
+    """Yield the names that a module imports, and their full names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name.partition(".")[0]
+                yield (alias.asname, alias.name) if alias.asname else (top, top)
+        elif isinstance(node, ast.ImportFrom):
+            origin = full_name("." * node.level + (node.module or ""), package) or ""
+            for alias in node.names:
+                yield alias.asname or alias.name, f"{origin}.{alias.name}"
 
 
 def _classes() -> dict[str, str]:

@@ -5,6 +5,8 @@ Not here: fitting, Dagster, and checks that need the spec of the dataset.
 """
 
 import math
+import re
+import sys
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -18,6 +20,7 @@ from retrain_assets.specs.triggers import POINT, TriggersSpec
 
 CALENDARS, ADAPTED = (1, 7, 14, 28), (7, 28)
 AS_IT_IS, NEVER = "as it is", "never"
+_DOTTED = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+"
 NO_QUANTILES = "the adaptive layer predicts means, and no quantiles: leave out `adapt`"
 
 
@@ -91,21 +94,39 @@ class EstimatorSpec(Spec, populate_by_name=True):
         search: Search at each training; `params` are tried first.
         early_stopping: How the number of rounds of a boosted model is chosen.
         threads: Number of threads that a fit may use.
+        trusted: Your classes and functions, as `module.Class`, that a stored model may hold.
     """
 
-    class_: str | None = Field(
-        None, alias="class", pattern="^[A-Za-z_][A-Za-z0-9_]*(\\.[A-Za-z_][A-Za-z0-9_]*)+$"
-    )
+    class_: str | None = Field(None, alias="class", pattern=f"^{_DOTTED}$")
     python: str | None = Field(None, pattern=PYTHON_REFERENCE)
     params: dict[str, Any] = Field({})
     search: SearchSpec | None = None
     # Left out if it is not set, so that models from before it existed keep their recipe.
     early_stopping: EarlyStoppingSpec | None = Field(None, exclude_if=lambda value: value is None)
     threads: int = Field(1, ge=1, le=256)
+    trusted: list[str] = Field([], exclude_if=lambda value: not value)
 
     def _find_mistakes(self) -> Mistakes:
         if (self.class_ is None) == (self.python is None):
             yield "give either `class` or `python`"
+        for path in (path for path in self.trusted if not may_trust(path)):
+            yield (
+                f"trusted: {path!r} is no class or function of a module of yours or of an "
+                "installed package: write module.Class"
+            )
+
+
+def may_trust(path: str) -> bool:
+    """Return whether `estimator.trusted` may name a type: not of Python, and not of the platform.
+
+    What these hold that a model needs is loaded anyway, and the rest could run any command.
+    """
+    top = path.partition(".")[0]
+    return (
+        re.fullmatch(_DOTTED, path) is not None
+        and top not in sys.stdlib_module_names
+        and top != "retrain_assets"
+    )
 
 
 class WindowsSpec(Spec):

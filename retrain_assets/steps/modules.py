@@ -51,7 +51,7 @@ def code_of(names: Iterable[str], belongs: Callable[[str, Path], bool]) -> dict[
         codes[name], imports = _parsed(loader.get_data(file))
         is_package = module.submodule_search_locations is not None
         package = name if is_package else name.rpartition(".")[0]
-        waiting += [full for part in imports if (full := _full_name(part, package))]
+        waiting += [full for part in imports if (full := full_name(part, package))]
     return codes
 
 
@@ -103,7 +103,7 @@ def _imports(tree: ast.AST) -> Iterator[str]:
             yield from (dots + ".".join([*parents, alias.name]) for alias in node.names)
 
 
-def _full_name(name: str, package: str) -> str | None:
+def full_name(name: str, package: str) -> str | None:
     """Return the full name of an imported module; None where there is no such package."""
     try:
         return resolve_name(name, package)

@@ -389,7 +389,8 @@ def recipe_digest(spec: ModelSpec) -> str:
 
 
 def _references(spec: ModelSpec) -> tuple[str | None, ...]:
-    return spec.features.python, spec.estimator.python, spec.gate.python
+    trusted = (":".join(path.rpartition(".")[::2]) for path in spec.estimator.trusted)
+    return spec.features.python, spec.estimator.python, spec.gate.python, *trusted
 
 
 def _user_code(*references: str | None) -> dict[str, str]:

@@ -3,7 +3,7 @@
 Not here: reading or writing any of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +55,9 @@ class Storage:
             return ObjectFiles(spec)
         return LocalFiles(self.landing, spec)
 
-    def registry(self, model: str) -> ModelRegistry:
-        """Return the MLflow registry of one model."""
-        return ModelRegistry(self.mlflow_uri, str(self.root / "artifacts"), model)
+    def registry(self, model: str, trusted: Sequence[str] = ()) -> ModelRegistry:
+        """Return the MLflow registry of one model, with the types that its YAML trusts."""
+        return ModelRegistry(self.mlflow_uri, str(self.root / "artifacts"), model, trusted)
 
     @property
     def mlflow_uri(self) -> str:

@@ -30,7 +30,7 @@ REGISTRY, LEDGER = (
 # Where a retraining dies; how many versions, and whether a decision, it leaves.
 POINTS = {
     Point("retrain_assets.steps.decision.train:fit", after=True): (0, 0),
-    Point(f"{REGISTRY}:_log_pipeline", after=True): (0, 0),
+    Point(f"{REGISTRY}:log_pipeline", after=True): (0, 0),
     Point(f"{REGISTRY}:ModelRegistry.log_version", after=True): (1, 0),
     Point(f"{REGISTRY}:ModelRegistry.log_version", 2, after=True): (2, 0),
     Point(LEDGER, after=True): (2, 1),

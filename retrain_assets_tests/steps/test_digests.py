@@ -113,6 +113,7 @@ def test_features_of_the_user_and_of_the_platform_in_files_of_one_name_both_coun
     [
         {"features": {"python": "own.deep.made:make"}},
         {"estimator": {"python": "own.deep.made:make"}},
+        {"estimator": {"class": "sklearn.svm.SVC", "trusted": ["own.deep.made.make"]}},
         {"gate": {"metric": "python", "python": "own.deep.made:make"}},
     ],
 )

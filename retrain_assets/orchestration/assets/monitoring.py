@@ -48,7 +48,7 @@ class Model:
 
     def state(self, storage: Storage) -> ModelState:
         """Return the model's read side in a storage."""
-        registry = storage.registry(self.spec.name)
+        registry = storage.registry(self.spec.name, self.spec.estimator.trusted)
         return ModelState(self.spec, self.dataset, self.lookups, storage.tables, registry)
 
     def key(self, name: str) -> dg.AssetKey:

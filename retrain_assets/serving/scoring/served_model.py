@@ -171,7 +171,8 @@ class Loader:
                 ) from error
             return "copy"
         if model_file.digest(content) != row.sha256:
-            model_file.load_model(content, row.sha256, f"version {row.version}")  # which refuses it
+            # It refuses the file, since its digest differs.
+            model_file.load_model(content, row.sha256, f"version {row.version}")
         copy.mkdir(parents=True, exist_ok=True)
         for name, written in ((EXAMPLE_FILE, example), (model_file.MODEL_FILE, content)):
             part = copy / f"{name}.part"
@@ -182,13 +183,13 @@ class Loader:
     def _verify(self, row: LedgerRow, source: str) -> Version:
         state, copy = self.state, self.folder / row.sha256
         kind, model = state.spec.target.kind, copy / model_file.MODEL_FILE
-        content = model.read_bytes()
+        content, trusted = model.read_bytes(), state.spec.estimator.trusted
         if model_file.may_crash(content):
-            trial = model_check.check_file(model, row.sha256, copy / EXAMPLE_FILE, kind)
+            trial = model_check.check_file(model, row.sha256, copy / EXAMPLE_FILE, kind, trusted)
             if not trial.passed:
                 raise model_file.ModelFileError(trial.detail)
-        compare_with_example(model, row.sha256, copy / EXAMPLE_FILE, kind)
-        pipeline = model_file.load_model(content, row.sha256, f"version {row.version}")
+        compare_with_example(model, row.sha256, copy / EXAMPLE_FILE, kind, trusted)
+        pipeline = model_file.load_model(content, row.sha256, f"version {row.version}", trusted)
         if missing := train.list_missing_features(state, pipeline):
             raise model_file.ModelFileError(
                 f"the spec no longer makes {', '.join(missing)}: retrain"

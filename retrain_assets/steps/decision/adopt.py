@@ -115,7 +115,7 @@ def _load(state: ModelState, source: str, last: str, features: pl.DataFrame) -> 
         TrainingError: It wants columns that the spec does not make, or is of another kind.
         ModelFileError: It cannot be loaded.
     """
-    kind = state.spec.target.kind
+    kind, trusted = state.spec.target.kind, state.spec.estimator.trusted
     if not release.is_release(source):
         if (native := registry.read_native(source, state.registry)) is not None:
             return native_file.take_over(native, source, kind, features)
@@ -128,10 +128,10 @@ def _load(state: ModelState, source: str, last: str, features: pl.DataFrame) -> 
         paths = [Path(folder) / name for name in (model_file.MODEL_FILE, model_check.EXAMPLE_FILE)]
         for path in paths:
             path.write_bytes(files[path.name])
-        check = model_check.check_file(paths[0], sha256, paths[1], kind)
+        check = model_check.check_file(paths[0], sha256, paths[1], kind, trusted)
     if not check.passed:
         raise promote.DecisionError(f"{source} does not predict as when released: {check.detail}")
-    pipeline = model_file.load_model(files[model_file.MODEL_FILE], sha256, source)
+    pipeline = model_file.load_model(files[model_file.MODEL_FILE], sha256, source, trusted)
     if missing := {*pipeline[0].columns_} - {*features.columns}:
         raise TrainingError(f"it wants {', '.join(sorted(missing))}, which the spec does not make")
     refuse_wrong_kind(pipeline, kind)

@@ -4,7 +4,7 @@ The guards that need a clock, a file or a process are run here too. Not here: wh
 statistics, choosing among several candidates, and storing the verdict.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -93,7 +93,8 @@ def _judge_against(  # noqa: PLR0917 all of the same rows
     comparison = _compare(gate, rows, candidate, production, trivial.confidence)
     features = rows.features.select(gate.slices)
     slices = gates.compare_slices(gate, metric, features, *inputs, classes)
-    results = list(run_guards(gate, state.spec.target.kind, rows, candidate, production))
+    kind, trusted = state.spec.target.kind, state.spec.estimator.trusted
+    results = list(run_guards(gate, kind, rows, candidate, production, trusted))
     evidence = {
         "comparison": asdict(comparison),
         "slices": [asdict(result) for result in slices],
@@ -154,9 +155,14 @@ def store_expected_output(
 
 
 def run_guards(
-    gate: GateSpec, kind: Kind, rows: Sample, candidate: Output, production: Output
+    gate: GateSpec,
+    kind: Kind,
+    rows: Sample,
+    candidate: Output,
+    production: Output,
+    trusted: Sequence[str] = (),
 ) -> Iterator[guards.GuardResult]:
-    """Run each guard of the YAML on a candidate."""
+    """Run each guard of the YAML on a candidate, which may hold types that the YAML trusts."""
     spec, labels, features = gate.guards, rows.labels, rows.features
     ours, theirs = candidate.values, production.values
     pipelines = candidate.pipeline, production.pipeline
@@ -174,7 +180,7 @@ def run_guards(
         sizes = ({"bytes": float(len(_serialize(pipeline)))} for pipeline in pipelines)
         yield guards.check_ratio("size", spec.size, *sizes)
     if spec.skew:
-        yield _check_skew(spec.skew, kind, features, candidate.pipeline)
+        yield _check_skew(spec.skew, kind, features, candidate.pipeline, trusted)
 
 
 def _time_models(kind: Kind, features: pl.DataFrame, *pipelines: Model) -> list[dict[str, float]]:
@@ -198,7 +204,7 @@ def _serialize(pipeline: Model) -> bytes:
 
 
 def _check_skew(
-    action: Any, kind: Kind, features: pl.DataFrame, pipeline: Model
+    action: Any, kind: Kind, features: pl.DataFrame, pipeline: Model, trusted: Sequence[str]
 ) -> guards.GuardResult:
     """Check that a clean process predicts the same for every row of the holdout, bit for bit."""
     content = _serialize(pipeline)
@@ -206,5 +212,5 @@ def _check_skew(
         path, example = Path(folder) / MODEL_FILE, Path(folder) / EXAMPLE_FILE
         path.write_bytes(content)
         write_example(example, features, predict(pipeline, kind, features))
-        check = check_file(path, digest(content), example, kind)
+        check = check_file(path, digest(content), example, kind, trusted)
     return guards.GuardResult("skew", action, check.passed, check.detail)

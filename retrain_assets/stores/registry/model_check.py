@@ -1,14 +1,16 @@
 """Infra validation: load a stored model in a new process, and compare its predictions.
 
-Run it as `python -m retrain_assets.stores.registry.model_check MODEL SHA256 EXAMPLE KIND`. It exits
-with 0, or with 1 and a line that says what is wrong; a damaged native file may crash it or fill its
-memory, which is bounded. It imports no Dagster and no MLflow, so that it is quick. Not here:
-fetching the model, and whether its predictions are good.
+Run it as `python -m retrain_assets.stores.registry.model_check MODEL SHA256 EXAMPLE KIND`, with
+names of trusted types behind. It exits with 0, or with 1 and a line that says what is wrong; a
+damaged native file may crash it or fill its memory, which is bounded. It imports no Dagster and no
+MLflow, so that it is quick. Not here: fetching the model, and whether its predictions are good.
 """
 
+import os
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -45,6 +47,7 @@ def check_file(
     sha256: str,
     example_path: Path,
     kind: Kind,
+    trusted: Sequence[str] = (),
     timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> CheckResult:
     """Load a model file in a new process and compare its predictions exactly.
@@ -54,9 +57,10 @@ def check_file(
         sha256: Its digest.
         example_path: Rows and the predictions of the fitted pipeline for them, by `write_example`.
         kind: The kind of prediction.
+        trusted: Types of the user that it may hold.
         timeout_seconds: The longest wait.
     """
-    arguments = [str(model_path), sha256, str(example_path), kind]
+    arguments = [str(model_path), sha256, str(example_path), kind, *trusted]
     return run_apart(__name__, arguments, timeout_seconds)
 
 
@@ -72,6 +76,8 @@ def run_apart(module: str, arguments: list[str], timeout_seconds: float) -> Chec
             errors="replace",  # a library may print bytes of a damaged file
             timeout=timeout_seconds,
             check=False,
+            # A user's own modules are found there as here, however this process found them.
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
     except subprocess.TimeoutExpired:
         return CheckResult(False, f"no answer within {timeout_seconds:g} s", timeout_seconds)
@@ -88,7 +94,9 @@ def write_example(path: Path, example: pl.DataFrame, expected: np.ndarray) -> No
     example.with_columns(column).write_parquet(path)
 
 
-def compare_with_example(model: Path, sha256: str, example: Path, kind: Kind) -> str:
+def compare_with_example(
+    model: Path, sha256: str, example: Path, kind: Kind, trusted: Sequence[str] = ()
+) -> str:
     """Load a model, predict and compare, in the process that was started for it.
 
     Returns:
@@ -99,7 +107,7 @@ def compare_with_example(model: Path, sha256: str, example: Path, kind: Kind) ->
     """
     from retrain_assets.domain.model.estimator import predict
 
-    pipeline = load_model(model.read_bytes(), sha256, str(model.name))
+    pipeline = load_model(model.read_bytes(), sha256, str(model.name), trusted)
     if hasattr(pipeline[-1], "verify"):  # a native file, whose damage only some rows would meet
         pipeline[-1].verify()
     rows = pl.read_parquet(example)
@@ -125,10 +133,11 @@ def limit_memory() -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the command: print one line on standard output and return the exit code."""
-    model, sha256, example, kind = arguments
+    model, sha256, example, kind, *trusted = arguments
     limit_memory()
     try:
-        line, code = compare_with_example(Path(model), sha256, Path(example), kind), 0  # type: ignore[arg-type]
+        line = compare_with_example(Path(model), sha256, Path(example), kind, trusted)  # type: ignore[arg-type]
+        code = 0
     except Exception as error:  # noqa: BLE001 whatever a library raises of a damaged file
         line, code = " ".join(str(error).split()), 1
     sys.stdout.write(f"{line}\n")

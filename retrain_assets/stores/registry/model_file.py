@@ -8,6 +8,7 @@ stored, and what MLflow says about them.
 
 import os
 import re
+from collections.abc import Sequence
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +17,7 @@ from zipfile import ZipFile
 
 from retrain_assets.domain.model.families.catalogue import FAMILIES, TITLES
 from retrain_assets.errors import PermanentError
+from retrain_assets.specs.model import may_trust
 
 MODEL_FILE = "model.skops"
 _ADDRESS = r"\d{9,}"
@@ -110,16 +112,19 @@ def may_crash(content: bytes) -> bool:
     return any(f'"{name.rpartition(".")[2]}"' in schema for name in _NATIVE)
 
 
-def load_model(content: bytes, expected: str, name: str) -> Any:
+def load_model(content: bytes, expected: str, name: str, trusted: Sequence[str] = ()) -> Any:
     """Build the pipeline of a model file.
 
     Args:
         content: The file.
         expected: Its digest, from a place that whoever can write the file cannot write.
         name: The model version, for messages.
+        trusted: Types of the user that it may hold (`estimator.trusted`); their modules are
+            imported, from where Python finds them and not from the file.
 
     Raises:
-        ModelFileError: The digest differs, nothing was deserialised; or a type is not trusted.
+        ModelFileError: The digest differs, nothing was deserialised; or a type is not trusted, or
+            its module is not here.
     """
     if (actual := digest(content)) != expected:
         raise ModelFileError(
@@ -131,17 +136,28 @@ def load_model(content: bytes, expected: str, name: str) -> Any:
     from skops.io.exceptions import UntrustedTypesFoundException
 
     try:
-        return skops.io.loads(content, trusted=list(TRUSTED_TYPES))
+        return skops.io.loads(content, trusted=[*TRUSTED_TYPES, *trusted])
     except UntrustedTypesFoundException as error:
-        raise ModelFileError(describe_untrusted(name, content)) from error
+        raise ModelFileError(describe_untrusted(name, content, trusted)) from error
+    except (ImportError, AttributeError) as error:
+        if not trusted:
+            raise
+        raise ModelFileError(
+            f"{name}: holds one of {', '.join(trusted)}, which cannot be imported ({error}): put "
+            "its module on PYTHONPATH, as where the model was trained"
+        ) from error
 
 
-def describe_untrusted(name: str, content: bytes) -> str:
-    """Describe a file that holds types outside the list."""
+def describe_untrusted(name: str, content: bytes, trusted: Sequence[str]) -> str:
+    """Describe a file that holds types outside the list, and the YAML that would trust them."""
     import skops.io
 
-    types = sorted(set(skops.io.get_untrusted_types(data=content)).difference(TRUSTED_TYPES))
+    allowed = {*TRUSTED_TYPES, *trusted}
+    types = sorted({*skops.io.get_untrusted_types(data=content)} - allowed)
+    remedy = f"choose an estimator of {TITLES}, or one made of their own parts"
+    if all(map(may_trust, types)):
+        line = ", ".join([*trusted, *types])
+        remedy += f"; or, if you trust that code, write estimator.trusted: [{line}]"
     return (
-        f"{name}: holds {', '.join(types)}, which is not among the types that are loaded: "
-        f"choose an estimator of {TITLES}, or one made of their own parts"
+        f"{name}: holds {', '.join(types)}, which is not among the types that are loaded: {remedy}"
     )

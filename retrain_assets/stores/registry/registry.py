@@ -9,11 +9,10 @@ production (`stores.ledger`), fitting, Dagster.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -22,10 +21,10 @@ import numpy as np
 import polars as pl
 
 from retrain_assets.domain.json_text import read_metrics, write_json
-from retrain_assets.domain.model.families.catalogue import families_within, family_of
 from retrain_assets.errors import PermanentError, mask_password
 from retrain_assets.specs.features import Kind
 from retrain_assets.stores.registry import model_check, model_file, native_file
+from retrain_assets.stores.registry.logged_model import log_pipeline
 from retrain_assets.stores.registry.model_file import MODEL_FILE, ModelFileError
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 DIGEST_TAG, METRICS_TAG, HEAD_TAG = "sha256", "metrics", "ledger_head"
-REQUIREMENTS = ("retrain-assets", "skops", "polars", "numpy")
 SQLITE, REGISTERED = "sqlite:///", "models:/"
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -80,10 +78,14 @@ class ModelRegistry:
         artifact_root: Folder or URI below which files are stored; with a database as tracking URI
             MLflow would otherwise put them below the current directory.
         name: The model, and its experiment.
+        trusted: Types that its versions may hold, beside those that are always loaded.
     """
 
-    def __init__(self, tracking_uri: str, artifact_root: str, name: str) -> None:
+    def __init__(
+        self, tracking_uri: str, artifact_root: str, name: str, trusted: Sequence[str] = ()
+    ) -> None:
         model_file.prepare_threads()
+        self.trusted = tuple(trusted)
         self.tracking_uri, self.artifact_root, self.name = tracking_uri, artifact_root, name
 
     @cached_property
@@ -174,7 +176,7 @@ class ModelRegistry:
             for name, draw in figures.items():
                 draw().savefig(Path(folder) / name)
             self.client.log_artifacts(run_id, folder)
-        logged = _log_pipeline(run_id, pipeline, example, prediction)
+        logged = log_pipeline(run_id, pipeline, example, prediction, self.trusted)
         sha256 = model_file.digest(self.file(logged.model_uri, MODEL_FILE))
         tags = {**tags, DIGEST_TAG: sha256, METRICS_TAG: write_json(metrics)}
         return self._register(logged.model_uri, run_id, tags)
@@ -269,7 +271,8 @@ class ModelRegistry:
             ModelFileError: Its file is missing, was changed, or holds types that are not trusted.
         """
         content = self.file(self.version(number).uri, MODEL_FILE)
-        return model_file.load_model(content, sha256, f"model {self.name} version {number}")
+        name = f"model {self.name} version {number}"
+        return model_file.load_model(content, sha256, name, self.trusted)
 
     def content(self, version: ModelVersion) -> str:
         """Return a digest of the fitted objects of a version, equal in every process."""
@@ -290,7 +293,7 @@ class ModelRegistry:
             model, example = Path(folder) / MODEL_FILE, Path(folder) / model_check.EXAMPLE_FILE
             model.write_bytes(self.file(version.uri, MODEL_FILE))
             example.write_bytes(self.file(version.uri, f"extra_files/{model_check.EXAMPLE_FILE}"))
-            return model_check.check_file(model, version.sha256, example, kind)
+            return model_check.check_file(model, version.sha256, example, kind, self.trusted)
 
     def file(self, uri: str, name: str) -> bytes:
         """Return a file of a version, read once: what is verified is what is used.
@@ -333,83 +336,6 @@ def _create_database(database: Path) -> None:
     with suppress(FileExistsError):  # another process was first
         os.link(part, database)
     part.unlink()
-
-
-def _log_pipeline(
-    run_id: str, pipeline: Pipeline, example: pl.DataFrame, prediction: np.ndarray
-) -> Any:
-    """Log the pipeline as an MLflow model in skops format, beside rows to try it on.
-
-    Requirements and signature are passed: inferring requirements takes MLflow ten seconds, and the
-    types of a few rows need not be those of the features.
-    """
-    import skops.io
-    from mlflow.exceptions import MlflowException
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
-
-    # MLflow refuses a null among whole numbers and makes it False among booleans.
-    types = {pl.Int64: AnyType(), pl.Float64: DataType.double, pl.Boolean: AnyType()}
-    columns = [
-        ColSpec(types.get(dtype.base_type(), DataType.string), name)
-        for name, dtype in example.schema.items()
-    ]
-    # MLServer reads the type of the answer, which is a class, or a number of a regression.
-    outputs = {"i": DataType.long, "U": DataType.string, "O": DataType.string}
-    answer = outputs.get(np.asarray(getattr(pipeline, "classes_", ())).dtype.kind, DataType.double)
-    with TemporaryDirectory() as folder:
-        rows = Path(folder) / model_check.EXAMPLE_FILE
-        model_check.write_example(rows, example, prediction)
-        try:
-            return Model.log(
-                artifact_path=None,
-                name="model",
-                flavor=_Flavors(pipeline),
-                flavor_name="sklearn",
-                run_id=run_id,
-                serialization_format="skops",
-                skops_trusted_types=list(model_file.TRUSTED_TYPES),
-                pip_requirements=[
-                    *(_requirement(name) for name in REQUIREMENTS),
-                    *(family.requirement for family in families_within(pipeline)),
-                ],
-                signature=ModelSignature(Schema(columns), Schema([ColSpec(answer)])),
-                extra_files=[str(rows)],
-            )
-        except MlflowException as error:
-            if "untrusted types" not in str(error):
-                raise
-            content = skops.io.dumps(pipeline)
-            raise ModelFileError(model_file.describe_untrusted("the pipeline", content)) from error
-
-
-@dataclass(frozen=True)
-class _Flavors:
-    """Saves a pipeline in MLflow's flavor of scikit-learn, and in that of its last step's library.
-
-    Other tools find the library's own file and flavor; nothing here reads these again.
-    """
-
-    pipeline: Pipeline
-
-    def save_model(self, path: str, mlflow_model: Any, **options: Any) -> None:
-        """Save it below a folder, as `mlflow.sklearn.save_model` does."""
-        import mlflow.sklearn
-
-        estimator = self.pipeline[-1]
-        flavor = family_of(estimator).flavor(estimator)
-        mlflow.sklearn.save_model(self.pipeline, path, mlflow_model=mlflow_model, **options)
-        if flavor is not None:
-            (Path(path) / flavor.file).write_bytes(estimator.native_)
-            mlflow_model.add_flavor(flavor.name, data=flavor.file, **flavor.notes)
-            mlflow_model.save(str(Path(path) / "MLmodel"))
-
-
-def _requirement(package: str) -> str:
-    try:
-        return f"{package}=={metadata.version(package)}"
-    except metadata.PackageNotFoundError:  # run from its source
-        return package
 
 
 def _version(stored: Any) -> ModelVersion:

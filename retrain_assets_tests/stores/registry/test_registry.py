@@ -231,13 +231,22 @@ class Neighbours(KNeighborsClassifier):
     """An estimator of the user's own, which no list trusts."""
 
 
-def test_a_pipeline_of_types_that_are_not_trusted_is_not_logged(stored: Registered) -> None:
+def test_a_pipeline_of_types_that_are_not_trusted_is_not_logged(
+    stored: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps = [("encode", FrameEncoder()), ("estimator", Neighbours())]
     pipeline = Pipeline(steps).fit(stored.features.select("x"), stored.gone)
     before = stored.registry.versions()
     with pytest.raises(ModelFileError, match=r"holds .*Neighbours, which is not among the types"):
         stored.log(pipeline)
     assert stored.registry.versions() == before
+    place = stored.registry.tracking_uri, stored.registry.artifact_root, "own"
+    registry = ModelRegistry(*place, [f"{__name__}.Neighbours"])
+    monkeypatch.setattr(stored, "registry", registry)
+    version = stored.log(pipeline)
+    assert type(registry.load(1, version.sha256)[-1]) is Neighbours
+    with pytest.raises(ModelFileError, match=r"write estimator\.trusted: \[.*\.Neighbours\]"):
+        ModelRegistry(*place).load(1, version.sha256)
 
 
 class Malicious:
