@@ -46,7 +46,9 @@ def status(model: str | None, *, verbose: bool) -> None:
 def _status(model: Model, instance: dg.DagsterInstance) -> Values:
     groups = (model.spec.name, model.dataset.name, *model.lookups)
     failures = dict(failed_ticks(instance, groups))
-    return {**status_step.overview(model.state(base.storage())), "failed_ticks": failures}
+    state = model.state(base.storage())
+    facts = {"engine": state.engine.describe(), "failed_ticks": failures}
+    return {**status_step.overview(state), **facts}
 
 
 def _answers(value: Values) -> Iterator[str]:
@@ -74,6 +76,7 @@ def _details(value: Values, verbose: bool) -> Iterator[str]:
     yield from _triggers(value)
     for row in value["decisions"]:
         yield f"  {status_step.describe_request(row)}"
+    yield f"  items of steps are computed {value['engine']}"
 
 
 def _triggers(value: Values) -> Iterator[str]:

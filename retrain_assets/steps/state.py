@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property, lru_cache
 from hashlib import sha256
-from importlib.metadata import distributions
 from itertools import groupby
 from typing import Any, Self, TypeVar, cast
 
@@ -33,6 +32,8 @@ from retrain_assets.domain.windows import (
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.modules import code_of, is_of_the_user
+from retrain_assets.stores.checkout import installed
+from retrain_assets.stores.engine import IN_PROCESS, Engine, EngineSettingError
 from retrain_assets.stores.ledger import History, Ledger, LedgerRow
 from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets.stores.tables.tables import Tables
@@ -101,6 +102,7 @@ class ModelState:
         tables: The tables of all of them.
         registry: The versions of the model.
         memo: Results that are shared between states, by name; None if they are not shared.
+        engine: Computes items of steps that do not depend on each other.
     """
 
     spec: ModelSpec
@@ -109,6 +111,13 @@ class ModelState:
     tables: Tables
     registry: ModelRegistry
     memo: dict[tuple[str, ...], Any] | None = None
+    engine: Engine = IN_PROCESS
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process compute by itself what it is given, and refuse other code there."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values |= {"memo": None, "engine": IN_PROCESS}
+        return _restore, (type(self), values, _digest_user_code(self.spec))
 
     @property
     def ledger(self) -> Ledger:
@@ -296,6 +305,21 @@ class ModelState:
         }
 
 
+def _restore(kind: type[ModelState], values: dict[str, Any], code: str) -> ModelState:
+    """Return the state of a model that another process has sent.
+
+    Raises:
+        EngineSettingError: The code of the user is another one here.
+    """
+    state = kind(**values)
+    if _digest_user_code(state.spec) != code:
+        raise EngineSettingError(
+            f"model {state.spec.name}: the Python code that its YAML names is missing or another "
+            "one on a worker of RETRAIN_ENGINE: install the same project there"
+        )
+    return state
+
+
 class Snapshot(ModelState):
     """The state of a model at one moment, for answers that need the same facts many times."""
 
@@ -384,8 +408,12 @@ def user_code_digest(*references: str | None) -> str:
 
 def recipe_digest(spec: ModelSpec) -> str:
     """Return the digest of what a person decides of a model: its spec, a point, the user's code."""
-    code = user_code_digest(*_references(spec))
+    code = _digest_user_code(spec)
     return f"{spec.recipe}.{code}" if code else spec.recipe
+
+
+def _digest_user_code(spec: ModelSpec) -> str:
+    return user_code_digest(*_references(spec))
 
 
 def _references(spec: ModelSpec) -> tuple[str | None, ...]:
@@ -402,12 +430,6 @@ def _user_code(*references: str | None) -> dict[str, str]:
 def lock_digest() -> str:
     """Return a digest of the versions of all installed packages."""
     return digest_of(installed())
-
-
-@cache
-def installed() -> dict[str, str]:
-    """Return the version of each installed package."""
-    return {package.metadata["Name"]: package.version for package in distributions()}
 
 
 def digest(*parts: str) -> str:

@@ -1,10 +1,11 @@
-"""The commit of the project's git checkout, so that it can be checked out again.
+"""The code that runs: the commit of the project's git checkout, and the installed packages.
 
 Not here: whether its code is that of a model.
 """
 
 import subprocess
 from functools import cache
+from importlib.metadata import distributions
 
 
 @cache
@@ -18,3 +19,9 @@ def checkout() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return output.stdout.strip()
+
+
+@cache
+def installed() -> dict[str, str]:
+    """Return the version of each installed package."""
+    return {package.metadata["Name"]: package.version for package in distributions()}

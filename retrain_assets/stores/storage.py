@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.stores.engine import IN_PROCESS, Engine, engine_from
 from retrain_assets.stores.landing.source import DeltaSource, LocalFiles, Source
 from retrain_assets.stores.ledger import Ledger
 from retrain_assets.stores.registry.registry import ModelRegistry
@@ -21,10 +22,12 @@ class Storage:
     Args:
         root: Absolute folder that holds landing files, tables, artifacts and reports.
         tracking_uri: MLflow's server or database; below the root by default.
+        engine: Computes items of steps that do not depend on each other.
     """
 
     root: Path
     tracking_uri: str | None = None
+    engine: Engine = IN_PROCESS
 
     @property
     def landing(self) -> Path:
@@ -93,8 +96,10 @@ def storage_from(environment: Mapping[str, str], start: Path) -> Storage:
     """Return the storage that the environment names, by default `data/` of the project.
 
     Args:
-        environment: `RETRAIN_STORAGE` and `MLFLOW_TRACKING_URI` are read.
+        environment: `RETRAIN_STORAGE`, `MLFLOW_TRACKING_URI` and `RETRAIN_ENGINE` are read.
         start: The current directory.
     """
-    root = Path(environment.get("RETRAIN_STORAGE") or project_root(start) / "data")
-    return Storage(root.expanduser().resolve(), environment.get("MLFLOW_TRACKING_URI"))
+    place = Path(environment.get("RETRAIN_STORAGE") or project_root(start) / "data")
+    root = place.expanduser().resolve()
+    engine = engine_from(environment.get("RETRAIN_ENGINE"), root)
+    return Storage(root, environment.get("MLFLOW_TRACKING_URI"), engine)

@@ -100,7 +100,11 @@ def take(root: Path) -> None:
 
 def test_a_run_that_is_killed_between_two_fits_leaves_the_first_to_the_next(world: World) -> None:
     count = len(registry(world).versions())
-    kill_at(Point("retrain_assets.steps.decision.train:_train", after=True), take, world.root)
+    kill_at(
+        Point("retrain_assets.steps.decision.train:_register_candidate", after=True),
+        take,
+        world.root,
+    )
     assert len(registry(world).versions()) == count + 1
     take(world.root)
     take(world.root)

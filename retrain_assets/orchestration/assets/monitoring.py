@@ -49,7 +49,8 @@ class Model:
     def state(self, storage: Storage) -> ModelState:
         """Return the model's read side in a storage."""
         registry = storage.registry(self.spec.name, self.spec.estimator.trusted)
-        return ModelState(self.spec, self.dataset, self.lookups, storage.tables, registry)
+        parts = self.spec, self.dataset, self.lookups, storage.tables, registry
+        return ModelState(*parts, engine=storage.engine)
 
     def key(self, name: str) -> dg.AssetKey:
         """Return the key of one of the model's assets."""

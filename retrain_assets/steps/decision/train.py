@@ -6,7 +6,7 @@ on training windows of several lengths. Not here: judging candidates.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -28,7 +28,8 @@ from retrain_assets.reports.search_plot import draw_search
 from retrain_assets.steps import state as facts
 from retrain_assets.steps.decision.journal import open_journal
 from retrain_assets.steps.state import ModelState, data_digest, digest_of
-from retrain_assets.stores.checkout import checkout
+from retrain_assets.stores.checkout import checkout, installed
+from retrain_assets.stores.engine import IN_PROCESS
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 
 EXAMPLE_ROWS = 5
@@ -105,6 +106,24 @@ class Trained(Fitted):
     data: dict[str, str]
     example: pl.DataFrame
     rows_sha256: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Take the pipeline to another process as a model file.
+
+        Its digest of content then is that of a fit there, which pickling would change.
+        """
+        import skops.io
+
+        return _restore, (vars(self) | {"pipeline": skops.io.dumps(self.pipeline)},)
+
+
+def _restore(values: dict[str, Any]) -> Trained:
+    import skops.io
+
+    content = values["pipeline"]
+    # A worker that sends them has run them; which types are stored is decided when they are.
+    types = skops.io.get_untrusted_types(data=content)
+    return Trained(**values | {"pipeline": skops.io.loads(content, trusted=types)})
 
 
 @dataclass(frozen=True)
@@ -183,7 +202,15 @@ def train_candidates(
     if shorter := state.spec.windows.also:
         plan = replace(plan, tags=plan.tags | {DECISION_TAG: plan.tags["candidate_id"]})
     plans = [plan, *(_shorten(plan, length) for length in shorter)]
-    versions = [_train(state, item, start_run) for item in plans]
+    stored = [_find(state, item) for item in plans]
+    missing = [item for item, version in zip(plans, stored, strict=True) if version is None]
+    # A search stores what it tried, which only this process may do.
+    engine = IN_PROCESS if state.spec.estimator.search else state.engine
+    fits = engine.map(partial(_fit_plan, state), missing)
+    versions = [
+        version or _register_candidate(state, item, start_run(), fits)
+        for item, version in zip(plans, stored, strict=True)
+    ]
     state.registry.set_alias(CANDIDATE, versions[0].version)
     return versions
 
@@ -197,13 +224,21 @@ def list_candidates(registry: ModelRegistry, version: ModelVersion) -> list[Mode
     return [item for item in reversed(registry.versions()) if tags <= item.tags.items()]
 
 
-def _train(state: ModelState, plan: Plan, start_run: Callable[[], str]) -> ModelVersion:
-    identity = {"candidate_id": plan.tags["candidate_id"], "role": "gated"}
-    if (existing := state.registry.find(identity)) is not None:
-        return existing
-    run_id, holdout = start_run(), sample(state, plan.windows.holdout)
-    features_version = int(plan.tags["features_version"])
-    trained = fit_model(state, plan.windows.train, features_version, resume=True)
+def _find(state: ModelState, plan: Plan) -> ModelVersion | None:
+    """Return the version of a plan that an earlier run has registered."""
+    return state.registry.find({"candidate_id": plan.tags["candidate_id"], "role": "gated"})
+
+
+def _fit_plan(state: ModelState, plan: Plan) -> Trained:
+    version = int(plan.tags["features_version"])
+    return fit_model(state, plan.windows.train, version, resume=True)
+
+
+def _register_candidate(
+    state: ModelState, plan: Plan, run_id: str, fits: Iterator[Trained]
+) -> ModelVersion:
+    """Judge the next fit on the holdout of its plan, and register it."""
+    holdout, trained = sample(state, plan.windows.holdout), next(fits)
     output = predict_sample(state, trained.pipeline, holdout)
     metrics, kind = compute_metrics(state, holdout, output), state.spec.target.kind
     draw = partial(draw_holdout, kind, holdout.labels, output.values, output.classes)
@@ -224,7 +259,7 @@ def register(
     first, last = trained.partitions[0], trained.partitions[-1]
     texts = {
         SPEC_FILE: state.spec.model_dump_json(indent=2),
-        PACKAGES_FILE: json.dumps(facts.installed(), indent=2),
+        PACKAGES_FILE: json.dumps(installed(), indent=2),
     }
     drawn: dict[str, Callable[[], Figure]] = {}
     if trained.search is not None:

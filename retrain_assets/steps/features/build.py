@@ -7,7 +7,7 @@ Not here: computing features of rows, predicting and watching.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import polars as pl
 
@@ -98,12 +98,12 @@ def build_features(state: ModelState, partitions: Sequence[str], run_id: str) ->
     refused: list[RefusedRow] = []
     marker = OutlierMarker(rows, summary.ledger) if state.spec.outliers else None
     with Spill() as spill:
-        for batch in rows.batches(keys):
-            table = rows.features(batch, refused)
+        for built, failed in state.engine.map(rows.build, rows.batches(keys)):
+            refused += failed
             # A function that gave no value gave no type either.
-            untyped = {name for name, dtype in table.schema.items() if dtype == pl.Null}
-            table = table.cast({name: stored[name] for name in untyped & stored.keys()})
-            table = marker.mark(table) if marker else table
+            untyped = {name for name, dtype in built.schema.items() if dtype == pl.Null}
+            typed = built.cast({name: stored[name] for name in untyped & stored.keys()})
+            table = marker.mark(typed) if marker else typed
             summary.add(table)
             digests = pl.col(PARTITION).replace_strict(sources, return_dtype=pl.String)
             spill.add(table.with_columns(digests.alias(SOURCE)))
@@ -140,14 +140,16 @@ def build_profiles(state: ModelState, partitions: Sequence[str], run_id: str) ->
     """Summarise features and target, a row per partition and column."""
     name = state.table("profile")
     base, keys = state.tables.version(name), list_ready(state, partitions, state.sources())
-    parts = []
-    for batch in Rows(state).batches(keys):
-        table = read_features(state, batch)
-        sources = table.select(PARTITION, SOURCE).unique()
-        parts.append(build_profile(table).join(sources, on=PARTITION, maintain_order="left"))
-    rows = pl.concat(parts)
+    batches = Rows(state).batches(keys)
+    rows = pl.concat(state.engine.map(partial(_build_profile, state), batches))
     commit = describe_commit(run_id, keys)
     return BuildResult(keys, rows, state.tables.replace(name, rows, keys, commit, base=base))
+
+
+def _build_profile(state: ModelState, keys: Sequence[str]) -> pl.DataFrame:
+    table = read_features(state, keys)
+    sources = table.select(PARTITION, SOURCE).unique()
+    return build_profile(table).join(sources, on=PARTITION, maintain_order="left")
 
 
 def describe_commit(run_id: str, keys: Sequence[str]) -> dict[str, str]:

@@ -48,15 +48,11 @@ class Rows:
             ((self.counts.get(key, 0) * columns, [key]) for key in keys), BATCH_VALUES
         )
 
-    def features(
-        self, keys: Sequence[str], refused: list[RefusedRow] | None = None
-    ) -> pl.DataFrame:
-        """Return features of the rows of some partitions, as `build_features` gives them."""
-        rows: list[RefusedRow] = []
-        features = self._build(self._dataset(keys), keys, rows)
-        if refused is not None:
-            refused += map(self._mask, rows)
-        return features
+    def build(self, keys: Sequence[str]) -> tuple[pl.DataFrame, list[RefusedRow]]:
+        """Return features of the rows of some partitions, and the rows that have none."""
+        refused: list[RefusedRow] = []
+        features = self._build(self._dataset(keys), keys, refused)
+        return features, [*map(self._mask, refused)]
 
     def _mask(self, row: RefusedRow) -> RefusedRow:
         """Return a refused row without what may be personal."""

@@ -16,8 +16,8 @@ from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.adopt import ADOPTED
 from retrain_assets.steps.decision.train import PACKAGES_FILE, SEARCH_FILE, SPEC_FILE, sample
-from retrain_assets.steps.state import ModelState, code_digest, installed, lock_digest
-from retrain_assets.stores.checkout import checkout
+from retrain_assets.steps.state import ModelState, code_digest, lock_digest
+from retrain_assets.stores.checkout import checkout, installed
 from retrain_assets.stores.registry.model_file import content_digest
 from retrain_assets.stores.registry.registry import ModelVersion
 

@@ -3,8 +3,8 @@
 Not here: comparing them with anything.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -28,6 +28,7 @@ from retrain_assets.stores.ledger import History, LedgerRow
 from retrain_assets.stores.registry.model_file import ModelFileError
 from retrain_assets.stores.tables.data_files import Spill
 
+Models = Mapping[int, Model]  # by version
 PERFORMANCE_SCHEMA: dict[str, pl.DataType] = {
     PARTITION: pl.String(),
     "model_version": pl.Int64(),
@@ -50,16 +51,14 @@ def predict_partitions(
     history = state.ledger.read()
     if history.rows:
         reconcile(state.registry, history)  # a run may have been killed after its ledger row
-    load = cache(state.registry.load)
+    score = partial(_score_batch, state, history, _load_models(state, history, keys))
     versions, profiles, performance = [], [], []
     tables, commit = state.tables, build.describe_commit(run_id, keys)
     with Spill() as spill:
-        for batch in Rows(state).batches(keys):
-            scored, values = _score(state, history, load, build.read_features(state, batch))
-            fresh = scored.filter(~pl.col("in_sample")).select(PARTITION, *list_outputs(state))
+        for scored, profile, values in state.engine.map(score, Rows(state).batches(keys)):
             spill.add(scored)
             versions.append(scored.select(PARTITION, "model_version"))
-            profiles.append(build_profile(fresh))
+            profiles.append(profile)
             performance.append(values)
         tables.replace(state.table("prediction_profile"), pl.concat(profiles), keys, commit)
         tables.replace(state.table("performance"), pl.concat(performance), keys, commit)
@@ -94,23 +93,45 @@ def score_partitions(
             f"version {row.version} needs {missing}, which the spec no longer makes"
         )
     timeline = read_timeline(state, history, row)
-    for keys in Rows(state).batches(partitions):
-        scored = _predict(state, pipeline, build.read_features(state, keys), row)[0]
-        if timeline and (half_width := timeline.next) is not None:
-            center = pl.col(PREDICTION_COLUMN)
-            scored = scored.with_columns(low=center - half_width, high=center + half_width)
-        yield keys, scored
+    batches = [*Rows(state).batches(partitions)]
+    predict_batch = partial(_predict_batch, state, pipeline, row)
+    center, interval = pl.col(PREDICTION_COLUMN), {}
+    if timeline and (half_width := timeline.next) is not None:
+        interval = {"low": center - half_width, "high": center + half_width}
+    for keys, scored in zip(batches, state.engine.map(predict_batch, batches), strict=True):
+        yield keys, scored.with_columns(**interval)
+
+
+def _predict_batch(
+    state: ModelState, pipeline: Model, row: LedgerRow, keys: Sequence[str]
+) -> pl.DataFrame:
+    return _predict(state, pipeline, build.read_features(state, keys), row)[0]
+
+
+def _load_models(state: ModelState, history: History, keys: Sequence[str]) -> Models:
+    """Load the versions that some partitions are predicted with."""
+    rows = {row.version: row for key in keys if (row := history.production_at(key))}
+    return {number: state.registry.load(number, row.sha256) for number, row in rows.items()}
+
+
+def _score_batch(
+    state: ModelState, history: History, models: Models, keys: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Return predictions of stored partitions, their summary, and each partition's metric."""
+    scored, values = _score(state, history, models, build.read_features(state, keys))
+    fresh = scored.filter(~pl.col("in_sample")).select(PARTITION, *list_outputs(state))
+    return scored, build_profile(fresh), values
 
 
 def _score(
-    state: ModelState, history: History, load: Callable[[int, str], Model], table: pl.DataFrame
+    state: ModelState, history: History, models: Models, table: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return predictions of all rows that can be predicted, and each partition's metric."""
     scored, performance = [_make_empty(state)], [pl.DataFrame(schema=PERFORMANCE_SCHEMA)]
     for row, part in group_by_production(history, table):
         if row is None:
             continue
-        pipeline = load(row.version, row.sha256)
+        pipeline = models[row.version]
         if train.list_missing_features(state, pipeline):
             continue  # the spec has changed, its candidate is still to come
         predictions, output = _predict(state, pipeline, part, row)

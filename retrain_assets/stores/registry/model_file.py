@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+import numpy as np
+
 from retrain_assets.domain.model.families.catalogue import FAMILIES, TITLES
 from retrain_assets.errors import PermanentError
 from retrain_assets.specs.model import may_trust
@@ -98,11 +100,24 @@ def content_digest(content: bytes) -> str:
             numbers.setdefault(address, str(len(numbers)))
         schema = re.sub(_ADDRESS, lambda match: f"#{numbers[match[0]]}", schema)
         inner = sorted(
-            (numbers.get(Path(name).stem, name), digest(archive.read(name)))
+            (numbers.get(Path(name).stem, name), digest(_clear_padding(archive.read(name), name)))
             for name in names
             if name != "schema.json"
         )
     return digest(repr((schema, inner)).encode())
+
+
+def _clear_padding(content: bytes, name: str) -> bytes:
+    """Return a file of an array with zeros between its fields, where trees have any bytes."""
+    if not name.endswith(".npy"):
+        return content
+    array = np.load(BytesIO(content), allow_pickle=False)
+    if array.dtype.names is None:
+        return content
+    cleared = np.zeros_like(array)
+    for field in array.dtype.names:
+        cleared[field] = array[field]
+    return bytes(content[: len(content) - array.nbytes] + cleared.tobytes())
 
 
 def may_crash(content: bytes) -> bool:

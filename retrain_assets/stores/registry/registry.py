@@ -88,6 +88,11 @@ class ModelRegistry:
         self.trusted = tuple(trusted)
         self.tracking_uri, self.artifact_root, self.name = tracking_uri, artifact_root, name
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave out the client, so that another process opens its own."""
+        settings = self.tracking_uri, self.artifact_root, self.name, self.trusted
+        return ModelRegistry, settings
+
     @cached_property
     def client(self) -> MlflowClient:
         """MLflow's client; created when first used, since importing MLflow takes seconds."""

@@ -87,7 +87,7 @@ def test_a_range_gives_exactly_what_its_partitions_and_its_rows_give_alone(
     together, rows = stored(world).drop("_source"), Rows(world.state)
     dataset = stored(world, "customers/dataset")
     for number in (0, 1, 3, 4, 5):
-        alone = rows.features([key(number)])
+        alone, _ = rows.build([key(number)])
         assert_frame_equal(alone, together.filter(_landing_partition=key(number)))
         past = rows.history([key(number)])
         assert past is not None
@@ -119,7 +119,7 @@ def test_a_correction_rebuilds_what_looks_back_on_it(looking_back: World) -> Non
     start, end = (run.tags[f"dagster/asset_partition_range_{end}"] for end in ("start", "end"))
     assert (start, end) == (key(2), key(6))  # two look back, and their windows hold two more
     assert_frame_equal(
-        Rows(world.state).features([key(4)]),
+        Rows(world.state).build([key(4)])[0],
         stored(world).filter(_landing_partition=key(4)).drop("_source"),
     )
 

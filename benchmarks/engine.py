@@ -1,0 +1,148 @@
+"""What workers of Dask cost and save: features, profiles and predictions of ten million rows.
+
+The steps build 365 partitions in this process, then with one and two workers on loopback. Each side
+runs in a process of its own over the same root, and its tables are compared with those before.
+
+    python benchmarks/engine.py [--rows 10000000] [--days 365] [--workers 0 1 2]
+
+CPU seconds are those of the step's process and of all it started; memory is the peak of the step's
+process alone. Not here: what is lost when a worker is killed, which the system tests show.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+from year import RUN
+
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.orchestration.assets.monitoring import Model
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.model import ModelSpec
+from retrain_assets.steps.features.build import build_features, build_profiles
+from retrain_assets.steps.state import FILES
+from retrain_assets.stores.engine import engine_from
+from retrain_assets.stores.storage import Storage
+
+NUMBERS = [f"x{number}" for number in range(10)]
+TABLES = ("features", "profile")
+DATASET: dict[str, Any] = {
+    "name": "events",
+    "landing": "events/{partition}.parquet",
+    "partition": {"by": "day", "column": "day", "start": "2020-01-01", "end": "2024-12-31"},
+    "columns": {
+        "day": {"type": "date"},
+        "id": {"type": "int"},
+        "kind": {"type": "category"},
+        **{name: {"type": "float"} for name in NUMBERS},
+        "bought": {"type": "int", "known": "later"},
+    },
+    "key": ["day", "id"],
+}
+MODEL: dict[str, Any] = {
+    "name": "buyers",
+    "dataset": "events",
+    "features": {
+        "sql": "SELECT kind, x0 * x1 AS product, LN(ABS(x2) + 1) AS size, x3 - x4 AS difference, "
+        "x5, x6, x7, x8, x9 FROM rows"
+    },
+    "target": {"column": "buys", "expression": '"bought"', "kind": "binary"},
+    "estimator": {"class": "sklearn.linear_model.LogisticRegression"},
+    "windows": {"train": 60, "holdout": 30, "current": 7},
+    "triggers": {},
+    "gate": {"metric": "log_loss"},
+}
+
+
+def main() -> None:
+    """Run what was asked for and print it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--days", type=int, default=365)
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side is not None:
+        print(json.dumps(measure(options.root, options.side)))
+        return
+    with TemporaryDirectory(prefix="retrain-benchmark-") as folder:
+        store(Path(folder), options.rows, options.days)
+        print("workers  wall s  CPU s  peak MB of the step  digest of tables")
+        for count in options.workers:
+            command = [sys.executable, __file__, "--side", str(count), "--root", folder]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+            result = json.loads(output.splitlines()[-1])
+            print("{workers:7}  {wall:6.1f}  {cpu:5.1f}  {memory:19.0f}  {tables}".format(**result))
+
+
+def store(root: Path, rows: int, days: int) -> None:
+    """Store the accepted rows of all days, as ingest would have."""
+    tables, random = Storage(root).tables, np.random.default_rng(0)
+    keys = [(date(2020, 1, 1) + timedelta(days=number)).isoformat() for number in range(days)]
+    count = rows // days
+    for first in range(0, days, 30):
+        part = keys[first : first + 30]
+        size = count * len(part)
+        frame = pl.DataFrame(
+            {
+                PARTITION: np.repeat(part, count),
+                "id": np.arange(size),
+                "kind": random.choice(["a", "b", "c", "d"], size),
+                **{name: random.normal(size=size) for name in NUMBERS},
+                "bought": random.integers(0, 2, size),
+            }
+        ).with_columns(day=pl.col(PARTITION).str.to_date())
+        tables.replace("events/dataset", frame, part, {})
+    records = pl.DataFrame(
+        {PARTITION: keys, "file": keys, "sha256": keys, "accepted": [count] * days}
+    )
+    empty = pl.DataFrame(schema=FILES)
+    tables.replace("events/files", pl.concat([empty, records], how="diagonal_relaxed"), keys, {})
+
+
+@contextmanager
+def cluster(count: int) -> Iterator[str | None]:
+    """Start workers, and yield the setting that names them; none for a count of 0."""
+    if not count:
+        yield None
+        return
+    from distributed import LocalCluster
+
+    options = {"host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
+    with LocalCluster(n_workers=count, threads_per_worker=1, **options) as started:
+        yield started.scheduler_address.replace("tcp", "dask")
+
+
+def measure(root: Path, count: int) -> dict[str, object]:
+    """Build all partitions with some workers."""
+    model = Model(ModelSpec.model_validate(MODEL), DatasetSpec.model_validate(DATASET), {})
+    started, before = time.perf_counter(), sum(os.times()[:4])
+    with cluster(count) as setting:
+        state = model.state(Storage(root, engine=engine_from(setting, root)))
+        keys = tuple(state.sources())
+        build_features(state, keys, RUN)
+        build_profiles(state, keys, RUN)
+        wall = time.perf_counter() - started
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    cpu = sum(os.times()[:4]) - before  # the workers have ended and are counted
+    scans = [state.tables.scan(state.table(name)) for name in TABLES]
+    hashes = [scan.select(pl.struct(pl.all()).hash().sum()).collect().item() for scan in scans]
+    tables = "-".join(f"{number:x}"[-8:] for number in hashes)
+    return {"workers": count, "wall": wall, "cpu": cpu, "memory": memory, "tables": tables}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,354 @@
+"""Where the independent items of a step are computed: in this process, or by workers of Dask.
+
+An engine returns what a loop over the items would, in their order. A function that it is given
+stores nothing, since an item may be computed twice where a worker was lost: whoever calls the
+engine commits. Not here: which steps use it, and what they compute.
+"""
+
+import os
+import platform
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from ipaddress import ip_address
+from itertools import chain, islice
+from logging import CRITICAL, getLogger
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from retrain_assets.errors import PermanentError
+from retrain_assets.stores.checkout import installed
+from retrain_assets.stores.registry.model_file import prepare_threads
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+Facts = tuple[tuple[str, str], ...]
+
+PATIENCE_SECONDS = 60.0  # a worker that its nanny starts again takes some five
+LOOK_SECONDS = 5.0
+AHEAD = 2  # items of each worker that are computed or wait there, so that it never idles
+TLS_SETTINGS = tuple(
+    f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY")
+)
+ENDED = {"finished", "error"}
+UNCHANGED = "nothing of this step was stored"
+
+
+class EngineError(RuntimeError):
+    """Items could not be computed by the workers; the message says what would do."""
+
+
+class EngineSettingError(PermanentError):
+    """`RETRAIN_ENGINE` cannot be used as it is, or the workers are not like this process."""
+
+
+class Engine(Protocol):
+    """Computes the items of a step."""
+
+    def map(self, function: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
+        """Yield the value of each item, in order; items are taken as they are needed.
+
+        Args:
+            function: It depends on nothing but the item and what is stored, and stores nothing.
+            items: They, the function and the values can be pickled.
+
+        Raises:
+            EngineError: The workers or their scheduler were lost, or are too small.
+            EngineSettingError: The workers are not like this process.
+        """
+
+    def describe(self) -> str:
+        """Return where items are computed, in words."""
+
+
+class InProcess:
+    """Computes one item after the other in this process."""
+
+    def map(self, function: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
+        """Yield the value of each item."""
+        return map(function, items)
+
+    def describe(self) -> str:
+        """Return where items are computed, in words."""
+        return "in this process"
+
+
+IN_PROCESS = InProcess()
+
+
+@dataclass(frozen=True)
+class DaskEngine:
+    """Computes items on the workers of a Dask cluster.
+
+    Args:
+        address: Of the scheduler, such as `tls://host:8786`.
+        root: The storage root, which the workers read by the same path.
+    """
+
+    address: str
+    root: Path
+
+    def describe(self) -> str:
+        """Return where items are computed, in words; nobody is asked."""
+        return f"by workers of Dask at {self.address}"
+
+    def map(self, function: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
+        """Yield the value of each item; a single one is computed here, without the cluster."""
+        remaining = iter(items)
+        first = [*islice(remaining, 2)]
+        if len(first) < 2:  # noqa: PLR2004 one item alone gains nothing
+            return map(function, first)
+        return self._map(function, chain(first, remaining))
+
+    def _map(self, function: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]:
+        cluster = _connect(self.address, self.root)
+        call, ahead = uuid4().hex, deque[tuple[Any, Any]]()
+
+        def submit(count: int) -> None:
+            for item in islice(items, count):
+                arguments = cluster.facts, cluster.marker, call, function, item
+                future = cluster.client.submit(compute, *arguments, pure=False)
+                ahead.append((item, future))
+
+        try:
+            submit(AHEAD * len(cluster.list_workers()))
+            while ahead:
+                item, future = ahead.popleft()
+                value = cluster.wait(item, future)
+                future.release()
+                submit(1)
+                yield value
+        finally:
+            with suppress(Exception):  # the scheduler may be gone
+                cluster.client.cancel([future for _, future in ahead])
+
+
+def engine_from(setting: str | None, root: Path) -> Engine:
+    """Return the engine that `RETRAIN_ENGINE` names; nothing is connected to before it is used.
+
+    Args:
+        setting: `dask://host:port` on this machine, `tls://host:port` elsewhere; None or empty for
+            this process.
+        root: The storage root.
+
+    Raises:
+        EngineSettingError: The setting is neither of these.
+    """
+    if not setting:
+        return IN_PROCESS
+    parts = urlsplit(setting)
+    if parts.scheme not in {"dask", "tls"} or not parts.hostname or not parts.port:
+        raise EngineSettingError(
+            f"RETRAIN_ENGINE is {setting!r}: use dask://127.0.0.1:8786 or tls://host:8786, or "
+            "leave it out to compute in one process"
+        )
+    if parts.scheme == "dask" and not _is_loopback(parts.hostname):
+        raise EngineSettingError(
+            f"RETRAIN_ENGINE is {setting!r}: a scheduler of Dask runs the code of everybody who "
+            f"reaches it, so on another machine it needs certificates: use tls://{parts.netloc}"
+        )
+    missing = [name for name in TLS_SETTINGS if not os.environ.get(name)]
+    if parts.scheme == "tls" and missing:
+        raise EngineSettingError(
+            f"RETRAIN_ENGINE is {setting!r}, which needs certificates: set {', '.join(missing)}"
+        )
+    return DaskEngine(setting.replace("dask://", "tcp://", 1), root)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    """A connection to a scheduler whose workers were found to be like this process.
+
+    Args:
+        client: Dask's client.
+        facts: What the workers must have in common with this process.
+        marker: A file below the storage root that each worker must see.
+    """
+
+    client: Any
+    facts: Facts
+    marker: str
+
+    def list_workers(self) -> list[dict[str, Any]]:
+        """Return those that take work now."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return [worker for worker in workers if worker["status"] == "running"]
+
+    def wait(self, item: Any, future: Any) -> Any:
+        """Return the value of an item.
+
+        Raises:
+            EngineError: It cannot be computed.
+        """
+        from distributed import CancelledError, KilledWorker
+
+        since, address = monotonic(), self.client.scheduler.address
+        while True:
+            has_ended = future.status in ENDED
+            try:
+                return future.result(timeout=LOOK_SECONDS)
+            except KilledWorker as error:
+                raise EngineError(
+                    f"item {_shorten(item)} ended {error.allowed_failures + 1} workers at "
+                    f"{address} one after the other, most likely because it needs more memory "
+                    "than a worker has: give the workers more (`--memory-limit`); " + UNCHANGED
+                ) from None
+            except (CancelledError, OSError) as error:
+                if has_ended:  # the function itself raised it
+                    raise
+                if future.status in ENDED:
+                    continue
+                if not isinstance(error, TimeoutError):
+                    raise self._lost(address) from None
+            if self._has_workers(address):
+                since = monotonic()
+            elif monotonic() - since > PATIENCE_SECONDS:
+                raise EngineError(
+                    f"no worker at {address} has taken work for {PATIENCE_SECONDS:.0f} s: start "
+                    f"workers, or give those that are paused more memory; {UNCHANGED}"
+                )
+
+    def _has_workers(self, address: str) -> bool:
+        try:
+            return bool(self.list_workers())
+        except Exception:  # noqa: BLE001 whatever a lost connection raises
+            raise self._lost(address) from None
+
+    def _lost(self, address: str) -> EngineError:
+        _connect.cache_clear()
+        return EngineError(
+            f"the scheduler at {address} was lost: start it again, then run this again; {UNCHANGED}"
+        )
+
+
+@lru_cache(maxsize=1)
+def _connect(address: str, root: Path) -> _Cluster:
+    """Connect once a process, and refuse a cluster whose results could differ from those here.
+
+    Raises:
+        EngineError: No scheduler or no worker answers.
+        EngineSettingError: The scheduler or a worker differs from this process.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise EngineSettingError(
+            "RETRAIN_ENGINE needs Dask: pip install 'retrain-assets[dask]'"
+        ) from error
+    getLogger("distributed").setLevel(CRITICAL)  # what it logs of lost workers is raised here
+    try:
+        client = Client(address, timeout=PATIENCE_SECONDS / 4, set_as_default=False)
+        client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
+    except OSError as error:  # a TimeoutError is one
+        raise EngineError(
+            f"RETRAIN_ENGINE: no scheduler with workers answers at {address}: start `dask "
+            "scheduler` and `dask worker`, or leave RETRAIN_ENGINE out"
+        ) from error
+    cluster = _Cluster(client, describe_process(), str(_mark(root)))
+    try:
+        _refuse_foreign(cluster)
+    except EngineSettingError:
+        client.close()
+        raise
+    return cluster
+
+
+def _mark(root: Path) -> Path:
+    """Write a file that proves that a worker sees the same root, and remove it at the end."""
+    from atexit import register
+
+    root.mkdir(parents=True, exist_ok=True)
+    marker = root / f".engine-{uuid4().hex}"
+    marker.touch()
+    register(marker.unlink, missing_ok=True)
+    return marker
+
+
+def _refuse_foreign(cluster: _Cluster) -> None:
+    client = cluster.client
+    reasons = {"the scheduler": client.run_on_scheduler(explain_difference, cluster.facts)}
+    found = client.run(explain_difference, cluster.facts, cluster.marker)
+    reasons |= {f"worker {address}": reason for address, reason in found.items()}
+    for worker in cluster.list_workers():
+        if worker["nthreads"] > 1:
+            reasons[f"worker {worker['id']}"] = (
+                f"it computes {worker['nthreads']} items at once in one process, which would "
+                "disturb each other: start it with --nthreads 1 and more --nworkers"
+            )
+    for name, reason in reasons.items():
+        if reason:
+            raise EngineSettingError(f"{name} cannot be used: {reason}")
+
+
+@lru_cache(maxsize=1)
+def describe_process() -> Facts:
+    """Return what results may depend on: Python, the installed packages, this package's code."""
+    package = Path(__file__).parents[1]
+    code = sha256()
+    for path in sorted(package.rglob("*.py")):
+        code.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    facts = {"Python": platform.python_version(), **installed()}
+    return *facts.items(), ("the code of retrain_assets", code.hexdigest()[:12])
+
+
+@lru_cache(maxsize=4)
+def explain_difference(facts: Facts, marker: str = "") -> str:
+    """Return why results of this process could differ from those of another; empty if not.
+
+    Args:
+        facts: Those of the other process.
+        marker: A file that the other process wrote below the storage root.
+    """
+    here = dict(describe_process())
+    differences = [
+        f"{name} is {here.get(name, 'missing')} there and {value} here"
+        for name, value in facts
+        if here.get(name) != value
+    ]
+    if differences:
+        more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""  # noqa: PLR2004
+        return f"{'; '.join(differences[:3])}{more}: install the same lock file on both"
+    if marker and not Path(marker).exists():
+        return (
+            f"it does not see the storage root {Path(marker).parent}: mount the same folder there "
+            "under the same path, or choose a RETRAIN_STORAGE that all machines share"
+        )
+    return ""
+
+
+_functions: dict[str, Callable[[Any], Any]] = {}  # of the call that this worker computes for
+
+
+def compute(
+    facts: Facts, marker: str, call: str, function: Callable[[Item], Value], item: Item
+) -> Value:
+    """Compute an item in a worker, which may have joined after the others were compared.
+
+    The function of a call is kept, so that what it reads once serves all items of the call.
+    """
+    if reason := explain_difference(facts, marker):
+        raise EngineSettingError(f"a worker that joined later cannot be used: {reason}")
+    prepare_threads()
+    if call not in _functions:
+        _functions.clear()
+        _functions[call] = function
+    value: Value = _functions[call](item)
+    return value
+
+
+def _shorten(item: Any) -> str:
+    text = str(item)
+    return text if len(text) <= 80 else f"{text[:79]}…"  # noqa: PLR2004 a line

@@ -1,0 +1,152 @@
+"""Workers of Dask compute what this process computes, and a cluster that could not is refused.
+
+`system/test_engine.py` kills workers and schedulers.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+import skops.io
+from distributed import LocalCluster
+from polars.testing import assert_frame_equal
+
+from retrain_assets.steps.data.ingest import ingest
+from retrain_assets.steps.decision import promote, train
+from retrain_assets.steps.features import rows as rows_module
+from retrain_assets.steps.features.build import build_features, build_profiles
+from retrain_assets.steps.monitoring.monitor import monitor
+from retrain_assets.steps.monitoring.predict import predict_partitions, score_partitions
+from retrain_assets.steps.state import ModelState
+from retrain_assets.stores import engine as engine_module
+from retrain_assets.stores.engine import (
+    AHEAD,
+    DaskEngine,
+    Engine,
+    EngineError,
+    EngineSettingError,
+    compute,
+    describe_process,
+    engine_from,
+    explain_difference,
+)
+from retrain_assets.stores.memory import MemoryRegistry
+from retrain_assets.stores.registry.model_file import content_digest
+from retrain_assets_tests.world import key, new_world
+
+DAYS = [key(number) for number in range(20)]
+TABLES = ("features", "profile", "predictions", "prediction_profile", "performance")
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> ModelState:
+    """A model with a version in production, in memory since MLflow takes seconds."""
+    windows = {"train": 10, "holdout": 6, "current": 3, "also": [6]}
+    with dg.DagsterInstance.ephemeral() as instance:
+        world = new_world(tmp_path_factory.mktemp("lived"), instance, windows=windows)
+    world.land(*range(20))
+    ingest(world.storage, world.dataset, DAYS, "run")
+    state = replace(world.state, registry=MemoryRegistry("churn", {}))
+    build_all(state, DAYS[:17])
+    monitor(state, DAYS[:17], "run")
+    train.train_candidates(state, train.plan(state, None, []), lambda: "run")
+    promote.decide_candidate(state, "run", lambda: "run")
+    return state
+
+
+@pytest.fixture(scope="module")
+def engine(state: ModelState) -> Iterator[Engine]:
+    options = {"processes": True, "host": "127.0.0.1", "dashboard_address": None}
+    with LocalCluster(n_workers=2, threads_per_worker=1, silence_logs=50, **options) as cluster:
+        setting = cluster.scheduler_address.replace("tcp", "dask")
+        yield engine_from(setting, Path(state.tables.root).parent)
+
+
+def build_all(state: ModelState, days: Sequence[str] = DAYS) -> dict[str, pl.DataFrame]:
+    for step in (build_features, build_profiles, predict_partitions):
+        step(state, days, "run")
+    scans = {name: state.tables.scan(state.table(name)) for name in TABLES}
+    key = pl.col("_landing_partition")
+    return {name: scan.collect().sort(key, maintain_order=True) for name, scan in scans.items()}
+
+
+def test_workers_store_what_this_process_stores(
+    state: ModelState, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "BATCH_VALUES", 2500)
+    apart = replace(state, engine=engine)
+    here, there = build_all(state), build_all(apart)
+    for name in TABLES:
+        assert here[name].height > 0
+        assert_frame_equal(here[name], there[name])
+    both = (score_partitions(item, DAYS, None) for item in (state, apart))
+    assert_frame_equal(*(pl.concat(scored for _, scored in parts) for parts in both))
+
+
+def test_candidates_that_workers_fitted_are_those_of_this_process(
+    state: ModelState, engine: Engine
+) -> None:
+    made = []
+    for computes in (state.engine, engine):
+        fresh = replace(state, engine=computes, registry=MemoryRegistry("churn", {}))
+        train.train_candidates(fresh, train.plan(fresh, None, []), lambda: "run")
+        fits = fresh.registry.shared.values()
+        made.append([(content_digest(skops.io.dumps(fit)), item.tags) for item, fit in fits])
+    assert len(made[0]) == 2
+    assert made[0] == made[1]
+
+
+def test_items_are_in_order_bounded_in_flight_and_raise_in_their_place(engine: Engine) -> None:
+    taken = iter(range(40))
+    values = engine.map(abs, taken)
+    assert next(values) == 0
+    assert next(taken) <= 2 * AHEAD + 1
+    assert next(values) == 1
+    values = engine.map(int, ["1", "x", "3"])
+    assert next(values) == 1
+    with pytest.raises(ValueError, match="invalid literal for int"):
+        next(values)
+    assert [*engine.map(int, ["7"])] == [7]
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("dask://10.0.0.7:8786", "use tls://10.0.0.7:8786"),
+        ("tls://10.0.0.7:8786", "set DASK_DISTRIBUTED__COMM__TLS__CA_FILE"),
+        ("ray://localhost:8786", "use dask://127.0.0.1:8786"),
+        ("dask://localhost", "use dask://127.0.0.1:8786"),
+    ],
+)
+def test_a_setting_that_is_unsafe_or_unknown_is_refused(setting: str, reason: str) -> None:
+    with pytest.raises(EngineSettingError, match=reason):
+        engine_from(setting, Path("data"))
+
+
+def test_a_worker_that_is_unlike_this_process_is_refused_by_name(
+    engine: DaskEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = describe_process()
+    assert explain_difference(facts) == ""
+    changed = tuple((name, "0.1" if name == "polars" else value) for name, value in facts)
+    assert explain_difference(changed).startswith("polars is ")
+    unseen = explain_difference(facts, f"{tmp_path}/elsewhere/marker")
+    assert f"does not see the storage root {tmp_path}/elsewhere" in unseen
+    with pytest.raises(EngineSettingError, match="joined later cannot be used: it does not see"):
+        compute(facts, f"{tmp_path}/elsewhere/marker", "call", int, "1")
+    monkeypatch.setattr(engine_module, "describe_process", lambda: changed)
+    with pytest.raises(EngineSettingError, match=r"scheduler cannot be used: polars is .* there"):
+        next(DaskEngine(engine.address, tmp_path).map(int, ["1", "2"]))
+
+
+def test_without_a_scheduler_the_error_says_what_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "PATIENCE_SECONDS", 2.0)
+    engine = engine_from("dask://127.0.0.1:1", tmp_path)
+    assert engine.describe() == "by workers of Dask at tcp://127.0.0.1:1"
+    with pytest.raises(EngineError, match="no scheduler with workers answers"):
+        next(engine.map(int, ["1", "2"]))
