@@ -50,6 +50,9 @@ def _estimator_mistakes(spec: ModelSpec, family: EstimatorFamily, path: str) -> 
     loc = ("estimator", "class")
     if spec.estimator.early_stopping is not None and not family.early_stops:
         yield ("estimator", "early_stopping"), f"{family.title} has none here: leave it out"
+    if spec.gate.guards.explanation_shift is not None and not family.explains(path):
+        loc_of_guard = ("gate", "guards", "explanation_shift")
+        yield loc_of_guard, f"{path} has no SHAP values here: leave it out"
     if refused := list(family.find_mistakes(spec)):
         yield from refused
         return

@@ -75,6 +75,8 @@ class GuardsSpec(Spec):
         negative_flips: Bound on the share of rows that only the candidate predicts wrong.
         latency: Bound on the time to predict, as a multiple of production's.
         size: Bound on the size, as a multiple of production's.
+        explanation_shift: Bound on how far the mean |SHAP| of a feature may move, as a share of
+            all that moves production.
         skew: What to do when a new process predicts otherwise.
     """
 
@@ -82,6 +84,8 @@ class GuardsSpec(Spec):
     negative_flips: GuardSpec | None = None
     latency: GuardSpec | None = None
     size: GuardSpec | None = None
+    # Left out if it is not set, so that gates from before it existed keep their digest.
+    explanation_shift: GuardSpec | None = Field(None, exclude_if=lambda value: value is None)
     skew: Literal["warn", "block"] | None = None
 
 

@@ -1,11 +1,12 @@
-"""What a better candidate must not cost: calibration, flips of what was right, time, size.
+"""What a better candidate must not cost: calibration, flips, time, size, other reasons.
 
 Each guard compares candidate and production, and is a bound from the YAML. Not here: taking times
 and sizes, slices, and the verdict.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -100,6 +101,28 @@ def check_negative_flips(
     share = float((theirs & ~ours).mean())
     detail = f"{share:.2%} of rows that production had right are wrong now, limit {spec.limit:.2%}"
     return GuardResult("negative_flips", spec.action, share <= spec.limit, detail)
+
+
+def check_explanation(spec: GuardSpec, changes: Sequence[Mapping[str, Any]]) -> GuardResult:
+    """Fail where a feature is shown to move predictions by another share than in production.
+
+    Args:
+        spec: The limit, a share of the sum of the means of all features in production.
+        changes: Of each feature its mean |SHAP| `now` and `before`, and the ends `low` and `high`
+            of the interval of their difference, from `compare_moves`.
+    """
+    total = sum(change["before"] for change in changes) or 1.0
+
+    def least(change: Mapping[str, Any]) -> float:
+        return float(max(change["low"], -change["high"], 0.0) / total)
+
+    worst = max(changes, key=least)
+    detail = (
+        f"mean |SHAP| of {worst['feature']} {worst['now']:.3g} against {worst['before']:.3g} of "
+        f"production, at least {least(worst):.1%} of all that moves production apart, limit "
+        f"{spec.limit:.1%}"
+    )
+    return GuardResult("explanation_shift", spec.action, least(worst) <= spec.limit, detail)
 
 
 def check_ratio(

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 
+EXPLAINED_ROWS = 500
+
+
 class Explainer:
     """Explains the predictions of a model.
 
@@ -39,6 +42,12 @@ class Explainer:
     def __call__(self, features: pl.DataFrame) -> np.ndarray:
         """Return SHAP values, of shape (rows, outputs, features); see `build_explainer`."""
         return self._explain(self._encoder.transform(features))[:, :, :-1]
+
+
+def thin(features: pl.DataFrame, blocks: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
+    """Return at most some 500 rows, evenly spread, and the blocks of these."""
+    step = max(1, len(blocks) // EXPLAINED_ROWS)
+    return features.gather_every(step), blocks.gather_every(step)
 
 
 def measure_moves(explainer: Explainer, features: pl.DataFrame) -> pl.DataFrame:

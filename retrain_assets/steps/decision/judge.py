@@ -23,8 +23,9 @@ from retrain_assets.domain.drift.profile import build_profile
 from retrain_assets.domain.metrics.intervals import bonferroni
 from retrain_assets.domain.metrics.metrics import align_columns, align_labels, get_gate_metric
 from retrain_assets.domain.model.estimator import PredictionError, predict, trivial_prediction
+from retrain_assets.domain.model.explanation import Explainer, compare_moves, measure_moves, thin
 from retrain_assets.specs.features import Kind
-from retrain_assets.specs.gate import GateSpec
+from retrain_assets.specs.gate import GateSpec, GuardSpec
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.train import Model, Output, Sample
 from retrain_assets.steps.monitoring.intervals import BLOCK, list_outputs
@@ -179,6 +180,8 @@ def run_guards(
     if spec.size:
         sizes = ({"bytes": float(len(_serialize(pipeline)))} for pipeline in pipelines)
         yield guards.check_ratio("size", spec.size, *sizes)
+    if spec.explanation_shift:
+        yield _check_explanation(spec.explanation_shift, rows, *pipelines, gate.confidence)
     if spec.skew:
         yield _check_skew(spec.skew, kind, features, candidate.pipeline, trusted)
 
@@ -201,6 +204,20 @@ def _serialize(pipeline: Model) -> bytes:
     import skops.io
 
     return bytes(skops.io.dumps(pipeline))
+
+
+def _check_explanation(
+    spec: GuardSpec, rows: Sample, candidate: Model, production: Model, confidence: float
+) -> guards.GuardResult:
+    """Compare what moves the predictions of both; without SHAP values there is a warning."""
+    features, blocks = thin(rows.features, rows.blocks)
+    try:
+        now, before = (measure_moves(Explainer(side), features) for side in (candidate, production))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        detail = f"explanation_shift cannot be measured: {error}"
+        return guards.GuardResult("explanation_shift", "warn", False, detail)
+    together = bonferroni(confidence, len(features.columns))
+    return guards.check_explanation(spec, compare_moves(now, before, blocks, together))
 
 
 def _check_skew(

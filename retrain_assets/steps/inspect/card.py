@@ -16,7 +16,7 @@ import polars as pl
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.metrics import metrics
 from retrain_assets.domain.model.estimator import predict
-from retrain_assets.domain.model.explanation import Explainer, compare_moves, measure_moves
+from retrain_assets.domain.model.explanation import Explainer, compare_moves, measure_moves, thin
 from retrain_assets.domain.windows import exclude_range, take_through
 from retrain_assets.reports import page, plots
 from retrain_assets.specs.gate import GateSpec
@@ -31,7 +31,7 @@ from retrain_assets.stores.registry.registry import ModelVersion, RegistryError
 
 Parts = dict[str, list[Any]]
 SHUFFLED_ROWS, DRIFT_PARTITIONS, CONFIDENCE = 5_000, 60, 0.95
-EXPLAINED_ROWS, CHANGES = 500, 10
+CHANGES = 10
 NOT_EXPLAINED = (AttributeError, KeyError, TypeError, ValueError, RegistryError, ModelFileError)
 LONG = ("metrics", "trained_on")  # tags that are shown otherwise, or are a line a partition
 
@@ -175,8 +175,7 @@ def _explain(
 
     Nothing where the estimator has no SHAP values.
     """
-    step = max(1, len(rows.target) // EXPLAINED_ROWS)
-    features, blocks = rows.features.gather_every(step), rows.partitions.gather_every(step)
+    features, blocks = thin(rows.features, rows.partitions)
     try:
         now = measure_moves(Explainer(pipeline), features)
         text = f"mean |SHAP| before the link, {len(blocks):,} rows"

@@ -11,16 +11,17 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.pipeline import Pipeline
 
+from retrain_assets.components.code_check import find_code_mistakes
 from retrain_assets.domain.decision.gate import Verdict, compare, compare_slices, decide
 from retrain_assets.domain.decision.guards import GuardResult, calibration_error
 from retrain_assets.domain.metrics.metrics import get_gate_metric
 from retrain_assets.domain.model.pipeline import build_pipeline
 from retrain_assets.specs.gate import GateSpec
-from retrain_assets.specs.model import EstimatorSpec
+from retrain_assets.specs.model import EstimatorSpec, ModelSpec
 from retrain_assets.steps.decision import judge
 from retrain_assets.steps.decision.judge import run_guards
 from retrain_assets.steps.decision.train import Output, Sample
-from retrain_assets_tests.world import check_file
+from retrain_assets_tests.world import MODEL, check_file
 
 DAYS, ROWS = 10, 400
 RANDOM = np.random.default_rng(4)
@@ -105,6 +106,47 @@ def test_a_slow_model_is_refused(rows: Sample, small: Pipeline) -> None:
     (found,) = run_guards(gate, "binary", rows, Output(slow, TRUE), Output(small, WEAK))
     assert (found.guard, found.passed) == ("latency", False)
     assert found.detail.startswith("seconds of ")
+
+
+def moved_by(rows: Sample, weights: tuple[float, float], leaves: int = 7) -> Output:
+    """A boosted model of a score in which the two features have these weights."""
+    params = {"max_iter": 30, "max_leaf_nodes": leaves}
+    spec = EstimatorSpec.model_validate(
+        {"class": "sklearn.ensemble.HistGradientBoostingClassifier", "params": params}
+    )
+    some = X[:1000]
+    labels = (some @ weights + RANDOM.normal(size=len(some)) > 0).astype(np.int64)
+    pipeline = build_pipeline(spec, rows.features.schema, 0)
+    return Output(pipeline.fit(rows.features[:1000], labels), TRUE)
+
+
+def test_a_model_whose_reasons_are_others_is_refused(rows: Sample, small: Pipeline) -> None:
+    def check(limit: float, candidate: Output, production: Output) -> GuardResult:
+        guards = {"explanation_shift": {"limit": limit}}
+        gate = GateSpec.model_validate({"metric": "roc_auc", "guards": guards})
+        (result,) = run_guards(gate, "binary", rows, candidate, production)
+        return result
+
+    both, first = moved_by(rows, (1, 1)), moved_by(rows, (1, 0))
+    assert not check(0.3, both, first).passed
+    assert check(0.3, both, first).detail.startswith("mean |SHAP| of y ")
+    assert check(2.0, both, first).passed
+    assert check(0.3, both, moved_by(rows, (1, 1), 6)).passed
+    unexplained = check(0.05, both, Output(small, WEAK))
+    assert (unexplained.action, unexplained.passed) == ("warn", False)
+    assert "LogisticRegression does not see the features themselves" in unexplained.detail
+
+
+def test_a_guard_on_reasons_needs_an_estimator_that_has_some() -> None:
+    gate = {"metric": "log_loss", "guards": {"explanation_shift": {"limit": 0.3}}}
+    linear = {"class": "sklearn.linear_model.LogisticRegression"}
+    spec = ModelSpec.model_validate(MODEL | {"gate": gate, "estimator": linear})
+    ((loc, why),) = find_code_mistakes(spec)
+    assert (loc[-1], "has no SHAP values here" in why) == ("explanation_shift", True)
+    boosted = {"class": "sklearn.ensemble.HistGradientBoostingClassifier"}
+    spec = ModelSpec.model_validate(MODEL | {"gate": gate, "estimator": boosted})
+    assert [*find_code_mistakes(spec)] == []
+    assert "explanation_shift" not in GateSpec(metric="log_loss").model_dump_json()
 
 
 def test_a_large_model_is_refused(rows: Sample, small: Pipeline) -> None:

@@ -144,6 +144,11 @@ class EstimatorFamily(ABC):
         del estimator
         return None
 
+    def explains(self, path: str) -> bool:
+        """Return whether the estimators of a class have SHAP values here."""
+        del path
+        return True
+
     def build_explainer(self, estimator: Any) -> Explainer:
         """Return a function from a matrix of encoded features to SHAP values.
 

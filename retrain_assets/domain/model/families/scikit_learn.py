@@ -117,6 +117,10 @@ class ScikitLearn(EstimatorFamily):
             steps.append(("prepare", _preparation(categories, numbers)))
         return Pipeline([*steps, (LAST, prepared)])
 
+    def explains(self, path: str) -> bool:
+        """Return whether a class has SHAP values: those of HistGradientBoosting."""
+        return path.rpartition(".")[2].startswith("HistGradientBoosting")
+
     def build_explainer(self, estimator: Any) -> Explainer:
         """Return a function to SHAP values of HistGradientBoosting."""
         return TreeShap(self.read_trees(estimator))
