@@ -21,7 +21,6 @@ from retrain_assets.domain.start.guess import Wishes, guess
 from retrain_assets.domain.start.meaning import slug
 from retrain_assets.specs.base import SpecError, number_of
 from retrain_assets.steps import start as start_step
-from retrain_assets.steps.data.pull import pull
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.modules import find_module
 
@@ -195,11 +194,11 @@ def train(model: str) -> None:
     entry = base.get_model(model)
     sources = (entry.dataset, *entry.lookups.values())
     for spec in sources:
-        if spec.sql is not None:
-            pull(base.storage(), spec, os.environ)
         let_settle(spec, "", "\uffff")
     sensors = {*(f"{spec.name}_new_data" for spec in sources), f"{model}_data_ready"}
     with base.open_daemon() as daemon:
+        for name in [spec.name for spec in sources if spec.is_pulled]:
+            daemon.execute(f"{name}_pull", {}, {})
         daemon.sensors = [sensor for sensor in daemon.sensors if sensor.name in sensors]
         for run in daemon.settle():
             click.echo(f"{run.job}: done in run {run.run_id}", err=True)

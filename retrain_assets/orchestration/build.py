@@ -3,28 +3,23 @@
 Not here: where specs come from.
 """
 
-from datetime import timedelta
-
 import dagster as dg
 
 from retrain_assets.orchestration import jobs, messages, sensors
 from retrain_assets.orchestration.assets import dataset, decision, monitoring, upkeep
 from retrain_assets.orchestration.resources import RESOURCES
-from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 
 
 def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
     """Return assets, checks, jobs and sensors of a dataset."""
     job = jobs.ingest_job(spec)
-    pulls, every = [], timedelta()
-    if spec.sql is not None:
-        pulls, every = [jobs.pull_job(spec)], duration(spec.sql.every)
+    pulls = [jobs.pull_job(spec)] if spec.is_pulled else []
     return dg.Definitions(
         assets=[dataset.landing_asset(spec), dataset.dataset_assets(spec)],
         jobs=[job, *pulls],
         sensors=[
-            *(sensors.pull_sensor(spec, every, pull) for pull in pulls),
+            *(sensors.pull_sensor(spec, pull) for pull in pulls),
             sensors.new_data_sensor(spec, job),
             *messages.messages_sensors(messages.of_dataset(spec)),
         ],

@@ -31,9 +31,9 @@ def ingest_job(spec: DatasetSpec) -> AssetJob:
 
 
 def pull_job(spec: DatasetSpec) -> AssetJob:
-    """Return `<d>_pull`: new rows of a database to landing files."""
+    """Return `<d>_pull`: new rows of a database or an asset to landing files."""
     selection = dg.AssetSelection.assets([spec.name, "landing"])
-    text = f"Pull new rows of {spec.name} from its database."
+    text = f"Pull new rows of {spec.name} from {spec.place}."
     return _job(f"{spec.name}_pull", selection, text, {metadata.DATASET_TAG: spec.name})
 
 

@@ -8,17 +8,18 @@ files and tables alone. Not here: which files there are, and the triggering poli
 import json
 import time
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import dagster as dg
 
 from retrain_assets.domain.windows import split_at_gaps
 from retrain_assets.orchestration import metadata, partitions, run_requests
+from retrain_assets.orchestration.assets.dataset import upstream_key
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals import AssetJob
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.orchestration.run_requests import WATCHING, Evaluated, Tick, Wish
-from retrain_assets.specs.base import number_of
+from retrain_assets.specs.base import duration, number_of
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data.intake import MAX_FILES, Intake
 from retrain_assets.steps.decision.policy import record_request
@@ -40,12 +41,16 @@ def new_data_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
     def _sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> Evaluated:
         now_ns = time.time_ns()
         since, listed_at = _last_listing(context.cursor, spec, now_ns // 10**9)
+        event = _find_materialization(context.instance, spec)
+        if event and _has_seen(context.cursor, event, now_ns // 10**9):
+            return dg.SkipReason(f"{spec.asset} was not materialized since all was read")
         intake = Intake(storage.open(), spec, since, now_ns)
         try:
             wishes = list(_wishes(context.instance, intake, job.name))
         except LandingError as error:
             return dg.SkipReason(f"{error}; it is tried again at the next tick")
-        context.update_cursor(json.dumps([spec.landing, intake.next_since, listed_at]))
+        seen = None if intake.unread else event
+        context.update_cursor(json.dumps([spec.landing, intake.next_since, listed_at, seen]))
         if not wishes:
             start, count = f" from {since} on" if since else "", len(intake.files)
             files = f"{number_of(count, 'file')} {'has' if count == 1 else 'have'} landed"
@@ -57,28 +62,50 @@ def new_data_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
     return _sensor
 
 
-def pull_sensor(spec: DatasetSpec, every: timedelta, job: AssetJob) -> dg.SensorDefinition:
-    """Return `<d>_pull_due`, which asks once in each stretch of time to pull from a database."""
-    seconds = int(every.total_seconds())
+def pull_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
+    """Return `<d>_pull_due`, which asks to pull once for each occasion.
+
+    An occasion is a materialization of the upstream asset, or else the begin of a stretch of time.
+    """
 
     @dg.sensor(
         name=f"{spec.name}_pull_due",
         job=job,
         **WATCHING,
-        description=f"Asks to pull new rows of {spec.name} every {number_of(seconds, 'second')}.",
+        description=f"Asks to pull new rows of {spec.name} from {spec.place} when that is due.",
     )
     def _sensor(context: dg.SensorEvaluationContext) -> Evaluated:
-        begin = datetime.fromtimestamp(time.time() // seconds * seconds, UTC)
-        succeeded = dg.RunsFilter(
-            job_name=job.name, statuses=[dg.DagsterRunStatus.SUCCESS], created_after=begin
-        )
-        for run in context.instance.get_runs(succeeded, limit=1):
-            return dg.SkipReason(
-                f"run {run.run_id} has pulled; the next is due {begin + every:%F %H:%M} UTC"
-            )
-        return run_requests.requests(context, job.name, [Wish([begin.isoformat()], {})])
+        occasion, due = _find_materialization(context.instance, spec), f"{spec.asset} is new"
+        if spec.asset is None:
+            occasion, due = _find_stretch(spec)
+        if occasion is None:
+            return dg.SkipReason(f"{spec.asset} was never materialized")
+        wish = Wish([spec.place, occasion], {})
+        tags, succeeded = {run_requests.REQUEST_TAG: wish.digest}, [dg.DagsterRunStatus.SUCCESS]
+        done = dg.RunsFilter(job_name=job.name, tags=tags, statuses=succeeded)
+        for run in context.instance.get_runs(done, limit=1):
+            return dg.SkipReason(f"run {run.run_id} has pulled; the next is due when {due}")
+        return run_requests.requests(context, job.name, [wish])
 
     return _sensor
+
+
+def _find_stretch(spec: DatasetSpec) -> tuple[str, str]:
+    """Return what names the present stretch of `sql.every`, and when it ends, in words."""
+    every = duration(spec.sql.every if spec.sql else "1s")
+    begin = datetime.fromtimestamp(
+        time.time() // every.total_seconds() * every.total_seconds(), UTC
+    )
+    return begin.isoformat(), f"it is {begin + every:%F %H:%M:%S} UTC"
+
+
+def _find_materialization(instance: dg.DagsterInstance, spec: DatasetSpec) -> str | None:
+    """Return what names the newest materialization of the upstream asset, if there is one."""
+    if spec.asset is None:
+        return None
+    for record in instance.fetch_materializations(upstream_key(spec), limit=1).records:
+        return f"{spec.asset} {record.storage_id}"
+    return None
 
 
 def _last_listing(
@@ -86,13 +113,21 @@ def _last_listing(
 ) -> tuple[str | None, int]:
     """Return the partition to list from, or None for all, and when all were listed last."""
     try:
-        landing, since, listed_at = json.loads(cursor or "")
+        landing, since, listed_at, *_ = json.loads(cursor or "")
         recent = 0 <= now_seconds - listed_at < SECONDS_BETWEEN_FULL_LISTINGS
         if recent and since and landing == spec.landing and spec.partition.is_key(since):
             return since, listed_at
     except (ValueError, TypeError):
         pass
     return None, now_seconds
+
+
+def _has_seen(cursor: str | None, event: str, now_seconds: int) -> bool:
+    """Tell if all was read after a materialization, and a look without one is not due yet."""
+    if cursor is None:
+        return False
+    *_, listed_at, seen = json.loads(cursor)
+    return bool(seen == event and now_seconds - listed_at < SECONDS_BETWEEN_FULL_LISTINGS)
 
 
 def _wishes(instance: dg.DagsterInstance, intake: Intake, job: str) -> Iterator[Wish]:

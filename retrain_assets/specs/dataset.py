@@ -173,6 +173,8 @@ class DatasetSpec(NamedSpec):
         landing: Path of the files below `landing/` or URI, such as `flights/{partition}.csv`.
         delta: Path or URI of a Delta table that is read instead of files.
         sql: A table or query of a database, whose new rows land as files.
+        asset: Key of an upstream Dagster asset such as `shop/orders`, whose materializations say
+            when there is new data in the place above; without any, its IO manager loads the rows.
         read: How files are read.
         partition: How the dataset is partitioned.
         columns: The contract: rules by name of the column.
@@ -187,6 +189,7 @@ class DatasetSpec(NamedSpec):
     landing: str | None = None
     delta: str | None = None
     sql: SqlSpec | None = None
+    asset: str | None = Field(None, pattern=r"^[^/\s]+(/[^/\s]+)*$", max_length=255)
     read: ReadSpec = ReadSpec()
     partition: PartitionSpec
     columns: dict[str, ColumnSpec] = Field(min_length=1)
@@ -206,14 +209,21 @@ class DatasetSpec(NamedSpec):
     @property
     def pattern(self) -> PurePosixPath:
         """Return the pattern of file names, below the landing folder or in the bucket."""
-        if self.sql is not None:
+        if self.is_pulled:
             return PurePosixPath(self.name, "*.parquet")
         return PurePosixPath((self.landing or "")[len(self.bucket or "") :].lstrip("/"))
 
     @property
     def place(self) -> str:
         """Return where rows come from, as messages name it."""
-        return self.sql.place if self.sql else self.delta or self.landing or ""
+        if self.sql is not None:
+            return self.sql.place
+        return self.delta or self.landing or f"the asset {self.asset}"
+
+    @property
+    def is_pulled(self) -> bool:
+        """Tell if a run of this project writes the landing files."""
+        return self.landing is None and self.delta is None
 
     @property
     def format(self) -> Format:
@@ -274,8 +284,9 @@ class DatasetSpec(NamedSpec):
         return name
 
     def _find_mistakes(self) -> Mistakes:
-        if sum(source is not None for source in (self.landing, self.delta, self.sql)) != 1:
-            yield "give one of `landing`, `delta` and `sql`"
+        sources = [source for source in (self.landing, self.delta, self.sql) if source is not None]
+        if len(sources) != 1 and (sources or self.asset is None):
+            yield "give one of `landing`, `delta` and `sql`, or `asset` alone"
         derived = [
             name for name in self.key if name in self.columns and self.columns[name].expression
         ]

@@ -301,7 +301,7 @@ def needs_text(stored: pl.DataType, kind: ColumnType, spec: DatasetSpec) -> bool
 
     Databases give text where they have no such type: SQLite for times, PostgreSQL for decimals.
     """
-    if spec.sql is not None and stored == pl.String:
+    if spec.is_pulled and stored == pl.String:
         return kind not in ("category", "text")
     if kind in ("category", "text"):
         return stored.is_integer()

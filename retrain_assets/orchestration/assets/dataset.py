@@ -17,7 +17,7 @@ from retrain_assets.orchestration.partitions import partitions_definition, reque
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data.ingest import CHECKED_RULES, Ingestion, ingest
-from retrain_assets.steps.data.pull import pull
+from retrain_assets.steps.data.pull import Pulled, land_all, pull
 
 DESCRIPTIONS = {
     "schema_matches": "Every value is of its column's type and every row of its file's partition.",
@@ -53,29 +53,50 @@ def landing_asset(spec: DatasetSpec) -> dg.AssetSpec | dg.AssetsDefinition:
     text = f"Files delivered as {files}; never changed or deleted."
     if spec.delta:
         text = f"The Delta table `{spec.delta}`, which others write."
-    if spec.sql:
+    if spec.is_pulled:
         text = f"New rows of {spec.place}, as files {files}."
-    asset = dg.AssetSpec(
-        landing_key(spec),
-        group_name=spec.name,
-        owners=spec.owners,
-        tags={DATASET_TAG: spec.name},
-        kinds={"sql" if spec.sql else spec.format.replace("delta", "deltalake")},
-        description=text,
-    )
-    return _pulled_asset(spec, asset) if spec.sql else asset
+    shown: dict[str, Any] = {
+        "key": landing_key(spec),
+        "group_name": spec.name,
+        "owners": spec.owners,
+        "tags": {DATASET_TAG: spec.name},
+        "kinds": {"sql" if spec.sql else spec.format.replace("delta", "deltalake")},
+        "description": text,
+    }
+    deps = [upstream_key(spec)] if spec.asset else []
+    if spec.sql:
+        return _pulled_asset(spec, shown | {"deps": deps})
+    return _loaded_asset(spec, shown) if spec.is_pulled else dg.AssetSpec(deps=deps, **shown)
 
 
-def _pulled_asset(spec: DatasetSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
-    @dg.multi_asset(name=f"{spec.name}__pull", specs=[asset], pool=f"{spec.name}_pull")
+def upstream_key(spec: DatasetSpec) -> dg.AssetKey:
+    """Return the key of the asset that a dataset depends on."""
+    return dg.AssetKey((spec.asset or "").split("/"))
+
+
+def _pulled_asset(spec: DatasetSpec, shown: dict[str, Any]) -> dg.AssetsDefinition:
+    @dg.asset(pool=f"{spec.name}_pull", **shown)
     def _pull(storage: StorageResource) -> dg.MaterializeResult[None]:
-        pulled = pull(storage.open(), spec, os.environ)
-        return dg.MaterializeResult(
-            asset_key=asset.key,
-            metadata={"rows": pulled.rows, "files": ", ".join(pulled.files) or "none"},
-        )
+        return _describe(pull(storage.open(), spec, os.environ))
 
     return _pull
+
+
+def _loaded_asset(spec: DatasetSpec, shown: dict[str, Any]) -> dg.AssetsDefinition:
+    """Return the asset that lands what the IO manager of its upstream asset loads."""
+    # All partitions are loaded at once, though some may not exist yet.
+    rows = dg.AssetIn(upstream_key(spec), metadata={"allow_missing_partitions": True})
+
+    @dg.asset(ins={"rows": rows}, pool=f"{spec.name}_pull", **shown)
+    def _load(storage: StorageResource, rows: Any) -> dg.MaterializeResult[None]:
+        return _describe(land_all(storage.open(), spec, rows))
+
+    return _load
+
+
+def _describe(pulled: Pulled) -> dg.MaterializeResult[None]:
+    files = ", ".join(pulled.files) or "none"
+    return dg.MaterializeResult(metadata={"rows": pulled.rows, "files": files})
 
 
 def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -110,7 +131,7 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
         read: dict[str, Any] = {"files_read": ingestion.files}
         if ingestion.ignored:
             read["ignored"] = checks.table(ingestion.ignored)
-        if spec.sql is None:
+        if not spec.is_pulled:
             context.log_event(dg.AssetMaterialization(landing_key(spec), metadata=read))
         tables = {key: metadata.describe_table(opened.tables, "/".join(key.path)) for key in keys}
         yield from _materializations(context, requested, ingestion, tables)

@@ -240,7 +240,7 @@ class Intake:
     def _is_settled(self, file: LandingFile) -> bool:
         settle: timedelta = duration(self.spec.read.settle)
         # What is pulled stands there as a whole or not at all.
-        is_whole = self.now_ns is None or self.spec.sql is not None
+        is_whole = self.now_ns is None or self.spec.is_pulled
         return is_whole or file.is_settled(settle, self.now_ns or 0)
 
     def keys(self, files: Collection[LandingFile]) -> set[str]:

@@ -1,23 +1,23 @@
-"""Pull the new rows of a database: each pull becomes a landing file, and nothing else is recorded.
+"""Pull rows from a database or an asset: what is new becomes a landing file, all else follows.
 
 Where to go on is read from the files. With a cursor each file has the rows that are new or changed
 since, and a row replaces an older one of the same key; without one, a single file has all rows. Not
 here: the database, and reading the files.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Self
 
 import polars as pl
 from filelock import FileLock, Timeout
 
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.specs.sql import SqlSpec
 from retrain_assets.stores.landing.sql import Database, StatementError
 from retrain_assets.stores.storage import Storage
 
@@ -45,12 +45,22 @@ class PulledFiles:
     Args:
         folder: Where they are.
         lock: The file that one writer locks.
-        sql: What is read.
+        cursor: The column that grows with each new or changed row.
+        overlap: How much older rows are read again.
     """
 
     folder: Path
     lock: Path
-    sql: SqlSpec
+    cursor: str = ""
+    overlap: timedelta = timedelta()
+
+    @classmethod
+    def of(cls, storage: Storage, spec: DatasetSpec) -> Self:
+        """Return the files of a dataset."""
+        place = storage.landing / spec.pattern.parent, storage.root / f".{spec.name}.pull.lock"
+        if spec.sql is None or spec.sql.cursor is None:
+            return cls(*place)
+        return cls(*place, spec.sql.cursor, duration(spec.sql.overlap))
 
     @cached_property
     def newest(self) -> list[Path]:
@@ -64,7 +74,7 @@ class PulledFiles:
             StatementError: The overlap cannot be subtracted from the cursor, or its type differs
                 between files.
         """
-        name = self.sql.cursor or ""
+        name = self.cursor
         frames = (pl.scan_parquet(path).select(pl.max(name)).collect() for path in self.newest)
         largest = [frame.item() for frame in frames]
         try:
@@ -72,19 +82,18 @@ class PulledFiles:
         except TypeError as error:
             why = f"{name} has another type in older files of {self.folder}: move these away"
             raise StatementError(why) from error
-        overlap = duration(self.sql.overlap)
-        if not overlap or bound is None:
+        if not self.overlap or bound is None:
             return bound
         if not isinstance(bound, date):
             raise StatementError(f"overlap: {name} is {type(bound).__name__}, no date or time")
-        return bound - overlap
+        return bound - self.overlap
 
     def drop_landed(self, rows: pl.DataFrame, bound: object) -> pl.DataFrame:
         """Return the rows that no file has exactly as they are."""
         for path in self.newest if bound is not None else ():
             file = pl.scan_parquet(path)
             if file.collect_schema().keys() == rows.schema.keys():
-                near = file.filter(pl.col(self.sql.cursor or "") >= pl.lit(bound)).collect()
+                near = file.filter(pl.col(self.cursor) >= pl.lit(bound)).collect()
                 # SQLite has types by value, so that those of a column differ between pulls.
                 near = near.cast(rows.schema, strict=False)
                 rows = rows.join(near, on=rows.columns, how="anti", nulls_equal=True)
@@ -96,6 +105,12 @@ class PulledFiles:
         rows.write_parquet(unfinished)
         unfinished.rename(self.folder / name)
         return name
+
+    def replace_all(self, rows: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, str]]:
+        """Yield all rows and the name of their one file, unless that has just these rows."""
+        rows, path = rows.sort(rows.columns), self.folder / ALL_ROWS
+        if not (path.exists() and pl.read_parquet(path).equals(rows)):
+            yield rows, ALL_ROWS
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -130,14 +145,49 @@ def pull(storage: Storage, spec: DatasetSpec, environment: Mapping[str, str]) ->
     if spec.sql is None:
         raise ValueError(f"dataset {spec.name} is not read from a database: it has no `sql`")
     database = Database(spec.sql, environment)
-    lock = storage.root / f".{spec.name}.pull.lock"
-    files = PulledFiles(storage.landing / spec.pattern.parent, lock, spec.sql)
+    files = PulledFiles.of(storage, spec)
     with files.locked():
-        pulled = Pulled()
-        for rows, name in _new_rows(database, files, list_columns(spec)):
-            pulled.files.append(files.write(rows, name))
-            pulled.rows += rows.height
-        return pulled
+        return _write(files, _new_rows(database, files, list_columns(spec)))
+
+
+def land_all(storage: Storage, spec: DatasetSpec, value: object) -> Pulled:
+    """Let the rows land that an IO manager has loaded: a frame, or a frame for each partition.
+
+    Args:
+        storage: Where files land.
+        spec: A dataset with `asset` alone.
+        value: A frame of polars, pandas or Arrow, or a dictionary of frames.
+
+    Raises:
+        ValueError: It is no frame.
+        RuntimeError: Another process writes.
+    """
+    parts = list(value.values()) if isinstance(value, dict) else [value]
+    if not parts:
+        return Pulled()
+    try:
+        frames = [_as_frame(part) for part in parts]
+    except (TypeError, ValueError) as error:
+        needed = "it must be a frame of polars, pandas or Arrow"
+        raise ValueError(f"{spec.place} is {type(parts[0]).__name__}: {needed}") from error
+    rows, columns = pl.concat(frames, how="diagonal_relaxed"), list_columns(spec)
+    if set(columns) <= set(rows.columns):
+        rows = rows.select(columns)
+    files = PulledFiles.of(storage, spec)
+    with files.locked():
+        return _write(files, files.replace_all(rows))
+
+
+def _as_frame(part: Any) -> pl.DataFrame:
+    return part.collect() if isinstance(part, pl.LazyFrame) else pl.DataFrame(part)
+
+
+def _write(files: PulledFiles, parts: Iterable[tuple[pl.DataFrame, str]]) -> Pulled:
+    pulled = Pulled()
+    for rows, name in parts:
+        pulled.files.append(files.write(rows, name))
+        pulled.rows += rows.height
+    return pulled
 
 
 def list_columns(spec: DatasetSpec) -> list[str]:
@@ -152,10 +202,7 @@ def _new_rows(
 ) -> Iterator[tuple[pl.DataFrame, str]]:
     """Yield the rows of each file that lands, and its name."""
     if database.spec.cursor is None:
-        rows = pl.concat(database.read(columns), rechunk=True)
-        rows, path = rows.sort(rows.columns), files.folder / ALL_ROWS
-        if not (path.exists() and pl.read_parquet(path).equals(rows)):
-            yield rows, ALL_ROWS
+        yield from files.replace_all(pl.concat(database.read(columns), rechunk=True))
         return
     bound = files.find_bound()
     if bound is None and (count := database.count_rows_without_cursor()):

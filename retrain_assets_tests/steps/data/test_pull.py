@@ -197,7 +197,9 @@ def test_a_tick_pulls_once_in_each_stretch_of_time(
         (request,) = sensor.evaluate_tick(context).run_requests or []
         job = repository.get_job("orders_pull")
         job.execute_in_process(instance=instance, resources=resource, tags=request.tags)
-        assert "has pulled; the next is due" in str(sensor.evaluate_tick(context).skip_message)
+        assert "has pulled; the next is due when it is" in str(
+            sensor.evaluate_tick(context).skip_message
+        )
     assert Intake(shop.storage, shop.spec(), now_ns=1).settled
 
 
