@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +57,34 @@ def bucket(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
         yield made
     finally:
         server.stop()
+
+
+SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def bucket_apart(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An S3 in a process of its own, as delta-rs keeps Python waiting while it reads a log."""
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as server:
+        assert server.stdout is not None
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        point_at(url, monkeypatch)
+        monkeypatch.setenv("AWS_TIMEOUT", "20s")
+        boto3.client("s3", endpoint_url=url, region_name="us-east-1").create_bucket(Bucket=name)
+        try:
+            yield url
+        finally:
+            server.kill()
 
 
 def point_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def main() -> None:
         context.color = False
     # Relative paths of dagster.yaml follow the current directory.
     os.chdir(root)
-    home = root if (root / SETTINGS).exists() else storage().root / "dagster"
+    home = root if (root / SETTINGS).exists() else storage().work / "dagster"
     os.environ.setdefault("DAGSTER_HOME", str(home))
 
 
@@ -203,7 +203,7 @@ def dagster_home() -> Path:
     Dagster's own settings would spread its state over the project and store each event alone.
     """
     home = Path(os.environ["DAGSTER_HOME"])
-    if home == storage().root / "dagster" and not (home / SETTINGS).exists():
+    if home == storage().work / "dagster" and not (home / SETTINGS).exists():
         home.mkdir(parents=True, exist_ok=True)
         store, base = BatchingSqliteStorage, {"base_dir": str(home)}
         config = {"module": store.__module__, "class": store.__name__, "config": base}
@@ -251,7 +251,7 @@ def location() -> definitions.Location:
     start, notes = start_folder(), click.get_current_context().meta
     place = definitions.location_at(start)
     if place == definitions.Location():
-        if not (_names_the_demo(start) or (storage().landing / "flights").is_dir()):
+        if not (_names_the_demo(start) or "flights" in storage().landing_place.folders()):
             raise LookupError(
                 f"no Dagster project in {start} or above it: go to the folder with its dg.toml or "
                 "pyproject.toml, or try `retrain demo`"

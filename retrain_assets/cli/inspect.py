@@ -22,6 +22,7 @@ from retrain_assets.steps.inspect import lineage as lineage_step
 from retrain_assets.steps.inspect import report as report_step
 from retrain_assets.steps.inspect import reproduce as reproduce_step
 from retrain_assets.steps.inspect import status as status_step
+from retrain_assets.stores.place import place_at
 
 Values = dict[str, Any]
 
@@ -173,10 +174,13 @@ def lineage(model: str, partition: str, key: str) -> None:
 @click.option("--out", help="The file, in place of reports/MODEL.html of the storage root.")
 def report(model: str, out: str | None) -> None:
     """Write the page of a model as one HTML file: production, time line, drift, what is next."""
-    root = base.storage()
-    path = root.report(model) if out is None else base.start_folder() / out
-    value = report_step.write_report(base.open_model(model), path)
-    show({**value, "report": path}, f"{model}: {path}")
+    place, name = base.storage().reports, f"{model}.html"
+    if out is not None:
+        path = base.start_folder() / out
+        place, name = place_at(path.parent), path.name
+    value = report_step.write_report(base.open_model(model), place, name)
+    written = f"{place}/{name}"
+    show({**value, "report": written}, f"{model}: {written}")
 
 
 @command

@@ -43,7 +43,7 @@ def demo(*, fresh: bool) -> None:
 
     result = run_demo(storage(), base.dagster_home(), tell, fresh=fresh)
     names = sorted({row["model"] for row in result["decisions"]})
-    pages = ", ".join(str(storage().report(name)) for name in names)
+    pages = ", ".join(storage().report(name) for name in names)
     where = (
         f"Each model has a page: {pages}; `retrain serve` shows them too.\n"
         "See all of it in the Dagster UI: make dev, then http://127.0.0.1:3000"
@@ -156,7 +156,7 @@ def tick(wait: int) -> None:
     The exit code is 1 if a sensor or a run failed. If another tick works on the same storage, or a
     daemon runs, this one says so and does nothing.
     """
-    since, root = datetime.now(UTC), storage().root
+    since, root = datetime.now(UTC), storage().work
     try:
         with passes.alone(root, wait), base.open_daemon() as daemon:
             executed = []

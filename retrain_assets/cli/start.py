@@ -102,7 +102,7 @@ def new(
         report = []
     file = folder / model / "defs.yaml"
     text = start.render(f"Written by `retrain new` from {title}.")
-    landed = start_step.write_start(file, text, delivery, base.storage().landing, name)
+    landed = start_step.write_start(file, text, delivery, base.storage(), name)
     _check(file)
     commands = [f"retrain train {model}", "dagster dev"]
     report += _list_files(file, landed)
@@ -111,7 +111,7 @@ def new(
         "dataset": name,
         "file": str(file),
         "rows": rows,
-        "landed": [str(place) for place in landed],
+        "landed": landed,
         "guesses": [item.record() for item in start.guesses],
         "notes": start.notes,
         "next": commands,
@@ -167,17 +167,17 @@ def _check(file: Path) -> None:
         raise SpecError(f"correct {file}, which was written:\n{error}") from error
 
 
-def _list_files(file: Path, landed: list[Path]) -> list[str]:
+def _list_files(file: Path, landed: list[str]) -> list[str]:
     """Return where the YAML was written, and the data if they are not in their place already."""
     lines = [f"written: {_shorten(file)}"]
     if landed:
-        lines.append(f"landed: {number_of(len(landed), 'file')} in {_shorten(landed[0].parent)}")
+        folder = _shorten(landed[0].rpartition("/")[0])
+        lines.append(f"landed: {number_of(len(landed), 'file')} in {folder}")
     return lines
 
 
-def _shorten(path: Path) -> str:
-    start = base.start_folder()
-    return str(path.relative_to(start) if path.is_relative_to(start) else path)
+def _shorten(path: Path | str) -> str:
+    return str(path).removeprefix(f"{base.start_folder()}/")
 
 
 def _next(commands: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ Not here: how files are copied and removed.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,23 +16,30 @@ from retrain_assets.specs.base import number_of
 from retrain_assets.steps.upkeep.vacuum import vacuum as remove_files
 from retrain_assets.stores.backup import back_up
 from retrain_assets.stores.backup import restore as bring_back
+from retrain_assets.stores.place import is_object_uri
 
-folder = click.argument("folder", type=click.Path(path_type=Path))
+folder = click.argument("folder")
 
 
 @command
 @folder
-def backup(folder: Path) -> None:
-    """Copy the storage root and Dagster's state into a new FOLDER; runs may go on meanwhile."""
-    files = back_up(_parts(), start_folder() / folder, partial(click.echo, err=True))
+def backup(folder: str) -> None:
+    """Copy the storage root and Dagster's state into a new FOLDER; runs may go on meanwhile.
+
+    FOLDER may be a URI such as s3://bucket/backup.
+    """
+    parts, tell = _parts(), partial(click.echo, err=True)
+    files = back_up(parts, _place(folder), tell)
+    if not _holds_mlflow(parts):
+        tell("MLflow's data are elsewhere and not in the copy: back them up too")
     show({"folder": str(folder), "files": files}, f"{folder} holds {number_of(files, 'file')}")
 
 
 @command
 @folder
-def restore(folder: Path) -> None:
+def restore(folder: str) -> None:
     """Bring a backup back to the storage root, which must be empty, and verify each table."""
-    tables = bring_back(start_folder() / folder, _parts(), partial(click.echo, err=True))
+    tables = bring_back(_place(folder), _parts(), partial(click.echo, err=True))
     message = f"{number_of(tables, 'table')} restored, with what was written"
     show({"folder": str(folder), "tables": tables}, message)
 
@@ -58,7 +66,24 @@ def vacuum(keep_days: int, *, dry_run: bool) -> None:
     show({**totals, "tables": [asdict(table) for table in tables]}, "\n".join(lines))
 
 
-def _parts() -> dict[str, Path]:
-    """Return the storage root, and Dagster's state where it lies elsewhere."""
-    root, state = storage().root, Path(os.environ["DAGSTER_HOME"], "data", "dagster").resolve()
-    return {"storage": root} if state.is_relative_to(root) else {"storage": root, "dagster": state}
+def _place(folder: str) -> Path | str:
+    return folder if is_object_uri(folder) else start_folder() / folder
+
+
+def _parts() -> dict[str, Path | str]:
+    """Return the storage root, and the folders of work and of Dagster's state if elsewhere."""
+    state = Path(os.environ["DAGSTER_HOME"], "data", "dagster").resolve()
+    parts: dict[str, Path | str] = {"storage": storage().root}
+    for name, folder in {"work": storage().work, "dagster": state}.items():
+        if not _is_in(folder, parts):
+            parts[name] = folder
+    return parts
+
+
+def _is_in(path: Path, parts: Mapping[str, Path | str]) -> bool:
+    return any(isinstance(root, Path) and path.is_relative_to(root) for root in parts.values())
+
+
+def _holds_mlflow(parts: Mapping[str, Path | str]) -> bool:
+    scheme, _, path = storage().mlflow_uri.partition(":///")
+    return scheme == "sqlite" and _is_in(Path(path).resolve(), parts)

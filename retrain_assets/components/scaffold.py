@@ -64,8 +64,8 @@ class ModelScaffolder(dg.Scaffolder[SampleParams]):
         delivery = read_delivery(path, dataset)
         start = guess(delivery.sample, Wishes(model, dataset, target, request.params.time))
         text = start.render(f"Written by `dg scaffold` from {path.name}.")
-        landing = storage_from(os.environ, request.project_root or Path.cwd()).landing
         file = request.target_path / "defs.yaml"
-        landed = write_start(file, text, delivery, landing, dataset)
-        lines = [*describe(start.guesses), *map(printable, start.notes), *map(str, landed)]
+        storage = storage_from(os.environ, request.project_root or Path.cwd())
+        landed = write_start(file, text, delivery, storage, dataset)
+        lines = [*describe(start.guesses), *map(printable, start.notes), *landed]
         click.echo("\n".join([*lines, f"next: retrain train {model}"]), file=sys.stderr)

@@ -3,7 +3,7 @@
 Not here: anything a real deployment would not do, but for the files.
 """
 
-import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from retrain_assets.definitions import build_defs, models
 from retrain_assets.demo.flights import Flights
 from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
 from retrain_assets.orchestration.resources import StorageResource
+from retrain_assets.stores.place import Folder
 from retrain_assets.stores.storage import Storage
 
 FIRST_DELIVERY_DAYS = 74
 DELIVERY_DAYS = 14
 LAST_DAY = "2013-08-31"
-STORED = ("landing", "delta", "artifacts", "mlflow.db", "dagster")
+PARTS = ("landing", "delta", "artifacts")
+SETTLE_SECONDS = 6  # longer than `read.settle` of the demo's datasets
 GROUPS = {"flights", "weather", "planes", "flight_delay", "arrival_delay"}
 
 
@@ -47,8 +49,9 @@ def run_demo(
         start_over(storage)
     flights = Flights.load()
     days = [day for day in flights.days if day <= LAST_DAY]
-    (storage.root / "dagster").mkdir(parents=True, exist_ok=True)
-    resource = StorageResource(root=str(storage.root), tracking_uri=storage.mlflow_uri)
+    (storage.work / "dagster").mkdir(parents=True, exist_ok=True)
+    places = {"root": str(storage.root), "work": str(storage.work)}
+    resource = StorageResource(**places, tracking_uri=storage.mlflow_uri)
     with dg.DagsterInstance.from_config(str(home)) as instance, _progress() as progress:
         daemon = InProcessDaemon(build_defs({"storage": resource}), instance)
         names = tuple(models())
@@ -79,10 +82,13 @@ def _deliver(
 ) -> Iterator[None]:
     """Drop one delivery after the other, let the sensors settle, and yield after each decision."""
     task = progress.add_task("first delivery", total=len(days))
-    flights.drop_planes(storage.landing)
     later = range(FIRST_DELIVERY_DAYS, len(days), DELIVERY_DAYS)
     for delivery in [days[:FIRST_DELIVERY_DAYS], *(days[n : n + DELIVERY_DAYS] for n in later)]:
-        flights.drop(storage.landing, delivery)
+        with storage.deliver() as landing:
+            flights.drop_planes(landing)
+            flights.drop(landing, delivery)
+        if not storage.place.is_local:
+            time.sleep(SETTLE_SECONDS)  # an object is as old as its upload
         progress.update(task, description=f"{delivery[-1]}: sensors")
         for run in daemon.settle():
             progress.update(task, description=f"{delivery[-1]}: {run.job}")
@@ -98,19 +104,17 @@ def start_over(storage: Storage) -> None:
         ForeignDataError: The root holds other datasets or models, whose runs and registry entries
             lie in the same databases.
     """
-    groups = [path for part in ("landing", "delta") for path in (storage.root / part).glob("*")]
-    foreign = sorted({path.name for path in groups} - GROUPS)
+    places = [storage.place / part for part in PARTS]
+    groups = {file.name.partition("/")[0] for place in places[:2] for file in place.files()}
+    foreign = sorted(groups - GROUPS)
     if foreign:
         raise ForeignDataError(
             f"{storage.root} also holds {', '.join(foreign)}, which is not the demo's: "
             "nothing was deleted; let RETRAIN_STORAGE name another folder"
         )
-    for name in STORED:
-        path = storage.root / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    for place in (*places, Folder(storage.work / "dagster")):
+        place.clear()
+    storage.place.delete("mlflow.db")
 
 
 def _progress() -> Progress:

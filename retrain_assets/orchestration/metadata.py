@@ -5,7 +5,6 @@ Not here: the numbers.
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -76,7 +75,7 @@ def link_mlflow_run(tracking_uri: str, run_id: str) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.md(f"run `{run_id}`, after `mlflow ui --backend-store-uri {uri}`")
 
 
-def link_page(address: str, file: Path) -> dg.MetadataValue[Any]:
+def link_page(address: str, file: str) -> dg.MetadataValue[Any]:
     """Return a link to a page of `retrain serve` if its address is set, or else the file.
 
     Args:

@@ -26,15 +26,21 @@ _SILENT = Logger("slack", CRITICAL + 1)  # noqa: LOG001 see above
 class StorageResource(dg.ConfigurableResource[Storage]):
     """The place of all data and models.
 
-    `root` is `data/` of the project when empty, or what `RETRAIN_STORAGE` names.
+    `root` is `data/` of the project when empty, or what `RETRAIN_STORAGE` names; the others are
+    what `MLFLOW_TRACKING_URI` and `RETRAIN_WORK` name.
     """
 
     root: str = ""
     tracking_uri: str = ""
+    work: str = ""
 
     def open(self) -> Storage:
         """Return the storage; settings are taken before the environment."""
-        settings = {"RETRAIN_STORAGE": self.root, "MLFLOW_TRACKING_URI": self.tracking_uri}
+        settings = {
+            "RETRAIN_STORAGE": self.root,
+            "MLFLOW_TRACKING_URI": self.tracking_uri,
+            "RETRAIN_WORK": self.work,
+        }
         overrides = {name: value for name, value in settings.items() if value}
         return storage_from(os.environ | overrides, Path.cwd())
 

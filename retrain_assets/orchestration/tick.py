@@ -30,10 +30,11 @@ class OtherTickError(RuntimeError):
 
 @contextmanager
 def alone(root: Path, wait_seconds: float = 0) -> Iterator[None]:
-    """Hold the lock of a storage root, which ends with the process.
+    """Hold the lock of a storage root on this machine, which ends with the process.
 
     Args:
-        root: The storage root; it is created if it is missing.
+        root: The storage root, or the local folder beside one in an object store; it is created
+            if it is missing.
         wait_seconds: How long to wait for another process.
 
     Raises:

@@ -109,7 +109,7 @@ def new_service(
     writer: Executor | None = None,
 ) -> Service:
     """Return a service whose models follow nothing yet."""
-    folder, limits = storage.root / "serving", Limits()
+    folder, limits = storage.work / "serving", Limits()
 
     models = {n: ServedModel(state, folder / "models", report) for n, state in states.items()}
     log = PredictionLog(folder / "log", states, limits.backlog_bytes, writer)

@@ -26,6 +26,7 @@ from retrain_assets.specs.dataset import TAGGED, DatasetSpec
 from retrain_assets.specs.sql import SqlSpec
 from retrain_assets.stores.landing.readers import READERS, RefusedFileError, is_utf8, number_rows
 from retrain_assets.stores.landing.sql import FRAME_ROWS, Database
+from retrain_assets.stores.storage import Storage
 
 TEMPLATES = Path(__file__).parents[1] / "templates" / "project"
 MODULE = "PROJECT"  # stands in paths of templates for the name of the project
@@ -345,14 +346,18 @@ def write_new(path: Path, text: str) -> None:
 
 
 def write_start(
-    file: Path, text: str, delivery: Delivery, landing: Path, dataset: str
-) -> list[Path]:
+    file: Path, text: str, delivery: Delivery, storage: Storage, dataset: str
+) -> list[str]:
     """Let a delivery land, write the YAML that was drafted from it, and return what has landed.
 
     Raises:
         ValueError: The YAML exists, or another file has landed; nothing is written then.
     """
-    landed = [] if file.exists() else [*land_files(delivery, landing, dataset)]
+    landed: list[str] = []
+    if not file.exists():
+        with storage.deliver() as folder:
+            paths = [path.relative_to(folder) for path in land_files(delivery, folder, dataset)]
+        landed = [f"{storage.landing_place}/{path}" for path in paths]
     write_new(file, text)
     return landed
 

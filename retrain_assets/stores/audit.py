@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -22,6 +21,7 @@ from retrain_assets.domain.data.row_checks import personal
 from retrain_assets.domain.data.rules import MASK, PARTITION
 from retrain_assets.domain.json_text import write_json
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.stores.place import Place
 
 MAX_AUDITED_ROWS = 50_000
 KEPT_RUNS = 100  # whose results stay in a dataset's folder of reports
@@ -235,7 +235,7 @@ def _example(value: object) -> str:
     return (repr(value) if isinstance(value, str) else str(value))[:_MAX_EXAMPLE]
 
 
-def write_results(outcome: Audit, spec: DatasetSpec, folder: Path, run_id: str) -> Path:
+def write_results(outcome: Audit, spec: DatasetSpec, folder: Place, run_id: str) -> str:
     """Write `suite.json` and `results/RUN.json`, and remove the results of the oldest runs.
 
     Args:
@@ -245,18 +245,16 @@ def write_results(outcome: Audit, spec: DatasetSpec, folder: Path, run_id: str) 
         run_id: The name of the results.
 
     Returns:
-        The path of the run's results.
+        The path or URI of the run's results.
     """
-    results = folder / "results"
-    results.mkdir(parents=True, exist_ok=True)
+    results, name = folder / "results", f"{run_id}.json"
     if outcome.findings:
-        _write_json(folder / "suite.json", suite_of(spec).to_json_dict(), run_id)
-    path = results / f"{run_id}.json"
-    _write_json(path, _record(outcome, spec, run_id), run_id)
-    newest = sorted(results.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        folder.write("suite.json", _as_json(suite_of(spec).to_json_dict()))
+    results.write(name, _as_json(_record(outcome, spec, run_id)))
+    newest = sorted(results.files(), key=lambda file: file.modified_ns, reverse=True)
     for old in newest[KEPT_RUNS:]:
-        old.unlink(missing_ok=True)
-    return path
+        results.delete(old.name)
+    return f"{results}/{name}"
 
 
 def _record(outcome: Audit, spec: DatasetSpec, run_id: str) -> dict[str, Any]:
@@ -283,8 +281,5 @@ def _record(outcome: Audit, spec: DatasetSpec, run_id: str) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, value: object, run_id: str) -> None:
-    """Replace a file as a whole, so that nobody reads half of it."""
-    part = path.with_name(f".{path.name}.{run_id}")
-    part.write_text(write_json(value, indent=1, fallback=str), encoding="utf-8")
-    part.replace(path)
+def _as_json(value: object) -> bytes:
+    return write_json(value, indent=1, fallback=str).encode()

@@ -2,8 +2,8 @@
 
 Delta logs are copied first, so that each file they name is copied after; then all other files; then
 the sqlite databases, each as one transaction sees it. So a database may record more than the tables
-hold, which the next run repairs, and never less. Not here: databases and object stores elsewhere,
-which have their own backups.
+hold, which the next run repairs, and never less. A copy and what it is made of can be in folders or
+object stores. Not here: databases elsewhere, which have their own backups.
 """
 
 import json
@@ -11,12 +11,16 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
+from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from retrain_assets.stores.place import Folder, Place, place_at
 from retrain_assets.stores.tables.tables import Tables
 
 MANIFEST, STORAGE = "backup.json", "storage"
-_LOG, _JOURNALS = "_delta_log", (".db-wal", ".db-shm", ".db-journal")
+_LOG, _JOURNALS = "/_delta_log/", (".db-wal", ".db-shm", ".db-journal")
+Root = Path | str
 # The columns in which MLflow's database has full paths.
 _PLACES = (
     ("experiments", "artifact_location"),
@@ -30,12 +34,12 @@ class BackupError(RuntimeError):
     """A copy cannot be made or restored; the message says what would do."""
 
 
-def back_up(parts: Mapping[str, Path], target: Path, tell: Callable[[str], None]) -> int:
-    """Copy folders into a new one.
+def back_up(parts: Mapping[str, Root], target: Root, tell: Callable[[str], None]) -> int:
+    """Copy folders, or places in object stores, into a new one.
 
     Args:
-        parts: Folders by name; `storage` is the storage root. One that does not exist is left out.
-        target: The folder of the copy; new or empty.
+        parts: Folders or URIs by name; `storage` is the storage root. Empty ones are left out.
+        target: The folder or URI of the copy; new or empty.
         tell: Prints what is being copied.
 
     Returns:
@@ -43,83 +47,108 @@ def back_up(parts: Mapping[str, Path], target: Path, tell: Callable[[str], None]
 
     Raises:
         BackupError: The target is not empty, or lies in what is to be copied.
+        PlaceError: A store does not answer.
     """
-    for folder in parts.values():
-        if target.resolve().is_relative_to(folder.resolve()):
-            raise BackupError(f"{target} lies in {folder}, which it would copy: name another")
-    _refuse_content(target)
-    parts = {name: folder for name, folder in parts.items() if folder.is_dir()}
-    copied = 0
-    for name, folder in parts.items():
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        files = [path for path in files if not path.name.endswith(_JOURNALS)]
-        files.sort(key=lambda path: (path.suffix == ".db", _LOG not in path.parts))
-        tell(f"{name}: {len(files)} files of {folder}")
-        copied += sum(_copy(path, target / name / path.relative_to(folder)) for path in files)
-    roots = {name: str(folder.resolve()) for name, folder in parts.items()}
-    (target / MANIFEST).write_text(json.dumps(roots, indent=2), encoding="utf-8")
+    roots = {name: _absolute(root) for name, root in parts.items()}
+    for root in roots.values():
+        if f"{_absolute(target)}/".startswith(f"{root}/"):
+            raise BackupError(f"{target} lies in {root}, which it would copy: name another")
+    copy, copied, content = place_at(target), 0, {}
+    _refuse_content(copy)
+    for name, root in roots.items():
+        files = [file.name for file in place_at(parts[name]).files()]
+        files = [file for file in files if not file.endswith(_JOURNALS)]
+        files.sort(key=lambda file: (file.endswith(".db"), _LOG not in file))
+        if files:
+            tell(f"{name}: {len(files)} files of {root}")
+            copied += sum(_copy(place_at(parts[name]), file, copy / name) for file in files)
+            content[name] = root
+    copy.write(MANIFEST, json.dumps(content, indent=2).encode())
     return copied
 
 
-def restore(source: Path, parts: Mapping[str, Path], tell: Callable[[str], None]) -> int:
-    """Restore a copy, also to other folders than it was made from.
+def restore(source: Root, parts: Mapping[str, Root], tell: Callable[[str], None]) -> int:
+    """Restore a copy, also to other places than it was made from.
 
     Args:
-        source: The copy.
-        parts: The folders to restore to, by name; new or empty.
+        source: The folder or URI of the copy.
+        parts: The folders or URIs to restore to, by name; new or empty.
         tell: Prints what is being done.
 
     Returns:
         How many tables were read and hold what was written.
 
     Raises:
-        BackupError: The copy is not complete, or a folder is not empty.
+        BackupError: The copy is not complete, a place is not empty, or nothing says where a part
+            goes.
         StorageError: A file of a table is damaged; the message names it.
+        PlaceError: A store does not answer.
     """
-    manifest = source / MANIFEST
-    if not manifest.is_file():
+    copy = place_at(source)
+    if copy.find(MANIFEST) is None:
         raise BackupError(f"{source} is no finished backup: it has no {MANIFEST}")
-    roots = json.loads(manifest.read_text(encoding="utf-8"))
-    for name in roots:
-        _refuse_content(parts[name])
-    for name, old_root in roots.items():
+    old_roots: dict[str, str] = json.loads(copy.read(MANIFEST))
+    if missing := old_roots.keys() - parts.keys():
+        raise BackupError(f"{source} also holds {', '.join(sorted(missing))}: set RETRAIN_WORK")
+    for name in old_roots:
+        _refuse_content(place_at(parts[name]))
+    for name in old_roots:
         tell(f"{name}: to {parts[name]}")
-        shutil.copytree(source / name, parts[name], dirs_exist_ok=True)
-        _relocate(parts[name] / "mlflow.db", old_root, str(parts[name].resolve()))
-    tables = Tables(str(parts[STORAGE] / "delta"))
+        for file in (copy / name).files():
+            _copy(copy / name, file.name, place_at(parts[name]))
+    moved = {old: _absolute(parts[name]) for name, old in old_roots.items()}
+    for name in old_roots:
+        if isinstance(folder := place_at(parts[name]), Folder):
+            _relocate(folder.path / "mlflow.db", moved)
+    tables = Tables(str(place_at(parts[STORAGE]) / "delta"))
     for name in (names := tables.names()):
         tell(f"verify {name}")
         tables.verify(name)
     return len(names)
 
 
-def _refuse_content(folder: Path) -> None:
-    names = sorted(path.name for path in folder.glob("*") if path.name != "README.md")
-    if names:
-        some = ", ".join(names[:3])
-        raise BackupError(f"{folder} is not empty, it holds {some}: name a new folder")
+def _absolute(root: Root) -> str:
+    return str(root.resolve()) if isinstance(root, Path) else root.rstrip("/")
 
 
-def _copy(path: Path, to: Path) -> bool:
+def _refuse_content(place: Place) -> None:
+    names = {file.name.partition("/")[0] for file in place.files()} | {*place.folders()}
+    if names := names - {"README.md"}:
+        some = ", ".join(sorted(names)[:3])
+        raise BackupError(f"{place} is not empty, it holds {some}: name a new folder")
+
+
+def _copy(source: Place, name: str, target: Place) -> bool:
     """Copy a file, unless it was removed since it was listed, as temporary files are."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".db":
-        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(to)) as copy:
-            source.backup(copy)
+    if name.endswith(".db") and isinstance(source, Folder):
+        target.write(name, _read_database(source.path / name))
         return True
     with suppress(FileNotFoundError):
-        shutil.copy2(path, to)
-    return to.exists()
+        if isinstance(source, Folder) and isinstance(target, Folder):
+            (target.path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source.path / name, target.path / name)  # with its time
+        else:
+            target.write(name, source.read(name))
+    return target.find(name) is not None
 
 
-def _relocate(database: Path, old_root: str, new_root: str) -> None:
-    """Replace the paths in MLflow's database by those of the restored folders."""
-    if old_root == new_root or not database.is_file():
+def _read_database(path: Path) -> bytes:
+    """Return a database as one transaction sees it."""
+    with TemporaryDirectory() as folder:
+        part = Path(folder) / path.name
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(part)) as copy:
+            source.backup(copy)
+        return part.read_bytes()
+
+
+def _relocate(database: Path, roots: Mapping[str, str]) -> None:
+    """Replace the paths in MLflow's database by those of the restored places."""
+    if not database.is_file():
         return
     with closing(sqlite3.connect(database)) as opened, opened:
-        for table, column in _PLACES:
+        for (old, new), (table, column) in product(roots.items(), _PLACES):
             opened.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 constants
                 f"WHERE substr({column}, 1, ?) = ?",
-                (new_root, len(old_root) + 1, len(old_root) + 1, f"{old_root}/"),
+                (new, len(old) + 1, len(old) + 1, f"{old}/"),
             )

@@ -1,16 +1,19 @@
-"""The storage root, and what lies below it.
+"""The storage root, in a folder or an object store, and what lies below it.
 
 Not here: reading or writing any of it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores.engine import IN_PROCESS, Engine, engine_from
 from retrain_assets.stores.landing.source import DeltaSource, LocalFiles, Source
 from retrain_assets.stores.ledger import Ledger
+from retrain_assets.stores.place import STORES, Folder, Place, is_object_uri, place_at
 from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets.stores.tables.tables import Tables
 
@@ -20,52 +23,120 @@ class Storage:
     """The storage root.
 
     Args:
-        root: Absolute folder that holds landing files, tables, artifacts and reports.
+        root: Absolute folder that holds landing files, tables, artifacts and reports; or a URI
+            such as `s3://bucket/folder`.
         tracking_uri: MLflow's server or database; below the root by default.
         engine: Computes items of steps that do not depend on each other.
+        work_folder: Local folder for what cannot be in an object store; the root by default.
+
+    Raises:
+        ValueError: The root is in an object store, and nothing says where else MLflow's data are.
     """
 
-    root: Path
+    root: Path | str
     tracking_uri: str | None = None
     engine: Engine = IN_PROCESS
+    work_folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.root, Path):
+            return
+        if not is_object_uri(self.root):
+            stores = ", ".join(f"{store}://" for store in STORES)
+            raise ValueError(f"RETRAIN_STORAGE={self.root}: use a folder or one of {stores}")
+        if not self.tracking_uri:
+            raise ValueError(
+                f"RETRAIN_STORAGE={self.root} cannot hold MLflow's database: let "
+                "MLFLOW_TRACKING_URI name an MLflow server, or a database such as "
+                "sqlite:////absolute/path/mlflow.db"
+            )
+
+    @property
+    def place(self) -> Place:
+        """The root, to read, write and list what is below it."""
+        return place_at(self.root)
+
+    @property
+    def work(self) -> Path:
+        """The local folder of the serving log, Dagster's state and locks."""
+        if self.work_folder is None:
+            return self.local_folder("runs and serving")
+        return self.work_folder
 
     @property
     def landing(self) -> Path:
-        """The folder to which files are delivered."""
-        return self.root / "landing"
+        """The folder to which files are delivered, for what needs a local one."""
+        return self.local_folder("this command") / "landing"
 
     @property
-    def cards(self) -> Path:
-        """The folder for the cards of model versions."""
-        return self.root / "reports" / "cards"
+    def landing_place(self) -> Place:
+        """The place to which files are delivered."""
+        return self.place / "landing"
 
-    def report(self, model: str) -> Path:
-        """Return the file with the page of a model."""
-        return self.root / "reports" / f"{model}.html"
+    @contextmanager
+    def deliver(self) -> Iterator[Path]:
+        """Yield a local folder whose files have landed when the block has ended.
+
+        Raises:
+            ValueError: Another file of that name is in the object store.
+        """
+        if isinstance(self.root, Path):
+            yield self.landing
+            return
+        with TemporaryDirectory() as folder:
+            yield Path(folder)
+            for name, *_ in Folder(Path(folder)).files():
+                content, place = (Path(folder) / name).read_bytes(), self.landing_place
+                if not place.write_new(name, content) and place.read(name) != content:
+                    raise ValueError(f"{place}/{name} is there already, with other content")
+
+    def local_folder(self, what: str) -> Path:
+        """Return the root as a folder.
+
+        Raises:
+            ValueError: It is in an object store.
+        """
+        if isinstance(self.root, Path):
+            return self.root
+        raise ValueError(f"{what} needs a local folder, and RETRAIN_STORAGE is {self.root}")
+
+    @property
+    def cards(self) -> Place:
+        """The place of the cards of model versions."""
+        return self.place / "reports" / "cards"
+
+    @property
+    def reports(self) -> Place:
+        """The place of the pages of models, as `<model>.html`."""
+        return self.place / "reports"
+
+    def report(self, model: str) -> str:
+        """Return the path or URI of the page of a model."""
+        return f"{self.reports}/{model}.html"
 
     @property
     def tables(self) -> Tables:
         """The Delta tables."""
-        return Tables(str(self.root / "delta"))
+        return Tables(str(self.place / "delta"))
 
     def source(self, spec: DatasetSpec) -> Source:
         """Return the source of the rows of a dataset."""
         if spec.delta is not None:
-            return DeltaSource(self.root, spec)
-        if spec.bucket is not None:
-            from retrain_assets.stores.landing.objects import ObjectFiles
+            return DeltaSource(str(self.root), spec)
+        if spec.bucket is None and isinstance(self.root, Path):
+            return LocalFiles(self.landing, spec)
+        from retrain_assets.stores.landing.objects import ObjectFiles
 
-            return ObjectFiles(spec)
-        return LocalFiles(self.landing, spec)
+        return ObjectFiles(spec, spec.bucket or str(self.landing_place))
 
     def registry(self, model: str, trusted: Sequence[str] = ()) -> ModelRegistry:
         """Return the MLflow registry of one model, with the types that its YAML trusts."""
-        return ModelRegistry(self.mlflow_uri, str(self.root / "artifacts"), model, trusted)
+        return ModelRegistry(self.mlflow_uri, str(self.place / "artifacts"), model, trusted)
 
     @property
     def mlflow_uri(self) -> str:
         """The MLflow tracking URI."""
-        return self.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+        return self.tracking_uri or f"sqlite:///{self.place / 'mlflow.db'}"
 
     def ledger(self, model: str) -> Ledger:
         """Return the ledger of one model."""
@@ -96,10 +167,23 @@ def storage_from(environment: Mapping[str, str], start: Path) -> Storage:
     """Return the storage that the environment names, by default `data/` of the project.
 
     Args:
-        environment: `RETRAIN_STORAGE`, `MLFLOW_TRACKING_URI` and `RETRAIN_ENGINE` are read.
+        environment: `RETRAIN_STORAGE`, `RETRAIN_WORK`, `MLFLOW_TRACKING_URI` and `RETRAIN_ENGINE`
+            are read.
         start: The current directory.
+
+    Raises:
+        ValueError: The settings do not fit together; the message says what would do.
     """
-    place = Path(environment.get("RETRAIN_STORAGE") or project_root(start) / "data")
-    root = place.expanduser().resolve()
-    engine = engine_from(environment.get("RETRAIN_ENGINE"), root)
-    return Storage(root, environment.get("MLFLOW_TRACKING_URI"), engine)
+    stated, data = environment.get("RETRAIN_STORAGE"), project_root(start) / "data"
+    root: Path | str = stated if stated and "://" in stated else _absolute(stated or data)
+    work = environment.get("RETRAIN_WORK") or (None if isinstance(root, Path) else data)
+    folder = _absolute(work) if work else None
+    storage = Storage(root, environment.get("MLFLOW_TRACKING_URI"), work_folder=folder)
+    if setting := environment.get("RETRAIN_ENGINE"):
+        engine = engine_from(setting, storage.local_folder("RETRAIN_ENGINE"))
+        return replace(storage, engine=engine)
+    return storage
+
+
+def _absolute(path: Path | str) -> Path:
+    return Path(path).expanduser().resolve()

@@ -16,6 +16,7 @@ from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data.ingest import ingest
 from retrain_assets.stores import audit as module
 from retrain_assets.stores.audit import Audit, audit, write_results
+from retrain_assets.stores.place import Folder
 from retrain_assets_tests.world import World, key
 
 CANARY = "canary-7391"
@@ -53,8 +54,8 @@ def rows(**changes: Any) -> pl.DataFrame:
 
 def written(folder: Path, run_id: str = "run-1", **changes: Any) -> Any:
     frame = rows(**changes)
-    path = write_results(audit(frame, figures(frame, SPEC), SPEC), SPEC, folder, run_id)
-    return json.loads(path.read_text(encoding="utf-8"))
+    path = write_results(audit(frame, figures(frame, SPEC), SPEC), SPEC, Folder(folder), run_id)
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def test_the_results_of_a_run_say_what_failed_where(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_an_ingest_keeps_what_was_found_below_the_reports(world: World) -> None:
 
 
 def test_where_nothing_was_accepted_nothing_was_asked_and_the_run_is_listed(tmp_path: Path) -> None:
-    path = write_results(Audit((), 0, 0), SPEC, tmp_path, "empty")
-    results = json.loads(path.read_text(encoding="utf-8"))
+    path = write_results(Audit((), 0, 0), SPEC, Folder(tmp_path), "empty")
+    results = json.loads(Path(path).read_text(encoding="utf-8"))
     assert (results["rows_audited"], results["rows"], results["findings"]) == (0, 0, [])
     assert not (tmp_path / "suite.json").exists()

@@ -48,7 +48,7 @@ def report_asset(model: Model) -> dg.AssetsDefinition:
 
 def _describe_report(model: Model, state: ModelState, storage: Storage) -> dict[str, Any]:
     name = model.spec.name
-    value = report.write_report(state, storage.report(name))
+    value = report.write_report(state, storage.reports, f"{name}.html")
     answers = status.answer(value)
     return {
         "report": metadata.link_page(f"models/{name}", storage.report(name)),

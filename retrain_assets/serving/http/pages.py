@@ -6,13 +6,13 @@ what a page shows.
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from retrain_assets.steps.inspect.report import render_models, render_report, report
 from retrain_assets.steps.inspect.status import overview
 from retrain_assets.steps.state import ModelState
+from retrain_assets.stores.place import Place
 
 READ = ("ledger", "pause", "monitoring", "decisions", "watch")
 
@@ -22,10 +22,10 @@ class Pages:
 
     Args:
         states: The models, by name.
-        cards: The folder of the cards of their versions.
+        cards: The place of the cards of their versions.
     """
 
-    def __init__(self, states: Mapping[str, ModelState], cards: Path) -> None:
+    def __init__(self, states: Mapping[str, ModelState], cards: Place) -> None:
         self._states, self._cards = states, cards
         self._lock, self._results = Lock(), dict[Any, tuple[Any, Any]]()
 
@@ -42,8 +42,10 @@ class Pages:
         """Return the card of a version; None if it was not written, or is no number."""
         if re.fullmatch("[0-9]{1,18}", version) is None:
             return None
-        path = self._cards / name / f"card-{version}.html"
-        return path.read_text(encoding="utf-8") if path.exists() else None
+        try:
+            return (self._cards / name).read(f"card-{version}.html").decode()
+        except FileNotFoundError:
+            return None
 
     def _read(self, make: Callable[[ModelState], Any], name: str) -> Any:
         state = self._states[name]

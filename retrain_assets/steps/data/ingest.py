@@ -8,7 +8,6 @@ same partitions are ingested again. Not here: the rules, and Dagster.
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import polars as pl
 from polars.exceptions import PanicException
@@ -86,7 +85,7 @@ class Ingestion:
     shared_keys: list[dict[str, object]]
     odd_texts: list[dict[str, object]]
     version: int | None
-    audit_file: Path
+    audit_file: str
     ignored: list[dict[str, str | int]]
 
     @property
@@ -193,7 +192,7 @@ def ingest(
         )
         for part, (rows, keys) in zip(PARTS, content, strict=True):
             _replace(intake, part, rows, keys, commit, base[part])
-    folder = storage.root / "reports" / "expectations" / spec.name
+    folder = storage.reports / "expectations" / spec.name
     return Ingestion(
         audit_file=write_results(reading.audit, spec, folder, run_id),
         requested=requested,
@@ -210,7 +209,7 @@ def ingest(
 def _describe_nothing(intake: Intake, partitions: Sequence[str]) -> str:
     """Return where nothing was for some partitions."""
     spec = intake.spec
-    below = f" below {intake.storage.landing}" if spec.landing and not spec.bucket else ""
+    below = f" below {intake.storage.landing_place}" if spec.landing and not spec.bucket else ""
     return (
         f"dataset {spec.name}: nothing for {partitions[0]} to {partitions[-1]} in "
         f"{spec.place}{below}{intake.ignored}"

@@ -57,7 +57,7 @@ class PulledFiles:
     @classmethod
     def of(cls, storage: Storage, spec: DatasetSpec) -> Self:
         """Return the files of a dataset."""
-        place = storage.landing / spec.pattern.parent, storage.root / f".{spec.name}.pull.lock"
+        place = storage.landing / spec.pattern.parent, storage.work / f".{spec.name}.pull.lock"
         if spec.sql is None or spec.sql.cursor is None:
             return cls(*place)
         return cls(*place, spec.sql.cursor, duration(spec.sql.overlap))

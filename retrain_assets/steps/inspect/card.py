@@ -7,7 +7,6 @@ the page looks.
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from retrain_assets.steps.decision.evaluate import read_evaluation
 from retrain_assets.steps.inspect.lineage import DECIDED
 from retrain_assets.steps.state import MONITORING_SCHEMA, ModelState
 from retrain_assets.stores.ledger import LedgerRow, list_reversible
+from retrain_assets.stores.place import Place
 from retrain_assets.stores.registry.model_file import ModelFileError
 from retrain_assets.stores.registry.registry import ModelVersion, RegistryError
 
@@ -36,24 +36,27 @@ NOT_EXPLAINED = (AttributeError, KeyError, TypeError, ValueError, RegistryError,
 LONG = ("metrics", "trained_on")  # tags that are shown otherwise, or are a line a partition
 
 
-def write_card(state: ModelState, number: int, folder: Path) -> Path:
+def write_card(state: ModelState, number: int, cards: Place) -> str:
     """Write the card of a version to a file, and beside its files in MLflow.
 
     Args:
         state: The model.
         number: Of the version.
-        folder: Where the file goes, as `<model>/card-<version>.html`.
+        cards: Where the file goes, as `<model>/card-<version>.html`.
+
+    Returns:
+        Its path or URI.
 
     Raises:
         RegistryError: There is no such version.
         ModelFileError: Its file was changed.
         StorageError: The rows it was judged on are damaged.
     """
-    path = folder / state.spec.name / f"card-{number}.html"  # MLflow's run may be its parent's too
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(card(state, number), encoding="utf-8")
-    state.registry.client.log_artifact(state.registry.version(number).run_id, path)
-    return path
+    name = f"card-{number}.html"  # MLflow's run may be its parent's too
+    text, folder = card(state, number), cards / state.spec.name
+    folder.write(name, text.encode())
+    state.registry.client.log_text(state.registry.version(number).run_id, text, name)
+    return f"{folder}/{name}"
 
 
 def card(state: ModelState, number: int) -> str:

@@ -6,9 +6,7 @@ or were corrected. Each has a sentence. Not here: how the page looks.
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import polars as pl
 
@@ -30,6 +28,7 @@ from retrain_assets.steps.state import (
     landing_files,
 )
 from retrain_assets.stores.ledger import IN_PRODUCTION, History
+from retrain_assets.stores.place import Place
 
 MOST_PARTITIONS, MOST_COLUMNS = 366, 20  # of the time line: the newest, the farthest
 WINDOW = "window_to"
@@ -83,13 +82,10 @@ def render_models(overviews: Sequence[Mapping[str, Any]]) -> str:
     return render("models.html", overviews=overviews, words=status)
 
 
-def write_report(state: ModelState, path: Path) -> dict[str, Any]:
-    """Write the page of a model to a file, and return the report."""
+def write_report(state: ModelState, reports: Place, name: str) -> dict[str, Any]:
+    """Write the page of a model under a name, and return the report."""
     value = report(state)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid4().hex}.part")  # two runs may write at once
-    part.write_text(render_report(value), encoding="utf-8")
-    part.replace(path)
+    reports.write(name, render_report(value).encode())
     return value
 
 

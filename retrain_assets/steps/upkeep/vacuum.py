@@ -65,12 +65,12 @@ def vacuum(
         present = [version for version in versions if version <= newest[name]]
         if not dry_run:
             storage.tables.merge(name)
-        paths = storage.tables.unneeded_files(name, present, hours)
-        freed = sum(path.stat().st_size for path in paths)
-        for path in () if dry_run else paths:
-            path.unlink()
+        files = storage.tables.unneeded_files(name, present, hours)
+        freed = sum(file.size_bytes for file in files)
+        for file in () if dry_run else files:
+            storage.tables.place(name).delete(file.name)
         missing = tuple(versions[len(present) :])
-        results.append(Vacuumed(name, tuple(present), missing, len(paths), freed))
+        results.append(Vacuumed(name, tuple(present), missing, len(files), freed))
     return results
 
 

@@ -1,13 +1,11 @@
 """Landing files in an object store: S3, Google Cloud Storage, Azure, by the client of delta-rs.
 
-Addresses, credentials and a proxy come from the environment, by the names that delta-rs reads, and
-no error repeats any of them. Not here: how files are named, and what their rows are.
+No error repeats the text of a store. Not here: how files are named, and what their rows are.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import takewhile
 from typing import Any
 
@@ -15,28 +13,29 @@ from retrain_assets.domain.data.row_checks import RawRows
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores.landing import source
 from retrain_assets.stores.landing.source import Ignored, LandingFile
+from retrain_assets.stores.place import describe_error, open_store
 
 try:
     import obstore
     from obstore.exceptions import BaseError
-    from obstore.store import from_url
 except ImportError as error:
     raise RuntimeError("obstore is missing: pip install 'retrain-assets[objects]'") from error
 
 # A sensor's tick has 60 seconds, and one request may take 30 before it counts as failed.
 _LIST_SECONDS, _READ_SECONDS, _RETRIES = 10, 120, 4
-_CODES = [r"<Code>(\w{1,60})</Code>", r"status code: (\d{3})", r"HTTP error: ([a-z ]{1,60})"]
 
 
 @dataclass(frozen=True)
 class ObjectFiles(source.NamedFiles):
-    """The landing files of one dataset, in a bucket.
+    """The landing files of one dataset, in an object store.
 
     Args:
         spec: The dataset.
+        root: The URI of the bucket or folder in which the pattern of file names starts.
     """
 
     spec: DatasetSpec
+    root: str
 
     def entries(self, since: str | None, ignored: Ignored | None) -> Iterator[tuple[str, Any]]:  # noqa: ARG002
         """Yield the objects below the folder of the pattern, with the metadata of each.
@@ -51,10 +50,10 @@ class ObjectFiles(source.NamedFiles):
             pages = obstore.list(self._store(_LIST_SECONDS), "/".join(fixed) or None, offset=offset)
             yield from ((meta["path"], meta) for page in pages for meta in page)
         except (BaseError, OSError) as error:
-            reason = _reason(error)
+            reason = describe_error(error)
         else:
             return
-        raise source.LandingError(f"{self.spec.landing} cannot be listed: {reason}")
+        raise source.LandingError(f"{self.root}/{self.spec.pattern} cannot be listed: {reason}")
 
     def describe(self, path: str, key: str | None, entry: Any) -> LandingFile:
         """Return an object as listed; a listing tells its time more exactly than a download."""
@@ -77,20 +76,11 @@ class ObjectFiles(source.NamedFiles):
             except FileNotFoundError:
                 return source.refused(file, "there is no such object: deliver it again")
             except (BaseError, OSError) as error:
-                reason = _reason(error)
+                reason = describe_error(error)
             else:
                 version = self.describe(file.path, file.partition, answer.meta)
                 return source.parsed(version, content, self.spec)
-        raise source.LandingError(f"{self.spec.bucket}/{file.path} cannot be read: {reason}")
+        raise source.LandingError(f"{self.root}/{file.path} cannot be read: {reason}")
 
     def _store(self, seconds: int) -> Any:
-        timeout = timedelta(seconds=seconds)
-        retries: Any = {"max_retries": _RETRIES, "retry_timeout": timeout}
-        return from_url(self.spec.bucket or "", retry_config=retries)
-
-
-def _reason(error: Exception) -> str:
-    """Return the store's own word for an error without its text, which may hold secrets."""
-    codes = (match[1] for form in _CODES if (match := re.search(form, str(error))))
-    code = next(codes, type(error).__name__)
-    return f"{code}; see to the store, its address and the credentials in the environment"
+        return open_store(self.root, seconds, _RETRIES)

@@ -325,18 +325,18 @@ class DeltaSource:
     changed.
 
     Args:
-        root: The folder that a relative path starts from.
+        root: The folder or URI that a relative path starts from.
         spec: The dataset.
     """
 
-    root: Path
+    root: str
     spec: DatasetSpec
 
     @property
     def uri(self) -> str:
         """Return where the table is."""
         path = self.spec.delta or ""
-        return path if "://" in path else str(self.root / path)
+        return path if "://" in path else f"{self.root}/{path}"
 
     def files(self, *_: object) -> list[LandingFile]:
         """Return the newest version of the table as one file; nothing where there is no table."""

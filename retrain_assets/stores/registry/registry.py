@@ -23,7 +23,8 @@ import polars as pl
 from retrain_assets.domain.json_text import read_metrics, write_json
 from retrain_assets.errors import PermanentError, mask_password
 from retrain_assets.specs.features import Kind
-from retrain_assets.stores.registry import model_check, model_file, native_file
+from retrain_assets.stores.place import is_object_uri, place_at
+from retrain_assets.stores.registry import artifacts, model_check, model_file, native_file
 from retrain_assets.stores.registry.logged_model import log_pipeline
 from retrain_assets.stores.registry.model_file import MODEL_FILE, ModelFileError
 
@@ -96,8 +97,7 @@ class ModelRegistry:
     @cached_property
     def client(self) -> MlflowClient:
         """MLflow's client; created when first used, since importing MLflow takes seconds."""
-        if "://" not in self.artifact_root:
-            Path(self.artifact_root).mkdir(parents=True, exist_ok=True)
+        artifacts.prepare(self.artifact_root)
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
@@ -310,6 +310,8 @@ class ModelRegistry:
 
         try:
             place = self.client.get_logged_model(uri.rpartition("/")[2]).artifact_location
+            if is_object_uri(place):
+                return place_at(place).read(name)
             return self._download(artifact_uri=f"{place}/{name}")
         except (MlflowException, OSError) as error:
             reason = mask_password(str(error).strip().rpartition("\n")[2], self.tracking_uri)

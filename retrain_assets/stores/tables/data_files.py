@@ -7,7 +7,7 @@ flat. Not here: what is committed and when, and which versions are still needed.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from hashlib import file_digest
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Self
@@ -16,6 +16,7 @@ import polars as pl
 from deltalake import DeltaTable, WriterProperties
 from deltalake.exceptions import DeltaError
 
+from retrain_assets.stores.place import Place, PlaceError, Stored
 from retrain_assets.stores.tables.log import REPAIR, short
 
 # Versions that models were trained on stay readable: nothing expires by itself.
@@ -27,6 +28,7 @@ CONFIGURATION: Final = {
     "delta.checkpointInterval": "10",
     "delta.dataSkippingNumIndexedCols": "-1",
 }
+SEALS = "_seals"
 _FILE_BYTES = 16 * 2**20
 # Replacing a partition rewrites the files it is in; small groups of rows bound memory.
 LAYOUT: Final[dict[str, Any]] = {
@@ -79,65 +81,73 @@ def merge_small_files(opened: DeltaTable | None) -> None:
             )
 
 
-def unneeded_files(opened: DeltaTable, keep: list[int], hours: int) -> list[Path]:
-    """Return data files that neither the newest version nor one to keep names, and their digests.
+def unneeded_files(
+    table: Place, opened: DeltaTable, keep: list[int], hours: int
+) -> Iterator[Stored]:
+    """Yield data files that neither the newest version nor one to keep names, and their digests.
 
     Delta's own vacuum lists them; it does not remove them, since it would commit two versions in
     doing so, in which nothing is replaced or decided.
 
     Args:
-        opened: The newest version of the table, in a local folder.
+        table: Where the table is.
+        opened: Its newest version.
         keep: Further versions that stay readable; all must exist.
         hours: Files that were written or replaced within the last hours stay.
     """
     names = opened.vacuum(hours, enforce_retention_duration=False, full=True, keep_versions=keep)
-    paths = (_root(opened) / folder / name for name in names for folder in ("", "_seals"))
-    return [path for path in paths if path.exists()]
+    for name in names:
+        yield from filter(None, (table.find(name), table.find(f"{SEALS}/{name}")))
 
 
-def unreadable_file(opened: DeltaTable | None, key: str) -> str | None:
-    """Name the first data file that cannot be read, and the values of `key` in it."""
+def unreadable_file(table: Place, opened: DeltaTable | None, key: str) -> str | None:
+    """Name the first data file that cannot be read, and the values of `key` in it.
+
+    Raises:
+        PlaceError: The store gives nothing now.
+    """
     for file in _files(opened):
-        path = _root(opened) / file["path"]
         try:
-            pl.read_parquet(path)
+            pl.read_parquet(table.read(file["path"]))
+        except PlaceError:
+            raise
         except FAILURES as error:
             values = f"{file.get(f'min.{key}')} to {file.get(f'max.{key}')}"
+            path = f"{table}/{file['path']}"
             return (
                 f"data file {path} of partitions {values} is unreadable: {short(error)}; {REPAIR}"
             )
     return None
 
 
-def seal(opened: DeltaTable) -> None:
+def seal(table: Place, opened: DeltaTable) -> None:
     """Write the digests of data files that have none yet."""
-    folder = _root(opened) / "_seals"
-    if not folder.parent.is_dir():
-        return
-    folder.mkdir(exist_ok=True)
+    sealed = {item.name for item in (table / SEALS).files()}
     for file in _files(opened):
-        path = folder / file["path"]
-        if not path.exists():
-            unfinished = path.with_suffix(".part")
-            unfinished.write_text(_digest(_root(opened) / file["path"]), encoding="ascii")
-            unfinished.replace(path)
+        if file["path"] not in sealed and (digest := _digest(table, file["path"])):
+            (table / SEALS).write(file["path"], digest.encode("ascii"))
 
 
-def changed_file(opened: DeltaTable | None, key: str, values: Collection[str] | None) -> str | None:
+def changed_file(
+    table: Place, opened: DeltaTable | None, key: str, values: Collection[str] | None
+) -> str | None:
     """Name the first data file with some values of `key` whose digest is not that of its seal.
 
     Args:
+        table: Where the table is.
         opened: The version that is read; None if there is no table.
         key: Column that files are chosen by.
         values: The values of `key`; None means all files.
     """
     for file in () if values == [] else _files(opened):
         low, high = (file.get(f"{end}.{key}") or "" for end in ("min", "max"))
-        data, sealed = (_root(opened) / part / file["path"] for part in ("", "_seals"))
         if values and high and (high < min(values) or low > max(values)):
             continue
-        if sealed.exists() and data.exists() and sealed.read_text("ascii") != _digest(data):
-            return f"data file {data} of partitions {low} to {high} is not what was written"
+        with suppress(FileNotFoundError):  # the reader names a data file that is missing
+            sealed = (table / SEALS).read(file["path"]).decode("ascii")
+            if _digest(table, file["path"]) not in (None, sealed):
+                path = f"{table}/{file['path']}"
+                return f"data file {path} of partitions {low} to {high} is not what was written"
     return None
 
 
@@ -146,13 +156,15 @@ def _files(opened: DeltaTable | None) -> Iterator[dict[str, Any]]:
         yield from pl.DataFrame(opened.get_add_actions(flatten=True)).iter_rows(named=True)
 
 
-def _root(opened: DeltaTable | None) -> Path:
-    return Path(opened.table_uri.removeprefix("file://") if opened else "")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+def _digest(table: Place, name: str) -> str | None:
+    """Return the digest of a data file, once for each content of an object; None if it is gone."""
+    stored, memory = table.find(name), table.memory
+    if stored is None:
+        return None
+    key = f"{table}/{name} {stored.stamp}"
+    if key not in memory:
+        memory[key] = sha256(table.read(name)).hexdigest()
+    return str(memory[key])
 
 
 class Spill(TemporaryDirectory[str]):

@@ -2,19 +2,21 @@
 
 Delta itself takes an empty commit, or one torn between two lines, for one that changed less, and
 then returns rows that were replaced. Here each commit is compared with the counts in its own
-header. Logs in an object store are not checked. Not here: opening a table, and what to do about
+header; in an object store once in a process. Not here: opening a table, and what to do about
 damage.
 """
 
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 from deltalake import DeltaTable
 
+from retrain_assets.stores.place import Place, as_line, describe_error, find_code
+
+LOG = "_delta_log"
 REPAIR = "docs/storage.md says the repair"
 REPLACED = "replaced"  # in a commit: the partitions it replaced, as JSON
 MAX_LISTED = 4_000
@@ -49,50 +51,49 @@ def commits_after(opened: DeltaTable | None, since: int | None) -> list[dict[str
     return [commit for commit in opened.history(count) if commit["operation"] != "OPTIMIZE"]
 
 
-def torn_commit(uri: str, newest: int) -> str | None:
+def torn_commit(table: Place, newest: int) -> str | None:
     """Describe the damage of a commit since the last checkpoint, if there is any."""
-    if not _log(uri).is_dir():
-        return None
-    return next(filter(None, map(_damage, _recent_commits(uri, newest))), None)
+    memory, key = table.memory, f"{table} is sound up to"
+    for number in _recent_commits(table, newest, memory.get(key, -1)):
+        if damage := _damage(table / LOG, f"{number:020}.json"):
+            return damage
+    memory[key] = max(newest, memory.get(key, -1))
+    return None
 
 
-def log_damage(uri: str, version: int | None) -> str | None:
+def log_damage(table: Place, version: int | None) -> str | None:
     """Tell why a version cannot be opened: it does not exist, or the log is damaged."""
-    commits, checkpoints = (
-        sorted(_log(uri).glob(f"{'[0-9]' * 20}.{ending}"))
-        for ending in ("json", "checkpoint.parquet")
-    )
+    names = [item.name for item in (table / LOG).files()]
+    commits = [name for name in names if re.fullmatch(r"[0-9]{20}\.json", name)]
+    checkpoints = [name for name in names if re.fullmatch(r"[0-9]{20}\.checkpoint\.parquet", name)]
     if not commits:
         return None
-    newest = int(commits[-1].stem)
+    newest = int(commits[-1].partition(".")[0])
     if version is not None and version > newest:
         return f"it has versions 0 to {newest}, not {version}"
-    torn = torn_commit(uri, newest if version is None else version)
-    return torn or next(filter(None, map(_checkpoint_damage, reversed(checkpoints))), None)
+    if torn := torn_commit(table, newest if version is None else version):
+        return torn
+    damages = (_checkpoint_damage(table / LOG, name) for name in reversed(checkpoints))
+    return next(filter(None, damages), None)
 
 
 def short(error: BaseException) -> str:
-    """Return the message of an error in one line, without colours and the trace of Rust."""
-    text = re.sub(r"\x1b\[\d+m↳?", " ", str(error).partition("\n   0:")[0])
-    return " ".join(text.split())[:300]
+    """Return the message of an error in one short line, and of a store only its code."""
+    return describe_error(error) if find_code(error) else as_line(error)[:300]
 
 
-def _log(uri: str) -> Path:
-    return Path(uri) / "_delta_log"
-
-
-def _recent_commits(uri: str, newest: int) -> Iterator[Path]:
-    """Yield commits, newest first, down to the oldest that is in no checkpoint."""
-    for number in range(newest, -1, -1):
-        commit = _log(uri) / f"{number:020}.json"
-        if commit.with_suffix(".checkpoint.parquet").exists():
+def _recent_commits(table: Place, newest: int, sound: int) -> Iterator[int]:
+    """Yield numbers of commits, newest first, down to the oldest that is in no checkpoint."""
+    for number in range(newest, sound, -1):
+        if (table / LOG).find(f"{number:020}.checkpoint.parquet"):
             return
-        yield commit
+        yield number
 
 
-def _damage(commit: Path) -> str | None:
+def _damage(folder: Place, name: str) -> str | None:
+    commit = f"{folder}/{name}"
     try:
-        actions = [json.loads(line) for line in commit.read_bytes().splitlines()]
+        actions = [json.loads(line) for line in folder.read(name).splitlines()]
     except FileNotFoundError:
         return f"{commit} is missing; {REPAIR}"
     except ValueError:
@@ -109,9 +110,9 @@ def _damage(commit: Path) -> str | None:
     return None
 
 
-def _checkpoint_damage(checkpoint: Path) -> str | None:
+def _checkpoint_damage(folder: Place, name: str) -> str | None:
     try:
-        pl.read_parquet(checkpoint)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
-        return f"{checkpoint} is torn; {REPAIR}"
+        pl.read_parquet(folder.read(name))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, FileNotFoundError):
+        return f"{folder}/{name} is torn; {REPAIR}"
     return None

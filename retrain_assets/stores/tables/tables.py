@@ -8,7 +8,6 @@ be stored all the same. Not here: what the rows mean, and any decision on them.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
@@ -18,6 +17,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.specs.base import number_of
+from retrain_assets.stores.place import Place, PlaceError, Stored, describe_error, place_at
 from retrain_assets.stores.tables import data_files, log
 from retrain_assets.stores.tables.types import joint_types
 
@@ -25,6 +25,7 @@ Schema = Mapping[str, pl.DataType | type[pl.DataType]]
 ATTEMPTS = 10
 WIDENED = "widened"  # in a commit: the columns that were given a wider type
 NOW: Final = -1
+_KEPT = 64  # opened tables of one bucket, since opening one takes 15 ms of CPU time there
 _TOKEN = "token"  # noqa: S105 the key of a commit that names the call of `_commit`
 
 
@@ -68,10 +69,19 @@ class Tables:
         """Return where a table is stored."""
         return f"{self.root}/{table}"
 
+    def place(self, table: str) -> Place:
+        """Return the place of a table."""
+        return place_at(self.uri(table))
+
     def names(self) -> list[str]:
-        """Return the names of all tables below a local root."""
-        root = Path(self.root)
-        return sorted(str(log.parent.relative_to(root)) for log in root.glob("*/*/_delta_log"))
+        """Return the names of all tables."""
+        root = place_at(self.root)
+        return [
+            f"{group}/{table}"
+            for group in root.folders()
+            for table in (root / group).folders()
+            if log.LOG in (root / group / table).folders()
+        ]
 
     def version(self, table: str) -> int | None:
         """Return the newest version of a table; None if it was never written."""
@@ -125,7 +135,7 @@ class Tables:
         try:
             return rows.collect()
         except data_files.FAILURES as error:
-            damage = data_files.unreadable_file(self._open(table, version), PARTITION)
+            damage = self._unreadable_file(table, self._open(table, version))
             raise StorageError(f"table {table}: {damage or log.short(error)}") from error
 
     def read(
@@ -149,7 +159,8 @@ class Tables:
         Raises:
             StorageError: A file is not what was written; the message names it and its partitions.
         """
-        damage = data_files.changed_file(self._open(table, version), PARTITION, partitions)
+        place, opened = self.place(table), self._open(table, version)
+        damage = data_files.changed_file(place, opened, PARTITION, partitions)
         if damage:
             raise StorageError(f"table {table}: {damage}; {log.REPAIR}")
 
@@ -196,7 +207,7 @@ class Tables:
                 f"table {table}: {number_of(len(foreign), 'partition')} of the rows, such as "
                 f"{some}, are not among the {len(keys)} to replace"
             )
-        opened = self._open(table)
+        opened = self._open_again(table)
         since = _version(opened) if base == NOW else base
         notes = {**commit, **log.replacement_note(keys)}
         quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in keys)
@@ -206,9 +217,9 @@ class Tables:
             version = self._commit(table, opened, rows, notes, where, mixed=mixed)
             if version is not None:
                 data_files.merge_small_files(opened)
-                data_files.seal(DeltaTable(self.uri(table)))
+                self._seal(table)
                 return version
-            opened = self._open(table)
+            opened = self._open_again(table)
         raise StorageError(
             f"table {table}: {keys[0]} to {keys[-1]} could not be written: another run was first "
             f"each of {ATTEMPTS} times, last with version {_version(opened)}: run it again"
@@ -232,7 +243,7 @@ class Tables:
             StaleTableError: The table has moved on.
             StorageError: The table cannot be written.
         """
-        opened = None if expected is None else self._open(table, expected)
+        opened = None if expected is None else self._open_again(table, expected)
         version = self._commit(table, opened, rows, commit, None)
         if version is None:
             raise StaleTableError(f"table {table} is no longer at version {expected}")
@@ -240,23 +251,47 @@ class Tables:
 
     def merge(self, table: str) -> None:
         """Merge small files if they are many and no commit has merged them yet."""
-        data_files.merge_small_files(self._open(table))
+        data_files.merge_small_files(self._open_again(table))
 
-    def unneeded_files(self, table: str, keep: Iterable[int], hours: int) -> list[Path]:
+    def unneeded_files(self, table: str, keep: Iterable[int], hours: int) -> list[Stored]:
         """Return files that neither the newest version nor one to keep names."""
-        opened = self._open(table)
-        return [] if opened is None else data_files.unneeded_files(opened, sorted(keep), hours)
+        place, opened = self.place(table), self._open(table)
+        if opened is None:
+            return []
+        return [*data_files.unneeded_files(place, opened, sorted(keep), hours)]
 
     def _open(self, table: str, version: int | None = None) -> DeltaTable | None:
-        uri = self.uri(table)
+        """Return a version to read; that of an object store is kept for as long as it is newest."""
+        place = self.place(table)
+        memory, key = place.memory, f"{place} at {version}"
+        kept: DeltaTable | None = memory.get(key)
+        if kept is not None and (
+            version is not None or not place.find(f"{log.LOG}/{kept.version() + 1:020}.json")
+        ):
+            return kept
+        opened = self._open_again(table, version)
+        if opened is not None:
+            memory[key] = opened
+            keys = [name for name, value in memory.items() if isinstance(value, DeltaTable)]
+            for oldest in keys[:-_KEPT]:
+                memory.pop(oldest, None)
+        return opened
+
+    def _open_again(self, table: str, version: int | None = None) -> DeltaTable | None:
+        """Return a version that nobody else has, since a commit moves it to the next one."""
+        place = self.place(table)
         try:
-            opened = DeltaTable(uri, version=version)
+            opened = DeltaTable(str(place), version=version)
         except TableNotFoundError:
             return None
         except DeltaError as error:
-            damage = log.log_damage(uri, version) or log.short(error)
+            damage = log.log_damage(place, version) or log.short(error)
             raise StorageError(f"table {table}: {damage}") from error
-        if torn := log.torn_commit(uri, opened.version()):
+        except OSError as error:
+            if place.is_local:
+                raise
+            raise PlaceError(f"table {table}: {describe_error(error)}") from None
+        if torn := log.torn_commit(place, opened.version()):
             raise StorageError(f"table {table}: {torn}")
         return opened
 
@@ -317,10 +352,17 @@ class Tables:
                 return int(header["version"])
         if _version(now) != before:
             return None
-        damage = data_files.unreadable_file(now, PARTITION) or log.short(error)
+        damage = self._unreadable_file(table, now) or log.short(error)
         raise StorageError(
             f"table {table} could not be written and stays at version {before}: {damage}"
         ) from error
+
+    def _unreadable_file(self, table: str, opened: DeltaTable | None) -> str | None:
+        return data_files.unreadable_file(self.place(table), opened, PARTITION)
+
+    def _seal(self, table: str) -> None:
+        if (opened := self._open(table)) is not None:
+            data_files.seal(self.place(table), opened)
 
 
 def _version(opened: DeltaTable | None) -> int | None:

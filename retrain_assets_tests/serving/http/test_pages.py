@@ -19,9 +19,7 @@ def test_the_list_leads_to_a_model_and_that_to_its_cards(site: Site, client: htt
     assert "<title>churn</title>" in page.text
     back, *cards = [page.url.join(link) for link in re.findall('href="([^"]+)"', page.text)]
     assert back == models.url
-    card = site.storage.cards / "churn" / "card-1.html"
-    card.parent.mkdir(parents=True, exist_ok=True)
-    card.write_text("the card", encoding="utf-8")
+    (site.storage.cards / "churn").write("card-1.html", b"the card")
     assert {client.get(address).text for address in cards} == {"the card"}
 
 

@@ -16,6 +16,7 @@ from retrain_assets.domain.model.estimator import predict
 from retrain_assets.steps.decision.promote import roll_back
 from retrain_assets.steps.decision.train import sample
 from retrain_assets.steps.inspect.card import card, write_card
+from retrain_assets.stores.place import Folder
 from retrain_assets_tests.world import World, key, new_world
 
 GATE = {
@@ -120,7 +121,7 @@ def test_the_run_leaves_cards_of_candidate_and_refit_in_mlflow_and_beside_the_re
 ) -> None:
     row, registry = replaced.state.ledger.read().rows[0], replaced.storage.registry("churn")
     for number in (row.candidate, row.version):
-        path = replaced.storage.cards / "churn" / f"card-{number}.html"
+        path = Path(str(replaced.storage.cards / "churn" / f"card-{number}.html"))
         text = path.read_text(encoding="utf-8")
         assert f"<title>churn, version {number}</title>" in text
         assert registry.text(registry.version(number or 0), path.name) == text
@@ -138,7 +139,7 @@ def test_a_card_can_be_written_of_a_version_on_which_nothing_was_decided(
     ledger = replaced.root / "delta" / "churn" / "ledger"
     ledger.rename(tmp_path / "ledger")
     try:
-        path = write_card(replaced.state, 1, tmp_path)
+        path = Path(write_card(replaced.state, 1, Folder(tmp_path)))
     finally:
         (tmp_path / "ledger").rename(ledger)
     made = path.read_text(encoding="utf-8")

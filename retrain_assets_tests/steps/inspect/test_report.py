@@ -126,7 +126,7 @@ def test_the_asset_writes_the_page_and_links_it(
     done = dg.materialize([asset], resources=resources)
     (event,) = done.asset_materializations_for_node(asset.node_def.name)
     path = Path(str(event.metadata["report"].value))
-    assert path == eventful.storage.report("churn")
+    assert str(path) == eventful.storage.report("churn")
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert str(event.metadata["in production"].value).startswith("version ")
     monkeypatch.setenv("RETRAIN_SERVE_URL", "http://models.example/")

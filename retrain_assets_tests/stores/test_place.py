@@ -1,0 +1,162 @@
+"""A folder and a bucket hold the same things in the same way, Delta tables among them."""
+
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable
+
+from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.stores.backup import back_up, restore
+from retrain_assets.stores.place import Place, PlaceError, open_client, place_at
+from retrain_assets.stores.storage import Storage, storage_from
+from retrain_assets.stores.tables.tables import StaleTableError, StorageError, Tables
+from retrain_assets_tests.buckets import SECRET, answering, bucket_apart, send
+
+ROOT = "s3://places/root"
+COMMIT = {"run_id": "r"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _store() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch, bucket_apart("places", patch):
+        yield
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return place_at(tmp_path if request.param == "folder" else f"{ROOT}/{tmp_path.name}/")
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    """A table of three versions in the bucket; partition b is in the newest alone."""
+    tables = Tables(f"{ROOT}/{tmp_path.name}/delta")
+    for number, key in enumerate(("a", "a", "b")):
+        write(tables, key, number)
+    return tables
+
+
+def write(tables: Tables, key: str, number: int) -> int:
+    rows = pl.DataFrame({PARTITION: [key], "x": [number]})
+    return tables.replace("d/t", rows, [key], COMMIT)
+
+
+def content(tables: Tables, version: int | None = None) -> list[int]:
+    return tables.read("d/t", ["a", "b"], version=version)["x"].sort().to_list()
+
+
+def test_a_place_reads_what_it_wrote_and_is_empty_once_it_is_cleared(place: Place) -> None:
+    assert (place.files(), place.folders(), place.find("a/x")) == ([], [], None)
+    (place / "a").write("x", b"1")
+    place.write("a/x", b"22")
+    assert place.write_new("b", b"3")
+    assert not place.write_new("b", b"4")
+    assert [(file.name, file.size_bytes) for file in place.files()] == [("a/x", 2), ("b", 1)]
+    assert ((place / "a").read("x"), place.read("b"), place.folders()) == (b"22", b"3", ["a"])
+    first = place.find("b")
+    place.write("b", b"55")
+    assert place.find("b") != first
+    place.delete("b")
+    place.delete("b")
+    with pytest.raises(FileNotFoundError):
+        place.read("b")
+    place.clear()
+    assert (place.files(), place.folders()) == ([], [])
+
+
+def test_a_table_in_a_bucket_has_versions_names_and_one_winner(tables: Tables) -> None:
+    assert tables.names() == ["d/t"]
+    assert (content(tables), content(tables, 0)) == ([1, 2], [0])
+    assert tables.append("d/t", pl.DataFrame({PARTITION: ["c"], "x": [3]}), COMMIT, 2) == 3
+    with pytest.raises(StaleTableError):
+        tables.append("d/t", pl.DataFrame({PARTITION: ["c"], "x": [3]}), COMMIT, 2)
+    assert write(Tables(tables.root), "a", 5) == 4, "what another handle wrote is seen"
+    assert content(tables) == [2, 5]
+
+
+def test_an_opened_table_is_kept_and_no_commit_moves_one_that_is_read(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tables.scan("d/t")
+    assert write(tables, "a", 9) == 3
+    assert before.collect()["x"].sort().to_list() == [1, 2]
+    assert content(tables) == [2, 9]
+    monkeypatch.setattr("retrain_assets.stores.tables.tables.DeltaTable", None)
+    assert content(tables) == [2, 9]
+
+
+def test_damage_in_a_bucket_is_named(tables: Tables) -> None:
+    place = tables.place("d/t")
+    actions = pl.DataFrame(DeltaTable(str(place)).get_add_actions(flatten=True))
+    file = actions.filter(pl.col(f"min.{PARTITION}") == "b")["path"][0]
+    sound, log = place.read(file), "_delta_log/00000000000000000001.json"
+    place.write(file, sound[:-30] + bytes([sound[-30] ^ 1]) + sound[-29:])
+    with pytest.raises(StorageError, match=f"{place}/{file} of partitions b to b is not what was"):
+        content(tables)
+    place.write(file, sound)
+    assert content(tables) == [1, 2]
+    place.write(log, place.read(log).splitlines()[0])
+    open_client.cache_clear()  # as in the next process
+    with pytest.raises(StorageError, match=f"{place}/{log} is torn"):
+        content(tables)
+
+
+def test_unneeded_files_of_a_bucket_are_listed_with_their_digests(tables: Tables) -> None:
+    files = tables.unneeded_files("d/t", [], hours=0)
+    assert [file.name.partition("/")[0] for file in files][1::2] == ["_seals"]
+    assert {file.name.rpartition("/")[2] for file in files} == {file.name for file in files[::2]}
+
+
+def test_a_backup_goes_from_a_bucket_to_a_folder_and_to_another_bucket(
+    tables: Tables, tmp_path: Path
+) -> None:
+    root, copy, again = f"{ROOT}/{tmp_path.name}", tmp_path / "copy", f"{ROOT}/{tmp_path.name}-2"
+    place_at(root).write("landing/d/1.csv", b"x")
+    assert back_up({"storage": root}, copy, print) == len(place_at(root).files())
+    assert restore(copy, {"storage": again}, print) == 1
+    assert content(Tables(f"{again}/delta")) == content(tables)
+    assert place_at(again).read("landing/d/1.csv") == b"x"
+
+
+def test_a_store_that_fails_is_no_table_that_was_never_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(handler: BaseHTTPRequestHandler) -> None:
+        send(handler, 403, f"<Error><Code>AccessDenied</Code>{SECRET}</Error>".encode())
+
+    with answering(monkeypatch, fail):
+        for attempt in (
+            lambda: Tables(ROOT).version("d/t"),
+            place_at(ROOT).files,
+            lambda: place_at(ROOT).read("x"),
+        ):
+            with pytest.raises(PlaceError, match="AccessDenied; see to the store") as failure:
+                attempt()
+            assert SECRET not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, "cannot hold MLflow's database: let MLFLOW_TRACKING_URI name"),
+        ({"RETRAIN_STORAGE": "ftp://x", "MLFLOW_TRACKING_URI": "x"}, "use a folder or one of s3"),
+    ],
+)
+def test_a_root_that_cannot_work_is_refused(
+    settings: dict[str, str], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        storage_from({"RETRAIN_STORAGE": ROOT} | settings, tmp_path)
+
+
+def test_what_needs_a_folder_says_so_and_work_stays_on_this_machine(tmp_path: Path) -> None:
+    settings = {"RETRAIN_STORAGE": f"{ROOT}/", "MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
+    storage = storage_from(settings, tmp_path)
+    assert storage.work == tmp_path / "data"
+    assert storage_from(settings | {"RETRAIN_WORK": str(tmp_path)}, tmp_path).work == tmp_path
+    with pytest.raises(ValueError, match="needs a local folder, and RETRAIN_STORAGE is s3://"):
+        _ = storage.landing
+    assert Storage(tmp_path).work == tmp_path
