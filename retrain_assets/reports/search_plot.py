@@ -27,17 +27,17 @@ def draw_search(trials: pl.DataFrame) -> Figure:
     columns = {"setting": trials["setting"].to_list()}
     columns |= {name: [item.get(name) for item in params] for name in params[-1]}
     varied = [name for name, values in columns.items() if len({*map(repr, values)}) > 1]
-    shown = varied[: 1 + MOST_PARAMS] or ["setting"]
-    figure = canvas.new_figure(max(4.8, 2.5 * len(shown)), 3.6)
-    plots = np.ravel(figure.subplots(1, len(shown), sharey=True))
-    for axes, name in zip(plots, shown, strict=True):
+    panels = varied[: 1 + MOST_PARAMS] or ["setting"]
+    figure = canvas.new_figure(max(4.8, 2.5 * len(panels)), 3.6)
+    plots = np.ravel(figure.subplots(1, len(panels), sharey=True))
+    for axes, name in zip(plots, panels, strict=True):
         _draw_settings(axes, columns[name], trials, labelled=axes is plots[0])
         axes.set(xlabel=canvas.shorten(name))
         if _is_wide(columns[name]):
             axes.set_xscale("log")
     plots[0].set(ylabel="loss, mean over folds")
-    judged = trials.filter(pl.col("state") == "judged").sort("loss", maintain_order=True)
-    best = judged.row(0, named=True)
+    complete = trials.filter(pl.col("state") == "judged").sort("loss", maintain_order=True)
+    best = complete.row(0, named=True)
     note = f"best of {trials.height}: setting {best['setting']}, loss {best['loss']:.4g}"
     title = "The settings that the search tried"
     return canvas.finish(figure, title, f"{note}, {best['params']}", *plots)

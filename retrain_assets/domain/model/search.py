@@ -96,9 +96,9 @@ def search(
     """
     journal = journal or Journal()
     past = {setting.params: setting for setting in journal.settings}
-    study, drawn, tried = _new_study(spec, seed), list[Params](), list[Setting]()
+    study, drawn, settings = _new_study(spec, seed), list[Params](), list[Setting]()
     for number in range(spec.budget):
-        if number and sum(setting.seconds for setting in tried) >= 60 * (spec.minutes or math.inf):
+        if number and sum(setting.seconds for setting in settings) >= 60 * (spec.minutes or math.inf):
             break
         trial = study.ask()
         draws = {name: _draw(trial, name, of) for name, of in spec.params.items()} if number else {}
@@ -111,14 +111,14 @@ def search(
             journal.add(setting)
         setting = past.setdefault(text, setting)
         _tell(study, trial, setting)
-        tried.append(setting)
-    losses = [setting.loss if setting.state == "judged" else math.inf for setting in tried]
+        settings.append(setting)
+    losses = [setting.loss if setting.state == "judged" else math.inf for setting in settings]
     if not np.isfinite(losses).any():
         raise TrainingError(
-            f"estimator.search: all of its {len(tried)} settings failed, the first because of: "
-            f"{tried[0].reason}"
+            f"estimator.search: all of its {len(settings)} settings failed, the first because of: "
+            f"{settings[0].reason}"
         )
-    return drawn[int(np.argmin(losses))], _to_table(tried)
+    return drawn[int(np.argmin(losses))], _to_table(settings)
 
 
 def _new_study(spec: SearchSpec, seed: int) -> Study:

@@ -85,8 +85,8 @@ def _read_spec(state: ModelState, version: ModelVersion, text: str) -> ModelSpec
     search = spec.estimator.search
     if search is None or search.minutes is None:
         return spec
-    tried = len(state.registry.text(version, SEARCH_FILE).splitlines()) - 1
-    search = search.model_copy(update={"minutes": None, "budget": tried})
+    count = len(state.registry.text(version, SEARCH_FILE).splitlines()) - 1
+    search = search.model_copy(update={"minutes": None, "budget": count})
     estimator = spec.estimator.model_copy(update={"search": search})
     return spec.model_copy(update={"estimator": estimator})
 
