@@ -97,8 +97,9 @@ def search(
     journal = journal or Journal()
     past = {setting.params: setting for setting in journal.settings}
     study, drawn, settings = _new_study(spec, seed), list[Params](), list[Setting]()
+    limit = 60 * (spec.minutes or math.inf)
     for number in range(spec.budget):
-        if number and sum(setting.seconds for setting in settings) >= 60 * (spec.minutes or math.inf):
+        if number and sum(setting.seconds for setting in settings) >= limit:
             break
         trial = study.ask()
         draws = {name: _draw(trial, name, of) for name, of in spec.params.items()} if number else {}
