@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -106,10 +106,12 @@ class PredictionLog:
         if self.backlog_bytes > self._max_bytes:
             message = "predictions wait for storage up to the bound: try again when it is back"
             raise RequestError(503, "backlog", message)
-        names, head = _key_columns(self._states[model].dataset), {"_id": request, "_time": time}
+        names = _key_columns(self._states[model].dataset)
+        head: Record = {"_id": request, "_time": time}
         for role, part in ((LIVE, scored), (SHADOW, scored.shadow)):
             if part is None:
                 continue
+            head["_half_width"] = part.half_width
             if is_arrow := isinstance(rows, pl.DataFrame):
                 record = _as_arrow(head, [rows[name].alias(f"_key_{name}") for name in names], part)
             else:
@@ -263,7 +265,10 @@ def _read_segment(path: Path, dataset: DatasetSpec) -> pl.DataFrame:
     if rows.is_empty():
         return rows
     time, place = _as_time("_time", pl.Datetime), pl.int_ranges("_count").alias("_place")
-    requests = pl.DataFrame(records).select("_id", time, place)
+    schema = {"_half_width": pl.Float64()}
+    requests = pl.DataFrame(records, schema_overrides=schema).select(
+        "_id", time, place, "_half_width"
+    )
     rows = rows.hstack(requests.explode("_place", empty_as_null=False))
     partition = partition_of(dataset.partition, dataset.partition.column or "")
     placed = rows.select(pl.col(f"_key_{name}").alias(name) for name in kinds).select(
@@ -278,9 +283,17 @@ def _read_segment(path: Path, dataset: DatasetSpec) -> pl.DataFrame:
         pl.lit(head["role"]).alias("_role"),
         pl.lit(head["version"], pl.Int64).alias("_version"),
         pl.col("_prediction").cast(output),
+        *_ends_of(requests),
         *(pl.col(name).cast(kind) for name, kind in features.items()),
     )
     return null_infinite(stored)
+
+
+def _ends_of(requests: pl.DataFrame) -> Iterator[pl.Expr]:
+    """Yield both ends of the intervals, if a request was answered with one."""
+    if requests["_half_width"].is_not_null().any():
+        for name, sign in (("_low", -1), ("_high", 1)):
+            yield (pl.col("_prediction") + sign * pl.col("_half_width")).alias(name)
 
 
 def _read_arrow(content: bytes) -> tuple[list[Record], pl.DataFrame]:
@@ -293,7 +306,7 @@ def _read_arrow(content: bytes) -> tuple[list[Record], pl.DataFrame]:
             tables.append(pa.ipc.open_stream(source).read_all())
         except (pa.ArrowException, OSError):
             break
-        records.append({**head, "_count": tables[-1].num_rows})
+        records.append({"_half_width": None, **head, "_count": tables[-1].num_rows})
     if not records:
         return [], pl.DataFrame()
     return records, pl.DataFrame(pa.concat_tables(tables, promote_options="permissive"))
@@ -303,7 +316,8 @@ def _read_json(content: bytes, schema: Mapping[str, Type]) -> tuple[list[Record]
     """Return the heads of records, with their counts, and all of their rows."""
     lines = [from_json(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
     records = [
-        {"_id": line["_id"], "_time": line["_time"], "_count": len(line["_prediction"])}
+        {name: line.get(name) for name in ("_id", "_time", "_half_width")}
+        | {"_count": len(line["_prediction"])}
         for line in lines
     ]
     columns = {name: [value for line in lines for value in line[name]] for name in schema}

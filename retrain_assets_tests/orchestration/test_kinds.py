@@ -13,7 +13,13 @@ import pytest
 
 from retrain_assets.domain.model import estimator
 from retrain_assets.serving.http.app import list_predictions
-from retrain_assets.serving.http.formats import Inference, Tensor, arrow_answer, inference_answer
+from retrain_assets.serving.http.formats import (
+    Inference,
+    Tensor,
+    arrow_answer,
+    inference_answer,
+    invocation_answer,
+)
 from retrain_assets.serving.scoring.score import score
 from retrain_assets.serving.scoring.served_model import ServedModel
 from retrain_assets.steps.decision import journal
@@ -131,6 +137,8 @@ def check_intervals(world: World, predicted: pl.DataFrame) -> None:
     assert [tensor["name"] for tensor in tensors["outputs"]] == [
         *("prediction", "id", "low", "high"),
     ]
+    ends = frame.select("low", "high").to_dict(as_series=False)
+    assert invocation_answer(scored) == {"predictions": scored.output.tolist(), **ends}
 
 
 def test_a_class_that_first_appears_in_the_holdout_is_promoted_with_the_refit(

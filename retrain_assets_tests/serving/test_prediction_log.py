@@ -67,6 +67,21 @@ def test_what_was_answered_is_logged_with_features_version_and_key(changing: Sit
     assert files(changing) == []
 
 
+def test_intervals_are_logged_with_what_they_are_around(changing: Site) -> None:
+    service = changing.service()
+    model = service.models["churn"]
+    with listening(service) as client, background(service, print):
+        post(client)
+        assert model.serving is not None
+        model.serving = replace(model.serving, half_width=0.25)
+        (row,) = post(client).json()["predictions"]
+        post_arrow(client, raw_rows(changing, 15)[:70])
+    rows = logged(changing)
+    assert row["interval"] == [row["prediction"] - 0.25, row["prediction"] + 0.25]
+    assert rows["_low"].null_count() == 1
+    assert (rows["_high"] - rows["_low"]).drop_nulls().to_list() == pytest.approx([0.5] * 71)
+
+
 def test_rows_that_come_as_arrow_are_logged_as_rows_of_json_are(changing: Site) -> None:
     changing.decide(*range(2, 14), action="hold")
     service, raw = changing.service(), raw_rows(changing, 15)

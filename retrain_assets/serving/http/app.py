@@ -8,7 +8,7 @@ the ledger.
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -332,9 +332,11 @@ async def predict(endpoint: Endpoint, request: Request) -> Response:
 async def invoke(endpoint: Endpoint, request: Request) -> Response:
     """Predict features, as `mlflow models serve` does."""
     require_type(request, JSON)
-    model, version = endpoint.model, score.require_serving(endpoint.model).version
+    model, serving = endpoint.model, score.require_serving(endpoint.model)
+    version = serving.version
     features = formats.read_invocation(request.scope[BODY], version, endpoint.contract.most)
     scored = await asyncio.to_thread(score.predict_columns, version, model.state, features)
+    scored = replace(scored, half_width=serving.half_width)
     number = endpoint.record([], scored)
     headers = {"x-model": model.name, "x-model-version": str(version.number)}
     return answer(formats.invocation_answer(scored) | {"id": number}, headers=headers)

@@ -319,10 +319,14 @@ def _columns(form: Any, names: list[str], most: int) -> dict[str, list[Any]]:
 
 
 def invocation_answer(scored: Scored) -> dict[str, Any]:
-    """Return predictions as `mlflow models serve` does: classes, or numbers of a regression."""
+    """Return predictions as `mlflow models serve` does: classes, or numbers of a regression.
+
+    The ends of intervals stand beside them, since its clients read the predictions only.
+    """
     output, pipeline = scored.output, scored.version.pipeline
     if scored.version.classes is None:
-        return {"predictions": output.tolist()}
+        ends = {name: column.tolist() for name, column in _ends(scored).items()}
+        return {"predictions": output.tolist(), **ends}
     place = (output > 0.5).astype(int) if output.ndim == 1 else output.argmax(axis=1)  # noqa: PLR2004
     return {"predictions": pipeline.classes_[place].tolist()}
 

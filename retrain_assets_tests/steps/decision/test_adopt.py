@@ -217,9 +217,10 @@ def boosted(library: str) -> tuple[Any, Any]:
     if library == "catboost":
         boosting = CatBoostClassifier(iterations=5, verbose=False, allow_writing_files=False)
         return boosting.fit(numbers, rows["left"].to_numpy()), numbers
-    if library == "xgboost":
-        return XGBClassifier(n_estimators=5).fit(numbers, rows["left"].to_numpy()), numbers
     plans = rows.select("x", pl.col("plan").cast(pl.Categorical)).to_pandas()
+    if library == "xgboost":
+        boosting = XGBClassifier(n_estimators=5, enable_categorical=True)
+        return boosting.fit(plans, rows["left"].to_numpy()), plans
     boosting = LGBMClassifier(n_estimators=5, verbosity=-1)
     return boosting.fit(plans, rows["left"].to_numpy()), plans
 
@@ -249,8 +250,38 @@ def test_a_model_in_the_flavor_of_its_library_is_adopted_by_its_native_file(
     mlflow.xgboost.save_model(model, folder, pip_requirements=["xgboost"])
     row = ask(world, str(folder))
     pipeline = world.storage.registry("churn").load(1, row.sha256)
-    given = predict(pipeline, "binary", history().select("x"))
+    given = predict(pipeline, "binary", history().select("plan", "x"))
     np.testing.assert_array_equal(given, model.predict_proba(rows)[:, 1])
+
+
+def test_a_file_of_several_classes_is_taken_over_where_it_holds_their_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("retrain_assets.stores.registry.model_check.run_apart", run_here)
+    rows = history().select("x")
+    labels = rows["x"].cut([-0.5, 0.5], labels=["low", "mid", "high"]).cast(pl.String).to_numpy()
+    several = CatBoostClassifier(iterations=3, verbose=False, allow_writing_files=False)
+    content = saved_natively(several.fit(rows.to_pandas(), labels), tmp_path)
+    pipeline = take_over(content, "theirs", "multiclass", rows)
+    assert [*pipeline.classes_] == ["high", "low", "mid"]
+    expected = several.predict_proba(rows.to_pandas())
+    np.testing.assert_array_equal(predict(pipeline, "multiclass", rows), expected)
+    with pytest.raises(ModelFileError, match="its classes are high, low, mid"):
+        take_over(content, "theirs", "binary", rows)
+    codes = np.unique(labels, return_inverse=True)[1]
+    three = XGBClassifier(n_estimators=2).fit(rows.to_pandas(), codes)
+    with pytest.raises(ModelFileError, match="it predicts 3 classes"):
+        take_over(saved_natively(three, tmp_path), "theirs", "binary", rows)
+    coded = XGBClassifier(n_estimators=2, feature_types=["c"], enable_categorical=True)
+    content = saved_natively(coded.fit(codes[:, None], codes > 1), tmp_path)
+    with pytest.raises(ModelFileError, match="it does not hold the texts of its categories"):
+        take_over(content, "theirs", "binary", rows.rename({"x": "f0"}))
+
+
+def saved_natively(model: Any, folder: Path) -> bytes:
+    path = folder / "theirs.ubj"
+    model.save_model(str(path))
+    return path.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -263,7 +294,7 @@ def test_a_model_in_the_flavor_of_its_library_is_adopted_by_its_native_file(
             lambda *given: given,
             "its objective is binary, which is not of a regressor",
         ),
-        ("multiclass", lambda *given: given, "does not hold the names of classes"),
+        ("multiclass", lambda *given: given, "do not hold the names of classes"),
         ("binary", lambda content, rows: (content, rows.drop("plan")), "it wants plan, which feat"),
         (
             "binary",

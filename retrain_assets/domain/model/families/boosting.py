@@ -50,11 +50,13 @@ class Description(NamedTuple):
         objective: The objective of its fit.
         names: Names of its features, in order.
         categories: Of each feature with categories, the texts that its codes stand for.
+        classes: The names of classes in the order of its outputs, if it holds them.
     """
 
     objective: str
     names: list[str]
     categories: dict[str, list[str]]
+    classes: tuple[str, ...] = ()
 
 
 class BoostingFamily(EstimatorFamily):

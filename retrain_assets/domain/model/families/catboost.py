@@ -135,9 +135,13 @@ class CatBoost(BoostingFamily):
     def describe(self, model: Any) -> Description:
         """Return what a model says of itself."""
         if model.get_cat_feature_indices():
-            raise TrainingError("it keeps only digests of its categories: fit it here")
+            raise TrainingError(
+                "it keeps only digests of its categories, so no text of the spec can be told to be "
+                "one of them: give it one-hot features, or fit it here"
+            )
         objective = json.loads(model.get_metadata()["params"])["loss_function"]["type"]
-        return Description(objective, list(model.feature_names_), {})
+        classes = (*map(str, getattr(model, "classes_", ())),)
+        return Description(objective, list(model.feature_names_), {}, classes)
 
     def list_split_features(self, model: Any) -> list[int]:
         """Return the features; the library checks its file, and no row leaves out a node."""

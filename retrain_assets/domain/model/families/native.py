@@ -24,6 +24,9 @@ from retrain_assets.specs.features import Kind
 CATALOGUE = "retrain_assets.domain.model.families.catalogue"
 
 
+_ZERO_AND_ONE = (("0", "1"), ("0.0", "1.0"), ("False", "True"))
+
+
 class NativeEstimator(BaseEstimator):  # type: ignore[misc]  # untyped base
     """A model of boosted trees that keeps its native file.
 
@@ -239,8 +242,6 @@ def wrap_file(family: Any, content: bytes, kind: Kind, features: pl.DataFrame) -
     role = "regressor" if kind == "regression" else "classifier"
     name = next(name for name, value in family.roles.items() if value == role)
     estimator: NativeEstimator = family.create(f"{family.name}.{name}")
-    if kind == "multiclass":
-        raise TrainingError("a native file does not hold the names of classes: fit the model here")
     with family.errors():
         model = family.load(content, estimator.path)
         about = family.describe(model)
@@ -250,10 +251,32 @@ def wrap_file(family: Any, content: bytes, kind: Kind, features: pl.DataFrame) -
     places = [place for place, name in enumerate(about.names) if name in about.categories]
     estimator.set_params(categories=places, names=about.names)
     estimator.native_, estimator.n_features_in_ = family.dump(model), len(about.names)
-    if isinstance(estimator, NativeClassifier):
-        estimator.classes_ = np.array([0, 1])
     estimator.verify()
+    if isinstance(estimator, NativeClassifier):
+        estimator.classes_ = _classes_of(about, kind)
+        outputs = estimator.predict_proba(encoder.transform(features[:1])).shape[1]
+        if outputs != len(estimator.classes_):
+            raise TrainingError(f"it predicts {outputs} classes, target.kind binary needs 2")
     return Pipeline([("encode", encoder), (LAST, estimator)])
+
+
+def _classes_of(about: Any, kind: Kind) -> np.ndarray:
+    """Return the labels of the outputs of a file.
+
+    Raises:
+        TrainingError: It does not name them, or names others than the kind needs.
+    """
+    if kind == "multiclass":
+        if not about.classes:
+            raise TrainingError(
+                "native files of LightGBM and XGBoost do not hold the names of classes: fit the "
+                "model here"
+            )
+        return np.array(about.classes, dtype=np.str_)
+    if about.classes and about.classes not in _ZERO_AND_ONE:
+        names = ", ".join(about.classes)
+        raise TrainingError(f"its classes are {names}, target.kind binary needs 0 and 1")
+    return np.array([0, 1])
 
 
 def _encoder_of(about: Any, features: pl.DataFrame) -> FrameEncoder:

@@ -110,11 +110,20 @@ class XGBoost(BoostingFamily):
 
     def describe(self, model: Any) -> Description:
         """Return what a booster says of itself."""
-        if "c" in (model.feature_types or ()):
-            raise TrainingError("it has categories: give it one-hot features, or fit it here")
-        learner = json.loads(model.save_config())["learner"]
         names = model.feature_names or [f"f{place}" for place in range(model.num_features())]
-        return Description(learner["objective"]["name"], list(names), {})
+        types = model.feature_types or ()
+        coded = [name for name, kind in zip(names, types, strict=False) if kind == "c"]
+        stored = model.get_categories(export_to_arrow=True).to_arrow() if coded else ()
+        categories = {name: texts.to_pylist() for name, texts in stored or () if name in coded}
+        if len(categories) < len(coded) or not all(
+            isinstance(text, str) for texts in categories.values() for text in texts
+        ):
+            raise TrainingError(
+                "it does not hold the texts of its categories, as files of XGBoost before 3.1 and "
+                "fits on codes do not: give it one-hot features, or fit it here"
+            )
+        learner = json.loads(model.save_config())["learner"]
+        return Description(learner["objective"]["name"], list(names), categories)
 
     def list_split_features(self, model: Any) -> Iterator[int]:
         """Yield the feature of each split; what the library does not check is checked here."""
