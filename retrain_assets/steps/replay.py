@@ -16,12 +16,13 @@ from retrain_assets.domain.decision.replay import Outcome, PolicyResult, compare
 from retrain_assets.domain.decision.triggers import decide
 from retrain_assets.domain.metrics.metrics import block_values, get_gate_metric
 from retrain_assets.domain.windows import count_since, mature_partitions
-from retrain_assets.specs.model import NO_QUANTILES, PolicySpec
+from retrain_assets.specs.model import NO_QUANTILES, ModelSpec, PolicySpec
 from retrain_assets.steps.decision import promote, reconsider, train
 from retrain_assets.steps.monitoring import monitor, predict
 from retrain_assets.steps.monitoring.adapt import Chain
 from retrain_assets.steps.monitoring.members import stack_outputs
 from retrain_assets.steps.state import SOURCE, ModelState
+from retrain_assets.stores.engine import IN_PROCESS
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets.stores.memory import JOINED, MemoryRegistry, Overlay
 from retrain_assets.stores.registry.registry import ModelVersion
@@ -32,6 +33,7 @@ INPUTS = ("features", "profile")
 Report = Callable[[str, int, int], None]
 SILENT: Report = lambda _name, _count, _total: None  # noqa: E731
 Decisions = tuple[tuple[str, str], ...]
+Fit = Callable[[Sequence[str]], train.Model]
 Members = Mapping[str, Sequence[train.Model]]  # of each partition, the newest first
 
 
@@ -68,6 +70,7 @@ class Replay:
     ) -> None:
         self.state, self.report = state, report
         self.keys = [key for key in state.built() if first <= key <= last]
+        self.version = state.tables.version(state.table("features"))
         inputs = {name: state.tables.read(state.table(name), self.keys) for name in INPUTS}
         tables, files = state.tables, f"{state.dataset.name}/files"
         memory = {state.table(name): rows for name, rows in inputs.items()}
@@ -104,14 +107,30 @@ class Replay:
             ValueError: History is too short for a first model.
         """
         state = self.past_state(policy)
-        arrivals = self._arrivals(policy, state)
+        arrivals = self._arrivals(policy, state, self.report)
         if policy.interval is not None:
-            members, decisions = _follow_calendar(state, arrivals, policy.interval)
+            fit: Fit = lambda keys: train.fit_model(state, keys).pipeline  # noqa: E731
+            members, decisions = _follow_calendar(state, arrivals, policy.interval, fit)
             fits = len(decisions)
         else:
             members, decisions, fits = self._follow_triggers(state, arrivals)
         values = (_measure_layer if policy.adapt else measure_newest)(state, members)
         return PolicyResult(policy.name, values, fits, decisions, gated=policy.interval is None)
+
+    def fit_ahead(self, policies: Sequence[PolicySpec]) -> None:
+        """Let the engine make the fits of policies by the calendar, each distinct one once.
+
+        Fits of other policies depend on what was decided before them.
+        """
+        plans: dict[tuple[str, ...], ModelSpec] = {}
+        for policy in policies:
+            if policy.interval is not None and self.state.engine is not IN_PROCESS:
+                state = self.past_state(policy)
+                spec, arrivals = state.spec, self._arrivals(policy, state, SILENT)
+                note = partial(_note_fit, plans, spec)
+                _follow_calendar(state, arrivals, policy.interval, note)
+        fit = partial(_fit_stored, self.state, self.version)
+        self.memo |= zip(plans, self.state.engine.map(fit, plans.items()), strict=True)
 
     def past_state(self, policy: PolicySpec) -> PastState:
         """Return the model under a policy before anything has arrived, with tables in memory."""
@@ -121,14 +140,16 @@ class Replay:
         parts = spec, self.state.dataset, self.state.lookups, tables, registry, self.memo
         return PastState(*parts, digests=self.digests)
 
-    def _arrivals(self, policy: PolicySpec, state: PastState) -> Iterator[list[str]]:
+    def _arrivals(
+        self, policy: PolicySpec, state: PastState, report: Report
+    ) -> Iterator[list[str]]:
         """Let partitions arrive: at first those before the first decision, then one by one."""
         early, total = self.check(policy) - 1, len(self.keys)
-        self.report(policy.name, 0, total)
+        report(policy.name, 0, total)
         for keys in [self.keys[:early], *([key] for key in self.keys[early:])]:
             state.arrived.extend(keys)
             yield keys
-            self.report(policy.name, len(state.arrived), total)
+            report(policy.name, len(state.arrived), total)
 
     def _follow_triggers(
         self, state: PastState, arrivals: Iterator[list[str]]
@@ -201,8 +222,22 @@ def _measure(state: PastState, rows: train.Sample, output: train.Output) -> floa
     return cast("float | None", values[0])
 
 
+def _note_fit(
+    plans: dict[tuple[str, ...], ModelSpec], spec: ModelSpec, keys: Sequence[str]
+) -> None:
+    plans[train.name_fit(spec, keys)] = spec
+
+
+def _fit_stored(
+    state: ModelState, version: int | None, plan: tuple[tuple[str, ...], ModelSpec]
+) -> train.Trained:
+    """Fit on the stored features that the replay has read."""
+    (_, _, *keys), spec = plan
+    return train.fit_model(replace(state, spec=spec), keys, version)
+
+
 def _follow_calendar(
-    state: PastState, arrivals: Iterator[list[str]], period: int
+    state: PastState, arrivals: Iterator[list[str]], period: int, fit: Fit
 ) -> tuple[Members, Decisions]:
     """Fit through the newest mature partition, and serve it from the next one on."""
     members: dict[str, Sequence[train.Model]] = {}
@@ -215,7 +250,7 @@ def _follow_calendar(
         mature = [key for key in arrived if not state.is_excluded(key)]
         enough = len(mature) >= windows.train + windows.holdout
         if enough and (not promoted or count_since(mature, promoted[-1]) >= period):
-            pipelines.insert(0, train.fit_model(state, mature[-windows.train :]).pipeline)
+            pipelines.insert(0, fit(mature[-windows.train :]))
             promoted.append(mature[-1])
     return members, tuple((key, "promote") for key in promoted)
 
@@ -250,6 +285,7 @@ def replay_policies(
     history = Replay(state, report, first, last)
     for policy in policies:  # before any is played, since playing one takes minutes
         history.check(policy)
+    history.fit_ahead(policies)
     return compare_policies(
         get_gate_metric(state.spec.gate), [*map(history.play, policies)], CONFIDENCE
     )

@@ -36,7 +36,6 @@ AHEAD = 2  # items of each worker that are computed or wait there, so that it ne
 TLS_SETTINGS = tuple(
     f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY")
 )
-ENDED = {"finished", "error"}
 UNCHANGED = "nothing of this step was stored"
 
 
@@ -197,9 +196,10 @@ class _Cluster:
 
         since, address = monotonic(), self.client.scheduler.address
         while True:
-            has_ended = future.status in ENDED
+            status = future.status
             try:
-                return future.result(timeout=LOOK_SECONDS)
+                # To fetch a large value may take long.
+                return future.result(timeout=LOOK_SECONDS if status == "pending" else None)
             except KilledWorker as error:
                 raise EngineError(
                     f"item {_shorten(item)} ended {error.allowed_failures + 1} workers at "
@@ -207,9 +207,9 @@ class _Cluster:
                     "than a worker has: give the workers more (`--memory-limit`); " + UNCHANGED
                 ) from None
             except (CancelledError, OSError) as error:
-                if has_ended:  # the function itself raised it
+                if status == "error":  # the function itself raised it
                     raise
-                if future.status in ENDED:
+                if future.status == "error":
                     continue
                 if not isinstance(error, TimeoutError):
                     raise self._lost(address) from None

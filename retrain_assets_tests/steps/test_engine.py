@@ -14,12 +14,14 @@ import skops.io
 from distributed import LocalCluster
 from polars.testing import assert_frame_equal
 
+from retrain_assets.specs.model import PolicySpec
 from retrain_assets.steps.data.ingest import ingest
 from retrain_assets.steps.decision import promote, train
 from retrain_assets.steps.features import rows as rows_module
 from retrain_assets.steps.features.build import build_features, build_profiles
 from retrain_assets.steps.monitoring.monitor import monitor
 from retrain_assets.steps.monitoring.predict import predict_partitions, score_partitions
+from retrain_assets.steps.replay import Replay
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores import engine as engine_module
 from retrain_assets.stores.engine import (
@@ -54,6 +56,8 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> ModelState:
     monitor(state, DAYS[:17], "run")
     train.train_candidates(state, train.plan(state, None, []), lambda: "run")
     promote.decide_candidate(state, "run", lambda: "run")
+    build_all(state, DAYS)
+    monitor(state, DAYS, "run")
     return state
 
 
@@ -65,9 +69,12 @@ def engine(state: ModelState) -> Iterator[Engine]:
         yield engine_from(setting, Path(state.tables.root).parent)
 
 
-def build_all(state: ModelState, days: Sequence[str] = DAYS) -> dict[str, pl.DataFrame]:
+def build_all(state: ModelState, days: Sequence[str]) -> None:
     for step in (build_features, build_profiles, predict_partitions):
         step(state, days, "run")
+
+
+def read_all(state: ModelState) -> dict[str, pl.DataFrame]:
     scans = {name: state.tables.scan(state.table(name)) for name in TABLES}
     key = pl.col("_landing_partition")
     return {name: scan.collect().sort(key, maintain_order=True) for name, scan in scans.items()}
@@ -78,7 +85,9 @@ def test_workers_store_what_this_process_stores(
 ) -> None:
     monkeypatch.setattr(rows_module, "BATCH_VALUES", 2500)
     apart = replace(state, engine=engine)
-    here, there = build_all(state), build_all(apart)
+    here = read_all(state)
+    build_all(apart, DAYS)
+    there = read_all(apart)
     for name in TABLES:
         assert here[name].height > 0
         assert_frame_equal(here[name], there[name])
@@ -97,6 +106,19 @@ def test_candidates_that_workers_fitted_are_those_of_this_process(
         made.append([(content_digest(skops.io.dumps(fit)), item.tags) for item, fit in fits])
     assert len(made[0]) == 2
     assert made[0] == made[1]
+
+
+def test_workers_make_the_fits_of_a_replay_once(
+    state: ModelState, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = [PolicySpec(name=f"every: {n}", every=n) for n in (1, 2)]
+    here, there = Replay(state), Replay(replace(state, engine=engine))
+    results = [here.play(policy) for policy in policies]
+    assert [result.fits for result in results] == [5, 3]
+    monkeypatch.setattr(train, "fit", pytest.fail)  # in this process, and not in workers
+    there.fit_ahead(policies)
+    assert [there.play(policy) for policy in policies] == results
+    assert len(there.memo.keys() & here.memo.keys()) == 5
 
 
 def test_items_are_in_order_bounded_in_flight_and_raise_in_their_place(engine: Engine) -> None:

@@ -25,6 +25,7 @@ from retrain_assets.domain.model.outliers import OUTLIER
 from retrain_assets.domain.windows import Windows, describe_exclusions, split
 from retrain_assets.reports.plots import draw_holdout
 from retrain_assets.reports.search_plot import draw_search
+from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps import state as facts
 from retrain_assets.steps.decision.journal import open_journal
 from retrain_assets.steps.state import ModelState, data_digest, digest_of
@@ -313,7 +314,12 @@ def fit_model(
             **vars(model), partitions=keys, data=rows.data, example=example, rows_sha256=rows.sha256
         )
 
-    return state.once(("fit", state.spec.recipe, *keys), fit_once)
+    return state.once(name_fit(state.spec, keys), fit_once)
+
+
+def name_fit(spec: ModelSpec, partitions: Sequence[str]) -> tuple[str, ...]:
+    """Return the name under which states share a fit."""
+    return "fit", spec.recipe, *partitions
 
 
 def sample(

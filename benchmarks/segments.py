@@ -1,0 +1,84 @@
+"""What Dagster takes to load many models: assets of each, or one set with segments as partitions.
+
+    python benchmarks/segments.py [--models 1 50 200] [--days 365]
+
+Each line is a process of its own. "make" is the making of all definitions of the models; "resolve"
+is what the code server does before the UI and the daemon see them. With `segments`, the partitions
+of one asset are days x segments, and "resolve" is the listing of their keys for one picture of the
+UI. Not here: what the models compute.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+from typing import Any
+
+import dagster as dg
+from engine import DATASET, MODEL
+
+from retrain_assets.orchestration.assets.monitoring import Model
+from retrain_assets.orchestration.build import dataset_definitions, model_definitions
+from retrain_assets.orchestration.partitions import partitions_definition
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.model import ModelSpec
+
+
+def main() -> None:
+    """Run what was asked for and print it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--models", type=int, nargs="*", default=[1, 50, 200])
+    parser.add_argument("--days", type=int, default=365)
+    parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        form, count = options.side
+        print(json.dumps(FORMS[form](int(count), options.days)))
+        return
+    print("form      models  make CPU s  resolve CPU s  peak MB")
+    for form in FORMS:
+        for count in options.models:
+            command = [sys.executable, __file__, "--days", str(options.days), "--side", form]
+            output = subprocess.run([*command, str(count)], check=True, stdout=subprocess.PIPE)
+            made, resolved, memory = json.loads(output.stdout.splitlines()[-1])
+            print(f"{form:8}  {count:6}  {made:10.1f}  {resolved:13.1f}  {memory:7.0f}")
+
+
+def load_assets(count: int, _: int) -> list[float]:
+    """Load assets, jobs and sensors of each model."""
+    dataset, before = DatasetSpec.model_validate(DATASET), _cpu()
+    specs = [ModelSpec.model_validate({**MODEL, "name": f"buyers_{i}"}) for i in range(count)]
+    parts = [model_definitions(Model(spec, dataset, {})) for spec in specs]
+    made = _cpu()
+    merged = dg.Definitions.merge(dataset_definitions(dataset), *parts)
+    merged.get_repository_def().load_all_definitions()
+    return [made - before, _cpu() - made, _memory()]
+
+
+def list_segments(count: int, days: int) -> list[float]:
+    """List the partitions of one asset."""
+    dataset, before = DatasetSpec.model_validate(DATASET), _cpu()
+    partition = dataset.partition.model_copy(update={"start": "2020-01-01", "end": None})
+    day: Any = partitions_definition(partition)
+    day = dg.StaticPartitionsDefinition(day.get_partition_keys()[:days])
+    segment = dg.StaticPartitionsDefinition([f"store_{number}" for number in range(count)])
+    both = dg.MultiPartitionsDefinition({"day": day, "segment": segment})
+    made = _cpu()
+    both.subset_with_all_partitions().serialize()
+    return [made - before, _cpu() - made, _memory()]
+
+
+def _cpu() -> float:
+    return sum(os.times()[:4])
+
+
+def _memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+FORMS = {"assets": load_assets, "segments": list_segments}
+
+if __name__ == "__main__":
+    main()
