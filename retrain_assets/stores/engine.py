@@ -24,6 +24,7 @@ from uuid import uuid4
 
 from retrain_assets.errors import PermanentError
 from retrain_assets.stores.checkout import installed
+from retrain_assets.stores.place import Place, place_at
 from retrain_assets.stores.registry.model_file import prepare_threads
 
 Item = TypeVar("Item")
@@ -87,11 +88,11 @@ class DaskEngine:
 
     Args:
         address: Of the scheduler, such as `tls://host:8786`.
-        root: The storage root, which the workers read by the same path.
+        root: The storage root, which the workers read by the same path or URI.
     """
 
     address: str
-    root: Path
+    root: Path | str
 
     def describe(self) -> str:
         """Return where items are computed, in words; nobody is asked."""
@@ -111,7 +112,7 @@ class DaskEngine:
 
         def submit(count: int) -> None:
             for item in islice(items, count):
-                arguments = cluster.facts, cluster.marker, call, function, item
+                arguments = cluster.facts, cluster.place, cluster.marker, call, function, item
                 future = cluster.client.submit(compute, *arguments, pure=False)
                 ahead.append((item, future))
 
@@ -128,7 +129,7 @@ class DaskEngine:
                 cluster.client.cancel([future for _, future in ahead])
 
 
-def engine_from(setting: str | None, root: Path) -> Engine:
+def engine_from(setting: str | None, root: Path | str) -> Engine:
     """Return the engine that `RETRAIN_ENGINE` names; nothing is connected to before it is used.
 
     Args:
@@ -174,11 +175,13 @@ class _Cluster:
     Args:
         client: Dask's client.
         facts: What the workers must have in common with this process.
-        marker: A file below the storage root that each worker must see.
+        place: The storage root.
+        marker: A file there that each worker must see.
     """
 
     client: Any
     facts: Facts
+    place: str
     marker: str
 
     def list_workers(self) -> list[dict[str, Any]]:
@@ -235,7 +238,7 @@ class _Cluster:
 
 
 @lru_cache(maxsize=1)
-def _connect(address: str, root: Path) -> _Cluster:
+def _connect(address: str, root: Path | str) -> _Cluster:
     """Connect once a process, and refuse a cluster whose results could differ from those here.
 
     Raises:
@@ -257,7 +260,7 @@ def _connect(address: str, root: Path) -> _Cluster:
             f"RETRAIN_ENGINE: no scheduler with workers answers at {address}: start `dask "
             "scheduler` and `dask worker`, or leave RETRAIN_ENGINE out"
         ) from error
-    cluster = _Cluster(client, describe_process(), str(_mark(root)))
+    cluster = _Cluster(client, describe_process(), str(root), _mark(place_at(root)))
     try:
         _refuse_foreign(cluster)
     except EngineSettingError:
@@ -266,21 +269,20 @@ def _connect(address: str, root: Path) -> _Cluster:
     return cluster
 
 
-def _mark(root: Path) -> Path:
-    """Write a file that proves that a worker sees the same root, and remove it at the end."""
+def _mark(place: Place) -> str:
+    """Write a file that proves that a worker sees the same root, and delete it at the end."""
     from atexit import register
 
-    root.mkdir(parents=True, exist_ok=True)
-    marker = root / f".engine-{uuid4().hex}"
-    marker.touch()
-    register(marker.unlink, missing_ok=True)
+    marker = f".engine-{uuid4().hex}"
+    place.write(marker, b"")
+    register(place.delete, marker)
     return marker
 
 
 def _refuse_foreign(cluster: _Cluster) -> None:
     client = cluster.client
     reasons = {"the scheduler": client.run_on_scheduler(explain_difference, cluster.facts)}
-    found = client.run(explain_difference, cluster.facts, cluster.marker)
+    found = client.run(explain_difference, cluster.facts, cluster.place, cluster.marker)
     reasons |= {f"worker {address}": reason for address, reason in found.items()}
     for worker in cluster.list_workers():
         if worker["nthreads"] > 1:
@@ -305,12 +307,13 @@ def describe_process() -> Facts:
 
 
 @lru_cache(maxsize=4)
-def explain_difference(facts: Facts, marker: str = "") -> str:
+def explain_difference(facts: Facts, root: str = "", marker: str = "") -> str:
     """Return why results of this process could differ from those of another; empty if not.
 
     Args:
         facts: Those of the other process.
-        marker: A file that the other process wrote below the storage root.
+        root: The storage root of the other process.
+        marker: A file that it has written there.
     """
     here = dict(describe_process())
     differences = [
@@ -321,25 +324,32 @@ def explain_difference(facts: Facts, marker: str = "") -> str:
     if differences:
         more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""  # noqa: PLR2004
         return f"{'; '.join(differences[:3])}{more}: install the same lock file on both"
-    if marker and not Path(marker).exists():
+    if marker and not _sees(root, marker):
         return (
-            f"it does not see the storage root {Path(marker).parent}: mount the same folder there "
-            "under the same path, or choose a RETRAIN_STORAGE that all machines share"
+            f"it does not see the storage root {root}: mount the same folder there under the same "
+            "path, or give it the credentials of the object store"
         )
     return ""
+
+
+def _sees(root: str, marker: str) -> bool:
+    try:
+        return place_at(root).find(marker) is not None
+    except Exception:  # noqa: BLE001 whatever a client says that has no credentials
+        return False
 
 
 _functions: dict[str, Callable[[Any], Any]] = {}  # of the call that this worker computes for
 
 
 def compute(
-    facts: Facts, marker: str, call: str, function: Callable[[Item], Value], item: Item
+    facts: Facts, root: str, marker: str, call: str, function: Callable[[Item], Value], item: Item
 ) -> Value:
     """Compute an item in a worker, which may have joined after the others were compared.
 
     The function of a call is kept, so that what it reads once serves all items of the call.
     """
-    if reason := explain_difference(facts, marker):
+    if reason := explain_difference(facts, root, marker):
         raise EngineSettingError(f"a worker that joined later cannot be used: {reason}")
     prepare_threads()
     if call not in _functions:

@@ -179,10 +179,7 @@ def storage_from(environment: Mapping[str, str], start: Path) -> Storage:
     work = environment.get("RETRAIN_WORK") or (None if isinstance(root, Path) else data)
     folder = _absolute(work) if work else None
     storage = Storage(root, environment.get("MLFLOW_TRACKING_URI"), work_folder=folder)
-    if setting := environment.get("RETRAIN_ENGINE"):
-        engine = engine_from(setting, storage.local_folder("RETRAIN_ENGINE"))
-        return replace(storage, engine=engine)
-    return storage
+    return replace(storage, engine=engine_from(environment.get("RETRAIN_ENGINE"), root))
 
 
 def _absolute(path: Path | str) -> Path:

@@ -155,10 +155,10 @@ def test_a_worker_that_is_unlike_this_process_is_refused_by_name(
     assert explain_difference(facts) == ""
     changed = tuple((name, "0.1" if name == "polars" else value) for name, value in facts)
     assert explain_difference(changed).startswith("polars is ")
-    unseen = explain_difference(facts, f"{tmp_path}/elsewhere/marker")
+    unseen = explain_difference(facts, f"{tmp_path}/elsewhere", "marker")
     assert f"does not see the storage root {tmp_path}/elsewhere" in unseen
     with pytest.raises(EngineSettingError, match="joined later cannot be used: it does not see"):
-        compute(facts, f"{tmp_path}/elsewhere/marker", "call", int, "1")
+        compute(facts, f"{tmp_path}/elsewhere", "marker", "call", int, "1")
     monkeypatch.setattr(engine_module, "describe_process", lambda: changed)
     with pytest.raises(EngineSettingError, match=r"scheduler cannot be used: polars is .* there"):
         next(DaskEngine(engine.address, tmp_path).map(int, ["1", "2"]))
