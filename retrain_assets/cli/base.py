@@ -203,14 +203,21 @@ def dagster_home() -> Path:
     Dagster's own settings would spread its state over the project and store each event alone.
     """
     home = Path(os.environ["DAGSTER_HOME"])
-    if home == storage().work / "dagster" and not (home / SETTINGS).exists():
-        home.mkdir(parents=True, exist_ok=True)
-        store, base = BatchingSqliteStorage, {"base_dir": str(home)}
-        config = {"module": store.__module__, "class": store.__name__, "config": base}
-        settings = {"telemetry": {"enabled": False}, "storage": {"custom": config}}
-        (home / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+    if home == storage().work / "dagster" and write_settings(home):
         click.echo(f"DAGSTER_HOME is not set: Dagster records runs in {home}", err=True)
     return home
+
+
+def write_settings(home: Path) -> bool:
+    """Write the settings of Dagster into a folder, and tell if they were missing."""
+    if (home / SETTINGS).exists():
+        return False
+    home.mkdir(parents=True, exist_ok=True)
+    store, base = BatchingSqliteStorage, {"base_dir": str(home)}
+    config = {"module": store.__module__, "class": store.__name__, "config": base}
+    settings = {"telemetry": {"enabled": False}, "storage": {"custom": config}}
+    (home / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+    return True
 
 
 def open_instance() -> dg.DagsterInstance:

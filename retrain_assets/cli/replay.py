@@ -1,25 +1,39 @@
-"""`retrain replay`: what other policies would have decided on past data.
+"""`retrain replay` and `retrain play`: what would have been decided on past data.
 
-Not here: playing them (`steps/replay.py`).
+Not here: playing policies (`steps/replay.py`), and deliveries (`orchestration/play.py`).
 """
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import click
+import dagster as dg
 import polars as pl
 import yaml
 from rich.console import Console
 from rich.progress import Progress
 
-from retrain_assets.cli.base import command, get_model, show, start_folder, storage
+from retrain_assets.cli.base import (
+    command,
+    decision_lines,
+    get_model,
+    show,
+    start_folder,
+    storage,
+    write_settings,
+)
 from retrain_assets.domain.decision.replay import Outcome
+from retrain_assets.orchestration.play import History
+from retrain_assets.orchestration.play import play as play_history
+from retrain_assets.specs.base import number_of
 from retrain_assets.specs.model import PolicySpec, usual_policies
 from retrain_assets.specs.yaml import load_strictly, parse_spec
 from retrain_assets.steps.data.quarantine import as_lines
 from retrain_assets.steps.replay import replay_policies
+from retrain_assets.stores.storage import Storage
 
 
 @command
@@ -51,6 +65,38 @@ def replay(model: str, first: str, last: str, policies: str | None, picture: str
     if proposal:
         lines += ["", yaml.safe_dump(proposal, sort_keys=False).rstrip()]
     show(_value(outcome) | {"model": model, "proposed": proposal}, "\n".join(lines))
+
+
+@command
+@click.argument("model")
+@click.option("--from", "first", default="", help="First partition; all of history by default.")
+@click.option("--to", "last", default="\uffff", help="Last partition.", show_default=False)
+@click.option("--step", type=click.IntRange(1), help="Partitions of each delivery.")
+def play(model: str, first: str, last: str, step: int | None) -> None:
+    """Let stored history arrive in order in a folder of its own, and show what is decided.
+
+    The shipped sensors see each delivery, as they do in production and in the demo. Nothing of the
+    project changes, and no message is sent.
+    """
+    entry, stored = get_model(model), storage()
+    folder = stored.work / "play" / model
+    target = Storage(folder)
+    history = History(entry, stored, target, first, last, step)
+    begin, *rest = history.deliveries
+    at_once, size = (number_of(len(part), "partition") for part in (begin, rest[0]))
+    text = f"{at_once} at once, up to {begin[-1]}; then {len(rest)} times {size}"
+    click.echo(text, err=True)
+    shutil.rmtree(folder, ignore_errors=True)  # what an earlier play stored
+    write_settings(folder / "dagster")
+
+    def tell(decision: dict[str, Any]) -> None:
+        click.echo(decision_lines([decision]), err=True)
+
+    with dg.DagsterInstance.from_config(str(folder / "dagster")) as instance:
+        decisions = play_history(history, instance, tell)
+    page = target.report(model)
+    text = f"{decision_lines(decisions)}\n\nThe page of the model, as it would be: {page}"
+    show({"model": model, "decisions": decisions, "page": page}, text)
 
 
 @contextmanager
