@@ -24,9 +24,11 @@ test: .venv/installed
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-system: .venv/installed
-	command -v chromium > /dev/null && command -v prometheus > /dev/null || { \
+	command -v chromium > /dev/null && command -v prometheus > /dev/null && \
+	  ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { \
 	  apt-get update --quiet --quiet && \
-	  apt-get install --quiet --quiet --yes --no-install-recommends chromium prometheus; }
+	  apt-get install --quiet --quiet --yes --no-install-recommends \
+	    chromium prometheus postgresql; }
 	$(BIN)/pytest -m system
 
 check: .venv/installed

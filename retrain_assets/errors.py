@@ -4,7 +4,7 @@ Not here: the errors themselves, each of which stands where it is raised.
 """
 
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 
 class PermanentError(RuntimeError):
@@ -44,5 +44,6 @@ def mask(text: str, secrets: Mapping[str, str]) -> str:
 
 
 def mask_password(text: str, uri: str) -> str:
-    """Return a message without the password of a URI."""
-    return mask(text, {urlsplit(uri).password or "": "***"})
+    """Return a message without the password of a URI, as the URI spells it and as it is."""
+    password = urlsplit(uri).password or ""
+    return mask(text, dict.fromkeys((password, unquote(password)), "***"))

@@ -97,6 +97,7 @@ def pods(resources: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the templates of pods by the name of what starts them."""
     templates: dict[str, Callable[[Any], Any]] = {
         "Deployment": lambda spec: spec["template"],
+        "StatefulSet": lambda spec: spec["template"],
         "CronJob": lambda spec: spec["jobTemplate"]["spec"]["template"],
         "InferenceService": lambda spec: {
             "metadata": {"labels": spec["predictor"]["labels"]},
@@ -117,7 +118,7 @@ def names(resources: list[dict[str, Any]], *kinds: str) -> set[str]:
 @pytest.mark.parametrize(
     ("overlay", "services"),
     [
-        ("dev", {"mlflow", "serving", "tick"}),
+        ("dev", {"mlflow", "serving", "tick", "postgres"}),
         ("prod", {"mlflow", "serving", "dagster"}),
         ("kserve", {"mlflow", "serving", "dagster"}),
     ],
@@ -145,12 +146,14 @@ def test_kubernetes_takes_what_an_overlay_makes(overlay: str, services: set[str]
         }
         assert claims <= volumes
         for container in spec["containers"]:
-            assert "retrain-assets:" in container["image"]
+            assert "retrain-assets:" in container["image"] or container["name"] == "postgres"
             assert container["securityContext"]["readOnlyRootFilesystem"]
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
             assert container["resources"]["limits"]["memory"]
             sources = container.get("envFrom", [])
             assert {part["configMapRef"]["name"] for part in sources[:1]} <= settings
+            needs_database = container["name"] in ("code", "daemon", "webserver", "tick")
+            assert ({"secretRef": {"name": "retrain-database"}} in sources) is needs_database
     labels = [template["metadata"]["labels"].items() for template in templates.values()]
     selectors = [part["spec"]["selector"] for part in resources if part["kind"] == "Service"]
     assert len(selectors) >= 2 - (overlay == "kserve")
@@ -168,6 +171,7 @@ def test_commands_of_manifests_and_compose_exist() -> None:
     commands = [service["command"].split() for service in services if "command" in service]
     for overlay in ("dev", "prod", "kserve"):
         for template in pods(render(overlay)).values():
-            commands += [container["command"] for container in template["spec"]["containers"]]
+            containers = template["spec"]["containers"]
+            commands += [part["command"] for part in containers if "command" in part]
     assert len(commands) >= 10
     assert {command[0] for command in commands if not (BIN / command[0]).exists()} == set()

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
+from functools import reduce, wraps
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,12 +22,15 @@ from sqlalchemy.exc import OperationalError
 
 from retrain_assets import definitions
 from retrain_assets.domain.json_text import write_json
+from retrain_assets.errors import mask_password
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals.event_log import BatchingSqliteStorage
 from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
 from retrain_assets.specs.base import SpecError
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.state import ModelState
+from retrain_assets.stores.database import VARIABLE as DATABASE
+from retrain_assets.stores.database import outage
 from retrain_assets.stores.storage import Storage, project_root, storage_from
 
 SETTINGS = "dagster.yaml"
@@ -111,22 +114,33 @@ def one_line(run: Callable[..., None]) -> Callable[..., None]:
             run(*args, **kwargs)
         except (click.Abort, click.exceptions.Exit):  # RuntimeErrors without a text
             raise
-        except SpecError as error:  # a line for each mistake
-            raise click.ClickException(str(error)) from error
-        except (ValueError, RuntimeError, LookupError) as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
-        except OSError as error:
-            reason = f"{error.strerror}: {error.filename}" if error.filename else str(error)
-            raise click.ClickException(reason) from error
-        except OperationalError as error:
-            raise click.ClickException(f"Dagster's database: {error.orig}") from error
         except Exception as error:
-            # Dagster wraps a mistake in the YAML in a drawing of the whole project.
-            if not isinstance(error.__cause__, SpecError):
+            if (text := _describe(error)) is None:
                 raise
-            raise click.ClickException(str(error.__cause__)) from error
+            uris = (os.environ.get(name, "") for name in (DATABASE, "MLFLOW_TRACKING_URI"))
+            raise click.ClickException(reduce(mask_password, uris, text)) from error
 
     return wrapped
+
+
+def _describe(error: Exception) -> str | None:
+    """Return what a person can act on; None for an error that needs its traceback."""
+    if (answer := outage(error)) is not None:
+        return (
+            f"PostgreSQL: {answer}. Nothing that was stored is lost. When it answers, look at "
+            "`retrain status MODEL` before you repeat the command; sensors repeat their work by "
+            "themselves"
+        )
+    if isinstance(error, OperationalError):
+        return f"Dagster's database: {error.orig}"
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}" if error.filename else str(error)
+    # Dagster wraps a mistake in the YAML in a drawing of the whole project.
+    for spec_error in (error, error.__cause__):
+        if isinstance(spec_error, SpecError):  # a line for each mistake
+            return str(spec_error)
+    is_sentence = isinstance(error, (ValueError, RuntimeError, LookupError))
+    return " ".join(str(error).split()) if is_sentence else None
 
 
 def storage() -> Storage:

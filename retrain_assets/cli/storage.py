@@ -4,6 +4,7 @@ Not here: how files are copied and removed.
 """
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -16,6 +17,7 @@ from retrain_assets.specs.base import number_of
 from retrain_assets.steps.upkeep.vacuum import vacuum as remove_files
 from retrain_assets.stores.backup import back_up
 from retrain_assets.stores.backup import restore as bring_back
+from retrain_assets.stores.database import DRIVER, database_from, without_password
 from retrain_assets.stores.place import is_object_uri
 
 folder = click.argument("folder")
@@ -28,18 +30,31 @@ def backup(folder: str) -> None:
 
     FOLDER may be a URI such as s3://bucket/backup.
     """
-    parts, tell = _parts(), partial(click.echo, err=True)
-    files = back_up(parts, _place(folder), tell)
-    if not _holds_mlflow(parts):
+    parts, tell, target = _parts(), partial(click.echo, err=True), _place(folder)
+    uri, then = database_from(os.environ), None
+    files = back_up(parts, target, tell)
+    text = f"{folder} holds {number_of(files, 'file')}"
+    if uri:
+        file = target / "database.dump" if isinstance(target, Path) else "database.dump"
+        then = shlex.join(
+            ["pg_dump", "--format=custom", f"--file={file}", without_password(uri)]
+        )
+        text += f"; the records of Dagster and MLflow are not among them, so run now:\n{then}"
+    elif not _holds_mlflow(parts):
         tell("MLflow's data are elsewhere and not in the copy: back them up too")
-    show({"folder": str(folder), "files": files}, f"{folder} holds {number_of(files, 'file')}")
+    show({"folder": str(folder), "files": files, "then": then}, text)
 
 
 @command
 @folder
 def restore(folder: str) -> None:
-    """Bring a backup back to the storage root, which must be empty, and verify each table."""
-    tables = bring_back(_place(folder), _parts(), partial(click.echo, err=True))
+    """Bring a backup back to the storage root, which must be empty, and verify each table.
+
+    With RETRAIN_DATABASE, restore the dump of the database first (pg_restore).
+    """
+    uri, tell = storage().mlflow_uri, partial(click.echo, err=True)
+    database = uri if uri.startswith(DRIVER) else None
+    tables = bring_back(_place(folder), _parts(), tell, database)
     message = f"{number_of(tables, 'table')} restored, with what was written"
     show({"folder": str(folder), "tables": tables}, message)
 

@@ -15,6 +15,7 @@ from retrain_assets.demo.flights import Flights
 from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
 from retrain_assets.orchestration.play import Tell, settle_deliveries
 from retrain_assets.orchestration.resources import StorageResource
+from retrain_assets.stores.database import DRIVER
 from retrain_assets.stores.place import Folder
 from retrain_assets.stores.storage import Storage
 
@@ -74,8 +75,13 @@ def start_over(storage: Storage) -> None:
 
     Raises:
         ForeignDataError: The root holds other datasets or models, whose runs and registry entries
-            lie in the same databases.
+            lie in the same databases, or those are in PostgreSQL.
     """
+    if storage.mlflow_uri.startswith(DRIVER):
+        raise ForeignDataError(
+            "records that are in PostgreSQL are not deleted: let RETRAIN_DATABASE name a new "
+            "database and RETRAIN_STORAGE a new folder"
+        )
     places = [storage.place / part for part in PARTS]
     groups = {file.name.partition("/")[0] for place in places[:2] for file in place.files()}
     foreign = sorted(groups - GROUPS)

@@ -15,6 +15,8 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from sqlalchemy import NullPool, create_engine, inspect, text
+
 from retrain_assets.stores.place import Folder, Place, place_at
 from retrain_assets.stores.tables.tables import Tables
 
@@ -67,13 +69,19 @@ def back_up(parts: Mapping[str, Root], target: Root, tell: Callable[[str], None]
     return copied
 
 
-def restore(source: Root, parts: Mapping[str, Root], tell: Callable[[str], None]) -> int:
+def restore(
+    source: Root,
+    parts: Mapping[str, Root],
+    tell: Callable[[str], None],
+    database: str | None = None,
+) -> int:
     """Restore a copy, also to other places than it was made from.
 
     Args:
         source: The folder or URI of the copy.
         parts: The folders or URIs to restore to, by name; new or empty.
         tell: Prints what is being done.
+        database: URI of MLflow's database, if that is PostgreSQL and restored already.
 
     Returns:
         How many tables were read and hold what was written.
@@ -92,14 +100,17 @@ def restore(source: Root, parts: Mapping[str, Root], tell: Callable[[str], None]
         raise BackupError(f"{source} also holds {', '.join(sorted(missing))}: set RETRAIN_WORK")
     for name in old_roots:
         _refuse_content(place_at(parts[name]))
+    moved = {old: _absolute(parts[name]) for name, old in old_roots.items()}
+    if database:
+        _relocate(database, moved)
     for name in old_roots:
         tell(f"{name}: to {parts[name]}")
         for file in (copy / name).files():
             _copy(copy / name, file.name, place_at(parts[name]))
-    moved = {old: _absolute(parts[name]) for name, old in old_roots.items()}
     for name in old_roots:
-        if isinstance(folder := place_at(parts[name]), Folder):
-            _relocate(folder.path / "mlflow.db", moved)
+        folder = place_at(parts[name])
+        if isinstance(folder, Folder) and (file := folder.path / "mlflow.db").is_file():
+            _relocate(f"sqlite:///{file}", moved)
     tables = Tables(str(place_at(parts[STORAGE]) / "delta"))
     for name in (names := tables.names()):
         tell(f"verify {name}")
@@ -141,14 +152,21 @@ def _read_database(path: Path) -> bytes:
         return part.read_bytes()
 
 
-def _relocate(database: Path, roots: Mapping[str, str]) -> None:
-    """Replace the paths in MLflow's database by those of the restored places."""
-    if not database.is_file():
-        return
-    with closing(sqlite3.connect(database)) as opened, opened:
-        for (old, new), (table, column) in product(roots.items(), _PLACES):
-            opened.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 constants
-                f"WHERE substr({column}, 1, ?) = ?",
-                (new, len(old) + 1, len(old) + 1, f"{old}/"),
+def _relocate(uri: str, roots: Mapping[str, str]) -> None:
+    """Replace the paths in MLflow's database by those of the restored places.
+
+    Raises:
+        BackupError: The database has no tables of MLflow.
+    """
+    with create_engine(uri, poolclass=NullPool).begin() as connection:
+        if not inspect(connection).has_table("experiments"):
+            raise BackupError(
+                "the database holds no records of MLflow: run `pg_restore` with its dump first"
             )
+        for (old, new), (table, column) in product(roots.items(), _PLACES):
+            statement = (
+                f"UPDATE {table} SET {column} = :new || substr({column}, :length) "  # noqa: S608 constants
+                f"WHERE substr({column}, 1, :length) = :old"
+            )
+            values = {"new": new, "old": f"{old}/", "length": len(old) + 1}
+            connection.execute(text(statement), values)

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.stores.database import database_from, name_driver
 from retrain_assets.stores.engine import IN_PROCESS, Engine, engine_from
 from retrain_assets.stores.landing.source import DeltaSource, LocalFiles, Source
 from retrain_assets.stores.ledger import Ledger
@@ -167,18 +168,20 @@ def storage_from(environment: Mapping[str, str], start: Path) -> Storage:
     """Return the storage that the environment names, by default `data/` of the project.
 
     Args:
-        environment: `RETRAIN_STORAGE`, `RETRAIN_WORK`, `MLFLOW_TRACKING_URI` and `RETRAIN_ENGINE`
-            are read.
+        environment: `RETRAIN_STORAGE`, `RETRAIN_WORK`, `MLFLOW_TRACKING_URI`, `RETRAIN_DATABASE`
+            and `RETRAIN_ENGINE` are read.
         start: The current directory.
 
     Raises:
         ValueError: The settings do not fit together; the message says what would do.
+        DatabaseError: `RETRAIN_DATABASE` names no database that can be used.
     """
     stated, data = environment.get("RETRAIN_STORAGE"), project_root(start) / "data"
     root: Path | str = stated if stated and "://" in stated else _absolute(stated or data)
     work = environment.get("RETRAIN_WORK") or (None if isinstance(root, Path) else data)
     folder = _absolute(work) if work else None
-    storage = Storage(root, environment.get("MLFLOW_TRACKING_URI"), work_folder=folder)
+    tracking_uri = environment.get("MLFLOW_TRACKING_URI") or database_from(environment)
+    storage = Storage(root, tracking_uri and name_driver(tracking_uri), work_folder=folder)
     return replace(storage, engine=engine_from(environment.get("RETRAIN_ENGINE"), root))
 
 

@@ -1,27 +1,30 @@
-"""Dagster's sqlite storage, writing the events of a range of partitions in one transaction each.
+"""Dagster's storage, which writes the events of a range of partitions in one transaction.
 
 Dagster hands such events over as a batch where `DAGSTER_EVENT_BATCH_SIZE` says so, but its sqlite
 storage then writes them one by one, each through three connections of its own: for the 6,009
-partition events of a year's first run that came to 38 of 61 CPU seconds. Used by dagster.yaml as
-`storage: custom:`; whoever keeps Dagster's state in PostgreSQL has no need of it. Not here: which
-events there are, and how any other event is stored.
+partition events of a year's first run that came to 38 of 61 CPU seconds. Its PostgreSQL storage
+writes batches as they are. Used by dagster.yaml as `storage: custom:`. Not here: which events there
+are, and how any other event is stored.
 """
 
 import os
 from collections.abc import Sequence
 from fcntl import LOCK_EX, flock
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from dagster import EventLogEntry
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable as Checks
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable as Events
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData, serialize_value
+
+from retrain_assets.stores.database import alone, create_schema, database_from, in_schema
 
 # What Dagster takes from the environment alone, and all processes are to have.
 SETTINGS = {
@@ -92,8 +95,7 @@ class BatchingSqliteStorage(DagsterSqliteStorage):
     """
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        for name, value in SETTINGS.items():
-            os.environ.setdefault(name, value)
+        _apply_settings()
         folder = Path(base_dir)
         folder.mkdir(parents=True, exist_ok=True)
         # Daemon and web server that set a new folder up at once leave it broken for good.
@@ -108,6 +110,31 @@ class BatchingSqliteStorage(DagsterSqliteStorage):
     @classmethod
     def from_config_value(  # type: ignore[override]
         cls, inst_data: ConfigurableClassData, config_value: dict[str, str]
-    ) -> Self:
-        """Open the storage from the `config` of dagster.yaml."""
+    ) -> DagsterStorage:
+        """Open what `RETRAIN_DATABASE` names; without it, the `config` of dagster.yaml.
+
+        So one setting moves all processes of a project, whose dagster.yaml stays as it is.
+        """
+        if uri := database_from(os.environ):
+            return open_postgres(uri, inst_data)
         return cls.from_local(inst_data=inst_data, **config_value)
+
+
+def open_postgres(uri: str, inst_data: ConfigurableClassData | None) -> DagsterStorage:
+    """Open runs, events and schedules in PostgreSQL, and create their tables if they are missing.
+
+    Args:
+        uri: The database, with the driver psycopg2.
+        inst_data: What dagster.yaml says, kept so that other processes open the same.
+    """
+    from dagster_postgres import DagsterPostgresStorage  # an extra
+
+    _apply_settings()
+    with alone(uri) as connection:
+        create_schema(connection)
+        return DagsterPostgresStorage(in_schema(uri), inst_data=inst_data)
+
+
+def _apply_settings() -> None:
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)

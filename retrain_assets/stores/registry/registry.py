@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,6 +23,7 @@ import polars as pl
 from retrain_assets.domain.json_text import read_metrics, write_json
 from retrain_assets.errors import PermanentError, mask_password
 from retrain_assets.specs.features import Kind
+from retrain_assets.stores.database import DRIVER, alone
 from retrain_assets.stores.place import is_object_uri, place_at
 from retrain_assets.stores.registry import artifacts, model_check, model_file, native_file
 from retrain_assets.stores.registry.logged_model import log_pipeline
@@ -104,7 +105,10 @@ class ModelRegistry:
 
         if self.tracking_uri.startswith(SQLITE):
             _create_database(Path(self.tracking_uri.removeprefix(SQLITE)))
-        return MlflowClient(self.tracking_uri, self.tracking_uri)
+        is_postgres = self.tracking_uri.startswith(DRIVER)
+        # It creates its tables, and would try for minutes to reach a server that is gone.
+        with alone(self.tracking_uri) if is_postgres else nullcontext():
+            return MlflowClient(self.tracking_uri, self.tracking_uri)
 
     def prepare(self) -> None:
         """Create experiment and registered model if they are missing, and point MLflow at them."""
