@@ -3,7 +3,7 @@
 ARG BASE=docker.io/library/python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
 
 FROM ${BASE} AS build
-ARG EXTRAS=demo,kafka,objects,postgres
+ARG EXTRAS=demo,kafka,objects,postgres,kubernetes
 WORKDIR /build
 COPY pyproject.toml requirements.lock deploy/image/install.py ./
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/retrain \

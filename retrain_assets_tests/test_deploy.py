@@ -166,6 +166,34 @@ def test_only_production_needs_a_key_for_requests() -> None:
         assert container["env"][0]["valueFrom"]["secretKeyRef"]["optional"] is optional
 
 
+def test_pods_that_serve_are_added_by_a_metric_that_serving_has() -> None:
+    (scaler,) = [part for part in render("prod") if part["kind"] == "HorizontalPodAutoscaler"]
+    metrics = scaler["spec"]["metrics"]
+    (own,) = [part["pods"]["metric"]["name"] for part in metrics if part["type"] == "Pods"]
+    (rule,) = yaml.safe_load((ROOT / "deploy" / "prometheus" / "adapter.yaml").read_text())["rules"]
+    assert rule["name"]["as"] == own
+    assert rule["seriesQuery"].partition("{")[0] == "retrain_request_seconds_sum"
+
+
+def test_two_containers_may_start_jobs_of_the_image_and_none_that_runs_code_of_people() -> None:
+    resources = render("prod")
+    pod = pods(resources)["dagster"]["spec"]
+    containers = {part["name"]: part for part in pod["containers"]}
+    token = "/var/run/secrets/kubernetes.io/serviceaccount"
+    mounts = {
+        name: {m["mountPath"] for m in part["volumeMounts"]} for name, part in containers.items()
+    }
+    assert {name for name in mounts if token in mounts[name]} == {"daemon", "webserver"}
+    assert not pod["shareProcessNamespace"]
+    assert all("/project/dagster.yaml" in places for places in mounts.values())
+    values = {part["name"]: part.get("value") for part in containers["daemon"]["env"]}
+    assert values["RETRAIN_IMAGE"] == containers["code"]["image"]
+    assert {"dagster-instance", "retrain-environment"} <= names(resources, "ConfigMap")
+    (role,) = [part for part in resources if part["kind"] == "Role"]
+    assert {tuple(rule["apiGroups"]) for rule in role["rules"]} == {("batch",), ("",)}
+    assert "*" not in str(role["rules"])
+
+
 def test_commands_of_manifests_and_compose_exist() -> None:
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"].values()
     commands = [service["command"].split() for service in services if "command" in service]

@@ -14,6 +14,7 @@ from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals import AssetJob
 from retrain_assets.orchestration.resources import Channels, StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.model import SizeSpec
 from retrain_assets.steps.decision import policy, promote
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.state import ModelState
@@ -66,10 +67,28 @@ def _assets(model: Model, *names: str) -> dg.AssetSelection:
 
 
 def _model_job(model: Model, name: str, selection: dg.AssetSelection, text: str) -> AssetJob:
-    return _job(f"{model.spec.name}_{name}", selection, text, {metadata.MODEL_TAG: model.spec.name})
+    spec = model.spec
+    sizes = [spec.resources, *([spec.resources.retrain] if name == "retrain" else [])]
+    tags = {metadata.MODEL_TAG: spec.name, **kubernetes_tags(*sizes)}
+    return _job(f"{spec.name}_{name}", selection, text, tags)
 
 
-def _job(name: str, selection: dg.AssetSelection, text: str, tags: dict[str, str]) -> AssetJob:
+def kubernetes_tags(*sizes: SizeSpec) -> dict[str, Any]:
+    """Return the tag from which Dagster's launcher takes the resources of a Job; none without any.
+
+    Args:
+        sizes: What later ones set counts.
+    """
+    sets = [size.model_dump(include={"cpu", "memory"}, exclude_none=True) for size in sizes]
+    requests = {name: str(value) for part in sets for name, value in part.items()}
+    limits = {name: value for name, value in requests.items() if name == "memory"}
+    resources = {"requests": requests, "limits": limits}
+    return (
+        {"dagster-k8s/config": {"container_config": {"resources": resources}}} if requests else {}
+    )
+
+
+def _job(name: str, selection: dg.AssetSelection, text: str, tags: dict[str, Any]) -> AssetJob:
     hooks = {run_requests.tag_permanent_error}
     return dg.define_asset_job(name, selection, description=text, tags=tags | WORK, hooks=hooks)
 

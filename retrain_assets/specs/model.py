@@ -203,6 +203,30 @@ class IntervalsSpec(Spec):
     false_alarms_per_year: float = Field(1.0, gt=0)
 
 
+class SizeSpec(Spec):
+    """The size of a run that is a Job of Kubernetes.
+
+    Args:
+        cpu: Number of CPUs that are reserved.
+        memory: The memory that is reserved, and its limit, such as `16Gi`.
+    """
+
+    cpu: float | None = Field(None, gt=0)
+    memory: str | None = Field(None, pattern="^[1-9]\\d*(Mi|Gi)$")
+
+
+class ResourcesSpec(SizeSpec):
+    """The sizes of the runs of a model.
+
+    Args:
+        cpu: Number of CPUs that are reserved for a run.
+        memory: The memory that is reserved for a run, and its limit, such as `4Gi`.
+        retrain: What a retraining needs instead.
+    """
+
+    retrain: SizeSpec = SizeSpec()
+
+
 class ModelSpec(NamedSpec):
     """One model that is kept fresh.
 
@@ -228,6 +252,7 @@ class ModelSpec(NamedSpec):
         refit: Whether a promoted model is fitted again with the holdout.
         schedule: Cron schedule on which the triggers are evaluated; null for never.
         notify: Who is told of decisions.
+        resources: What runs get on Kubernetes.
         seed: Seed of all random numbers.
     """
 
@@ -252,6 +277,7 @@ class ModelSpec(NamedSpec):
     refit: bool = True
     schedule: str | None = Field("0 6 * * 1", pattern="^[\\d*,/A-Za-z-]+( [\\d*,/A-Za-z-]+){4}$")
     notify: NotifySpec = NotifySpec()
+    resources: ResourcesSpec = ResourcesSpec()
     seed: int = Field(0, ge=0, lt=2**31)
 
     @property
