@@ -36,9 +36,7 @@ def backup(folder: str) -> None:
     text = f"{folder} holds {number_of(files, 'file')}"
     if uri:
         file = target / "database.dump" if isinstance(target, Path) else "database.dump"
-        then = shlex.join(
-            ["pg_dump", "--format=custom", f"--file={file}", without_password(uri)]
-        )
+        then = shlex.join(["pg_dump", "--format=custom", f"--file={file}", without_password(uri)])
         text += f"; the records of Dagster and MLflow are not among them, so run now:\n{then}"
     elif not _holds_mlflow(parts):
         tell("MLflow's data are elsewhere and not in the copy: back them up too")

@@ -109,8 +109,8 @@ def restore(
             _copy(copy / name, file.name, place_at(parts[name]))
     for name in old_roots:
         folder = place_at(parts[name])
-        if isinstance(folder, Folder) and (file := folder.path / "mlflow.db").is_file():
-            _relocate(f"sqlite:///{file}", moved)
+        if isinstance(folder, Folder) and (records := folder.path / "mlflow.db").is_file():
+            _relocate(f"sqlite:///{records}", moved)
     tables = Tables(str(place_at(parts[STORAGE]) / "delta"))
     for name in (names := tables.names()):
         tell(f"verify {name}")
