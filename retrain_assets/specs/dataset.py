@@ -96,7 +96,9 @@ class ReadSpec(Spec):
         rename: Names in `columns`, by the name in the file (`""` for none).
         max_bytes: Most bytes of a file, packed or unpacked.
         max_rows: Most rows of a file.
-        max_values: Most values of a file, rows times columns; each takes 60 bytes of memory.
+        max_values: Most values of a file, rows times columns; 50 million by default if it holds
+            many partitions, as it is in memory then.
+        batch_values: About as many values, rows times columns, are read and judged at once.
         settle: A file is read once it has been unchanged for this time.
     """
 
@@ -111,7 +113,8 @@ class ReadSpec(Spec):
     rename: dict[str, str] = Field({})
     max_bytes: int = Field(2**30, ge=1)
     max_rows: int = Field(5000000, ge=1)
-    max_values: int = Field(50000000, ge=1)
+    max_values: int | None = Field(None, ge=1)
+    batch_values: int = Field(500000, ge=1)
     settle: Duration = "5s"
 
     def _find_mistakes(self) -> Mistakes:
@@ -139,7 +142,8 @@ class RowsSpec(Spec):
         min: Smallest number of rows of a sound partition.
         max: Largest number of rows of a sound partition.
         typical: Above this relative difference from the usual count, the check warns.
-        stray: A partition far from all others waits below this share of their rows; 0: none waits.
+        stray: Rows below this share of the usual number are few; a partition with few rows waits if
+            it is far from others. 0: none waits, however far it is.
         ahead: A partition that begins later than this after now waits in quarantine.
     """
 

@@ -24,7 +24,7 @@ from retrain_assets.domain.start.guess import Sample
 from retrain_assets.domain.start.meaning import slug
 from retrain_assets.specs.dataset import TAGGED, DatasetSpec
 from retrain_assets.specs.sql import SqlSpec
-from retrain_assets.stores.landing.readers import READERS, RefusedFileError, is_utf8, number_rows
+from retrain_assets.stores.landing.readers import RefusedFileError, is_utf8, number_rows, read_rows
 from retrain_assets.stores.landing.sql import FRAME_ROWS, Database
 from retrain_assets.stores.storage import Storage
 
@@ -189,7 +189,7 @@ def _rows(data: bytes, read: dict[str, Any], ending: str) -> pl.DataFrame:
     try:
         if ending == ".parquet":
             return number_rows(pl.read_parquet(io.BytesIO(data)).rename(read.get("rename", {})), 1)
-        return READERS[spec.format](data, spec)[0]
+        return read_rows(data, spec)[0]
     except RefusedFileError as error:
         raise ValueError(f"the file cannot be read: {error}") from error
 

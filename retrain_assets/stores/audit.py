@@ -115,13 +115,21 @@ def suite_of(spec: DatasetSpec) -> Any:
     return gx.ExpectationSuite(name=spec.name, expectations=built)
 
 
-def draw_sample(rows: pl.DataFrame, share: float) -> pl.DataFrame:
+def draw_sample(
+    rows: pl.DataFrame, share: float, before: Mapping[str, int] | None = None
+) -> pl.DataFrame:
     """Return the same share of each partition, and at least its first row; all rows from 1 on.
 
     Row n of a partition is in the sample if the fractional part of n times the golden ratio is
     below the share. Such rows spread evenly and follow no period of the data.
+
+    Args:
+        rows: Accepted rows.
+        share: The share.
+        before: How many rows of each partition came before these.
     """
-    place = pl.int_range(pl.len()).over(PARTITION)
+    first = pl.col(PARTITION).replace_strict(dict(before or {}), default=0, return_dtype=pl.Int64)
+    place = first + pl.int_range(pl.len()).over(PARTITION)
     return rows if share >= 1 else rows.filter(place * _GOLDEN % 1 < share)
 
 

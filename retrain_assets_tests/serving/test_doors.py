@@ -16,7 +16,7 @@ from retrain_assets.domain.data.rules import LINE
 from retrain_assets.serving.http.formats import read_arrow, read_inference, read_invocation
 from retrain_assets.serving.scoring.request import Contract, RequestError
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing.readers import READERS
+from retrain_assets.stores.landing.readers import read_rows
 
 COLUMNS: dict[str, Any] = {
     "day": {"type": "date"},
@@ -125,7 +125,7 @@ def land(row: dict[str, Any], spec: DatasetSpec = SPEC) -> dict[str, Any] | None
         content = f"{','.join(row)},later\n{line},\n"
     else:
         content = json.dumps(row | {"later": None}, ensure_ascii=False) + "\n"
-    rows, _ = READERS[kind](content.encode(), spec)
+    rows, _ = read_rows(content.encode(), spec)
     parts = slices(RawRows("sales", "", "", rows), spec)
     accepted = judge(parts, spec).accepted.drop("_landing_partition", "later")
     return accepted.row(0, named=True) if accepted.height else None

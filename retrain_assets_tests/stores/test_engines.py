@@ -183,7 +183,8 @@ def agreed(
         )
         for day, rows in zip(DAYS, files, strict=False)
     ]
-    rows, flags = flag_rows(raw, spec)
+    chunks, flags = flag_rows(raw, spec)
+    rows = pl.concat(chunks)
     by_polars: dict[tuple[str, str | None], list[int]] = {}
     for flag, (rule, breach) in flags.items():
         named, found = (rule, breach.column), rows[flag].arg_true().to_list()

@@ -7,18 +7,19 @@ reading files, storing rows, and the rules on single rows.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
 import polars as pl
 
 from retrain_assets.domain.data import row_checks, rules, texts
-from retrain_assets.domain.data.row_checks import FAULTY, REFUSED, SLICE, RawRows, Slice
+from retrain_assets.domain.data.row_checks import REFUSED, RawRows, Slice
 from retrain_assets.domain.data.rules import LINE, PARTITION, PROBLEM, Type
 from retrain_assets.errors import PermanentError
 from retrain_assets.specs.base import duration, shorten
@@ -40,6 +41,12 @@ FILES_SCHEMA: dict[str, Type] = {
 }
 _SHOWN_CHARACTERS = 60
 _HISTORY, _ENOUGH = 28, 5  # most and fewest earlier partitions that a volume is compared with
+_LONELY = 4  # times as far as what is near: so far may a partition with usual rows be from others
+_FEW = "its partition is far from all others, has few rows and waits for its neighbours"
+LONELY = (
+    "its partition is far from all others, and waits for a second one near it; if its date is "
+    "right, set rows.stray to 0 until it is stored"
+)
 _KEY = "_key_of_row"
 
 
@@ -76,12 +83,18 @@ class Judgement:
         return {row[PARTITION]: f"{row['file']}: {row['refusal']}" for row in first.to_dicts()}
 
 
-def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
-    """Divide the rows of landing files into accepted and quarantined.
+def judge(
+    raw: Sequence[RawRows],
+    spec: DatasetSpec,
+    keep: Callable[[pl.DataFrame], object] | None = None,
+) -> Judgement:
+    """Divide the rows of landing files into accepted and quarantined, chunk by chunk.
 
     Args:
         raw: The rows of all files of some partitions.
         spec: The dataset.
+        keep: Takes the sound rows of each chunk, so that the judgement holds none of them. Among
+            them are those of partitions that are refused later.
 
     Raises:
         AccountingError: A row is in neither part, or in both.
@@ -91,19 +104,43 @@ def judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
         item.slice: why for item in files if (why := row_checks.reason_to_refuse(item, spec))
     }
     readable = [file for file in files if file.slice not in refusals]
-    rows, flags = row_checks.flag_rows(readable, spec)
-    counts = _count(files, refusals, rows)
     reasons = {file.slice: file.excess for file in readable if file.excess}
-    reasons |= _find_too_bad(counts, refusals, spec)
-    bad = [number for number, file in enumerate(readable) if file.slice in reasons]
-    sound = rows.lazy().filter(~pl.col(REFUSED))
+    chunks, flags = row_checks.flag_rows(readable, spec)
+    accepted, listed, outliers, tallies = [], [], [], []
+    counts: dict[int, tuple[int, int, int]] = {}
+    for rows in chunks:
+        sound = rows.lazy().filter(~pl.col(REFUSED))
+        kept = sound.select(*rules.dataset_schema(spec)).collect()
+        accepted.append(kept if keep is None else kept.clear())
+        if keep is not None:
+            keep(kept)
+        row_checks.count(rows, counts)
+        too_bad = _find_too_bad(_count(files, readable, counts), refusals, spec)
+        bad = [n for n, file in enumerate(readable) if file.slice in {*reasons, *too_bad}]
+        # Whatever is listed in the end is among what is listed of its chunk.
+        listed.append(row_checks.thin_out(rows.filter(REFUSED), bad, flags))
+        outliers.append(row_checks.outliers(rows, flags, spec))
+        tallies.append(texts.tally(sound, spec).collect())
+    counted = _count(files, readable, counts)
+    _check_account(counted)
+    refused = row_checks.thin_out(pl.concat(listed), bad, flags, counts)
     judgement = Judgement(
-        accepted=sound.select(*rules.dataset_schema(spec)).collect(),
-        quarantined=row_checks.explain(row_checks.thin_out(rows, bad, flags), flags, spec),
-        files=counts,
-        outliers=row_checks.outliers(rows, flags, spec),
-        texts=texts.tally(sound, spec).collect(),
+        accepted=pl.concat(accepted),
+        quarantined=row_checks.explain(refused, flags, spec),
+        files=counted,
+        outliers=row_checks.add_up(outliers),
+        texts=texts.add_up(tallies),
     )
+    return _refuse_bad(judgement, reasons | too_bad, refusals, spec)
+
+
+def _refuse_bad(
+    judgement: Judgement,
+    reasons: Mapping[Slice, str],
+    refusals: dict[Slice, str],
+    spec: DatasetSpec,
+) -> Judgement:
+    """Refuse slices for the reasons of their rows, with the first fault, and for other reasons."""
     first = _first_faults(judgement.quarantined)
     examples = {key: text for (key, _), text in reversed(first.items())} if spec.is_split else {}
     for part, reason in reasons.items():
@@ -132,24 +169,33 @@ def refuse_partitions(judgement: Judgement, reasons: Mapping[str, str]) -> Judge
 
 
 def _count(
-    files: Sequence[RawRows], refusals: Mapping[Slice, str], checked: pl.DataFrame
+    files: Sequence[RawRows],
+    readable: Sequence[RawRows],
+    counts: Mapping[int, tuple[int, int, int]],
 ) -> pl.DataFrame:
-    """Count the rows of each file, before any file is refused whole."""
-    sums = (pl.len() - pl.col(REFUSED).sum()).alias("accepted"), pl.col(REFUSED, FAULTY).sum()
-    grouped = checked.select(SLICE, REFUSED, FAULTY).group_by(SLICE).agg(*sums)
-    counts = {number: sizes for number, *sizes in grouped.iter_rows()}
-    readable = [file.slice for file in files if file.slice not in refusals]
-    numbers = {key: number for number, key in enumerate(readable)}
+    """Return the counts of each file so far, before any file is refused whole.
+
+    Args:
+        files: All files.
+        readable: Those whose rows are counted.
+        counts: Rows, refused and faulty rows of each readable file, by its number.
+    """
+    numbers = {file.slice: number for number, file in enumerate(readable)}
     rows = []
     for file in files:
-        height = 0 if file.slice in refusals else file.rows.height
-        accepted, refused, faulty = counts.get(numbers.get(file.slice), (0, 0, 0))
-        if height != accepted + refused:
-            raise AccountingError(
-                f"{file.path}: {height} rows read, {accepted} accepted, {refused} quarantined"
-            )
-        rows.append((*file.slice, file.sha256, height, accepted, refused, faulty, None))
+        height = file.rows.height if file.slice in numbers else 0
+        total, refused, faulty = counts.get(numbers.get(file.slice, -1), (0, 0, 0))
+        rows.append((*file.slice, file.sha256, height, total - refused, refused, faulty, None))
     return pl.DataFrame(rows, schema=FILES_SCHEMA, orient="row")
+
+
+def _check_account(files: pl.DataFrame) -> None:
+    lost = files.filter(pl.col("rows_read") != pl.col("accepted") + pl.col("quarantined"))
+    for row in lost.head(1).iter_rows(named=True):
+        raise AccountingError(
+            f"{row['file']}: {row['rows_read']} rows read, {row['accepted']} accepted, "
+            f"{row['quarantined']} quarantined"
+        )
 
 
 def _find_too_bad(
@@ -256,8 +302,7 @@ def _file_record(file: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, objec
 def slices(
     file: RawRows,
     spec: DatasetSpec,
-    stored: Mapping[str, int] | None = None,
-    now: datetime | None = None,
+    find_waiting: Callable[[Mapping[str, int]], Mapping[str, str]] | None = None,
 ) -> list[RawRows]:
     """Cut a file by the partition of its rows.
 
@@ -267,8 +312,7 @@ def slices(
     Args:
         file: A full file, whatever its `partition`.
         spec: A dataset that `is_split`.
-        stored: See `find_strays`.
-        now: See `find_strays`.
+        find_waiting: Returns which partitions wait, and why, by their rows; by default none does.
 
     Returns:
         One slice a partition and, last, the rows without a partition: their value is no date, or is
@@ -279,12 +323,12 @@ def slices(
     unplaced = replace(file, partition=f"{UNPLACED}{file.path}")
     if file.refusal is not None or row_checks.reason_to_refuse(file, spec) is not None:
         return [unplaced]
-    keys = partition_keys(row_checks.typed([file], spec), spec)
+    keys = partitions_of(file, spec)
     counts = dict(keys.drop_nulls().value_counts().iter_rows())
-    waiting = find_strays(counts, stored or {}, spec, now)
-    rows = file.rows.with_columns(keys.set(keys.is_in(list(waiting)), None))
+    waiting = find_waiting(counts) if find_waiting else {}
+    rows = file.frame.with_columns(keys.set(keys.is_in(list(waiting)), None))
     if waiting:
-        unplaced = replace(unplaced, waiting=tuple(sorted(waiting)))
+        unplaced = replace(unplaced, waiting=name_waiting(waiting))
         reasons = keys.replace_strict(waiting, default=None, return_dtype=pl.String).alias(PROBLEM)
         broken = rows[PROBLEM] if PROBLEM in rows.columns else pl.lit(None, pl.String)
         rows = rows.with_columns(pl.coalesce(broken, reasons).alias(PROBLEM))
@@ -305,6 +349,11 @@ def slices(
     return [*placed, replace(unplaced, rows=rest)]
 
 
+def name_waiting(reasons: Mapping[str, str]) -> tuple[str, ...]:
+    """Return partitions that wait, those with the usual number of rows marked by a `+`."""
+    return tuple(f"{key}+" if why == LONELY else key for key, why in sorted(reasons.items()))
+
+
 def _explain_lack(file: RawRows, key: str, spec: DatasetSpec) -> str | None:
     """Return which column the rows of a partition may not lack, if the file has none of it."""
     for name in file.lacking:
@@ -312,6 +361,11 @@ def _explain_lack(file: RawRows, key: str, spec: DatasetSpec) -> str | None:
         if since is not None and key >= since:
             return f"it lacks {name}, which the files have since {since}"
     return None
+
+
+def partitions_of(file: RawRows, spec: DatasetSpec) -> pl.Series:
+    """Return the partition of each row of a file; null where the dataset has no such partition."""
+    return pl.concat(partition_keys(rows, spec) for rows in row_checks.typed([file], spec))
 
 
 def partition_keys(rows: pl.DataFrame, spec: DatasetSpec) -> pl.Series:
@@ -330,39 +384,74 @@ def _digest(rows: pl.DataFrame) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def find_strays(
-    rows: Mapping[str, int], stored: Mapping[str, int], spec: DatasetSpec, now: datetime | None
+def find_future(
+    keys: Collection[str], stored: Collection[str], spec: DatasetSpec, now: datetime | None
 ) -> dict[str, str]:
-    """Return the partitions of a delivery that wait because nothing confirms their time, and why.
-
-    A partition waits if it begins in the future, or if it is far from all others and has few rows,
-    as those with a mistaken date have. It waits until others near it are stored.
+    """Return the partitions of a delivery that begin in the future, and so wait, with the reason.
 
     Args:
-        rows: Rows of each partition in the delivery.
-        stored: Accepted rows of each stored partition, none of which waits.
+        keys: The partitions.
+        stored: Those that are stored, none of which waits.
         spec: The dataset.
         now: The time in the time zone of the partitions, without offset; None if nobody knows.
     """
     period = spec.partition.period
+    if period is None or now is None:
+        return {}
+    latest = now + duration(spec.rows.ahead)
+    begins = ((key, period.begins(key)) for key in keys if key not in stored)
+    future = [key for key, begin in begins if begin is not None and begin > latest]
+    return dict.fromkeys(future, "its partition begins in the future and waits")
+
+
+def find_strays(
+    rows: Mapping[str, int],
+    stored: Mapping[str, int],
+    spec: DatasetSpec,
+    waiting: Collection[str] = (),
+) -> dict[str, str]:
+    """Return the partitions of a delivery that wait because nothing confirms their time, and why.
+
+    Partitions near each other are a group. One that is stored confirms its group, and so do two
+    with the usual number of rows. One alone does if there is a gap as wide between others. Nothing
+    waits while few partitions are known.
+
+    Args:
+        rows: Rows of each partition in the delivery, none of which begins in the future.
+        stored: Accepted rows of each stored partition.
+        spec: The dataset.
+        waiting: Other partitions that wait although they have the usual number of rows.
+    """
+    period, counts = spec.partition.period, {**stored, **rows}
     if period is None:
         return {}
-    latest = datetime.max if now is None else now + duration(spec.rows.ahead)  # noqa: DTZ901 bound
-    begins = {key: period.begins(key) or datetime.max for key in {*stored, *rows}}  # noqa: DTZ901
-    future = {key for key in rows if key not in stored and begins[key] > latest}
-    counts = {key: count for key, count in {**stored, **rows}.items() if key not in future}
-    usual = median(counts.values()) if len(counts) > _ENOUGH else 0
-    enough = max(1, spec.rows.stray * usual)
-    confirmed = {key for key, count in counts.items() if key in stored or count >= enough}
+    usual_rows = median(counts.values()) if len(counts) > _ENOUGH else 0
+    enough = max(1, spec.rows.stray * usual_rows)
+    usual = {key for key, count in counts.items() if count >= enough}.union(waiting)
+    begins = {key: period.begins(key) or datetime.max for key in {*counts, *waiting}}  # noqa: DTZ901
+    near = period.near * period.longest
     groups: list[list[str]] = []
-    for key in sorted(counts):
-        is_near = groups and begins[key] - begins[groups[-1][-1]] <= period.near * period.longest
+    for key in sorted(begins):
+        is_near = groups and begins[key] - begins[groups[-1][-1]] <= near
         groups = groups if is_near else [*groups, []]
         groups[-1].append(key)
-    apart = [key for group in groups if confirmed.isdisjoint(group) for key in group]
-    return dict.fromkeys(future, "its partition begins in the future and waits") | dict.fromkeys(
-        apart, "its partition is far from all others, has few rows and waits for its neighbours"
-    )
+    sound = [key for group in groups if _is_confirmed(group, stored, usual) for key in group]
+    gaps = [begins[after] - begins[before] for before, after in pairwise(sound)]
+    widest = max([*gaps, near * _LONELY])
+    strays: dict[str, str] = {}
+    for group in groups:
+        if _is_confirmed(group, stored, usual):
+            continue
+        distances = [abs(begins[key] - begins[other]) for key in group for other in sound]
+        is_far = len(sound) > _ENOUGH and min(distances) > widest and spec.rows.stray > 0
+        if usual.isdisjoint(group) or is_far:
+            strays |= {key: LONELY if key in usual else _FEW for key in group if key in rows}
+    return strays
+
+
+def _is_confirmed(group: Collection[str], stored: Collection[str], usual: Collection[str]) -> bool:
+    """Tell if partitions near each other have one that is stored, or two with usual rows."""
+    return any(key in stored for key in group) or sum(key in usual for key in group) > 1
 
 
 def find_atypical(

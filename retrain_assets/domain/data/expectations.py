@@ -103,7 +103,7 @@ def partition_suite(spec: DatasetSpec) -> Iterator[Expectation]:
             yield Expectation("expectations", extra.kwargs["column"], name, kwargs, extra.type)
 
 
-def figures(accepted: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
+def figures(accepted: pl.LazyFrame | pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
     """Return the figures that `partition_suite` judges, a row a partition.
 
     Args:
@@ -119,7 +119,9 @@ def figures(accepted: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
         value = pl.col(extra.kwargs["column"])
         figure = AGGREGATES[extra.type](value.drop_nulls()).cast(pl.Float64)
         aggregates[name] = pl.when(value.count() > 0).then(figure)
-    return accepted.group_by(PARTITION, maintain_order=True).agg(pl.len().alias(ROWS), **aggregates)
+    columns = {extra.kwargs["column"] for _, extra in _aggregates(spec)}
+    rows = accepted.lazy().select(PARTITION, *sorted(columns)).collect()
+    return rows.group_by(PARTITION, maintain_order=True).agg(pl.len().alias(ROWS), **aggregates)
 
 
 def with_own_partition(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:

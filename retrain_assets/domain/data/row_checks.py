@@ -4,14 +4,17 @@ Personal values are masked here, before anything is stored or shown. Not here: t
 the sum of refused rows means for a file or partition.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import polars as pl
 
 from retrain_assets.domain.data import rules, texts, values
+from retrain_assets.domain.data.marks import find_marks
 from retrain_assets.domain.data.rules import BROKEN, LINE, MASK, PARTITION, PROBLEM, Type
+from retrain_assets.domain.windows import group_batches
 from retrain_assets.specs.dataset import DatasetSpec
 
 OUTLIERS_SCHEMA: dict[str, Type] = {
@@ -34,6 +37,18 @@ Flags = dict[str, tuple[str, rules.Rule]]  # by flag: the name of the rule, and 
 Slice = tuple[str, str]  # partition and file
 
 
+class Chunks(Protocol):
+    """Rows in order, in chunks that are read one at a time."""
+
+    height: int
+
+    @property
+    def schema(self) -> Mapping[str, pl.DataType]:
+        """Return the columns of each chunk and their types."""
+
+    def __iter__(self) -> Iterator[pl.DataFrame]: ...
+
+
 @dataclass(frozen=True)
 class RawRows:
     """The content of one landing file, or the part of it that belongs to one partition.
@@ -45,7 +60,7 @@ class RawRows:
         sha256: Digest of the bytes of the file, or of these rows.
         rows: The columns of the contract, as text or as parquet typed them; `_line`, counted from
             1; `_broken`, the text of a line that is no row, whose columns are null; and perhaps
-            `_problem`, why it is none.
+            `_problem`, why it is none. A large file has chunks of them.
         refusal: Why the file is refused as a whole without judging its rows.
         excess: Why the file is refused as a whole although its rows can be read, so that some are
             shown.
@@ -53,13 +68,13 @@ class RawRows:
         lacking: Columns that the file does not have and may lack; they are null in `rows`.
         stamp: The state of the file when it was read, see `LandingFile`.
         size_bytes: The length of the file.
-        waiting: The partitions of its rows that wait, see `find_strays`.
+        waiting: The partitions of its rows that wait, see `name_waiting`.
     """
 
     path: str
     partition: str
     sha256: str
-    rows: pl.DataFrame
+    rows: pl.DataFrame | Chunks
     refusal: str | None = None
     excess: str | None = None
     extra: tuple[str, ...] = ()
@@ -72,6 +87,27 @@ class RawRows:
     def slice(self) -> Slice:
         """Return what identifies these rows among all that are judged."""
         return self.partition, self.path
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """Return all rows in one frame."""
+        return self.rows if isinstance(self.rows, pl.DataFrame) else pl.concat(self.rows)
+
+    def chunks(self, most: int) -> Iterator[pl.DataFrame]:
+        """Yield the rows in frames of at most so many."""
+        frames = [self.rows] if isinstance(self.rows, pl.DataFrame) else self.rows
+        for frame in frames:
+            yield from split_rows(frame, most)
+
+
+def split_rows(rows: pl.DataFrame, most: int) -> Iterator[pl.DataFrame]:
+    """Yield rows in frames of at most so many; one frame if there are none."""
+    return rows.iter_slices(most) if rows.height > most else iter([rows])
+
+
+def rows_at_once(spec: DatasetSpec) -> int:
+    """Return how many rows are read and judged at once."""
+    return max(1, spec.read.batch_values // len(spec.columns))
 
 
 def reason_to_refuse(file: RawRows, spec: DatasetSpec) -> str | None:
@@ -93,7 +129,7 @@ def drop_replaced(files: Sequence[RawRows], spec: DatasetSpec) -> list[RawRows]:
     newer: list[pl.DataFrame] = []
     current = []
     for file in sorted(files, key=lambda file: file.path, reverse=True):
-        rows = file.rows
+        rows = file.frame
         if set(spec.key) <= set(rows.columns):
             texts = (pl.col(name).cast(pl.String).alias(f"{_KEY}{name}") for name in spec.key)
             keys = rows.select(texts)
@@ -107,10 +143,26 @@ def drop_replaced(files: Sequence[RawRows], spec: DatasetSpec) -> list[RawRows]:
     return current[::-1]
 
 
-def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
-    """Return the rows of readable files as they stand, in `_raw_x`, and as their types, in `x`."""
+def typed(files: Sequence[RawRows], spec: DatasetSpec) -> Iterator[pl.DataFrame]:
+    """Yield chunks of the rows of readable files: as they stand, in `_raw_x`, and typed, in `x`.
+
+    There is one chunk if there are no rows.
+    """
+    schema, most = _common_schema(files, spec), rows_at_once(spec)
+    pieces = (
+        (piece.height, [(number, piece)])
+        for number, file in enumerate(files)
+        for piece in file.chunks(most)
+    )
+    groups = group_batches(pieces, most)
+    yield _typed(_gathered(next(groups, ()), files, schema), spec)
+    for group in groups:
+        yield _typed(_gathered(group, files, schema), spec)
+
+
+def _typed(gathered: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
     has_value = {rules.value_flag(name): values.is_given(name, spec) for name in spec.file_columns}
-    rows = texts.normalise_texts(_gathered(files, spec), spec)
+    rows = texts.normalise_texts(gathered, spec)
     columns = {}
     for name, column in spec.file_columns.items():
         is_text = rows.schema[f"_raw_{name}"] == pl.String
@@ -119,61 +171,73 @@ def typed(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
     return values.derive(rows.with_columns(**has_value).with_columns(**columns), spec)
 
 
-def _gathered(files: Sequence[RawRows], spec: DatasetSpec) -> pl.DataFrame:
-    """Return the rows of all readable files in one frame, whatever types parquet has."""
-    names = [LINE, BROKEN, PROBLEM, *spec.file_columns]
-    # Only readers of files know why a line is no row.
-    unknown = pl.lit(None, pl.String).alias(PROBLEM)
-    parts = [
-        rows if PROBLEM in rows.columns else rows.with_columns(unknown)
-        for rows in (file.rows for file in files)
-    ]
-    is_wide = not _WIDE.isdisjoint(kind for part in parts for kind in part.dtypes)
-    schema: dict[str, Type] = {LINE: pl.Int64, BROKEN: pl.String, PROBLEM: pl.String}
+def _common_schema(files: Sequence[RawRows], spec: DatasetSpec) -> pl.Schema:
+    """Return the types in which the rows of all files fit into one frame, whatever parquet has."""
+    schemas = [file.rows.schema for file in files]
+    is_wide = not _WIDE.isdisjoint(kind for schema in schemas for kind in schema.values())
+    common: dict[str, Type] = {LINE: pl.Int64, BROKEN: pl.String, PROBLEM: pl.String}
     for name, column in spec.file_columns.items():
         typed_kind = values.wide(column) if is_wide else rules.STORED[column.type]
         is_text = rules.is_text(name, spec) or any(
-            values.needs_text(part.schema[name], column.type, spec) for part in parts
+            values.needs_text(schema[name], column.type, spec) for schema in schemas
         )
-        schema[name] = pl.String if is_text else typed_kind
-    empty = pl.DataFrame(schema=schema)
-    texts = {name for name in spec.file_columns if schema[name] == pl.String}
-    selected = (
-        part.select(values.as_text(part[name]) if name in texts else name for name in names)
-        for part in parts
-    )
-    alike = [part if part.dtypes == empty.dtypes else part.cast(empty.schema) for part in selected]
+        common[name] = pl.String if is_text else typed_kind
+    return pl.DataFrame(schema=common).schema
+
+
+def _gathered(
+    pieces: Sequence[tuple[int, pl.DataFrame]], files: Sequence[RawRows], schema: pl.Schema
+) -> pl.DataFrame:
+    """Return pieces of files, each with the number of its file, in one frame."""
+    empty, parts = pl.DataFrame(schema=schema), []
+    for _, rows in pieces:
+        # Only readers of files know why a line is no row.
+        missing = [] if PROBLEM in rows.columns else [pl.lit(None, pl.String).alias(PROBLEM)]
+        part = rows.with_columns(missing).select(
+            values.as_text(rows[name]) if kind == pl.String and name in rows.columns else name
+            for name, kind in schema.items()
+        )
+        parts.append(part if part.dtypes == empty.dtypes else part.cast(schema))
     # The rows are one chunk, since the cost of every later expression grows with the chunks.
-    rows = pl.concat([empty, *alike], rechunk=True)
+    rows = pl.concat([empty, *parts], rechunk=True)
     origin = pl.DataFrame(
         [(number, *file.slice) for number, file in enumerate(files)],
         {SLICE: pl.UInt32, PARTITION: pl.String, "_file": pl.String},
         orient="row",
     )
-    at = np.repeat(np.arange(len(parts)), np.array([part.height for part in parts], dtype=int))
-    return rows.rename({name: f"_raw_{name}" for name in spec.file_columns}).hstack(origin[at])
+    numbers = np.array([number for number, _ in pieces], dtype=int)
+    at = np.repeat(numbers, np.array([part.height for part in parts], dtype=int))
+    names = {name: f"_raw_{name}" for name in schema if name not in (LINE, BROKEN, PROBLEM)}
+    return rows.rename(names).hstack(origin[at])
 
 
-def flag_rows(files: Sequence[RawRows], spec: DatasetSpec) -> tuple[pl.DataFrame, Flags]:
-    """Return typed rows of readable files with one flag a rule, and the rule of each flag.
+def flag_rows(files: Sequence[RawRows], spec: DatasetSpec) -> tuple[Iterator[pl.DataFrame], Flags]:
+    """Return chunks of typed rows of readable files with one flag a rule, and each flag's rule.
 
     Rows are `_refused` for any breach, and `_faulty` unless they are merely repeated.
     """
     flags = {f"_breach_{number}": rule for number, rule in enumerate(rules.contract_rules(spec))}
-    faults = [flag for flag, (name, _) in flags.items() if name != "repeat"]
+    return _flagged(files, flags, spec), flags
+
+
+def _flagged(files: Sequence[RawRows], flags: Flags, spec: DatasetSpec) -> Iterator[pl.DataFrame]:
     unread = [pl.col(BROKEN).is_not_null(), *map(rules.unparsable, spec.columns)]
-    parsed_rows = typed(files, spec).with_columns((~pl.any_horizontal(unread)).alias(rules.WHOLE))
+    whole = (~pl.any_horizontal(unread)).alias(rules.WHOLE)
+
+    def parse() -> Iterable[pl.DataFrame]:
+        return (rows.with_columns(whole) for rows in typed(files, spec))
+
+    is_single = sum(file.rows.height for file in files) <= rows_at_once(spec)
+    single = list(parse()) if is_single else []
+    chunks = (lambda: single) if is_single else parse
+    faults = [flag for flag, (name, _) in flags.items() if name != "repeat"]
     breaches = {flag: rule.fails.fill_null(False) for flag, (_, rule) in flags.items()}
-    rows = (
-        rules.mark_outliers(parsed_rows, spec)
-        .lazy()
-        .with_columns(rules.shared_keys(parsed_rows, spec))
-        .with_columns(**breaches)
-        .with_columns(
-            pl.any_horizontal(*flags).alias(REFUSED), pl.any_horizontal(*faults).alias(FAULTY)
-        )
-    )
-    return rows.collect(), flags
+    refused = pl.any_horizontal(*flags).alias(REFUSED), pl.any_horizontal(*faults).alias(FAULTY)
+    marks, first = find_marks(chunks, spec), 0
+    for rows in chunks():
+        marked = marks.mark(rows, first, spec).lazy()
+        yield marked.with_columns(**breaches).with_columns(refused).collect()
+        first += rows.height
 
 
 def outliers(rows: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFrame:
@@ -190,29 +254,50 @@ def outliers(rows: pl.DataFrame, flags: Flags, spec: DatasetSpec) -> pl.DataFram
         for name, column in spec.columns.items()
         if column.outliers is not None
     ]
-    return pl.concat([pl.DataFrame(schema=OUTLIERS_SCHEMA), *counted]).sort(PARTITION, "column")
+    return pl.concat([pl.DataFrame(schema=OUTLIERS_SCHEMA), *counted])
 
 
-def thin_out(rows: pl.DataFrame, bad: Collection[int], flags: Flags) -> pl.DataFrame:
-    """Return the refused rows, without those that nobody needs to see.
+def add_up(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Add up the counts of outliers of several chunks."""
+    counted = pl.concat(parts).group_by(PARTITION, "column").sum()
+    return counted.sort(PARTITION, "column")
+
+
+def count(rows: pl.DataFrame, counts: dict[int, tuple[int, int, int]]) -> None:
+    """Add the rows of a chunk, the refused and the faulty ones to the counts of their slices."""
+    sums = pl.len(), pl.col(REFUSED).sum(), pl.col(FAULTY).sum()
+    for number, *sizes in rows.group_by(SLICE).agg(*sums).iter_rows():
+        before = counts.get(number, (0, 0, 0))
+        counts[number] = tuple(a + b for a, b in zip(before, sizes, strict=True))
+
+
+def thin_out(
+    refused: pl.DataFrame,
+    bad: Collection[int],
+    flags: Flags,
+    counts: Mapping[int, tuple[int, int, int]] | None = None,
+) -> pl.DataFrame:
+    """Return refused rows without those that nobody needs to see.
 
     Of slices that are refused as a whole, the first rows and the first of each rule are enough. Of
     rows that merely repeat others, the first 1,000 of a slice are; the last of them counts the
-    others.
+    others. Chunks may be thinned out one by one, and then once more together.
 
     Args:
-        rows: All rows.
+        refused: Refused rows in their order.
         bad: The numbers of the slices that are refused as a whole.
         flags: The rule of each flag in the rows.
+        counts: Rows, refused and faulty rows of each slice; None as long as there are more to come.
     """
-    refused = rows.filter(REFUSED)
+    repeats = {number: refused - faulty for number, (_, refused, faulty) in (counts or {}).items()}
     is_first = pl.any_horizontal(
         pl.col(flag) & (pl.col(flag).cast(pl.Int64).cum_sum().over(SLICE) == 1) for flag in flags
     )
     is_sample = (pl.int_range(pl.len()).over(SLICE) < SAMPLE_ROWS) | is_first
     is_repeat = ~pl.col(FAULTY)
     place = is_repeat.cast(pl.Int64).cum_sum().over(SLICE)
-    others = is_repeat.cast(pl.Int64).sum().over(SLICE) - MAX_REPEATS
+    total = pl.col(SLICE).replace_strict(repeats, default=0, return_dtype=pl.Int64)
+    others = total - MAX_REPEATS
     is_last = is_repeat & (place == MAX_REPEATS) & (others > 0)
     is_bad = pl.col(SLICE).is_in(list(bad))
     is_listed = pl.when(is_bad).then(is_sample).otherwise(pl.col(FAULTY) | (place <= MAX_REPEATS))

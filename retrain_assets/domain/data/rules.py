@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import polars as pl
 import polars.selectors as cs
 
@@ -27,7 +26,7 @@ MASK = "***"  # stands for a personal value
 BROKEN, PROBLEM = "_broken", "_problem"
 # Rows that could be read in full, that equal an earlier row, and that differ under one key.
 WHOLE, REPEATED, CONFLICTING = "_whole", "_repeated", "_conflicting"
-OWN_PARTITION, _FIRST = "_own_partition", "_first"
+OWN_PARTITION = "_own_partition"
 NOT_NULL, BETWEEN = "expect_column_values_to_not_be_null", "expect_column_values_to_be_between"
 IN_SET = "expect_column_values_to_be_in_set"
 UNIQUE = "expect_compound_columns_to_be_unique"
@@ -221,29 +220,6 @@ def column_limits(spec: DatasetSpec) -> dict[str, dict[str, Any]]:
     return merged
 
 
-def shared_keys(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
-    """Flag the rows whose key their partition has more than once.
-
-    Of equal rows all but the first are `_repeated`. Rows that differ are all `_conflicting`, since
-    nothing says which is right. Rows that could not be read in full are not compared. Only rows
-    whose key is shared are compared in full, since comparing full rows is most of the cost.
-    """
-    # Where hashes are equal by chance, more rows are compared and the result is the same.
-    shared = rows.select(pl.struct(PARTITION, *spec.key).hash().is_duplicated()).to_series()
-    compared = rows.filter(shared).select(PARTITION, WHOLE, *spec.columns)
-    first = pl.struct(pl.all()).is_first_distinct()
-    marked = compared.with_columns(first.alias(_FIRST))
-    versions = (pl.col(WHOLE) & pl.col(_FIRST)).sum().over(PARTITION, *spec.key)
-    shared_flags = marked.select(
-        (pl.col(WHOLE) & ~pl.col(_FIRST) & (versions == 1)).alias(REPEATED),
-        (pl.col(WHOLE) & (versions > 1)).alias(CONFLICTING),
-    )
-    flags = {name: np.zeros(rows.height, dtype=bool) for name in shared_flags.columns}
-    for name, flag in flags.items():
-        flag[shared.to_numpy()] = shared_flags[name].to_numpy()
-    return pl.DataFrame(flags)
-
-
 def row_key(spec: DatasetSpec) -> pl.Expr:
     r"""Return the key of each row as one text: its values joined by `|`.
 
@@ -283,23 +259,3 @@ def unparsable(name: str) -> pl.Expr:
 def far_out(name: str) -> str:
     """Name the flag of values that lie far out."""
     return f"_far_{name}"
-
-
-def mark_outliers(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
-    """Flag values by their robust z-score, |x - median| / s, within their partition.
-
-    s is 1.4826 MAD, the median absolute deviation, which estimates the standard deviation of a
-    normal distribution; where more than half of the values are equal, so that MAD is 0, it is
-    1.2533 times the mean absolute deviation (Iglewicz and Hoaglin 1993). All values that could be
-    read are among those compared.
-    """
-    for name, column in spec.columns.items():
-        if column.outliers is not None:
-            value, distance = pl.col(name).cast(pl.Float64), pl.col(far_out(name))
-            scales = ((distance.median(), 1.4826), (distance.mean(), 1.2533))
-            spread, fallback = (scale.over(PARTITION) * factor for scale, factor in scales)
-            scale = pl.when(spread > 0).then(spread).otherwise(fallback)
-            rows = rows.with_columns(
-                (value - value.median().over(PARTITION)).abs().alias(far_out(name))
-            ).with_columns((distance > column.outliers.robust_z * scale).alias(far_out(name)))
-    return rows

@@ -9,7 +9,7 @@ many partitions a run covers. Not here: rules that refuse rows (`rules.py`).
 import math
 import re
 from collections import Counter, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 from unicodedata import normalize
@@ -65,8 +65,8 @@ def tally(rows: pl.LazyFrame, spec: DatasetSpec) -> pl.LazyFrame:
         spec: The dataset.
 
     Returns:
-        A row for each partition, file, column and value, as in `TALLY_SCHEMA`. Of a column with
-        more than 1,000 categories in a partition, only the odd ones are counted.
+        A row for each partition, file, column and value, as in `TALLY_SCHEMA`, which is to be
+        added up.
     """
     counted = [NO_TALLY.lazy()]
     for name, column in _texts(spec):
@@ -76,11 +76,28 @@ def tally(rows: pl.LazyFrame, spec: DatasetSpec) -> pl.LazyFrame:
         counts = present.group_by(PARTITION, "_file", value.alias("value")).agg(
             pl.col(LINE).min(), pl.len().cast(pl.Int64).alias("rows")
         )
-        categories = pl.col("value").n_unique().over(PARTITION)
-        is_odd = pl.col("value").str.contains(_ODD_CATEGORY)
-        bounded = counts.filter((categories <= _MOST_CATEGORIES) | is_odd)
-        counted.append(bounded.with_columns(column=pl.lit(name)).select(*TALLY_SCHEMA))
+        categories = counts.with_columns(column=pl.lit(name)).select(*TALLY_SCHEMA)
+        # So many that they are still too many once the tallies are added up.
+        counted.append(_bound(categories, _MOST_CATEGORIES + 1))
     return pl.concat(counted)
+
+
+def add_up(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Add up the tallies of some chunks of rows.
+
+    Of a column with more than 1,000 categories in a partition, only the odd ones are counted.
+    """
+    places = [name for name in TALLY_SCHEMA if name not in (LINE, "rows")]
+    tally = pl.concat(parts).group_by(places).agg(pl.col(LINE).min(), pl.col("rows").sum())
+    return _bound(tally.select(*TALLY_SCHEMA).lazy(), 0).collect()
+
+
+def _bound(tally: pl.LazyFrame, spare: int) -> pl.LazyFrame:
+    """Leave out the usual categories of a column with too many, apart from some to spare."""
+    column, is_odd = [PARTITION, "column"], pl.col("value").str.contains(_ODD_CATEGORY)
+    is_few = pl.col("value").n_unique().over(column) <= _MOST_CATEGORIES
+    number = pl.col("value").is_first_distinct().cum_sum().over(column)
+    return tally.filter(is_few | is_odd | (number <= spare))
 
 
 def _texts(spec: DatasetSpec) -> Iterator[tuple[str, ColumnSpec]]:

@@ -242,7 +242,7 @@ class _Guesser:
         types: dict[str, Any] = {name: column.kind for name, column in self.columns.items()}
         types |= {name: rules["type"] for name, rules in self.derived.items()}
         columns = {name: {"type": kind} for name, kind in types.items()} | self.derived
-        rows = typed([self._raw()], self._spec(columns))
+        rows = pl.concat(typed([self._raw()], self._spec(columns)))
         return Table(rows.filter(pl.col(BROKEN).is_null()).select(*types, LINE), types)
 
     def _guess_time(self) -> str | None:
@@ -377,7 +377,8 @@ class _Guesser:
     def _judge(self, dataset: Draft) -> None:
         """Refuse nothing, but report how many rows of the sample break the drafted contract."""
         spec = self._spec(dataset.attributes["columns"], dataset.attributes["key"])
-        rows, flags = flag_rows([self._raw()], spec)
+        chunks, flags = flag_rows([self._raw()], spec)
+        rows = pl.concat(chunks)
         counts = {
             f"{name} of {rule.column or 'the line'}": int(rows[flag].sum())
             for flag, (name, rule) in flags.items()

@@ -5,7 +5,8 @@ files, each in one commit whatever the number of partitions; a kill in between i
 same partitions are ingested again. Not here: the rules, and Dagster.
 """
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -235,18 +236,19 @@ def _replace(
 def _read(intake: Intake, requested: set[str], spill: Spill) -> Reading:
     """Judge all batches, spill the accepted rows, and audit a sample of them."""
     spec = intake.spec
-    parts, samples, counts = [], [], []
+    parts: list[Judgement] = []
+    samples: list[pl.DataFrame] = []
+    counts: list[pl.DataFrame] = []
     stamps: dict[tuple[str, str], str] = {}
     extra: dict[str, tuple[str, ...]] = {}
     waiting: dict[str, tuple[str, ...]] = {}
     for batch, share in intake.batches(requested):
-        judgement = _judge(batch, spec)
-        accepted = judgement.accepted
-        spill.add(accepted)
-        sample_rows = MAX_AUDITED_ROWS * share
-        samples.append(draw_sample(accepted, sample_rows / max(accepted.height, 1)))
-        counts.append(figures(accepted, spec))
-        parts.append(replace(judgement, accepted=accepted.clear()))
+        first = spill.count
+        judgement = _judge(batch, spec, spill)
+        accepted = _accepted(spill.parts()[first:], judgement)
+        samples += _draw_samples(accepted, MAX_AUDITED_ROWS * share, judgement)
+        counts.append(figures(pl.concat(accepted), spec))
+        parts.append(judgement)
         stamps |= {raw.slice: raw.stamp for raw in batch}
         extra |= {raw.path: raw.extra for raw in batch if raw.extra}
         waiting |= {raw.path: raw.waiting for raw in batch if raw.waiting}
@@ -260,6 +262,24 @@ def _read(intake: Intake, requested: set[str], spill: Spill) -> Reading:
     return Reading(judgement, audited, stamps, extra, waiting)
 
 
+def _accepted(chunks: Sequence[pl.LazyFrame], judgement: Judgement) -> list[pl.LazyFrame]:
+    """Return the accepted rows, without those whose partition was refused after they were kept."""
+    refused = list(judgement.refused_partitions)
+    return [rows.filter(~pl.col(PARTITION).is_in(refused)) for rows in chunks]
+
+
+def _draw_samples(
+    chunks: Sequence[pl.LazyFrame], rows: float, judgement: Judgement
+) -> Iterator[pl.DataFrame]:
+    """Yield a sample of so many rows of a batch, chunk by chunk."""
+    share = rows / max(int(judgement.files["accepted"].sum()), 1)
+    before: Counter[str] = Counter()
+    for chunk in chunks:
+        accepted = chunk.collect()
+        yield draw_sample(accepted, share, before)
+        before.update(dict(accepted[PARTITION].value_counts().iter_rows()))
+
+
 def _refuse_strays(
     intake: Intake, judgement: Judgement
 ) -> tuple[Judgement, dict[str, tuple[str, ...]]]:
@@ -268,22 +288,28 @@ def _refuse_strays(
     rows = dict(files.group_by(PARTITION).agg(pl.sum("rows_read")).iter_rows())
     strays = intake.find_strays(rows)
     keys = files.select("file", PARTITION).iter_rows()
-    waiting: dict[str, tuple[str, ...]] = {path: (key,) for path, key in keys if key in strays}
+    waiting = {
+        path: contract.name_waiting({key: strays[key]}) for path, key in keys if key in strays
+    }
     return contract.refuse_partitions(judgement, strays), waiting
 
 
-def _judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
-    """Judge files; where that raises, refuse the files that cause it and judge the others."""
-    culprits = {file.slice for file in raw}
+def _judge(raw: Sequence[RawRows], spec: DatasetSpec, spill: Spill) -> Judgement:
+    """Judge files; where that raises, refuse the files that cause it and judge the others.
+
+    The sound rows are spilled.
+    """
+    culprits, first = {file.slice for file in raw}, spill.count
     try:
-        return contract.judge(raw, spec)
+        return contract.judge(raw, spec, spill.add)
     except contract.AccountingError:
         raise
     except (Exception, PanicException) as error:  # noqa: BLE001 values may raise anything
         reason = f"its rows cannot be judged: {shown(str(error))}"
+    spill.cut(first)
     for file in raw if len(raw) > 1 else ():
         with suppress(Exception, PanicException):
-            contract.judge([file], spec)
+            contract.judge([file], spec, len)
             culprits.remove(file.slice)
     culprits = culprits or {file.slice for file in raw}
     return _judge(
@@ -292,6 +318,7 @@ def _judge(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
             for file in raw
         ],
         spec,
+        spill,
     )
 
 
@@ -361,7 +388,8 @@ def _find_odd_texts(
     rows = stored.filter(pl.col(PARTITION).is_in([*before, *between])).with_columns(
         pl.lit(None, pl.String).alias("_file"), pl.lit(None, pl.Int64).alias(LINE)
     )
-    return texts.describe(counts, tables.collect(texts.tally(rows, spec), table), spec)
+    earlier = texts.add_up([tables.collect(texts.tally(rows, spec), table)])
+    return texts.describe(counts, earlier, spec)
 
 
 def _shared_keys(

@@ -17,7 +17,13 @@ from zoneinfo import ZoneInfo
 import polars as pl
 from polars.exceptions import PanicException
 
-from retrain_assets.domain.data.contract import UNPLACED, find_strays, partition_keys, slices
+from retrain_assets.domain.data.contract import (
+    UNPLACED,
+    find_future,
+    find_strays,
+    partitions_of,
+    slices,
+)
 from retrain_assets.domain.data.row_checks import (
     RawRows,
     Slice,
@@ -65,8 +71,7 @@ class Intake:
         files = self.storage.source(self.spec).files(self.since, ignored)
         if self.spec.is_split:
             return files, ignored
-        keys = dict.fromkeys((file.partition or "" for file in files), _MANY)
-        future = find_strays(keys, {}, self.spec, self._now)
+        future = find_future({file.partition or "" for file in files}, (), self.spec, self._now)
         for file in files:
             if file.partition in future:
                 ignored.add(file.path, "of a partition that begins in the future")
@@ -89,7 +94,17 @@ class Intake:
 
     def find_strays(self, rows: Mapping[str, int]) -> dict[str, str]:
         """Return the partitions of a delivery that wait, and why, by their rows."""
-        return find_strays(rows, self.accepted, self.spec, self._now)
+        future = find_future(rows.keys(), self.accepted, self.spec, self._now)
+        begun = {key: count for key, count in rows.items() if key not in future}
+        lonely = self._lonely - begun.keys()
+        return future | find_strays(begun, self.accepted, self.spec, lonely)
+
+    @cached_property
+    def _lonely(self) -> set[str]:
+        """Return partitions that wait although they have the usual number of rows."""
+        marks = self.recorded["stamp"].str.split(" ").list.get(2, null_on_oob=True).drop_nulls()
+        keys = ",".join(marks).split(",")
+        return {key.removesuffix("+") for key in keys if key.endswith("+")}
 
     @cached_property
     def _contract(self) -> str:
@@ -107,7 +122,8 @@ class Intake:
         contract, _, waiting = rest.partition(" ")
         if earlier != file.stamp or contract not in ("", self._contract):
             return False
-        keys = dict.fromkeys(waiting.split(","), 0)
+        names = waiting.split(",")
+        keys = {name.removesuffix("+"): _MANY * name.endswith("+") for name in names}
         return not waiting or self.find_strays(keys).keys() == keys.keys()
 
     @cached_property
@@ -263,7 +279,7 @@ class Intake:
             with suppress(Exception, PanicException):
                 raw = self._read_file(file, spec)
                 if raw.refusal is None:
-                    present = partition_keys(typed([raw], spec), spec).drop_nulls()
+                    present = partitions_of(raw, spec).drop_nulls()
                     counts = dict(present.value_counts().iter_rows())
                     keys |= counts.keys() - self.find_strays(counts)
         return keys
@@ -332,7 +348,7 @@ class Intake:
                 raw = self._read_file(file)
                 if why := self._explain_renumbering(raw):
                     raw = refused(file, why)
-                parts += slices(raw, self.spec, self.accepted, self._now)
+                parts += slices(raw, self.spec, self.find_strays)
             except (Exception, PanicException) as error:  # noqa: BLE001 as above
                 reason = f"its rows cannot be assigned to partitions: {shown(str(error))}"
                 parts += slices(refused(file, reason), self.spec)
@@ -391,7 +407,8 @@ class Intake:
         rows = self.storage.tables.scan(table, dataset_schema(self.spec))
         stored = rows.filter(pl.col(PARTITION) == key).select(columns)
         with suppress(Exception, PanicException):
-            present = typed(readable, self.spec).lazy().select(columns)
+            chunks = typed(readable, self.spec)
+            present = pl.concat(rows.lazy().select(columns) for rows in chunks)
             lost = stored.join(present, on=columns, how="anti", nulls_equal=True)
             return self.storage.tables.collect(lost, table).is_empty()
         return False
@@ -406,4 +423,4 @@ def _packed(parts: Iterable[LandingFile | RawRows]) -> int:
 
 
 def _unpacked(raw: Iterable[RawRows]) -> int:
-    return sum(part.rows.height * part.rows.width * BYTES_A_VALUE for part in raw)
+    return sum(part.rows.height * len(part.rows.schema) * BYTES_A_VALUE for part in raw)

@@ -1,7 +1,8 @@
-"""Readers of landing files: bytes in, rows as they stand out, for CSV, JSONL and parquet.
+"""Readers of landing files: bytes in, rows as they stand out, block by block.
 
 No value is guessed. A line that is no row stays text beside the reason, and a file that cannot be
-trusted is refused. Not here: listing files, and whether a value is sound.
+trusted is refused. Here are CSV and JSONL; parquet is in `parquet.py`. Not here: listing files, and
+whether a value is sound.
 """
 
 import codecs
@@ -11,14 +12,14 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
-from typing import Any
+from itertools import chain
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import polars as pl
 import polars.selectors as cs
 
 from retrain_assets.domain.data.rules import BROKEN, LINE, PROBLEM
-from retrain_assets.domain.data.values import misfit
 from retrain_assets.specs.base import number_of
 from retrain_assets.specs.dataset import ColumnSpec, DatasetSpec, Encoding
 
@@ -34,18 +35,29 @@ _BINARY = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"PAR1": "parquet",
 }
-_PARQUET, _MAX_FOOTER = b"PAR1", 8 * 2**20
-_BYTES_A_VALUE = 8
-# Few rows are unpacked at once, since each may repeat a long text of the row before in a few bytes.
-_BATCH_ROWS = 1024
+_LONGEST_MARK = 4
+_BLOCK = 4 * 2**20  # characters that are read at once
+_MOST_IN_MEMORY = 50_000_000  # values of a file that is in memory as a whole
 # polars panics at dates that are further than this from 1970, about the year 262,142.
 _MAX_DAYS = 95_000_000
 _UNITS_A_DAY = {"day": 1, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 
-# The contract's columns with `_line`, `_broken` and `_problem`, and the names of other columns.
-Content = tuple[pl.DataFrame, tuple[str, ...]]
+# Takes the contract's columns with `_line`, `_broken` and `_problem` of some rows.
+Keep = Callable[[pl.DataFrame], object]
 # Line number; the fields, or None where the line is no row; the line as it stands; why it is none.
 _Record = tuple[int, Sequence[str | None] | None, str, str | None]
+
+
+class Columns(NamedTuple):
+    """How the columns of a file differ from those of the contract.
+
+    Args:
+        extra: Those that the contract does not know.
+        lacking: Those that the file does not have and may lack.
+    """
+
+    extra: tuple[str, ...]
+    lacking: tuple[str, ...]
 
 
 class RefusedFileError(ValueError):
@@ -75,7 +87,8 @@ def columns_of(
     absent = [name for name in absent if not _is_younger(spec.columns[name], partition)]
     missing = [name for name in absent if not _may_be_left_out(name, renamed, spec)]
     if missing:
-        lacking = ", ".join(_with_hint(name, renamed) for name in missing)
+        free = [name for name in renamed if name not in spec.file_columns]
+        lacking = ", ".join(_with_hint(name, free) for name in missing)
         raise RefusedFileError(f"it lacks {lacking}; {_present(names, spec)}")
     extra = tuple(name for name in renamed if name not in spec.file_columns)
     return {name: renamed.index(name) for name in spec.file_columns if name in renamed}, extra
@@ -143,34 +156,50 @@ def number_rows(rows: pl.DataFrame, first: int) -> pl.DataFrame:
     return rows
 
 
-def _text(content: bytes, spec: DatasetSpec) -> str:
-    """Decode a text file that has neither too many lines nor a NUL byte."""
-    encoding = spec.read.encoding
-    if not content:
+def _check_text(content: BinaryIO, spec: DatasetSpec) -> None:
+    """Refuse a text file in another encoding, with too many lines, or with a NUL byte."""
+    encoding, lines = spec.read.encoding, 0
+    content.seek(0)
+    begin = content.read(_LONGEST_MARK) if encoding == "utf-8" else content.read()
+    if not begin:
         raise RefusedFileError("it is empty: deliver it again")
-    likely = _likely_encoding(content, encoding)
+    likely = _likely_encoding(begin, encoding)
     if likely != encoding:
         remedy = f"save it as {encoding}, or set read.encoding to {likely}"
         raise RefusedFileError(f"it is {likely}, not {encoding}: {remedy}")
-    if kind := next((kind for mark, kind in _BINARY.items() if content.startswith(mark)), None):
+    if kind := next((kind for mark, kind in _BINARY.items() if begin.startswith(mark)), None):
         raise RefusedFileError(f"it is a {kind} file, not {encoding}: deliver it unpacked, as text")
     try:
-        text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+        for text in _blocks(content, encoding):
+            if (at := text.find("\0")) >= 0:
+                line, before = lines + text.count("\n", 0, at) + 1, text.rfind("\n", 0, at)
+                raise RefusedFileError(
+                    "it holds a NUL byte, which no text has, as character "
+                    f"{at - before} of line {line}: save it as text, or set read.encoding to what "
+                    "it is"
+                )
+            lines += text.count("\n")
     except UnicodeDecodeError as error:
-        raise RefusedFileError(_undecodable(content, encoding, error.start)) from error
-    if (at := text.find("\0")) >= 0:
-        line, before = text.count("\n", 0, at) + 1, text.rfind("\n", 0, at)
-        raise RefusedFileError(
-            f"it holds a NUL byte, which no text has, as character {at - before} of line {line}: "
-            "save it as text, or set read.encoding to what it is"
-        )
-    _check_rows(text.count("\n"), spec, "lines")
-    return text
+        raise RefusedFileError(_undecodable(content, encoding)) from error
+    check_rows(lines, spec, "lines")
 
 
-def _check_rows(rows: int, spec: DatasetSpec, noun: str = "rows") -> None:
+def _blocks(content: BinaryIO, encoding: Encoding) -> Iterator[str]:
+    """Yield the text of a file in blocks of full lines, of some four million characters."""
+    content.seek(0)
+    codec = "utf-8-sig" if encoding == "utf-8" else encoding
+    text = io.TextIOWrapper(content, codec, newline="\n")
+    try:
+        while block := text.read(_BLOCK):
+            yield block + text.readline()
+    finally:
+        text.detach()  # which leaves the file open
+
+
+def check_rows(rows: int, spec: DatasetSpec, noun: str = "rows") -> None:
     """Refuse a file of too many rows before they are read; one line may be the header."""
-    most, columns, values = spec.read.max_rows, len(spec.file_columns), spec.read.max_values
+    most, columns = spec.read.max_rows, len(spec.file_columns)
+    values = spec.read.max_values or (_MOST_IN_MEMORY if spec.is_split else rows * columns)
     spare = int(noun == "lines")
     if rows > most + spare:
         raise RefusedFileError(f"it has {rows:,} {noun}; read.max_rows is {most:,}: split the file")
@@ -181,11 +210,16 @@ def _check_rows(rows: int, spec: DatasetSpec, noun: str = "rows") -> None:
         )
 
 
-def _undecodable(content: bytes, encoding: Encoding, at: int) -> str:
+def _undecodable(content: BinaryIO, encoding: Encoding) -> str:
     """Say where bytes are no text."""
-    where = f"byte 0x{content[at]:02x} at offset {at}"
-    line = content.count(b"\n", 0, at) + 1
-    return f"it is not {encoding} ({where}) on line {line}: save it so, or set read.encoding"
+    content.seek(0)
+    data, where, line = content.read(), "", 1
+    try:
+        data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+    except UnicodeDecodeError as error:
+        where = f" (byte 0x{data[error.start]:02x} at offset {error.start})"
+        line += data.count(b"\n", 0, error.start)
+    return f"it is not {encoding}{where} on line {line}: save it so, or set read.encoding"
 
 
 def _likely_encoding(content: bytes, expected: Encoding) -> Encoding:
@@ -210,36 +244,91 @@ def is_utf8(content: bytes) -> bool:
     return True
 
 
-def _table(records: Iterable[_Record], positions: dict[str, int], text: str) -> pl.DataFrame:
-    """Return records as a frame; a file that ends in the middle of one is refused."""
+def _table(records: Iterable[_Record], positions: Iterable[str], at: Iterable[int]) -> pl.DataFrame:
+    """Return records as a frame of some columns, which have these places in each record."""
     schema = dict.fromkeys([*positions, BROKEN, PROBLEM], pl.String) | {LINE: pl.Int64}
     values: dict[str, list[Any]] = {name: [] for name in schema}
-    columns = [(values[name].append, at) for name, at in positions.items()]
+    columns = [(values[name].append, place) for name, place in zip(positions, at, strict=True)]
     # Not row by row: millions of small lists keep Python's garbage collector busy.
     for number, fields, line, problem in records:
         values[LINE].append(number)
         values[BROKEN].append(line if fields is None else None)
         values[PROBLEM].append(problem)
-        for append, at in columns:
-            append(None if fields is None else fields[at])
-    if values[BROKEN] and values[BROKEN][-1] is not None and not text.endswith(("\n", "\r")):
-        raise RefusedFileError(
-            f"it ends in the middle of line {values[LINE][-1]}: deliver it again"
-        )
+        for append, place in columns:
+            append(None if fields is None else fields[place])
     return pl.DataFrame(values, schema).select(*positions, LINE, BROKEN, PROBLEM)
 
 
-def _read_csv(content: bytes, spec: DatasetSpec, partition: str | None = None) -> Content:
-    text, delimiter = _text(content, spec), spec.read.delimiter
-    header, has_header = _header(text, spec), spec.read.header is None
+def _check_end(rows: pl.DataFrame, text: str) -> None:
+    """Refuse a file that ends in the middle of a row, by its last rows and its last text."""
+    if rows.height and rows[BROKEN][-1] is not None and not text.endswith(("\n", "\r")):
+        raise RefusedFileError(f"it ends in the middle of line {rows[LINE][-1]}: deliver it again")
+
+
+def _read_csv(content: BinaryIO, spec: DatasetSpec, partition: str | None, keep: Keep) -> Columns:
+    _check_text(content, spec)
+    blocks = _blocks(content, spec.read.encoding)
+    text, has_header = next(blocks, ""), spec.read.header is None
+    header = _header(text, spec)
     positions, extra = columns_of(header, spec, partition)
-    rows = _plain_csv(text, delimiter, len(header), positions, has_header)
-    if rows is None:
-        records = _csv_records(text, delimiter, len(header), has_header)
-        rows = _table(records, positions, text)
-    if spec.read.trim:
-        rows = rows.with_columns(pl.col(*positions).str.strip_chars())
-    return rows, extra
+    for rows in _csv_frames(text, blocks, spec.read.delimiter, len(header), positions, has_header):
+        keep(rows.with_columns(pl.col(*positions).str.strip_chars()) if spec.read.trim else rows)
+    return Columns(extra, tuple(name for name in spec.file_columns if name not in positions))
+
+
+def _csv_frames(
+    text: str,
+    blocks: Iterator[str],
+    delimiter: str,
+    width: int,
+    positions: dict[str, int],
+    has_header: bool,
+) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a CSV block by block; a quoted value may run on into the next one."""
+    line, is_first = 1, True
+    while text or is_first:
+        rows = _plain_csv(text, delimiter, width, positions, has_header, line)
+        if rows is None:
+            lines = _Lines(text, blocks, line)
+            records = _csv_records(lines, delimiter, width, has_header)
+            rows = _table(records, positions, positions.values())
+            _check_end(rows, lines.text)
+            line = lines.number
+        else:
+            line += text.count("\n")
+        yield rows
+        text, has_header, is_first = next(blocks, ""), False, False
+
+
+class _Lines:
+    """The lines of a block of text, and of the blocks after it as long as they are asked for.
+
+    Args:
+        text: The block.
+        blocks: Those after it.
+        number: The number of the next line in the file.
+    """
+
+    def __init__(self, text: str, blocks: Iterator[str], number: int) -> None:
+        self.text, self.number, self._blocks = text, number, blocks
+        self.record: list[str] = []
+        self._rest = list(io.StringIO(text, newline=""))[::-1]
+
+    @property
+    def has_more(self) -> bool:
+        """Tell if the block has more lines."""
+        return bool(self._rest)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if not self._rest:
+            self.text = next(self._blocks)
+            self._rest = list(io.StringIO(self.text, newline=""))[::-1]
+        self.record.append(self._rest.pop())
+        self.number += 1
+        return self.record[-1]
 
 
 def _header(text: str, spec: DatasetSpec) -> list[str]:
@@ -258,7 +347,12 @@ def _header(text: str, spec: DatasetSpec) -> list[str]:
 
 
 def _plain_csv(
-    text: str, delimiter: str, width: int, positions: dict[str, int], has_header: bool
+    text: str,
+    delimiter: str,
+    width: int,
+    positions: dict[str, int],
+    has_header: bool,
+    line: int = 1,
 ) -> pl.DataFrame | None:
     """Read rows by polars, forty times as fast, where counting proves that no row is ragged.
 
@@ -291,16 +385,16 @@ def _plain_csv(
     except pl.exceptions.PolarsError:
         return None
     rows = pl.DataFrame([table.to_series(at).alias(name) for name, at in positions.items()])
-    return number_rows(rows, first=1 + has_header)
+    return number_rows(rows, first=line + has_header)
 
 
-def _csv_records(text: str, delimiter: str, width: int, has_header: bool) -> Iterator[_Record]:
-    lines = list(io.StringIO(text, newline=""))
+def _csv_records(lines: _Lines, delimiter: str, width: int, has_header: bool) -> Iterator[_Record]:
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     if has_header:
         next(reader)
-    while (start := reader.line_num) < len(lines):
-        fields, problem = None, None
+    while lines.has_more:
+        fields, problem, first = None, None, lines.number
+        lines.record.clear()
         try:
             fields = next(reader)
         except csv.Error as error:
@@ -311,13 +405,14 @@ def _csv_records(text: str, delimiter: str, width: int, has_header: bool) -> Ite
             problem = f"it has {number_of(len(fields), 'field')} instead of {width}"
             problem += _delimiter_hint(fields)
         # A stray quote takes in the rows up to the next one: they would be lost unseen.
-        if problem and (reader.line_num > start + 1 or "unexpected end" in problem):
+        if problem and (len(lines.record) > 1 or "unexpected end" in problem):
+            last = lines.number - 1
             raise RefusedFileError(
-                f"the quote opened on line {start + 1} runs on to line {reader.line_num}: close it"
+                f"the quote opened on line {first} runs on to line {last}: close it"
             )
-        line = "".join(lines[start : reader.line_num]).rstrip("\r\n")
+        line = "".join(lines.record).rstrip("\r\n")
         problem = problem or _too_long(line)
-        yield start + 1, None if problem else fields, line, problem
+        yield first, None if problem else fields, line, problem
 
 
 def _too_long(line: str) -> str | None:
@@ -325,25 +420,33 @@ def _too_long(line: str) -> str | None:
     return f"it has {size:,} characters; {_MAX_LINE:,} are the most" if size > _MAX_LINE else None
 
 
-def _read_jsonl(content: bytes, spec: DatasetSpec, partition: str | None = None) -> Content:
-    text = _text(content, spec)
-    if start := re.match(r"\s*(\[|\{\s*\n)", text):
-        kind = "array" if start[1] == "[" else "object on several lines"
-        raise RefusedFileError(f"it begins as a JSON {kind}: write each object on one line")
+def _read_jsonl(content: BinaryIO, spec: DatasetSpec, partition: str | None, keep: Keep) -> Columns:
+    _check_text(content, spec)
     names: dict[str, None] = {}
-    records = _json_records(text, spec, names)
-    rows = _table(records, {name: at for at, name in enumerate(spec.file_columns)}, text)
+    columns, line = [*spec.file_columns], 1
+    blocks = _blocks(content, spec.read.encoding)
+    for text in chain([next(blocks, "")], blocks):
+        start = re.match(r"\s*(\[|\{\s*\n)", text) if line == 1 else None
+        if start:
+            kind = "array" if start[1] == "[" else "object on several lines"
+            raise RefusedFileError(f"it begins as a JSON {kind}: write each object on one line")
+        rows = _table(_json_records(text, spec, names, line), columns, range(len(columns)))
+        _check_end(rows, text)
+        keep(rows)
+        line += text.count("\n")
     if not names:
-        return rows, ()
+        return Columns((), ())
     positions, extra = columns_of(list(names), spec, partition)
-    lacking = [name for name in spec.columns if spec.columns[name].since and name not in positions]
-    return rows.drop(lacking), extra
+    lacking = (name for name in spec.columns if spec.columns[name].since and name not in positions)
+    return Columns(extra, tuple(lacking))
 
 
-def _json_records(text: str, spec: DatasetSpec, names: dict[str, None]) -> Iterator[_Record]:
+def _json_records(
+    text: str, spec: DatasetSpec, names: dict[str, None], first: int
+) -> Iterator[_Record]:
     """Read the lines that are not blank; `names` gathers the keys of all objects."""
     read, columns = _json_reader(spec), list(spec.file_columns)
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=first):
         if not line.strip():
             continue
         fields, problem = None, _too_long(line)
@@ -410,91 +513,26 @@ def _scalar(value: object, name: str) -> str | None:
     return text
 
 
-def _read_parquet(content: bytes, spec: DatasetSpec, partition: str | None = None) -> Content:
-    """Read the rows of a parquet file, in its own types."""
-    try:
-        return _parquet_rows(content, spec, partition)
-    except RefusedFileError:
-        raise
-    # A damaged file may raise anything, and a panic of polars is no Exception.
-    except (Exception, pl.exceptions.PanicException) as error:
-        raise RefusedFileError(f"it is no sound parquet file: {shown(str(error))}") from error
-
-
-def _parquet_rows(content: bytes, spec: DatasetSpec, partition: str | None) -> Content:
+def _read_parquet(
+    content: BinaryIO, spec: DatasetSpec, partition: str | None, keep: Keep
+) -> Columns:
     # Imported here, since it takes half as long to load as all definitions do.
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetFile
+    from retrain_assets.stores.landing.parquet import read_parquet
 
-    if not (content.startswith(_PARQUET) and content.endswith(_PARQUET)):
-        raise ValueError("it does not begin and end as one")
-    if (size := int.from_bytes(content[-8:-4], "little")) > _MAX_FOOTER:
-        raise ValueError(f"its footer has {size:,} bytes; {_MAX_FOOTER:,} are the most")
-    file = ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-    fields = file.schema_arrow
-    positions, extra = columns_of(fields.names, spec, partition)
-    empty = {name: pa.array([], fields.field(at).type) for name, at in positions.items()}
-    if (why := misfit({name: pl.Series(e).dtype for name, e in empty.items()}, spec)) is not None:
-        raise RefusedFileError(why)
-    # Nothing else of `metadata` is safe: what pyarrow does not catch there ends the process.
-    size = file.metadata.num_rows
-    _check_size(_BYTES_A_VALUE * size * len(positions), spec)
-    _check_rows(size, spec)
-    columns = [
-        pl.concat([_series(empty[name]), *_parts(file, fields.names[at], spec)])
-        .rechunk()
-        .alias(name)
-        for name, at in positions.items()
-    ]
-    rows = pl.DataFrame(columns)
-    if rows.height != size:
-        raise ValueError(f"its footer says {size:,} rows, but its groups hold {rows.height:,}")
-    # A text that is repeated stands once in memory, until somebody writes it out.
-    texts = rows.select(pl.sum_horizontal(0, cs.string().str.len_bytes().cast(pl.Int64)).sum())
-    _check_size(texts.item(), spec)
-    return number_rows(rows, first=1), extra
+    return read_parquet(content, spec, partition, keep)
 
 
-def _parts(file: Any, name: str, spec: DatasetSpec) -> Iterator[pl.Series]:
-    """Unpack a column whose pages hold as many values as the footer has rows, part by part.
-
-    pyarrow reads no more rows than the footer says and passes over others, so values are counted.
-    """
-    from pyarrow import ArrowException
-    from pyarrow.types import is_dictionary
-
-    size = 0
-    try:
-        if file.scan_contents([name], batch_size=_BATCH_ROWS) != file.metadata.num_rows:
-            raise RefusedFileError(f"the pages of {name} do not hold the rows of the footer")
-        if is_dictionary(file.schema_arrow.field(name).type):
-            yield from map(_series, file.read([name])[name].chunks)
-            return
-        for batch in file.iter_batches(_BATCH_ROWS, columns=[name]):
-            size += batch.nbytes
-            _check_size(size, spec)
-            yield _series(batch[name])
-    except (ArrowException, OSError) as error:
-        why = "the checksum of a page is wrong" if "CRC" in str(error) else shown(str(error))
-        message = f"it is no sound parquet file: column {name} cannot be read, {why}"
-        raise RefusedFileError(message) from error
+READERS: dict[str, Callable[[BinaryIO, DatasetSpec, str | None, Keep], Columns]] = {
+    "csv": _read_csv,
+    "jsonl": _read_jsonl,
+    "parquet": _read_parquet,
+}
 
 
-def _series(values: Any) -> pl.Series:
-    """Take over values of pyarrow; of a category, as texts that share their memory.
-
-    They are validated first, because polars takes it for granted that texts are UTF-8.
-    """
-    values.validate(full=True)
-    if hasattr(values, "dictionary"):
-        return pl.Series(values.dictionary).gather(pl.Series(values.indices).cast(pl.UInt32))
-    return pl.Series(values)
-
-
-def _check_size(size: int, spec: DatasetSpec) -> None:
-    limit = spec.read.max_bytes
-    if size > limit:
-        raise RefusedFileError(f"it unpacks to {size:,} bytes; read.max_bytes is {limit:,}")
-
-
-READERS = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}
+def read_rows(
+    content: bytes, spec: DatasetSpec, partition: str | None = None
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """Return all rows of a file, and the names of its other columns; see `READERS`."""
+    parts: list[pl.DataFrame] = []
+    columns = READERS[spec.format](io.BytesIO(content), spec, partition, parts.append)
+    return pl.concat(parts).drop(columns.lacking, strict=False), columns.extra

@@ -1,11 +1,12 @@
 """Where the rows of a dataset come from: files in a local folder, or a foreign Delta table.
 
-Here is how landing files are named, and which names are ignored and why. A file is read once, as a
-whole. A file that cannot be read is refused with the reason; a line that is no row is kept as text
+Here is how landing files are named, and which names are ignored and why. A file that cannot be
+read is refused with the reason; a line that is no row is kept as text
 for the contract to refuse. Not here: files in an object store (`objects.py`), how bytes become rows
 (`readers.py`), and whether a value is sound.
 """
 
+import io
 import os
 import re
 import stat
@@ -14,18 +15,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import polars as pl
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from retrain_assets.domain.data.row_checks import NO_ROWS, RawRows
+from retrain_assets.domain.data.row_checks import (
+    NO_ROWS,
+    Chunks,
+    RawRows,
+    rows_at_once,
+    split_rows,
+)
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL
 from retrain_assets.stores.landing.readers import READERS, RefusedFileError, columns_of, number_rows
+from retrain_assets.stores.tables.data_files import Spill
 
 ATTEMPTS = 3  # at reading a file that changes meanwhile
 CHANGING = "it changed whenever it was read: it is read again when it settles"
@@ -234,7 +242,7 @@ class LocalFiles(NamedFiles):
         return LandingFile(path, key, status.st_size, _stamp(status), status.st_mtime_ns)
 
     def read(self, file: LandingFile, /) -> RawRows:
-        """Read a file as a whole.
+        """Read a file.
 
         A file is refused where it is missing, is too large, or keeps changing while it is read.
         """
@@ -245,7 +253,7 @@ class LocalFiles(NamedFiles):
                     status = os.fstat(opened.fileno())
                     if reason := too_large(status.st_size, self.spec):
                         return refused(file, reason)
-                    content = opened.read()
+                    raw = parsed(replace(file, stamp=_stamp(status)), opened, self.spec)
                 unchanged = _stamp(path.stat()) == _stamp(status)
             except OSError as error:
                 # Without a stamp it counts as unread, since an error of the disk may pass.
@@ -253,7 +261,7 @@ class LocalFiles(NamedFiles):
                 reason = f"it cannot be read ({error.strerror}): deliver it again"
                 return refused(replace(file, stamp=stamp), reason)
             if unchanged:
-                return parsed(replace(file, stamp=_stamp(status)), content, self.spec)
+                return raw
         return refused(file, CHANGING)
 
     def _paths(
@@ -360,7 +368,11 @@ class DeltaSource:
             return refused(file, str(error))
         except (DeltaError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             return refused(file, f"version {version} cannot be read: {str(error)[:200]!r}")
-        return _accept(refused(file, None, file.stamp), rows, extra, self.spec)
+        frames = _Frames(self.spec)
+        frames.add(rows)
+        lacking = tuple(name for name in self.spec.file_columns if name not in positions)
+        raw = refused(file, None, file.stamp)
+        return replace(raw, rows=frames.rows(), extra=extra, lacking=lacking)
 
 
 def check_finished(path: str) -> None:
@@ -380,24 +392,45 @@ def check_finished(path: str) -> None:
             raise PassedOverError("temporary")
 
 
-def parsed(file: LandingFile, content: bytes, spec: DatasetSpec) -> RawRows:
-    """Return the rows of the bytes of a file."""
-    digest = sha256(content).hexdigest()
+def parsed(file: LandingFile, content: bytes | BinaryIO, spec: DatasetSpec) -> RawRows:
+    """Return the rows of the bytes of a file; of many rows, most wait on disk."""
+    stream: Any = io.BytesIO(content) if isinstance(content, bytes) else content
+    digest, frames = file_digest(stream, "sha256").hexdigest(), _Frames(spec)
+    stream.seek(0)
     try:
-        rows, extra = READERS[spec.format](content, spec, file.partition)
+        extra, lacking = READERS[spec.format](stream, spec, file.partition, frames.add)
     except RefusedFileError as error:
         return refused(file, str(error), digest)
-    return _accept(refused(file, None, digest), rows, extra, spec)
+    return replace(refused(file, None, digest), rows=frames.rows(), extra=extra, lacking=lacking)
 
 
-def _accept(
-    file: RawRows, rows: pl.DataFrame, extra: tuple[str, ...], spec: DatasetSpec
-) -> RawRows:
-    """Return a file with its rows; the columns that it may lack are null."""
-    lacking = tuple(name for name in spec.file_columns if name not in rows.columns)
-    nothing = pl.lit(None, pl.Null if spec.is_typed else pl.String)
-    rows = rows.with_columns(nothing.alias(name) for name in lacking)
-    return replace(file, rows=rows, extra=extra, lacking=lacking)
+class _Frames:
+    """The rows of a file as they are read; unless it holds many partitions, in bounded chunks."""
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self._spec, self._spill = spec, Spill()
+        self._most = spec.read.max_rows if spec.is_split else rows_at_once(spec)
+        self._waiting: list[pl.DataFrame] = []
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Append rows; the columns that they may lack are null."""
+        lacking = [name for name in self._spec.file_columns if name not in rows.columns]
+        nothing = pl.lit(None, pl.Null if self._spec.is_typed else pl.String)
+        full = rows.with_columns(nothing.alias(name) for name in lacking)
+        for part in split_rows(full, self._most):
+            if sum(waiting.height for waiting in self._waiting) + part.height > self._most:
+                self._flush()
+            self._waiting.append(part)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._spill.add(pl.concat(self._waiting, rechunk=True))
+            self._waiting.clear()
+
+    def rows(self) -> pl.DataFrame | Chunks:
+        """Return all rows: in one frame if they are few."""
+        self._flush()
+        return self._spill if self._spill.count > 1 else self._spill.parts()[0].collect()
 
 
 def refused(file: LandingFile, reason: str | None, digest: str = "") -> RawRows:

@@ -7,10 +7,13 @@ flat. Not here: what is committed and when, and which versions are still needed.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any, Final, Self
+from weakref import finalize
 
 import polars as pl
 from deltalake import DeltaTable, WriterProperties
@@ -167,34 +170,67 @@ def _digest(table: Place, name: str) -> str | None:
     return str(memory[key])
 
 
-class Spill(TemporaryDirectory[str]):
-    """Frames of one schema that wait on disk for a commit; one alone stays in memory."""
+class Spill:
+    """Frames of one schema in order; one stays in memory, several are on disk.
+
+    The folder is removed when the block is left, or when nobody has the object any more.
+    """
 
     def __init__(self) -> None:
-        super().__init__(prefix="retrain-")
+        self.count = self.height = 0
         self._frames: list[pl.DataFrame] = []
-        self._count = 0
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of those on disk."""
+        folder = Path(mkdtemp(prefix="retrain-"))
+        self._remove = finalize(self, rmtree, folder, ignore_errors=True)
+        return folder
 
     def add(self, frame: pl.DataFrame) -> None:
         """Append a frame."""
         self._frames.append(frame)
-        self._count += 1
-        if self._count > 1:
-            first = self._count - len(self._frames)
+        self.count += 1
+        self.height += frame.height
+        if self.count > 1:
+            first = self.count - len(self._frames)
             for number, waiting in enumerate(self._frames, first):
-                path = Path(self.name) / f"{number:06}.parquet"
-                waiting.write_parquet(path, compression="lz4")
+                waiting.write_parquet(self._path(number), compression="lz4")
             self._frames.clear()
+
+    def cut(self, count: int) -> None:
+        """Drop the frames after the first ones."""
+        for number, part in enumerate(self.parts()):
+            if number >= count:
+                self.height -= part.select(pl.len()).collect().item()
+                self._path(number).unlink(missing_ok=True)
+        self._frames = self._frames[:count]
+        self.count = min(self.count, count)
 
     def frame(self) -> pl.DataFrame | pl.LazyFrame:
         """Return all of them, in order: the one in memory, or a scan of those on disk."""
-        return self._frames[0] if self._frames else pl.scan_parquet(f"{self.name}/*.parquet")
+        return self._frames[0] if self._frames else pl.scan_parquet(f"{self.folder}/*.parquet")
 
     def parts(self) -> list[pl.LazyFrame]:
         """Return each frame on its own, in order, as their types may differ."""
         if self._frames:
             return [frame.lazy() for frame in self._frames]
-        return [pl.scan_parquet(path) for path in sorted(Path(self.name).glob("*.parquet"))]
+        return [pl.scan_parquet(self._path(number)) for number in range(self.count)]
 
-    def __enter__(self) -> Self:  # type: ignore[override]
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06}.parquet"
+
+    @property
+    def schema(self) -> pl.Schema:
+        """Return the columns of the first frame and their types."""
+        return self.parts()[0].collect_schema()
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        return (part.collect() for part in self.parts())
+
+    def __enter__(self) -> Self:
         return self
+
+    def __exit__(self, *_: object) -> None:
+        if "folder" in vars(self):
+            self._remove()

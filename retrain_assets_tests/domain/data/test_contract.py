@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrain_assets.domain.data import row_checks
+from retrain_assets.domain.data import row_checks, texts
 from retrain_assets.domain.data.contract import (
     FILES_SCHEMA,
+    LONELY,
     NEIGHBOUR_REFUSED,
     QUARANTINE_SCHEMA,
     AccountingError,
     Judgement,
+    find_strays,
     judge,
     refuse_partitions,
 )
@@ -483,6 +485,64 @@ def test_every_row_is_accounted_for_and_order_of_files_does_not_matter(
     assert judgement.accepted.height == counts[1]
     assert not judgement.accepted.select(pl.struct("day", "id").is_duplicated().any()).item()
     assert judge(files[::-1], spec()).accepted.equals(judgement.accepted)
+
+
+PARTS = ("accepted", "quarantined", "files", "outliers", "texts")
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.fixed_dictionaries(dict.fromkeys(SOUND, VALUES)), max_size=8),
+    st.integers(1, 6),
+    st.sampled_from([0.2, 0.9]),
+)
+def test_rows_are_judged_alike_whatever_number_is_judged_at_once(
+    rows: list[Row], at_once: int, share: float
+) -> None:
+    same = [{**SOUND, "kind": "x"}, SOUND, {**SOUND, "id": "77"}, {**SOUND, "id": "77"}] * 2
+    odd = [{**SOUND, "id": str(n), "kind": f"{n} ", "note": "=1"} for n in range(80, 84)]
+    files = [raw([*sound(3), *rows, *odd], name="1"), raw([*rows[::-1], *sound(3)], name="2")]
+    files.append(raw([*same, *sound(9, 300)], "2013-01-30"))
+    columns = ATTRIBUTES["columns"] | {
+        "price": {"type": "float", "outliers": {"robust_z": 2, "action": "quarantine"}},
+        "kind": {"type": "category"},
+    }
+    rules = {"columns": columns, "quarantine": {"max_fraction": share}}
+    # Fewer repeated rows are listed than there are, so that the last one counts the others.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_checks, "MAX_REPEATS", 2)
+        patch.setattr(texts, "_MOST_CATEGORIES", 2)
+        full = judge(files, spec(**rules))
+        read = {"batch_values": at_once * len(columns)}
+        kept: list[pl.DataFrame] = []
+        parts = judge(files, spec(**rules, read=read), kept.append)
+    kept.append(parts.accepted)
+    refused = list(parts.refused_partitions)
+    accepted = pl.concat(kept).filter(~pl.col(PARTITION).is_in(refused))
+    assert accepted.equals(full.accepted)
+    assert max(frame.height for frame in kept) <= at_once
+    for name in PARTS[1:]:
+        alike = [getattr(side, name).sort(pl.all(), maintain_order=True) for side in (full, parts)]
+        assert alike[0].equals(alike[1]), name
+    assert full.quarantined.equals(parts.quarantined)
+
+
+def test_a_gap_that_the_spacing_of_the_others_contradicts_makes_a_partition_wait() -> None:
+    january = {f"2013-01-{day:02}": 40 for day in range(1, 11)}
+    assert find_strays({"2013-12-18": 40}, january, spec()) == {"2013-12-18": LONELY}
+    assert find_strays({"2012-10-18": 40, **january}, {}, spec()).keys() == {"2012-10-18"}
+    assert find_strays({"2013-12-18": 40, "2013-12-19": 40}, january, spec()) == {}
+    assert find_strays({"2013-12-18": 40}, january, spec(), ["2013-12-19"]) == {}
+    assert find_strays({"2013-12-18": 40}, january, spec(), ["2013-11-19"]) != {}
+    few_rows = find_strays({"2013-12-18": 1}, january, spec(), ["2013-12-19"])
+    assert "has few rows" in few_rows["2013-12-18"]
+    assert find_strays({"2013-02-07": 40}, january, spec()) == {}
+    seasons = january | {"2013-06-01": 40, "2013-06-02": 40}
+    assert find_strays({"2013-10-20": 40}, seasons, spec()) == {}
+    assert find_strays({"2013-12-18": 40}, seasons, spec()) == {"2013-12-18": LONELY}
+    few = dict(list(january.items())[:5])
+    assert find_strays({"2013-12-18": 40}, few, spec()) == {}
+    assert find_strays({"2013-12-18": 40}, january, spec(rows={"stray": 0})) == {}
 
 
 def test_a_partition_begins_at_midnight_of_its_time_zone() -> None:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import polars as pl
 import pytest
@@ -412,15 +412,15 @@ def test_whatever_error_a_file_causes_refuses_that_file_and_no_other(
         deliver(tmp_path, f"2013-01-0{day}.csv", f"2013-01-0{day},{day},5")
     spec, read, judge = dataset(landing=landing), READERS["csv"], contract.judge
 
-    def raise_for_two(content: bytes, *rest: Any) -> Any:
-        if b",2,5" in content:
+    def raise_for_two(content: BinaryIO, *rest: Any) -> Any:
+        if b",2,5" in content.read():
             raise error
         return read(content, *rest)
 
-    def raise_for_three(raw: Sequence[RawRows], spec: DatasetSpec) -> Judgement:
-        if any(3 in file.rows["id"].cast(int) for file in raw if "id" in file.rows.columns):
+    def raise_for_three(raw: Sequence[RawRows], spec: DatasetSpec, keep: Any = None) -> Judgement:
+        if any(3 in file.frame["id"].cast(int) for file in raw if "id" in file.frame.columns):
             raise error
-        return judge(raw, spec)
+        return judge(raw, spec, keep)
 
     monkeypatch.setitem(READERS, "csv", raise_for_two)
     monkeypatch.setattr(contract, "judge", raise_for_three)
@@ -460,8 +460,9 @@ def test_a_row_of_a_mistaken_month_waits_until_its_neighbours_come(tmp_path: Pat
         "its partition begins in the future and waits",
     ]
     assert Intake(storage, spec, None, now).unread == []
-    deliver(tmp_path, "b.csv", *(f"2013-12-17,{i},5" for i in range(40)))
-    ingest(storage, spec, ["2013-12-17"], "run", now)
+    near = ["2013-12-16", "2013-12-17"]
+    deliver(tmp_path, "b.csv", *(f"{day},{i},5" for day in near for i in range(40)))
+    ingest(storage, spec, near, "run", now)
     again = Intake(storage, spec, None, now)
     assert [file.path for file in again.unread] == ["sales/a.csv"]
     assert "2013-12-18" in again.keys(again.unread)
@@ -469,6 +470,31 @@ def test_a_row_of_a_mistaken_month_waits_until_its_neighbours_come(tmp_path: Pat
     assert table(tmp_path)["2013-12-18"] == [9001]
     assert [row[2] for row in quarantined(tmp_path)] == [403]
     assert Intake(storage, spec, None, now).unread == []
+
+
+@pytest.mark.parametrize("landing", ["sales/*.csv", "sales/{partition}.csv"])
+def test_a_partition_alone_far_away_waits_for_a_second_one_though_it_has_usual_rows(
+    tmp_path: Path, landing: str
+) -> None:
+    spec, storage = dataset(partition=LONG, landing=landing), Storage(tmp_path)
+    days = [f"2013-01-{day:02}" for day in range(1, 11)]
+    wrong, second = "2013-10-18", "2013-10-19"
+    for day in days:
+        deliver(tmp_path, f"{day}.csv", *(f"{day},{i},5" for i in range(5)))
+    ingest(storage, spec, days, "run")
+    deliver(tmp_path, f"{wrong}.csv", *(f"{wrong},{i},5" for i in range(5)))
+    assert ingest(storage, spec, [wrong], "run").published == ()
+    assert set(table(tmp_path)) == set(days)
+    reasons = storage.tables.scan("sales/quarantine").collect()["_reasons"].to_list()
+    assert all("waits for a second one near it" in str(reason) for reason in reasons)
+    assert Intake(storage, spec).unread == []
+    willing = dataset(partition=LONG, landing=landing, rows={"stray": 0})
+    assert [file.path for file in Intake(storage, willing).unread] == [f"sales/{wrong}.csv"]
+    deliver(tmp_path, f"{second}.csv", *(f"{second},{i},5" for i in range(5)))
+    assert ingest(storage, spec, [second], "run").published == (second,)
+    assert [file.path for file in Intake(storage, spec).unread] == [f"sales/{wrong}.csv"]
+    assert ingest(storage, spec, [wrong], "run").published == (wrong,)
+    assert Intake(storage, spec).unread == []
 
 
 def test_a_person_can_let_a_partition_in_that_waits(tmp_path: Path) -> None:

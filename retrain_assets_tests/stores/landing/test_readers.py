@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrain_assets.domain.data.contract import judge
-from retrain_assets.domain.data.row_checks import RawRows
+from retrain_assets.domain.data.row_checks import NO_ROWS, RawRows
 from retrain_assets.domain.data.rules import BROKEN, LINE
 from retrain_assets.stores.landing import readers
-from retrain_assets.stores.landing.readers import READERS, RefusedFileError, number_rows
+from retrain_assets.stores.landing.readers import RefusedFileError, number_rows, read_rows
+from retrain_assets.stores.landing.source import LandingFile, parsed
 from retrain_assets_tests.sales import DAY, read, spec
 
 if TYPE_CHECKING:
@@ -224,8 +226,72 @@ def test_the_fast_reader_agrees_with_the_careful_one(lines: list[list[str]], end
     positions = {"note": 2, "id": 0}
     fast = readers._plain_csv(text, ",", 3, positions, True)
     if fast is not None:
-        careful = readers._table(readers._csv_records(text, ",", 3, True), positions, text)
+        records = readers._csv_records(readers._Lines(text, iter(()), 1), ",", 3, True)
+        careful = readers._table(records, positions, positions.values())
         assert fast.equals(careful)
+
+
+OTHERS = [
+    "2,x",
+    '3,,"a',
+    '"b\n\nc",,x',
+    "4,,,x",
+    "",
+    "5,2013-01-31,\u00e9",
+    '6,,"z"',
+    '"7",,"',
+    '8,,"\r',
+]
+JSONS = [
+    '{"id": 1, "more": 2}',
+    '{"id": 2, "note": "a"',
+    "[]",
+    "",
+    '{"day": "\u00e9"}',
+    '{"id": "x"}',
+]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.sampled_from(OTHERS) | st.just("1,,x"), max_size=7),
+    st.lists(st.sampled_from(JSONS), max_size=7),
+    st.integers(1, 40),
+    st.sampled_from(["utf-8", "utf-16"]),
+)
+def test_a_file_is_read_alike_whatever_the_size_of_its_blocks(
+    lines: list[str], objects: list[str], size: int, encoding: str
+) -> None:
+    text = {"csv": "id,day,note\n" + "\n".join(lines), "jsonl": "\n".join(objects)}
+    for ending, content in text.items():
+        rules = {"encoding": encoding, "batch_values": size}
+        whole, small = (
+            spec(f"{{partition}}.{ending}", read=read) for read in ({"encoding": encoding}, rules)
+        )
+        data = content.encode(encoding)
+        file = LandingFile("x", DAY, len(data), "1")
+        expected = parsed(file, data, whole)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(readers, "_BLOCK", size)
+            found = parsed(file, data, small)
+        assert found.frame.equals(expected.frame)
+        assert replace(found, rows=NO_ROWS) == replace(expected, rows=NO_ROWS)
+
+
+def test_many_rows_of_a_file_are_in_chunks_of_the_bound(tmp_path: Path) -> None:
+    numbers = pl.DataFrame({"id": pl.int_range(5000, eager=True)}).with_columns(
+        day=pl.lit(date(2013, 1, 31)), note=pl.col("id").cast(pl.String).cast(pl.Categorical)
+    )
+    dense = numbers.with_columns(id=pl.lit(1, pl.Int64), note=pl.lit("x"))
+    for frame in (numbers, dense, numbers.drop("note")):
+        content = parquet(tmp_path / "frame", frame)
+        columns = spec().model_dump()["columns"] | {"note": {"type": "text", "since": "2013-02-01"}}
+        file = read(tmp_path, content, "parquet", read={"batch_values": 3000}, columns=columns)
+        assert [chunk.height for chunk in file.chunks(10**6)] == [1000] * 5
+        assert file.frame[LINE].to_list() == list(range(1, 5001))
+        assert file.frame["id"].equals(frame["id"])
+        judged = judge([file], spec("x.parquet", partition={"by": "none"}, key=["id", "note"]))
+        assert judged.files["rows_read"].item() == 5000
 
 
 def test_a_short_row_is_not_made_up_for_by_a_long_one() -> None:
@@ -370,7 +436,7 @@ def test_damage_never_ends_in_anything_but_a_refusal(data: st.DataObject) -> Non
     for _ in range(data.draw(st.integers(1, 3))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     with suppress(RefusedFileError):
-        READERS["parquet"](bytes(damaged), spec("{partition}.parquet"))
+        read_rows(bytes(damaged), spec("{partition}.parquet"))
 
 
 def test_a_parquet_without_a_column_is_refused(tmp_path: Path) -> None:
