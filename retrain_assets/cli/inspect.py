@@ -12,6 +12,7 @@ import dagster as dg
 
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command, show
+from retrain_assets.domain.data.contract import UNPLACED
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals.ticks import failed_ticks
 from retrain_assets.orchestration.jobs import last_seconds
@@ -129,9 +130,8 @@ def history(model: str, csv_file: str | None, *, verify: bool) -> None:
 @click.option("--csv", "csv_file", help="A new file with all refused rows, for the supplier.")
 def quarantine(dataset: str, csv_file: str | None, **filters: Any) -> None:
     """Show what was refused and why: counted, or row by row with --partition."""
-    refusals = quarantine_step.refused(
-        base.storage(), base.get("dataset", base.datasets(), dataset), **filters
-    )
+    spec, storage = base.get("dataset", base.datasets(), dataset), base.storage()
+    refusals = quarantine_step.refused(storage, spec, **filters)
     table = refusals if filters["partition"] else quarantine_step.count(refusals)
     records = refusals.select("partition", "file", "line").n_unique()
     if csv_file is not None:
@@ -139,8 +139,15 @@ def quarantine(dataset: str, csv_file: str | None, **filters: Any) -> None:
     value = {"dataset": dataset, **filters, "refused": records, "shown": table.to_dicts()}
     files = refusals.filter(refusals["line"].is_null()).select("partition", "file").n_unique()
     counts = number_of(records - files, "row"), number_of(files, "file")
-    head = f"{dataset}: {' and '.join(counts)} refused"
-    show(value, "\n".join([head, *quarantine_step.as_lines(table)]))
+    lines = [f"{dataset}: {' and '.join(counts)} refused", *quarantine_step.as_lines(table)]
+    lines += quarantine_step.explain(refusals, spec)
+    unplaced = quarantine_step.count_unplaced(storage, spec) if filters["partition"] else 0
+    if unplaced and not str(filters["partition"]).startswith(UNPLACED):
+        lines.append(
+            f"{number_of(unplaced, 'row')} of no partition, such as those with a wrong date, "
+            f"are listed by --partition {UNPLACED}PATH, where PATH is a file without `landing/`"
+        )
+    show(value, "\n".join(lines))
 
 
 @command

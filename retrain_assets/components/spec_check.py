@@ -11,6 +11,7 @@ import polars as pl
 
 from retrain_assets.components.code_check import Mistake, find_code_mistakes
 from retrain_assets.domain.data import expectations, rules, values
+from retrain_assets.domain.data.row_wise import explain_sql
 from retrain_assets.domain.drift.permutation_test import compute_least_rate
 from retrain_assets.domain.features.build import FeatureError, list_features, mistaken_feature
 from retrain_assets.domain.features.sql import forgive_rows
@@ -218,7 +219,7 @@ def _find_personal_slices(spec: ModelSpec, sides: Mapping[str, DatasetSpec]) -> 
 
 def _explain_sql(error: BaseException, dataset: DatasetSpec) -> str:
     """Return the message of polars in one line, or the column that does not exist."""
-    message = str(error.__cause__ or error).partition("\n")[0]
+    message = explain_sql(error.__cause__ or error)
     match = re.search(r"unable to find column \"(.+?)\"", message)
     if match is None:
         return f"is not valid: {message}"

@@ -24,10 +24,23 @@ from retrain_assets.specs.base import SpecError, hint
 Loc = tuple[str | int, ...]
 SpecT = TypeVar("SpecT", bound=BaseModel)
 ROOT = "attributes"
+_PERCENT = 100
 _MAX_BYTES, _MAX_DEPTH, _MAX_VALUES, _MAX_MESSAGE = 2**20, 40, 50_000, 300
 _SHORT = 4  # shorter values of variables are masked as words only
 _LEAKED = "take it out, make it invalid where it came from, and leave secrets to the environment"
 _SYNTAX = "indent with spaces, close what is opened, and put text with special characters in quotes"
+_MENDING = {
+    "expected ',' or": "put a comma between two entries, and close the bracket that opens here",
+    "expected ':'": "write `name: value`, with a colon and a space",
+    "mapping values are not allowed": (
+        "put text that has a colon in quotes, and see if the line before lacks a colon"
+    ),
+    "expected '-'": "begin each entry of the list with a dash, or indent this line less",
+    "expected key": "indent the entries of a mapping alike",
+    "end of stream": "close the quote that opens here",
+    "any token": "put text that begins with a special character in quotes; indent with spaces",
+}
+_NOTICED_LATE = ("expected ',' or", "expected ':'", "end of stream")
 _SHOWN = "fields are shown in metadata, so leave secrets to the library that needs them"
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 _NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]{0,99}|(?=\.[0-9]))(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?")
@@ -40,6 +53,14 @@ _SECRETS = {
     "a token of GitHub": re.compile(r"\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"),
     "a signed URL": re.compile(r"(?i)[?&](?:sig|x-amz-signature|token|password)=[^&\s]+"),
+}
+_SYNONYMS = {
+    **dict.fromkeys(("number", "double", "real", "decimal", "float64", "numeric"), "float"),
+    **dict.fromkeys(("integer", "int64", "int32", "bigint", "long"), "int"),
+    **dict.fromkeys(("string", "str", "object", "varchar", "char"), "text"),
+    **dict.fromkeys(("timestamp", "time"), "datetime"),
+    **dict.fromkeys(("boolean", "logical"), "bool"),
+    **dict.fromkeys(("enum", "factor", "categorical"), "category"),
 }
 _REMEDIES = {
     "string_type": "put it in quotes",
@@ -115,8 +136,18 @@ def load_strictly(path: Path) -> tuple[Document, ...]:
         line = content.count(b"\n", 0, error.position)
         reason = f"{error.reason}: take the character out"
     except yaml.MarkedYAMLError as error:
-        line, reason = getattr(error.problem_mark, "line", 0), f"{error.problem}: {_SYNTAX}"
+        line, reason = _explain_syntax(error)
     raise SpecError(_message(file, line + 1, (), reason))
+
+
+def _explain_syntax(error: yaml.MarkedYAMLError) -> tuple[int, str]:
+    """Return the line, counted from 0, in which to look for a mistake, and what would do."""
+    problem = error.problem or ""
+    remedy = next((text for words, text in _MENDING.items() if words in problem), _SYNTAX)
+    # What is not closed, or has no colon, is noticed only at the next line.
+    is_noticed_late = any(words in problem for words in _NOTICED_LATE)
+    mark = (error.context_mark if is_noticed_late else None) or error.problem_mark
+    return getattr(mark, "line", 0), f"{problem}: {remedy}"
 
 
 @lru_cache(maxsize=64)
@@ -268,6 +299,8 @@ def _reason(
     """Return where a mistake is, and what is wrong, what is written, and what would do."""
     loc = tuple(_fields(detail, document.value[ROOT] if below else document.value))
     kind, written, rules = detail["type"], detail["input"], _rules(schema, loc)
+    if kind in ("less_than", "less_than_equal") and _is_percentage(written, detail):
+        rules = {"description": f"write {written / 100:g}"}
     reason = f"{detail['msg'][0].lower()}{detail['msg'][1:]}, found {written!r}: "
     reason += _REMEDIES.get(kind, rules.get("description", ""))
     if kind == "extra_forbidden":
@@ -276,7 +309,9 @@ def _reason(
         reason = f"is needed: {rules.get('description', '')}"
     elif kind == "literal_error":
         options = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-        reason = f"cannot be {written!r}{hint(written, options)}"
+        synonym = _SYNONYMS.get(str(written).casefold())
+        meant = f": did you mean {synonym}?" if synonym in options else hint(written, options)
+        reason = f"cannot be {written!r}{meant}"
     elif kind == "value_error":
         # A reason that concerns several fields begins with the path of the one to change.
         reason = str(detail["ctx"]["error"])
@@ -285,6 +320,12 @@ def _reason(
         if colon and deeper in document.lines:
             return deeper, rest
     return (*below, *loc), reason
+
+
+def _is_percentage(written: Any, detail: ErrorDetails) -> bool:
+    """Tell if a share was probably written in percent."""
+    most = detail["ctx"].get("lt", detail["ctx"].get("le"))
+    return isinstance(written, int | float) and most == 1 and 1 < written <= _PERCENT
 
 
 def _fields(detail: ErrorDetails, value: Any) -> Iterator[str | int]:

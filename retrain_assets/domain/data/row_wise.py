@@ -3,17 +3,31 @@
 Not here: which values are computed.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import polars as pl
 
+_MAX_CHARACTERS = 300
 Result = TypeVar("Result")
 Failure = TypeVar("Failure", bound=BaseException)
 SQL_ERRORS: tuple[type[BaseException], ...] = (
     pl.exceptions.PolarsError,
     pl.exceptions.PanicException,
 )
+
+
+def explain_sql(error: BaseException) -> str:
+    """Return the first line of an error of polars' SQL, whose place is counted in the SQL."""
+    text = str(error).partition("\n")[0][:_MAX_CHARACTERS]
+    match = re.search(r" at Line: (\d+), Column: (\d+)", text)
+    if match is None:
+        return text
+    line = f" of its line {match[1]}" if match[1] != "1" else ""
+    text = text.replace(match[0], f", at character {match[2]}{line} of the SQL")
+    unexpected = re.search(r"Expected: (end of statement|\)), found: (\S+?),", text)
+    return f"{text}: is a comma missing before {unexpected[2]}?" if unexpected else text
 
 
 def repeat_single(rows: pl.DataFrame) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from retrain_assets.domain.data.patterns import mistaken_pattern
-from retrain_assets.domain.data.row_wise import SQL_ERRORS, compute_by_row, select_rows
+from retrain_assets.domain.data.row_wise import SQL_ERRORS, compute_by_row, explain_sql, select_rows
 from retrain_assets.domain.data.rules import (
     BROKEN,
     FILE_PARTITION,
@@ -433,7 +433,7 @@ def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
         by_row = not derived.filter(pl.col(LINE) > 0).explain().startswith("FILTER")
         derived.collect()
     except SQL_ERRORS as error:
-        return f"is not valid: {str(error).partition(chr(10))[0][:300]}"
+        return f"is not valid: {explain_sql(error)}"
     if not by_row:
         return "looks at more than its own row: leave out aggregates, windows and offsets"
     if not fits(kind, column.type):
@@ -444,16 +444,25 @@ def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
 def _explain_impossible_cast(value: pl.Expr, schema: dict[str, Type]) -> str | None:
     """Return why a cast fails whatever the value, which polars says only where there is a value."""
     row = pl.select(pl.lit(1).cast(dtype).alias(name) for name, dtype in schema.items())
-    try:
-        row.select(value)
-    except SQL_ERRORS as error:
-        why = str(error).partition("\n")[0].rstrip(".")
-        if why.startswith("casting from"):
-            return (
-                f"fails for every row, since {why}: read a date with DATE(text, '%Y-%m-%d'), a "
-                "moment with STRPTIME(text, '%Y-%m-%d %H:%M'), and true or false with text = 'true'"
-            )
+    for part in _parts(value):  # each by itself, as no value may reach a branch
+        try:
+            row.select(part)
+        except SQL_ERRORS as error:
+            why = str(error).partition("\n")[0].rstrip(".")
+            if why.startswith("casting from"):
+                return (
+                    f"fails for every row, since {why}: read a date with DATE(text, '%Y-%m-%d'), a "
+                    "moment with STRPTIME(text, '%Y-%m-%d %H:%M'), and true or false with text = "
+                    "'true'"
+                )
     return None
+
+
+def _parts(value: pl.Expr) -> Iterator[pl.Expr]:
+    """Yield an expression and all that it is computed from."""
+    yield value
+    for part in value.meta.pop():
+        yield from _parts(part)
 
 
 def find_column_mistakes(spec: DatasetSpec) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -251,6 +251,8 @@ def _choose_rounds(pipeline: Pipeline, spec: EarlyStoppingSpec, rows: _Rows, gap
     encoded = (Rows(encoder.transform(i.features), i.labels, i.weight) for i in parts)
     try:
         return int(estimator.choose_rounds(*encoded, spec.rounds))
+    except TrainingError:
+        raise
     except (ValueError, TypeError) as error:
         raise TrainingError(f"estimator: {name} cannot be fitted: {error}") from error
 

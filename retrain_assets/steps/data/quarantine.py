@@ -9,15 +9,32 @@ from pathlib import Path
 import polars as pl
 import polars.selectors as cs
 
+from retrain_assets.domain.data import values
 from retrain_assets.domain.data.contract import QUARANTINE_SCHEMA, UNPLACED
 from retrain_assets.domain.data.rules import LINE, PARTITION, RULES
 from retrain_assets.specs.base import hint, shorten
-from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.dataset import ColumnSpec, ColumnType, DatasetSpec
 from retrain_assets.stores.storage import Storage
 
 WHOLE_FILE = "file"
 _FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"  # noqa: RUF001 wide ones count in some spreadsheets
-_WIDEST = 60
+_WIDEST, _LONGEST_LIST = 60, 200
+_TYPES: dict[ColumnType, str] = {
+    "int": "a whole number, such as 5",
+    "float": "a number, such as 0.5",
+    "bool": "true or false",
+    "category": "a text that is no word for a missing value and no error of a spreadsheet",
+    "text": "a text that is no word for a missing value and no error of a spreadsheet",
+    "date": "a date, such as 2013-01-31",
+    "datetime": "a time with its offset, such as 2013-01-31T10:00:00Z",
+}
+_EXPECTED = {
+    "parse": "a line that can be read as a row",
+    "required": "a value",
+    "partition": "a row of the partition in the name of its file, or of one that the dataset has",
+    "key": "a key that no other row of its partition has with other values",
+    "repeat": "a row that stands once",
+}
 
 
 def refused(
@@ -90,6 +107,42 @@ def as_lines(reasons: pl.DataFrame, most: int = 50) -> Iterator[str]:
         yield "  ".join(map(str.ljust, row, widths)).rstrip()
     if reasons.height > most:
         yield f"… and {reasons.height - most:,} more: --csv FILE writes all"
+
+
+def explain(reasons: pl.DataFrame, spec: DatasetSpec) -> Iterator[str]:
+    """Yield what each rule expects of each column instead of a value that was refused."""
+    first = reasons.filter(pl.col("reason") != WHOLE_FILE).unique(
+        ["reason", "column"], keep="first", maintain_order=True
+    )
+    for row in first.iter_rows(named=True):
+        column = spec.columns.get(row["column"] or "")
+        expected = _expected(row["reason"], row["column"], column, spec)
+        found = f", not {_cell(row['value'])!r}" if row["value"] else ""
+        yield f"{row['column'] or 'line'}, {row['reason']}: expected is {expected}{found}"
+
+
+def _expected(rule: str, name: str, column: ColumnSpec | None, spec: DatasetSpec) -> str:
+    if column is None or rule not in ("type", "range", "allowed", "pattern", "outlier"):
+        return _EXPECTED.get(rule, "what the YAML says")
+    written = values.date_format(name, spec)
+    if rule == "type":
+        return f"a value written as {written}" if written else _TYPES[column.type]
+    bounds = (("from", column.min), ("to", column.max))
+    outliers = column.outliers.robust_z if column.outliers else 0
+    return {
+        "range": "a number " + " ".join(f"{w} {v:g}" for w, v in bounds if v is not None),
+        "allowed": f"one of {shorten(', '.join(column.allowed or ()), _LONGEST_LIST)}",
+        "pattern": f"a text that {column.pattern!r} matches in full",
+        "outlier": f"a number within {outliers:g} robust standard deviations of the median",
+    }[rule]
+
+
+def count_unplaced(storage: Storage, spec: DatasetSpec) -> int:
+    """Count the refused rows of no partition, such as those with a wrong date."""
+    table = f"{spec.name}/quarantine"
+    rows = storage.tables.scan(table, QUARANTINE_SCHEMA)
+    unplaced = rows.filter(pl.col(PARTITION).str.starts_with(UNPLACED), pl.col(LINE).is_not_null())
+    return int(storage.tables.collect(unplaced.select(pl.len()), table).item())
 
 
 def _cell(value: object) -> str:

@@ -9,7 +9,7 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.features.build import KEY
-from retrain_assets.steps.state import ModelState, landing_files
+from retrain_assets.steps.state import ModelState, landed_rows, landing_files
 from retrain_assets.stores.ledger import IN_PRODUCTION
 
 RECORDED = (
@@ -40,7 +40,8 @@ def lineage(state: ModelState, partition: str, key: str) -> dict[str, dict[str, 
     rows = predictions.filter(pl.col(KEY) == key).to_dicts()
     if not rows:
         keys = predictions[KEY]
-        example = f"its keys are such as {keys[0]!r}" if len(keys) else "it has none"
+        none = f"it has none, since {_explain_lack(state, partition)}"
+        example = f"its keys are such as {keys[0]!r}" if len(keys) else none
         raise LookupError(
             f"model {state.spec.name}: no prediction {key!r} in partition {partition!r}: {example}"
         )
@@ -72,3 +73,12 @@ def lineage(state: ModelState, partition: str, key: str) -> dict[str, dict[str, 
             **{name: getattr(row, name) for name in DECIDED},
         },
     }
+
+
+def _explain_lack(state: ModelState, partition: str) -> str:
+    """Return why a partition has no prediction."""
+    if partition not in landed_rows(state.tables, state.dataset.name):
+        return f"{state.dataset.name} has no accepted rows of it"
+    if state.ledger.read().production_at(partition) is None:
+        return "no version was in production when it came: only later partitions are predicted"
+    return f"it is not built yet: see `retrain plan {state.spec.name}`"
