@@ -14,7 +14,7 @@ from retrain_assets.cli import base
 from retrain_assets.cli.base import command, show
 from retrain_assets.domain.data.contract import UNPLACED
 from retrain_assets.orchestration.assets.monitoring import Model
-from retrain_assets.orchestration.dagster_internals.ticks import failed_ticks
+from retrain_assets.orchestration.dagster_internals.ticks import failed_runs, failed_ticks
 from retrain_assets.orchestration.jobs import last_seconds
 from retrain_assets.specs.base import number_of
 from retrain_assets.steps.data import quarantine as quarantine_step
@@ -49,7 +49,8 @@ def _status(model: Model, instance: dg.DagsterInstance) -> Values:
     groups = (model.spec.name, model.dataset.name, *model.lookups)
     failures = dict(failed_ticks(instance, groups))
     state = model.state(base.storage())
-    facts = {"engine": state.engine.describe(), "failed_ticks": failures}
+    runs = dict(failed_runs(instance, groups))
+    facts = {"engine": state.engine.describe(), "failed_ticks": failures, "failed_runs": runs}
     return {**status_step.overview(state), **facts}
 
 
@@ -57,16 +58,18 @@ def _answers(value: Values) -> Iterator[str]:
     """Yield a line for each answer; each further thing that waits has a line of its own."""
     yield f"{value['model']}: {status_step.describe_production(value)}"
     answers = status_step.answer(value)
-    waiting = [*answers.pop("waiting"), *_list_failed_ticks(value)]
+    waiting = [*answers.pop("waiting"), *_list_failures(value)]
     answers = {name: [text] for name, text in answers.items()} | {"waiting": waiting}
     for name in ("how it does", "what moved", "waiting", "next"):
         first, *others = answers[name] or ["nothing waits for a person"]
         yield from (f"  {name:<13}{first}", *(f"{'':15}{text}" for text in others))
 
 
-def _list_failed_ticks(value: Values) -> Iterator[str]:
+def _list_failures(value: Values) -> Iterator[str]:
     for name, error in value["failed_ticks"].items():
         yield f"{name} failed at its newest tick, so nothing is requested by it: {error}"
+    for job, error in value["failed_runs"].items():
+        yield f"the newest run of {job} failed, {error.splitlines()[0]}"
 
 
 def _details(value: Values, verbose: bool) -> Iterator[str]:

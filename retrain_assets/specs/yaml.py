@@ -38,7 +38,7 @@ _MENDING = {
     "expected '-'": "begin each entry of the list with a dash, or indent this line less",
     "expected key": "indent the entries of a mapping alike",
     "end of stream": "close the quote that opens here",
-    "any token": "put text that begins with a special character in quotes; indent with spaces",
+    "any token": "indent with spaces, and put text that begins with a special character in quotes",
 }
 _NOTICED_LATE = ("expected ',' or", "expected ':'", "end of stream")
 _SHOWN = "fields are shown in metadata, so leave secrets to the library that needs them"
@@ -325,7 +325,7 @@ def _reason(
 def _is_percentage(written: Any, detail: ErrorDetails) -> bool:
     """Tell if a share was probably written in percent."""
     most = detail["ctx"].get("lt", detail["ctx"].get("le"))
-    return isinstance(written, int | float) and most == 1 and 1 < written <= _PERCENT
+    return isinstance(written, int | float) and most == 1 and 1 < int(written) <= _PERCENT
 
 
 def _fields(detail: ErrorDetails, value: Any) -> Iterator[str | int]:

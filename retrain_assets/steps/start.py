@@ -24,7 +24,8 @@ from retrain_assets.domain.start.guess import Sample
 from retrain_assets.domain.start.meaning import slug
 from retrain_assets.specs.dataset import TAGGED, DatasetSpec
 from retrain_assets.specs.sql import SqlSpec
-from retrain_assets.stores.landing.readers import RefusedFileError, is_utf8, number_rows, read_rows
+from retrain_assets.stores.landing.formats import read_rows
+from retrain_assets.stores.landing.readers import RefusedFileError, is_utf8, number_rows
 from retrain_assets.stores.landing.sql import FRAME_ROWS, Database
 from retrain_assets.stores.storage import Storage
 

@@ -238,6 +238,10 @@ def test_a_prediction_leads_to_its_files_model_code_and_decision(turned: World) 
     assert found["ledger"]["sha256"] == turned.state.ledger.read().digests[0]
     with pytest.raises(LookupError, match=r"no prediction 'x' in partition .* such as '2020-"):
         lineage(turned.state, key(FIRST), "x")
+    with pytest.raises(LookupError, match="it has none, since no version was in production when"):
+        lineage(turned.state, key(0), "x")
+    with pytest.raises(LookupError, match="it has none, since customers has no accepted rows of"):
+        lineage(turned.state, "1999-01-01", "x")
 
 
 def test_a_file_that_could_not_be_ingested_is_asked_for_again_and_then_left(world: World) -> None:

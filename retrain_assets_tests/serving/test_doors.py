@@ -16,7 +16,7 @@ from retrain_assets.domain.data.rules import LINE
 from retrain_assets.serving.http.formats import read_arrow, read_inference, read_invocation
 from retrain_assets.serving.scoring.request import Contract, RequestError
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing.readers import read_rows
+from retrain_assets.stores.landing.formats import read_rows
 
 COLUMNS: dict[str, Any] = {
     "day": {"type": "date"},

@@ -41,7 +41,10 @@ COLUMNS = DATASET["columns"]
         ("type: a\nattributes: {}\ntype: b\n", "line 3: 'type' stands twice, first on line 1"),
         (f"{HEAD}  1: x\n", "line 3: attributes: the key 1 is not text: put it in quotes"),
         (f"{HEAD}  [a]: x\n", "line 3: attributes: the key ['a'] is not text"),
-        (f"{HEAD}  key: [a\n", "line 4: did not find expected ',' or ']'"),
+        (f"{HEAD}  key: [a\n", "line 3: did not find expected ',' or ']': put a"),
+        (f"{HEAD}  a: {{b: 1 c: 2}}\n", "expected ',' or '}': put a comma between two entries"),
+        (f"{HEAD}  name a\n  key: b\n", "see if the line before lacks a colon"),
+        (f"{HEAD}  a: 'b\n  c: d\n", "line 3: found unexpected end of stream: close the quote"),
         (f"{HEAD}\tname: x\n", "line 3: found character that cannot start any token: indent"),
         (f"{HEAD}  key: *nowhere\n", "line 3: *nowhere names no finished anchor"),
         (f"{HEAD}  key: &x [*x]\n", "line 3: *x names no finished anchor"),
@@ -56,7 +59,7 @@ COLUMNS = DATASET["columns"]
         (f"{HEAD}  key: {'[' * 100_000}\n", "line 3: nested deeper than 40 levels"),
         ("#" * (2**20 + 1), "has 1,048,577 bytes: 1,048,576 are the most"),
     ],
-    ids=range(20),
+    ids=range(23),
 )
 def test_what_is_not_sound_yaml_is_refused_first(
     project: Project, text: str | bytes, said: str
@@ -174,6 +177,7 @@ def test_every_mistake_is_a_line_of_its_own(project: Project, plainly: bool) -> 
         ("max_fraction: .nan", "found '.nan'"),
         ("max_fraction: 1e999", "input should be a finite number, found inf"),
         ("max_fraction: 1.5", "input should be less than or equal to 1, found 1.5: Above this"),
+        ("max_fraction: 90", "less than or equal to 1, found 90: write 0.9"),
         ("max_fraction: -1", "input should be greater than or equal to 0, found -1"),
         ("max_fraction: null", "found None"),
         ("max_fraction: [1]", "found [1]"),
@@ -194,6 +198,11 @@ def test_words_and_numbers_are_what_they_look_like(
         f"mine/defs.yaml: line {line_of(text, 'quarantine')}: attributes.quarantine."
     )
     assert said in refusal
+
+
+def test_a_type_by_the_name_of_another_program_is_understood(project: Project) -> None:
+    project.write(yaml_of(None, {"columns": COLUMNS | {"x": {"type": "number"}}}))
+    assert "columns.x.type: cannot be 'number': did you mean float?" in project.refusal()
 
 
 def test_text_that_yaml_1_1_would_change_stays_text(project: Project) -> None:

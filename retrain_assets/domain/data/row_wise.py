@@ -24,7 +24,7 @@ def explain_sql(error: BaseException) -> str:
     match = re.search(r" at Line: (\d+), Column: (\d+)", text)
     if match is None:
         return text
-    line = f" of its line {match[1]}" if match[1] != "1" else ""
+    line = f" of line {match[1]}" if match[1] != "1" else ""
     text = text.replace(match[0], f", at character {match[2]}{line} of the SQL")
     unexpected = re.search(r"Expected: (end of statement|\)), found: (\S+?),", text)
     return f"{text}: is a comma missing before {unexpected[2]}?" if unexpected else text

@@ -179,6 +179,14 @@ def failed_ticks(instance: dg.DagsterInstance, names: Iterable[str]) -> Iterator
                     yield state.instigator_name, describe_error(tick.error.cause or tick.error)
 
 
+def failed_runs(instance: dg.DagsterInstance, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the jobs of datasets and models whose newest run failed, and the error."""
+    for job in (f"{name}_{step}" for name in names for step in ("ingest", "monitor", "retrain")):
+        for run in instance.get_runs(filters=dg.RunsFilter(job_name=job), limit=1):
+            if run.status == dg.DagsterRunStatus.FAILURE:
+                yield job, f"run {run.run_id[:8]}: {failure(instance, run.run_id)[1]}"
+
+
 def _downstream_last(sensor: dg.SensorDefinition) -> tuple[int, str]:
     """Return the order in which each sensor sees what the ones before it changed."""
     order = ("_pull_due", "_new_data", "_data_ready", "_retrain_wanted")

@@ -66,6 +66,7 @@ def _describe(state: ModelState, wish: Request) -> dict[str, Any]:
         "production": now
         and {
             "version": now.version,
+            "refit_of": now.candidate if now.candidate != now.version else None,
             "since": now.time.isoformat(),
             "data_range": list(now.data_range),
             "metrics": now.metrics,
@@ -131,6 +132,8 @@ def _name_partition(
     count, reason = expectation.partitions, expectation.reason
     period, pause = state.dataset.partition.period, situation.pause
     as_of = situation.mature[-1] if situation.mature else None
+    if count and (delay := state.spec.labels.delay):
+        reason += f"; each counts {number_of(delay, 'partition')} later, when its labels are final"
     value = {"partitions": count, "as_of": None, "reason": reason}
     if not as_of or not period or count is None:
         return value
@@ -200,7 +203,9 @@ def describe_production(value: Mapping[str, Any]) -> str:
     if not now:
         return "nothing in production"
     since, trained = now["since"][:16].replace("T", " "), " to ".join(now["data_range"])
-    return f"version {now['version']} in production since {since} UTC, trained on {trained}"
+    refit = now.get("refit_of")
+    note = f", the refit of version {refit}, which the gate compared" if refit else ""
+    return f"version {now['version']} in production since {since} UTC, trained on {trained}{note}"
 
 
 def describe_performance(row: Mapping[str, Any]) -> str:

@@ -1,18 +1,16 @@
 """Readers of landing files: bytes in, rows as they stand out, block by block.
 
 No value is guessed. A line that is no row stays text beside the reason, and a file that cannot be
-trusted is refused. Here are CSV and JSONL; parquet is in `parquet.py`. Not here: listing files, and
-whether a value is sound.
+trusted is refused. Here is CSV; JSONL is in `jsonl.py`, parquet in `parquet.py`. Not here: listing
+files, which reader reads which format (`formats.py`), and whether a value is sound.
 """
 
 import codecs
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
-from itertools import chain
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -45,7 +43,7 @@ _UNITS_A_DAY = {"day": 1, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_0
 # Takes the contract's columns with `_line`, `_broken` and `_problem` of some rows.
 Keep = Callable[[pl.DataFrame], object]
 # Line number; the fields, or None where the line is no row; the line as it stands; why it is none.
-_Record = tuple[int, Sequence[str | None] | None, str, str | None]
+Record = tuple[int, Sequence[str | None] | None, str, str | None]
 
 
 class Columns(NamedTuple):
@@ -156,7 +154,7 @@ def number_rows(rows: pl.DataFrame, first: int) -> pl.DataFrame:
     return rows
 
 
-def _check_text(content: BinaryIO, spec: DatasetSpec) -> None:
+def check_text(content: BinaryIO, spec: DatasetSpec) -> None:
     """Refuse a text file in another encoding, with too many lines, or with a NUL byte."""
     encoding, lines = spec.read.encoding, 0
     content.seek(0)
@@ -170,7 +168,7 @@ def _check_text(content: BinaryIO, spec: DatasetSpec) -> None:
     if kind := next((kind for mark, kind in _BINARY.items() if begin.startswith(mark)), None):
         raise RefusedFileError(f"it is a {kind} file, not {encoding}: deliver it unpacked, as text")
     try:
-        for text in _blocks(content, encoding):
+        for text in read_blocks(content, encoding):
             if (at := text.find("\0")) >= 0:
                 line, before = lines + text.count("\n", 0, at) + 1, text.rfind("\n", 0, at)
                 raise RefusedFileError(
@@ -184,7 +182,7 @@ def _check_text(content: BinaryIO, spec: DatasetSpec) -> None:
     check_rows(lines, spec, "lines")
 
 
-def _blocks(content: BinaryIO, encoding: Encoding) -> Iterator[str]:
+def read_blocks(content: BinaryIO, encoding: Encoding) -> Iterator[str]:
     """Yield the text of a file in blocks of full lines, of some four million characters."""
     content.seek(0)
     codec = "utf-8-sig" if encoding == "utf-8" else encoding
@@ -244,7 +242,9 @@ def is_utf8(content: bytes) -> bool:
     return True
 
 
-def _table(records: Iterable[_Record], positions: Iterable[str], at: Iterable[int]) -> pl.DataFrame:
+def as_table(
+    records: Iterable[Record], positions: Iterable[str], at: Iterable[int]
+) -> pl.DataFrame:
     """Return records as a frame of some columns, which have these places in each record."""
     schema = dict.fromkeys([*positions, BROKEN, PROBLEM], pl.String) | {LINE: pl.Int64}
     values: dict[str, list[Any]] = {name: [] for name in schema}
@@ -259,15 +259,16 @@ def _table(records: Iterable[_Record], positions: Iterable[str], at: Iterable[in
     return pl.DataFrame(values, schema).select(*positions, LINE, BROKEN, PROBLEM)
 
 
-def _check_end(rows: pl.DataFrame, text: str) -> None:
+def check_end(rows: pl.DataFrame, text: str) -> None:
     """Refuse a file that ends in the middle of a row, by its last rows and its last text."""
     if rows.height and rows[BROKEN][-1] is not None and not text.endswith(("\n", "\r")):
         raise RefusedFileError(f"it ends in the middle of line {rows[LINE][-1]}: deliver it again")
 
 
-def _read_csv(content: BinaryIO, spec: DatasetSpec, partition: str | None, keep: Keep) -> Columns:
-    _check_text(content, spec)
-    blocks = _blocks(content, spec.read.encoding)
+def read_csv(content: BinaryIO, spec: DatasetSpec, partition: str | None, keep: Keep) -> Columns:
+    """Read the rows of a CSV, as text; see `READERS`."""
+    check_text(content, spec)
+    blocks = read_blocks(content, spec.read.encoding)
     text, has_header = next(blocks, ""), spec.read.header is None
     header = _header(text, spec)
     positions, extra = columns_of(header, spec, partition)
@@ -291,8 +292,8 @@ def _csv_frames(
         if rows is None:
             lines = _Lines(text, blocks, line)
             records = _csv_records(lines, delimiter, width, has_header)
-            rows = _table(records, positions, positions.values())
-            _check_end(rows, lines.text)
+            rows = as_table(records, positions, positions.values())
+            check_end(rows, lines.text)
             line = lines.number
         else:
             line += text.count("\n")
@@ -388,7 +389,7 @@ def _plain_csv(
     return number_rows(rows, first=line + has_header)
 
 
-def _csv_records(lines: _Lines, delimiter: str, width: int, has_header: bool) -> Iterator[_Record]:
+def _csv_records(lines: _Lines, delimiter: str, width: int, has_header: bool) -> Iterator[Record]:
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     if has_header:
         next(reader)
@@ -411,128 +412,11 @@ def _csv_records(lines: _Lines, delimiter: str, width: int, has_header: bool) ->
                 f"the quote opened on line {first} runs on to line {last}: close it"
             )
         line = "".join(lines.record).rstrip("\r\n")
-        problem = problem or _too_long(line)
+        problem = problem or explain_length(line)
         yield first, None if problem else fields, line, problem
 
 
-def _too_long(line: str) -> str | None:
+def explain_length(line: str) -> str | None:
+    """Return why a line is too long to be a row; None if it is not."""
     size = len(line)
     return f"it has {size:,} characters; {_MAX_LINE:,} are the most" if size > _MAX_LINE else None
-
-
-def _read_jsonl(content: BinaryIO, spec: DatasetSpec, partition: str | None, keep: Keep) -> Columns:
-    _check_text(content, spec)
-    names: dict[str, None] = {}
-    columns, line = [*spec.file_columns], 1
-    blocks = _blocks(content, spec.read.encoding)
-    for text in chain([next(blocks, "")], blocks):
-        start = re.match(r"\s*(\[|\{\s*\n)", text) if line == 1 else None
-        if start:
-            kind = "array" if start[1] == "[" else "object on several lines"
-            raise RefusedFileError(f"it begins as a JSON {kind}: write each object on one line")
-        rows = _table(_json_records(text, spec, names, line), columns, range(len(columns)))
-        _check_end(rows, text)
-        keep(rows)
-        line += text.count("\n")
-    if not names:
-        return Columns((), ())
-    positions, extra = columns_of(list(names), spec, partition)
-    lacking = (name for name in spec.columns if spec.columns[name].since and name not in positions)
-    return Columns(extra, tuple(lacking))
-
-
-def _json_records(
-    text: str, spec: DatasetSpec, names: dict[str, None], first: int
-) -> Iterator[_Record]:
-    """Read the lines that are not blank; `names` gathers the keys of all objects."""
-    read, columns = _json_reader(spec), list(spec.file_columns)
-    for number, line in enumerate(text.split("\n"), start=first):
-        if not line.strip():
-            continue
-        fields, problem = None, _too_long(line)
-        if problem is None:
-            try:
-                values = read(line)
-            except json.JSONDecodeError as error:
-                problem = f"it is no JSON: {error.msg} at character {error.pos + 1}"
-            except RecursionError:
-                problem = "it is nested too deeply"
-            except ValueError as error:
-                problem = str(error)
-            else:
-                names.update(dict.fromkeys(values))
-                fields = [values.get(name) for name in columns]
-        yield number, fields, line.rstrip("\r"), problem
-
-
-def _json_reader(spec: DatasetSpec) -> Callable[[str], dict[str, str | None]]:
-    """Return what reads the object on a line, its columns' values as text, or raises ValueError."""
-    columns, rename = spec.file_columns, spec.read.rename
-
-    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        renamed = {rename.get(name, name): value for name, value in pairs}
-        if len(renamed) < len(pairs):
-            names = [rename.get(name, name) for name, _ in pairs]
-            if twice := [name for name in columns if names.count(name) > 1]:
-                raise ValueError(f"column {twice[0]} stands twice")
-        return renamed
-
-    # Made once, since making it takes longer than most lines do.
-    decoder = json.JSONDecoder(
-        object_pairs_hook=once, parse_int=str, parse_float=str, parse_constant=str
-    )
-
-    def read(line: str) -> dict[str, str | None]:
-        values = decoder.decode(line)
-        if not isinstance(values, dict):
-            raise ValueError("it is JSON, but no object")  # noqa: TRY004 as every other line
-        is_escaped = "\\u" in line
-        for name in columns:
-            if name in values and (is_escaped or not isinstance(values[name], str)):
-                values[name] = _scalar(values[name], name)
-        return values
-
-    return read
-
-
-def _scalar(value: object, name: str) -> str | None:
-    """Return a JSON value as text; numbers have come as text already.
-
-    Raises:
-        ValueError: It is nested, or holds NUL or half of a surrogate pair.
-    """
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict | list):
-        raise ValueError(f"column {name} holds a nested value, not a single one")  # noqa: TRY004
-    text = None if value is None else str(value)
-    if "\0" in (text or ""):
-        raise ValueError(f"column {name} holds a NUL character")
-    if re.search("[\ud800-\udfff]", text or ""):
-        raise ValueError(f"column {name} holds half of a surrogate pair")
-    return text
-
-
-def _read_parquet(
-    content: BinaryIO, spec: DatasetSpec, partition: str | None, keep: Keep
-) -> Columns:
-    # Imported here, since it takes half as long to load as all definitions do.
-    from retrain_assets.stores.landing.parquet import read_parquet
-
-    return read_parquet(content, spec, partition, keep)
-
-
-READERS: dict[str, Callable[[BinaryIO, DatasetSpec, str | None, Keep], Columns]] = {
-    "csv": _read_csv,
-    "jsonl": _read_jsonl,
-    "parquet": _read_parquet,
-}
-
-
-def read_rows(
-    content: bytes, spec: DatasetSpec, partition: str | None = None
-) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """Return all rows of a file, and the names of its other columns; see `READERS`."""
-    parts: list[pl.DataFrame] = []
-    columns = READERS[spec.format](io.BytesIO(content), spec, partition, parts.append)
-    return pl.concat(parts).drop(columns.lacking, strict=False), columns.extra

@@ -3,7 +3,7 @@
 Here is how landing files are named, and which names are ignored and why. A file that cannot be
 read is refused with the reason; a line that is no row is kept as text
 for the contract to refuse. Not here: files in an object store (`objects.py`), how bytes become rows
-(`readers.py`), and whether a value is sound.
+(`formats.py`), and whether a value is sound.
 """
 
 import io
@@ -32,7 +32,8 @@ from retrain_assets.domain.data.row_checks import (
 )
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL
-from retrain_assets.stores.landing.readers import READERS, RefusedFileError, columns_of, number_rows
+from retrain_assets.stores.landing.formats import READERS
+from retrain_assets.stores.landing.readers import RefusedFileError, columns_of, number_rows
 from retrain_assets.stores.tables.data_files import Spill
 
 ATTEMPTS = 3  # at reading a file that changes meanwhile

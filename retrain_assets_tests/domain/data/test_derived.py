@@ -11,6 +11,7 @@ import pytest
 
 from retrain_assets.domain.data.contract import judge
 from retrain_assets.domain.data.row_checks import MASK, RawRows
+from retrain_assets.domain.data.row_wise import explain_sql
 from retrain_assets.domain.data.rules import BROKEN, LINE
 from retrain_assets.domain.data.values import find_column_mistakes
 from retrain_assets.specs.dataset import DatasetSpec
@@ -182,6 +183,7 @@ def test_a_derived_column_can_be_the_key_and_say_the_partition() -> None:
         ("date", "TRY_CAST(note AS DATE)", "read a date with DATE(text, '%Y-%m-%d')"),
         ("int", "DATE_PART('hour', TRY_CAST(note AS TIMESTAMP))", "fails for every row"),
         ("bool", "TRY_CAST(note AS BOOLEAN)", "fails for every row"),
+        ("date", "CASE WHEN id = 7 THEN TRY_CAST(note AS DATE) END", "fails for every row"),
         ("bool", "at < NOW()", "may not hold 'NOW'"),
         ("bool", "day < current_date", "may not hold 'current_date'"),
     ],
@@ -218,3 +220,12 @@ def test_what_is_derived_from_something_personal_is_masked_as_well() -> None:
     found = judge([raw("a", "jane")], spec(**columns)).quarantined
     assert found["_reasons"][0].to_list() == [{"rule": "pattern", "column": "again", "value": MASK}]
     assert "jane" not in found["_row"][0].lower()
+
+
+def test_an_error_of_sql_says_where_and_what_may_be_missing() -> None:
+    error = "sql parser error: Expected: end of statement, found: c at Line: {}, Column: 12\nmore"
+    assert explain_sql(ValueError(error.format(1))).endswith(
+        "found: c, at character 12 of the SQL: is a comma missing before c?"
+    )
+    assert "at character 12 of line 3 of the SQL" in explain_sql(ValueError(error.format(3)))
+    assert explain_sql(ValueError("no such column")) == "no such column"

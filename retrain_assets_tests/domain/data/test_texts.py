@@ -8,7 +8,7 @@ import pytest
 from retrain_assets.domain.data import texts
 from retrain_assets.domain.data.contract import judge
 from retrain_assets.domain.data.row_checks import RawRows
-from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.dataset import DatasetSpec, ReadSpec
 
 DAYS = [f"2013-01-{day:02}" for day in range(1, 11)]
 
@@ -51,6 +51,17 @@ def whys(dataset: DatasetSpec, *cities: str) -> dict[object, object]:
     counts = tally(dataset, delivery(DAYS[0], *cities))
     found = texts.describe(counts, texts.NO_TALLY, dataset)
     return {record["value"]: record["why"] for record in found}
+
+
+def test_too_many_categories_in_one_chunk_are_too_many_in_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(texts, "_MOST_CATEGORIES", 2)
+    file = delivery(DAYS[0], "a", "b", "c", "d ", "a", "a", "a", "a")
+    for at_once in (4, 100):
+        read = {"batch_values": at_once * len(spec().columns)}
+        counts = judge([file], spec().model_copy(update={"read": ReadSpec(**read)})).texts
+        assert counts.select("value", "rows").rows() == [("d ", 1)]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dagster._core.scheduler.instigation import (
 )
 from dagster._utils.error import SerializableErrorInfo
 
-from retrain_assets.orchestration.dagster_internals.ticks import failed_ticks
+from retrain_assets.orchestration.dagster_internals.ticks import failed_runs, failed_ticks
 from retrain_assets_tests.world import World
 
 
@@ -53,3 +53,12 @@ def test_a_sensor_is_failed_until_a_tick_succeeds(world: World, tmp_path: Path) 
     }
     tick("customers_new_data", None)
     assert dict(failed_ticks(instance, names)) == {}
+
+
+def test_a_job_whose_newest_run_failed_is_named(instance: dg.DagsterInstance) -> None:
+    job = dg.job(name="churn_retrain")(lambda: None)
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.FAILURE)
+    why = f"run {run.run_id[:8]}: no reason was recorded"
+    assert dict(failed_runs(instance, ("churn", "customers"))) == {"churn_retrain": why}
+    instance.create_run_for_job(job, status=dg.DagsterRunStatus.SUCCESS)
+    assert dict(failed_runs(instance, ("churn", "customers"))) == {}

@@ -23,7 +23,7 @@ from retrain_assets.steps.data import intake
 from retrain_assets.steps.data.ingest import Ingestion, NothingLandedError, ingest
 from retrain_assets.steps.data.intake import Intake
 from retrain_assets.steps.state import landed_rows, landing_files
-from retrain_assets.stores.landing.readers import READERS
+from retrain_assets.stores.landing.formats import READERS
 from retrain_assets.stores.storage import Storage
 
 DAYS = [f"2013-01-{day:02}" for day in range(1, 29)]

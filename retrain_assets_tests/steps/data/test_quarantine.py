@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from retrain_assets.steps.data.ingest import ingest
-from retrain_assets.steps.data.quarantine import as_lines, count, refused, write_csv
+from retrain_assets.steps.data.quarantine import as_lines, count, explain, refused, write_csv
 from retrain_assets_tests.world import World, customers, key
 
 FOLDER = "landing/customers"
@@ -39,6 +39,19 @@ def test_rows_are_listed_with_file_line_column_value_and_every_reason(world: Wor
         (key(0), f"customers/{key(0)}.csv", 2, "plan", "gold", "allowed"),
         (key(0), f"customers/{key(0)}.csv", 3, "x", "101", "range"),
     ]
+
+
+def test_each_rule_says_what_it_expects_and_what_it_met(world: World) -> None:
+    deliver(world, 0, x=["bad", "101"], plan=["gold"])
+    reasons = refused(world.storage, world.dataset)
+    (allowed,) = [text for text in explain(reasons, world.dataset) if "plan" in text]
+    assert set(explain(reasons, world.dataset)) == {
+        "x, type: expected is a number, such as 0.5, not 'bad'",
+        "x, range: expected is a number from -100 to 100, not '101'",
+        allowed,
+    }
+    assert allowed.startswith("plan, allowed: expected is one of ")
+    assert allowed.endswith(", not 'gold'")
 
 
 def test_reasons_are_counted_by_partition_and_column_the_most_frequent_first(world: World) -> None:

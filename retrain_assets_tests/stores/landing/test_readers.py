@@ -18,7 +18,8 @@ from retrain_assets.domain.data.contract import judge
 from retrain_assets.domain.data.row_checks import NO_ROWS, RawRows
 from retrain_assets.domain.data.rules import BROKEN, LINE
 from retrain_assets.stores.landing import readers
-from retrain_assets.stores.landing.readers import RefusedFileError, number_rows, read_rows
+from retrain_assets.stores.landing.formats import read_rows
+from retrain_assets.stores.landing.readers import RefusedFileError, number_rows
 from retrain_assets.stores.landing.source import LandingFile, parsed
 from retrain_assets_tests.sales import DAY, read, spec
 
@@ -227,7 +228,7 @@ def test_the_fast_reader_agrees_with_the_careful_one(lines: list[list[str]], end
     fast = readers._plain_csv(text, ",", 3, positions, True)
     if fast is not None:
         records = readers._csv_records(readers._Lines(text, iter(()), 1), ",", 3, True)
-        careful = readers._table(records, positions, positions.values())
+        careful = readers.as_table(records, positions, positions.values())
         assert fast.equals(careful)
 
 
@@ -437,6 +438,13 @@ def test_damage_never_ends_in_anything_but_a_refusal(data: st.DataObject) -> Non
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     with suppress(RefusedFileError):
         read_rows(bytes(damaged), spec("{partition}.parquet"))
+
+
+def test_a_column_that_is_taken_is_not_meant_for_another(tmp_path: Path) -> None:
+    columns = spec().model_dump()["columns"] | {"notes": {"type": "text"}}
+    columns = {name: {"type": column["type"]} for name, column in columns.items()}
+    refusal = read(tmp_path, b"id,day,notes\n1,,\n", columns=columns).refusal or ""
+    assert "it lacks note; its columns are 'id, day, notes'" in refusal
 
 
 def test_a_parquet_without_a_column_is_refused(tmp_path: Path) -> None:
