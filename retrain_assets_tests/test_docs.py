@@ -4,8 +4,11 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import click
 from click.testing import CliRunner
 
 from retrain_assets.cli import main
@@ -68,6 +71,32 @@ def test_every_command_explains_itself() -> None:
         shown = CliRunner().invoke(main, [name, "--help"])
         assert shown.exit_code == 0
         assert "--json" in shown.output
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of each command of a page that names at least one argument or option."""
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    lines = [line.partition(" #")[0] for line in blocks.splitlines()]
+    for part in [*re.split(r"\n|&&|;", "\n".join(lines)), *re.findall(r"`([^`\n]+)`", text)]:
+        match = re.match(r"\s*(?:\w+=\S+ )*(?:\S*/)?retrain ([a-z].*)", part)
+        if match:
+            yield re.findall(r"[^\s\[\]]+", match[1].replace("\\|", "|"))
+
+
+def test_every_command_of_the_documents_is_one_with_these_options() -> None:
+    number = 0
+    for page in [*PAGES, ROOT / "llms.txt", ROOT / "SECURITY.md"]:
+        for words in commands(page.read_text(encoding="utf-8")):
+            command: Any = main
+            while isinstance(command, click.Group) and words:
+                name = words.pop(0)
+                assert name in command.commands, f"{page.name}: retrain {name} is no command"
+                command = command.commands[name]
+            options = {text for param in command.params for text in param.opts} | {"--help", "-h"}
+            unknown = {word for word in words if re.match("--?[a-z]", word)} - options
+            assert not unknown, f"{page.name}: {command.name} has no {unknown}"
+            number += 1
+    assert number > 100
 
 
 def test_make_targets_of_the_readme_exist() -> None:

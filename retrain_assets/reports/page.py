@@ -3,12 +3,14 @@
 Not here: the content of a page.
 """
 
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from retrain_assets.reports import canvas
 
@@ -21,6 +23,24 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+
+
+_DATE = re.compile(r"\b\d{4}-\d{2}(?:-\d{2})?\b")
+
+
+def mark_up(text: object) -> Markup:
+    """Return a sentence as HTML: escaped, commands in backticks as code, dates kept on one line."""
+    parts = re.split("`([^`]+)`", str(text))
+    marked = [
+        Markup("<code>{}</code>").format(part)
+        if number % 2
+        else Markup(_DATE.sub(r'<span class="short">\g<0></span>', escape(part)))  # noqa: S704
+        for number, part in enumerate(parts)
+    ]
+    return Markup().join(marked)
+
+
+_TEMPLATES.filters["prose"] = mark_up
 
 
 def render(template: str, **values: object) -> str:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from retrain_assets.reports.canvas import to_png
-from retrain_assets.reports.page import render_page, render_sections
+from retrain_assets.reports.page import mark_up, render_page, render_sections
 from retrain_assets.reports.plots import draw_importance
 from retrain_assets.reports.search_plot import draw_search
 
@@ -64,3 +64,12 @@ def test_settings_of_a_search_are_drawn_by_each_parameter_that_differs() -> None
     assert [axes.get_xlabel() for axes in figure.axes] == ["setting", "rate", "rule"]
     assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[0.5], [0.9]]
     assert b"PNG" in to_png(figure)
+
+
+def test_a_sentence_is_escaped_its_commands_are_code_and_its_dates_stay_on_one_line() -> None:
+    text = "since 2013-08-31, see `retrain plan <b>` & 2013-09"
+    assert mark_up(text) == (
+        'since <span class="short">2013-08-31</span>, see <code>retrain plan &lt;b&gt;</code>'
+        ' &amp; <span class="short">2013-09</span>'
+    )
+    assert mark_up("<script>`<i>`") == "&lt;script&gt;<code>&lt;i&gt;</code>"

@@ -72,7 +72,7 @@ def render_report(value: Mapping[str, Any], models: str = "", cards: str = "") -
         cards: The address of the card of a version without its number; empty for no links.
     """
     links = {"models": models, "cards": cards}
-    written, drawing = datetime.now(UTC).isoformat(" ", "minutes"), timeline.draw(value)
+    written, drawing = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", timeline.draw(value)
     text = {"written": written, "words": status, "actions": timeline.DECISIONS}
     return render("model.html", report=value, drawing=drawing, links=links, **text)
 

@@ -29,6 +29,14 @@ def test_a_card_that_was_not_written_is_not_there(client: httpx.Client, version:
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
 
 
+def test_an_unknown_model_is_answered_with_those_that_there_are(client: httpx.Client) -> None:
+    refused = client.get("/models/chrun")
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (404, "not_found")
+    assert error["message"] == "there is no such model; there are churn"
+    assert client.get("/models/churn/predict").status_code == 405
+
+
 def test_a_page_is_rendered_again_when_a_decision_is_made(site: Site) -> None:
     pages = site.service().pages
     first = pages.show_model("churn")
