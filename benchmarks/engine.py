@@ -1,7 +1,8 @@
-"""What workers of Dask cost and save: features, profiles and predictions of ten million rows.
+"""What workers of Dask cost and save: features and profiles of ten million rows.
 
-The steps build 365 partitions in this process, then with one and two workers on loopback. Each side
-runs in a process of its own over the same root, and its tables are compared with those before.
+Each step builds 365 partitions in its own process, then with one and two workers on loopback. The
+rows of features travel to the process that commits them, of profiles only small summaries. Each
+line is a process of its own over the same root; equal digests are equal tables.
 
     python benchmarks/engine.py [--rows 10000000] [--days 365] [--workers 0 1 2]
 
@@ -16,9 +17,10 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,7 +39,7 @@ from retrain_assets.stores.engine import engine_from
 from retrain_assets.stores.storage import Storage
 
 NUMBERS = [f"x{number}" for number in range(10)]
-TABLES = ("features", "profile")
+STEPS: dict[str, Callable[..., object]] = {"features": build_features, "profile": build_profiles}
 DATASET: dict[str, Any] = {
     "name": "events",
     "landing": "events/{partition}.parquet",
@@ -72,20 +74,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--days", type=int, default=365)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side is not None:
-        print(json.dumps(measure(options.root, options.side)))
+        step, count = options.side
+        print(json.dumps(measure(options.root, step, int(count))))
         return
     with TemporaryDirectory(prefix="retrain-benchmark-") as folder:
         store(Path(folder), options.rows, options.days)
-        print("workers  wall s  CPU s  peak MB of the step  digest of tables")
-        for count in options.workers:
-            command = [sys.executable, __file__, "--side", str(count), "--root", folder]
+        print("step      workers  wall s  CPU s  peak MB of the step  digest of the table")
+        for step, count in product(STEPS, options.workers):
+            command = [sys.executable, __file__, "--side", step, str(count), "--root", folder]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-            result = json.loads(output.splitlines()[-1])
-            print("{workers:7}  {wall:6.1f}  {cpu:5.1f}  {memory:19.0f}  {tables}".format(**result))
+            print(json.loads(output.splitlines()[-1]), flush=True)
 
 
 def store(root: Path, rows: int, days: int) -> None:
@@ -126,22 +128,18 @@ def cluster(count: int) -> Iterator[str | None]:
         yield started.scheduler_address.replace("tcp", "dask")
 
 
-def measure(root: Path, count: int) -> dict[str, object]:
-    """Build all partitions with some workers."""
+def measure(root: Path, step: str, count: int) -> str:
+    """Build all partitions of a step with some workers, and describe what that took."""
     model = Model(ModelSpec.model_validate(MODEL), DatasetSpec.model_validate(DATASET), {})
     started, before = time.perf_counter(), sum(os.times()[:4])
     with cluster(count) as setting:
         state = model.state(Storage(root, engine=engine_from(setting, root)))
-        keys = tuple(state.sources())
-        build_features(state, keys, RUN)
-        build_profiles(state, keys, RUN)
+        STEPS[step](state, tuple(state.sources()), RUN)
         wall = time.perf_counter() - started
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     cpu = sum(os.times()[:4]) - before  # the workers have ended and are counted
-    scans = [state.tables.scan(state.table(name)) for name in TABLES]
-    hashes = [scan.select(pl.struct(pl.all()).hash().sum()).collect().item() for scan in scans]
-    tables = "-".join(f"{number:x}"[-8:] for number in hashes)
-    return {"workers": count, "wall": wall, "cpu": cpu, "memory": memory, "tables": tables}
+    rows = state.tables.scan(state.table(step)).select(pl.struct(pl.all()).hash().sum()).collect()
+    return f"{step:8}  {count:7}  {wall:6.1f}  {cpu:5.1f}  {memory:19.0f}  {rows.item():x}"
 
 
 if __name__ == "__main__":

@@ -108,21 +108,26 @@ class DaskEngine:
 
     def _map(self, function: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]:
         cluster = _connect(self.address, self.root)
+        if cluster.client.status != "running":  # its scheduler was lost since the last call
+            _connect.cache_clear()
+            cluster = _connect(self.address, self.root)
         call, ahead = uuid4().hex, deque[tuple[Any, Any]]()
 
-        def submit(count: int) -> None:
-            for item in islice(items, count):
+        def submit() -> None:
+            """Keep all workers busy, those too that have joined since; one item always waits."""
+            bound = AHEAD * max(1, len(cluster.list_workers()))
+            for item in islice(items, max(0, bound - len(ahead))):
                 arguments = cluster.facts, cluster.place, cluster.marker, call, function, item
                 future = cluster.client.submit(compute, *arguments, pure=False)
                 ahead.append((item, future))
 
         try:
-            submit(AHEAD * len(cluster.list_workers()))
+            submit()
             while ahead:
                 item, future = ahead.popleft()
                 value = cluster.wait(item, future)
                 future.release()
-                submit(1)
+                submit()
                 yield value
         finally:
             with suppress(Exception):  # the scheduler may be gone
@@ -175,18 +180,27 @@ class _Cluster:
     Args:
         client: Dask's client.
         facts: What the workers must have in common with this process.
+        address: Of the scheduler.
         place: The storage root.
         marker: A file there that each worker must see.
     """
 
     client: Any
     facts: Facts
+    address: str
     place: str
     marker: str
 
     def list_workers(self) -> list[dict[str, Any]]:
-        """Return those that take work now."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        """Return those that take work now.
+
+        Raises:
+            EngineError: The scheduler does not answer.
+        """
+        try:
+            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        except Exception:  # noqa: BLE001 whatever a lost connection raises
+            raise self._lost() from None
         return [worker for worker in workers if worker["status"] == "running"]
 
     def wait(self, item: Any, future: Any) -> Any:
@@ -197,7 +211,7 @@ class _Cluster:
         """
         from distributed import CancelledError, KilledWorker
 
-        since, address = monotonic(), self.client.scheduler.address
+        since = monotonic()
         while True:
             status = future.status
             try:
@@ -206,7 +220,7 @@ class _Cluster:
             except KilledWorker as error:
                 raise EngineError(
                     f"item {_shorten(item)} ended {error.allowed_failures + 1} workers at "
-                    f"{address} one after the other, most likely because it needs more memory "
+                    f"{self.address} one after the other, most likely because it needs more memory "
                     "than a worker has: give the workers more (`--memory-limit`); " + UNCHANGED
                 ) from None
             except (CancelledError, OSError) as error:
@@ -215,25 +229,20 @@ class _Cluster:
                 if future.status == "error":
                     continue
                 if not isinstance(error, TimeoutError):
-                    raise self._lost(address) from None
-            if self._has_workers(address):
+                    raise self._lost() from None
+            if self.list_workers():
                 since = monotonic()
             elif monotonic() - since > PATIENCE_SECONDS:
                 raise EngineError(
-                    f"no worker at {address} has taken work for {PATIENCE_SECONDS:.0f} s: start "
-                    f"workers, or give those that are paused more memory; {UNCHANGED}"
+                    f"no worker at {self.address} has taken work for {PATIENCE_SECONDS:.0f} s: "
+                    f"start workers, or give those that are paused more memory; {UNCHANGED}"
                 )
 
-    def _has_workers(self, address: str) -> bool:
-        try:
-            return bool(self.list_workers())
-        except Exception:  # noqa: BLE001 whatever a lost connection raises
-            raise self._lost(address) from None
-
-    def _lost(self, address: str) -> EngineError:
+    def _lost(self) -> EngineError:
         _connect.cache_clear()
         return EngineError(
-            f"the scheduler at {address} was lost: start it again, then run this again; {UNCHANGED}"
+            f"the scheduler at {self.address} was lost: start it again, then run this again; "
+            + UNCHANGED
         )
 
 
@@ -260,7 +269,7 @@ def _connect(address: str, root: Path | str) -> _Cluster:
             f"RETRAIN_ENGINE: no scheduler with workers answers at {address}: start `dask "
             "scheduler` and `dask worker`, or leave RETRAIN_ENGINE out"
         ) from error
-    cluster = _Cluster(client, describe_process(), str(root), _mark(place_at(root)))
+    cluster = _Cluster(client, describe_process(), address, str(root), _mark(place_at(root)))
     try:
         _refuse_foreign(cluster)
     except EngineSettingError:
