@@ -48,6 +48,14 @@ def _name(pid: int) -> str:
     return f"{socket.gethostname()} {pid} {began}"
 
 
+def _is_managed(run: dg.DagsterRun) -> bool:
+    """Tell if the code server that started a run is a process of this machine."""
+    origin = run.remote_job_origin
+    return origin is not None and isinstance(
+        origin.repository_origin.code_location_origin, ManagedServer
+    )
+
+
 ANSWER_SECONDS = 10
 
 
@@ -61,7 +69,11 @@ class WatchedRunLauncher(DefaultRunLauncher):
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Return whether the process of a started run exists; healthy where nobody can tell."""
-        gone = has_died(run) or (self._is_unknown(run) and not self._lives_here(run))
+        gone = has_died(run)
+        if not gone and not self._lives_here(run):
+            # A code server of this machine need not notice: it stops looking for dead workers for
+            # good where Dagster's database does not answer it once.
+            gone = _is_managed(run) or self._is_unknown(run)
         if gone:
             return CheckRunHealthResult(WorkerStatus.FAILED, "its process is gone")
         return CheckRunHealthResult(WorkerStatus.RUNNING)
@@ -78,10 +90,9 @@ class WatchedRunLauncher(DefaultRunLauncher):
         try:
             answer = client.can_cancel_execution(request, timeout=ANSWER_SECONDS)
         except DagsterUserCodeUnreachableError as error:
-            failed, origin = error.__cause__, run.remote_job_origin
+            failed = error.__cause__
             return (
-                origin is not None
-                and isinstance(origin.repository_origin.code_location_origin, ManagedServer)
+                _is_managed(run)
                 and isinstance(failed, grpc.Call)
                 and failed.code() == grpc.StatusCode.UNAVAILABLE
             )
