@@ -21,6 +21,8 @@ from retrain_assets.stores.place import Folder, Place, place_at
 from retrain_assets.stores.tables.tables import Tables
 
 MANIFEST, STORAGE = "backup.json", "storage"
+WORK = "work"  # the part that takes what an object store cannot hold
+_LOCAL = ("mlflow.db", "dagster/", "serving/", ".")
 _LOG, _JOURNALS = "/_delta_log/", (".db-wal", ".db-shm", ".db-journal")
 Root = Path | str
 # The columns in which MLflow's database has full paths.
@@ -98,16 +100,19 @@ def restore(
     old_roots: dict[str, str] = json.loads(copy.read(MANIFEST))
     if missing := old_roots.keys() - parts.keys():
         raise BackupError(f"{source} also holds {', '.join(sorted(missing))}: set RETRAIN_WORK")
-    for name in old_roots:
+    needed = [*old_roots, *(name for name in parts if name == WORK and name not in old_roots)]
+    for name in needed:
         _refuse_content(place_at(parts[name]))
     moved = {old: _absolute(parts[name]) for name, old in old_roots.items()}
     if database:
         _relocate(database, moved)
     for name in old_roots:
-        tell(f"{name}: to {parts[name]}")
+        target = place_at(parts[name])
+        tell(f"{name}: to {target}")
         for file in (copy / name).files():
-            _copy(copy / name, file.name, place_at(parts[name]))
-    for name in old_roots:
+            is_misplaced = not target.is_local and WORK in parts and file.name.startswith(_LOCAL)
+            _copy(copy / name, file.name, place_at(parts[WORK]) if is_misplaced else target)
+    for name in needed:
         folder = place_at(parts[name])
         if isinstance(folder, Folder) and (records := folder.path / "mlflow.db").is_file():
             _relocate(f"sqlite:///{records}", moved)

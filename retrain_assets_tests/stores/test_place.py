@@ -1,6 +1,8 @@
 """A folder and a bucket hold the same things in the same way, Delta tables among them."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from deltalake import DeltaTable
 
 from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.stores.backup import _PLACES as PATHS
 from retrain_assets.stores.backup import back_up, restore
 from retrain_assets.stores.place import Place, PlaceError, open_client, place_at
 from retrain_assets.stores.storage import Storage, storage_from
@@ -119,6 +122,23 @@ def test_a_backup_goes_from_a_bucket_to_a_folder_and_to_another_bucket(
     assert restore(copy, {"storage": again}, print) == 1
     assert content(Tables(f"{again}/delta")) == content(tables)
     assert place_at(again).read("landing/d/1.csv") == b"x"
+
+
+def test_a_folder_moves_into_a_bucket_and_its_database_into_the_folder_of_work(
+    tmp_path: Path,
+) -> None:
+    root, work, moved = tmp_path / "root", tmp_path / "work", f"{ROOT}/{tmp_path.name}"
+    write(Tables(str(root / "delta")), "a", 1)
+    with closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+        for table, column in PATHS:
+            database.execute(f"CREATE TABLE {table} ({column})")
+            database.execute(f"INSERT INTO {table} VALUES ('{root}/artifacts/churn')")  # noqa: S608
+    back_up({"storage": root}, tmp_path / "copy", print)
+    assert restore(tmp_path / "copy", {"storage": moved, "work": work}, print) == 1
+    with closing(sqlite3.connect(work / "mlflow.db")) as database:
+        places = [database.execute(f"SELECT {b} FROM {a}").fetchone() for a, b in PATHS]  # noqa: S608
+    assert set(places) == {(f"{moved}/artifacts/churn",)}
+    assert place_at(moved).folders() == ["delta"]
 
 
 def test_a_store_that_fails_is_no_table_that_was_never_written(
