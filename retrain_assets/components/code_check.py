@@ -41,6 +41,8 @@ def find_code_mistakes(spec: ModelSpec) -> Iterator[Mistake]:
         )
     elif find_module(family.name) is None:
         yield loc, family.is_missing
+    elif clash := family.clash:
+        yield loc, clash
     else:
         yield from _estimator_mistakes(spec, family, path)
 

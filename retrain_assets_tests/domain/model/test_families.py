@@ -234,10 +234,20 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
     spec = model(**{"class": path})
     monkeypatch.setattr("retrain_assets.components.code_check.find_module", lambda _: None)
     reason = f"{family.title} is not installed: pip install 'retrain-assets[{family.name}]'"
+    reason += ", which brings xgboost-cpu" if family.name == "xgboost" else ""
     assert [*find_code_mistakes(spec)] == [(("estimator", "class"), reason)]
     monkeypatch.setitem(__import__("sys").modules, family.name, None)
     with pytest.raises(TrainingError, match="is not installed: pip install"):
         fitted(spec, rows)
+
+
+def test_two_packages_of_one_library_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = model(**{"class": "xgboost.XGBClassifier"})
+    assert [*find_code_mistakes(spec)] == []
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "3.2.0")
+    ((loc, why),) = find_code_mistakes(spec)
+    assert loc == ("estimator", "class")
+    assert why.startswith("xgboost-cpu and xgboost are both installed, and each overwrites")
 
 
 def test_arguments_that_definitions_know_are_those_that_the_libraries_take() -> None:

@@ -26,7 +26,7 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "xgboost.XGBClassifier": {"n_estimators": 6, "max_depth": 3},
     "catboost.CatBoostClassifier": {"iterations": 6, "depth": 3},
 }
-ROWS, FEW, MANY = 600, 8, 400
+ROWS, FEW, MANY = 600, 8, 1_000
 
 
 def write_model(path: str, folder: Path) -> None:

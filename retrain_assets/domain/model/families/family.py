@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,7 +61,8 @@ class EstimatorFamily(ABC):
     Attributes:
         name: Its import name, the first part of the paths of its classes.
         title: Its name in messages.
-        distributions: Packages of which one provides it; the version is recorded with each model.
+        distributions: Packages of which one provides it, that of the extra first; the version is
+            recorded with each model.
         extra: The extra of this package that installs it; empty if it is always installed.
         further_params: Arguments of its classes that their signatures do not show.
         reads_roles: Whether the bases of a class show what it predicts.
@@ -83,17 +85,39 @@ class EstimatorFamily(ABC):
     @property
     def is_missing(self) -> str:
         """Return a sentence for whoever has not installed it."""
-        return f"{self.title} is not installed: pip install 'retrain-assets[{self.extra}]'"
+        sentence = f"{self.title} is not installed: pip install 'retrain-assets[{self.extra}]'"
+        return f"{sentence}, which brings {self.distributions[0]}" if self._is_double else sentence
+
+    @property
+    def clash(self) -> str:
+        """Return why it cannot be used where several of its packages are installed."""
+        if not self._is_double or len(self._versions) <= 1:
+            return ""
+        return (
+            f"{' and '.join(self._versions)} are both installed, and each overwrites files of the "
+            f"other: pip uninstall both, then pip install 'retrain-assets[{self.extra}]' or one of "
+            "them"
+        )
+
+    @property
+    def _is_double(self) -> bool:
+        """Return whether several packages contain it."""
+        return len(self.distributions) > 1
+
+    @property
+    def _versions(self) -> dict[str, str]:
+        """Return the versions of its packages that are installed."""
+        versions = {}
+        for name in self.distributions:
+            with suppress(metadata.PackageNotFoundError):
+                versions[name] = metadata.version(name)
+        return versions
 
     @property
     def requirement(self) -> str:
         """Return the distribution with the version that is installed, as pip takes it."""
-        for name in self.distributions:
-            try:
-                return f"{name}=={metadata.version(name)}"
-            except metadata.PackageNotFoundError:
-                continue
-        return self.distributions[0]
+        pinned = [f"{name}=={version}" for name, version in self._versions.items()]
+        return pinned[0] if pinned else self.distributions[0]
 
     def find_mistakes(self, spec: ModelSpec) -> Iterator[Mistake]:
         """Yield the fields of a model that cannot work, without importing the library."""

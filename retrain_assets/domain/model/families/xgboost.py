@@ -33,8 +33,8 @@ class XGBoost(BoostingFamily):
     """The classifier and the regressor of XGBoost, with trees."""
 
     name, title, extra = "xgboost", "XGBoost", "xgboost"
-    # The same library, with and without what a graphics card needs.
-    distributions = ("xgboost", "xgboost-cpu")
+    # The same library, without and with what a graphics card needs.
+    distributions = ("xgboost-cpu", "xgboost")
     roles: ClassVar = {"XGBClassifier": "classifier", "XGBRegressor": "regressor"}
     refused_classes: ClassVar = {
         "XGBRanker": boosting.RANKING,
