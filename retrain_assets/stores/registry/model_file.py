@@ -114,7 +114,7 @@ def _clear_padding(content: bytes, name: str) -> bytes:
     array = np.load(BytesIO(content), allow_pickle=False)
     if array.dtype.names is None:
         return content
-    cleared = np.zeros_like(array)
+    cleared = np.zeros(array.shape, array.dtype)  # `zeros_like` sets the fields only
     for field in array.dtype.names:
         cleared[field] = array[field]
     return bytes(content[: len(content) - array.nbytes] + cleared.tobytes())

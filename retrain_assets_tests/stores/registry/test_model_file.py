@@ -33,6 +33,7 @@ from retrain_assets.domain.model.families.scikit_learn import _PROBABLE, _UNFIT
 from retrain_assets.stores.registry.model_file import (
     TRUSTED_TYPES,
     ModelFileError,
+    content_digest,
     digest,
     load_model,
 )
@@ -142,3 +143,14 @@ def test_what_runs_code_of_a_file_is_not_trusted() -> None:
         load_model(content, digest(content), "a model")
     for module in ("builtins", "os", "subprocess", "operator", "importlib"):
         assert not any(name.startswith(f"{module}.") for name in TRUSTED_TYPES)
+
+
+def test_bytes_between_the_fields_of_nodes_do_not_count() -> None:
+    kind = np.dtype({"names": ["child", "left"], "formats": ["<i8", "u1"], "itemsize": 16})
+
+    def nodes(child: int, padding: bytes) -> str:
+        content = child.to_bytes(8, "little") + b"\x01" + padding
+        return content_digest(skops.io.dumps({"nodes": np.frombuffer(content * 3, kind)}))
+
+    assert nodes(5, b"1234567") == nodes(5, b"abcdefg")
+    assert nodes(5, b"1234567") != nodes(6, b"1234567")
