@@ -1,14 +1,12 @@
 """Infra validation: load a stored model in a new process, and compare its predictions.
 
-Run it as `python -m retrain_assets.stores.registry.model_check MODEL SHA256 EXAMPLE KIND`, with
-names of trusted types behind. It exits with 0, or with 1 and a line that says what is wrong; a
-damaged native file may crash it or fill its memory, which is bounded. It imports no Dagster and no
-MLflow, so that it is quick. Not here: fetching the model, and whether its predictions are good.
+`main` takes MODEL SHA256 EXAMPLE KIND, with names of trusted types behind. It returns 0, or 1 after
+a line that says what is wrong; a damaged native file may crash its process or fill its memory,
+which is bounded. It imports no Dagster and no MLflow, so that it is quick. Not here: fetching the
+model, and whether its predictions are good.
 """
 
-import os
 import resource
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +17,8 @@ import numpy as np
 import polars as pl
 
 from retrain_assets.specs.features import Kind
-from retrain_assets.stores.registry.model_file import ModelFileError, load_model, prepare_threads
+from retrain_assets.stores.registry import apart
+from retrain_assets.stores.registry.model_file import ModelFileError, load_model
 
 EXAMPLE_FILE = "example.parquet"
 EXPECTED = "_expected"
@@ -66,26 +65,20 @@ def check_file(
 
 def run_apart(module: str, arguments: list[str], timeout_seconds: float) -> CheckResult:
     """Run a module of ours in a new process, which prints one line and may crash."""
-    prepare_threads()
     started = perf_counter()
-    try:
-        process = subprocess.run(  # noqa: S603 our own interpreter and module, no shell
-            [sys.executable, "-m", module, *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",  # a library may print bytes of a damaged file
-            timeout=timeout_seconds,
-            check=False,
-            # A user's own modules are found there as here, however this process found them.
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-    except subprocess.TimeoutExpired:
+    answer = apart.PARENT.run(module, arguments, timeout_seconds)
+    code, lines = answer.code, answer.output.strip().splitlines()
+    if code is None:
         return CheckResult(False, f"no answer within {timeout_seconds:g} s", timeout_seconds)
-    code, output = process.returncode, process.stdout or process.stderr
-    lines = output.strip().splitlines() or [f"exit code {code}"]
+    lines = lines or [f"exit code {code}"]
     if code < 0:
         lines = [f"its process crashed by signal {-code}: the model file is damaged, restore it"]
     return CheckResult(code == 0, lines[-1], perf_counter() - started)
+
+
+def prepare_check() -> None:
+    """Begin with what a check needs, since it takes seconds and can be done beside a fit."""
+    apart.PARENT.start()
 
 
 def write_example(path: Path, example: pl.DataFrame, expected: np.ndarray) -> None:
@@ -142,7 +135,3 @@ def main(arguments: list[str]) -> int:
         line, code = " ".join(str(error).split()), 1
     sys.stdout.write(f"{line}\n")
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,9 +1,9 @@
 """Take over the native file of a library, which a team fitted elsewhere, without any pickle.
 
 The file is read in a new process first, as a damaged one may crash the process that reads it.
-Run it as `python -m retrain_assets.stores.registry.native_file FILE FEATURES KIND PIPELINE`. It
-writes the pipeline as skops and exits with 0, or with 1 and a line that says what is wrong. Not
-here: models of scikit-learn (`registry`), and what is done with the pipeline.
+There, `main` takes FILE FEATURES KIND PIPELINE. It writes the pipeline as skops and returns 0, or 1
+after a line that says what is wrong. Not here: models of scikit-learn (`registry`), and what is
+done with the pipeline.
 """
 
 import sys
@@ -76,7 +76,3 @@ def main(arguments: list[str]) -> int:
         return 1
     sys.stdout.write("taken over\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
