@@ -89,7 +89,7 @@ def passed_checks(world: World) -> int:
 
 POINTS = {
     Point("retrain_assets.domain.data.contract:judge"): "old",
-    Point("retrain_assets.steps.data.ingest:audit"): "old",
+    Point("retrain_assets.steps.data.ingest:judge_volume"): "old",
     Point(REPLACE, 1): "old",
     Point(REPLACE, 2): "old",
     Point(REPLACE, 2, after=True): "new",

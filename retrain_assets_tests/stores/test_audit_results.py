@@ -116,9 +116,13 @@ def test_an_ingest_keeps_what_was_found_below_the_reports(world: World) -> None:
     world.land(0)
     ingest(world.storage, world.dataset, [key(0)], "first")
     folder = world.root / "reports" / "expectations" / "customers"
-    assert {path.name for path in folder.iterdir()} == {
-        *("suite.json", "results"),
-    }
+    assert {path.name for path in folder.iterdir()} == {"results"}  # no `expectations`, no suite
+    extra = SPEC.expectations[:1][0].model_copy(
+        update={"kwargs": {"column": "x", "max_value": 1e9}}
+    )
+    asking = world.dataset.model_copy(update={"expectations": [extra]})
+    ingest(world.storage, asking, [key(0)], "second")
+    assert {path.name for path in folder.iterdir()} == {"suite.json", "results"}
 
 
 def test_where_nothing_was_accepted_nothing_was_asked_and_the_run_is_listed(tmp_path: Path) -> None:

@@ -22,7 +22,14 @@ from retrain_assets.errors import PermanentError
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data.intake import Intake
 from retrain_assets.steps.state import FILES, digest
-from retrain_assets.stores.audit import MAX_AUDITED_ROWS, Audit, audit, draw_sample, write_results
+from retrain_assets.stores.audit import (
+    MAX_AUDITED_ROWS,
+    Audit,
+    audit,
+    draw_sample,
+    judge_volume,
+    write_results,
+)
 from retrain_assets.stores.landing.readers import shown
 from retrain_assets.stores.storage import Storage
 from retrain_assets.stores.tables.data_files import Spill
@@ -255,7 +262,10 @@ def _read(intake: Intake, requested: set[str], spill: Spill) -> Reading:
     judgement = contract.merge(parts, spec)
     if not parts:
         return Reading(judgement, Audit((), 0, 0), {}, {}, {})
-    audited = audit(pl.concat(samples), pl.concat(counts), spec)
+    if spec.expectations:
+        audited = audit(pl.concat(samples), pl.concat(counts), spec)
+    else:
+        audited = judge_volume(pl.concat(counts), spec)
     judgement = contract.refuse_partitions(judgement, audited.refusals())
     if not spec.is_split:
         judgement, waiting = _refuse_strays(intake, judgement)
