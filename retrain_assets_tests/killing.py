@@ -1,6 +1,6 @@
 """Work that is killed at a chosen point, in a process of its own.
 
-The processes are forked off a server that has imported what is slow and started no threads yet.
+The processes are forked off a server that has imported what is slow and has computed nothing yet.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["retrain_assets_tests.world", "great_expectations", "retrain_assets.steps.data.ingest"]
+    [
+        *("retrain_assets_tests.world", "retrain_assets.steps.data.ingest"),
+        *("mlflow", "mlflow.store.tracking.sqlalchemy_store", "dagster_mlflow"),
+        *("sklearn.ensemble", "skops.io", "matplotlib.figure"),
+    ]
 )
 _SECONDS = 120
 
