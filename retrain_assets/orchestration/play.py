@@ -44,7 +44,7 @@ def settle_deliveries(
         daemon: What ticks the sensors.
         deliveries: Lets files land when it is asked for the next name and size of a delivery.
         total: The size of all deliveries.
-        tell: Takes each decision as it is made, where no terminal shows the progress.
+        tell: Takes each decision as it is made.
 
     Returns:
         The decisions of all models in the order they were made.
@@ -58,7 +58,7 @@ def settle_deliveries(
                 progress.update(task, description=f"{name}: {run.job}")
                 if run.job.endswith("_retrain"):
                     decisions = list_decisions(storage, names)
-                    for row in decisions[count:] if not progress.console.is_terminal else ():
+                    for row in decisions[count:]:
                         tell(row)
                     count = len(decisions)
             progress.update(task, advance=size)

@@ -7,6 +7,7 @@ Not here: Dagster's partitions, and which partitions exist.
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -52,19 +53,30 @@ class Period:
 
     def begins(self, key: str) -> datetime | None:
         """Return the naive local time at which a partition begins, or None for an invalid key."""
-        if re.fullmatch(self.form, key) is None:
-            return None
-        try:
-            begin = datetime.strptime(key, self.key_format)  # noqa: DTZ007 local by definition
-        except ValueError:
-            return None
-        exists = begin.year in _YEARS and (self.length != "1w" or begin.weekday() == 0)
-        return begin if exists else None
+        return _begins(self, key)
 
     def following(self, key: str) -> str:
         """Return the key after this one."""
-        begin = datetime.strptime(key, self.key_format)  # noqa: DTZ007 local by definition
-        return (begin + self.longest).strftime(self.key_format)
+        return _following(self, key)
+
+
+# The same keys are asked about again and again, and each answer parses a date.
+@lru_cache(maxsize=2**15)
+def _begins(period: Period, key: str) -> datetime | None:
+    if re.fullmatch(period.form, key) is None:
+        return None
+    try:
+        begin = datetime.strptime(key, period.key_format)  # noqa: DTZ007 local by definition
+    except ValueError:
+        return None
+    exists = begin.year in _YEARS and (period.length != "1w" or begin.weekday() == 0)
+    return begin if exists else None
+
+
+@lru_cache(maxsize=2**15)
+def _following(period: Period, key: str) -> str:
+    begin = datetime.strptime(key, period.key_format)  # noqa: DTZ007 local by definition
+    return (begin + period.longest).strftime(period.key_format)
 
 
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)

@@ -54,6 +54,11 @@ MONITORING_SCHEMA: dict[str, pl.DataType] = {
 
 def landed(tables: Tables, dataset: str) -> dict[str, str]:
     """Return a digest of the accepted files of each partition of a dataset, in order."""
+    return {**_landed(tables, dataset, tables.identity(f"{dataset}/files"))}
+
+
+@lru_cache(maxsize=16)
+def _landed(tables: Tables, dataset: str, _: tuple[str, int] | None) -> dict[str, str]:
     digests = _accepted(tables, dataset, pl.col("sha256").sort().str.join("+"))
     return {key: digest(text) for key, text in digests.items()}
 
@@ -73,6 +78,12 @@ def landing_files(tables: Tables, dataset: str, condition: pl.Expr | bool = True
     """Return the results of landing files of a dataset, a row a file and partition (`FILES`)."""
     table = f"{dataset}/files"
     return tables.collect(tables.scan(table, FILES).filter(condition), table)
+
+
+@lru_cache(maxsize=16)
+def _built(tables: Tables, table: str, _: tuple[str, int] | None) -> dict[str, str]:
+    rows = tables.scan(table, MONITORING_SCHEMA).select(PARTITION, SOURCE).unique()
+    return dict(tables.collect(rows.sort(PARTITION), table).iter_rows())
 
 
 @lru_cache(maxsize=16)
@@ -209,8 +220,7 @@ class ModelState:
     def built(self) -> dict[str, str]:
         """Return the partitions that were monitored, with the digest of their sources."""
         table = self.table("monitoring")
-        rows = self.tables.scan(table, MONITORING_SCHEMA).select(PARTITION, SOURCE).unique()
-        return dict(self.tables.collect(rows.sort(PARTITION), table).iter_rows())
+        return {**_built(self.tables, table, self.tables.identity(table))}
 
     def mature(self) -> tuple[str, ...]:
         """Return partitions that are complete, not excluded and have final labels, in order.

@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from retrain_assets.specs.base import duration
@@ -104,18 +105,28 @@ class LookupPartitions:
 
     def _span(self, period: Period, key: str) -> tuple[datetime, datetime]:
         """Return a partition's begin, and the last moment of the lookup that its rows see."""
-        zone = self._zone(self.dataset.partition)
+        zone = self._zone(self.dataset.partition).key
         begin, end = (
-            datetime.strptime(name, period.key_format).replace(tzinfo=zone).astimezone(UTC)
-            for name in (key, period.following(key))
+            _parse(name, period.key_format, zone) for name in (key, period.following(key))
         )
         return begin, end - _bound(self.lookup.lag) - _MOMENT
 
     def _key_at(self, period: Period, moment: datetime) -> str:
         """Return the key of the lookup's partition that a moment lies in."""
-        local = moment.astimezone(self._zone(self.source.partition))
-        monday = local - timedelta(days=local.weekday())
-        return (monday if period.length == "1w" else local).strftime(period.key_format)
+        return _key_at(period, moment, self._zone(self.source.partition).key)
+
+
+# All partitions are asked about at each look at what is complete.
+@lru_cache(maxsize=2**15)
+def _parse(key: str, key_format: str, zone: str) -> datetime:
+    return datetime.strptime(key, key_format).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+
+
+@lru_cache(maxsize=2**15)
+def _key_at(period: Period, moment: datetime, zone: str) -> str:
+    local = moment.astimezone(ZoneInfo(zone))
+    monday = local - timedelta(days=local.weekday())
+    return (monday if period.length == "1w" else local).strftime(period.key_format)
 
 
 def _bound(text: str) -> timedelta:

@@ -21,7 +21,7 @@ import numpy as np
 
 from retrain_assets.domain.model.trees import Ensemble, Question, find_places, list_edges
 
-BLOCK = 32  # rows at once
+BLOCK = 8  # rows at once, of which the arrays stay in the cache of a core
 
 
 class TreeShap:

@@ -5,6 +5,7 @@ Not here: fitting, judging and deciding (`steps.decision`).
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -18,6 +19,7 @@ from retrain_assets.steps.decision import evaluate, promote, reconsider, train
 from retrain_assets.steps.inspect import card, status
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import LedgerRow
+from retrain_assets.stores.registry import model_check
 from retrain_assets.stores.registry.registry import ModelVersion
 from retrain_assets.stores.storage import Storage
 
@@ -76,6 +78,7 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
 
     @_asset(model, "candidate_model", text, ["features"], "scikitlearn", "mlflow")
     def candidate_model(context: dg.AssetExecutionContext, storage: StorageResource) -> Results:
+        model_check.prepare_check()
         opened, tags = storage.open(), context.run.tags
         state, version = model.state(opened), int(tags.get(metadata.HELD_TAG, 0))
         causes = tuple(filter(None, tags.get(metadata.CAUSES_TAG, "request").split(",")))
@@ -195,6 +198,7 @@ def _describe_decision(row: LedgerRow) -> dict[str, Any]:
 
 def _write_card(state: ModelState, storage: Storage, row: LedgerRow) -> dict[str, Any]:
     """Write the card of the version decided on, and return the link to it."""
+    state = replace(state, memo={})
     for version in sorted({row.candidate or row.version, row.version}):  # its refit is newer
         path = card.write_card(state, version, storage.cards)
     return {"card": metadata.link_page(f"models/{state.spec.name}/cards/{row.version}", path)}

@@ -108,7 +108,7 @@ class BatchingEventLog(SqliteEventLogStorage):
 
     def dispose(self) -> None:
         """Close all databases."""
-        super().dispose()  # type: ignore[no-untyped-call]
+        super().dispose()
         while self._opened:
             self._opened.popitem()[1].engine.dispose()
 

@@ -66,17 +66,23 @@ def card(state: ModelState, number: int) -> str:
     gated = state.registry.version(int(version.tags.get("parent", number)))
     tags = {tag: value for tag, value in version.tags.items() if value and tag not in LONG}
     decisions = [{column: getattr(row, column) for column in ("version", *DECIDED)} for row in rows]
-    parts = {
-        "Decisions": [decisions or "Nothing was decided on it yet."],
-        **_judgement(state, gated, rows),
-        "The drift before it": [_drift(state, gated)],
+
+    def judge() -> str:
+        parts = _judgement(state, gated, rows) | {"The drift before it": [_drift(state, gated)]}
+        return page.render_sections(parts)
+
+    # A refit's card shows what its gated fit's card does.
+    judged = state.once(("judged", str(gated.version), *(str(row.version) for row in rows)), judge)
+    first: Parts = {"Decisions": [decisions or "Nothing was decided on it yet."]}
+    rest: Parts = {
         "What it was made from": [[{"tag": tag, "value": tags[tag]} for tag in sorted(tags)]],
         "Build it again, go back": [
             f"retrain reproduce {name} {number}: builds it again, unless adopted, and compares",
             _describe_rollback(state, number),
         ],
     }
-    return page.render_page(f"{name}, version {number}", page.render_sections(parts))
+    sections = (page.render_sections(first), judged, page.render_sections(rest))
+    return page.render_page(f"{name}, version {number}", "\n".join(sections))
 
 
 def _describe_rollback(state: ModelState, number: int) -> str:
@@ -156,7 +162,7 @@ def _estimate(
 def _importance(state: ModelState, pipeline: train.Model, rows: train.Sample) -> train.Figure:
     """Return a picture of how much worse the metric is with each feature shuffled."""
     metric = metrics.get_gate_metric(state.spec.gate)
-    step = max(1, len(rows.target) // SHUFFLED_ROWS)
+    step = -(-len(rows.target) // SHUFFLED_ROWS)
     features, target = rows.features.gather_every(step), rows.target.gather_every(step)
 
     def value(columns: pl.DataFrame) -> float:

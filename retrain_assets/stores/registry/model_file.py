@@ -9,6 +9,7 @@ stored, and what MLflow says about them.
 import os
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +23,7 @@ from retrain_assets.errors import PermanentError
 from retrain_assets.specs.model import may_trust
 
 MODEL_FILE = "model.skops"
+SMALL_BYTES = 2**24  # of a file whose model may stay in memory
 _ADDRESS = r"\d{9,}"
 # Beside what skops trusts by itself (estimators of scikit-learn, numbers, arrays, containers),
 # these types of scikit-learn's own estimators were reviewed: to build one runs no code that a file
@@ -147,11 +149,12 @@ def load_model(content: bytes, expected: str, name: str, trusted: Sequence[str] 
             "file was changed after training, restore it or roll back to another version"
         )
     prepare_threads()
-    import skops.io
     from skops.io.exceptions import UntrustedTypesFoundException
 
     try:
-        return skops.io.loads(content, trusted=[*TRUSTED_TYPES, *trusted])
+        if trusted or len(content) > SMALL_BYTES:
+            return _build(content, trusted)
+        return _build_once(content)
     except UntrustedTypesFoundException as error:
         raise ModelFileError(describe_untrusted(name, content, trusted)) from error
     except (ImportError, AttributeError) as error:
@@ -161,6 +164,16 @@ def load_model(content: bytes, expected: str, name: str, trusted: Sequence[str] 
             f"{name}: holds one of {', '.join(trusted)}, which cannot be imported ({error}): put "
             "its module on PYTHONPATH, as where the model was trained"
         ) from error
+
+
+def _build(content: bytes, trusted: Sequence[str] = ()) -> Any:
+    import skops.io
+
+    return skops.io.loads(content, trusted=[*TRUSTED_TYPES, *trusted])
+
+
+# A decision loads production and its candidate several times. Whoever loads changes nothing.
+_build_once = lru_cache(maxsize=4)(_build)
 
 
 def describe_untrusted(name: str, content: bytes, trusted: Sequence[str]) -> str:

@@ -87,6 +87,11 @@ class Tables:
         """Return the newest version of a table; None if it was never written."""
         return _version(self._open(table))
 
+    def identity(self, table: str) -> tuple[str, int] | None:
+        """Return what tells the newest content of a table from all others, also of one deleted."""
+        opened = self._open(table)
+        return None if opened is None else (str(opened.metadata().id), opened.version())
+
     def describe(self, table: str) -> Description | None:
         """Return what the log says of a table as it is now; None if it was never written."""
         opened = self._open(table)
