@@ -117,8 +117,8 @@ def reason_to_refuse(file: RawRows, spec: DatasetSpec) -> str | None:
     return values.misfit(file.rows.schema, spec)
 
 
-def drop_replaced(files: Sequence[RawRows], spec: DatasetSpec) -> list[RawRows]:
-    """Drop the rows of pulled files whose key is also in a later file, which has them newer.
+def keep_newest(files: Sequence[RawRows], spec: DatasetSpec) -> list[RawRows]:
+    """Return pulled files without the rows whose key is also in a later file, which has them newer.
 
     Args:
         files: The files of one partition.

@@ -27,7 +27,7 @@ from retrain_assets.domain.data.contract import (
 from retrain_assets.domain.data.row_checks import (
     RawRows,
     Slice,
-    drop_replaced,
+    keep_newest,
     reason_to_refuse,
     typed,
 )
@@ -303,7 +303,7 @@ class Intake:
         total = sum(map(_packed, by_partition.values()))
         # Read one by one, because the bytes on disk do not tell how many rows a file has.
         read = ([self._read_file(file) for file in files] for files in by_partition.values())
-        current = (drop_replaced(part, self.spec) for part in read)
+        current = (keep_newest(part, self.spec) for part in read)
         sized = ((max(_unpacked(part), _packed(part)), part) for part in current)
         for raw in group_batches(sized, BATCH_BYTES):
             yield (*raw, *self._missing(raw)), _packed(raw) / total if total else 1.0
@@ -326,7 +326,7 @@ class Intake:
         by_partition = defaultdict(list)
         for part in [*parts, *self._missing(parts), *marks]:
             by_partition[part.partition].append(part)
-        groups = [drop_replaced(group, self.spec) for group in by_partition.values()]
+        groups = [keep_newest(group, self.spec) for group in by_partition.values()]
         total = sum(part.rows.height for group in groups for part in group)
         sized = ((_unpacked(group), group) for group in groups)
         for raw in group_batches(sized, BATCH_BYTES):

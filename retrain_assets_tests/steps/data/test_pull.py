@@ -3,10 +3,12 @@
 import sqlite3
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import dagster as dg
 import duckdb
 import polars as pl
+import psycopg2
 import pytest
 import yaml
 
@@ -15,13 +17,15 @@ from retrain_assets.errors import is_permanent
 from retrain_assets.orchestration.build import dataset_definitions
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.sql import SqlSpec
 from retrain_assets.steps.data.ingest import ingest
 from retrain_assets.steps.data.intake import Intake
 from retrain_assets.steps.data.pull import pull
 from retrain_assets.steps.start import read_table
 from retrain_assets.stores.landing.source import LandingError
-from retrain_assets.stores.landing.sql import StatementError
+from retrain_assets.stores.landing.sql import Database, StatementError
 from retrain_assets.stores.storage import Storage
+from retrain_assets_tests.system.postgres import PASSWORD, postgres
 
 CREATE = """CREATE TABLE orders (
     id INTEGER, day DATE, amount DECIMAL(9, 2), paid BOOLEAN, changed TIMESTAMP, note VARCHAR)"""
@@ -43,16 +47,19 @@ SPEC: dict[str, Any] = {
 class Shop:
     """A database file, and what a project stores of it."""
 
-    def __init__(self, root: Path, kind: str) -> None:
+    def __init__(self, root: Path, kind: str, uri: str = "") -> None:
         self.file, self.kind, self.storage = root / "shop.db", kind, Storage(root / "data")
-        self.environment = {"SHOP_URI": f"{kind}:///{self.file}"}
+        self.uri = uri or f"{kind}:///{self.file}"
+        self.environment = {"SHOP_URI": self.uri}
         self.run(CREATE)
 
     def run(self, *statements: str) -> None:
         connect: Any = sqlite3.connect if self.kind == "sqlite" else duckdb.connect
-        connection = connect(str(self.file))
+        is_server = self.kind == "postgresql"
+        connection = psycopg2.connect(self.uri) if is_server else connect(str(self.file))
+        cursor = connection.cursor()
         for statement in statements:
-            connection.execute(statement)
+            cursor.execute(statement)
         connection.commit()
         connection.close()
 
@@ -86,8 +93,8 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Shop:
     return open_shop(tmp_path, request.param)
 
 
-def open_shop(root: Path, kind: str) -> Shop:
-    shop = Shop(root, kind)
+def open_shop(root: Path, kind: str, uri: str = "") -> Shop:
+    shop = Shop(root, kind, uri)
     shop.add((1, 1, 10.5, "01 10:00:00"), (2, 1, 20, "01 11:00:00"), (3, 2, 30, "02 10:00:00"))
     return shop
 
@@ -216,3 +223,25 @@ def test_the_yaml_of_a_table_is_drafted_from_its_rows(shop: Shop) -> None:
     assert (spec.key, spec.columns["day"].type, delivery.files) == (["id"], "date", {})
     with pytest.raises(ValueError, match="write sql:NAME:TABLE"):
         read_table("sql:orders", None, shop.environment)
+
+
+@pytest.mark.soak
+def test_a_server_of_postgresql_is_read_as_files_are(tmp_path: Path) -> None:
+    with postgres() as server:
+        for test in (
+            test_each_pull_lands_what_is_new_or_changed_and_the_newest_row_of_a_key_counts,
+            test_late_commits_are_read_by_the_overlap,
+            test_a_query_is_the_users_own_text,
+            test_rows_without_a_cursor_are_not_passed_over_in_silence,
+        ):
+            shop = open_shop(tmp_path / test.__name__[:20], "postgresql", server.uri)
+            test(shop)
+            shop.run("DROP TABLE orders")
+        with pytest.raises(StatementError) as caught:
+            shop.pull()
+        assert PASSWORD not in str(caught.value)
+        shop.run("CREATE TABLE orders AS SELECT gen_random_uuid() AS note, now() AS changed")
+        database = Database(SqlSpec(uri="SHOP_URI", table="orders"), shop.environment)
+        (rows,) = database.read()
+        assert rows.schema == {"note": pl.String, "changed": pl.Datetime("us", "UTC")}
+        assert len(str(UUID(rows["note"].item()))) == 36
