@@ -50,7 +50,8 @@ class ColumnSpec(Spec):
         normalise: `nfc` composes the characters of a text, `strip` takes blanks from both ends.
         outliers: Rules for numbers that lie far out.
         personal: Whether values are masked wherever they are shown.
-        expression: SQL over other columns, `_line`, and `_partition` if file names contain it.
+        expression: SQL over other columns, `_line`, `_row` (from 0, after the header), and
+            `_partition` if file names contain it.
         known: A `later` value is not known when predicting, so no feature can use it.
         since: First partition whose files have the column; before it they may lack it.
     """

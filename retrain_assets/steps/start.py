@@ -27,6 +27,7 @@ from retrain_assets.specs.sql import SqlSpec
 from retrain_assets.stores.landing.formats import read_rows
 from retrain_assets.stores.landing.readers import RefusedFileError, is_utf8, number_rows
 from retrain_assets.stores.landing.sql import FRAME_ROWS, Database
+from retrain_assets.stores.place import Folder
 from retrain_assets.stores.storage import Storage
 
 TEMPLATES = Path(__file__).parents[1] / "templates" / "project"
@@ -326,12 +327,12 @@ def _holds(path: Path, content: Path | bytes) -> bool:
 
 def _write(path: Path, content: Path | bytes) -> None:
     """Write a file such that it is there as a whole or not at all."""
+    if not isinstance(content, Path):
+        Folder(path.parent).write(path.name, content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
-    if isinstance(content, Path):
-        shutil.copy2(content, unfinished)  # with its time, by which it has settled
-    else:
-        unfinished.write_bytes(content)
+    shutil.copy2(content, unfinished)  # with its time, by which it has settled
     unfinished.rename(path)
 
 

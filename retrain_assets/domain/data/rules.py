@@ -20,6 +20,7 @@ from retrain_assets.specs.partition import ALL, PartitionSpec
 Type = pl.DataType | type[pl.DataType]
 
 PARTITION, LINE = "_landing_partition", "_line"
+FILE_ROW = "_row"  # in expressions: the place of a row's line after the header, from 0
 FILE_PARTITION = "_partition"  # in expressions: the partition that the name of a file contains
 MASK = "***"  # stands for a personal value
 # The text of a line that is no row, and why it is none or why the partition of a row waits.

@@ -18,6 +18,7 @@ from retrain_assets.domain.data.row_wise import SQL_ERRORS, compute_by_row, expl
 from retrain_assets.domain.data.rules import (
     BROKEN,
     FILE_PARTITION,
+    FILE_ROW,
     LINE,
     PARTITION,
     STORED,
@@ -332,7 +333,9 @@ def derive(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
         rows: All other columns as their types.
         spec: A dataset whose expressions are valid.
     """
-    visible = [*spec.file_columns, LINE, BROKEN]
+    visible = [*spec.file_columns, LINE, FILE_ROW, BROKEN]
+    first = 1 + (spec.format == "csv" and spec.read.header is None)
+    rows = rows.with_columns((pl.col(LINE).cast(pl.Int64) - first).clip(0).alias(FILE_ROW))
     if names_partition(spec):
         rows = rows.with_columns(_begin(rows[PARTITION], spec).alias(FILE_PARTITION))
         visible.append(FILE_PARTITION)
@@ -345,7 +348,7 @@ def derive(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
                 raw_value.alias(f"_raw_{name}"), derived[_GIVEN].alias(value_flag(name))
             ).with_columns(parsed(name, column, spec, from_text=False).alias(name))
             visible.append(name)
-    return rows.drop(FILE_PARTITION, strict=False)
+    return rows.drop(FILE_PARTITION, FILE_ROW, strict=False)
 
 
 def names_partition(spec: DatasetSpec) -> bool:
@@ -367,7 +370,7 @@ def _begin(keys: pl.Series, spec: DatasetSpec) -> pl.Series:
 
 def counts_lines(spec: DatasetSpec) -> bool:
     """Return whether the partition of a row follows from its line."""
-    by_line = {LINE}
+    by_line = {LINE, FILE_ROW}
     for name, column in spec.columns.items():
         if by_line.intersection(sources(column)):
             by_line.add(name)
@@ -420,7 +423,9 @@ def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
         )
     before = list(spec.columns)[: list(spec.columns).index(name)]
     visible = {*spec.file_columns, *before} - {name}
-    schema = {LINE: pl.Int64} | {item: STORED[spec.columns[item].type] for item in visible}
+    schema = {LINE: pl.Int64, FILE_ROW: pl.Int64} | {
+        item: STORED[spec.columns[item].type] for item in visible
+    }
     if names_partition(spec):
         schema[FILE_PARTITION] = STORED[spec.columns[spec.partition.column or ""].type]
     try:

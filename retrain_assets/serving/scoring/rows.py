@@ -13,7 +13,7 @@ import polars as pl
 
 from retrain_assets.domain.data import contract, rules, values
 from retrain_assets.domain.data.row_wise import compute_by_row
-from retrain_assets.domain.data.rules import BROKEN, LINE, PARTITION, STORED
+from retrain_assets.domain.data.rules import BROKEN, FILE_ROW, LINE, PARTITION, STORED
 from retrain_assets.domain.features.build import RowError, compute_features, join_lookups
 from retrain_assets.serving.scoring.quick_features import QuickFeatures
 from retrain_assets.serving.scoring.request import Row, reject
@@ -163,7 +163,7 @@ class FeatureMaker:
 
 def _derived_before(dataset: DatasetSpec) -> set[str]:
     """Return the columns that are derived only from what is known before the prediction."""
-    names = {LINE}
+    names = {LINE, FILE_ROW}
     for name, column in (dataset.file_columns | dataset.columns).items():
         if column.timing == "before" and names.issuperset(values.sources(column)):
             names.add(name)

@@ -33,6 +33,7 @@ from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.monitoring.intervals import read_timeline
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import History, LedgerRow
+from retrain_assets.stores.place import Folder
 from retrain_assets.stores.registry import model_check, model_file
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, compare_with_example
 
@@ -173,11 +174,8 @@ class Loader:
         if model_file.digest(content) != row.sha256:
             # It refuses the file, since its digest differs.
             model_file.load_model(content, row.sha256, f"version {row.version}")
-        copy.mkdir(parents=True, exist_ok=True)
         for name, written in ((EXAMPLE_FILE, example), (model_file.MODEL_FILE, content)):
-            part = copy / f"{name}.part"
-            part.write_bytes(written)
-            part.replace(copy / name)
+            Folder(copy).write(name, written)
         return "MLflow"
 
     def _verify(self, row: LedgerRow, source: str) -> Version:

@@ -9,12 +9,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from retrain_assets.domain.data.contract import judge
+from retrain_assets.domain.data.contract import judge, slices
 from retrain_assets.domain.data.row_checks import MASK, RawRows
 from retrain_assets.domain.data.row_wise import explain_sql
 from retrain_assets.domain.data.rules import BROKEN, LINE
-from retrain_assets.domain.data.values import find_column_mistakes
+from retrain_assets.domain.data.values import counts_lines, find_column_mistakes
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.stores.landing.readers import number_rows
 
 DAY = "2013-01-31"
 COLUMNS = {
@@ -220,6 +221,35 @@ def test_what_is_derived_from_something_personal_is_masked_as_well() -> None:
     found = judge([raw("a", "jane")], spec(**columns)).quarantined
     assert found["_reasons"][0].to_list() == [{"rule": "pattern", "column": "again", "value": MASK}]
     assert "jane" not in found["_row"][0].lower()
+
+
+@pytest.mark.parametrize(
+    ("ending", "read", "first"),
+    [("csv", {}, 2), ("csv", {"header": ["id"]}, 1), ("parquet", {}, 1)],
+)
+def test_the_row_of_a_file_is_counted_without_its_header(
+    ending: str, read: dict[str, Any], first: int
+) -> None:
+    made = DatasetSpec.model_validate(
+        {
+            "name": "sales",
+            "landing": f"sales/*.{ending}",
+            "read": read,
+            "partition": {"by": "value", "column": "chunk", "start": "0", "end": "9"},
+            "columns": {
+                "id": {"type": "int"},
+                "chunk": {"type": "int", "expression": "_row // 2"},
+            },
+            "key": ["id"],
+        }
+    )
+    assert list(find_column_mistakes(made)) == []
+    numbers = pl.Series([1, 2, 3, 4, 5], dtype=pl.Int64)
+    frame = pl.DataFrame({"id": numbers.cast(pl.String) if ending == "csv" else numbers})
+    file = RawRows("sales/x", "", "", number_rows(frame, first))
+    assert [part.partition for part in slices(file, made)[:-1]] == ["0", "1", "2"]
+    assert judge(slices(file, made), made).accepted["chunk"].to_list() == [0, 0, 1, 1, 2]
+    assert counts_lines(made)
 
 
 def test_an_error_of_sql_says_where_and_what_may_be_missing() -> None:
