@@ -423,9 +423,8 @@ def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
         )
     before = list(spec.columns)[: list(spec.columns).index(name)]
     visible = {*spec.file_columns, *before} - {name}
-    schema = {LINE: pl.Int64, FILE_ROW: pl.Int64} | {
-        item: STORED[spec.columns[item].type] for item in visible
-    }
+    schema: dict[str, Type] = {LINE: pl.Int64, FILE_ROW: pl.Int64}
+    schema |= {item: STORED[spec.columns[item].type] for item in visible}
     if names_partition(spec):
         schema[FILE_PARTITION] = STORED[spec.columns[spec.partition.column or ""].type]
     try:
@@ -457,8 +456,7 @@ def _explain_impossible_cast(value: pl.Expr, schema: dict[str, Type]) -> str | N
             if why.startswith("casting from"):
                 return (
                     f"fails for every row, since {why}: read a date with DATE(text, '%Y-%m-%d'), a "
-                    "moment with STRPTIME(text, '%Y-%m-%d %H:%M'), and true or false with text = "
-                    "'true'"
+                    "time with STRPTIME(text, '%Y-%m-%d %H:%M'), and a bool with text = 'true'"
                 )
     return None
 
