@@ -27,9 +27,11 @@ gc.set_threshold(20_000, 50, 100)
 
 # What takes longest begins first, so that no process works alone at the end.
 LONGEST = [
-    *("test_soak", "test_kills", "test_decision_faults", "test_replay", "test_monitor"),
-    *("test_wheel", "test_loop", "test_operations", "test_card", "test_held", "test_cli"),
-    *("test_kinds", "test_watch", "test_follow", "test_choosing", "test_vacuum"),
+    *("test_soak", "test_kills", "test_replay", "test_loop", "test_decision_faults", "test_doors"),
+    *("test_monitor", "test_wheel", "test_watch", "test_cli", "test_card", "test_sensors"),
+    *("test_served_model", "test_intake", "test_vacuum", "test_messages", "test_held"),
+    *("test_rates", "test_prediction_log", "test_choosing", "test_operations", "test_kinds"),
+    *("test_follow",),
 ]
 
 
