@@ -77,6 +77,11 @@ def install_completion(context: click.Context, _: click.Parameter, value: bool) 
 )
 def main() -> None:
     """Keep tabular models fresh."""
+    one_line(_prepare)()
+
+
+def _prepare() -> None:
+    """Go to the project and choose Dagster's folder, before any command."""
     root = project_root(Path.cwd())
     context = click.get_current_context()
     context.obj = Path.cwd()

@@ -11,9 +11,11 @@ import dagster as dg
 import polars as pl
 import pytest
 import skops.io
+from click.testing import CliRunner
 from distributed import LocalCluster
 from polars.testing import assert_frame_equal
 
+from retrain_assets.cli import main
 from retrain_assets.specs.model import PolicySpec
 from retrain_assets.steps.data.ingest import ingest
 from retrain_assets.steps.decision import promote, train
@@ -154,9 +156,15 @@ def test_no_item_is_left_out_where_no_worker_takes_work_at_first(
         ("dask://localhost", "use dask://127.0.0.1:8786"),
     ],
 )
-def test_a_setting_that_is_unsafe_or_unknown_is_refused(setting: str, reason: str) -> None:
-    with pytest.raises(EngineSettingError, match=reason):
-        engine_from(setting, Path("data"))
+def test_a_setting_that_is_unsafe_or_unknown_is_refused_in_one_line(
+    setting: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("RETRAIN_ENGINE", "RETRAIN_STORAGE", "DAGSTER_HOME")
+    env = dict(zip(names, (setting, str(tmp_path), str(tmp_path)), strict=True))
+    result = CliRunner(env=env).invoke(main, ["status"])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert reason in result.output
 
 
 def test_a_worker_that_is_unlike_this_process_is_refused_by_name(
