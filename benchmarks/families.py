@@ -4,8 +4,12 @@ Prints seconds of a fit with one thread, milliseconds of loading with a first pr
 and of 1,000 rows with the library's own prediction, the size of the stored file, and whether a
 second fit with two threads gives the same file. Times are those of the processor, in which other
 work on the machine does not count. Usage: `python benchmarks/families.py [ROWS]`.
+
+With `--apart`, it only fits each with two threads in two processes, one after the other, and prints
+whether the fitted objects are the same, bit for bit.
 """
 
+import subprocess
 import sys
 from collections.abc import Callable
 from statistics import median
@@ -103,5 +107,29 @@ def main(count: int) -> None:
         )
 
 
+def fit_once(title: str, count: int) -> str:
+    """Return the digest of the fitted objects of a fit with two threads."""
+    prepare_threads()
+    rows, label = make_rows(count)
+    spec = make_spec(*ESTIMATORS[title], threads=2)
+    fitted = fit(spec, rows, label, pl.Series(["day"] * count))
+    return content_digest(skops.io.dumps(fitted.pipeline))
+
+
+def compare_processes(count: int) -> None:
+    """Print of each library whether two processes fit the same."""
+    for title in ESTIMATORS:
+        command = [sys.executable, __file__, str(count), title]
+        first, second = (subprocess.check_output(command, text=True) for _ in range(2))
+        print(f"{title}, {count:,} rows: {'the same' if first == second else 'different'}")
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)
+    rows_asked = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    (option,) = sys.argv[2:] or ("",)
+    if option == "--apart":
+        compare_processes(rows_asked)
+    elif option:
+        print(fit_once(option, rows_asked))
+    else:
+        main(rows_asked)
