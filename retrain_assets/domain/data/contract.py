@@ -110,10 +110,10 @@ def judge(
     counts: dict[int, tuple[int, int, int]] = {}
     for rows in chunks:
         sound = rows.lazy().filter(~pl.col(REFUSED))
-        kept = sound.select(*rules.dataset_schema(spec)).collect()
-        accepted.append(kept if keep is None else kept.clear())
+        chunk = sound.select(*rules.dataset_schema(spec)).collect()
+        accepted.append(chunk if keep is None else chunk.clear())
         if keep is not None:
-            keep(kept)
+            keep(chunk)
         row_checks.count(rows, counts)
         too_bad = _find_too_bad(_count(files, readable, counts), refusals, spec)
         bad = [n for n, file in enumerate(readable) if file.slice in {*reasons, *too_bad}]

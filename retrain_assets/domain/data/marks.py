@@ -39,11 +39,11 @@ class Marks:
         if not self.keys.is_empty():
             shared = _hash_keys(rows, spec).is_in(self.keys.implode())
             part = _fingerprints(rows.with_row_index(_PLACE, first).filter(shared), spec)
-            known = part.join(self.versions, on=_ROWS, how="left", maintain_order="left")
+            matched = part.join(self.versions, on=_ROWS, how="left", maintain_order="left")
             is_first = pl.col(_PLACE) == pl.col(_FIRST)
             repeated = pl.col(WHOLE) & (pl.col("versions") == 1) & ~is_first
             conflicting = pl.col(WHOLE) & (pl.col("versions") > 1)
-            marked = known.select(repeated.alias(REPEATED), conflicting.alias(CONFLICTING))
+            marked = matched.select(repeated.alias(REPEATED), conflicting.alias(CONFLICTING))
             for name, flag in flags.items():
                 flag[shared.to_numpy()] = marked[name].to_numpy()
         return _mark_outliers(rows.hstack(pl.DataFrame(flags)), self.centres, spec)
@@ -100,9 +100,9 @@ def _find_versions(chunks: Chunks, keys: pl.Series, spec: DatasetSpec) -> pl.Dat
         first += rows.height
     if not parts:
         return pl.DataFrame()
-    found = pl.concat(parts).group_by(*_ROWS, *_KEYS, WHOLE).agg(pl.col(_FIRST).min())
+    different = pl.concat(parts).group_by(*_ROWS, *_KEYS, WHOLE).agg(pl.col(_FIRST).min())
     versions = pl.col(WHOLE).sum().over(_KEYS).alias("versions")
-    return found.select(*_ROWS, _FIRST, versions)
+    return different.select(*_ROWS, _FIRST, versions)
 
 
 def _find_centres(values: pl.DataFrame, columns: list[str]) -> pl.DataFrame:

@@ -117,8 +117,8 @@ def explain(reasons: pl.DataFrame, spec: DatasetSpec) -> Iterator[str]:
     for row in first.iter_rows(named=True):
         column = spec.columns.get(row["column"] or "")
         expected = _expected(row["reason"], row["column"], column, spec)
-        found = f", not {_cell(row['value'])!r}" if row["value"] else ""
-        yield f"{row['column'] or 'line'}, {row['reason']}: expected is {expected}{found}"
+        value = f", not {_cell(row['value'])!r}" if row["value"] else ""
+        yield f"{row['column'] or 'line'}, {row['reason']}: expected is {expected}{value}"
 
 
 def _expected(rule: str, name: str, column: ColumnSpec | None, spec: DatasetSpec) -> str:
