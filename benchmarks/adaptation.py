@@ -22,7 +22,9 @@ import polars as pl
 from policies import REPORTED_FROM, prepared
 
 from retrain_assets.domain.adaptation.layer import Update, predict_layer, start_layer, update_layer
+from retrain_assets.domain.adaptation.service import assess
 from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.decision.replay import PolicyResult
 from retrain_assets.specs.model import LabelsSpec, PolicySpec
 from retrain_assets.steps import replay
 from retrain_assets.steps.monitoring.adapt import Chain, adapt_partitions, read_losses
@@ -52,15 +54,20 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="Storage root that is made or used again.")
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 3], help="Of the labels.")
     parser.add_argument("--seeds", type=int, default=3, help="Of years whose days are shuffled.")
+    text = "Leave out costs, daily retraining, bad days, the shipped policy and shuffled years."
+    parser.add_argument("--calendars", action="store_true", help=text)
     options = parser.parse_args()
-    report_costs()
+    if not options.calendars:
+        report_costs()
     with TemporaryDirectory() as folder:
         state = prepared(options.keep or Path(folder))
         for delay in options.delays:
             spec = state.spec.model_copy(update={"labels": LabelsSpec(delay=delay)})
             begun = time.process_time()
-            report_worth(replace(state, spec=spec), delay)
+            report_worth(replace(state, spec=spec), delay, all_of_it=not options.calendars)
             print(f"{time.process_time() - begun:.0f} CPU seconds")
+        if options.calendars:
+            return
         report_shadow(state)
         for seed in range(options.seeds):
             report_shuffled(state, seed)
@@ -87,7 +94,7 @@ def report_costs() -> None:
             print(f"| {kind} | {rows:,} | {median(spent) * 1e3:.1f} ms | {served * 1e3:.1f} ms |")
 
 
-def report_worth(state: ModelState, delay: int) -> None:
+def report_worth(state: ModelState, delay: int, *, all_of_it: bool) -> None:
     """Print the loss from August on of calendars with and without the layer, and of daily fits."""
     history = replay.Replay(state)
     calendars = [
@@ -98,9 +105,12 @@ def report_worth(state: ModelState, delay: int) -> None:
         for adapt in (False, True)
     ]
     results = [history.play(policy) for policy in calendars]
-    daily = replay.Replay(state, first=LIVED_FROM)
-    daily.memo = history.memo
-    results.append(daily.play(PolicySpec(name="every 1", every=1)))
+    if all_of_it:
+        daily = replay.Replay(state, first=LIVED_FROM)
+        daily.memo = history.memo
+        results.append(daily.play(PolicySpec(name="every 1", every=1)))
+    values = {item.name: item.values for item in results}
+    results = [part for item in results for part in (item, *serve_by_test(item, values, delay))]
     values = {item.name: item.values for item in results}
     days = [day for day in results[-1].values if day >= REPORTED_FROM]
     print(f"\nlabel delay {delay}, {len(days)} days from {days[0]} on")
@@ -108,10 +118,31 @@ def report_worth(state: ModelState, delay: int) -> None:
     print("|---|---|---|---|---|")
     for item in results:
         fits = sum(as_of >= REPORTED_FROM for as_of, _ in item.decisions)
-        rivals = (describe(values[name], item.values, days) for name in ("every 28", "every 1"))
+        names = ("every 28", "every 1") if all_of_it else ("every 28",)
+        rivals = (describe(values[name], item.values, days) for name in names)
         average = mean(item.values[day] for day in days)
         print(f"| {item.name} | {fits} | {average:.4f} | {' | '.join(rivals)} |", flush=True)
-    report_abuse(history, values, days)
+    if all_of_it:
+        report_abuse(history, values, days)
+
+
+def serve_by_test(
+    item: PolicyResult, values: Mapping[str, Values], delay: int
+) -> list[PolicyResult]:
+    """Return what a calendar with the layer would have had where the test lets it in and out."""
+    if not item.name.endswith(LAYER):
+        return []
+    alone, adapted, served = values[item.name.removesuffix(LAYER)], item.values, {}
+    days = sorted(alone.keys() & adapted.keys())
+    serves, since = False, 0
+    for place, day in enumerate(days):
+        known = days[since : max(since, place - delay)]
+        losses = [alone[key] for key in known], [adapted[key] for key in known]
+        if known and assess(*losses, serves=serves).changes:
+            serves, since = not serves, place
+            print(f"{item.name}: {'in' if serves else 'out of'} service from {day} on")
+        served[day] = (adapted if serves else alone)[day]
+    return [replace(item, name=f"{item.name} by the test", values=served)]
 
 
 class Shadow(replay.Replay):
@@ -154,6 +185,7 @@ def report_shuffled(state: ModelState, seed: int) -> None:
     days = [key for key in alone if key >= REPORTED_FROM]
     difference = describe(alone, adapted, days)
     print(f"days shuffled by seed {seed}: every 28 + layer is lower than every 28 by {difference}")
+    serve_by_test(PolicyResult(LAYER, adapted, 0, ()), {"": alone}, 0)
 
 
 def describe(rival: Values, values: Values, days: Sequence[str]) -> str:

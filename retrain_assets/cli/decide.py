@@ -24,13 +24,17 @@ required_by = click.option("--by", required=True, help="Who decides; the ledger 
 
 @command
 @click.argument("model")
-@click.argument("version", type=int)
+@click.argument("version", type=int, required=False)
+@click.option("--layer", is_flag=True, help="Approve the adaptive layer, and no version.")
 @required_by
 @reason_option
 def approve(model: str, **config: Any) -> None:
-    """Put the version that waits for approval into production."""
+    """Put the version that waits for approval into production, or let the layer serve."""
+    if (config["version"] is None) != config["layer"]:
+        raise click.UsageError("give the version that waits, or --layer")
     row = _decide(model, "approve", config)
-    show(row, f"{model}: version {row['version']} is in production")
+    what = "the adaptive layer serves" if config["layer"] else "is in production"
+    show(row, f"{model}: version {row['version']} {what}")
 
 
 @command

@@ -23,6 +23,7 @@ from retrain_assets.steps.inspect import lineage as lineage_step
 from retrain_assets.steps.inspect import report as report_step
 from retrain_assets.steps.inspect import reproduce as reproduce_step
 from retrain_assets.steps.inspect import status as status_step
+from retrain_assets.steps.monitoring.adapt import rebuild_state
 from retrain_assets.stores.place import place_at
 
 Values = dict[str, Any]
@@ -155,14 +156,30 @@ def quarantine(dataset: str, csv_file: str | None, **filters: Any) -> None:
 
 @command
 @click.argument("model")
-@click.argument("version", type=int)
-def reproduce(model: str, version: int) -> None:
+@click.argument("version", type=int, required=False)
+@click.option("--state", "partition", help="Instead: a partition, of the adaptive layer's state.")
+def reproduce(model: str, version: int | None, partition: str | None) -> None:
     """Build a version again from its records, and compare it bit for bit."""
+    if (version is None) == (partition is None):
+        raise click.UsageError("give a version, or --state with a partition")
+    if version is None:
+        _reproduce_state(model, partition or "")
+        return
     outcome = reproduce_step.reproduce(base.open_model(model), version)
     same = "identical bit for bit" if outcome.identical else "not identical"
     text = "\n".join([f"{model} version {version}: {same}", *outcome.differences])
     show({"model": model, "version": version, **asdict(outcome)}, text)
     if not outcome.identical:
+        click.get_current_context().exit(1)
+
+
+def _reproduce_state(model: str, partition: str) -> None:
+    stored, rebuilt = rebuild_state(base.open_model(model), partition)
+    is_same = stored == rebuilt
+    text = "identical bit for bit" if is_same else "not identical: its data or versions changed"
+    value = {"model": model, "state": partition, "identical": is_same}
+    show(value, f"{model}, state after {partition}: {text}")
+    if not is_same:
         click.get_current_context().exit(1)
 
 

@@ -15,7 +15,7 @@ from retrain_assets.orchestration.dagster_internals import AssetJob
 from retrain_assets.orchestration.resources import Channels, StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import SizeSpec
-from retrain_assets.steps.decision import policy, promote
+from retrain_assets.steps.decision import layer, policy, promote
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.state import ModelState
 
@@ -40,7 +40,7 @@ def pull_job(spec: DatasetSpec) -> AssetJob:
 
 def monitor_job(model: Model) -> AssetJob:
     """Return `<m>_monitor`: features to monitoring, one run over a range."""
-    learned = () if model.spec.adapt == "off" else ("adaptation",)
+    learned = () if model.spec.layer.mode == "off" else ("adaptation",)
     selection = _assets(
         model, "features", "profile", "predictions", "monitoring", "report", *learned
     )
@@ -105,9 +105,10 @@ class Resume(dg.Config):
 
 
 class Approve(Resume):
-    """Which version is approved; it must be the one that waits."""
+    """Which version is approved, or the adaptive layer; it must be what waits."""
 
-    version: int
+    version: int | None = None
+    layer: bool = False
 
 
 class Pause(Resume):
@@ -175,7 +176,10 @@ def _operation_job(
 
 def _approve(on: Operation) -> Metadata:
     config = on.config
-    row = promote.approve(on.state, config.version, config.reason, config.by)
+    if config.layer:
+        row = layer.approve_layer(on.state, config.reason, config.by)
+    else:
+        row = promote.approve(on.state, config.version, config.reason, config.by)
     return {"action": row.action, "version": row.version, "reason": row.reason}
 
 

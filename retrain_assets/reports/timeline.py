@@ -29,6 +29,8 @@ DECISIONS = {
     "hold": "held",
     "reject": "rejected",
     "rollback": "rolled back",
+    "adapt": "layer begins to serve",
+    "withdraw": "layer ends to serve",
 }
 REQUESTS = {
     "asked": "a cause asked for a candidate",

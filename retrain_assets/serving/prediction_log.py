@@ -194,13 +194,17 @@ def _as_json(head: Record, keys: Mapping[str, list[Any]], part: Scored) -> bytes
     """Return a record as a line with a list for each column."""
     count, columns = len(part.output), zip(part.version.columns, part.features, strict=True)
     keys = {name: values or [None] * count for name, values in keys.items()}
-    record = head | {"_prediction": part.output.tolist()} | keys | dict(columns)
+    states = {} if part.layer is None else {"_state": part.states}
+    record = head | {"_prediction": part.output.tolist()} | states | keys | dict(columns)
     return to_json(record, inf_nan_mode="null") + b"\n"
 
 
 def _as_arrow(head: Record, keys: list[pl.Series], part: Scored) -> bytes:
     """Return a record as a line and an Arrow stream."""
-    rows = pl.DataFrame([*part.features, *keys, pl.Series("_prediction", part.output)])
+    output, states = pl.Series("_prediction", part.output), []
+    if part.layer is not None:
+        states = [pl.Series("_state", part.states, pl.String)]
+    rows = pl.DataFrame([*part.features, *keys, output, *states])
     return to_json(head) + b"\n" + rows.write_ipc_stream(None).getvalue()
 
 
@@ -261,7 +265,8 @@ def _read_segment(path: Path, dataset: DatasetSpec) -> pl.DataFrame:
     if head["arrow"]:
         records, rows = _read_arrow(content)
     else:
-        records, rows = _read_json(content, {**keys, **features, "_prediction": output})
+        schema = {**keys, **features, "_prediction": output}
+        records, rows = _read_json(content, schema)
     if rows.is_empty():
         return rows
     time, place = _as_time("_time", pl.Datetime), pl.int_ranges("_count").alias("_place")
@@ -282,6 +287,7 @@ def _read_segment(path: Path, dataset: DatasetSpec) -> pl.DataFrame:
         "_time",
         pl.lit(head["role"]).alias("_role"),
         pl.lit(head["version"], pl.Int64).alias("_version"),
+        *([pl.col("_state")] if "_state" in rows.columns else []),
         pl.col("_prediction").cast(output),
         *_ends_of(requests),
         *(pl.col(name).cast(kind) for name, kind in features.items()),
@@ -320,6 +326,9 @@ def _read_json(content: bytes, schema: Mapping[str, Type]) -> tuple[list[Record]
         | {"_count": len(line["_prediction"])}
         for line in lines
     ]
+    if any("_state" in line for line in lines):  # the layer served at least one request
+        schema = {**schema, "_state": pl.String()}
+        lines = [{"_state": [None] * len(line["_prediction"])} | line for line in lines]
     columns = {name: [value for line in lines for value in line[name]] for name in schema}
     times = [name for name, kind in schema.items() if kind.is_temporal()]
     rows = pl.DataFrame(columns, {**schema, **dict.fromkeys(times, pl.String)}, strict=False)

@@ -227,6 +227,24 @@ class ResourcesSpec(SizeSpec):
     retrain: SizeSpec = SizeSpec()
 
 
+AdaptMode = Literal["off", "shadow", "auto"]
+
+
+class AdaptSpec(Spec):
+    """The adaptive layer: a small model over the newest versions, moved by each new partition.
+
+    Args:
+        mode: `shadow` learns it and serves nothing by it; `auto` also lets it serve once it is
+            shown not to be worse than the newest version alone.
+        members: Number of newest versions that it mixes.
+        max_age: Number of mature partitions after which its state is too old to serve.
+    """
+
+    mode: AdaptMode = "auto"
+    members: int = Field(5, ge=1, le=10)
+    max_age: int = Field(7, ge=1)
+
+
 class ModelSpec(NamedSpec):
     """One model that is kept fresh.
 
@@ -248,7 +266,7 @@ class ModelSpec(NamedSpec):
         gate: When to promote a candidate.
         approval: `manual` lets a candidate that passes wait for `retrain approve`.
         watch: What to do when the version before is better: `auto` rolls back to it.
-        adapt: Whether to learn the adaptive layer; in `shadow` nothing is served by it.
+        adapt: The adaptive layer, by its mode alone or with its settings.
         refit: Whether a promoted model is fitted again with the holdout.
         schedule: Cron schedule on which the triggers are evaluated; null for never.
         notify: Who is told of decisions.
@@ -273,12 +291,17 @@ class ModelSpec(NamedSpec):
     gate: GateSpec
     approval: Literal["auto", "manual"] = "auto"
     watch: Literal["auto", "notify", "off"] = "notify"
-    adapt: Literal["off", "shadow", "auto"] = "off"
+    adapt: AdaptMode | AdaptSpec = "off"
     refit: bool = True
     schedule: str | None = Field("0 6 * * 1", pattern="^[\\d*,/A-Za-z-]+( [\\d*,/A-Za-z-]+){4}$")
     notify: NotifySpec = NotifySpec()
     resources: ResourcesSpec = ResourcesSpec()
     seed: int = Field(0, ge=0, lt=2**31)
+
+    @property
+    def layer(self) -> AdaptSpec:
+        """Return the settings of the adaptive layer."""
+        return self.adapt if isinstance(self.adapt, AdaptSpec) else AdaptSpec(mode=self.adapt)
 
     @property
     def monitoring_span(self) -> int:
@@ -337,9 +360,7 @@ class ModelSpec(NamedSpec):
         yield from self._find_mistakes_of_layer()
 
     def _find_mistakes_of_layer(self) -> Mistakes:
-        if self.adapt == "auto":
-            yield "adapt: auto: serving does not follow the adaptive layer yet: use shadow"
-        if self.adapt != "off" and self.gate.metric == "pinball":
+        if self.layer.mode != "off" and self.gate.metric == "pinball":
             yield f"adapt: {NO_QUANTILES}"
 
 

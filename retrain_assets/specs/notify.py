@@ -12,7 +12,13 @@ from pydantic import Field, field_validator
 from retrain_assets.specs.base import Address, Duration, Mistakes, Spec
 
 _Decision = Literal[
-    "promoted", "held", "refused", "rolled_back", "worse_than_before", "waiting_for_approval"
+    "promoted",
+    "held",
+    "refused",
+    "rolled_back",
+    "worse_than_before",
+    "waiting_for_approval",
+    "adaptation",
 ]
 EventKind = Literal["retraining", _Decision, "data_refused", "late_data", "run_failed", "serving"]
 Channel = Literal["slack", "email", "webhook"]

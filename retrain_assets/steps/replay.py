@@ -17,10 +17,10 @@ from retrain_assets.domain.decision.triggers import decide
 from retrain_assets.domain.metrics.metrics import block_values, get_gate_metric
 from retrain_assets.domain.windows import count_since, mature_partitions
 from retrain_assets.specs.model import NO_QUANTILES, ModelSpec, PolicySpec
-from retrain_assets.steps.decision import promote, reconsider, train
+from retrain_assets.steps.decision import layer, promote, reconsider, train
 from retrain_assets.steps.monitoring import monitor, predict
-from retrain_assets.steps.monitoring.adapt import Chain
-from retrain_assets.steps.monitoring.members import stack_outputs
+from retrain_assets.steps.monitoring.adapt import Chain, adapt_partitions
+from retrain_assets.steps.monitoring.members import read_served, stack_outputs
 from retrain_assets.steps.state import SOURCE, ModelState
 from retrain_assets.stores.engine import IN_PROCESS
 from retrain_assets.stores.ledger import LedgerRow
@@ -114,7 +114,10 @@ class Replay:
             fits = len(decisions)
         else:
             members, decisions, fits = self._follow_triggers(state, arrivals)
-        values = (_measure_layer if policy.adapt else measure_newest)(state, members)
+        measure = _measure_layer if policy.adapt else measure_newest
+        if policy.interval is None and state.spec.layer.mode == "auto":
+            measure = _measure_served
+        values = measure(state, members)
         return PolicyResult(policy.name, values, fits, decisions, gated=policy.interval is None)
 
     def fit_ahead(self, policies: Sequence[PolicySpec]) -> None:
@@ -162,6 +165,9 @@ class Replay:
         for keys in arrivals:
             predict.predict_partitions(state, keys, RUN)
             monitor.monitor(state, keys, RUN)
+            if state.spec.layer.mode == "auto":
+                adapt_partitions(state, RUN)
+                layer.act(state, RUN)
             request = decide(state.spec, state.situation())
             if request.retrain:
                 why = request.fired, request.reason
@@ -191,6 +197,17 @@ def measure_newest(state: PastState, members: Members) -> dict[str, float]:
         key: state.once(("metric", str(id(pipelines[0])), key), partial(measure, key, pipelines[0]))
         for key, pipelines in members.items()
     }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _measure_served(state: PastState, members: Members) -> dict[str, float]:
+    """Return the gate's metric of each partition, of what was served with the layer or without."""
+    values = {}
+    for key, pipelines in members.items():
+        rows, stored = train.sample(state, [key]), read_served(state, key)
+        if rows.target.len() and len(stored) == rows.target.len():
+            output = train.Output(pipelines[0], stored, train.get_classes(pipelines[0]))
+            values[key] = _measure(state, rows, output)
     return {key: value for key, value in values.items() if value is not None}
 
 

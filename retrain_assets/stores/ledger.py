@@ -21,8 +21,11 @@ from retrain_assets.domain.json_text import read_metrics, write_json
 from retrain_assets.errors import PermanentError
 from retrain_assets.stores.tables.tables import Tables
 
-Action = Literal["promote", "hold", "reject", "stage", "rollback", "approve", "adopt"]
+Action = Literal[
+    "promote", "hold", "reject", "stage", "rollback", "approve", "adopt", "adapt", "withdraw"
+]
 IN_PRODUCTION: tuple[Action, ...] = ("promote", "rollback", "approve", "adopt")
+OF_LAYER: tuple[Action, ...] = ("adapt", "withdraw")  # it begins or ends to serve
 GATED: tuple[Action, ...] = ("promote", "hold", "reject", "stage")
 _TEXTS = (
     *("as_of", "seen_through", "action", "reason", "causes", "data_from", "data_to", "metrics"),
@@ -135,6 +138,22 @@ class History:
         """Return the row whose version was in production when a partition arrived."""
         changes = (row for row in reversed(self.rows) if row.action in IN_PRODUCTION)
         return next((row for row in changes if row.seen_through < partition), None)
+
+    @property
+    def layer(self) -> LedgerRow | None:
+        """Return the row by which the adaptive layer began or ended to serve last."""
+        return next((row for row in reversed(self.rows) if row.action in OF_LAYER), None)
+
+    @property
+    def is_adapted(self) -> bool:
+        """Return whether the adaptive layer is to serve what comes next."""
+        return self.layer is not None and self.layer.action == "adapt"
+
+    def adapts_at(self, partition: str) -> bool:
+        """Return whether the adaptive layer was to serve when a partition arrived."""
+        rows = (row for row in reversed(self.rows) if row.action in OF_LAYER)
+        row = next((row for row in rows if row.seen_through < partition), None)
+        return row is not None and row.action == "adapt"
 
     def members_at(self, partition: str) -> list[LedgerRow]:
         """Return the rows of the versions that were in production until a partition, newest first.

@@ -176,6 +176,8 @@ SAID = {
     "rollback": ("rolled_back", "churn: rolled back to version 7 by the board. it is better"),
     "approve": ("promoted", "churn: version 7 is in production, approved by the board. it is"),
     "adopt": ("promoted", "churn: version 7 is in production, adopted by the board. it is"),
+    "adapt": ("adaptation", "churn: the adaptive layer serves with version 7. it is better"),
+    "withdraw": ("adaptation", "churn: version 7 serves without the adaptive layer. it is better"),
 }
 
 

@@ -13,10 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from retrain_assets.cli import main, replay
+from retrain_assets.domain.adaptation.service import Standing
 from retrain_assets.domain.decision.replay import Outcome
 from retrain_assets.reports.canvas import to_png
 from retrain_assets.reports.plots import draw_replay
 from retrain_assets.specs.model import ModelSpec, PolicySpec, TriggersSpec, usual_policies
+from retrain_assets.steps.decision import layer
 from retrain_assets.steps.replay import Replay, replay_policies
 from retrain_assets_tests.world import World, key, new_world
 
@@ -99,6 +101,23 @@ def test_the_layer_over_a_calendar_has_its_fits_and_follows_a_law_that_turns(
     assert adapted.values[first] == pytest.approx(weekly.values[first], rel=1e-9)
     turned = [key(number) for number in range(TURN + 2, 29)]
     assert all(adapted.values[day] < weekly.values[day] for day in turned)
+
+
+def test_a_replay_lets_the_layer_in_as_the_live_system_does(
+    lived: World, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def assess(newest: list[float], _: list[float], *, serves: bool) -> Standing:
+        return Standing(serves, not serves and len(newest) > 7, len(newest), 0.0, 1.0, 1.0)
+
+    monkeypatch.setattr(layer, "assess", assess)
+    spec = lived.spec.model_copy(update={"adapt": "auto"})
+    adapted, now = Replay(replace(lived.state, spec=spec)).play(NOW), outcome.results[0]
+    first = next(day for day, action in adapted.decisions if action == "adapt")
+    assert first == key(23)
+    assert adapted.values.keys() == now.values.keys()
+    same = [adapted.values[day] == pytest.approx(value) for day, value in now.values.items()]
+    assert same[:8] == [True] * 8
+    assert not any(same[8:12])
 
 
 def test_the_layer_goes_with_a_calendar_and_with_means(lived: World) -> None:

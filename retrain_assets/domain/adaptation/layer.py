@@ -11,7 +11,8 @@ Not here: the linear models (`linear`), and which versions the members are.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -67,13 +68,21 @@ class LayerState:
     typical: float = 0.0
     partitions: int = 0
 
-    @property
+    @cached_property
     def weights(self) -> Array:
         """Return the weight of each head, in the order of `HEADS`."""
         raised = np.exp(-LEARNING_RATE * (self.losses - self.losses.min()))
         return np.asarray(raised / raised.sum())
 
-    @property
+    @cached_property
+    def coefficients(self) -> Array:
+        """Return bias and weights of all linear heads of one number, shape (1 + members, heads)."""
+        table = np.zeros((1 + self.members, len(self.heads)))
+        for place, head in enumerate(self.heads):
+            table[: len(head.coefficients), place] = head.coefficients
+        return table
+
+    @cached_property
     def members(self) -> int:
         """Return how many members the layer has."""
         return len(self.heads[-1].coefficients) - len(self.heads[0].coefficients) + 1
@@ -81,7 +90,8 @@ class LayerState:
     def to_json(self) -> str:
         """Return the state as JSON, from which `read_state` makes the same bits."""
         heads = [{name: part.tolist() for name, part in vars(head).items()} for head in self.heads]
-        return json.dumps(vars(self) | {"heads": heads, "losses": self.losses.tolist()})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return json.dumps(values | {"heads": heads, "losses": self.losses.tolist()})
 
 
 class Update(NamedTuple):
@@ -150,26 +160,33 @@ def predict_layer(state: LayerState, outputs: Array) -> Array:
         Predictions of shape (rows,), or (rows, classes).
     """
     with np.errstate(all="ignore"):  # what is not finite is replaced below
-        return _mix(state, outputs, _predict_heads(state, outputs))
+        inputs = to_link(state.kind, outputs, state.deviation)
+        return _mix(state, outputs, inputs, _predict_heads(state, outputs, inputs))
 
 
-def _mix(state: LayerState, outputs: Array, heads: Sequence[Array]) -> Array:
+def _mix(state: LayerState, outputs: Array, inputs: Array, heads: Sequence[Array]) -> Array:
     weights, newest = state.weights, outputs[:, 0]
     mixed = weights[0] * heads[0]
     for weight, head in zip(weights[1:], heads[1:], strict=True):
         mixed = mixed + weight * head
-    distance = np.abs(
-        to_link(state.kind, mixed, state.deviation) - to_link(state.kind, newest, state.deviation)
-    )
+    distance = np.abs(to_link(state.kind, mixed, state.deviation) - inputs[:, 0])
     # A comparison with NaN is False, so what is not finite is not served.
     near = (distance <= FAR).reshape(len(newest), -1).all(axis=1) & _are_finite(outputs)
     return np.where(near.reshape(-1, *[1] * (mixed.ndim - 1)), mixed, newest)
 
 
-def _predict_heads(state: LayerState, outputs: Array) -> list[Array]:
-    inputs = to_link(state.kind, outputs, state.deviation)
-    links = (predict_link(head.linear, inputs[:, : head.members]) for head in _heads(state))
-    return [outputs[:, 0], *(from_link(state.kind, link, state.deviation) for link in links)]
+def _predict_heads(state: LayerState, outputs: Array, inputs: Array) -> list[Array]:
+    """Return what each head predicts; the second array is on the scale of the link."""
+    if state.kind == "multiclass":
+        links = (predict_link(head.linear, inputs[:, : head.members]) for head in _heads(state))
+        return [outputs[:, 0], *(from_link(state.kind, link, state.deviation) for link in links)]
+    # All heads at once, since a single row costs the number of numpy's calls. Weights of 0 add
+    # nothing, and terms are added in the order of `predict_link`.
+    bias, *weights = state.coefficients
+    link = np.tile(bias, (len(inputs), 1))
+    for place, weight in enumerate(weights):
+        link = link + inputs[:, place, None] * weight
+    return [outputs[:, 0], *from_link(state.kind, link, state.deviation).T]
 
 
 def _heads(state: LayerState) -> list[_Head]:
@@ -215,8 +232,9 @@ def update_layer(
 def _measure(
     state: LayerState, outputs: Array, labels: Array, shares: Array
 ) -> tuple[dict[str, float], float]:
-    heads = _predict_heads(state, outputs)
-    values = [*heads, _mix(state, outputs, heads)]
+    inputs = to_link(state.kind, outputs, state.deviation)
+    heads = _predict_heads(state, outputs, inputs)
+    values = [*heads, _mix(state, outputs, inputs, heads)]
     *losses, loss = (float(_losses(state, labels, value) @ shares) for value in values)
     return dict(zip(HEADS, losses, strict=True)), loss
 

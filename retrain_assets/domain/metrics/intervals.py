@@ -160,7 +160,7 @@ def compute_evidence(gains: Sequence[float], stretch: int = 1) -> np.ndarray:
 
 def _compute_ratio(values: np.ndarray, effect: float, enough: int) -> np.ndarray:
     number = np.arange(1, len(values) + 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         mean = values.cumsum() / number
         squares = (values**2).cumsum() - number * mean**2
         count = number / _inflation(values, mean, squares, number, enough)

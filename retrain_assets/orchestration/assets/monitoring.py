@@ -19,6 +19,7 @@ from retrain_assets.orchestration import checks, metadata, partitions
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
+from retrain_assets.steps.decision import layer
 from retrain_assets.steps.features import build
 from retrain_assets.steps.monitoring import adapt, monitor, predict, watch
 from retrain_assets.steps.state import ModelState
@@ -87,7 +88,7 @@ class Model:
 def monitor_assets(model: Model) -> list[dg.AssetsDefinition]:
     """Return features, profile, predictions and monitoring; the adaptive layer if it is learned."""
     assets = [_features(model), _profile(model), _predictions(model), _monitoring(model)]
-    return assets if model.spec.adapt == "off" else [*assets, _adaptation(model)]
+    return assets if model.spec.layer.mode == "off" else [*assets, _adaptation(model)]
 
 
 def _features(model: Model) -> dg.AssetsDefinition:
@@ -187,17 +188,19 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
 
 def _adaptation(model: Model) -> dg.AssetsDefinition:
     key = model.key("adaptation")
-    text = "What the adaptive layer learned of partitions with final labels; nothing is served."
+    text = "What the adaptive layer learned of partitions with final labels."
 
     @dg.asset(**model.partitioned("adaptation", text, "numpy"), deps=[model.key("monitoring")])
     def adaptation(context: dg.AssetExecutionContext, storage: StorageResource) -> Result:
         state = model.state(storage.open())
         result = adapt.adapt_partitions(state, context.run_id)
+        row = layer.act(state, context.run_id)
         requested = partitions.requested_partitions(context)
         rows = result.rows.filter(pl.col(PARTITION).is_in(requested))
         metadata.add_series(context, key, rows.select(PARTITION, *adapt.LOSSES, *adapt.WEIGHTS))
         described = metadata.describe_table(state.tables, state.table("adaptation"))
         described["states_made"] = len(result.partitions)
+        described |= {"action": row.action, "reason": row.reason} if row else {}
         picture = metadata.describe_stored(context, "layer", partial(metadata.draw_layer, state))
         return dg.MaterializeResult(metadata=described | picture)
 

@@ -32,7 +32,7 @@ from retrain_assets.serving.metrics import CONTENT_TYPE, Metrics
 from retrain_assets.serving.prediction_log import PredictionLog
 from retrain_assets.serving.scoring import reasons, score
 from retrain_assets.serving.scoring.request import Contract, RequestError, RequestRows
-from retrain_assets.serving.scoring.served_model import ServedModel
+from retrain_assets.serving.scoring.served_model import ServedLayer, ServedModel
 
 JSON, OCTETS = "application/json", "application/octet-stream"
 HEADER_LENGTH = "inference-header-content-length"
@@ -330,8 +330,9 @@ async def predict(endpoint: Endpoint, request: Request) -> Response:
         predictions = list_predictions(number, scored)
         for prediction, moved in zip(predictions, explained, strict=bool(explained)):
             prediction["reasons"] = moved
-        return answer({"model": name, "version": version, "predictions": predictions})
-    headers = {"x-model": name, "x-model-version": str(version)}
+        head = {"model": name, "version": version} | name_state(scored)
+        return answer(head | {"predictions": predictions})
+    headers = list_headers(name, scored)
     return Response(formats.arrow_answer(scored, number), 200, headers, formats.ARROW)
 
 
@@ -341,10 +342,11 @@ async def invoke(endpoint: Endpoint, request: Request) -> Response:
     model, serving = endpoint.model, score.require_serving(endpoint.model)
     version = serving.version
     features = formats.read_invocation(request.scope[BODY], version, endpoint.contract.most)
-    scored = await asyncio.to_thread(score.predict_columns, version, model.state, features)
+    inputs = version, model.state, features, serving.layer
+    scored = await asyncio.to_thread(score.predict_columns, *inputs)
     scored = replace(scored, half_width=serving.half_width)
     number = endpoint.record([], scored)
-    headers = {"x-model": model.name, "x-model-version": str(version.number)}
+    headers = list_headers(model.name, scored)
     return answer(formats.invocation_answer(scored) | {"id": number}, headers=headers)
 
 
@@ -376,6 +378,17 @@ async def confirm_ready(endpoint: Endpoint, request: Request) -> Response:
     """Confirm that a model answers, in the Open Inference Protocol."""
     require_version(request, score.require_serving(endpoint.model).version.number)
     return answer({"name": endpoint.model.name, "ready": True})
+
+
+def name_state(scored: score.Scored) -> dict[str, str]:
+    """Return the partition of the state by which the adaptive layer answers, if it does."""
+    return {} if scored.layer is None else {"state": scored.layer}
+
+
+def list_headers(model: str, scored: score.Scored) -> dict[str, str]:
+    """Return the headers that name what answers."""
+    state = {f"x-model-{name}": value for name, value in name_state(scored).items()}
+    return {"x-model": model, "x-model-version": str(scored.version.number)} | state
 
 
 def list_predictions(request: str, scored: score.Scored) -> list[dict[str, Any]]:
@@ -411,6 +424,7 @@ def describe(endpoint: Endpoint) -> dict[str, Any]:
         "prediction": version.how,
         "shadow": serving.shadow and serving.shadow.number,
         "interval": serving.half_width,
+        "layer": serving.layer and describe_layer(serving.layer),
         "lookups": {
             name: {
                 "version": lookup.version,
@@ -420,6 +434,12 @@ def describe(endpoint: Endpoint) -> dict[str, Any]:
             for name, lookup in serving.maker.lookups.items()
         },
     }
+
+
+def describe_layer(layer: ServedLayer) -> dict[str, Any]:
+    """Describe the adaptive layer as it answers."""
+    newest = layer.newest
+    return {"state": newest.name, "members": [member.version for member in newest.members]}
 
 
 def require_type(request: Request, *kinds: str) -> str:

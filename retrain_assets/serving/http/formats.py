@@ -191,7 +191,10 @@ def inference_answer(
         else:
             outputs.append(output | {"data": values[key]})
     version = str(scored.version.number)
-    answer = {"model_name": name, "model_version": version, "id": inference.id or request}
+    answer: dict[str, Any] = {"model_name": name, "model_version": version}
+    answer["id"] = inference.id or request
+    if scored.layer is not None:
+        answer["parameters"] = {"state": scored.layer}
     return answer | {"outputs": outputs}, packed
 
 

@@ -197,7 +197,9 @@ class QuickModel:
         self._enums = [None if codes is None else pl.Enum(list(codes)) for codes in self._codes]
         self._empty = [place for place, n in enumerate(self.columns) if n in encoder.empty_]
 
-    def predict(self, features: Sequence[Sequence[Any] | pl.Series]) -> np.ndarray:
+    def predict(
+        self, features: Sequence[Sequence[Any] | pl.Series], *, strict: bool = True
+    ) -> np.ndarray:
         """Predict rows of features, a column each in the order of `columns`, as `predict` does.
 
         Raises:
@@ -208,7 +210,7 @@ class QuickModel:
         else:
             raw = self._trees.sums(self._encode(features))
         output = np.asarray(self._link(raw), np.float64)
-        if not np.isfinite(output).all():
+        if strict and not np.isfinite(output).all():
             row = int(np.argwhere(~np.isfinite(output))[0][0])
             raise PredictionError(f"the prediction of row {row} (counted from 0) is not finite")
         return output

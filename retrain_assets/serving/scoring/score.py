@@ -21,7 +21,12 @@ from retrain_assets.domain.features.build import FeatureError
 from retrain_assets.domain.model.estimator import PredictionError
 from retrain_assets.serving.scoring.request import RequestError, RequestRows, Row
 from retrain_assets.serving.scoring.rows import FeatureMaker
-from retrain_assets.serving.scoring.served_model import ServedModel, Serving, Version
+from retrain_assets.serving.scoring.served_model import (
+    ServedLayer,
+    ServedModel,
+    Serving,
+    Version,
+)
 from retrain_assets.steps.state import ModelState
 
 Columns = list[Any]
@@ -41,6 +46,8 @@ class Scored:
         output: As `predict` of the domain gives it.
         shadow: The predictions of the shadow version.
         half_width: How far the interval reaches on each side of a prediction; None without one.
+        layer: The partition of the state of the adaptive layer; None if the version answers alone.
+        newest: What the version predicts by itself, where the layer serves.
     """
 
     version: Version
@@ -48,12 +55,24 @@ class Scored:
     output: np.ndarray
     shadow: Scored | None = None
     half_width: float | None = None
+    layer: str | None = None
+    newest: np.ndarray | None = None
+
+    @property
+    def states(self) -> list[str | None]:
+        """Return of each row the state that it is answered by; None where the newest is alone."""
+        if self.newest is None:
+            return [None] * len(self.output)
+        moved = (self.output != self.newest).reshape(len(self.output), -1).any(axis=1)
+        return [self.layer if is_moved else None for is_moved in moved.tolist()]
 
     def part(self, first: int, last: int) -> Scored:
         """Return some of the rows."""
         shadow = self.shadow and self.shadow.part(first, last)
         features = [column[first:last] for column in self.features]
-        return replace(self, features=features, output=self.output[first:last], shadow=shadow)
+        newest = None if self.newest is None else self.newest[first:last]
+        part = replace(self, features=features, output=self.output[first:last], shadow=shadow)
+        return replace(part, newest=newest)
 
     def unseen(self) -> dict[int, list[str]]:
         """Return, by row, the features whose category did not occur in training."""
@@ -78,7 +97,7 @@ def score(model: ServedModel, rows: RequestRows) -> Scored:
         features = _make_features(serving.maker, rows)
     except FeatureError as error:
         raise RequestError(422, "features", str(error)) from error
-    scored = predict_columns(serving.version, model.state, features)
+    scored = predict_columns(serving.version, model.state, features, serving.layer)
     scored = replace(scored, half_width=serving.half_width)
     if serving.shadow is None:
         return scored
@@ -103,7 +122,9 @@ def _make_features(maker: FeatureMaker, rows: RequestRows) -> dict[str, Any]:
     return frame.to_dict(as_series=not isinstance(rows, list))
 
 
-def predict_columns(version: Version, state: ModelState, features: dict[str, Any]) -> Scored:
+def predict_columns(
+    version: Version, state: ModelState, features: dict[str, Any], layer: ServedLayer | None = None
+) -> Scored:
     """Predict rows of features, given by column.
 
     Raises:
@@ -111,9 +132,13 @@ def predict_columns(version: Version, state: ModelState, features: dict[str, Any
     """
     columns = [features[name] for name in version.columns]
     try:
-        return Scored(version, columns, version.predict(state, columns))
+        output = version.predict(state, columns)
     except PredictionError as error:
         raise RequestError(422, "prediction", str(error)) from error
+    if layer is None:
+        return Scored(version, columns, output)
+    served = layer.predict(version, state, features, output)
+    return Scored(version, columns, served, layer=layer.newest.name, newest=output)
 
 
 def require_serving(model: ServedModel) -> Serving:

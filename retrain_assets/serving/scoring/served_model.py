@@ -10,7 +10,7 @@ Not here: answering, and deciding.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 from polars.exceptions import PanicException
 
+from retrain_assets.domain.adaptation.layer import predict_layer
 from retrain_assets.domain.features.build import drop_replaced, get_lookup_schema
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.domain.model.explanation import Explainer
@@ -29,10 +30,18 @@ from retrain_assets.serving.scoring.rows import FeatureMaker, LookupRows
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.decision import train
+from retrain_assets.steps.decision.train import Output
 from retrain_assets.steps.features.build import read_features
+from retrain_assets.steps.monitoring.in_service import (
+    LATER,
+    Newest,
+    OldStateError,
+    read_newest,
+)
 from retrain_assets.steps.monitoring.intervals import read_timeline
+from retrain_assets.steps.monitoring.members import stack_values
 from retrain_assets.steps.state import ModelState
-from retrain_assets.stores.ledger import History, LedgerRow
+from retrain_assets.stores.ledger import OF_LAYER, History, LedgerRow
 from retrain_assets.stores.place import Folder
 from retrain_assets.stores.registry import model_check, model_file
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, compare_with_example
@@ -45,6 +54,10 @@ TRIED_ROWS, RETRY_SECONDS = 500, 30.0
 
 class VersionError(RuntimeError):
     """A version is not served; the message says why."""
+
+
+class MissingFeaturesError(model_file.ModelFileError):
+    """A version needs features that the spec no longer makes."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +121,55 @@ class Version:
         """Return whether so many rows are predicted by the quick form."""
         return self.quick is not None and rows <= self.quick.most_rows
 
-    def predict(self, state: ModelState, features: Sequence[Any]) -> np.ndarray:
+    def predict(
+        self, state: ModelState, features: Sequence[Any], *, strict: bool = True
+    ) -> np.ndarray:
         """Predict features, a column each, as `predict` of the domain does."""
         if self.quick is not None and self.is_quick(len(features[0])):
-            return self.quick.predict(features)
-        return predict(self.pipeline, state.spec.target.kind, self._to_frame(features))
+            return self.quick.predict(features, strict=strict)
+        frame = self._to_frame(features)
+        return predict(self.pipeline, state.spec.target.kind, frame, strict=strict)
 
     def _to_frame(self, features: Sequence[Any]) -> pl.DataFrame:
         schema = None if isinstance(features[0], pl.Series) else self.schema
         return pl.DataFrame(dict(zip(self.columns, features, strict=True)), schema)
+
+
+@dataclass(frozen=True)
+class ServedLayer:
+    """The adaptive layer as it answers.
+
+    Args:
+        newest: Its state and members.
+        older: The versions after the newest one.
+    """
+
+    newest: Newest
+    older: tuple[Version, ...]
+
+    def predict(
+        self, version: Version, state: ModelState, features: Mapping[str, Any], output: np.ndarray
+    ) -> np.ndarray:
+        """Return what is served of rows.
+
+        Args:
+            version: The newest version.
+            state: The model.
+            features: Columns by name; where those of a member are missing, the newest is alone.
+            output: What the newest version predicts.
+        """
+        several, outputs = output.ndim > 1, [Output(None, output, version.classes)]
+        for member in self.older:
+            try:
+                columns = [features[name] for name in member.columns]
+            except KeyError:
+                return output
+            values = member.predict(state, columns, strict=False)
+            outputs.append(Output(None, values, member.classes if several else None))
+        stacked, classes = stack_values(outputs, self.newest.state.members)
+        if self.newest.state.classes != classes:
+            return output
+        return predict_layer(self.newest.state, stacked)
 
 
 @dataclass(frozen=True)
@@ -146,9 +199,11 @@ class Loader:
             ) from error
 
     def delete_copies(self, history: History) -> None:
-        """Delete copies except of the versions in production, before it, and of the last row."""
+        """Delete copies except of members, of the version before production and of the last row."""
         row, last = history.production, history.rows[-1]
         numbers = {row.version, row.previous, last.version} if row else set()
+        members = history.members_at(LATER)[: self.state.spec.layer.members]
+        numbers |= {member.version for member in members}
         needed = {entry.sha256 for entry in history.rows if entry.version in numbers}
         unneeded = {entry.sha256 for entry in history.rows} - needed
         for copy in self.folder.iterdir():  # the copies of other models are here too
@@ -189,9 +244,7 @@ class Loader:
         compare_with_example(model, row.sha256, copy / EXAMPLE_FILE, kind, trusted)
         pipeline = model_file.load_model(content, row.sha256, f"version {row.version}", trusted)
         if missing := train.list_missing_features(state, pipeline):
-            raise model_file.ModelFileError(
-                f"the spec no longer makes {', '.join(missing)}: retrain"
-            )
+            raise MissingFeaturesError(f"the spec no longer makes {', '.join(missing)}: retrain")
         newest = read_features(state, sorted(state.built())[-3:]).select(state.feature_names)
         quick, how = build_quick_model(pipeline, kind, newest.tail(TRIED_ROWS))
         classes = train.get_classes(pipeline)
@@ -209,12 +262,14 @@ class Serving:
         maker: Computes features of rows.
         shadow: A held candidate, whose predictions are logged and not returned.
         half_width: How far an interval reaches on each side of a prediction; None without one.
+        layer: The adaptive layer, while it serves.
     """
 
     version: Version
     maker: FeatureMaker
     shadow: Version | None = None
     half_width: float | None = None
+    layer: ServedLayer | None = None
 
 
 class ServedModel:
@@ -233,6 +288,9 @@ class ServedModel:
         self.failures = 0
         self.lookups: dict[str, LookupRows] = {}
         self._loader, self._report = Loader(state, folder), report
+        self._layer_of: tuple[Any, ...] = ()
+        self._old_state: OldStateError | None = None
+        self._members: tuple[Version, ...] = ()
         self._intervals_of: tuple[LedgerRow, int | None] | None = None
         self._refused: dict[str, tuple[LedgerRow, datetime, VersionError]] = {}
 
@@ -247,6 +305,7 @@ class ServedModel:
         steps = {
             "lookups": self._read_lookups,
             "version": self._follow,
+            "layer": self._follow_layer,
             "intervals": self._read_intervals,
         }
         for what, step in steps.items():
@@ -266,14 +325,69 @@ class ServedModel:
         serving = self.serving
         if serving is None or not _is_same(serving.version.row, row):
             version = self._load("version", row)
-            serving = self.serving = Serving(version, self._new_maker())
+            # With the layer at once, so that no request in between is answered without it.
+            layer = self._try_layer(history, version)
+            self._report_layer(serving.layer if serving else None, layer)
+            serving = self.serving = Serving(version, self._new_maker(), layer=layer)
             self._report(
                 f"{self.name}: version {version.number} answers, from {version.source}; "
                 f"{version.how}"
             )
             self._loader.delete_copies(history)
-        last = history.rows[-1]
+        last = next(row for row in reversed(history.rows) if row.action not in OF_LAYER)
         self._follow_shadow(serving, last if last.action == "hold" else None)
+
+    def _follow_layer(self) -> None:
+        """Take over a new state, or new members, once they are stored."""
+        serving, state = self.serving, self.state
+        if serving is None or state.spec.layer.mode != "auto":
+            return
+        history = state.ledger.read()
+        if history.production is None or history.production.version != serving.version.number:
+            return  # the state of a version that does not answer yet
+        names = (state.dataset.name, *state.lookups)
+        tables = [state.table("adaptation"), *(f"{name}/files" for name in names)]
+        basis = (history.version, *(state.tables.version(table) for table in tables))
+        if self._layer_of == basis:
+            return
+        if self._layer_of != basis:
+            layer, self._old_state = None, None
+            try:
+                layer = self._load_layer(history, serving.version)
+            except OldStateError as error:
+                self._old_state = error
+            self._report_layer(serving.layer, layer)
+            self.serving, self._layer_of = replace(serving, layer=layer), basis
+        if self._old_state is not None:
+            raise self._old_state
+
+    def _try_layer(self, history: History, version: Version) -> ServedLayer | None:
+        """Return the layer with a new version; None where it cannot serve, which is told later."""
+        self._layer_of = ()
+        try:
+            return self._load_layer(history, version)
+        except (Exception, PanicException):  # noqa: BLE001 the version answers alone until then
+            return None
+
+    def _load_layer(self, history: History, version: Version) -> ServedLayer | None:
+        newest = read_newest(self.state, history)
+        if newest is None:
+            return None
+        loaded = {member.row.sha256: member for member in (version, *self._members)}
+        older = []
+        for row in newest.members[1:]:
+            try:
+                older.append(loaded.get(row.sha256) or self._load(f"member {row.version}", row))
+            except VersionError as error:
+                if not isinstance(error.__cause__, MissingFeaturesError):
+                    raise  # a member whose features are no longer made is left out, as in batch
+        self._members = (version, *older)
+        return ServedLayer(newest, (*older,))
+
+    def _report_layer(self, before: ServedLayer | None, layer: ServedLayer | None) -> None:
+        if (before is None) != (layer is None):
+            text = "answers alone" if layer is None else "answers with the adaptive layer"
+            self._report(f"{self.name}: the newest version {text}")
 
     def _follow_shadow(self, serving: Serving, row: LedgerRow | None) -> None:
         if _is_same(serving.shadow.row if serving.shadow else None, row):

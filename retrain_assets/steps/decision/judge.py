@@ -28,6 +28,7 @@ from retrain_assets.specs.features import Kind
 from retrain_assets.specs.gate import GateSpec, GuardSpec
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.train import Model, Output, Sample
+from retrain_assets.steps.monitoring.in_service import put_under
 from retrain_assets.steps.monitoring.intervals import BLOCK, list_outputs
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, check_file, write_example
@@ -56,7 +57,7 @@ def judge(
     """
     pipeline = state.registry.load(candidate.version, candidate.sha256)
     try:
-        output = train.predict_sample(state, pipeline, rows)
+        output = _predict(state, pipeline, rows)
     except PredictionError as error:
         return gates.Decision(gates.Verdict.REJECT, str(error), None, None), {}
     store_expected_output(state, candidate, output, rows)
@@ -67,7 +68,7 @@ def judge(
     trivial = _compare(gate, rows, output, constant, confidence)
     missing = train.list_missing_features(state, rival) if rival else []
     if rival and not missing:
-        production = train.predict_sample(state, rival, rows)
+        production = _predict(state, rival, rows, state.ledger.read().production_version)
         floor = _compare(gate, rows, *align_outputs(production, constant), confidence)
         outputs = align_outputs(output, production)
         decision, comparisons = _judge_against(state, gate, rows, *outputs, trivial, floor)
@@ -77,6 +78,14 @@ def judge(
         note = f"production needs {', '.join(missing)}, which the spec no longer makes"
         decision = replace(decision, reason=f"{decision.reason}; {note}")
     return decision, evidence | {"comparison": asdict(trivial)}
+
+
+def _predict(
+    state: ModelState, pipeline: Model, rows: Sample, version: int | None = None
+) -> Output:
+    """Return what would be served with a model as the newest version; its number if it has been."""
+    output = train.predict_sample(state, pipeline, rows)
+    return put_under(state, rows.features, rows.partitions, output, {version})
 
 
 def _judge_against(  # noqa: PLR0917 all of the same rows

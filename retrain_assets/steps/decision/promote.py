@@ -16,7 +16,13 @@ from retrain_assets.errors import PermanentError
 from retrain_assets.steps.decision import evaluate, train
 from retrain_assets.steps.decision.judge import align_outputs
 from retrain_assets.steps.state import ModelState
-from retrain_assets.stores.ledger import Action, History, LedgerRow, list_reversible
+from retrain_assets.stores.ledger import (
+    OF_LAYER,
+    Action,
+    History,
+    LedgerRow,
+    list_reversible,
+)
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 from retrain_assets.stores.tables.tables import StaleTableError
 
@@ -67,7 +73,7 @@ def decide_candidate(state: ModelState, run_id: str, start_run: Callable[[], str
     raise DecisionError(f"model {state.spec.name}: the ledger moved on {ATTEMPTS} times: run again")
 
 
-def approve(state: ModelState, version: int, reason: str, by: str) -> LedgerRow:
+def approve(state: ModelState, version: int | None, reason: str, by: str) -> LedgerRow:
     """Put the version that waits for approval into production.
 
     Args:
@@ -119,7 +125,8 @@ def roll_back(state: ModelState, to: int | None, reason: str, by: str) -> Ledger
             f"model {name}: cannot roll back to version {target}: version {present} is in "
             f"production, earlier ones are {', '.join(map(str, earlier)) or 'none'}"
         )
-    row = next(row for row in reversed(history.rows) if row.version == target)
+    decisions = (row for row in reversed(history.rows) if row.action not in OF_LAYER)
+    row = next(row for row in decisions if row.version == target)
     return _serve(state, history, row, action="rollback", reason=reason, by=by)
 
 

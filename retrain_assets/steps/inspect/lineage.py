@@ -3,12 +3,16 @@
 Not here: printing it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.features.build import KEY
+from retrain_assets.steps.decision.train import PREDICTION_COLUMN
+from retrain_assets.steps.monitoring.adapt import SCHEMA
+from retrain_assets.steps.monitoring.members import ADAPTED, NEWEST, PROBABILITIES, STATE
 from retrain_assets.steps.state import ModelState, landed_rows, landing_files
 from retrain_assets.stores.ledger import IN_PRODUCTION
 
@@ -28,8 +32,9 @@ def lineage(state: ModelState, partition: str, key: str) -> dict[str, dict[str, 
         key: Its key: the values of the dataset's key joined by `|`, see `row_key`.
 
     Returns:
-        `prediction` (with `label`, null until it is known), `files` it was read from with their
-        digests, `model`, `datasets` with the versions the model was trained on, and `ledger`.
+        `prediction` (with `label`, null until it is known), `layer` (members and state of the
+        adaptive layer, if it was learned), `files` it was read from with their digests, `model`,
+        `datasets` with the versions the model was trained on, and `ledger`.
 
     Raises:
         LookupError: There is no such prediction; the message shows a key there is.
@@ -59,6 +64,7 @@ def lineage(state: ModelState, partition: str, key: str) -> dict[str, dict[str, 
     files = landing_files(state.tables, state.dataset.name, accepted)
     return {
         "prediction": rows[0],
+        **_trace_layer(state, rows[0]),
         "files": dict(files.select("file", "sha256").iter_rows()),
         "model": {
             "version": version.version,
@@ -82,3 +88,26 @@ def _explain_lack(state: ModelState, partition: str) -> str:
     if state.ledger.read().production_at(partition) is None:
         return "no version was in production when it came: only later partitions are predicted"
     return f"it is not built yet: see `retrain plan {state.spec.name}`"
+
+
+def _trace_layer(state: ModelState, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return by what the adaptive layer made, or would have made, a prediction."""
+    if row.get(STATE) is None:
+        return {}
+    columns = "made_from", "members", "rows"
+    rows = state.stored("adaptation", SCHEMA, pl.col(PARTITION) == row[STATE]).select(columns)
+    made = rows.to_dicts()[0] if rows.height else dict.fromkeys(columns)
+    members = state.ledger.read().members_at(row[PARTITION])[: state.spec.layer.members]
+    return {
+        "layer": {
+            "served": row[NEWEST] != row[ADAPTED] and _is_output(row, ADAPTED),
+            "members": [member.version for member in members],
+            "state": row[STATE],
+            **{f"state_{name}": value for name, value in made.items()},
+        }
+    }
+
+
+def _is_output(row: Mapping[str, Any], name: str) -> bool:
+    """Return whether what was served is this column."""
+    return bool(row.get(PROBABILITIES, row[PREDICTION_COLUMN]) == row[name])

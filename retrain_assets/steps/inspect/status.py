@@ -16,9 +16,11 @@ from retrain_assets.domain.drift import observations
 from retrain_assets.domain.json_text import write_json
 from retrain_assets.domain.windows import split
 from retrain_assets.specs.base import number_of
+from retrain_assets.steps.decision.layer import assess_layer, waits_for_approval
 from retrain_assets.steps.decision.policy import list_requests
 from retrain_assets.steps.monitoring import watch
 from retrain_assets.steps.monitoring.adapt import read_losses, summarize
+from retrain_assets.steps.monitoring.in_service import is_in_service
 from retrain_assets.steps.state import (
     MONITORING_SCHEMA,
     ModelState,
@@ -111,6 +113,9 @@ def _list_waiting(
     if value["staging"]:
         command = f"retrain approve {name} {value['staging']} --by NAME {why}"
         yield {"text": f"version {value['staging']} waits for approval", "command": command}
+    if (layer := value["adaptation"]) and layer["waits"]:
+        text = f"the adaptive layer waits for approval: {layer['standing']}"
+        yield {"text": text, "command": f"retrain approve {name} --layer --by NAME {why}"}
     if comparison and comparison.is_worse:
         yield {"text": comparison.sentence, "command": f"retrain rollback {name} {why}"}
     if pause:
@@ -235,16 +240,29 @@ def describe_request(row: Mapping[str, Any]) -> str:
 
 
 def describe_layer(value: Mapping[str, Any]) -> str:
-    """Return in words what the adaptive layer would have brought."""
-    return f"adaptive layer in {value['adapt']}: {value['said']}"
+    """Return in words what the adaptive layer brings, or would bring, and whether it serves."""
+    where = f"in service since {value['since']}" if value["since"] else f"in {value['adapt']}"
+    if value["adapt"] == "auto" and not value["since"]:
+        where = "not in service"
+    sentences = f"adaptive layer {where}: {value['said']}", value["standing"]
+    return "; ".join(filter(None, sentences))
 
 
 def summarize_layer(state: ModelState) -> dict[str, Any] | None:
     """Return what the adaptive layer would have brought; None where it is not learned."""
-    if state.spec.adapt == "off":
+    if state.spec.layer.mode == "off":
         return None
-    summary = summarize(read_losses(state))
-    return {"adapt": state.spec.adapt, **asdict(summary), "said": summary.sentence}
+    summary, history = summarize(read_losses(state)), state.ledger.read()
+    standing, mode = assess_layer(state, history), state.spec.layer.mode
+    serves = history.layer if is_in_service(state, history) else None
+    return {
+        "adapt": mode,
+        "since": serves and serves.seen_through,
+        "waits": waits_for_approval(state, history, standing),
+        "standing": standing.sentence if mode == "auto" else "",
+        **asdict(summary),
+        "said": summary.sentence,
+    }
 
 
 def read_newest(state: ModelState, *roles: str) -> pl.DataFrame:

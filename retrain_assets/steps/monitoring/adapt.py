@@ -1,8 +1,8 @@
 """Move the adaptive layer by partitions whose labels are final, and store what it comes to.
 
-The layer is in shadow: its states and losses are stored, and nothing is served by it. Outputs of
-older versions are computed once. A state is made again when anything changes that it depends on.
-Not here: how the layer learns and predicts (`domain.adaptation`).
+Outputs of older versions are computed once. A state is made again when anything changes that it
+depends on. Not here: how the layer learns and predicts (`domain.adaptation`), and what it serves
+(`in_service`).
 """
 
 import json
@@ -54,8 +54,13 @@ class Chain:
     def get_served(self, arrived: Sequence[str], classes: tuple[str, ...]) -> layer.LayerState:
         """Return the state that serves the partition that comes after those that have arrived."""
         mature = mature_partitions(arrived, self.model.spec.labels.delay)
+        return self._continue(self.find_served(arrived), classes, mature)
+
+    def find_served(self, arrived: Sequence[str]) -> str | None:
+        """Return the partition of that state; None before any has moved the layer."""
+        mature = mature_partitions(arrived, self.model.spec.labels.delay)
         keys = (key for key in reversed(self.states) if mature and key <= mature[-1])
-        return self._continue(next(keys, None), classes, mature)
+        return next(keys, None)
 
     def move(self, key: str, arrived: Sequence[str], inputs: Inputs) -> layer.Update:
         """Add the state after a partition, and return what the partition did.
@@ -77,11 +82,13 @@ class Chain:
     ) -> layer.LayerState:
         """Return the state after a partition; begin anew if there is none or classes differ."""
         state = self.states[key] if key is not None else None
-        if state is not None and state.classes == classes:
-            return state
         spec, deviation = self.model.spec, state.deviation if state else None
+        shape = classes, spec.layer.members
+        if state is not None and (state.classes, state.members) == shape:
+            return state
         return layer.start_layer(
             spec.target.kind,
+            members=spec.layer.members,
             classes=classes,
             deviation=deviation or _measure_deviation(self.model, mature),
             absolute=spec.gate.metric == "mae",
@@ -130,12 +137,20 @@ def adapt_partitions(state: ModelState, run_id: str) -> Adapted:
     if not keys:
         return Adapted((), pl.DataFrame(schema=SCHEMA), base)
     newest = [item.key for item in places[:first]][-state.spec.labels.delay - 2 :]
-    states = scanned.filter(pl.col(PARTITION).is_in(newest)).select(PARTITION, "state")
-    pairs = state.tables.collect(states.sort(PARTITION).drop_nulls(), table).iter_rows()
-    chain = Chain(state, {key: layer.read_state(text) for key, text in pairs})
+    chain = read_chain(state, pl.col(PARTITION).is_in(newest))
     rows = pl.DataFrame(list(_move(state, chain, places[first:], run_id)), SCHEMA)
     version = state.tables.replace(table, rows, keys, describe_commit(run_id, keys), base=base)
     return Adapted(tuple(item.key for item in places[first:]), rows, version)
+
+
+def read_chain(
+    state: ModelState, condition: pl.Expr | bool = True, most: int | None = None
+) -> Chain:
+    """Return the stored states of some partitions, or of the newest so many of them."""
+    rows = state.stored("adaptation", SCHEMA, condition).select(PARTITION, "state").drop_nulls()
+    rows = rows.sort(PARTITION)
+    pairs = (rows if most is None else rows.tail(most)).iter_rows()
+    return Chain(state, {key: layer.read_state(text) for key, text in pairs})
 
 
 @dataclass(frozen=True)
@@ -195,20 +210,41 @@ def summarize(rows: pl.DataFrame) -> LayerSummary:
 
 
 def _list_places(state: ModelState) -> Iterator[Place]:
-    history, sources, made_from = state.ledger.read(), state.sources(), ALGORITHM
+    history, sources, count = state.ledger.read(), state.sources(), state.spec.layer.members
+    made_from = ALGORITHM if count == layer.MEMBERS else f"{ALGORITHM} of {count}"
     keys, mature = tuple(sources), set(state.mature())
     for number, key in enumerate(keys):
-        members = history.members_at(key)[: layer.MEMBERS] if key in mature else []
+        members = history.members_at(key)[:count] if key in mature else []
         if members:
             versions = (member.sha256 for member in members)
             made_from = digest(made_from, key, sources[key], *versions)
             yield Place(key, sources[key], keys[:number], members, made_from)
 
 
+def rebuild_state(state: ModelState, partition: str) -> tuple[str, str]:
+    """Make the state after a partition from the first one on again, and store nothing.
+
+    Returns:
+        The state as it is stored, and as it was made now, both as JSON.
+
+    Raises:
+        LookupError: There is no such state.
+    """
+    is_asked = pl.col(PARTITION) == partition
+    stored = state.stored("adaptation", SCHEMA, is_asked)["state"].drop_nulls()
+    if stored.is_empty():
+        raise LookupError(
+            f"model {state.spec.name}: no state of the adaptive layer is stored after {partition!r}"
+        )
+    places = [place for place in _list_places(state) if place.key <= partition]
+    rows = list(_move(state, Chain(state), places, None))
+    return stored[0], rows[-1]["state"] or ""
+
+
 def _move(
-    state: ModelState, chain: Chain, places: Sequence[Place], run_id: str
+    state: ModelState, chain: Chain, places: Sequence[Place], run_id: str | None
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row of the table for each partition."""
+    """Yield a row of the table for each partition; store what was computed if a run asks for it."""
     load = cache(state.registry.load)
     by_key = {item.key: item for item in places}
     for batch in Rows(state).batches([*by_key]):
@@ -216,7 +252,8 @@ def _move(
         for key in batch:
             item, inputs = by_key[key], outputs.collect(by_key[key])
             yield _describe(item, chain, inputs)
-        outputs.store(run_id)
+        if run_id is not None:
+            outputs.store(run_id)
 
 
 def _describe(place: Place, chain: Chain, inputs: Inputs | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.adaptation.layer import fill_roles
+from retrain_assets.domain.adaptation.layer import MEMBERS, fill_roles
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.features.build import KEY, WEIGHT
 from retrain_assets.domain.metrics.metrics import align_columns, align_labels
@@ -26,6 +26,9 @@ from retrain_assets.steps.features.build import describe_commit, read_features
 from retrain_assets.steps.state import SOURCE, ModelState
 from retrain_assets.stores.ledger import LedgerRow
 
+# Of a table of predictions: what the newest version predicts, what the layer makes of it, by which
+# state.
+NEWEST, ADAPTED, STATE = "newest", "adapted", "layer_state"
 PROBABILITIES = "probabilities"
 # What older versions predict, as in the table of predictions; of multiclass only probabilities.
 MEMBERS_SCHEMA: dict[str, pl.DataType] = {
@@ -54,7 +57,10 @@ class Inputs:
 
 
 def stack_outputs(
-    outputs: Sequence[Output], labels: np.ndarray, weights: pl.Series | None
+    outputs: Sequence[Output],
+    labels: np.ndarray,
+    weights: pl.Series | None,
+    members: int = MEMBERS,
 ) -> Inputs:
     """Return what members predict for labelled rows, in the columns of the newest one's classes.
 
@@ -62,18 +68,24 @@ def stack_outputs(
         outputs: Of the members, the newest first; the oldest stands for missing ones.
         labels: Labels of the rows, as the target has them.
         weights: Their weights, if the model has them.
+        members: How many the layer has.
     """
+    stacked, classes = stack_values(outputs, members)
+    places, _ = align_labels(labels, outputs[0].values, classes)
+    return Inputs(
+        stacked, places, weights.to_numpy().astype(float) if weights is not None else None, classes
+    )
+
+
+def stack_values(outputs: Sequence[Output], members: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return outputs as `predict_layer` takes them, and of multiclass the class of each column."""
     newest, classes = outputs[0], tuple[str, ...]()
     values = [output.values for output in outputs]
     if newest.values.ndim > 1:
         classes = tuple(newest.classes or ())
         values = [align_columns(item.values, item.classes or (), classes) for item in outputs]
-    places, _ = align_labels(labels, newest.values, classes)
-    roles = fill_roles(range(len(values)))
-    stacked = np.stack([values[role] for role in roles], axis=1)
-    return Inputs(
-        stacked, places, weights.to_numpy().astype(float) if weights is not None else None, classes
-    )
+    roles = fill_roles(range(len(values)), members)
+    return np.stack([values[role] for role in roles], axis=1), classes
 
 
 @dataclass(frozen=True)
@@ -102,14 +114,19 @@ class MemberOutputs:
         state: The model.
         keys: The partitions.
         load: A function that returns a version's pipeline of its number and digest.
+        features: Rows of their features; the stored ones by default.
     """
 
     def __init__(
-        self, state: ModelState, keys: Sequence[str], load: Callable[[int, str], Model]
+        self,
+        state: ModelState,
+        keys: Sequence[str],
+        load: Callable[[int, str], Model],
+        features: pl.DataFrame | None = None,
     ) -> None:
         self.state, self.load = state, load
-        self.features = read_features(state, keys)
-        newest = state.tables.read(state.table("predictions"), keys)
+        self.features = read_features(state, keys) if features is None else features
+        newest = _read_newest(state, keys)
         older = state.tables.read(state.table("member_predictions"), keys, MEMBERS_SCHEMA)
         self.newest, self.older = (rows.sort(PARTITION, KEY) for rows in (newest, older))
         self.computed: list[pl.DataFrame] = []
@@ -120,19 +137,42 @@ class MemberOutputs:
         That is where a member was trained on the partition, or where the newest needs features
         that the spec no longer makes.
         """
+        outputs = self.list_outputs(place)
+        return self.select_labelled(place, outputs) if outputs else None
+
+    def list_outputs(self, place: Place, newest: Output | None = None) -> list[Output]:
+        """Return what members predict for all rows of a partition, the newest first.
+
+        Args:
+            place: The partition.
+            newest: What the newest one predicts, if that is known already.
+
+        Returns:
+            None at all where the layer has nothing to say: a member was trained on the partition,
+            or the newest needs features that the spec no longer makes.
+        """
+        if not place.members or any(
+            item.data_range[0] <= place.key <= item.data_range[1] for item in place.members
+        ):
+            return []
         rows = self.features.filter(pl.col(PARTITION) == place.key)
-        if any(item.data_range[0] <= place.key <= item.data_range[1] for item in place.members):
+        first = newest or self._get_output(place, place.members[0], rows)
+        if first is None:
+            return []
+        older = (self._get_output(place, member, rows) for member in place.members[1:])
+        return [first, *(output for output in older if output)]
+
+    def select_labelled(self, place: Place, outputs: Sequence[Output]) -> Inputs | None:
+        """Return what the layer takes of the rows of a partition that have a label."""
+        rows, spec = self.features.filter(pl.col(PARTITION) == place.key), self.state.spec
+        labelled = rows[spec.target.column].is_not_null()
+        if not labelled.any():
             return None
-        outputs = [self._get_output(place, member, rows) for member in place.members]
-        labelled, spec = rows[self.state.spec.target.column].is_not_null(), self.state.spec
-        if outputs[0] is None or not labelled.any():
-            return None
-        usable = [
-            replace(item, values=item.values[labelled.to_numpy()]) for item in outputs if item
-        ]
+        usable = [replace(item, values=item.values[labelled.to_numpy()]) for item in outputs]
         table = rows.filter(labelled)
         weights = table[WEIGHT] if spec.weight else None
-        return stack_outputs(usable, table[spec.target.column].to_numpy(), weights)
+        labels = table[spec.target.column].to_numpy()
+        return stack_outputs(usable, labels, weights, spec.layer.members)
 
     def _get_output(self, place: Place, member: LedgerRow, rows: pl.DataFrame) -> Output | None:
         multiclass = self.state.spec.target.kind == "multiclass"
@@ -174,6 +214,22 @@ class MemberOutputs:
         )
         rows, table = pl.concat([older, computed]), self.state.table("member_predictions")
         self.state.tables.replace(table, rows, keys, describe_commit(run_id, keys))
+
+
+def _read_newest(state: ModelState, keys: Sequence[str]) -> pl.DataFrame:
+    """Return stored predictions as the newest version made them, without the layer."""
+    rows = state.tables.read(state.table("predictions"), keys, MEMBERS_SCHEMA)
+    column = PROBABILITIES if state.spec.target.kind == "multiclass" else PREDICTION_COLUMN
+    if NEWEST in rows.columns:
+        rows = rows.with_columns(pl.coalesce(NEWEST, column).alias(column))
+    return rows
+
+
+def read_served(state: ModelState, key: str) -> np.ndarray:
+    """Return what was served of the labelled rows of a partition, in the order of a sample."""
+    rows = state.tables.read(state.table("predictions"), [key]).drop_nulls("label").sort(KEY)
+    several = state.spec.target.kind == "multiclass"
+    return _to_array(rows[PROBABILITIES if several else PREDICTION_COLUMN])
 
 
 def _to_array(values: pl.Series) -> np.ndarray:

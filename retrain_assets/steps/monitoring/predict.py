@@ -4,11 +4,14 @@ Not here: comparing them with anything.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import numpy as np
 import polars as pl
 
+from retrain_assets.domain.adaptation.layer import predict_layer
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift.observations import ESTIMATED, PERFORMANCE
 from retrain_assets.domain.drift.performance_estimate import estimate_blocks
@@ -22,9 +25,23 @@ from retrain_assets.steps.decision.promote import reconcile
 from retrain_assets.steps.decision.train import PREDICTION_COLUMN, Model
 from retrain_assets.steps.features import build
 from retrain_assets.steps.features.rows import Rows
+from retrain_assets.steps.monitoring.in_service import (
+    Follower,
+    Newest,
+    OldStateError,
+    read_newest,
+)
 from retrain_assets.steps.monitoring.intervals import list_outputs, read_timeline
+from retrain_assets.steps.monitoring.members import (
+    ADAPTED,
+    NEWEST,
+    PROBABILITIES,
+    STATE,
+    MemberOutputs,
+    stack_values,
+)
 from retrain_assets.steps.state import ModelState, group_by_production
-from retrain_assets.stores.ledger import History, LedgerRow
+from retrain_assets.stores.ledger import OF_LAYER, History, LedgerRow
 from retrain_assets.stores.registry.model_file import ModelFileError
 from retrain_assets.stores.tables.data_files import Spill
 
@@ -51,11 +68,16 @@ def predict_partitions(
     history = state.ledger.read()
     if history.rows:
         reconcile(state.registry, history)  # a run may have been killed after its ledger row
-    score = partial(_score_batch, state, history, _load_models(state, history, keys))
+    models, batches = _load_models(state, history, keys), Rows(state).batches(keys)
+    if state.spec.layer.mode == "off":
+        results = state.engine.map(partial(_score_batch, state, history, models), batches)
+    else:  # one batch after the other, since each moves the layer
+        layer = _Layer(Follower(state, history, keys, cache(state.registry.load)), run_id)
+        results = map(partial(_score_batch, state, history, models, layer=layer), batches)
     versions, profiles, performance = [], [], []
     tables, commit = state.tables, build.describe_commit(run_id, keys)
     with Spill() as spill:
-        for scored, profile, values in state.engine.map(score, Rows(state).batches(keys)):
+        for scored, profile, values in results:
             spill.add(scored)
             versions.append(scored.select(PARTITION, "model_version"))
             profiles.append(profile)
@@ -81,7 +103,7 @@ def score_partitions(
         ModelFileError: It was trained on features that the spec no longer makes.
     """
     history = state.ledger.read()
-    decided = {row.version: row for row in history.rows}
+    decided = {row.version: row for row in history.rows if row.action not in OF_LAYER}
     row = history.production if version is None else decided.get(version)
     if row is None:
         versions = ", ".join(map(str, sorted(decided))) or "none yet"
@@ -93,8 +115,12 @@ def score_partitions(
             f"version {row.version} needs {missing}, which the spec no longer makes"
         )
     timeline = read_timeline(state, history, row)
+    older = None
+    if version is None:
+        with suppress(OldStateError):  # then the newest version alone
+            older = _load_members(state, read_newest(state, history))
     batches = [*Rows(state).batches(partitions)]
-    predict_batch = partial(_predict_batch, state, pipeline, row)
+    predict_batch = partial(_predict_batch, state, pipeline, row, older)
     center, interval = pl.col(PREDICTION_COLUMN), {}
     if timeline and (half_width := timeline.next) is not None:
         interval = {"low": center - half_width, "high": center + half_width}
@@ -102,10 +128,35 @@ def score_partitions(
         yield keys, scored.with_columns(**interval)
 
 
+@dataclass(frozen=True)
+class _Members:
+    """What the layer serves with now, and the pipelines of its older members."""
+
+    newest: Newest
+    pipelines: Sequence[Model]
+
+
+def _load_members(state: ModelState, newest: Newest | None) -> _Members | None:
+    if newest is None:
+        return None
+    pipelines = (state.registry.load(row.version, row.sha256) for row in newest.members[1:])
+    usable = [item for item in pipelines if not train.list_missing_features(state, item)]
+    return _Members(newest, usable)
+
+
 def _predict_batch(
-    state: ModelState, pipeline: Model, row: LedgerRow, keys: Sequence[str]
+    state: ModelState,
+    pipeline: Model,
+    row: LedgerRow,
+    members: _Members | None,
+    keys: Sequence[str],
 ) -> pl.DataFrame:
-    return _predict(state, pipeline, build.read_features(state, keys), row)[0]
+    table = build.read_features(state, keys)
+    scored, output = _predict(state, pipeline, table, row)
+    if members is None:
+        return scored
+    served, name = _serve(state, members, pipeline, output, table), members.newest.name
+    return scored.with_columns(*_list_columns(served), pl.lit(name).alias(STATE))
 
 
 def _load_models(state: ModelState, history: History, keys: Sequence[str]) -> Models:
@@ -114,19 +165,63 @@ def _load_models(state: ModelState, history: History, keys: Sequence[str]) -> Mo
     return {number: state.registry.load(number, row.sha256) for number, row in rows.items()}
 
 
+@dataclass(frozen=True)
+class _Layer:
+    """The adaptive layer that follows some partitions, in a run."""
+
+    follower: Follower
+    run_id: str
+
+
 def _score_batch(
-    state: ModelState, history: History, models: Models, keys: Sequence[str]
+    state: ModelState,
+    history: History,
+    models: Models,
+    keys: Sequence[str],
+    layer: _Layer | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Return predictions of stored partitions, their summary, and each partition's metric."""
-    scored, values = _score(state, history, models, build.read_features(state, keys))
+    table, members = build.read_features(state, keys), None
+    if layer:
+        members = MemberOutputs(state, keys, layer.follower.load, table)
+    follower = layer.follower if layer else None
+    scored, values = _score(state, history, models, table, follower, members)
+    if layer and members:
+        members.store(layer.run_id)
     fresh = scored.filter(~pl.col("in_sample")).select(PARTITION, *list_outputs(state))
     return scored, build_profile(fresh), values
 
 
+def _serve(
+    state: ModelState,
+    members: _Members,
+    pipeline: Model,
+    output: np.ndarray,
+    table: pl.DataFrame,
+) -> train.Output:
+    """Return what the layer serves now of rows of features."""
+    features, kind = table.select(state.feature_names), state.spec.target.kind
+    outputs = [train.Output(pipeline, output, train.get_classes(pipeline))]
+    outputs += [
+        train.Output(model, predict(model, kind, features, strict=False), train.get_classes(model))
+        for model in members.pipelines
+    ]
+    stacked, classes = stack_values(outputs, state.spec.layer.members)
+    layer = members.newest.state
+    if layer.classes != classes:
+        return outputs[0]
+    return replace(outputs[0], values=predict_layer(layer, stacked))
+
+
 def _score(
-    state: ModelState, history: History, models: Models, table: pl.DataFrame
+    state: ModelState,
+    history: History,
+    models: Models,
+    table: pl.DataFrame,
+    follower: Follower | None,
+    members: MemberOutputs | None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return predictions of all rows that can be predicted, and each partition's metric."""
+    """Return what is served of all rows that can be predicted, and each partition's metric."""
     scored, performance = [_make_empty(state)], [pl.DataFrame(schema=PERFORMANCE_SCHEMA)]
     for row, part in group_by_production(history, table):
         if row is None:
@@ -135,6 +230,16 @@ def _score(
         if train.list_missing_features(state, pipeline):
             continue  # the spec has changed, its candidate is still to come
         predictions, output = _predict(state, pipeline, part, row)
+        if follower and members:
+            newest = train.Output(pipeline, output, train.get_classes(pipeline))
+            served, adapted, names = follower.serve(newest, part[PARTITION], members)
+            predictions = predictions.with_columns(
+                *_list_columns(served),
+                _to_series(output, NEWEST),
+                _to_series(adapted, ADAPTED),
+                pl.Series(STATE, names, pl.String),
+            )
+            output = served.values
         scored.append(predictions)
         performance.append(_measure(state, predictions, output, pipeline, row))
     return pl.concat(scored), pl.concat(performance)
@@ -146,25 +251,37 @@ def _predict(
     first, last = row.data_range
     features = table.select(state.feature_names)
     output = predict(pipeline, state.spec.target.kind, features, strict=False)
-    finite = pl.lit(pl.Series(are_finite(output)))
-    columns = {PREDICTION_COLUMN: train.to_column(train.get_classes(pipeline), output)}
-    if output.ndim > 1:
-        columns["probabilities"] = pl.Series(output.tolist(), dtype=pl.List(pl.Float64))
+    columns = _list_columns(train.Output(pipeline, output, train.get_classes(pipeline)))
     rows = table.select(
         PARTITION,
         KEY,
         pl.lit(row.version, pl.Int64).alias("model_version"),
         pl.col(PARTITION).is_between(pl.lit(first), pl.lit(last)).alias("in_sample"),
-    ).with_columns(
-        *(pl.when(finite).then(values).alias(name) for name, values in columns.items()),
-        label=table[state.spec.target.column],
-    )
+    ).with_columns(*columns, label=table[state.spec.target.column])
     return rows, output
+
+
+def _list_columns(output: train.Output) -> list[pl.Series]:
+    """Return predictions as columns; null where they are not finite."""
+    values, finite = output.values, pl.Series(are_finite(output.values))
+    column = train.to_column(output.classes, values)
+    null = pl.Series([None], dtype=column.dtype)
+    columns = [column.zip_with(finite, null).alias(PREDICTION_COLUMN)]
+    return columns if values.ndim == 1 else [*columns, _to_series(values, PROBABILITIES)]
+
+
+def _to_series(values: np.ndarray, name: str) -> pl.Series:
+    """Return output as a column of numbers or lists; null where it is not finite."""
+    kind = pl.Float64() if values.ndim == 1 else pl.List(pl.Float64())
+    series = pl.Series(name, values.tolist(), kind)
+    return series.zip_with(pl.Series(are_finite(values)), pl.Series([None], dtype=kind)).alias(name)
 
 
 def _make_empty(state: ModelState) -> pl.DataFrame:
     multiclass = state.spec.target.kind == "multiclass"
     value = pl.String if multiclass else pl.Float64
+    output = pl.List(pl.Float64) if multiclass else pl.Float64
+    learns = state.spec.layer.mode != "off"
     return pl.DataFrame(
         schema={
             PARTITION: pl.String,
@@ -172,8 +289,9 @@ def _make_empty(state: ModelState) -> pl.DataFrame:
             "model_version": pl.Int64,
             "in_sample": pl.Boolean,
             PREDICTION_COLUMN: value,
-            **({"probabilities": pl.List(pl.Float64)} if multiclass else {}),
+            **({PROBABILITIES: pl.List(pl.Float64)} if multiclass else {}),
             "label": value,
+            **(dict.fromkeys((NEWEST, ADAPTED), output) | {STATE: pl.String} if learns else {}),
         }
     )
 

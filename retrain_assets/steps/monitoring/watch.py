@@ -14,6 +14,7 @@ from retrain_assets.domain.model.estimator import are_finite, predict
 from retrain_assets.specs.base import number_of
 from retrain_assets.steps.decision import promote, train
 from retrain_assets.steps.features.build import read_features
+from retrain_assets.steps.monitoring.in_service import put_under
 from retrain_assets.steps.state import SOURCE, ModelState
 from retrain_assets.stores.ledger import LedgerRow
 
@@ -138,16 +139,18 @@ def _compute_losses(state: ModelState, row: LedgerRow, keys: list[str]) -> pl.Da
     """Return by how much production is worse on each partition; null where that is undefined."""
     metric, target = metrics.get_gate_metric(state.spec.gate), state.spec.target
     rows = read_features(state, keys).drop_nulls(target.column)
-    outputs, classes = [], []
+    outputs, classes, without = [], [], set[int | None]()
     digests = {decision.version: decision.sha256 for decision in state.ledger.read().rows}
     for version in (row.version, row.previous or 0):
         pipeline = state.registry.load(version, digests[version])
         if train.list_missing_features(state, pipeline):
             return pl.DataFrame(schema=SCHEMA).drop(SOURCE)
-        outputs.append(
-            predict(pipeline, target.kind, rows.select(state.feature_names), strict=False)
-        )
-        classes.append(train.get_classes(pipeline))
+        without.add(version)
+        features = rows.select(state.feature_names)
+        values = predict(pipeline, target.kind, features, strict=False)
+        output = train.Output(pipeline, values, train.get_classes(pipeline))
+        outputs.append(put_under(state, features, rows[PARTITION], output, without).values)
+        classes.append(output.classes)
     usable = np.logical_and(*map(are_finite, outputs))
     rows = rows.filter(pl.Series(usable))
     labels, blocks = rows[target.column].to_numpy(), rows[PARTITION]

@@ -39,6 +39,8 @@ _DECISIONS: dict[Action, tuple[EventKind, str]] = {
     "rollback": ("rolled_back", "rolled back to version {version} by {by}"),
     "approve": ("promoted", "version {version} is in production, approved by {by}"),
     "adopt": ("promoted", "version {version} is in production, adopted by {by}"),
+    "adapt": ("adaptation", "the adaptive layer serves with version {version}"),
+    "withdraw": ("adaptation", "version {version} serves without the adaptive layer"),
 }
 _FIELDS = (
     *("action", "version", "previous", "as_of", "reason", "because", "by", "sha256", "metrics"),

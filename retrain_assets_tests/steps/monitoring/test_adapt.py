@@ -14,15 +14,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from retrain_assets.domain.adaptation.layer import read_state
+from retrain_assets.domain.adaptation import service
+from retrain_assets.domain.adaptation.layer import predict_layer, read_state
 from retrain_assets.reports.canvas import to_png
 from retrain_assets.reports.plots import draw_adaptation
-from retrain_assets.specs.model import ModelSpec
-from retrain_assets.steps.decision.promote import roll_back
-from retrain_assets.steps.decision.train import Output
+from retrain_assets.specs.model import AdaptSpec, ModelSpec
+from retrain_assets.steps.decision import layer as decide_layer
+from retrain_assets.steps.decision.promote import DecisionError, roll_back
+from retrain_assets.steps.decision.train import Output, predict_sample, sample
+from retrain_assets.steps.inspect.lineage import lineage
 from retrain_assets.steps.inspect.report import render_report, report
-from retrain_assets.steps.inspect.status import status
+from retrain_assets.steps.inspect.status import describe_layer, overview, status
 from retrain_assets.steps.monitoring import adapt, members
+from retrain_assets.steps.monitoring.in_service import OldStateError, put_under, read_newest
+from retrain_assets.steps.upkeep.messages import list_decisions
 from retrain_assets_tests.world import MODEL, World, key, new_world
 
 TURN, SECOND, LAST, DELAY = 17, 30, 34, 1
@@ -183,10 +188,140 @@ def test_a_version_that_was_rolled_back_from_is_no_member(copy: World) -> None:
     assert versions[0] == newest.previous
 
 
+AUTO = CHANGES | {"adapt": "auto"}
+
+
+@pytest.fixture(scope="module")
+def serving(lived: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The same world where the layer has been let in, and has served three more days."""
+    root = tmp_path_factory.mktemp("serving") / "root"
+    shutil.copytree(lived.root, root)
+    with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
+        world = new_world(root, instance, **AUTO)
+        patch.setattr(service, "NEEDED", 0.0)
+        row = decide_layer.act(world.state, "run")
+        assert row is not None
+        assert (row.action, row.seen_through) == ("adapt", key(LAST - 1))
+        patch.undo()
+        world.land(*range(LAST, LAST + 3), slope=-1.0)
+        world.settle()
+        yield world
+
+
+def test_a_day_is_predicted_by_the_state_that_was_to_serve_it(serving: World) -> None:
+    rows, states = table(serving, "predictions"), table(serving)
+    rows = rows.filter(pl.col("_landing_partition") >= key(LAST))
+    assert rows["prediction"].equals(rows["adapted"])
+    assert (rows["prediction"] != rows["newest"]).all()
+    for place, part in enumerate(rows.partition_by("_landing_partition", maintain_order=True)):
+        name = key(LAST + place - 1 - DELAY)
+        assert part["layer_state"].unique().to_list() == [name]
+        (text,) = states.filter(pl.col("_landing_partition") == name)["state"]
+        older = table(serving, "member_predictions").join(
+            part, on=["_landing_partition", "_key"], how="semi", maintain_order="left"
+        )
+        members = [part["newest"].to_numpy(), older["prediction"].to_numpy()]
+        outputs = np.stack([members[0], *[members[1]] * 4], axis=1)
+        assert predict_layer(read_state(text), outputs).tolist() == part["prediction"].to_list()
+    before = table(serving, "predictions").filter(pl.col("_landing_partition") < key(LAST))
+    assert before["prediction"].equals(before["newest"].fill_null(before["prediction"]))
+
+
+def test_what_is_measured_is_what_was_served(serving: World) -> None:
+    served = pl.col("_landing_partition") >= key(LAST)
+    measured = table(serving, "performance").filter(served, role="performance", metric="log_loss")
+    rows = table(serving).join(measured, on="_landing_partition")
+    assert rows.height == 3 - DELAY
+    assert rows["loss_layer"].to_numpy() == pytest.approx(rows["value"].to_numpy(), rel=1e-9)
+    assert (rows["loss_newest"] - rows["value"]).abs().min() > 1e-4
+    value = status(serving.state)["adaptation"]
+    assert (value["since"], value["waits"]) == (key(LAST - 1), False)
+    assert "in service since" in describe_layer(value)
+
+
+def test_a_prediction_names_members_state_and_what_it_was_made_from(serving: World) -> None:
+    row = table(serving, "predictions").filter(_landing_partition=key(LAST)).row(0, named=True)
+    layer = lineage(serving.state, key(LAST), row["_key"])["layer"]
+    assert layer["served"] is True
+    assert (layer["members"], layer["state"]) == ([2, 1], row["layer_state"])
+    (made_from,) = table(serving).filter(_landing_partition=row["layer_state"])["made_from"]
+    assert layer["state_made_from"] == made_from
+
+
+def test_a_state_is_built_again_bit_for_bit(serving: World) -> None:
+    stored, rebuilt = adapt.rebuild_state(serving.state, key(LAST))
+    assert stored == rebuilt
+    assert read_state(stored).partitions > 10
+    with pytest.raises(LookupError, match="no state of the adaptive layer is stored after '1999'"):
+        adapt.rebuild_state(serving.state, "1999")
+
+
+def test_what_is_judged_is_judged_with_the_layer_under_it(serving: World) -> None:
+    state, name = serving.state, key(LAST + 1)
+    rows = sample(state, [name])
+    production = state.ledger.read().production
+    assert production is not None
+    newest = predict_sample(state, state.registry.load(production.version, production.sha256), rows)
+    served = put_under(state, rows.features, rows.partitions, newest, {production.version})
+    stored = table(serving, "predictions").filter(_landing_partition=name)
+    assert served.values.tolist() == stored.sort("_key")["prediction"].to_list()
+    off = replace(state, spec=state.spec.model_copy(update={"adapt": "shadow"}))
+    assert put_under(off, rows.features, rows.partitions, newest) is newest
+
+
+def test_the_layer_leaves_where_it_is_worse_or_the_yaml_says_so(
+    serving: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(serving.root, tmp_path / "copy")
+    world = new_world(tmp_path / "copy", serving.instance, **AUTO)
+    assert decide_layer.act(world.state, "run") is None
+    monkeypatch.setattr(service, "NEEDED", 0.0)
+    row = decide_layer.act(world.state, "run")
+    assert row is not None
+    assert (row.action, row.version, row.by) == ("withdraw", 2, "run run")
+    assert "evidence that it is worse" in row.reason
+    row = decide_layer.act(world.state, "run")
+    assert row is not None
+    assert row.action == "adapt"
+    shadow = new_world(world.root, serving.instance, **CHANGES)
+    row = decide_layer.act(shadow.state, "run")
+    assert row is not None
+    assert (row.action, row.reason) == ("withdraw", "the YAML has `adapt: shadow`")
+    assert decide_layer.act(shadow.state, "run") is None
+    events = [event.kind for event in list_decisions(world.state)]
+    assert events[-4:] == ["adaptation"] * 4
+
+
+def test_a_person_approves_the_first_entry(copy: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = new_world(copy.root, copy.instance, **AUTO, approval="manual")
+    with pytest.raises(DecisionError, match="does not wait for approval"):
+        decide_layer.approve_layer(world.state, "it helps", "on call")
+    monkeypatch.setattr(service, "NEEDED", 0.0)
+    assert decide_layer.act(world.state, "run") is None
+    (waiting,) = overview(world.state)["waiting"]
+    assert waiting["command"] == "retrain approve churn --layer --by NAME --reason WHY"
+    row = decide_layer.approve_layer(world.state, "it helps", "on call")
+    assert (row.action, row.by) == ("adapt", "on call")
+    assert row.reason.startswith("it helps; on ")
+
+
+def test_a_state_that_is_too_old_serves_nothing(serving: World) -> None:
+    newest = read_newest(serving.state, serving.state.ledger.read())
+    assert newest is not None
+    assert (newest.name, [row.version for row in newest.members]) == (key(LAST + 1), [2, 1])
+    spec = serving.spec.model_copy(update={"adapt": AdaptSpec(max_age=1)})
+    state = replace(serving.state, spec=spec)
+    later = {**state.sources(), key(LAST + 3): "x", key(LAST + 4): "x"}
+    aged = SimpleNamespace(**vars(state) | {n: getattr(state, n) for n in ("ledger", "stored")})
+    aged.sources = lambda: later
+    with pytest.raises(OldStateError, match="the labels of 2 more partitions are final"):
+        read_newest(aged, state.ledger.read())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"adapt": "auto"}, "serving does not follow the adaptive layer yet"),
+        ({"adapt": {"mode": "auto", "members": 0}}, "greater than or equal to 1"),
         (
             {
                 "adapt": "shadow",

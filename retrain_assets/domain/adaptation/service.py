@@ -1,0 +1,73 @@
+"""When the adaptive layer begins and ends to serve: by tests that may be looked at each partition.
+
+Not here: what the layer serves (`layer`), and recording that it does.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from retrain_assets.domain.metrics.intervals import STRETCH, compute_evidence, required_evidence
+from retrain_assets.specs.base import number_of
+
+MARGIN = 0.01  # of the newest version's mean loss: a layer that is worse by less may serve
+NEEDED = required_evidence(0.9)  # by weeks: reached by mistake in 5 % of streams
+SURE = 100.0  # day by day, so that a layer that does much worse leaves before four weeks are over
+
+
+class Standing(NamedTuple):
+    """What the partitions since the last change say of the layer.
+
+    Args:
+        serves: Whether it serves now.
+        changes: Whether it is to begin or end to serve.
+        partitions: How many were compared.
+        gain: By how much its mean loss is below that of the newest version alone.
+        evidence: For the change: how much likelier the losses are if it is due than if not.
+        needed: The evidence from which on it is due.
+    """
+
+    serves: bool
+    changes: bool
+    partitions: int
+    gain: float
+    evidence: float
+    needed: float
+
+    @property
+    def sentence(self) -> str:
+        """Return the comparison in words."""
+        since = "it began to serve" if self.serves else "its comparison began"
+        what = "worse" if self.serves else "not worse"
+        order = "lower" if self.gain >= 0 else "higher"
+        return (
+            f"on {number_of(self.partitions, 'partition')} since {since}, its mean loss is "
+            f"{order} by {abs(self.gain):.3g} than that of the newest version alone; evidence that "
+            f"it is {what}: {self.evidence:.3g}, needed {self.needed:.3g}"
+        )
+
+
+def assess(newest: Sequence[float], layer: Sequence[float], *, serves: bool) -> Standing:
+    """Judge whether the layer is to begin or end to serve.
+
+    It begins when it is shown not to be worse than the newest version by more than `MARGIN`, at a
+    stated 5 %, and ends when it is shown to be worse.
+
+    Args:
+        newest: Loss of the newest version alone on each partition since the last change.
+        layer: Loss of the layer on the same.
+        serves: Whether it serves now.
+    """
+    losses, gains = np.asarray(newest), np.asarray(newest) - np.asarray(layer)
+    gain = float(gains.mean()) if gains.size else 0.0
+    tested = -gains if serves else gains + MARGIN * losses.mean() if gains.size else gains
+    evidence, needed = _last(compute_evidence(tested, STRETCH)), NEEDED
+    at_once = _last(compute_evidence(tested))
+    if serves and at_once >= SURE:
+        evidence, needed = at_once, SURE
+    return Standing(serves, evidence >= needed, len(gains), gain, evidence, needed)
+
+
+def _last(evidence: np.ndarray) -> float:
+    return float(evidence[-1]) if evidence.size else 1.0
