@@ -1,5 +1,6 @@
-"""CPU time of the loop with its root in a folder and in an object store, without that of the store.
+"""CPU time of the loop with its root in a folder or in an object store, without that of the store.
 
+    python benchmarks/places.py
     AWS_ENDPOINT_URL=… AWS_ALLOW_HTTP=true python benchmarks/places.py s3://bucket/folder
 
 28 days land, of which the law changes after 16: ingest, monitoring, two retrainings with promotion.
@@ -63,5 +64,4 @@ def measure(root: str) -> None:
 
 
 if __name__ == "__main__":
-    for root in ("", sys.argv[1]):
-        measure(root)
+    measure(sys.argv[1] if len(sys.argv) > 1 else "")
