@@ -54,11 +54,19 @@ MONITORING_SCHEMA: dict[str, pl.DataType] = {
 
 def landed(tables: Tables, dataset: str) -> dict[str, str]:
     """Return a digest of the accepted files of each partition of a dataset, in order."""
-    return {**_landed(tables, dataset, tables.identity(f"{dataset}/files"))}
+    return _read_once(_landed, tables, f"{dataset}/files")
+
+
+def _read_once(read: Any, tables: Tables, table: str) -> dict[str, str]:
+    """Return a copy of what was read of a table, read again if the table has changed."""
+    identity = tables.identity(table)
+    reader = read if identity else read.__wrapped__
+    return {**reader(tables, table, identity)}
 
 
 @lru_cache(maxsize=16)
-def _landed(tables: Tables, dataset: str, _: tuple[str, int] | None) -> dict[str, str]:
+def _landed(tables: Tables, table: str, _: tuple[str, int] | None) -> dict[str, str]:
+    dataset = table.partition("/")[0]
     digests = _accepted(tables, dataset, pl.col("sha256").sort().str.join("+"))
     return {key: digest(text) for key, text in digests.items()}
 
@@ -220,7 +228,7 @@ class ModelState:
     def built(self) -> dict[str, str]:
         """Return the partitions that were monitored, with the digest of their sources."""
         table = self.table("monitoring")
-        return {**_built(self.tables, table, self.tables.identity(table))}
+        return _read_once(_built, self.tables, table)
 
     def mature(self) -> tuple[str, ...]:
         """Return partitions that are complete, not excluded and have final labels, in order.

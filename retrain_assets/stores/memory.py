@@ -37,6 +37,9 @@ class Overlay(Tables):
             return self.content[table][0]
         return super().version(table) if self._is_below(table) else None
 
+    def identity(self, table: str) -> None:
+        """Return nothing, so that no result outlives the tables in memory."""
+
     def scan(
         self, table: str, schema: Schema | None = None, version: int | None = None
     ) -> pl.LazyFrame:

@@ -54,7 +54,7 @@ def test_the_gate_chooses_the_window_that_serves_best(world: World, decided: Led
     assert [short.tags["train_from"], short.tags["train_to"]] == [key(16), key(19)]
     assert (decided.action, decided.candidate) == ("promote", short.version)
     assert registry(world).alias("candidate") == short.version
-    for said in ("chosen of 2: ", f"version {usual.version} of 10 partitions REJECT, gain 1,"):
+    for said in ("chosen of 2: ", f"version {usual.version} of 10 partitions PROMOTE, gain 1,"):
         assert said in decided.reason
 
 
