@@ -23,7 +23,8 @@ from retrain_assets.stores.ledger import LedgerRow, list_reversible
 from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets_tests.world import World, key, new_world
 
-FIRST, TURNED = 16, 20  # days the first model needs, and days of the new law
+FIRST, TURNED = 16, 20  # days the first model needs, and days of new laws
+SLOPES = (1.0, 1.0, -2.0, -2.0, -2.0)  # of each four of these
 
 
 def ledger(world: World) -> tuple[LedgerRow, ...]:
@@ -48,13 +49,14 @@ def settled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def turned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A world whose law turned around after the first model, until the next was promoted."""
+    """A world whose law weakened and turned around, until the second model was promoted."""
+    gate = {"metric": "log_loss", "min_blocks": 4, "min_gain": 0.15}
     with dg.DagsterInstance.ephemeral() as instance:
-        world = new_world(tmp_path_factory.mktemp("turned"), instance)
+        world = new_world(tmp_path_factory.mktemp("turned"), instance, gate=gate)
         world.land(*range(FIRST))
         world.settle()
-        for start in range(FIRST, FIRST + TURNED, 4):
-            world.land(*range(start, start + 4), slope=-2.0)
+        for start, slope in zip(range(FIRST, FIRST + TURNED, 4), SLOPES, strict=True):
+            world.land(*range(start, start + 4), slope=slope)
             world.settle()
         yield world
 
