@@ -136,9 +136,9 @@ class History:
         waiting = {spec.name: self._keys(spec) for spec in self.model.lookups.values()}
         for keys in self.deliveries:
             for spec in self.model.lookups.values():
-                due = [key for key in waiting[spec.name] if self._has_begun(key, spec, keys[-1])]
-                self._write(spec, due)
-                waiting[spec.name] = [key for key in waiting[spec.name] if key not in due]
+                ready = [key for key in waiting[spec.name] if self._has_begun(key, spec, keys[-1])]
+                self._write(spec, ready)
+                waiting[spec.name] = [key for key in waiting[spec.name] if key not in ready]
             self._write(self.model.dataset, keys)
             yield keys[-1], len(keys)
 

@@ -49,8 +49,8 @@ def new_data_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
             wishes = list(_wishes(context.instance, intake, job.name))
         except LandingError as error:
             return dg.SkipReason(f"{error}; it is tried again at the next tick")
-        seen = None if intake.unread else event
-        context.update_cursor(json.dumps([spec.landing, intake.next_since, listed_at, seen]))
+        newest = None if intake.unread else event
+        context.update_cursor(json.dumps([spec.landing, intake.next_since, listed_at, newest]))
         if not wishes:
             start, count = f" from {since} on" if since else "", len(intake.files)
             files = f"{number_of(count, 'file')} {'has' if count == 1 else 'have'} landed"
@@ -75,16 +75,16 @@ def pull_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
         description=f"Asks to pull new rows of {spec.name} from {spec.place} when that is due.",
     )
     def _sensor(context: dg.SensorEvaluationContext) -> Evaluated:
-        occasion, due = _find_materialization(context.instance, spec), f"{spec.asset} is new"
+        occasion, condition = _find_materialization(context.instance, spec), f"{spec.asset} is new"
         if spec.asset is None:
-            occasion, due = _find_stretch(spec)
+            occasion, condition = _find_stretch(spec)
         if occasion is None:
             return dg.SkipReason(f"{spec.asset} was never materialized")
         wish = Wish([spec.place, occasion], {})
         tags, succeeded = {run_requests.REQUEST_TAG: wish.digest}, [dg.DagsterRunStatus.SUCCESS]
-        done = dg.RunsFilter(job_name=job.name, tags=tags, statuses=succeeded)
-        for run in context.instance.get_runs(done, limit=1):
-            return dg.SkipReason(f"run {run.run_id} has pulled; the next is due when {due}")
+        successes = dg.RunsFilter(job_name=job.name, tags=tags, statuses=succeeded)
+        for run in context.instance.get_runs(successes, limit=1):
+            return dg.SkipReason(f"run {run.run_id} has pulled; the next is due when {condition}")
         return run_requests.requests(context, job.name, [wish])
 
     return _sensor
@@ -92,11 +92,11 @@ def pull_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
 
 def _find_stretch(spec: DatasetSpec) -> tuple[str, str]:
     """Return what names the present stretch of `sql.every`, and when it ends, in words."""
-    every = duration(spec.sql.every if spec.sql else "1s")
+    length = duration(spec.sql.every if spec.sql else "1s")
     begin = datetime.fromtimestamp(
-        time.time() // every.total_seconds() * every.total_seconds(), UTC
+        time.time() // length.total_seconds() * length.total_seconds(), UTC
     )
-    return begin.isoformat(), f"it is {begin + every:%F %H:%M:%S} UTC"
+    return begin.isoformat(), f"it is {begin + length:%F %H:%M:%S} UTC"
 
 
 def _find_materialization(instance: dg.DagsterInstance, spec: DatasetSpec) -> str | None:
@@ -126,8 +126,8 @@ def _has_seen(cursor: str | None, event: str, now_seconds: int) -> bool:
     """Tell if all was read after a materialization, and a look without one is not due yet."""
     if cursor is None:
         return False
-    *_, listed_at, seen = json.loads(cursor)
-    return bool(seen == event and now_seconds - listed_at < SECONDS_BETWEEN_FULL_LISTINGS)
+    *_, listed_at, newest = json.loads(cursor)
+    return bool(newest == event and now_seconds - listed_at < SECONDS_BETWEEN_FULL_LISTINGS)
 
 
 def _wishes(instance: dg.DagsterInstance, intake: Intake, job: str) -> Iterator[Wish]:

@@ -54,10 +54,10 @@ class Delivery:
     files: dict[str, Path | bytes]
 
 
-def name_dataset(text: str, taken: Collection[str]) -> str:
+def name_dataset(text: str, names: Collection[str]) -> str:
     """Return a text as the name of a dataset, which differs from names that are taken."""
     name = slug(text)
-    return f"{name}_data" if name in {*taken, *TAGGED} else name
+    return f"{name}_data" if name in {*names, *TAGGED} else name
 
 
 def read_delivery(path: Path, dataset: str, sheet: str | None = None) -> Delivery:

@@ -291,8 +291,8 @@ def _mark(place: Place) -> str:
 def _refuse_foreign(cluster: _Cluster) -> None:
     client = cluster.client
     reasons = {"the scheduler": client.run_on_scheduler(explain_difference, cluster.facts)}
-    found = client.run(explain_difference, cluster.facts, cluster.place, cluster.marker)
-    reasons |= {f"worker {address}": reason for address, reason in found.items()}
+    differences = client.run(explain_difference, cluster.facts, cluster.place, cluster.marker)
+    reasons |= {f"worker {address}": reason for address, reason in differences.items()}
     for worker in cluster.list_workers():
         if worker["nthreads"] > 1:
             reasons[f"worker {worker['id']}"] = (

@@ -442,7 +442,7 @@ def find_strays(
     for group in groups:
         if _is_confirmed(group, stored, usual):
             continue
-        distances = [abs(begins[key] - begins[other]) for key in group for other in sound]
+        distances = [abs(begins[key] - begins[anchor]) for key in group for anchor in sound]
         is_far = len(sound) > _ENOUGH and min(distances) > widest and spec.rows.stray > 0
         if usual.isdisjoint(group) or is_far:
             strays |= {key: LONELY if key in usual else _FEW for key in group if key in rows}

@@ -135,8 +135,8 @@ def keep_newest(files: Sequence[RawRows], spec: DatasetSpec) -> list[RawRows]:
             keys = rows.select(texts)
             if newer:
                 keyed = pl.concat([rows, keys], how="horizontal")
-                seen = pl.concat(newer)
-                rows = keyed.join(seen, on=keys.columns, how="anti", maintain_order="left")
+                replaced = pl.concat(newer)
+                rows = keyed.join(replaced, on=keys.columns, how="anti", maintain_order="left")
                 rows = rows.drop(keys.columns)
             newer.append(keys)
         current.append(replace(file, rows=rows))
@@ -222,10 +222,10 @@ def flag_rows(files: Sequence[RawRows], spec: DatasetSpec) -> tuple[Iterator[pl.
 
 def _flagged(files: Sequence[RawRows], flags: Flags, spec: DatasetSpec) -> Iterator[pl.DataFrame]:
     unread = [pl.col(BROKEN).is_not_null(), *map(rules.unparsable, spec.columns)]
-    whole = (~pl.any_horizontal(unread)).alias(rules.WHOLE)
+    is_whole = (~pl.any_horizontal(unread)).alias(rules.WHOLE)
 
     def parse() -> Iterable[pl.DataFrame]:
-        return (rows.with_columns(whole) for rows in typed(files, spec))
+        return (rows.with_columns(is_whole) for rows in typed(files, spec))
 
     is_single = sum(file.rows.height for file in files) <= rows_at_once(spec)
     single = list(parse()) if is_single else []

@@ -55,7 +55,7 @@ def landing_asset(spec: DatasetSpec) -> dg.AssetSpec | dg.AssetsDefinition:
         text = f"The Delta table `{spec.delta}`, which others write."
     if spec.is_pulled:
         text = f"New rows of {spec.place}, as files {files}."
-    shown: dict[str, Any] = {
+    properties: dict[str, Any] = {
         "key": landing_key(spec),
         "group_name": spec.name,
         "owners": spec.owners,
@@ -65,8 +65,10 @@ def landing_asset(spec: DatasetSpec) -> dg.AssetSpec | dg.AssetsDefinition:
     }
     deps = [upstream_key(spec)] if spec.asset else []
     if spec.sql:
-        return _pulled_asset(spec, shown | {"deps": deps})
-    return _loaded_asset(spec, shown) if spec.is_pulled else dg.AssetSpec(deps=deps, **shown)
+        return _pulled_asset(spec, properties | {"deps": deps})
+    return (
+        _loaded_asset(spec, properties) if spec.is_pulled else dg.AssetSpec(deps=deps, **properties)
+    )
 
 
 def upstream_key(spec: DatasetSpec) -> dg.AssetKey:
@@ -74,20 +76,20 @@ def upstream_key(spec: DatasetSpec) -> dg.AssetKey:
     return dg.AssetKey((spec.asset or "").split("/"))
 
 
-def _pulled_asset(spec: DatasetSpec, shown: dict[str, Any]) -> dg.AssetsDefinition:
-    @dg.asset(pool=f"{spec.name}_pull", **shown)
+def _pulled_asset(spec: DatasetSpec, properties: dict[str, Any]) -> dg.AssetsDefinition:
+    @dg.asset(pool=f"{spec.name}_pull", **properties)
     def _pull(storage: StorageResource) -> dg.MaterializeResult[None]:
         return _describe(pull(storage.open(), spec, os.environ))
 
     return _pull
 
 
-def _loaded_asset(spec: DatasetSpec, shown: dict[str, Any]) -> dg.AssetsDefinition:
+def _loaded_asset(spec: DatasetSpec, properties: dict[str, Any]) -> dg.AssetsDefinition:
     """Return the asset that lands what the IO manager of its upstream asset loads."""
     # All partitions are loaded at once, though some may not exist yet.
     rows = dg.AssetIn(upstream_key(spec), metadata={"allow_missing_partitions": True})
 
-    @dg.asset(ins={"rows": rows}, pool=f"{spec.name}_pull", **shown)
+    @dg.asset(ins={"rows": rows}, pool=f"{spec.name}_pull", **properties)
     def _load(storage: StorageResource, rows: Any) -> dg.MaterializeResult[None]:
         return _describe(land_all(storage.open(), spec, rows))
 

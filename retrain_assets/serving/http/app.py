@@ -214,14 +214,14 @@ def _add_pages(api: FastAPI, pages: Pages, names: Iterable[str]) -> None:
         """List the models, each with a link to its page."""
         return pages.list_models()
 
-    known = sorted(names)
-    for name in known:
+    ordered = sorted(names)
+    for name in ordered:
         _add_page(api, pages, name)
 
     @api.get("/models/{name}", include_in_schema=False)
     def unknown_model(name: str) -> None:  # noqa: ARG001 it may be anything
         """Name the models that there are."""
-        raise HTTPException(404, f"there is no such model; there are {', '.join(known)}")
+        raise HTTPException(404, f"there is no such model; there are {', '.join(ordered)}")
 
 
 def _add_page(api: FastAPI, pages: Pages, name: str) -> None:

@@ -95,9 +95,9 @@ class Intake:
     def find_strays(self, rows: Mapping[str, int]) -> dict[str, str]:
         """Return the partitions of a delivery that wait, and why, by their rows."""
         future = find_future(rows.keys(), self.accepted, self.spec, self._now)
-        begun = {key: count for key, count in rows.items() if key not in future}
-        lonely = self._lonely - begun.keys()
-        return future | find_strays(begun, self.accepted, self.spec, lonely)
+        present = {key: count for key, count in rows.items() if key not in future}
+        lonely = self._lonely - present.keys()
+        return future | find_strays(present, self.accepted, self.spec, lonely)
 
     @cached_property
     def _lonely(self) -> set[str]:

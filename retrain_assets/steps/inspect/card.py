@@ -72,7 +72,9 @@ def card(state: ModelState, number: int) -> str:
         return page.render_sections(parts)
 
     # A refit's card shows what its gated fit's card does.
-    judged = state.once(("judged", str(gated.version), *(str(row.version) for row in rows)), judge)
+    judgement = state.once(
+        ("judged", str(gated.version), *(str(row.version) for row in rows)), judge
+    )
     first: Parts = {"Decisions": [decisions or "Nothing was decided on it yet."]}
     rest: Parts = {
         "What it was made from": [[{"tag": tag, "value": tags[tag]} for tag in sorted(tags)]],
@@ -81,7 +83,7 @@ def card(state: ModelState, number: int) -> str:
             _describe_rollback(state, number),
         ],
     }
-    sections = (page.render_sections(first), judged, page.render_sections(rest))
+    sections = (page.render_sections(first), judgement, page.render_sections(rest))
     return page.render_page(f"{name}, version {number}", "\n".join(sections))
 
 

@@ -96,14 +96,14 @@ def _trace_layer(state: ModelState, row: Mapping[str, Any]) -> dict[str, dict[st
         return {}
     columns = "made_from", "members", "rows"
     rows = state.stored("adaptation", SCHEMA, pl.col(PARTITION) == row[STATE]).select(columns)
-    made = rows.to_dicts()[0] if rows.height else dict.fromkeys(columns)
+    record = rows.to_dicts()[0] if rows.height else dict.fromkeys(columns)
     members = state.ledger.read().members_at(row[PARTITION])[: state.spec.layer.members]
     return {
         "layer": {
             "served": row[NEWEST] != row[ADAPTED] and _is_output(row, ADAPTED),
             "members": [member.version for member in members],
             "state": row[STATE],
-            **{f"state_{name}": value for name, value in made.items()},
+            **{f"state_{name}": value for name, value in record.items()},
         }
     }
 

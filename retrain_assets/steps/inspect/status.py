@@ -125,8 +125,8 @@ def _list_waiting(
         yield {"text": value["staleness"], "command": ""}
     for dataset, count in value["refused"].items():
         files, rows = number_of(count["files"], "file"), number_of(count["rows"], "row")
-        both = f"{files} and {rows} of other files" if count["files"] and count["rows"] else ""
-        text = f"{dataset} refused {both or (files if count['files'] else rows)}"
+        sentence = f"{files} and {rows} of other files" if count["files"] and count["rows"] else ""
+        text = f"{dataset} refused {sentence or (files if count['files'] else rows)}"
         yield {"text": text, "command": f"retrain quarantine {dataset}"}
 
 

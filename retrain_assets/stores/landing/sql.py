@@ -75,8 +75,8 @@ class Database:
         if not self._uri:
             raise StatementError(f"the environment variable {self.spec.uri} is not set")
         if self._scheme not in DIALECTS:
-            known = ", ".join(f"{scheme}://" for scheme in DIALECTS)
-            raise StatementError(f"{self.spec.uri} must begin with one of {known}")
+            schemes = ", ".join(f"{scheme}://" for scheme in DIALECTS)
+            raise StatementError(f"{self.spec.uri} must begin with one of {schemes}")
 
     def read(
         self, columns: list[str] | None = None, since: object = None, most: int | None = None
@@ -184,8 +184,8 @@ class Database:
         parts = urlsplit(self._uri)
         secrets = [parts.password or "", *(value for _, value in parse_qsl(parts.query))]
         hidden = dict.fromkeys([*secrets, *map(unquote, secrets)], "***")
-        shown = {self._uri: f"${self.spec.uri}", parts.netloc: f"${self.spec.uri}"}
-        text = mask(" ".join(str(error).split()), shown | hidden)[:_MOST_REASON]
+        names = {self._uri: f"${self.spec.uri}", parts.netloc: f"${self.spec.uri}"}
+        text = mask(" ".join(str(error).split()), names | hidden)[:_MOST_REASON]
         return f"{self.spec.place}: {text}"
 
 

@@ -269,11 +269,11 @@ class Tables:
         """Return a version to read; that of an object store is kept for as long as it is newest."""
         place = self.place(table)
         memory, key = place.memory, f"{place} at {version}"
-        kept: DeltaTable | None = memory.get(key)
-        if kept is not None and (
-            version is not None or not place.find(f"{log.LOG}/{kept.version() + 1:020}.json")
+        cached: DeltaTable | None = memory.get(key)
+        if cached is not None and (
+            version is not None or not place.find(f"{log.LOG}/{cached.version() + 1:020}.json")
         ):
-            return kept
+            return cached
         opened = self._open_again(table, version)
         if opened is not None:
             memory[key] = opened
