@@ -73,7 +73,11 @@ def test_a_model_that_was_never_trained_has_a_status_and_an_empty_history(elsewh
         assert line.startswith(f"  next         a decision is expected after {needed} more part")
         assert line.endswith(f"; now: 0 of {needed} partitions needed have landed")
     details = retrain(elsewhere, "status", "flight_delay", "-v").stdout.splitlines()
-    assert details == [*every[5:], "retrain now: no, 0 of 67 partitions needed have landed"]
+    assert details == [
+        *every[5:],
+        "retrain now: no, 0 of 67 partitions needed have landed",
+        "  items of steps are computed in this process",
+    ]
     page = retrain(elsewhere, "report", "flight_delay", "--out", "page.html", "--json")
     assert json.loads(page.stdout)["report"] == str(elsewhere / "page.html")
     assert "No data have landed yet." in (elsewhere / "page.html").read_text(encoding="utf-8")

@@ -101,7 +101,7 @@ def test_a_run_keeps_the_spec_it_started_with(
     assert "no longer sound" in path.read_text(encoding="utf-8")
     for table in ("features", "profile"):
         assert pl.read_delta(str(storage / "delta/churn" / table)).height > 0
-    with pytest.raises(SpecError, match=r"mine/defs.yaml: line 2: did not find expected"):
+    with pytest.raises(SpecError, match=r"mine/defs.yaml: line 1: did not find expected"):
         project.load()
 
 

@@ -200,10 +200,11 @@ class Loader:
 
     def delete_copies(self, history: History) -> None:
         """Delete copies except of members, of the version before production and of the last row."""
-        row, last = history.production, history.rows[-1]
+        row, last, layer = history.production, history.rows[-1], self.state.spec.layer
         numbers = {row.version, row.previous, last.version} if row else set()
-        members = history.members_at(LATER)[: self.state.spec.layer.members]
-        numbers |= {member.version for member in members}
+        if layer.mode == "auto":
+            members = history.members_at(LATER)[: layer.members]
+            numbers |= {member.version for member in members}
         needed = {entry.sha256 for entry in history.rows if entry.version in numbers}
         unneeded = {entry.sha256 for entry in history.rows} - needed
         for copy in self.folder.iterdir():  # the copies of other models are here too

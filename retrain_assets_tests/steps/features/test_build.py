@@ -246,7 +246,7 @@ def test_the_sample_for_outliers_is_bounded_and_always_the_same(
     assert set(found["_landing_partition"]) == set(keys)
     monkeypatch.setattr(rows_module, "BATCH_VALUES", 1)
     assert_frame_equal(rows.sample(keys, 100), found)
-    whole = rows.features(keys)
+    whole, _ = rows.build(keys)
     assert_frame_equal(found, whole.join(found.select("_key"), on="_key", how="semi"))
 
 
