@@ -4,7 +4,7 @@ Not here: the errors themselves, each of which stands where it is raised.
 """
 
 from collections.abc import Mapping
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 
 class PermanentError(RuntimeError):
@@ -45,5 +45,14 @@ def mask(text: str, secrets: Mapping[str, str]) -> str:
 
 def mask_password(text: str, uri: str) -> str:
     """Return a message without the password of a URI, as the URI spells it and as it is."""
-    password = urlsplit(uri).password or ""
-    return mask(text, dict.fromkeys((password, unquote(password)), "***"))
+    _, password = split_uri(uri)
+    options = parse_qsl(uri.partition("?")[2])
+    secrets = [password, *(value for name, value in options if "password" in name)]
+    return mask(text, dict.fromkeys([*secrets, *map(unquote, secrets)], "***"))
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Return user, password and host of a URI, and its password, whatever characters that has."""
+    place = uri.partition("://")[2].partition("/")[0].partition("?")[0]
+    user, at, _ = place.rpartition("@")
+    return place, user.partition(":")[2] if at else ""

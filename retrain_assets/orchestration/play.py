@@ -166,7 +166,7 @@ class History:
 
 def _plain(spec: DatasetSpec) -> DatasetSpec:
     """Return a dataset whose accepted rows are its files; derived columns are columns of these."""
-    changed: dict[str, Any] = {"expression": None, "outliers": None, "since": None, "normalise": []}
+    changed: dict[str, Any] = {"expression": None, "outliers": None, "normalise": []}
     columns = {name: column.model_copy(update=changed) for name, column in spec.columns.items()}
     key = "all" if spec.partition.by == "none" else "{partition}"
     return spec.model_copy(

@@ -41,7 +41,8 @@ def new_data_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
     def _sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> Evaluated:
         now_ns = time.time_ns()
         since, listed_at = _last_listing(context.cursor, spec, now_ns // 10**9)
-        event = _find_materialization(context.instance, spec)
+        # Files that are pulled come after the materialization.
+        event = None if spec.is_pulled else _find_materialization(context.instance, spec)
         if event and _has_seen(context.cursor, event, now_ns // 10**9):
             return dg.SkipReason(f"{spec.asset} was not materialized since all was read")
         intake = Intake(storage.open(), spec, since, now_ns)

@@ -60,12 +60,15 @@ def back_up(parts: Mapping[str, Root], target: Root, tell: Callable[[str], None]
     copy, copied, content = place_at(target), 0, {}
     _refuse_content(copy)
     for name, root in roots.items():
-        files = [file.name for file in place_at(parts[name]).files()]
+        place = place_at(parts[name])
+        logs = [file.name for file in place.files() if _LOG in file.name]
+        # Listed after the logs, so that no commit names a file that is not listed.
+        files = [*logs, *(file.name for file in place.files() if _LOG not in file.name)]
         files = [file for file in files if not file.endswith(_JOURNALS)]
         files.sort(key=lambda file: (file.endswith(".db"), _LOG not in file))
         if files:
             tell(f"{name}: {len(files)} files of {root}")
-            copied += sum(_copy(place_at(parts[name]), file, copy / name) for file in files)
+            copied += sum(_copy(place, file, copy / name) for file in files)
             content[name] = root
     copy.write(MANIFEST, json.dumps(content, indent=2).encode())
     return copied

@@ -60,7 +60,8 @@ def name_driver(uri: str) -> str:
 def without_password(uri: str) -> str:
     """Return a URI as `pg_dump` takes it, which reads the password from PGPASSWORD or a file."""
     url = make_url(uri)
-    place = url.username, None, url.host, url.port, url.database, url.query
+    query = {name: value for name, value in url.query.items() if "password" not in name}
+    place = url.username, None, url.host, url.port, url.database, query
     return URL.create("postgresql", *place).render_as_string()
 
 

@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -131,10 +132,12 @@ class Folder:
 
     def find(self, name: str) -> Stored | None:
         """Return what is known of a file; None if there is none."""
-        path = self.path / name
-        if not path.is_file():
+        try:
+            status = (self.path / name).stat()
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return None
         stamp = f"{status.st_size:x}-{status.st_mtime_ns:x}"
         return Stored(name, status.st_size, status.st_mtime_ns, stamp)
 

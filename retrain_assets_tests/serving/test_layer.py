@@ -186,6 +186,7 @@ def test_a_service_follows_states_versions_and_the_end_of_the_layer(adapted: Sit
     assert state() is None
     assert "2 more partitions are final (adapt.max_age is 1)" in model.troubles["layer"]
     assert state() is None
+    assert "layer" in model.troubles, "it is told for as long as it lasts"
     arrive(adapted, LAST + 4)
     assert state() == key(LAST + 4)
     assert "layer" not in model.troubles

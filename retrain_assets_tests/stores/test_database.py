@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from retrain_assets.cli.base import one_line
+from retrain_assets.errors import mask_password
 from retrain_assets.stores import database
 from retrain_assets.stores.storage import storage_from
 
@@ -37,6 +38,10 @@ def test_the_tables_of_dagster_lie_in_a_schema_of_their_own() -> None:
 
 def test_the_command_for_a_dump_has_no_password() -> None:
     assert database.without_password(URI) == "postgresql://ann@db:5433/records"
+    query = "postgresql://ann@db/records?password=s3cret&sslmode=require"
+    assert database.without_password(query) == "postgresql://ann@db/records?sslmode=require"
+    assert mask_password("no s3cret here", query) == "no *** here"
+    assert mask_password("not p[w here", "postgresql://ann:p[w@db/records") == "not *** here"
 
 
 @pytest.mark.parametrize(

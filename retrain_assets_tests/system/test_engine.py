@@ -56,7 +56,8 @@ class Cluster:
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     port = free_port()
     # A worker may be lost once while it computes an item, and not three times as by default.
-    settings = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    settings = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1", "PYTHONPATH": paths}
     processes = Processes(tmp_path, settings)
     options = ("--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
     processes.start("scheduler", "dask", "scheduler", *options)

@@ -202,7 +202,8 @@ def _find_too_bad(
     files: pl.DataFrame, refusals: Mapping[Slice, str], spec: DatasetSpec
 ) -> dict[Slice, str]:
     """Return files whose refused rows are too many; where files hold many partitions, by those."""
-    unit = [PARTITION] if spec.is_split else [PARTITION, "file"]
+    # Of files that are pulled, a later one may replace all rows of an earlier one.
+    unit = [PARTITION] if spec.is_split or spec.is_pulled else [PARTITION, "file"]
     sums = (
         files.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
         .group_by(unit, maintain_order=True)

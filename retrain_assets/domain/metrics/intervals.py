@@ -168,8 +168,8 @@ def _compute_ratio(values: np.ndarray, effect: float, enough: int) -> np.ndarray
         t_squared = number * (count - 1) * mean**2 / squares
         ratio = (1 + t_squared / (count - 1)) / (1 + t_squared / ((count - 1) * shrunk))
         factor = shrunk**-0.5 * ratio ** (count / 2)
-    is_informative = (mean > 0) & (count > 1) & np.isfinite(factor)
-    return np.where(is_informative, factor, 1.0)
+    is_informative = (mean > 0) & (count > 1) & ~np.isnan(factor)
+    return np.where(is_informative, np.minimum(factor, np.finfo(float).max), 1.0)
 
 
 def _inflation(

@@ -182,6 +182,8 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
             message = f"{len(cases)} alerts in {len(result.partitions)} partitions"
             yield checks.warn(name, key, cases, message=message)
         yield _watch(state, key, context.run_id)
+        if model.spec.layer.mode == "off":  # it has no asset, which would record its end
+            layer.act(state, context.run_id)
 
     return monitoring
 

@@ -138,6 +138,8 @@ def predict_columns(
     if layer is None:
         return Scored(version, columns, output)
     served = layer.predict(version, state, features, output)
+    if served is output:
+        return Scored(version, columns, output)
     return Scored(version, columns, served, layer=layer.newest.name, newest=output)
 
 

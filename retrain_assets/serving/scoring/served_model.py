@@ -36,6 +36,7 @@ from retrain_assets.steps.monitoring.in_service import (
     LATER,
     Newest,
     OldStateError,
+    is_in_service,
     read_newest,
 )
 from retrain_assets.steps.monitoring.intervals import read_timeline
@@ -166,10 +167,11 @@ class ServedLayer:
                 return output
             values = member.predict(state, columns, strict=False)
             outputs.append(Output(None, values, member.classes if several else None))
-        stacked, classes = stack_values(outputs, self.newest.state.members)
-        if self.newest.state.classes != classes:
+        count, newest = state.spec.layer.members, self.newest.state
+        stacked, classes = stack_values(outputs, count)
+        if (newest.classes, newest.members) != (classes, count):
             return output
-        return predict_layer(self.newest.state, stacked)
+        return predict_layer(newest, stacked)
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ class Loader:
 
     def delete_copies(self, history: History) -> None:
         """Delete copies except of members, of the version before production and of the last row."""
-        row, last, layer = history.production, history.rows[-1], self.state.spec.layer
+        row, layer = history.production, self.state.spec.layer
+        last = next(item for item in reversed(history.rows) if item.action not in OF_LAYER)
         numbers = {row.version, row.previous, last.version} if row else set()
         if layer.mode == "auto":
             members = history.members_at(LATER)[: layer.members]
@@ -344,13 +347,14 @@ class ServedModel:
         if serving is None or state.spec.layer.mode != "auto":
             return
         history = state.ledger.read()
+        if serving.layer is not None and not is_in_service(state, history):
+            self._report_layer(serving.layer, None)
+            serving = self.serving = replace(serving, layer=None)
         if history.production is None or history.production.version != serving.version.number:
             return  # the state of a version that does not answer yet
         names = (state.dataset.name, *state.lookups)
         tables = [state.table("adaptation"), *(f"{name}/files" for name in names)]
         basis = (history.version, *(state.tables.version(table) for table in tables))
-        if self._layer_of == basis:
-            return
         if self._layer_of != basis:
             layer, self._old_state = None, None
             try:

@@ -75,6 +75,12 @@ class PulledFiles:
                 between files.
         """
         name = self.cursor
+        for path in self.newest:
+            if path.name == ALL_ROWS or name not in pl.read_parquet_schema(path):
+                raise StatementError(
+                    f"{path} was pulled without the cursor {name}: move the files of "
+                    f"{self.folder} away, and the next pull reads all rows"
+                )
         frames = (pl.scan_parquet(path).select(pl.max(name)).collect() for path in self.newest)
         largest = [frame.item() for frame in frames]
         try:
@@ -95,7 +101,11 @@ class PulledFiles:
             if file.collect_schema().keys() == rows.schema.keys():
                 near = file.filter(pl.col(self.cursor) >= pl.lit(bound)).collect()
                 # SQLite has types by value, so that those of a column differ between pulls.
-                near = near.cast(rows.schema, strict=False)
+                cast = near.cast(rows.schema, strict=False)
+                # A value that the cast changes was another one, so its row is not there yet.
+                back = cast.cast(near.schema, strict=False)
+                same = pl.all_horizontal(back[name].eq_missing(near[name]) for name in near.columns)
+                near = cast.filter(pl.select(same).to_series()) if near.height else cast
                 rows = rows.join(near, on=rows.columns, how="anti", nulls_equal=True)
         return rows
 
@@ -108,6 +118,11 @@ class PulledFiles:
 
     def replace_all(self, rows: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, str]]:
         """Yield all rows and the name of their one file, unless that has just these rows."""
+        if any(path.name != ALL_ROWS for path in self.newest):
+            raise StatementError(
+                f"{self.folder} has files that were pulled by a cursor: move them away, and the "
+                "next pull reads all rows"
+            )
         rows, path = rows.sort(rows.columns), self.folder / ALL_ROWS
         if not (path.exists() and pl.read_parquet(path).equals(rows)):
             yield rows, ALL_ROWS

@@ -17,6 +17,7 @@ from retrain_assets.domain.adaptation import layer
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.metrics.intervals import compute_evidence
 from retrain_assets.domain.windows import mature_partitions
+from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.decision.train import sample
 from retrain_assets.steps.features.build import describe_commit
 from retrain_assets.steps.features.rows import Rows
@@ -61,6 +62,13 @@ class Chain:
         mature = mature_partitions(arrived, self.model.spec.labels.delay)
         keys = (key for key in reversed(self.states) if mature and key <= mature[-1])
         return next(keys, None)
+
+    def find_fitting(self, arrived: Sequence[str], classes: tuple[str, ...]) -> str | None:
+        """Return the partition of the state that serves; None where it is of another shape."""
+        key = self.find_served(arrived)
+        state = self.states[key] if key is not None else None
+        shape = classes, self.model.spec.layer.members
+        return key if state is not None and (state.classes, state.members) == shape else None
 
     def move(self, key: str, arrived: Sequence[str], inputs: Inputs) -> layer.Update:
         """Add the state after a partition, and return what the partition did.
@@ -211,7 +219,7 @@ def summarize(rows: pl.DataFrame) -> LayerSummary:
 
 def _list_places(state: ModelState) -> Iterator[Place]:
     history, sources, count = state.ledger.read(), state.sources(), state.spec.layer.members
-    made_from = ALGORITHM if count == layer.MEMBERS else f"{ALGORITHM} of {count}"
+    made_from = digest(*_list_inputs(state.spec))
     keys, mature = tuple(sources), set(state.mature())
     for number, key in enumerate(keys):
         members = history.members_at(key)[:count] if key in mature else []
@@ -219,6 +227,14 @@ def _list_places(state: ModelState) -> Iterator[Place]:
             versions = (member.sha256 for member in members)
             made_from = digest(made_from, key, sources[key], *versions)
             yield Place(key, sources[key], keys[:number], members, made_from)
+
+
+def _list_inputs(spec: ModelSpec) -> list[str]:
+    """Return what all states depend on, apart from features and versions."""
+    inputs = [ALGORITHM, str(spec.layer.members), str(spec.labels.delay)]
+    if spec.target.kind == "regression":  # the scale of the target, and the loss of heads
+        inputs += [str(spec.windows.train), str(spec.gate.metric == "mae")]
+    return inputs
 
 
 def rebuild_state(state: ModelState, partition: str) -> tuple[str, str]:

@@ -95,7 +95,11 @@ class Follower:
         """Move by the partitions whose labels become final while these partitions arrive."""
         last = next(reversed(self._chain.states), None)
         delay = self.state.spec.labels.delay
-        missing = [key for key in self.sources if last is not None and last < key < first]
+        missing = [
+            key
+            for key in self.sources
+            if last is not None and last < key < first and not self.state.is_excluded(key)
+        ]
         if missing and len(missing) <= delay:
             members = MemberOutputs(self.state, missing, self.load)
             for key in missing:
@@ -137,7 +141,7 @@ class Follower:
             return newest.values, None
         stacked, classes = stack_values(outputs, self.state.spec.layer.members)
         values = predict_layer(self._chain.get_served(place.arrived, classes), stacked)
-        name = self._chain.find_served(place.arrived)
+        name = self._chain.find_fitting(place.arrived, classes)  # else the newest serves alone
         self._move(place, outputs, members)
         return values, name
 
@@ -185,10 +189,12 @@ def put_under(
         return output
     chain, keys, values = read_chain(state), tuple(state.sources()), output.values.copy()
     load, count, kind = cache(state.registry.load), state.spec.layer.members, state.spec.target.kind
+    present = {row.version for row in history.members_at(LATER)}.difference(without)
     for key in partitions.unique(maintain_order=True):
         mask = partitions == key
         part, place = features.filter(mask), mask.to_numpy()
-        older = [row for row in history.members_at(key) if row.version not in without]
+        # A version that was rolled back from serves no more, also where it did.
+        older = [row for row in history.members_at(key) if row.version in present]
         pipelines = [load(row.version, row.sha256) for row in older[: count - 1]]
         outputs = [replace(output, values=output.values[place])]
         outputs += [
@@ -198,5 +204,6 @@ def put_under(
         ]
         stacked, classes = stack_values(outputs, count)
         arrived = [part for part in keys if part < key]
-        values[place] = predict_layer(chain.get_served(arrived, classes), stacked)
+        if chain.find_fitting(arrived, classes) is not None:
+            values[place] = predict_layer(chain.get_served(arrived, classes), stacked)
     return replace(output, values=values)

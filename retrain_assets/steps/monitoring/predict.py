@@ -208,7 +208,7 @@ def _serve(
     ]
     stacked, classes = stack_values(outputs, state.spec.layer.members)
     layer = members.newest.state
-    if layer.classes != classes:
+    if (layer.classes, layer.members) != (classes, state.spec.layer.members):
         return outputs[0]
     return replace(outputs[0], values=predict_layer(layer, stacked))
 

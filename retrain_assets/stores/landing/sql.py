@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import polars as pl
 import polars.selectors as cs
 
-from retrain_assets.errors import PermanentError, mask
+from retrain_assets.errors import PermanentError, mask, split_uri
 from retrain_assets.specs.sql import SqlSpec
 from retrain_assets.stores.landing.source import LandingError
 
@@ -181,10 +181,11 @@ class Database:
 
     def _explain(self, error: Exception) -> str:
         """Return what the database says, without the URI and what it holds."""
-        parts = urlsplit(self._uri)
-        secrets = [parts.password or "", *(value for _, value in parse_qsl(parts.query))]
+        place, password = split_uri(self._uri)
+        options = parse_qsl(self._uri.partition("?")[2])
+        secrets = [password, *(value for _, value in options)]
         hidden = dict.fromkeys([*secrets, *map(unquote, secrets)], "***")
-        names = {self._uri: f"${self.spec.uri}", parts.netloc: f"${self.spec.uri}"}
+        names = {self._uri: f"${self.spec.uri}", place: f"${self.spec.uri}"}
         text = mask(" ".join(str(error).split()), names | hidden)[:_MOST_REASON]
         return f"{self.spec.place}: {text}"
 

@@ -69,7 +69,9 @@ class Parent:
                 with suppress(OSError, ValueError):
                     requests, answers = process.stdin, process.stdout
                     os.write(requests.fileno(), request)  # type: ignore[union-attr]
-                    if select.select([answers], [], [], seconds + START_SECONDS)[0]:  # type: ignore[type-var]
+                    waiting = select.poll()  # unlike select, for any number of open files
+                    waiting.register(answers, select.POLLIN)  # type: ignore[arg-type]
+                    if waiting.poll(1000 * (seconds + START_SECONDS)):
                         return Answer(*json.loads(answers.readline()))  # type: ignore[union-attr]
                 process.kill()
                 process.wait()

@@ -24,7 +24,7 @@ from retrain_assets.domain.json_text import read_metrics, write_json
 from retrain_assets.errors import PermanentError, mask_password
 from retrain_assets.specs.features import Kind
 from retrain_assets.stores.database import DRIVER, alone
-from retrain_assets.stores.place import is_object_uri, place_at
+from retrain_assets.stores.place import PlaceError, is_object_uri, place_at
 from retrain_assets.stores.registry import artifacts, model_check, model_file, native_file
 from retrain_assets.stores.registry.logged_model import log_pipeline
 from retrain_assets.stores.registry.model_file import MODEL_FILE, ModelFileError
@@ -309,6 +309,7 @@ class ModelRegistry:
 
         Raises:
             ModelFileError: It cannot be read.
+            PlaceError: The object store does not answer.
         """
         from mlflow.exceptions import MlflowException
 
@@ -317,6 +318,8 @@ class ModelRegistry:
             if is_object_uri(place):
                 return place_at(place).read(name)
             return self._download(artifact_uri=f"{place}/{name}")
+        except PlaceError:
+            raise  # it may pass, and whoever has a copy uses that
         except (MlflowException, OSError) as error:
             reason = mask_password(str(error).strip().rpartition("\n")[2], self.tracking_uri)
             raise ModelFileError(

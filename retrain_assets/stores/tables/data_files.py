@@ -68,16 +68,20 @@ def record_batches(frames: Sequence[pl.LazyFrame], schema: Mapping[str, pl.DataT
     return pa.RecordBatchReader.from_batches(empty.to_arrow().schema, batches())
 
 
-def merge_small_files(opened: DeltaTable | None) -> None:
+def merge_small_files(opened: DeltaTable | None, table: Place) -> None:
     """Merge small files once they are many; if another commit is faster, leave it to the next.
+
+    Files of a table with damage stay as they are, since merged files would get new digests.
 
     Args:
         opened: The table after a commit; None if the commit created it.
+        table: Where it is.
     """
     if opened is None:
         return
     sizes = opened.get_add_actions(flatten=True)["size_bytes"].to_pylist()
-    if sum(size < _SMALL_BYTES for size in sizes) > MAX_SMALL_FILES:
+    are_many = sum(size < _SMALL_BYTES for size in sizes) > MAX_SMALL_FILES
+    if are_many and changed_file(table, opened, "", None) is None:
         with suppress(*FAILURES):
             opened.optimize.compact(
                 target_size=_FILE_BYTES, writer_properties=LAYOUT["writer_properties"]

@@ -218,10 +218,16 @@ class Tables:
         quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in keys)
         for _ in range(ATTEMPTS):
             _refuse_stale(table, opened, since, keys)
+            # The rows beside those that are replaced are copied, and get new digests.
+            if damage := data_files.changed_file(self.place(table), opened, key, keys):
+                raise StorageError(
+                    f"table {table} could not be written and stays at version {_version(opened)}: "
+                    f"{damage}; {log.REPAIR}"
+                )
             where = f"{key} IN ({quoted})"
             version = self._commit(table, opened, rows, notes, where, mixed=mixed)
             if version is not None:
-                data_files.merge_small_files(opened)
+                data_files.merge_small_files(opened, self.place(table))
                 self._seal(table)
                 return version
             opened = self._open_again(table)
@@ -256,7 +262,7 @@ class Tables:
 
     def merge(self, table: str) -> None:
         """Merge small files if they are many and no commit has merged them yet."""
-        data_files.merge_small_files(self._open_again(table))
+        data_files.merge_small_files(self._open_again(table), self.place(table))
 
     def unneeded_files(self, table: str, keep: Iterable[int], hours: int) -> list[Stored]:
         """Return files that neither the newest version nor one to keep names."""
@@ -277,7 +283,7 @@ class Tables:
         opened = self._open_again(table, version)
         if opened is not None:
             memory[key] = opened
-            keys = [name for name, value in memory.items() if isinstance(value, DeltaTable)]
+            keys = [name for name, value in [*memory.items()] if isinstance(value, DeltaTable)]
             for oldest in keys[:-_KEPT]:
                 memory.pop(oldest, None)
         return opened

@@ -117,3 +117,9 @@ def test_nothing_is_told_of_one_partition_of_none_or_of_equal_models() -> None:
     assert compute_evidence([]).tolist() == []
     assert compute_evidence([5.0]).tolist() == [1.0]
     assert compute_evidence([0.0, 0.0, 0.0]).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_evidence_beyond_the_largest_number_is_the_largest_number() -> None:
+    evidence = compute_evidence(np.random.default_rng(1).normal(0.03, 0.003, size=4000))
+    assert np.isfinite(evidence).all()
+    assert evidence[-1] == np.finfo(float).max

@@ -17,6 +17,7 @@ from retrain_assets.errors import is_permanent
 from retrain_assets.orchestration.build import dataset_definitions
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.partition import PartitionSpec
 from retrain_assets.specs.sql import SqlSpec
 from retrain_assets.steps.data.ingest import ingest
 from retrain_assets.steps.data.intake import Intake
@@ -127,6 +128,33 @@ def test_without_a_cursor_one_file_has_all_rows_and_is_written_only_when_they_ch
     assert [file.name for file in (shop.storage.landing / "orders").glob("*.parquet")] == [
         "all.parquet"
     ]
+
+
+def test_a_value_that_changes_its_type_is_another_value(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, "sqlite")
+    shop.add((1, 1, 1.5, "01 10:00:00"))
+    assert shop.pull() == 1
+    shop.run("UPDATE orders SET amount = 1")
+    assert shop.pull() == 1
+    assert shop.ingest() == {1: 1}
+
+
+def test_files_of_another_way_to_pull_are_refused(shop: Shop) -> None:
+    assert shop.pull() == 3
+    with pytest.raises(StatementError, match="files that were pulled by a cursor"):
+        shop.pull(cursor=None)
+    with pytest.raises(StatementError, match="was pulled without the cursor note"):
+        shop.pull(cursor="note")
+
+
+def test_a_row_without_a_time_may_change_twice(shop: Shop) -> None:
+    for amount in (2, 3, 4):
+        assert shop.pull() > 0
+        shop.run(f"UPDATE orders SET amount = {amount}, changed = '2024-02-0{amount} 10:00:00'")  # noqa: S608
+    shop.pull()
+    spec = shop.spec().model_copy(update={"partition": PartitionSpec(by="none")})
+    ingest(shop.storage, spec, ["all"], "run")
+    assert shop.stored() == {1: 4, 2: 4, 3: 4}
 
 
 def test_late_commits_are_read_by_the_overlap(shop: Shop) -> None:

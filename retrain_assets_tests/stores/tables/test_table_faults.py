@@ -19,6 +19,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.stores.place import Place
 from retrain_assets.stores.tables import data_files
 from retrain_assets.stores.tables import tables as module
 from retrain_assets.stores.tables.tables import StaleTableError, StorageError, Tables
@@ -112,9 +113,9 @@ def die_merging(root: str, rows: Content) -> None:
     data_files.MAX_SMALL_FILES = 0
     real = data_files.merge_small_files
 
-    def merge(opened: DeltaTable) -> None:
+    def merge(opened: DeltaTable, table: Place) -> None:
         watch(Tables(root))
-        real(opened)
+        real(opened, table)
         die()
 
     data_files.merge_small_files = merge

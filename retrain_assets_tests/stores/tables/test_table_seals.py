@@ -67,5 +67,25 @@ def test_merged_files_are_sealed_too_and_old_versions_still_hold(
         assert tables.read("d/t", ["a"], version=version).height == 50
 
 
+@pytest.mark.parametrize("most_small_files", [0, 100])
+def test_rows_with_damage_are_not_copied_to_a_file_with_a_new_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_small_files: int
+) -> None:
+    tables = Tables(str(tmp_path))
+    rows = pl.DataFrame({PARTITION: ["a"] * 50 + ["b"] * 50, "x": [n / 7 for n in range(100)]})
+    tables.replace("d/t", rows, ["a", "b"], COMMIT)
+    file = file_of(tables, "a")
+    sound = file.read_bytes()
+    file.write_bytes(sound[:80] + bytes([sound[80] ^ 4]) + sound[81:])
+    monkeypatch.setattr(data_files, "MAX_SMALL_FILES", most_small_files)
+    with pytest.raises(StorageError, match="of partitions a to b is not what was written"):
+        tables.replace("d/t", rows.filter(pl.col(PARTITION) == "a"), ["a"], COMMIT)
+    tables.replace("d/t", pl.DataFrame({PARTITION: ["c"], "x": [1.0]}), ["c"], COMMIT)
+    with pytest.raises(StorageError, match="of partitions a to b is not what was written"):
+        tables.read("d/t", ["b"])
+    file.write_bytes(sound)
+    assert tables.read("d/t", ["a", "b", "c"]).height == 101
+
+
 def test_what_was_never_written_has_nothing_to_verify(tmp_path: Path) -> None:
     Tables(str(tmp_path)).verify("d/t")

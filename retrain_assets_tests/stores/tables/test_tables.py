@@ -15,6 +15,7 @@ from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
 from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.stores.place import Place
 from retrain_assets.stores.tables import data_files
 from retrain_assets.stores.tables.log import MAX_LISTED
 from retrain_assets.stores.tables.tables import StaleTableError, StorageError, Tables
@@ -246,10 +247,10 @@ def test_a_lost_merge_is_left_to_the_next_commit(
     monkeypatch.setattr(data_files, "MAX_SMALL_FILES", 0)
     real = data_files.merge_small_files
 
-    def overtaken(opened: DeltaTable) -> None:
-        monkeypatch.setattr(data_files, "merge_small_files", lambda _: None)
+    def overtaken(opened: DeltaTable, table: Place) -> None:
+        monkeypatch.setattr(data_files, "merge_small_files", lambda *_: None)
         Tables(tables.root).replace("d/t", rows(d01=[9]), ["01"], COMMIT)
-        real(opened)
+        real(opened, table)
 
     monkeypatch.setattr(data_files, "merge_small_files", overtaken)
     assert tables.replace("d/t", rows(d02=[2]), ["02"], COMMIT) == 1
