@@ -218,12 +218,7 @@ class Tables:
         quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in keys)
         for _ in range(ATTEMPTS):
             _refuse_stale(table, opened, since, keys)
-            # The rows beside those that are replaced are copied, and get new digests.
-            if damage := data_files.changed_file(self.place(table), opened, key, keys):
-                raise StorageError(
-                    f"table {table} could not be written and stays at version {_version(opened)}: "
-                    f"{damage}; {log.REPAIR}"
-                )
+            self._refuse_damage(table, opened, key, keys)
             where = f"{key} IN ({quoted})"
             version = self._commit(table, opened, rows, notes, where, mixed=mixed)
             if version is not None:
@@ -235,6 +230,16 @@ class Tables:
             f"table {table}: {keys[0]} to {keys[-1]} could not be written: another run was first "
             f"each of {ATTEMPTS} times, last with version {_version(opened)}: run it again"
         )
+
+    def _refuse_damage(
+        self, table: str, opened: DeltaTable | None, key: str, keys: Sequence[str]
+    ) -> None:
+        """Refuse to copy damaged rows beside those replaced, since copies get new digests."""
+        if damage := data_files.changed_file(self.place(table), opened, key, keys):
+            raise StorageError(
+                f"table {table} could not be written and stays at version {_version(opened)}: "
+                f"{damage}; {log.REPAIR}"
+            )
 
     def append(
         self, table: str, rows: pl.DataFrame, commit: Mapping[str, str], expected: int | None
