@@ -315,7 +315,9 @@ def test_nothing_waits_for_approval_where_nothing_was_decided(elsewhere: Path) -
 
 
 def test_a_backup_is_brought_back_with_dagsters_state(elsewhere: Path, tmp_path: Path) -> None:
-    assert retrain(elsewhere, "status", "flight_delay").exit_code == 0
+    why = ("--reason", "so that there is a table")
+    assert retrain(elsewhere, "pause", "flight_delay", "--until", "2013-06-01", *why).exit_code == 0
+    assert retrain(elsewhere, "resume", "flight_delay", *why).exit_code == 0
     made = json.loads(retrain(elsewhere, "backup", str(tmp_path / "copy"), "--json").stdout)
     assert made["files"] > 0
     refused = retrain(elsewhere, "restore", str(tmp_path / "copy"))
@@ -323,9 +325,11 @@ def test_a_backup_is_brought_back_with_dagsters_state(elsewhere: Path, tmp_path:
     assert "is not empty, it holds" in refused.stderr
     other = tmp_path / "other"
     other.mkdir()
+    (other / "dg.toml").write_text(PROJECT, encoding="utf-8")
     done = retrain(other, "restore", str(tmp_path / "copy"), "--json")
     assert json.loads(done.stdout)["tables"] > 0, done.stderr
     history = retrain(other, "history", "flight_delay", "--json")
+    assert history.exit_code == 0, history.stderr
     assert json.loads(history.stdout) == []
 
 
