@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ import boto3
 import pytest
 from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
+
+from retrain_assets_tests.servers import running
 
 KEY_ID, SECRET = "AKIACANARYCANARYCANA", "canary/secret+key"
 ACCOUNT = "123456789012"
@@ -129,12 +130,9 @@ def answering(
         def log_message(self, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
         point_at(f"http://127.0.0.1:{server.server_port}", monkeypatch)
         yield answers
-        server.shutdown()
 
 
 def send(

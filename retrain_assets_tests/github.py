@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from retrain_assets_tests.servers import running
 
 TOKEN = "ghs_secret"
 REPOSITORY = "owner/models"
@@ -115,12 +116,5 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving_releases() -> Iterator[GitHub]:
-    server = GitHub()
-    thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with running(GitHub()) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

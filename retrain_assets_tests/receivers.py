@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from retrain_assets_tests.servers import running
 from retrain_assets_tests.system.processes import free_port
 
 
@@ -89,16 +90,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def web(tls: ssl.SSLContext | None = None) -> Iterator[Web]:
-    server = Web(tls)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.over.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with running(Web(tls)) as server:
+        try:
+            yield server
+        finally:
+            server.over.set()
 
 
 @dataclass(frozen=True)

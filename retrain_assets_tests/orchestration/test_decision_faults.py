@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +18,7 @@ from retrain_assets.steps.inspect.status import verify
 from retrain_assets.stores.ledger import History, Ledger, LedgerRow
 from retrain_assets_tests.killing import Point, kill_at
 from retrain_assets_tests.orchestration.test_soak import retrain, state_of, watched
+from retrain_assets_tests.servers import running
 from retrain_assets_tests.world import World, new_world
 
 HANGS = 3
@@ -109,18 +109,13 @@ def failing(answer: str) -> type[BaseHTTPRequestHandler]:
 def test_while_mlflow_is_away_nothing_is_decided_and_afterwards_all_is(
     world: World, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), failing(answer))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     job = world.definitions.resolve_job_def("churn_retrain")
-    with monkeypatch.context() as away:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), failing(answer))
+    with monkeypatch.context() as away, running(server):
         away.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
         away.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
         away.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        try:
-            done = job.execute_in_process(instance=world.instance, raise_on_error=False)
-        finally:
-            server.shutdown()
-            server.server_close()
+        done = job.execute_in_process(instance=world.instance, raise_on_error=False)
     assert not done.success
     assert world.state.ledger.read().rows == ()
     retrain(world.root)

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import random
-import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.stores.place import place_at
 from retrain_assets.stores.tables.tables import StorageError, Tables
 from retrain_assets_tests.buckets import bucket_apart, point_at
+from retrain_assets_tests.servers import running
 
 pytestmark = pytest.mark.soak
 
@@ -155,9 +155,7 @@ def test_a_store_that_fails_loses_nothing(
     write(sound, "a", 0)
     FailingStore.store, FailingStore.share = store, share
     monkeypatch.setattr("retrain_assets.stores.place.SECONDS", 10)
-    with ThreadingHTTPServer(("127.0.0.1", 0), FailingStore) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), FailingStore)) as server:
         written = 0
         for number in range(1, 21 if share < 1 else 2):
             point_at(f"http://127.0.0.1:{server.server_port}", monkeypatch)
@@ -172,7 +170,6 @@ def test_a_store_that_fails_loses_nothing(
             monkeypatch.setenv("AWS_TIMEOUT", "20s")
             written = values(Tables(sound.root))["a"]
             assert written in outcomes
-        server.shutdown()
     assert {"500", "503", "cut before"} <= {*FailingStore.failures}
     assert write(sound, "b", 1) == (sound.version(TABLE) or 0)
     assert place_at(ROOT).files()

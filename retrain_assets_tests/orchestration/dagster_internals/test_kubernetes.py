@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import dagster as dg
@@ -23,6 +22,7 @@ from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals.runs import own_process
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
+from retrain_assets_tests.servers import running
 from retrain_assets_tests.world import DATASET, MODEL
 
 ROOT = Path(__file__).parents[3]
@@ -72,15 +72,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Api]:
-    server = Api()
-    thread = Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with running(Api()) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture(scope="module")
