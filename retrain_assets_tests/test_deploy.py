@@ -169,10 +169,13 @@ def test_only_production_needs_a_key_for_requests() -> None:
 def test_pods_that_serve_are_added_by_a_metric_that_serving_has() -> None:
     (scaler,) = [part for part in render("prod") if part["kind"] == "HorizontalPodAutoscaler"]
     metrics = scaler["spec"]["metrics"]
-    (own,) = [part["pods"]["metric"]["name"] for part in metrics if part["type"] == "Pods"]
+    (metric,) = [part["pods"]["metric"]["name"] for part in metrics if part["type"] == "Pods"]
     (rule,) = yaml.safe_load((ROOT / "deploy" / "prometheus" / "adapter.yaml").read_text())["rules"]
-    assert rule["name"]["as"] == own
-    assert rule["seriesQuery"].partition("{")[0] == "retrain_request_seconds_sum"
+    assert rule["name"]["as"] == metric
+    histogram, ending, _ = rule["seriesQuery"].partition("_sum{")
+    assert (histogram, ending) == ("retrain_request_seconds", "_sum{")
+    source = (ROOT / "retrain_assets" / "serving" / "metrics.py").read_text(encoding="utf-8")
+    assert f'"{histogram}"' in source
 
 
 def test_two_containers_may_start_jobs_of_the_image_and_none_that_runs_code_of_people() -> None:

@@ -33,8 +33,8 @@ def approve(model: str, **config: Any) -> None:
     if (config["version"] is None) != config["layer"]:
         raise click.UsageError("give the version that waits, or --layer")
     row = _decide(model, "approve", config)
-    what = "the adaptive layer serves" if config["layer"] else "is in production"
-    show(row, f"{model}: version {row['version']} {what}")
+    promoted = f"version {row['version']} is in production"
+    show(row, f"{model}: {'the adaptive layer serves' if config['layer'] else promoted}")
 
 
 @command

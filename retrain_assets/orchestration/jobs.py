@@ -77,7 +77,7 @@ def kubernetes_tags(*sizes: SizeSpec) -> dict[str, Any]:
     """Return the tag from which Dagster's launcher takes the resources of a Job; none without any.
 
     Args:
-        sizes: What later ones set counts.
+        sizes: Where several set a value, the last one counts.
     """
     sets = [size.model_dump(include={"cpu", "memory"}, exclude_none=True) for size in sizes]
     requests = {name: str(value) for part in sets for name, value in part.items()}

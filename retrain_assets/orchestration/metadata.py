@@ -93,13 +93,13 @@ def describe_stored(
     describe: Callable[[], dict[str, Any]],
     remedy: str = "materialize the asset again",
 ) -> dict[str, Any]:
-    """Return metadata of what a run has stored, or under a name that there are none.
+    """Return metadata of what a run has stored; if it fails, a note that they are missing.
 
     Args:
         context: Of the run, which logs why there are none.
-        name: What is described, such as `card`.
+        name: What is described, such as `card`; the key of the note.
         describe: Makes the metadata.
-        remedy: What makes them later.
+        remedy: What a person can do to make them later.
     """
     try:
         return describe()

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 import dagster as dg
-import polars as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -143,10 +142,9 @@ class History:
             yield keys[-1], len(keys)
 
     def _keys(self, spec: DatasetSpec) -> list[str]:
-        return sorted(self._rows(spec).select(PARTITION).unique().collect()[PARTITION])
-
-    def _rows(self, spec: DatasetSpec) -> pl.LazyFrame:
-        return self.stored.tables.scan(f"{spec.name}/dataset", dataset_schema(spec))
+        tables, table = self.stored.tables, f"{spec.name}/dataset"
+        rows = tables.scan(table, dataset_schema(spec)).select(PARTITION).unique()
+        return sorted(tables.collect(rows, table)[PARTITION])
 
     def _has_begun(self, key: str, spec: DatasetSpec, now: str) -> bool:
         """Tell if a partition of a lookup has begun when one of the dataset has."""
@@ -159,7 +157,7 @@ class History:
     def _write(self, spec: DatasetSpec, keys: Sequence[str]) -> None:
         folder = self.target.landing / spec.name
         folder.mkdir(parents=True, exist_ok=True)
-        rows = self._rows(spec).filter(pl.col(PARTITION).is_in(list(keys))).collect()
+        rows = self.stored.tables.read(f"{spec.name}/dataset", keys, dataset_schema(spec))
         for (key,), part in rows.partition_by(PARTITION, as_dict=True).items():
             part.select(list(spec.columns)).write_parquet(folder / f"{key}.parquet")
 

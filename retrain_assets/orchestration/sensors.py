@@ -43,7 +43,7 @@ def new_data_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
         since, listed_at = _last_listing(context.cursor, spec, now_ns // 10**9)
         # Files that are pulled come after the materialization.
         event = None if spec.is_pulled else _find_materialization(context.instance, spec)
-        if event and _has_seen(context.cursor, event, now_ns // 10**9):
+        if event and _has_seen(context.cursor, spec, event, now_ns // 10**9):
             return dg.SkipReason(f"{spec.asset} was not materialized since all was read")
         intake = Intake(storage.open(), spec, since, now_ns)
         try:
@@ -123,12 +123,14 @@ def _last_listing(
     return None, now_seconds
 
 
-def _has_seen(cursor: str | None, event: str, now_seconds: int) -> bool:
+def _has_seen(cursor: str | None, spec: DatasetSpec, event: str, now_seconds: int) -> bool:
     """Tell if all was read after a materialization, and a look without one is not due yet."""
-    if cursor is None:
+    try:
+        landing, _, listed_at, newest = json.loads(cursor or "")
+        is_recent = 0 <= now_seconds - listed_at < SECONDS_BETWEEN_FULL_LISTINGS
+    except (ValueError, TypeError):
         return False
-    *_, listed_at, newest = json.loads(cursor)
-    return bool(newest == event and now_seconds - listed_at < SECONDS_BETWEEN_FULL_LISTINGS)
+    return bool(is_recent and (landing, newest) == (spec.landing, event))
 
 
 def _wishes(instance: dg.DagsterInstance, intake: Intake, job: str) -> Iterator[Wish]:

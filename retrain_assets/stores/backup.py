@@ -22,6 +22,7 @@ from retrain_assets.stores.tables.tables import Tables
 
 MANIFEST, STORAGE = "backup.json", "storage"
 WORK = "work"  # the part that takes what an object store cannot hold
+_SETTINGS = {WORK: "RETRAIN_WORK", "dagster": "DAGSTER_HOME"}  # that place a part elsewhere
 _LOCAL = ("mlflow.db", "dagster/", "serving/", ".")
 _LOG, _JOURNALS = "/_delta_log/", (".db-wal", ".db-shm", ".db-journal")
 Root = Path | str
@@ -101,8 +102,9 @@ def restore(
     if copy.find(MANIFEST) is None:
         raise BackupError(f"{source} is no finished backup: it has no {MANIFEST}")
     old_roots: dict[str, str] = json.loads(copy.read(MANIFEST))
-    if missing := old_roots.keys() - parts.keys():
-        raise BackupError(f"{source} also holds {', '.join(sorted(missing))}: set RETRAIN_WORK")
+    if missing := sorted(old_roots.keys() - parts.keys()):
+        settings = " and ".join(_SETTINGS[name] for name in missing)
+        raise BackupError(f"{source} also holds {', '.join(missing)}: set {settings}")
     needed = [*old_roots, *(name for name in parts if name == WORK and name not in old_roots)]
     for name in needed:
         _refuse_content(place_at(parts[name]))
@@ -148,7 +150,8 @@ def _copy(source: Place, name: str, target: Place) -> bool:
             shutil.copy2(source.path / name, target.path / name)  # with its time
         else:
             target.write(name, source.read(name))
-    return target.find(name) is not None
+        return True
+    return False
 
 
 def _read_database(path: Path) -> bytes:

@@ -5,6 +5,7 @@ stores nothing, since an item may be computed twice where a worker was lost: who
 engine commits. Not here: which steps use it, and what they compute.
 """
 
+import atexit
 import os
 import platform
 from collections import deque
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from retrain_assets.errors import PermanentError
+from retrain_assets.specs.base import shorten
 from retrain_assets.stores.checkout import installed
 from retrain_assets.stores.place import Place, place_at
 from retrain_assets.stores.registry.model_file import prepare_threads
@@ -219,7 +221,7 @@ class _Cluster:
                 return future.result(timeout=LOOK_SECONDS if status == "pending" else None)
             except KilledWorker as error:
                 raise EngineError(
-                    f"item {_shorten(item)} ended {error.allowed_failures + 1} workers at "
+                    f"item {shorten(str(item), 80)} ended {error.allowed_failures + 1} workers at "
                     f"{self.address} one after the other, most likely because it needs more memory "
                     "than a worker has: give the workers more (`--memory-limit`); " + UNCHANGED
                 ) from None
@@ -280,11 +282,9 @@ def _connect(address: str, root: Path | str) -> _Cluster:
 
 def _mark(place: Place) -> str:
     """Write a file that proves that a worker sees the same root, and delete it at the end."""
-    from atexit import register
-
     marker = f".engine-{uuid4().hex}"
     place.write(marker, b"")
-    register(place.delete, marker)
+    atexit.register(place.delete, marker)
     return marker
 
 
@@ -366,8 +366,3 @@ def compute(
         _functions[call] = function
     value: Value = _functions[call](item)
     return value
-
-
-def _shorten(item: Any) -> str:
-    text = str(item)
-    return text if len(text) <= 80 else f"{text[:79]}…"  # noqa: PLR2004 a line

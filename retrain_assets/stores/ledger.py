@@ -140,6 +140,11 @@ class History:
         return next((row for row in changes if row.seen_through < partition), None)
 
     @property
+    def on_versions(self) -> tuple[LedgerRow, ...]:
+        """Return the decisions on versions, without those on the adaptive layer."""
+        return tuple(row for row in self.rows if row.action not in OF_LAYER)
+
+    @property
     def layer(self) -> LedgerRow | None:
         """Return the row by which the adaptive layer began or ended to serve last."""
         return next((row for row in reversed(self.rows) if row.action in OF_LAYER), None)

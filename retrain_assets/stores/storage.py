@@ -85,11 +85,15 @@ class Storage:
             yield self.landing
             return
         with TemporaryDirectory() as folder:
-            yield Path(folder)
-            for name, *_ in Folder(Path(folder)).files():
-                content, place = (Path(folder) / name).read_bytes(), self.landing_place
+            source, place = Folder(Path(folder)), self.landing_place
+            yield source.path
+            for name, *_ in source.files():
+                content = source.read(name)
                 if not place.write_new(name, content) and place.read(name) != content:
-                    raise ValueError(f"{place}/{name} is there already, with other content")
+                    raise ValueError(
+                        f"{place}/{name} is there already, with other content: choose another "
+                        "name, or delete that file"
+                    )
 
     def local_folder(self, what: str) -> Path:
         """Return the root as a folder.

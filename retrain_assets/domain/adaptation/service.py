@@ -24,7 +24,7 @@ class Standing(NamedTuple):
         changes: Whether it is to begin or end to serve.
         partitions: How many were compared.
         gain: By how much its mean loss is below that of the newest version alone.
-        evidence: For the change: how much likelier the losses are if it is due than if not.
+        evidence: How much likelier the losses are if the change is due than if it is not.
         needed: The evidence from which on it is due.
     """
 

@@ -115,13 +115,13 @@ def judge(
         if keep is not None:
             keep(chunk)
         row_checks.count(rows, counts)
-        too_bad = _find_too_bad(_count(files, readable, counts), refusals, spec)
+        counted = _count(files, readable, counts)
+        too_bad = _find_too_bad(counted, refusals, spec)
         bad = [n for n, file in enumerate(readable) if file.slice in {*reasons, *too_bad}]
         # Whatever is listed in the end is among what is listed of its chunk.
         listed.append(row_checks.thin_out(rows.filter(REFUSED), bad, flags))
         outliers.append(row_checks.outliers(rows, flags, spec))
         tallies.append(texts.tally(sound, spec).collect())
-    counted = _count(files, readable, counts)
     _check_account(counted)
     refused = row_checks.thin_out(pl.concat(listed), bad, flags, counts)
     judgement = Judgement(

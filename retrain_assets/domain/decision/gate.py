@@ -184,7 +184,7 @@ def decide(
     against_trivial: Comparison,
     slices: Sequence[SliceResult] = (),
     guards: Sequence[GuardResult] = (),
-    production_against_trivial: Comparison | None = None,
+    production_against_trivial: float | None = None,
 ) -> Decision:
     """Come to a verdict: the first of these that holds.
 
@@ -207,7 +207,7 @@ def decide(
         against_trivial: The candidate against the trivial predictor.
         slices: The results of `compare_slices`.
         guards: The results of the guards; the reason names those that warn.
-        production_against_trivial: Production against the trivial predictor, on the same rows.
+        production_against_trivial: How much better production is than the trivial predictor.
     """
     comparison = against_production or against_trivial
     if too_few := hold_for_blocks(spec, comparison.blocks):
@@ -215,7 +215,7 @@ def decide(
     if not math.isfinite(comparison.gain + against_trivial.gain):
         reason = f"{spec.metric} is undefined on these {comparison.rows:,} holdout rows"
         return Decision(Verdict.HOLD, reason, comparison)
-    is_floor = production_against_trivial is None or production_against_trivial.gain >= 0
+    is_floor = production_against_trivial is None or production_against_trivial >= 0
     if against_trivial.high < 0 and is_floor:
         reason = f"worse than {TRIVIAL}: {_figures(against_trivial, TRIVIAL)}"
         if against_production:

@@ -118,9 +118,9 @@ def check_explanation(spec: GuardSpec, changes: Sequence[Mapping[str, Any]]) -> 
 
     worst = max(changes, key=least)
     detail = (
-        f"mean |SHAP| of {worst['feature']} {worst['now']:.3g} against {worst['before']:.3g} of "
-        f"production, at least {least(worst):.1%} of all that moves production apart, limit "
-        f"{spec.limit:.1%}"
+        f"mean |SHAP| of {worst['feature']} is {worst['now']:.3g}, in production "
+        f"{worst['before']:.3g}; they differ by at least {least(worst):.1%} of the sum over all "
+        f"features in production, limit {spec.limit:.1%}"
     )
     return GuardResult("explanation_shift", spec.action, least(worst) <= spec.limit, detail)
 

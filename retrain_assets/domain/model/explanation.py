@@ -45,8 +45,8 @@ class Explainer:
 
 
 def thin(features: pl.DataFrame, blocks: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
-    """Return at most some 500 rows, evenly spread, and the blocks of these."""
-    step = max(1, len(blocks) // EXPLAINED_ROWS)
+    """Return at most 500 rows, evenly spread, and the block of each."""
+    step = max(1, -(-len(blocks) // EXPLAINED_ROWS))
     return features.gather_every(step), blocks.gather_every(step)
 
 

@@ -11,11 +11,11 @@ which events there are, and how any other event is stored.
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from fcntl import LOCK_EX, flock
 from functools import cached_property
 from pathlib import Path
-from tempfile import NamedTemporaryFile, TemporaryDirectory
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from dagster import EventLogEntry
@@ -35,6 +35,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool, StaticPool
 
 from retrain_assets.stores.database import alone, create_schema, database_from, in_schema
+from retrain_assets.stores.place import Folder
 
 # What Dagster takes from the environment alone, and all processes are to have.
 SETTINGS = {
@@ -85,7 +86,7 @@ class BatchingEventLog(SqliteEventLogStorage):
             if (former := self._opened.pop(name, None)) and former.process == process:
                 former.engine.dispose()
         if not path.exists() and shard != INDEX_SHARD_NAME:
-            _write_whole(path, self._empty)
+            Folder(path.parent).write_new(path.name, self._empty)
         if not _is_prepared(path):
             self._initdb(create_engine(f"sqlite:///{path}", poolclass=NullPool))
         arguments = {"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
@@ -174,14 +175,6 @@ def _is_prepared(path: Path) -> bool:
             )
         except sqlite3.OperationalError:  # no such table
             return False
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears at once, unless another process was first."""
-    with NamedTemporaryFile(dir=path.parent) as file, suppress(FileExistsError):
-        file.write(content)
-        file.flush()
-        os.link(file.name, path)
 
 
 class BatchingSqliteStorage(DagsterSqliteStorage):

@@ -181,7 +181,9 @@ def failed_ticks(instance: dg.DagsterInstance, names: Iterable[str]) -> Iterator
 
 def failed_runs(instance: dg.DagsterInstance, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the jobs of datasets and models whose newest run failed, and the error."""
-    for job in (f"{name}_{step}" for name in names for step in ("ingest", "monitor", "retrain")):
+    for job in (
+        f"{name}_{step}" for name in names for step in ("pull", "ingest", "monitor", "retrain")
+    ):
         for run in instance.get_runs(filters=dg.RunsFilter(job_name=job), limit=1):
             if run.status == dg.DagsterRunStatus.FAILURE:
                 yield job, f"run {run.run_id[:8]}: {failure(instance, run.run_id)[1]}"

@@ -21,7 +21,6 @@ import numpy as np
 import polars as pl
 from polars.exceptions import PanicException
 
-from retrain_assets.domain.adaptation.layer import predict_layer
 from retrain_assets.domain.features.build import drop_replaced, get_lookup_schema
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.domain.model.explanation import Explainer
@@ -40,9 +39,8 @@ from retrain_assets.steps.monitoring.in_service import (
     read_newest,
 )
 from retrain_assets.steps.monitoring.intervals import read_timeline
-from retrain_assets.steps.monitoring.members import stack_values
 from retrain_assets.steps.state import ModelState
-from retrain_assets.stores.ledger import OF_LAYER, History, LedgerRow
+from retrain_assets.stores.ledger import History, LedgerRow
 from retrain_assets.stores.place import Folder
 from retrain_assets.stores.registry import model_check, model_file
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, compare_with_example
@@ -167,11 +165,7 @@ class ServedLayer:
                 return output
             values = member.predict(state, columns, strict=False)
             outputs.append(Output(None, values, member.classes if several else None))
-        count, newest = state.spec.layer.members, self.newest.state
-        stacked, classes = stack_values(outputs, count)
-        if (newest.classes, newest.members) != (classes, count):
-            return output
-        return predict_layer(newest, stacked)
+        return self.newest.mix(outputs, state.spec.layer.members)
 
 
 @dataclass(frozen=True)
@@ -203,7 +197,7 @@ class Loader:
     def delete_copies(self, history: History) -> None:
         """Delete copies except of members, of the version before production and of the last row."""
         row, layer = history.production, self.state.spec.layer
-        last = next(item for item in reversed(history.rows) if item.action not in OF_LAYER)
+        last = history.on_versions[-1]
         numbers = {row.version, row.previous, last.version} if row else set()
         if layer.mode == "auto":
             members = history.members_at(LATER)[: layer.members]
@@ -338,7 +332,7 @@ class ServedModel:
                 f"{version.how}"
             )
             self._loader.delete_copies(history)
-        last = next(row for row in reversed(history.rows) if row.action not in OF_LAYER)
+        last = history.on_versions[-1]
         self._follow_shadow(serving, last if last.action == "hold" else None)
 
     def _follow_layer(self) -> None:

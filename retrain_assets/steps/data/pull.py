@@ -91,7 +91,10 @@ class PulledFiles:
         if not self.overlap or bound is None:
             return bound
         if not isinstance(bound, date):
-            raise StatementError(f"overlap: {name} is {type(bound).__name__}, no date or time")
+            raise StatementError(
+                f"overlap: {name} is {type(bound).__name__}, no date or time: leave `overlap` out, "
+                "or choose a cursor that is one"
+            )
         return bound - self.overlap
 
     def drop_landed(self, rows: pl.DataFrame, bound: object) -> pl.DataFrame:
@@ -138,7 +141,9 @@ class PulledFiles:
         try:
             lock = FileLock(self.lock).acquire(blocking=False)
         except Timeout as error:
-            raise RuntimeError(f"another process pulls into {self.folder}") from error
+            raise RuntimeError(
+                f"another process pulls into {self.folder}: wait until it has ended"
+            ) from error
         with lock:
             yield
 

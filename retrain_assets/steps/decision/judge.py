@@ -21,7 +21,12 @@ from retrain_assets.domain.decision import guards
 from retrain_assets.domain.drift.performance_estimate import fit_calibration
 from retrain_assets.domain.drift.profile import build_profile
 from retrain_assets.domain.metrics.intervals import bonferroni
-from retrain_assets.domain.metrics.metrics import align_columns, align_labels, get_gate_metric
+from retrain_assets.domain.metrics.metrics import (
+    align_columns,
+    align_labels,
+    evaluate,
+    get_gate_metric,
+)
 from retrain_assets.domain.model.estimator import PredictionError, predict, trivial_prediction
 from retrain_assets.domain.model.explanation import Explainer, compare_moves, measure_moves, thin
 from retrain_assets.specs.features import Kind
@@ -69,7 +74,7 @@ def judge(
     missing = train.list_missing_features(state, rival) if rival else []
     if rival and not missing:
         production = _predict(state, rival, rows, state.ledger.read().production_version)
-        floor = _compare(gate, rows, *align_outputs(production, constant), confidence)
+        floor = _measure_gain(gate, rows, production, constant)
         outputs = align_outputs(output, production)
         decision, comparisons = _judge_against(state, gate, rows, *outputs, trivial, floor)
         return decision, evidence | comparisons
@@ -95,7 +100,7 @@ def _judge_against(  # noqa: PLR0917 all of the same rows
     candidate: Output,
     production: Output,
     trivial: gates.Comparison,
-    floor: gates.Comparison,
+    floor: float,
 ) -> Judgement:
     """Judge a candidate against production, with the confidence of its trivial comparison."""
     metric, classes = get_gate_metric(gate), candidate.classes
@@ -119,6 +124,13 @@ def _compare(
     """Compare two outputs in the same columns."""
     inputs = rows.labels, ours.values, theirs.values, rows.blocks, confidence
     return gates.compare(get_gate_metric(gate), *inputs, classes=ours.classes)
+
+
+def _measure_gain(gate: GateSpec, rows: Sample, ours: Output, theirs: Output) -> float:
+    """Return how much better an output is than another one, without an interval."""
+    metric, sides = get_gate_metric(gate), align_outputs(ours, theirs)
+    values = (evaluate(metric, rows.labels, side.values, side.classes) for side in sides)
+    return float(metric.gain(*values))
 
 
 def _predict_trivial(

@@ -18,9 +18,8 @@ from retrain_assets.stores.ledger import Action, History, LedgerRow
 from retrain_assets.stores.tables.tables import StaleTableError
 
 
-def assess_layer(state: ModelState, history: History) -> Standing:
-    """Judge by the partitions since its last change whether the layer is to begin or end."""
-    rows = read_losses(state)
+def assess_layer(rows: pl.DataFrame, history: History) -> Standing:
+    """Judge by the losses since its last change whether the layer is to begin or end to serve."""
     if history.layer is not None:
         rows = rows.filter(pl.col(PARTITION) > history.layer.seen_through)
     losses = rows["loss_newest"].to_list(), rows["loss_layer"].to_list()
@@ -41,7 +40,7 @@ def act(state: ModelState, run_id: str) -> LedgerRow | None:
     if mode != "auto":
         reason = f"the YAML has `adapt: {mode}`"
         return _record(state, history, reason, f"run {run_id}") if history.is_adapted else None
-    standing = assess_layer(state, history)
+    standing = assess_layer(read_losses(state), history)
     if not standing.changes or waits_for_approval(state, history, standing):
         return None
     return _record(state, history, standing.sentence, f"run {run_id}")
@@ -54,11 +53,12 @@ def approve_layer(state: ModelState, reason: str, by: str) -> LedgerRow:
         DecisionError: It does not wait.
     """
     history = state.ledger.read()
-    standing = assess_layer(state, history)
+    standing = assess_layer(read_losses(state), history)
     if not waits_for_approval(state, history, standing):
         raise promote.DecisionError(
-            f"model {state.spec.name}: the adaptive layer does not wait for approval: "
-            f"{standing.sentence}"
+            f"model {state.spec.name}: the adaptive layer does not wait for approval: it does with "
+            "`adapt: auto` and `approval: manual`, before it first serves, once its test has "
+            f"passed; now: {standing.sentence}"
         )
     row = _record(state, history, f"{reason}; {standing.sentence}", by)
     if row is None:
@@ -78,9 +78,11 @@ def _record(state: ModelState, history: History, reason: str, by: str) -> Ledger
         "previous": production.version,
         "causes": (),
         "because": "",
+        "candidate": None,
+        "more": None,
     }
-    row = replace(production, **fields, action=action, candidate=None, reason=reason, by=by)
+    row = replace(production, **fields, action=action, reason=reason, by=by)
     try:
-        return promote.commit(state, replace(row, more=None), history)
+        return promote.commit(state, row, history)
     except StaleTableError:
         return None

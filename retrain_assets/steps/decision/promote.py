@@ -17,7 +17,6 @@ from retrain_assets.steps.decision import evaluate, train
 from retrain_assets.steps.decision.judge import align_outputs
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import (
-    OF_LAYER,
     Action,
     History,
     LedgerRow,
@@ -125,8 +124,7 @@ def roll_back(state: ModelState, to: int | None, reason: str, by: str) -> Ledger
             f"model {name}: cannot roll back to version {target}: version {present} is in "
             f"production, earlier ones are {', '.join(map(str, earlier)) or 'none'}"
         )
-    decisions = (row for row in reversed(history.rows) if row.action not in OF_LAYER)
-    row = next(row for row in decisions if row.version == target)
+    row = next(row for row in reversed(history.on_versions) if row.version == target)
     return _serve(state, history, row, action="rollback", reason=reason, by=by)
 
 

@@ -6,7 +6,7 @@ on training windows of several lengths. Not here: judging candidates.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -122,7 +122,7 @@ def _restore(values: dict[str, Any]) -> Trained:
     import skops.io
 
     content = values["pipeline"]
-    # A worker that sends them has run them; which types are stored is decided when they are.
+    # The worker has run their code already. They are checked for trust when they are stored.
     types = skops.io.get_untrusted_types(data=content)
     return Trained(**values | {"pipeline": skops.io.loads(content, trusted=types)})
 
@@ -209,7 +209,7 @@ def train_candidates(
     engine = IN_PROCESS if state.spec.estimator.search else state.engine
     fits = engine.map(partial(_fit_plan, state), missing)
     versions = [
-        version or _register_candidate(state, item, start_run(), fits)
+        version or _register_candidate(state, item, start_run(), next(fits))
         for item, version in zip(plans, stored, strict=True)
     ]
     state.registry.set_alias(CANDIDATE, versions[0].version)
@@ -236,10 +236,10 @@ def _fit_plan(state: ModelState, plan: Plan) -> Trained:
 
 
 def _register_candidate(
-    state: ModelState, plan: Plan, run_id: str, fits: Iterator[Trained]
+    state: ModelState, plan: Plan, run_id: str, trained: Trained
 ) -> ModelVersion:
-    """Judge the next fit on the holdout of its plan, and register it."""
-    holdout, trained = sample(state, plan.windows.holdout), next(fits)
+    """Judge a fit on the holdout of its plan, and register it."""
+    holdout = sample(state, plan.windows.holdout)
     output = predict_sample(state, trained.pipeline, holdout)
     metrics, kind = compute_metrics(state, holdout, output), state.spec.target.kind
     draw = partial(draw_holdout, kind, holdout.labels, output.values, output.classes)

@@ -249,11 +249,11 @@ def describe_layer(value: Mapping[str, Any]) -> str:
 
 
 def summarize_layer(state: ModelState) -> dict[str, Any] | None:
-    """Return what the adaptive layer would have brought; None where it is not learned."""
+    """Return what the adaptive layer brings or would bring; None where it is not learned."""
     if state.spec.layer.mode == "off":
         return None
-    summary, history = summarize(read_losses(state)), state.ledger.read()
-    standing, mode = assess_layer(state, history), state.spec.layer.mode
+    rows, history, mode = read_losses(state), state.ledger.read(), state.spec.layer.mode
+    summary, standing = summarize(rows), assess_layer(rows, history)
     serves = history.layer if is_in_service(state, history) else None
     return {
         "adapt": mode,

@@ -250,11 +250,13 @@ def rebuild_state(state: ModelState, partition: str) -> tuple[str, str]:
     stored = state.stored("adaptation", SCHEMA, is_asked)["state"].drop_nulls()
     if stored.is_empty():
         raise LookupError(
-            f"model {state.spec.name}: no state of the adaptive layer is stored after {partition!r}"
+            f"model {state.spec.name}: no state of the adaptive layer is stored after "
+            f"{partition!r}: name a partition of the table {state.table('adaptation')} that has one"
         )
     places = [place for place in _list_places(state) if place.key <= partition]
-    rows = list(_move(state, Chain(state), places, None))
-    return stored[0], rows[-1]["state"] or ""
+    rows = _move(state, Chain(state), places, None)
+    states = {row[PARTITION]: row["state"] for row in rows}
+    return stored[0], states.get(partition) or ""
 
 
 def _move(

@@ -44,6 +44,16 @@ class Newest:
     state: LayerState
     members: tuple[LedgerRow, ...]
 
+    def mix(self, outputs: Sequence[Output], count: int) -> np.ndarray:
+        """Return what is served of outputs of the members, the newest first.
+
+        The newest version serves alone if the state was made for other classes or another count.
+        """
+        stacked, classes = stack_values(outputs, count)
+        if (self.state.classes, self.state.members) != (classes, count):
+            return outputs[0].values
+        return predict_layer(self.state, stacked)
+
 
 class OldStateError(RuntimeError):
     """The newest state is older than `adapt.max_age`; the message says how old."""
@@ -171,6 +181,7 @@ def put_under(
     partitions: pl.Series,
     output: Output,
     without: Collection[int | None] = (),
+    load: Load | None = None,
 ) -> Output:
     """Return what would be served of rows if a model were the newest version.
 
@@ -180,15 +191,19 @@ def put_under(
         partitions: The partition of each.
         output: What the model predicts for them.
         without: Versions that are no older members: itself, and those that came after it.
+        load: A function that returns a version's pipeline; by default each is loaded anew.
 
     Returns:
         The output as it is while the layer does not serve.
     """
+    if state.spec.layer.mode != "auto":  # the ledger is read only where it can matter
+        return output
     history = state.ledger.read()
-    if not is_in_service(state, history):
+    if not history.is_adapted:
         return output
     chain, keys, values = read_chain(state), tuple(state.sources()), output.values.copy()
-    load, count, kind = cache(state.registry.load), state.spec.layer.members, state.spec.target.kind
+    load, count = load or cache(state.registry.load), state.spec.layer.members
+    kind = state.spec.target.kind
     present = {row.version for row in history.members_at(LATER)}.difference(without)
     for key in partitions.unique(maintain_order=True):
         mask = partitions == key

@@ -11,7 +11,6 @@ from functools import cache, partial
 import numpy as np
 import polars as pl
 
-from retrain_assets.domain.adaptation.layer import predict_layer
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift.observations import ESTIMATED, PERFORMANCE
 from retrain_assets.domain.drift.performance_estimate import estimate_blocks
@@ -38,10 +37,9 @@ from retrain_assets.steps.monitoring.members import (
     PROBABILITIES,
     STATE,
     MemberOutputs,
-    stack_values,
 )
 from retrain_assets.steps.state import ModelState, group_by_production
-from retrain_assets.stores.ledger import OF_LAYER, History, LedgerRow
+from retrain_assets.stores.ledger import History, LedgerRow
 from retrain_assets.stores.registry.model_file import ModelFileError
 from retrain_assets.stores.tables.data_files import Spill
 
@@ -103,7 +101,7 @@ def score_partitions(
         ModelFileError: It was trained on features that the spec no longer makes.
     """
     history = state.ledger.read()
-    decided = {row.version: row for row in history.rows if row.action not in OF_LAYER}
+    decided = {row.version: row for row in history.on_versions}
     row = history.production if version is None else decided.get(version)
     if row is None:
         versions = ", ".join(map(str, sorted(decided))) or "none yet"
@@ -206,11 +204,7 @@ def _serve(
         train.Output(model, predict(model, kind, features, strict=False), train.get_classes(model))
         for model in members.pipelines
     ]
-    stacked, classes = stack_values(outputs, state.spec.layer.members)
-    layer = members.newest.state
-    if (layer.classes, layer.members) != (classes, state.spec.layer.members):
-        return outputs[0]
-    return replace(outputs[0], values=predict_layer(layer, stacked))
+    return replace(outputs[0], values=members.newest.mix(outputs, state.spec.layer.members))
 
 
 def _score(

@@ -4,6 +4,7 @@ Not here: how strong evidence is computed, and messages to people.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -141,15 +142,17 @@ def _compute_losses(state: ModelState, row: LedgerRow, keys: list[str]) -> pl.Da
     rows = read_features(state, keys).drop_nulls(target.column)
     outputs, classes, without = [], [], set[int | None]()
     digests = {decision.version: decision.sha256 for decision in state.ledger.read().rows}
+    load = cache(state.registry.load)
     for version in (row.version, row.previous or 0):
-        pipeline = state.registry.load(version, digests[version])
+        pipeline = load(version, digests[version])
         if train.list_missing_features(state, pipeline):
             return pl.DataFrame(schema=SCHEMA).drop(SOURCE)
         without.add(version)
         features = rows.select(state.feature_names)
         values = predict(pipeline, target.kind, features, strict=False)
         output = train.Output(pipeline, values, train.get_classes(pipeline))
-        outputs.append(put_under(state, features, rows[PARTITION], output, without).values)
+        served = put_under(state, features, rows[PARTITION], output, without, load)
+        outputs.append(served.values)
         classes.append(output.classes)
     usable = np.logical_and(*map(are_finite, outputs))
     rows = rows.filter(pl.Series(usable))

@@ -73,7 +73,10 @@ class Database:
 
     def __post_init__(self) -> None:
         if not self._uri:
-            raise StatementError(f"the environment variable {self.spec.uri} is not set")
+            raise StatementError(
+                f"the environment variable {self.spec.uri} is not set: set it to the URI of the "
+                "database, such as postgresql://user:password@host/database"
+            )
         if self._scheme not in DIALECTS:
             schemes = ", ".join(f"{scheme}://" for scheme in DIALECTS)
             raise StatementError(f"{self.spec.uri} must begin with one of {schemes}")
@@ -168,7 +171,9 @@ class Database:
         if self._scheme == "sqlite":
             path = Path(address.removeprefix("/"))
             if not path.is_file():  # the driver would speak of memory
-                raise LandingError(f"{self.spec.place}: there is no such file")
+                raise LandingError(
+                    f"{self.spec.place}: there is no such file: correct the path in {self.spec.uri}"
+                )
             return driver.connect(f"file:{path}?mode=ro")
         if self._scheme == "duckdb":
             return _connect_duckdb(address.removeprefix("/"))

@@ -96,7 +96,7 @@ def test_where_production_is_worse_than_the_trivial_predictor_the_better_of_the_
     gain: float, trivial: float, floor: float, verdict: str, reason: str
 ) -> None:
     sides = comparison(gain, 0.01), comparison(trivial, 0.05)
-    decision = decide(GATE, *sides, production_against_trivial=comparison(floor, 0.2))
+    decision = decide(GATE, *sides, production_against_trivial=floor)
     assert decision.verdict == verdict
     assert re.search(reason, decision.reason)
 

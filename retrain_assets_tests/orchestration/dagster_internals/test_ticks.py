@@ -62,3 +62,6 @@ def test_a_job_whose_newest_run_failed_is_named(instance: dg.DagsterInstance) ->
     assert dict(failed_runs(instance, ("churn", "customers"))) == {"churn_retrain": why}
     instance.create_run_for_job(job, status=dg.DagsterRunStatus.SUCCESS)
     assert dict(failed_runs(instance, ("churn", "customers"))) == {}
+    pull = dg.job(name="customers_pull")(lambda: None)
+    instance.create_run_for_job(pull, status=dg.DagsterRunStatus.FAILURE)
+    assert dict(failed_runs(instance, ("churn", "customers"))).keys() == {"customers_pull"}
