@@ -181,7 +181,8 @@ def decision_lines(rows: list[dict[str, Any]]) -> str:
         action, model = f"{row['action']:<8}", f"{row['model']:<{width}}"
         head = f"{row['as_of']}  {model}  {action}  version {row['version']}"
         styled = click.style(head, fg=COLOURS.get(row["action"]), bold=True)
-        lines += [f"{styled}  because of {', '.join(row['causes'])}", f"{'':12}{row['reason']}"]
+        causes = f"  because of {', '.join(row['causes'])}" if row["causes"] else ""
+        lines += [f"{styled}{causes}", f"{'':12}{row['reason']}"]
     return "\n".join(lines)
 
 

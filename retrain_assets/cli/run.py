@@ -172,6 +172,9 @@ def tick(wait: int) -> None:
         return
     summary |= {"decisions": _decisions_since(since) if executed else [], "busy": None}
     counts = number_of(len(summary["runs"]), "run"), number_of(len(summary["failed"]), "failure")
+    if not executed:
+        for name, reason in summary["sensors"].items():
+            click.echo(f"{name}: {reason}", err=True)
     checks = [f"failed check: {text}" for run in summary["runs"] for text in run["failed_checks"]]
     lines = *checks, base.decision_lines(summary["decisions"]), ", ".join(counts)
     show(summary, "\n".join(filter(None, lines)))

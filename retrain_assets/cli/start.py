@@ -192,6 +192,7 @@ def train(model: str) -> None:
     Files that were not read are read, and what is missing of features and monitoring is built.
     """
     entry = base.get_model(model)
+    before = len(status.history(entry.state(base.storage())))
     sources = (entry.dataset, *entry.lookups.values())
     for spec in sources:
         let_settle(spec, "", "\uffff")
@@ -206,5 +207,9 @@ def train(model: str) -> None:
             click.echo(f"{name}: {reason}", err=True)
         with Console(stderr=True).status(f"{model}_retrain …"):
             daemon.execute(f"{model}_retrain", {}, {})
-    row = status.history(entry.state(base.storage()))[-1]
+    rows = status.history(entry.state(base.storage()))
+    if len(rows) == before:
+        text = f"{model}: data, YAML and code are as at this decision, which stands:"
+        click.echo(text, err=True)
+    row = rows[-1]
     show(row, base.decision_lines([{"model": model, **row}]))

@@ -33,7 +33,8 @@ _MENDING = {
     "expected ',' or": "put a comma between two entries, and close the bracket that opens here",
     "expected ':'": "write `name: value`, with a colon and a space",
     "mapping values are not allowed": (
-        "put text that has a colon in quotes, and see if the line before lacks a colon"
+        "put text that has a colon in quotes, write `name: value` where this line lacks a colon, "
+        "and see if the line before lacks a colon"
     ),
     "expected '-'": "begin each entry of the list with a dash, or indent this line less",
     "expected key": "indent the entries of a mapping alike",

@@ -150,6 +150,11 @@ def engine_from(setting: str | None, root: Path | str) -> Engine:
     if not setting:
         return IN_PROCESS
     parts = urlsplit(setting)
+    if "@" in parts.netloc:
+        raise EngineSettingError(
+            "RETRAIN_ENGINE has a user or password, which Dask does not know: leave them out, and "
+            "use tls://host:8786 with certificates"
+        )
     if parts.scheme not in {"dask", "tls"} or not parts.hostname or not parts.port:
         raise EngineSettingError(
             f"RETRAIN_ENGINE is {setting!r}: use dask://127.0.0.1:8786 or tls://host:8786, or "

@@ -42,6 +42,11 @@ class Storage:
     def __post_init__(self) -> None:
         if isinstance(self.root, Path):
             return
+        if not {*"@:"}.isdisjoint(self.root.partition("://")[2].partition("/")[0]):
+            raise ValueError(
+                "RETRAIN_STORAGE has a user or password: leave them out, and set those of the "
+                "store, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         if not is_object_uri(self.root):
             stores = ", ".join(f"{store}://" for store in STORES)
             raise ValueError(f"RETRAIN_STORAGE={self.root}: use a folder or one of {stores}")

@@ -154,6 +154,7 @@ def test_no_item_is_left_out_where_no_worker_takes_work_at_first(
         ("tls://10.0.0.7:8786", "set DASK_DISTRIBUTED__COMM__TLS__CA_FILE"),
         ("ray://localhost:8786", "use dask://127.0.0.1:8786"),
         ("dask://localhost", "use dask://127.0.0.1:8786"),
+        ("spark://ann:s3cret@localhost:8786", "leave them out"),
     ],
 )
 def test_a_setting_that_is_unsafe_or_unknown_is_refused_in_one_line(
@@ -165,6 +166,7 @@ def test_a_setting_that_is_unsafe_or_unknown_is_refused_in_one_line(
     result = CliRunner(env=env).invoke(main, ["status"])
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert reason in result.output
+    assert "s3cret" not in result.output
 
 
 def test_a_worker_that_is_unlike_this_process_is_refused_by_name(

@@ -163,13 +163,15 @@ def test_a_store_that_fails_is_no_table_that_was_never_written(
     [
         ({}, "cannot hold MLflow's database: let MLFLOW_TRACKING_URI name"),
         ({"RETRAIN_STORAGE": "ftp://x", "MLFLOW_TRACKING_URI": "x"}, "use a folder or one of s3"),
+        ({"RETRAIN_STORAGE": f"s3://ann:{SECRET}@places/root"}, "leave them out, and set those"),
     ],
 )
 def test_a_root_that_cannot_work_is_refused(
     settings: dict[str, str], reason: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(ValueError, match=reason) as failure:
         storage_from({"RETRAIN_STORAGE": ROOT} | settings, tmp_path)
+    assert SECRET not in str(failure.value)
 
 
 def test_what_needs_a_folder_says_so_and_work_stays_on_this_machine(tmp_path: Path) -> None:

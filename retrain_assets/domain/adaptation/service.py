@@ -38,6 +38,8 @@ class Standing(NamedTuple):
     @property
     def sentence(self) -> str:
         """Return the comparison in words."""
+        if not self.partitions:
+            return "no partition is compared yet"
         since = "it began to serve" if self.serves else "its comparison began"
         what = "worse" if self.serves else "not worse"
         order = "lower" if self.gain >= 0 else "higher"

@@ -42,11 +42,13 @@ FILES_SCHEMA: dict[str, Type] = {
 _SHOWN_CHARACTERS = 60
 _HISTORY, _ENOUGH = 28, 5  # most and fewest earlier partitions that a volume is compared with
 _LONELY = 4  # times as far as what is near: so far may a partition with usual rows be from others
+_FUTURE = "its partition begins in the future and waits"
 _FEW = "its partition is far from all others, has few rows and waits for its neighbours"
 LONELY = (
     "its partition is far from all others, and waits for a second one near it; if its date is "
     "right, set rows.stray to 0 until it is stored"
 )
+WAITING = {_FUTURE, _FEW, LONELY}  # stands in quarantine in place of a value
 _KEY = "_key_of_row"
 
 
@@ -402,7 +404,7 @@ def find_future(
     latest = now + duration(spec.rows.ahead)
     begins = ((key, period.begins(key)) for key in keys if key not in stored)
     future = [key for key, begin in begins if begin is not None and begin > latest]
-    return dict.fromkeys(future, "its partition begins in the future and waits")
+    return dict.fromkeys(future, _FUTURE)
 
 
 def find_strays(

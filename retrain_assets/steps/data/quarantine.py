@@ -10,7 +10,7 @@ import polars as pl
 import polars.selectors as cs
 
 from retrain_assets.domain.data import values
-from retrain_assets.domain.data.contract import QUARANTINE_SCHEMA, UNPLACED
+from retrain_assets.domain.data.contract import QUARANTINE_SCHEMA, UNPLACED, WAITING
 from retrain_assets.domain.data.rules import LINE, PARTITION, RULES
 from retrain_assets.specs.base import hint, shorten
 from retrain_assets.specs.dataset import ColumnSpec, ColumnType, DatasetSpec
@@ -115,6 +115,9 @@ def explain(reasons: pl.DataFrame, spec: DatasetSpec) -> Iterator[str]:
         ["reason", "column"], keep="first", maintain_order=True
     )
     for row in first.iter_rows(named=True):
+        if row["value"] in WAITING:
+            yield f"{row['column']}, {row['reason']}: {row['value']}"
+            continue
         column = spec.columns.get(row["column"] or "")
         expected = _expected(row["reason"], row["column"], column, spec)
         value = f", not {_cell(row['value'])!r}" if row["value"] else ""

@@ -191,21 +191,29 @@ def _list_drift(monitored: pl.DataFrame) -> list[dict[str, Any]]:
         .agg(
             pl.col(PARTITION).first().alias("first"),
             pl.col(PARTITION).last().alias("last"),
+            multiple.last().alias("newest"),
             pl.col("multiple", "measure", "statistic", "threshold", "effect")
             .sort_by(multiple)
             .last(),
         )
     )
-    columns = []
+    columns, newest = [], dict[tuple[str, ...], float]()
     for (role, column), rows in runs.group_by(*identity, maintain_order=True):
         cells = [
             {name: row[name] for name in ("first", "last", "level", "multiple")}
-            | {"text": f"{row['first']} to {row['last']}: {status.describe_drift(row)}"}
+            | {"text": f"{_name_span(row)}: {status.describe_drift(row)}"}
             for row in rows.iter_rows(named=True)
         ]
         columns.append({"role": role, "column": column, "runs": cells})
-    columns.sort(key=lambda row: row["runs"][-1]["multiple"], reverse=True)
+        newest[role, column] = rows["newest"][-1]
+    columns.sort(key=lambda row: newest[row["role"], row["column"]], reverse=True)
     return columns[:MOST_COLUMNS]
+
+
+def _name_span(run: Mapping[str, Any]) -> str:
+    """Return the partitions of a run; the figures of several are those of the farthest."""
+    first, last = run["first"], run["last"]
+    return first if first == last else f"{first} to {last}, at the farthest"
 
 
 def _read_volumes(state: ModelState, dataset: str) -> list[dict[str, Any]]:

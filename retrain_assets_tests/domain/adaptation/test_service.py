@@ -45,4 +45,5 @@ def test_a_sentence_gives_the_figures() -> None:
         "on 3 partitions since its comparison began, its mean loss is lower by 0.1 than that of "
         "the newest version alone; evidence that it is not worse: 1, needed 10"
     )
+    assert assess([], [], serves=False).sentence == "no partition is compared yet"
     assert "higher by 0.1 than" in assess(newest, [0.6, 0.7, 0.5], serves=True).sentence

@@ -52,6 +52,12 @@ def test_each_rule_says_what_it_expects_and_what_it_met(world: World) -> None:
     }
     assert allowed.startswith("plan, allowed: expected is one of ")
     assert allowed.endswith(", not 'gold'")
+    ((name, *_), *_) = reasons.rows()
+    waiting = (name, "a.csv", 2, "day", "its partition begins in the future and waits", "partition")
+    rows = pl.DataFrame([waiting], schema=reasons.schema, orient="row")
+    assert [*explain(rows, world.dataset)] == [
+        "day, partition: its partition begins in the future and waits"
+    ]
 
 
 def test_reasons_are_counted_by_partition_and_column_the_most_frequent_first(world: World) -> None:

@@ -13,11 +13,18 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.orchestration.assets.upkeep import report_asset
 from retrain_assets.orchestration.resources import RESOURCES, StorageResource
 from retrain_assets.steps.decision import policy
 from retrain_assets.steps.inspect import status
-from retrain_assets.steps.inspect.report import render_models, render_report, report
+from retrain_assets.steps.inspect.report import (
+    _list_drift,
+    render_models,
+    render_report,
+    report,
+)
+from retrain_assets.steps.state import MONITORING_SCHEMA
 from retrain_assets_tests.world import World, key, new_world
 
 LANDED = 18
@@ -152,6 +159,20 @@ def test_a_column_that_cannot_be_measured_does_not_count_as_moved(
     assert rows.height > 1
     monkeypatch.setattr(status, "read_newest", lambda *_: rows)
     assert [row["column"] for row in status.list_moved_columns(eventful.state)] == ["plan"]
+
+
+def test_the_column_that_is_farthest_in_the_newest_partition_stands_first() -> None:
+    def row(partition: str, column: str, statistic: float) -> dict[str, Any]:
+        figures = {"statistic": statistic, "threshold": 1.0, "baseline": 0.0}
+        names = {PARTITION: partition, "role": "feature", "measure": "psi", "column": column}
+        return names | figures | {"alert": statistic >= 1}
+
+    days = [("a", 1.9), ("a", 1.1), ("b", 1.2), ("b", 1.6)]
+    rows = [row(f"2020-01-0{n % 2 + 1}", *values) for n, values in enumerate(days)]
+    first, second = _list_drift(pl.DataFrame(rows, schema=MONITORING_SCHEMA))
+    assert (first["column"], second["column"]) == ("b", "a")
+    (run,) = second["runs"]
+    assert run["text"].startswith("2020-01-01 to 2020-01-02, at the farthest: ")
 
 
 def test_the_report_is_plain_values(told: dict[str, Any]) -> None:
