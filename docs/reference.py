@@ -64,8 +64,8 @@ def kind(field: dict[str, Any]) -> str:
         return field["$ref"].rpartition("/")[2]
     if "anyOf" in field:
         return " or ".join(kind(part) for part in field["anyOf"])
-    if "enum" in field:
-        return ", ".join(f"`{value}`" for value in field["enum"])
+    if "enum" in field or "const" in field:
+        return ", ".join(f"`{value}`" for value in field.get("enum") or [field["const"]])
     if field.get("type") == "array":
         inner = field.get("items") or {}
         return f"list of {kind(inner)}" if inner else "list"

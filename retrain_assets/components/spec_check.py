@@ -79,7 +79,7 @@ def _find_partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[
     if partition.end is None and partition.values is None:
         return
     count = definition.get_num_partitions()
-    needed = spec.windows.train + spec.windows.holdout + spec.labels.delay
+    needed = spec.windows.needed + spec.labels.delay
     if needed > count:
         why = f"{dataset.name} never has more than {number_of(count, 'partition')}: shorten them"
         yield ("windows",), f"train, holdout and labels.delay need {needed}, but {why}"
@@ -95,7 +95,7 @@ def _find_window_mistakes(spec: ModelSpec) -> Iterator[Mistake]:
             f"windows.holdout at least {blocks}, or a smaller number"
         )
         yield ("gate", "min_blocks"), why
-    search, shortest = spec.estimator.search, min([spec.windows.train, *spec.windows.also])
+    search, shortest = spec.estimator.search, min([spec.windows.least, *spec.windows.also])
     if search is not None and shortest < (needed := search.folds + spec.labels.delay + 1):
         why = (
             f"{search.folds} folds need {needed} training partitions with labels.delay "
@@ -114,7 +114,7 @@ def _find_rate_mistakes(spec: ModelSpec, per_year: float | None) -> Iterator[Mis
         yield ("gate", "false_promotions_per_year"), f"{no_year} `confidence`"
     if per_year is None and reference is not None and reference.season is not None:
         yield ("triggers", "reference", "season"), "partitions by value have no season"
-    length = (reference and reference.rolling) or spec.windows.train
+    length = (reference and reference.rolling) or spec.windows.least
     for name in ("data_drift", "target_drift", "prediction_drift"):
         trigger, loc = getattr(triggers, name), ("triggers", name, "false_alarms_per_year")
         rate = trigger and trigger.false_alarms_per_year

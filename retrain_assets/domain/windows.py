@@ -67,15 +67,15 @@ def split(mature: Sequence[str], spec: WindowsSpec, as_of: str | None = None) ->
         TooFewPartitionsError: Fewer partitions than both windows need.
     """
     usable = mature if as_of is None else mature[: bisect_right(mature, as_of)]
-    needed = spec.train + spec.holdout
-    if len(usable) < needed:
+    if len(usable) < spec.needed:
         raise TooFewPartitionsError(
-            f"{len(usable)} mature partitions, but windows.train + windows.holdout need {needed}: "
+            f"{len(usable)} mature partitions, but windows.train + windows.holdout need "
+            f"{spec.needed}: "
             "land more data or shorten the windows"
         )
     return Windows(
         as_of=usable[-1],
-        train=tuple(usable[-needed : -spec.holdout]),
+        train=tuple(spec.take(usable[: -spec.holdout])),
         holdout=tuple(usable[-spec.holdout :]),
     )
 

@@ -112,8 +112,7 @@ class History:
         """
         stored = self._keys(self.model.dataset)
         keys = [key for key in stored if self.first <= key <= self.last]
-        windows, delay = self.model.spec.windows, self.model.spec.labels.delay
-        needed = windows.train + windows.holdout + delay
+        needed = self.model.spec.windows.needed + self.model.spec.labels.delay
         if len(keys) <= needed:
             raise ValueError(
                 f"{self.model.dataset.name} has {number_of(len(keys), 'stored partition')} there: "

@@ -7,6 +7,7 @@ Not here: fitting, Dagster, and checks that need the spec of the dataset.
 import math
 import re
 import sys
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -129,24 +130,65 @@ def may_trust(path: str) -> bool:
     )
 
 
-class WindowsSpec(Spec):
-    """Lengths of windows, in partitions that exist.
+class GrowingSpec(Spec):
+    """A training window that grows with history.
 
     Args:
-        train: Number of partitions that a model is fitted on.
+        least: Number of partitions that suffice for a first model; by default as many as in the
+            holdout.
+        most: Number of newest partitions that a model is fitted on at most; no limit by default.
+    """
+
+    least: int | None = Field(None, ge=1)
+    most: int | None = Field(None, ge=1)
+
+    def _find_mistakes(self) -> Mistakes:
+        if self.least is not None and self.most is not None and self.most < self.least:
+            yield f"most {self.most} is below least {self.least}"
+
+
+class WindowsSpec(Spec):
+    """Lengths of windows, in partitions that exist; the defaults fit partitions by day.
+
+    Args:
+        train: Number of partitions that a model is fitted on; `all` takes what there is, and grows.
         also: Shorter training windows, each of which makes one more candidate.
         holdout: Number of newest partitions, on which models are compared.
         current: Number of newest partitions that are watched for drift.
     """
 
-    train: int = Field(60, ge=1)
+    train: PositiveInt | Literal["all"] | GrowingSpec = 60
     also: list[PositiveInt] = Field([], max_length=5)
     holdout: int = Field(14, ge=1)
     current: int = Field(7, ge=1)
 
+    @property
+    def growing(self) -> GrowingSpec | None:
+        """Return how the training window grows; None if its length is fixed."""
+        if isinstance(self.train, int):
+            return None
+        return GrowingSpec() if self.train == "all" else self.train
+
+    @property
+    def least(self) -> int:
+        """Return the length of the shortest training window, `also` apart."""
+        if isinstance(self.train, int):
+            return self.train
+        return (self.growing and self.growing.least) or self.holdout
+
+    @property
+    def needed(self) -> int:
+        """Return how many mature partitions a first model needs, with the holdout."""
+        return self.least + self.holdout
+
+    def take(self, keys: Sequence[str], more: int = 0) -> Sequence[str]:
+        """Return the newest partitions that a training window may have, and so many more."""
+        longest = self.growing.most if self.growing else self.least
+        return keys if longest is None else keys[-(longest + more) :]
+
     def _find_mistakes(self) -> Mistakes:
-        if len({*self.also}) < len(self.also) or max(self.also, default=0) >= self.train:
-            yield f"`also` holds different windows, each below `train` ({self.train})"
+        if len({*self.also}) < len(self.also) or max(self.also, default=0) >= self.least:
+            yield f"`also` holds different windows, each below `train` ({self.least})"
 
 
 class LabelsSpec(Spec):

@@ -9,7 +9,7 @@ Not here: what the fields mean, and the environment itself.
 import re
 from codecs import BOM_UTF8
 from collections import ChainMap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -291,7 +291,24 @@ def parse_spec(document: Document, spec_class: type[SpecT], below: Loc = (ROOT,)
     except ValidationError as error:
         details = error.errors(include_url=False)
     schema = spec_class.model_json_schema()
-    raise document.refusal(*(_reason(detail, schema, below, document) for detail in details))
+    meant = _choose_alternatives(details, document.value[ROOT] if below else document.value)
+    raise document.refusal(*(_reason(detail, schema, below, document) for detail in meant))
+
+
+def _choose_alternatives(details: Sequence[ErrorDetails], value: Any) -> Iterator[ErrorDetails]:
+    """Yield of a field that may be one thing or another the mistake of what was meant."""
+    paths = [tuple(_fields(detail, value)) for detail in details]
+
+    def rank(number: int) -> tuple[int, int, int]:
+        kind, is_text = details[number]["type"], isinstance(details[number]["input"], str)
+        misfit = 1 if is_text else 3
+        order = misfit if kind == "literal_error" else 2 * kind.endswith("_type")
+        return -len(paths[number]), order, number
+
+    for number, path in enumerate(paths):
+        rivals = [at for at, deeper in enumerate(paths) if deeper[: len(path)] == path]
+        if number == min(rivals, key=rank):
+            yield details[number]
 
 
 def _reason(

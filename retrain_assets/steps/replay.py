@@ -91,7 +91,7 @@ class Replay:
         spec = policy.of(self.state.spec)
         if policy.adapt and spec.gate.metric == "pinball":
             raise ValueError(f"policy {policy.name!r}: {NO_QUANTILES}")
-        needed = spec.windows.train + spec.windows.holdout
+        needed = spec.windows.needed
         if len(self.keys) <= needed + spec.labels.delay:
             raise ValueError(
                 f"policy {policy.name!r}: {len(self.keys)} partitions are stored, windows.train + "
@@ -265,9 +265,9 @@ def _follow_calendar(
             members |= dict.fromkeys(keys, (*pipelines,))
         arrived = mature_partitions(state.arrived, state.spec.labels.delay)
         mature = [key for key in arrived if not state.is_excluded(key)]
-        enough = len(mature) >= windows.train + windows.holdout
+        enough = len(mature) >= windows.needed
         if enough and (not promoted or count_since(mature, promoted[-1]) >= period):
-            pipelines.insert(0, fit(mature[-windows.train :]))
+            pipelines.insert(0, fit(windows.take(mature)))
             promoted.append(mature[-1])
     return members, tuple((key, "promote") for key in promoted)
 

@@ -296,8 +296,7 @@ class ModelState:
         since = pl.col(PARTITION) > production.as_of if production else True
         monitored = self.stored("monitoring", MONITORING_SCHEMA, since)
         bad = [key for key in monitored[PARTITION].unique() if self.is_excluded(key)]
-        mature, windows = self.mature(), self.spec.windows
-        needed = windows.train + windows.holdout
+        mature, needed = self.mature(), self.spec.windows.needed
         return Situation(
             mature=mature,
             needed=needed,

@@ -21,7 +21,7 @@ from retrain_assets.domain.windows import (
     take_through,
     widen_ranges,
 )
-from retrain_assets.specs.model import ExcludedSpec, WindowsSpec
+from retrain_assets.specs.model import ExcludedSpec, GrowingSpec, WindowsSpec
 from retrain_assets.specs.triggers import ReferenceSpec
 
 DAYS = tuple(f"2013-01-{day:02}" for day in range(1, 31))
@@ -47,6 +47,15 @@ def test_windows_end_at_the_as_of() -> None:
     assert windows.as_of == "2013-01-20"
     assert windows.holdout == DAYS[16:20]
     assert windows.train == DAYS[6:16]
+
+
+def test_a_growing_window_begins_early_and_ends_at_its_bound() -> None:
+    every, some = WindowsSpec(train="all", holdout=4), GrowingSpec(least=3, most=10)
+    assert split(DAYS, every).train == DAYS[:26]
+    assert (every.needed, WindowsSpec(train=some, holdout=4).needed) == (8, 7)
+    spec = WindowsSpec(train=some, holdout=4)
+    assert [len(split(DAYS[:count], spec).train) for count in (7, 12, 30)] == [3, 8, 10]
+    assert WindowsSpec(train=some).take(DAYS, more=2) == DAYS[-12:]
 
 
 def test_too_little_history_says_how_much_is_needed() -> None:

@@ -12,9 +12,13 @@ import polars as pl
 import pytest
 
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.steps.decision.promote import decide_candidate
+from retrain_assets.steps.decision.train import plan, train_candidates
 from retrain_assets.steps.inspect import status
+from retrain_assets.steps.inspect.reproduce import reproduce
 from retrain_assets.steps.monitoring.monitor import monitor
 from retrain_assets.stores.ledger import LedgerRow
+from retrain_assets.stores.registry.registry import new_run
 from retrain_assets_tests.world import DATASET, World, customers, key, new_world
 
 MONTHLY = DATASET | {
@@ -135,3 +139,22 @@ def test_a_bad_month_is_in_no_window_but_its_own(other: World) -> None:
         found.select("_landing_partition", "window_from", "window_to").sort("window_to").rows()
     )
     assert windows == [("2020-05", "2020-04", "2020-05"), ("2020-06", "2020-04", "2020-06")]
+
+
+def test_a_growing_window_takes_what_there_is_and_the_refit_its_holdout_too(
+    months: World, tmp_path: Path
+) -> None:
+    ignored = shutil.ignore_patterns("ledger", "evaluation")
+    shutil.copytree(months.root / "delta", tmp_path / "delta", ignore=ignored)
+    windows = {"train": "all", "holdout": 1, "current": 1}
+    world = new_world(tmp_path, months.instance, **MODEL | {"windows": windows})
+    state = World(tmp_path, months.instance, months.dataset, world.spec).state
+    assert state.situation().needed == 2
+    (gated,) = train_candidates(state, plan(state, None, []), lambda: new_run(state.registry))
+    assert [gated.tags[name] for name in ("train_from", "train_to", "window")] == [
+        *("2020-01", "2020-05", "4")
+    ]
+    decide_candidate(state, "run", lambda: new_run(state.registry))
+    (row,) = state.ledger.read().rows
+    assert (row.action, row.data_range) == ("promote", ("2020-01", "2020-06"))
+    assert reproduce(state, row.version).identical

@@ -12,6 +12,7 @@ from retrain_assets.domain.start.draft import Draft
 from retrain_assets.domain.start.meaning import Target, is_identifier, quote
 from retrain_assets.domain.start.table import Table, ends
 from retrain_assets.domain.start.time import LEAST_PARTITIONS, Periods
+from retrain_assets.specs.model import GrowingSpec, WindowsSpec
 
 # By period: training, holdout and current window; new partitions that ask for retraining.
 _USUAL = {
@@ -77,13 +78,17 @@ def _read_clock(times: pl.Series) -> dict[str, str]:
     return parts
 
 
-def choose_windows(by: str, count: int) -> dict[str, int]:
-    """Return windows that leave some partitions after the first model, where there are enough."""
-    train, holdout, current, _ = _USUAL[by]
+def choose_windows(by: str, count: int) -> WindowsSpec:
+    """Return windows that leave some partitions after the first model, where there are enough.
+
+    Where there are few, the training window grows to its usual length.
+    """
+    most, holdout, current, _ = _USUAL[by]
     usable = max(LEAST_PARTITIONS, int(count * _MOST_FITTED))
     holdout = max(2, min(holdout, usable // 4))
-    train = max(2, min(train, usable - holdout))
-    return {"train": train, "holdout": holdout, "current": max(1, min(current, count // 6))}
+    least = max(2, min(most, usable - holdout))
+    train = most if least >= most else GrowingSpec(least=least, most=most)
+    return WindowsSpec(train=train, holdout=holdout, current=max(1, min(current, count // 6)))
 
 
 def draft_model(
@@ -100,7 +105,7 @@ def draft_model(
         delay: Number of newest partitions without labels.
     """
     windows = choose_windows(periods.by, len(periods.keys) - delay)
-    rows = windows["train"] * periods.typical
+    rows = windows.least * periods.typical
     metric = _METRICS[target.kind]
     labels: dict[str, Any] = {"column": target.column}
     labels |= {"expression": target.expression} if target.expression else {}
@@ -112,10 +117,10 @@ def draft_model(
             "features": {"sql": sql},
             "target": {**labels, "kind": target.kind},
             "estimator": _choose_estimator(target.kind, rows),
-            "windows": windows,
+            "windows": windows.model_dump(exclude={"also"}),
             **({"labels": {"delay": delay}} if delay else {}),
-            "triggers": _choose_triggers(periods, metric, windows["current"]),
-            "gate": _choose_gate(metric, windows["holdout"]),
+            "triggers": _choose_triggers(periods, metric, windows.current),
+            "gate": _choose_gate(metric, windows.holdout),
             **({"schedule": None} if periods.by == "value" else {}),
         },
     )

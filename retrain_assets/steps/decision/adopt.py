@@ -89,7 +89,7 @@ def _register(state: ModelState, source: str, data_range: tuple[str, str]) -> re
     import skops.io
 
     windows, last = state.spec.windows, data_range[1]
-    keys = state.trained_on(tuple(state.built()), data_range)[-windows.train :]
+    keys = windows.take(state.trained_on(tuple(state.built()), data_range))
     features = read_features(state, keys).select(state.feature_names)
     pipeline = _load(state, source, last, features)
     unseen = [key for key in state.mature() if key > last][-windows.holdout :]

@@ -34,8 +34,8 @@ def record_request(state: ModelState) -> Request:
     if (as_of := request.as_of) is None:
         return request
     built, windows = state.built(), state.spec.windows
-    length = windows.train + windows.holdout + state.spec.monitoring_span
-    first = [key for key in built if key <= as_of][-length:][0]
+    more = windows.holdout + state.spec.monitoring_span
+    first = windows.take([key for key in built if key <= as_of], more)[0]
     shared = {
         PARTITION: as_of,
         "wanted": request.retrain,

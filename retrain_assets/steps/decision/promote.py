@@ -233,8 +233,10 @@ def _refit(
     if (existing := state.registry.find(match)) is not None:
         return existing
     windows = state.spec.windows
-    length = int(candidate.tags.get("window", windows.train))
-    keys = [key for key in state.mature() if key <= candidate.tags["as_of"]][-length:]
+    keys = [key for key in state.mature() if key <= candidate.tags["as_of"]]
+    length = int(candidate.tags.get("window", windows.least))
+    is_growing = windows.growing and length not in windows.also
+    keys = [*windows.take(keys)] if is_growing else keys[-length:]
     versions = train.read_table_versions(state)
     trained = train.fit_model(state, keys, int(versions["features_version"]), resume=True)
     rows = train.sample(state, keys[-windows.holdout :])

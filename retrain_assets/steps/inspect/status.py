@@ -298,7 +298,7 @@ def plan(state: ModelState, last_seconds: float | None) -> dict[str, Any]:
         last_seconds: How long the newest retraining took, if there was one.
     """
     wish, mature, spec = decide(state.spec, state.situation()), state.mature(), state.spec
-    enough = len(mature) >= spec.windows.train + spec.windows.holdout
+    enough = len(mature) >= spec.windows.needed
     windows = asdict(split(mature, spec.windows)) if enough else {}
     rows = landed_rows(state.tables, state.dataset.name)
     candidates = 0 if wish.held_version else 1 + len(spec.windows.also)

@@ -107,7 +107,7 @@ def _measure_deviation(state: ModelState, keys: Sequence[str]) -> float:
     """Return the standard deviation of a regression's target in the newest training window."""
     if state.spec.target.kind != "regression":
         return 1.0
-    target = sample(state, keys[-state.spec.windows.train :]).target.to_numpy().astype(float)
+    target = sample(state, state.spec.windows.take(keys)).target.to_numpy().astype(float)
     return float(target.std()) or 1.0 if target.size else 1.0
 
 

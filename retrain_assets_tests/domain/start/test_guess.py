@@ -301,9 +301,9 @@ def test_values_that_are_not_of_a_type_leave_the_type_if_they_are_rare() -> None
 @pytest.mark.parametrize("count", [4, 7, 20, 100, 1000])
 def test_windows_fit_what_there_is(count: int) -> None:
     windows = choose_windows("day", count)
-    assert windows["train"] + windows["holdout"] <= count
-    assert min(windows.values()) >= 1
-    assert windows["holdout"] >= 2
+    assert windows.needed <= count
+    assert (windows.growing is None) == (count >= 100)  # which has the usual 60
+    assert windows.holdout >= 2
 
 
 def test_foreign_text_stays_text_and_on_its_line() -> None:
