@@ -29,7 +29,7 @@ test-system: .venv/installed
 	  apt-get update --quiet --quiet && \
 	  apt-get install --quiet --quiet --yes --no-install-recommends \
 	    chromium prometheus postgresql; }
-	$(BIN)/pytest -m system
+	$(BIN)/pytest -m system --numprocesses 2 --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +13,15 @@ import pytest
 import yaml
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
+from retrain_assets_tests.system.processes import BIN, Processes, environment, free_port
+
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-# What would lead a command back to the repository's own data.
-SETTINGS = ("DAGSTER_HOME", "RETRAIN_STORAGE", "MLFLOW_TRACKING_URI", "SLACK_BOT_TOKEN")
-DEMO_SECONDS, START_SECONDS, STOP_SECONDS, PAGE_SECONDS = 1200, 120, 20, 60
+DEMO_SECONDS, PAGE_SECONDS = 1200, 60
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     done = subprocess.run(
         [BIN / "retrain", "demo", "--json"],
         cwd=home,
-        env=_environment(home),
+        env=environment(home),
         capture_output=True,
         text=True,
         timeout=DEMO_SECONDS,
@@ -66,25 +60,17 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 @pytest.fixture(scope="session")
 def address(demo: Demo) -> Iterator[str]:
     """The web server's, on the demo's project; none of its processes outlives the fixture."""
-    port = _free_port()
-    log = demo.home / "webserver.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [
-                *(BIN / "dagster-webserver", "--workspace", "workspace.yaml"),
-                *("--host", "127.0.0.1", "--port", str(port)),
-            ],
-            cwd=demo.home,
-            env=_environment(demo.home),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    port = free_port()
+    processes = Processes(demo.home)
     try:
-        _wait_until_ready(server, port, log)
+        processes.start(
+            *("webserver", "dagster-webserver", "--workspace", "workspace.yaml"),
+            *("--host", "127.0.0.1", "--port", str(port)),
+        )
+        processes.listening("webserver", port)
         yield f"http://127.0.0.1:{port}"
     finally:
-        _stop(server)
+        processes.stop()
 
 
 @pytest.fixture(scope="session")
@@ -125,34 +111,3 @@ def page(
         opened.screenshot(path=picture, animations="disabled")
     finally:
         opened.close()
-
-
-def _environment(home: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    return {**kept, "DAGSTER_HOME": str(home)}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_ready(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Return once the server listens, which it does when the definitions are loaded."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.2)
-    pytest.fail(f"the web server did not start: {log.read_text(encoding='utf-8')[-4000:]}")
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    """Ask the server to end, then end what is left of its process group."""
-    server.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        server.wait(STOP_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGKILL)
-    server.wait(STOP_SECONDS)

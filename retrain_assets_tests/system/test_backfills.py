@@ -16,7 +16,13 @@ from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, Bulk
 from polars.testing import assert_frame_equal
 
 from retrain_assets.orchestration.partitions import range_tags
-from retrain_assets_tests.system.deployment import STOPPED, Deployment, deploy, graphql
+from retrain_assets_tests.system.deployment import (
+    RUN_SECONDS,
+    STOPPED,
+    Deployment,
+    deploy,
+    graphql,
+)
 from retrain_assets_tests.system.processes import BIN, environment, free_port, wait_for
 from retrain_assets_tests.world import World, key, new_world
 
@@ -124,7 +130,7 @@ def completed(deployment: Deployment, backfill: str) -> list[str]:
         found = instance.get_backfill(backfill)
         return found is not None and found.status in BULK_ACTION_TERMINAL_STATUSES
 
-    wait_for(ended, 90, f"end of backfill {backfill}")
+    wait_for(ended, RUN_SECONDS, f"end of backfill {backfill}")
     found = instance.get_backfill(backfill)
     assert found is not None
     assert found.status is BulkActionStatus.COMPLETED_SUCCESS
@@ -246,7 +252,7 @@ def end_well(deployment: Deployment, run_ids: list[str]) -> None:
         assert dg.DagsterRunStatus.FAILURE not in [run.status for run in runs]
         return {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
 
-    wait_for(ended, 90, f"end of {run_ids}")
+    wait_for(ended, RUN_SECONDS, f"end of {run_ids}")
 
 
 def restart_code_server(deployment: Deployment, end: Callable[[str], None]) -> None:

@@ -19,7 +19,7 @@ from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data.ingest import ingest
 from retrain_assets.steps.inspect import status
 from retrain_assets.stores.storage import Storage
-from retrain_assets_tests.system.deployment import Deployment, deploy, rows
+from retrain_assets_tests.system.deployment import RUN_SECONDS, Deployment, deploy, rows
 from retrain_assets_tests.system.processes import wait_for
 from retrain_assets_tests.world import DATASET, customers, key, new_world
 
@@ -126,7 +126,7 @@ def test_a_run_outlives_the_daemon_that_asked_for_it(live: Deployment) -> None:
     assert live.succeeded("customers_ingest", **request).run_id == run.run_id
     live.start_daemon()
     new = {key(number) for number in UNWATCHED}
-    wait_for(lambda: live.materialized("churn", "monitoring") >= new, 60, "monitoring")
+    wait_for(lambda: live.materialized("churn", "monitoring") >= new, RUN_SECONDS, "monitoring")
     assert [found.run_id for found in live.runs("customers_ingest", **request)] == [run.run_id]
 
 
@@ -138,7 +138,9 @@ def test_a_daemon_that_dies_within_a_tick_asks_once_for_what_it_was_about_to_ask
     live.land(number, slope=-2.0)
     live.dies_at(point)
     live.start_daemon()
-    wait_for(lambda: key(number) in live.materialized("churn", "monitoring"), 90, "monitoring")
+    wait_for(
+        lambda: key(number) in live.materialized("churn", "monitoring"), RUN_SECONDS, "monitoring"
+    )
     runs = [run for job in ("customers_ingest", "churn_monitor") for run in live.runs(job, SUCCESS)]
     asked = [run.tags[REQUEST_TAG] for run in runs]
     assert len(asked) == len(set(asked))
