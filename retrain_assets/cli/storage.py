@@ -1,4 +1,4 @@
-"""The commands that keep the storage root: backup, restore and vacuum.
+"""The commands that keep the storage root: backup, restore, copy and vacuum.
 
 Not here: how files are copied and removed.
 """
@@ -12,13 +12,16 @@ from pathlib import Path
 
 import click
 
-from retrain_assets.cli.base import command, show, start_folder, storage
+from retrain_assets.cli.base import command, get_model, show, start_folder, storage
+from retrain_assets.orchestration.tick import alone
 from retrain_assets.specs.base import number_of
 from retrain_assets.steps.upkeep.vacuum import vacuum as remove_files
 from retrain_assets.stores.backup import back_up
 from retrain_assets.stores.backup import restore as bring_back
+from retrain_assets.stores.copies import copy_model
 from retrain_assets.stores.database import DRIVER, database_from, without_password
 from retrain_assets.stores.place import is_object_uri
+from retrain_assets.stores.storage import Storage, storage_from
 
 folder = click.argument("folder")
 
@@ -55,6 +58,57 @@ def restore(folder: str) -> None:
     tables = bring_back(_place(folder), _parts(), tell, database)
     message = f"{number_of(tables, 'table')} restored, with what was written"
     show({"folder": str(folder), "tables": tables}, message)
+
+
+@partial(command, name="copy")
+@click.argument("model")
+@click.option("--from", "source", help="Root to copy from: a folder or URI; RETRAIN_STORAGE.")
+@click.option("--to", "target", help="Root to copy to; RETRAIN_STORAGE.")
+@click.option("--from-mlflow", help="MLflow's database of the first; mlflow.db in a folder.")
+@click.option("--to-mlflow", help="MLflow's database of the second; mlflow.db in a folder.")
+def copy(
+    model: str,
+    source: str | None,
+    target: str | None,
+    from_mlflow: str | None,
+    to_mlflow: str | None,
+) -> None:
+    """Copy MODEL with its data, versions and decisions from one storage root to another.
+
+    The other root must not have the model, unless from an earlier copy. Stop what works on it.
+    """
+    spec = get_model(model)
+    roots = _storage_at(source, from_mlflow), _storage_at(target, to_mlflow)
+    if roots[0].root == roots[1].root:
+        raise ValueError("both roots are the same: name another one with --from or --to")
+    state = spec.state(roots[0])
+    datasets = {item.name: item for item in (state.dataset, *state.lookups.values())}
+    landing = [
+        file.path
+        for dataset in datasets.values()
+        if dataset.delta is None and dataset.bucket is None
+        for file in roots[0].source(dataset).files()
+    ]
+    tell = partial(click.echo, err=True)
+    with alone(roots[1].work, place=roots[1].place):
+        files = copy_model(model, [*datasets], landing, *roots, tell)
+    value = {"model": model, "from": str(roots[0].root), "to": str(roots[1].root), "files": files}
+    show(value, f"{model}: {number_of(files, 'file')} copied to {roots[1].root}")
+
+
+def _storage_at(root: str | None, database: str | None) -> Storage:
+    """Return the storage of a root, by default the project's."""
+    if root is None:
+        return storage()
+    place = _place(root)
+    if is_object_uri(place) and not database:
+        raise ValueError(
+            f"{root} cannot hold MLflow's database: name it with --from-mlflow or "
+            "--to-mlflow, such as sqlite:////absolute/path/mlflow.db"
+        )
+    settings = {"RETRAIN_STORAGE": str(place), "RETRAIN_WORK": os.environ.get("RETRAIN_WORK", "")}
+    settings |= {"MLFLOW_TRACKING_URI": database or ""}
+    return storage_from(settings, Path.cwd())
 
 
 @command

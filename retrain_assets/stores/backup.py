@@ -27,7 +27,7 @@ _LOCAL = ("mlflow.db", "dagster/", "serving/", ".")
 _LOG, _JOURNALS = "/_delta_log/", (".db-wal", ".db-shm", ".db-journal")
 Root = Path | str
 # The columns in which MLflow's database has full paths.
-_PLACES = (
+PLACES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
@@ -62,14 +62,11 @@ def back_up(parts: Mapping[str, Root], target: Root, tell: Callable[[str], None]
     _refuse_content(copy)
     for name, root in roots.items():
         place = place_at(parts[name])
-        logs = [file.name for file in place.files() if _LOG in file.name]
-        # Listed after the logs, so that no commit names a file that is not listed.
-        files = [*logs, *(file.name for file in place.files() if _LOG not in file.name)]
-        files = [file for file in files if not file.endswith(_JOURNALS)]
+        files = [file for file in list_files(place) if not file.endswith(_JOURNALS)]
         files.sort(key=lambda file: (file.endswith(".db"), _LOG not in file))
         if files:
             tell(f"{name}: {len(files)} files of {root}")
-            copied += sum(_copy(place, file, copy / name) for file in files)
+            copied += sum(copy_file(place, file, copy / name) for file in files)
             content[name] = root
     copy.write(MANIFEST, json.dumps(content, indent=2).encode())
     return copied
@@ -116,7 +113,7 @@ def restore(
         tell(f"{name}: to {target}")
         for file in (copy / name).files():
             is_misplaced = not target.is_local and WORK in parts and file.name.startswith(_LOCAL)
-            _copy(copy / name, file.name, place_at(parts[WORK]) if is_misplaced else target)
+            copy_file(copy / name, file.name, place_at(parts[WORK]) if is_misplaced else target)
     for name in needed:
         folder = place_at(parts[name])
         if isinstance(folder, Folder) and (records := folder.path / "mlflow.db").is_file():
@@ -126,6 +123,12 @@ def restore(
         tell(f"verify {name}")
         tables.verify(name)
     return len(names)
+
+
+def list_files(place: Place) -> list[str]:
+    """Return the names of all files, listed such that no commit names one that is not listed."""
+    logs = [file.name for file in place.files() if _LOG in f"/{file.name}"]
+    return [*logs, *(file.name for file in place.files() if _LOG not in f"/{file.name}")]
 
 
 def _absolute(root: Root) -> str:
@@ -139,7 +142,7 @@ def _refuse_content(place: Place) -> None:
         raise BackupError(f"{place} is not empty, it holds {some}: name a new folder")
 
 
-def _copy(source: Place, name: str, target: Place) -> bool:
+def copy_file(source: Place, name: str, target: Place) -> bool:
     """Copy a file, unless it was removed since it was listed, as temporary files are."""
     if name.endswith(".db") and isinstance(source, Folder):
         target.write(name, _read_database(source.path / name))
@@ -174,7 +177,7 @@ def _relocate(uri: str, roots: Mapping[str, str]) -> None:
             raise BackupError(
                 "the database holds no records of MLflow: run `pg_restore` with its dump first"
             )
-        for (old, new), (table, column) in product(roots.items(), _PLACES):
+        for (old, new), (table, column) in product(roots.items(), PLACES):
             statement = (
                 f"UPDATE {table} SET {column} = :new || substr({column}, :length) "  # noqa: S608 constants
                 f"WHERE substr({column}, 1, :length) = :old"

@@ -6,11 +6,14 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
-from retrain_assets.stores.backup import BackupError, back_up, restore
+from retrain_assets.stores import copies
+from retrain_assets.stores.backup import BackupError, back_up, copy_file, restore
+from retrain_assets.stores.registry.registry import new_run
 from retrain_assets.stores.tables.tables import StorageError
 from retrain_assets_tests.world import World, key, new_world
 
@@ -35,6 +38,7 @@ def test_what_is_brought_back_elsewhere_goes_on(
     said: Said = []
     copy, elsewhere = tmp_path / "copy", tmp_path / "elsewhere"
     back_up({"storage": settled(world).root}, copy, said.append)
+    copies_itself(world, tmp_path / "prod", said)
     world.root.rename(tmp_path / "lost")
     restored = replace(world, root=elsewhere)
     tables = restore(copy, {"storage": elsewhere}, said.append)
@@ -50,6 +54,50 @@ def test_what_is_brought_back_elsewhere_goes_on(
     assert job.execute_in_process(instance=instance).success
     assert len(restored.state.ledger.read().rows) == 2
     assert not world.root.exists(), "nothing is written where the copy was made from"
+
+
+def copies_itself(world: World, root: Path, said: Said) -> None:
+    """A model is copied with its history, also after kills, and never over another history."""
+    prod, calls = replace(world, root=root), [0]
+
+    def copy(fail_at: int = -1) -> int:
+        def fail(*arguments: Any) -> bool:
+            calls[0] += 1
+            if calls[0] == fail_at:
+                raise OSError("killed")
+            return copy_file(*arguments)
+
+        calls[0] = 0
+        landing = [f"customers/{path.name}" for path in (world.root / "landing").glob("*/*")]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(copies, "copy_file", fail)
+            roots = world.storage, prod.storage
+            return copies.copy_model("churn", ["customers"], landing, *roots, said.append)
+
+    for kill in (3, 50):
+        with pytest.raises(OSError, match="killed"):
+            copy(kill)
+        assert prod.state.ledger.read().rows == ()
+        assert prod.state.registry.versions() == []
+    assert copy() > 0
+    ledger, version = world.state.ledger.read(), world.state.registry.versions()[0]
+    assert prod.state.ledger.read() == ledger
+    assert prod.state.registry.versions() == world.state.registry.versions()
+    assert prod.state.registry.ledger_head == world.state.registry.ledger_head == ledger.head
+    assert prod.state.registry.alias("production") == ledger.production_version
+    away, stray = world.root.rename(root.with_name("away")), root / "delta/churn/drift/x"
+    prod.state.registry.load(version.version, version.sha256)
+    away.rename(world.root)
+    assert copy() == 0
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_text("of another model")
+    with pytest.raises(copies.CopyError, match="x is not in the root to copy from, so nothing was"):
+        copy()
+    stray.unlink()
+    new_run(prod.state.registry)
+    with pytest.raises(copies.CopyError, match="has runs of its own of this model"):
+        copy()
+    assert prod.state.ledger.read() == ledger
 
 
 def test_a_commit_that_lands_meanwhile_leaves_the_copy_whole(world: World, tmp_path: Path) -> None:
