@@ -156,11 +156,11 @@ def tick(wait: int) -> None:
     The exit code is 1 if a sensor or a run failed. If another tick works on the same storage, or a
     daemon runs, this one says so and does nothing.
     """
-    since, root = datetime.now(UTC), storage().work
+    since, root = datetime.now(UTC), storage()
     try:
-        with passes.alone(root, wait), base.open_daemon() as daemon:
+        with passes.alone(root.work, wait, root.place), base.open_daemon() as daemon:
             executed = []
-            for run in passes.run_pass(daemon, root):
+            for run in passes.run_pass(daemon, root.root):
                 click.echo(f"{run.sensor}: {run.error or f'{run.job}, run {run.run_id}'}", err=True)
                 executed.append(run)
             summary = passes.summarize(daemon, executed)

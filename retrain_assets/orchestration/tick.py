@@ -5,8 +5,9 @@ tables alone. Not here: what a sensor decides, and how its runs are executed.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import dagster as dg
@@ -20,7 +21,11 @@ from retrain_assets.orchestration.dagster_internals.ticks import (
     UnsettledError,
     has_daemon,
 )
+from retrain_assets.stores import lease
+from retrain_assets.stores.place import Place
 
+POLL_SECONDS = 2.0
+BUSY = "it does what there is to do"
 TICK_TAG = "retrain/tick"  # of a run that a pass executes: the storage root
 
 
@@ -29,28 +34,37 @@ class OtherTickError(RuntimeError):
 
 
 @contextmanager
-def alone(root: Path, wait_seconds: float = 0) -> Iterator[None]:
-    """Hold the lock of a storage root on this machine, which ends with the process.
+def alone(folder: Path, wait_seconds: float = 0, place: Place | None = None) -> Iterator[None]:
+    """Hold the lock of a storage root, which ends with the process.
 
     Args:
-        root: The storage root, or the local folder beside one in an object store; it is created
+        folder: The storage root, or the local folder beside one in an object store; it is created
             if it is missing.
         wait_seconds: How long to wait for another process.
+        place: The storage root, if other machines share it through an object store.
 
     Raises:
         OtherTickError: Another process holds it.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = monotonic() + wait_seconds
     try:
-        lock = FileLock(root / ".tick.lock").acquire(timeout=wait_seconds)
+        lock = FileLock(folder / ".tick.lock").acquire(timeout=wait_seconds)
     except Timeout as error:
-        message = f"another tick works on {root}: it does what there is to do"
-        raise OtherTickError(message) from error
-    with lock:
+        raise OtherTickError(f"another tick works on {folder}: {BUSY}") from error
+    with lock, ExitStack() as stack:
+        while place is not None and not place.is_local:
+            try:
+                stack.enter_context(lease.hold(place / ".tick"))
+                break
+            except lease.HeldError as error:
+                if monotonic() >= deadline:
+                    raise OtherTickError(f"another tick works: {error}; {BUSY}") from error
+                sleep(POLL_SECONDS)
         yield
 
 
-def run_pass(daemon: InProcessDaemon, root: Path) -> Iterator[Executed]:
+def run_pass(daemon: InProcessDaemon, root: Path | str) -> Iterator[Executed]:
     """Tick all sensors that are not stopped until none asks for anything; hold `alone` for it.
 
     Args:
