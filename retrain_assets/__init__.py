@@ -9,12 +9,15 @@ Not here: anything but the names of the two components, whose first use loads Da
 process that needs only a lower part starts fast.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retrain_assets.components.components import LandedDataset, RetrainedModel
 
+# Where no region is set, delta-rs would print a page of warnings for each table.
+os.environ.setdefault("RUST_LOG", "error")
 __all__ = ["LandedDataset", "RetrainedModel"]
 
 

@@ -6,10 +6,12 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -145,3 +147,57 @@ def send(
         handler.send_header(name.replace("_", "-"), value)
     handler.end_headers()
     handler.wfile.write(body)
+
+
+class Relay(BaseHTTPRequestHandler):
+    """Hands each request to a store, or fails before or after that has done its work."""
+
+    protocol_version = "HTTP/1.1"
+    store = ""
+
+    def fault(self) -> str:
+        """A status with its code, such as `503 SlowDown`, or where the connection is cut."""
+        return ""
+
+    def handle_one_request(self) -> None:
+        self.do_GET = self.do_PUT = self.do_HEAD = self.do_POST = self.do_DELETE = self.hand_on
+        super().handle_one_request()
+
+    def hand_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        kind = self.fault()
+        if kind[:1].isdecimal() or kind == "cut before":
+            self.fail(kind)
+            return
+        parts = urlsplit(self.store)
+        connection = HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+        connection.request(self.command, self.path, body, dict(self.headers))
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        if kind == "cut after":
+            self.fail(kind)
+            return
+        self.send_response_only(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+                self.send_header(name, value)
+        length = answer.getheader("Content-Length") or str(len(content))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        with suppress(ConnectionError):  # of a client that wants no more of it
+            self.wfile.write(content[: len(content) // 2] if kind else content)
+        self.close_connection = bool(kind)
+
+    def fail(self, kind: str) -> None:
+        status, _, code = kind.partition(" ")
+        self.close_connection = True
+        if status.isdecimal():
+            content = f"<Error><Code>{code}</Code>{SECRET}</Error>".encode()
+            self.send_response_only(int(status))
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content if self.command != "HEAD" else b"")
+
+    def log_message(self, *_: object) -> None:
+        pass

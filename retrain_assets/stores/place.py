@@ -23,6 +23,18 @@ STORES = ("s3", "gs", "az")
 SECONDS, RETRIES = 60, 6
 _SETTINGS = ("AWS_", "GOOGLE_", "AZURE_")
 _CODES = [r"<Code>(\w{1,60})</Code>", r"status code:? (\d{3})", r"HTTP error:? ([a-z ]{0,59}[a-z])"]
+_KEYS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
+_REMEDIES = {  # by what stands in an error
+    "<Code>NoSuchBucket": "create the bucket, or let RETRAIN_STORAGE name another",
+    r"<Code>\w*Expired": f"renew {_KEYS} and run it again; nothing is half done",
+    "<Code>(InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken)": f"see to {_KEYS}",
+    "IMDS|//169.254.169.254|loading credentials": f"no credentials: set {_KEYS}, or give this "
+    "machine a role",
+    "Received redirect": "the bucket is in another region: set AWS_REGION",
+    "error sending request": "nothing answers: see to the network and to the address of the store, "
+    "such as AWS_ENDPOINT_URL",
+    "": "see to the store, its address and the credentials in the environment",
+}
 
 
 class PlaceError(OSError):
@@ -240,6 +252,9 @@ class Bucket:
             return _describe(name, self._call("head", self._key(name)))
         except FileNotFoundError:
             return None
+        except PlaceError:
+            self.read(name)  # a store says why only where it may answer with a text
+            raise
 
     def read(self, name: str) -> bytes:
         """Return the content of an object; what came before a connection was cut is read again."""
@@ -294,8 +309,9 @@ class Bucket:
 
         try:
             return call(client.store, key)
-        except FileNotFoundError:
-            number = errno.ENOENT
+        except FileNotFoundError as error:
+            reason = describe_error(error)
+            number = 0 if reason.startswith("NoSuchBucket") else errno.ENOENT
         except AlreadyExistsError:
             number = errno.EEXIST
         except (BaseError, OSError) as error:
@@ -344,9 +360,9 @@ def open_store(uri: str, seconds: int, retries: int) -> Any:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the store's code for an error without its text, which may hold secrets."""
-    code = find_code(error) or type(error).__name__
-    return f"{code}; see to the store, its address and the credentials in the environment"
+    """Return the store's code for an error and what would do, without its text and secrets."""
+    text, code = as_line(error), find_code(error) or type(error).__name__
+    return f"{code}; {next(_REMEDIES[form] for form in _REMEDIES if re.search(form, text))}"
 
 
 def find_code(error: BaseException) -> str | None:

@@ -1,22 +1,26 @@
 """A folder and a bucket hold the same things in the same way, Delta tables among them."""
 
+import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import polars as pl
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
 from retrain_assets.domain.data.rules import PARTITION
-from retrain_assets.stores.backup import _PLACES as PATHS
+from retrain_assets.stores.backup import PLACES as PATHS
 from retrain_assets.stores.backup import back_up, restore
 from retrain_assets.stores.place import Place, PlaceError, open_client, place_at
 from retrain_assets.stores.storage import Storage, storage_from
 from retrain_assets.stores.tables.tables import StaleTableError, StorageError, Tables
-from retrain_assets_tests.buckets import SECRET, answering, bucket_apart, send
+from retrain_assets_tests.buckets import SECRET, Relay, answering, bucket_apart, send
+from retrain_assets_tests.servers import running
 
 ROOT = "s3://places/root"
 COMMIT = {"run_id": "r"}
@@ -87,8 +91,16 @@ def test_an_opened_table_is_kept_and_no_commit_moves_one_that_is_read(
     assert write(tables, "a", 9) == 3
     assert before.collect()["x"].sort().to_list() == [1, 2]
     assert content(tables) == [2, 9]
-    monkeypatch.setattr("retrain_assets.stores.tables.tables.DeltaTable", None)
-    assert content(tables) == [2, 9]
+    with monkeypatch.context() as patch:
+        patch.setattr("retrain_assets.stores.tables.tables.DeltaTable", None)
+        assert content(tables) == [2, 9]
+    place = tables.place("d/t")  # somebody repairs the log, and another process writes again
+    place.delete("_delta_log/00000000000000000003.json")
+    rows = pl.DataFrame({PARTITION: ["b"], "x": [7]})
+    write_deltalake(str(place), rows, mode="append")
+    assert content(tables) == [1, 2, 7]
+    place.delete("_delta_log/00000000000000000003.json")
+    assert content(tables) == [1, 2]
 
 
 def test_damage_in_a_bucket_is_named(tables: Tables) -> None:
@@ -156,6 +168,106 @@ def test_a_store_that_fails_is_no_table_that_was_never_written(
             with pytest.raises(PlaceError, match="AccessDenied; see to the store") as failure:
                 attempt()
             assert SECRET not in str(failure.value)
+
+
+class ExpiringStore(Relay):
+    """Takes what was issued at `/keys`, and other credentials for a number of requests."""
+
+    left = 0
+    issued: list[str] = []  # noqa: RUF012 of the class, as the server makes an object a request
+
+    def do_issue(self) -> None:
+        self.issued.append(f"ISSUED{len(self.issued)}")
+        soon = datetime.now(UTC) + timedelta(minutes=1)
+        keys = {"AccessKeyId": self.issued[-1], "SecretAccessKey": SECRET, "Token": "t"}
+        body = json.dumps({**keys, "Expiration": f"{soon:%Y-%m-%dT%H:%M:%SZ}"}).encode()
+        send(self, 200, body)
+
+    def hand_on(self) -> None:
+        if self.path == "/keys":
+            self.do_issue()
+        else:
+            super().hand_on()
+
+    def fault(self) -> str:
+        signed = str(self.headers.get("Authorization"))
+        if any(f"={key}/" in signed for key in self.issued):
+            return ""
+        ExpiringStore.left -= 1
+        return "" if self.left >= 0 else "400 ExpiredToken"
+
+
+@pytest.fixture
+def expiring(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[ExpiringStore]]:
+    ExpiringStore.store = os.environ["AWS_ENDPOINT_URL"]
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), ExpiringStore)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        yield ExpiringStore
+
+
+def test_credentials_that_expire_in_a_commit_leave_nothing_half_done(
+    tables: Tables, expiring: type[ExpiringStore]
+) -> None:
+    proxied, before = os.environ["AWS_ENDPOINT_URL"], 2
+    errors: list[str] = []
+    for left in range(0, 400, 15):
+        os.environ["AWS_ENDPOINT_URL"], expiring.left, count = proxied, left, len(errors)
+        try:
+            write(tables, "b", left + 10)
+        except (StorageError, PlaceError) as error:
+            errors.append(str(error))
+        os.environ["AWS_ENDPOINT_URL"] = expiring.store
+        first, after = content(tables)
+        assert first == 1
+        assert after in (left + 10, before if len(errors) > count else None)
+        before = after
+        if len(errors) == count:
+            break
+    assert 2 < len(errors) < 26
+    assert all("ExpiredToken; renew AWS_ACCESS_KEY_ID, " in error for error in errors)
+    assert SECRET not in "".join(errors)
+
+
+def test_credentials_that_a_machine_issues_are_renewed(
+    tables: Tables, expiring: type[ExpiringStore], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("t", encoding="utf-8")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    keys = f"{os.environ['AWS_ENDPOINT_URL']}/keys"
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", keys)
+    monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+    expiring.left = 0
+    write(tables, "b", 9)
+    assert content(tables) == [1, 9]
+    tables.place("d/t").write("x", b"1")
+    assert len(expiring.issued) > 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("404 NoSuchBucket", "NoSuchBucket; create the bucket, or let RETRAIN_STORAGE name"),
+        ("403 SignatureDoesNotMatch", "SignatureDoesNotMatch; see to AWS_ACCESS_KEY_ID"),
+        ("301 PermanentRedirect", "another region: set AWS_REGION"),
+        ("", "nothing answers: see to the network and to the address"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_named_with_what_would_do(
+    answer: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrain_assets.stores.place.RETRIES", 0)
+    fault = f"{answer or 'cut before'}"
+    relay = type("Refusing", (Relay,), {"fault": lambda _: fault})
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), relay)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        for attempt in (
+            lambda: place_at(ROOT).files(),
+            lambda: place_at(ROOT).write("x", b"1"),
+            lambda: Tables(ROOT).version("d/t"),
+        ):
+            with pytest.raises(PlaceError, match=f"{ROOT}.*: .*{reason}"):
+                attempt()
 
 
 @pytest.mark.parametrize(

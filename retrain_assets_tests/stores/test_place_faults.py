@@ -3,10 +3,8 @@
 import multiprocessing
 import random
 from collections.abc import Iterator
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
 
 import polars as pl
 import pytest
@@ -14,7 +12,7 @@ import pytest
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.stores.place import place_at
 from retrain_assets.stores.tables.tables import StorageError, Tables
-from retrain_assets_tests.buckets import bucket_apart, point_at
+from retrain_assets_tests.buckets import Relay, bucket_apart, point_at
 from retrain_assets_tests.servers import running
 
 pytestmark = pytest.mark.soak
@@ -95,56 +93,17 @@ def test_two_writers_at_once_lose_nothing(store: str) -> None:
     assert (commits.count("a"), commits.count("b")) == (WRITES, WRITES)
 
 
-class FailingStore(BaseHTTPRequestHandler):
-    """Hands each request to the store, or fails before or after it has done its work."""
+class FailingStore(Relay):
+    """A store that fails by chance."""
 
-    protocol_version = "HTTP/1.1"
-    store, share, chance = "", 0.0, random.Random(11)  # noqa: S311
+    share, chance = 0.0, random.Random(11)  # noqa: S311
     failures: list[str] = []  # noqa: RUF012 of the class, as the server makes an object a request
 
-    def handle_one_request(self) -> None:
-        self.do_GET = self.do_PUT = self.do_HEAD = self.do_POST = self.do_DELETE = self.hand_on
-        super().handle_one_request()
-
-    def hand_on(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        kinds = ("500", "503", "cut before", "cut after", "cut within")
+    def fault(self) -> str:
+        kinds = ("500 InternalError", "503 SlowDown", "cut before", "cut after", "cut within")
         kind = self.chance.choice(kinds) if self.chance.random() < self.share else ""
         self.failures.append(kind)
-        if kind.isdecimal() or kind == "cut before":
-            self.fail(kind)
-            return
-        parts = urlsplit(self.store)
-        connection = HTTPConnection(parts.hostname or "", parts.port, timeout=30)
-        connection.request(self.command, self.path, body, dict(self.headers))
-        answer = connection.getresponse()
-        content = answer.read()
-        connection.close()
-        if kind == "cut after":
-            self.fail(kind)
-            return
-        self.send_response_only(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
-                self.send_header(name, value)
-        length = answer.getheader("Content-Length") or str(len(content))
-        self.send_header("Content-Length", length)
-        self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if kind else content)
-        self.close_connection = bool(kind)
-
-    def fail(self, kind: str) -> None:
-        self.close_connection = True
-        if kind.isdecimal():
-            code = {"500": "InternalError", "503": "SlowDown"}[kind]
-            content = f"<Error><Code>{code}</Code></Error>".encode()
-            self.send_response_only(int(kind))
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        return kind
 
 
 @pytest.mark.parametrize("share", [0.2, 1.0])
@@ -170,6 +129,6 @@ def test_a_store_that_fails_loses_nothing(
             monkeypatch.setenv("AWS_TIMEOUT", "20s")
             written = values(Tables(sound.root))["a"]
             assert written in outcomes
-    assert {"500", "503", "cut before"} <= {*FailingStore.failures}
+    assert {"500 InternalError", "503 SlowDown", "cut before"} <= {*FailingStore.failures}
     assert write(sound, "b", 1) == (sound.version(TABLE) or 0)
     assert place_at(ROOT).files()

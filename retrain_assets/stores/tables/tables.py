@@ -280,15 +280,16 @@ class Tables:
         """Return a version to read; that of an object store is kept for as long as it is newest."""
         place = self.place(table)
         memory, key = place.memory, f"{place} at {version}"
-        cached: DeltaTable | None = memory.get(key)
-        if cached is not None and (
-            version is not None or not place.find(f"{log.LOG}/{cached.version() + 1:020}.json")
-        ):
-            return cached
-        opened = self._open_again(table, version)
-        if opened is not None:
-            memory[key] = opened
-            keys = [name for name, value in [*memory.items()] if isinstance(value, DeltaTable)]
+        cached: tuple[DeltaTable, Stored | None] | None = memory.get(key)
+        if cached is not None:
+            newest = cached[0].version()
+            if cached[1] != _find_commit(place, newest):
+                memory.clear()  # somebody repaired the log, so nothing that was verified counts
+            elif version is not None or not _find_commit(place, newest + 1):
+                return cached[0]
+        if (opened := self._open_again(table, version)) is not None:
+            memory[key] = opened, _find_commit(place, opened.version())
+            keys = [name for name, value in [*memory.items()] if isinstance(value, tuple)]
             for oldest in keys[:-_KEPT]:
                 memory.pop(oldest, None)
         return opened
@@ -306,7 +307,7 @@ class Tables:
         except OSError as error:
             if place.is_local:
                 raise
-            raise PlaceError(f"table {table}: {describe_error(error)}") from None
+            raise PlaceError(f"table {place}: {describe_error(error)}") from None
         if torn := log.torn_commit(place, opened.version()):
             raise StorageError(f"table {table}: {torn}")
         return opened
@@ -379,6 +380,10 @@ class Tables:
     def _seal(self, table: str) -> None:
         if (opened := self._open(table)) is not None:
             data_files.seal(self.place(table), opened)
+
+
+def _find_commit(place: Place, version: int) -> Stored | None:
+    return place.find(f"{log.LOG}/{version:020}.json")
 
 
 def _version(opened: DeltaTable | None) -> int | None:
