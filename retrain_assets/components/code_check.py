@@ -8,11 +8,13 @@ import ast
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import resolve_name
 from pathlib import Path
 
 from retrain_assets.domain.model.families.catalogue import TITLES, find_family
 from retrain_assets.domain.model.families.family import EstimatorFamily
+from retrain_assets.domain.model.families.parameters import allows_value, read_value_rules
 from retrain_assets.specs.base import hint
 from retrain_assets.specs.model import EstimatorSpec, ModelSpec
 from retrain_assets.specs.yaml import Loc
@@ -74,6 +76,27 @@ def _estimator_mistakes(spec: ModelSpec, family: EstimatorFamily, path: str) -> 
     yield from (unknown := list(_list_unknown_arguments(spec, path, names)))
     if not (required or unknown):
         yield from family.find_unusable(spec)
+    if family.reads_roles:
+        yield from _list_bad_values(spec, path, classes)
+
+
+def _list_bad_values(spec: ModelSpec, path: str, classes: list[ast.ClassDef]) -> Iterator[Mistake]:
+    """Yield values that scikit-learn refuses when it fits.
+
+    The library is only imported, for its own words, if the source of the class rules a value out.
+    """
+    rules = read_value_rules(classes)
+    for name, value in spec.estimator.params.items():
+        if allows_value(rules.get(name), value):
+            continue
+        from sklearn.utils._param_validation import validate_parameter_constraints
+
+        module, _, title = path.rpartition(".")
+        constraints = getattr(import_module(module), title)._parameter_constraints  # noqa: SLF001
+        try:
+            validate_parameter_constraints(constraints, {name: value}, title)
+        except ValueError as error:
+            yield ("estimator", "params", name), str(error)
 
 
 def _list_unknown_arguments(spec: ModelSpec, path: str, names: list[str]) -> Iterator[Mistake]:

@@ -235,6 +235,12 @@ def column(**changes: Any) -> dict[str, Any]:
             "sklearn.svm.SVC takes no 'gama': did you mean gamma?",
         ),
         (
+            {"estimator": {"class": "sklearn.svm.SVC", "params": {"C": 0, "probability": True}}},
+            {},
+            "estimator.params.C",
+            "The 'C' parameter of SVC must be a float in the range (0.0, inf]. Got 0",
+        ),
+        (
             {
                 "estimator": {
                     "class": "sklearn.svm.SVC",

@@ -128,6 +128,10 @@ def test_arguments_and_kinds_are_read_as_scikit_learn_has_them() -> None:
         required = [part.name for part in parameters if part.default is part.empty]
         names = [part.name for part in parameters]
         assert code_check.read_arguments(classes) == (names, required)
+        rules = code_check.read_value_rules(classes)
+        for part in (part for part in parameters if part.name not in required):
+            value = [*part.default] if type(part.default) is tuple else part.default
+            assert code_check.allows_value(rules.get(part.name), value)
         bases = {base.name for base in classes}
         assert ("ClassifierMixin" in bases) == issubclass(estimator, ClassifierMixin)
         assert ("RegressorMixin" in bases) == issubclass(estimator, RegressorMixin)
