@@ -193,8 +193,9 @@ def test_a_mistake_in_the_yaml_is_told_by_line_and_field_alone(
     done = CliRunner().invoke(main, ["status", "flight_delay"])
     assert done.exit_code == 1
     lines = done.output.removeprefix("Error: ").splitlines()
-    assert lines[-1] == "mine/defs.yaml: line 2: attributes.nam: unknown field: did you mean name?"
-    assert all(line.startswith("mine/defs.yaml: line 2: ") for line in lines)
+    place = f"src/{project.name}/defs/mine/defs.yaml: line 2: "
+    assert lines[-1] == f"{place}attributes.nam: unknown field: did you mean name?"
+    assert all(line.startswith(place) for line in lines)
 
 
 @pytest.fixture

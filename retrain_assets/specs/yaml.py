@@ -125,7 +125,10 @@ def load_strictly(path: Path) -> tuple[Document, ...]:
     Raises:
         SpecError: The file is not sound YAML, is empty or too large, or holds a secret.
     """
-    file = f"{path.parent.name}/{path.name}"
+    here, place = Path.cwd(), path.absolute()
+    file = f"{place.parent.name}/{place.name}"
+    if place.is_relative_to(here):
+        file = place.relative_to(here).as_posix()
     content = path.read_bytes().removeprefix(BOM_UTF8)
     if len(content) > _MAX_BYTES:
         raise SpecError(f"{file}: has {len(content):,} bytes: {_MAX_BYTES:,} are the most")
