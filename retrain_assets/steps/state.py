@@ -40,6 +40,7 @@ from retrain_assets.stores.tables.tables import Tables
 
 Result = TypeVar("Result")
 SOURCE = "_source"  # digest of what a partition was built from
+WITHOUT = "without_features"  # in a commit of features: the sources of those with refused rows only
 FILES = {**FILES_SCHEMA, "stamp": pl.String()}
 MONITORING_SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys((PARTITION, "role", "measure", "column"), pl.String()),

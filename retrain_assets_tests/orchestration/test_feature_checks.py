@@ -81,6 +81,9 @@ def test_rows_without_features_are_named_and_a_partition_of_them_alone_stops_no_
     assert done.success
     for table in ("features", "profile"):
         assert set(stored(world, f"churn/{table}")["_landing_partition"]) == {key(0), key(2)}
+    assert not world.state.list_unbuilt(world.state.sources())
+    landed(world, 1, shift=61.0)
+    assert world.state.list_unbuilt(world.state.sources()) == [key(1)]
 
 
 def test_of_a_refused_row_nothing_personal_is_shown(

@@ -5,6 +5,7 @@ range. Rows that lie far out of what production was trained on are marked as the
 Not here: computing features of rows, predicting and watching.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -20,7 +21,7 @@ from retrain_assets.domain.model.outliers import MAX_ROWS, OUTLIER, Detector, fi
 from retrain_assets.domain.windows import take_through
 from retrain_assets.errors import PermanentError
 from retrain_assets.steps.features.rows import Rows
-from retrain_assets.steps.state import SOURCE, ModelState, group_by_production
+from retrain_assets.steps.state import SOURCE, WITHOUT, ModelState, group_by_production
 from retrain_assets.stores.ledger import History
 from retrain_assets.stores.tables.data_files import Spill
 
@@ -107,21 +108,21 @@ def build_features(state: ModelState, partitions: Sequence[str], run_id: str) ->
             summary.add(table)
             digests = pl.col(PARTITION).replace_strict(sources, return_dtype=pl.String)
             spill.add(table.with_columns(digests.alias(SOURCE)))
-        keys = _drop_empty(state, keys, summary.parts, refused)
-        commit = describe_commit(run_id, keys)
+        empty = _list_empty(state, summary.parts, refused)
+        sources_of_empty = json.dumps({key: sources[key] for key in empty})
+        commit = describe_commit(run_id, keys) | ({WITHOUT: sources_of_empty} if empty else {})
         joined = join_parts(spill.parts(), state.spec)
         version = state.tables.replace(features, joined, keys, commit, base=base)
     mismatches = summary.find_mismatches(keys)
     return FeaturesResult(keys, pl.concat(summary.parts), mismatches, refused, version)
 
 
-def _drop_empty(
+def _list_empty(
     state: ModelState,
-    keys: tuple[str, ...],
     parts: Sequence[pl.DataFrame],
     refused: list[RefusedRow],
-) -> tuple[str, ...]:
-    """Return the partitions that have a row of features; the others are not built.
+) -> set[str]:
+    """Return the partitions of which every row is refused.
 
     Raises:
         FeatureError: None has.
@@ -133,7 +134,7 @@ def _drop_empty(
             f"model {state.spec.name}: features of all rows fail, such as those of row "
             f"{row['key']} of partition {row['partition']}: {row['reason']}"
         )
-    return tuple(key for key in keys if key in filled) if refused else keys
+    return {row["partition"] for row in refused}.difference(filled)
 
 
 def build_profiles(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildResult:

@@ -3,10 +3,11 @@
 Not here: the statistics, and what is done about an alert.
 """
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import polars as pl
@@ -21,7 +22,7 @@ from retrain_assets.steps.decision.train import PREDICTION_COLUMN
 from retrain_assets.steps.features.build import BuildResult, describe_commit, list_ready
 from retrain_assets.steps.monitoring.intervals import BLOCK, Timeline, read_timeline
 from retrain_assets.steps.monitoring.predict import PERFORMANCE_SCHEMA
-from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE, ModelState, landed_rows
+from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE, WITHOUT, ModelState, landed_rows
 from retrain_assets.stores.ledger import LedgerRow
 
 Profiles = dict[str, ColumnProfile]
@@ -94,12 +95,20 @@ class _Watcher:
     def get_source(self, key: str) -> str | None:
         """Return what the profile of a partition was built from, whatever has landed since.
 
-        Without rows there is no profile, and whatever has landed comes to the same. None where rows
-        have landed since: they are built first.
+        Without rows there is no profile, and whatever has landed comes to the same. If all rows
+        were refused, the commit of the features says so. None where rows have landed since: they
+        are built first.
         """
         if key in self.profiles:
             return str(self.profiles[key][SOURCE][0])
-        return None if self.landed.get(key) else self.sources[key]
+        return self.without_features.get(key) if self.landed.get(key) else self.sources[key]
+
+    @cached_property
+    def without_features(self) -> dict[str, str]:
+        """Return the partitions without any features, with what they were last built from."""
+        commits = self.state.tables.list_commits(self.state.table("features"))
+        notes = (json.loads(commit.get(WITHOUT, "{}")) for commit in reversed(commits))
+        return {key: source for note in notes for key, source in note.items()}
 
     def observe(self, key: str) -> Iterator[dict[str, object]]:
         """Yield all observations of the window that ends at a partition."""
