@@ -48,7 +48,7 @@ LONELY = (
     "its partition is far from all others, and waits for a second one near it; if its date is "
     "right, set rows.stray to 0 until it is stored"
 )
-WAITING = {_FUTURE, _FEW, LONELY}  # stands in quarantine in place of a value
+WAITING = _FUTURE, _FEW, LONELY  # one stands in quarantine behind the value
 _KEY = "_key_of_row"
 
 

@@ -166,7 +166,9 @@ def _partition(spec: DatasetSpec) -> Iterator[Rule]:
         expected = (*present.expectations, ("expect_column_pair_values_to_be_equal", same))
         is_timed = spec.columns[name].type == "datetime"
         limits = {"required": True, **spec.partition.limits(is_timed=is_timed)}
-        value = pl.coalesce(PROBLEM, raw(name).cast(pl.String))
+        parts = raw(name).cast(pl.String), PROBLEM
+        value = pl.concat_str(*parts, separator=": ", ignore_nulls=True)
+        value = pl.when(value != "").then(value)  # as nothing joined is no null
         yield Rule((name,), present.fails | foreign, value, expected, limits)
 
 

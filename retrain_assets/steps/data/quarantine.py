@@ -18,7 +18,7 @@ from retrain_assets.stores.storage import Storage
 
 WHOLE_FILE = "file"
 _FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"  # noqa: RUF001 wide ones count in some spreadsheets
-_WIDEST, _LONGEST_LIST = 60, 200
+_WIDEST, _LONGEST_LIST, _MOST_FILES = 60, 200, 5
 _TYPES: dict[ColumnType, str] = {
     "int": "a whole number, such as 5",
     "float": "a number, such as 0.5",
@@ -110,12 +110,15 @@ def as_lines(reasons: pl.DataFrame, most: int = 50) -> Iterator[str]:
 
 
 def explain(reasons: pl.DataFrame, spec: DatasetSpec) -> Iterator[str]:
-    """Yield what each rule expects of each column instead of a value that was refused."""
+    """Yield why files were refused, and what each rule expects instead of a value."""
+    files = reasons.filter(reason=WHOLE_FILE).unique(["file", "value"], maintain_order=True)
+    for row in files.head(_MOST_FILES).iter_rows(named=True):
+        yield f"{_cell(row['file'])}: {row['value']}"
     first = reasons.filter(pl.col("reason") != WHOLE_FILE).unique(
         ["reason", "column"], keep="first", maintain_order=True
     )
     for row in first.iter_rows(named=True):
-        if row["value"] in WAITING:
+        if str(row["value"]).endswith(WAITING):
             yield f"{row['column']}, {row['reason']}: {row['value']}"
             continue
         column = spec.columns.get(row["column"] or "")

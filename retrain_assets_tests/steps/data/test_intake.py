@@ -455,9 +455,10 @@ def test_a_row_of_a_mistaken_month_waits_until_its_neighbours_come(tmp_path: Pat
         (f"{UNPLACED}sales/a.csv", "sales/a.csv", line, "partition") for line in (402, 403)
     ]
     values = storage.tables.scan("sales/quarantine").collect().sort("_line")["_reasons"].to_list()
+    few = "its partition is far from all others, has few rows and waits for its neighbours"
     assert [reasons[0]["value"] for reasons in values] == [
-        "its partition is far from all others, has few rows and waits for its neighbours",
-        "its partition begins in the future and waits",
+        f"2013-12-18: {few}",
+        "2103-01-01: its partition begins in the future and waits",
     ]
     assert Intake(storage, spec, None, now).unread == []
     near = ["2013-12-16", "2013-12-17"]

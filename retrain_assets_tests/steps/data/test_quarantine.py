@@ -53,11 +53,13 @@ def test_each_rule_says_what_it_expects_and_what_it_met(world: World) -> None:
     assert allowed.startswith("plan, allowed: expected is one of ")
     assert allowed.endswith(", not 'gold'")
     ((name, *_), *_) = reasons.rows()
-    waiting = (name, "a.csv", 2, "day", "its partition begins in the future and waits", "partition")
+    why = "2103-01-01: its partition begins in the future and waits"
+    waiting = (name, "a.csv", 2, "day", why, "partition")
     rows = pl.DataFrame([waiting], schema=reasons.schema, orient="row")
-    assert [*explain(rows, world.dataset)] == [
-        "day, partition: its partition begins in the future and waits"
-    ]
+    assert [*explain(rows, world.dataset)] == [f"day, partition: {why}"]
+    deliver(world, 1, x=["bad"] * 40)
+    why, *_ = explain(refused(world.storage, world.dataset, key(1)), world.dataset)
+    assert why.startswith(f"customers/{key(1)}.csv: 40 of 200 rows were refused; quarantine.max_")
 
 
 def test_reasons_are_counted_by_partition_and_column_the_most_frequent_first(world: World) -> None:
