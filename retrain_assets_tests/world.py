@@ -46,7 +46,12 @@ DATASET: dict[str, Any] = {
     "columns": {
         "day": {"type": "date", "required": True},
         "id": {"type": "int", "required": True, "min": 0},
-        "x": {"type": "float", "min": -100, "max": 100},
+        "x": {
+            "type": "float",
+            "min": -100,
+            "max": 100,
+            "description": "how often the customer called",
+        },
         "plan": {"type": "category", "allowed": ["basic", "plus", "pro"]},
         "left": {"type": "int", "min": 0, "max": 1, "known": "later"},
     },

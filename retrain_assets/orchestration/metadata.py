@@ -4,16 +4,19 @@ Not here: the numbers.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.data.rules import PARTITION, column_limits
 from retrain_assets.domain.decision.triggers import decide
 from retrain_assets.errors import mask_password
 from retrain_assets.orchestration import checks
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.model import ModelSpec
 from retrain_assets.specs.partition import ALL
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.monitoring.adapt import read_losses, summarize
@@ -28,19 +31,85 @@ DIGITS = 4  # of a number that is drawn
 ROWS = "dagster/partition_row_count"
 
 
-def describe_table(tables: Tables, table: str) -> dict[str, Any]:
-    """Return name, place, version, rows and columns of a table as it is now."""
+# Of columns that the platform adds to a table.
+COLUMNS = {
+    PARTITION: "The partition that the row belongs to.",
+    "_key": "The values of the dataset's `key`, joined by |.",
+    "_source": "A digest of the data and settings that the partition was built from.",
+    "_file": "The landing file.",
+    "_line": "The line or row of the file, from 1.",
+    "_reasons": "Each rule that the row breaks, with the value.",
+    "_row": "The row as it was delivered; personal values are masked.",
+    "model_version": "The version in production when the partition arrived.",
+    "in_sample": "Whether that version was trained on the partition.",
+    "prediction": "The probability of label 1, the most probable class, or the number.",
+    "label": "The true outcome, if it is known.",
+    "role": "What is watched: feature, prediction, target, performance and so on.",
+    "measure": "The measure of drift, or the metric.",
+    "statistic": "The value of the measure over the window.",
+    "threshold": "From here on there is an alert.",
+    "baseline": "The same value in the reference, or at the promotion.",
+    "alert": "Whether the threshold is reached.",
+    "low": "The lower end of the interval of the statistic.",
+    "high": "The upper end of the interval of the statistic.",
+    "effect": "What moved, in words.",
+    "window_from": "The first partition of the window.",
+    "window_to": "The last partition of the window.",
+}
+
+
+def describe_table(
+    tables: Tables,
+    table: str,
+    texts: Mapping[str, str] = MappingProxyType({}),
+    limits: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Return name, place, version, rows and columns of a table as it is now.
+
+    Args:
+        tables: All tables.
+        table: Its name.
+        texts: What columns mean, besides those of `COLUMNS`.
+        limits: What values may be, as `column_limits` returns it.
+    """
     summary = tables.describe(table)
-    schema = summary.schema if summary else {}
-    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in schema.items()]
+    schema, texts = summary.schema if summary else {}, COLUMNS | dict(texts)
+    listed = [
+        dg.TableColumn(name, str(dtype), texts.get(name), _constrain(limits.get(name, {})))
+        for name, dtype in schema.items()
+    ]
     return {
         "dagster/table_name": table,
         "dagster/uri": tables.uri(table),
         "dagster/row_count": summary.rows if summary else 0,
-        "dagster/column_schema": dg.TableSchema(columns),
+        "dagster/column_schema": dg.TableSchema(listed),
         "delta_version": summary.version if summary else 0,
         **({"columns_widened": summary.widened} if summary and summary.widened else {}),
     }
+
+
+def describe_dataset(tables: Tables, spec: DatasetSpec) -> dict[str, Any]:
+    """Return what `describe_table` does of a dataset, with what its YAML says of each column."""
+    columns = spec.columns.items()
+    texts = {name: column.description for name, column in columns if column.description}
+    return describe_table(tables, f"{spec.name}/dataset", texts, column_limits(spec))
+
+
+def describe_features(tables: Tables, spec: ModelSpec) -> dict[str, Any]:
+    """Return what `describe_table` does of a model's features, with its `descriptions`."""
+    target = spec.target
+    text = f"The target: {target.expression or f'the column {target.column}'}."
+    return describe_table(
+        tables, f"{spec.name}/features", {target.column: text, **spec.descriptions}
+    )
+
+
+def _constrain(limits: Mapping[str, Any]) -> dg.TableColumnConstraints:
+    """Return limits on a value as the UI shows them."""
+    words = {"ge": "at least {}", "le": "at most {}", "pattern": "matches {}"}
+    other = [text.format(limits[name]) for name, text in words.items() if name in limits]
+    other += [f"one of {', '.join(map(str, limits['enum']))}"] if "enum" in limits else []
+    return dg.TableColumnConstraints(nullable="required" not in limits, other=other)
 
 
 def round_series(numbers: pl.DataFrame) -> dict[str, dict[str, float]]:

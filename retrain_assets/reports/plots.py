@@ -89,6 +89,7 @@ def draw_actual(target: np.ndarray, prediction: np.ndarray) -> Figure:
         leave out the outermost half per cent of values at each end; the figure says how many.
     """
     from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.ticker import LogFormatter
 
     figure = canvas.new_figure(6.4, 4.8)
     axes = figure.subplots()
@@ -104,7 +105,10 @@ def draw_actual(target: np.ndarray, prediction: np.ndarray) -> Figure:
         cmap=LinearSegmentedColormap.from_list("density", DENSITY),
         linewidths=0.1,
     )
-    figure.colorbar(density, ax=axes, label="rows", pad=0.02).outline.set_visible(False)
+    bar = figure.colorbar(density, ax=axes, label="rows", pad=0.02)
+    bar.outline.set_visible(False)
+    # Powers of ten would be typeset, which looks for fonts that a machine may not have.
+    bar.formatter = bar.minorformatter = LogFormatter()
     axes.axline(
         (y_limits[0], y_limits[0]), slope=1, color=INK, linestyle="--", linewidth=1, label="ideal"
     )

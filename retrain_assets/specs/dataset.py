@@ -54,6 +54,7 @@ class ColumnSpec(Spec):
             `_partition` if file names contain it.
         known: A `later` value is not known when predicting, so no feature can use it.
         since: First partition whose files have the column; before it they may lack it.
+        description: What the column means; Dagster's UI shows it.
     """
 
     type: ColumnType
@@ -68,6 +69,8 @@ class ColumnSpec(Spec):
     expression: str | None = None
     timing: Literal["before", "later"] = Field("before", alias="known")
     since: str | None = None
+    # Left out of what is stored, so that other words never cause data to be read again.
+    description: str | None = Field(None, exclude=True)
 
     def _find_mistakes(self) -> Mistakes:
         for name in ("allowed", "pattern"):

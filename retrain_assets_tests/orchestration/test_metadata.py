@@ -47,7 +47,13 @@ def test_a_table_tells_its_rows_and_columns(watched: World, asset: str, columns:
     assert found["dagster/table_name"] == asset
     assert found["dagster/row_count"] == watched.storage.tables.describe(asset).rows
     assert found["dagster/partition_row_count"] == 120
-    assert columns <= {column.name for column in found["dagster/column_schema"].columns}
+    listed = {column.name: column for column in found["dagster/column_schema"].columns}
+    assert columns <= listed.keys()
+    assert "partition" in listed["_landing_partition"].description
+    if asset == "customers/dataset":
+        assert listed["x"].description == "how often the customer called"
+        assert not listed["day"].constraints.nullable
+        assert "one of" in listed["plan"].constraints.other[0]
 
 
 def test_each_partition_has_numbers_of_its_own(watched: World) -> None:

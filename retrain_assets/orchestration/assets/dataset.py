@@ -103,7 +103,7 @@ def _describe(pulled: Pulled) -> dg.MaterializeResult[None]:
 
 def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Return the assets `<d>/dataset` and `<d>/quarantine`, which one run makes, with checks."""
-    dataset, _ = keys = [dg.AssetKey([spec.name, part]) for part in OUTPUTS]
+    dataset, quarantine = keys = [dg.AssetKey([spec.name, part]) for part in OUTPUTS]
 
     @dg.multi_asset(
         name=f"{spec.name}__ingest",
@@ -135,7 +135,10 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
             read["ignored"] = checks.table(ingestion.ignored)
         if not spec.is_pulled:
             context.log_event(dg.AssetMaterialization(landing_key(spec), metadata=read))
-        tables = {key: metadata.describe_table(opened.tables, "/".join(key.path)) for key in keys}
+        tables = {
+            dataset: metadata.describe_dataset(opened.tables, spec),
+            quarantine: metadata.describe_table(opened.tables, f"{spec.name}/quarantine"),
+        }
         yield from _materializations(context, requested, ingestion, tables)
         yield from _check_results(spec, ingestion, dataset)
 

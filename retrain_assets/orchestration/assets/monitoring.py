@@ -237,9 +237,14 @@ def _dataset_deps(model: Model) -> list[dg.AssetDep]:
 def _describe(
     state: ModelState, name: str, result: build.BuildResult | build.FeaturesResult, **extra: Any
 ) -> Result:
+    table = (
+        metadata.describe_features(state.tables, state.spec)
+        if name == "features"
+        else metadata.describe_table(state.tables, state.table(name))
+    )
     return dg.MaterializeResult(
         metadata={
-            **metadata.describe_table(state.tables, state.table(name)),
+            **table,
             "rows_in_run": result.count,
             "partitions": len(result.partitions),
             "first": result.partitions[0],
