@@ -13,6 +13,7 @@ import dagster as dg
 
 from retrain_assets.definitions import build_defs, models
 from retrain_assets.demo.flights import Flights
+from retrain_assets.orchestration import beside
 from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
 from retrain_assets.orchestration.play import Tell, settle_deliveries
 from retrain_assets.orchestration.resources import StorageResource
@@ -56,7 +57,8 @@ def run_demo(storage: Storage, home: Path, tell: Tell, *, fresh: bool) -> dict[s
         gc.freeze()  # a full collection would look at all that is loaded: 5 % of the CPU seconds
         deliveries = _deliver(storage, flights, days)
         names = tuple(models())
-        decisions = settle_deliveries(storage, names, daemon, deliveries, len(days), tell)
+        with beside.open_process():
+            decisions = settle_deliveries(storage, names, daemon, deliveries, len(days), tell)
     return {"days": len(days), "decisions": decisions}
 
 

@@ -3,8 +3,11 @@
 Dagster shows the help with the check, and docs/operations.md lists it. Not here: what is checked.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
+from warnings import catch_warnings
 
 import dagster as dg
 
@@ -64,13 +67,69 @@ CHECK_HELP: dict[str, str] = {
 }
 
 MAX_ROWS_SHOWN = 100
+BY_PARTITION = "RETRAIN_PARTITIONED_CHECKS"  # Dagster calls such checks a preview
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 
 
-def spec(key: dg.AssetKey, name: str, text: str, *, blocking: bool = False) -> dg.AssetCheckSpec:
-    """Return the check of an asset, with its help in the description."""
+def spec(
+    key: dg.AssetKey,
+    name: str,
+    text: str,
+    partitions: dg.PartitionsDefinition[str] | None = None,
+    *,
+    blocking: bool = False,
+) -> dg.AssetCheckSpec:
+    """Return the check of an asset, with its help in the description.
+
+    Args:
+        key: The asset.
+        name: Name of the check.
+        text: What is true when it passes.
+        partitions: Those of the asset, for each of which `spread` yields a result of its own; they
+            count where `RETRAIN_PARTITIONED_CHECKS` is set.
+        blocking: Whether a failure stops what depends on the asset.
+    """
     description = f"{text} When red: {CHECK_HELP[name]}"
-    return dg.AssetCheckSpec(name, asset=key, description=description, blocking=blocking)
+    parts = partitions if os.environ.get(BY_PARTITION) else None
+    with catch_warnings(category=dg.PreviewWarning, action="ignore"):  # who sets it knows
+        return dg.AssetCheckSpec(
+            name, asset=key, description=description, blocking=blocking, partitions_def=parts
+        )
+
+
+def spread(
+    context: dg.AssetExecutionContext, results: Iterable[dg.AssetCheckResult]
+) -> Iterator[Any]:
+    """Yield results as they are, or of a partitioned check one for each partition of the run."""
+    specs = {(check.asset_key, check.name): check for check in context.assets_def.check_specs}
+    for item in results:
+        check = specs[item.asset_key, item.check_name]
+        if check.partitions_def is None:
+            yield item
+            continue
+        yield dg.Output(None, check.get_python_identifier())
+        for partition in context.partition_keys:
+            yield _select(item, check, partition)
+
+
+def _select(
+    item: dg.AssetCheckResult, check: dg.AssetCheckSpec, partition: str
+) -> dg.AssetCheckEvaluation:
+    """Return the result for a partition: it fails where a record names it, or none names any."""
+    where = item.metadata.get("where")
+    records = list(where.records) if isinstance(where, dg.TableMetadataValue) else []
+    cases = [entry for entry in records if entry.data.get("partition", partition) == partition]
+    is_cut = len(records) == MAX_ROWS_SHOWN  # then others may have failed too
+    return dg.AssetCheckEvaluation(
+        check_name=check.name,
+        asset_key=check.asset_key,
+        passed=item.passed or bool(records and not cases and not is_cut),
+        metadata={"records": len(cases)}
+        | ({"where": table([x.data for x in cases])} if cases else {}),
+        severity=item.severity,
+        description=item.description,
+        partition=partition,
+    )
 
 
 def table(records: Sequence[Mapping[str, object]]) -> dg.TableMetadataValue:

@@ -88,11 +88,12 @@ def describe_table(
     }
 
 
-def describe_dataset(tables: Tables, spec: DatasetSpec) -> dict[str, Any]:
-    """Return what `describe_table` does of a dataset, with what its YAML says of each column."""
+def describe_dataset(tables: Tables, spec: DatasetSpec) -> list[dict[str, Any]]:
+    """Return what `describe_table` does of accepted rows, as the YAML has them, and others."""
     columns = spec.columns.items()
     texts = {name: column.description for name, column in columns if column.description}
-    return describe_table(tables, f"{spec.name}/dataset", texts, column_limits(spec))
+    accepted = describe_table(tables, f"{spec.name}/dataset", texts, column_limits(spec))
+    return [accepted, describe_table(tables, f"{spec.name}/quarantine")]
 
 
 def describe_features(tables: Tables, spec: ModelSpec) -> dict[str, Any]:
@@ -107,7 +108,8 @@ def describe_features(tables: Tables, spec: ModelSpec) -> dict[str, Any]:
 def _constrain(limits: Mapping[str, Any]) -> dg.TableColumnConstraints:
     """Return limits on a value as the UI shows them."""
     words = {"ge": "at least {}", "le": "at most {}", "pattern": "matches {}"}
-    other = [text.format(limits[name]) for name, text in words.items() if name in limits]
+    values = {name: f"{x:g}" if isinstance(x, float) else x for name, x in limits.items()}
+    other = [text.format(values[name]) for name, text in words.items() if name in limits]
     other += [f"one of {', '.join(map(str, limits['enum']))}"] if "enum" in limits else []
     return dg.TableColumnConstraints(nullable="required" not in limits, other=other)
 

@@ -36,6 +36,7 @@ REQUESTS = {
     "asked": "a cause asked for a candidate",
     "cause": "a cause fired, and nothing was asked for",
 }
+ROWS = {"accepted": "accepted rows", "quarantined": "refused rows or file"}
 SPANS = {"pause": "paused", "excluded": "excluded", "corrected": "corrected after training"}
 
 
@@ -113,7 +114,9 @@ def draw(report: Values) -> Drawn | None:
     gap = min(expected["partitions"], max(1, len(keys) // FUTURE)) if future else 0
     axis, events = Axis(keys, future, max(gap, 1) if future else 0), report["events"]
     kinds = {event["kind"] for event in events}
-    decisions = _place_marks(axis, events, DECISIONS)
+    decisions, volumes = _place_marks(axis, events, DECISIONS), report["volumes"]
+    bars = _place_volumes(axis, volumes)
+    rows = {kind for bar in bars for kind, *_ in bar["parts"]}
     return {
         "labels": axis.labels(),
         "future": axis.at(future) if future else None,
@@ -124,13 +127,13 @@ def draw(report: Values) -> Drawn | None:
         "requests": _place_marks(axis, events, REQUESTS),
         "spans": [_place_span(axis, event) for event in events if event["kind"] in SPANS],
         "hits": list(_place_hits(axis, report)),
-        "volumes": _place_volumes(axis, report["volumes"]),
+        "volumes": bars,
         "drift": [
             row | {"runs": [_place_span(axis, run) for run in row["runs"]]}
             for row in report["drift"]
         ],
         "glyphs": {kind: text for kind, text in (DECISIONS | REQUESTS).items() if kind in kinds},
-        "colours": {kind: text for kind, text in SPANS.items() if kind in kinds},
+        "colours": {k: text for k, text in (SPANS | ROWS).items() if k in kinds | rows},
         "height": HEIGHT,
         "bars": BARS,
     }
@@ -144,14 +147,11 @@ def _place_span(axis: Axis, event: Values) -> Drawn:
 def _place_versions(axis: Axis, events: Sequence[Values]) -> Iterator[Drawn]:
     """Yield for how long each version served."""
     changes = [event for event in events if event.get("serves") is not None]
-    ends = [event["serves"] for event in changes[1:]] + [axis.keys[-1]]
-    for event, end in zip(changes, ends, strict=False):
-        start = bisect_right(axis.keys, event["serves"])
-        served = axis.keys[start : bisect_right(axis.keys, end)]
-        if served:
-            text = f"version {event['version']} serves {served[0]} to {served[-1]}"
-            span = {"first": served[0], "last": served[-1], "text": text}
-            yield _place_span(axis, span) | {"version": event["version"]}
+    starts = [axis.step * bisect_right(axis.keys, event["serves"]) for event in changes]
+    for event, start, end in zip(changes, starts, [*starts[1:], 100.0], strict=False):
+        if start < end:  # the last one serves on
+            place = {"x": round(start, 3), "width": round(end - start, 3)}
+            yield {"version": event["version"], **place}
 
 
 def _place_marks(axis: Axis, events: Sequence[Values], kinds: Collection[str]) -> list[Drawn]:

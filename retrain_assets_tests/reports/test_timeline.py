@@ -71,6 +71,9 @@ def test_a_version_serves_the_partitions_after_its_decision() -> None:
     )
     spans = [(span["version"], span["x"], span["width"]) for span in made["versions"]]
     assert spans == [(1, 25.0, 50.0), (3, 75.0, 25.0)]
+    soon = {"as_of": "f", "partitions": 1}
+    (last,) = drawn(event("promote", "e", serves="e", version=9), next=soon)["versions"]
+    assert (last["x"], last["width"]) == (80.0, 20.0)  # it serves on
 
 
 def test_several_decisions_on_one_partition_stand_above_each_other() -> None:
@@ -104,7 +107,9 @@ def test_a_wide_interval_does_not_flatten_the_line() -> None:
 def test_refused_rows_stand_on_top_of_accepted_ones() -> None:
     row = {"accepted": 90, "quarantined": 10, "refusal": None}
     rows = [{"partition": "a", **row}, {"partition": "b", **row, "quarantined": 0}]
-    first, second = drawn(volumes=rows)["volumes"]
+    made = drawn(volumes=rows)
+    first, second = made["volumes"]
+    assert list(made["colours"]) == ["accepted", "quarantined"]
     (_, top, height), (_, above, _) = first["parts"]
     assert top + height == pytest.approx(timeline.BARS)
     assert above < top

@@ -180,7 +180,7 @@ class Site:
         experiment = registry.client.get_experiment_by_name("churn").experiment_id
         run = registry.client.create_run(experiment).info.run_id
         trained = fit_model(state, [key(number) for number in numbers])
-        found = register(state, run, trained, tags={}, metrics={}, figures={})
+        found = register(state, run, trained, tags={}, metrics={}, pictures={})
         registry.client.set_terminated(run)
         history = state.ledger.read()
         row = LedgerRow(

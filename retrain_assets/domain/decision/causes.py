@@ -195,7 +195,8 @@ def _performance(spec: ModelSpec, situation: Situation) -> Answer:
         fired, clause = estimate_is_reliable(estimated, realised)
         clause += "" if fired else ", so it is not acted on"
         return Answer(fired, f"estimated without labels: {foreseen.reason}; the estimate {clause}")
-    return answer or Answer(False, "no realised performance since production was promoted")
+    missing = f"production has predicted no whole window of {spec.windows.current} partitions that"
+    return answer or Answer(False, f"not known: {missing} have their labels")
 
 
 def _has_fallen(window: pl.DataFrame) -> Answer:

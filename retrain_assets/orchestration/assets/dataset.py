@@ -103,7 +103,8 @@ def _describe(pulled: Pulled) -> dg.MaterializeResult[None]:
 
 def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Return the assets `<d>/dataset` and `<d>/quarantine`, which one run makes, with checks."""
-    dataset, quarantine = keys = [dg.AssetKey([spec.name, part]) for part in OUTPUTS]
+    partitions = partitions_definition(spec.partition)
+    dataset, _ = keys = [dg.AssetKey([spec.name, part]) for part in OUTPUTS]
 
     @dg.multi_asset(
         name=f"{spec.name}__ingest",
@@ -120,8 +121,10 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
             )
             for key, (text, kinds) in zip(keys, OUTPUTS.values(), strict=True)
         ],
-        check_specs=[checks.spec(dataset, name, text) for name, text in DESCRIPTIONS.items()],
-        partitions_def=partitions_definition(spec.partition),
+        check_specs=[
+            checks.spec(dataset, name, text, partitions) for name, text in DESCRIPTIONS.items()
+        ],
+        partitions_def=partitions,
         backfill_policy=dg.BackfillPolicy.single_run(),
         pool=f"{spec.name}_ingest",
     )
@@ -135,12 +138,10 @@ def dataset_assets(spec: DatasetSpec) -> dg.AssetsDefinition:
             read["ignored"] = checks.table(ingestion.ignored)
         if not spec.is_pulled:
             context.log_event(dg.AssetMaterialization(landing_key(spec), metadata=read))
-        tables = {
-            dataset: metadata.describe_dataset(opened.tables, spec),
-            quarantine: metadata.describe_table(opened.tables, f"{spec.name}/quarantine"),
-        }
+        described = metadata.describe_dataset(opened.tables, spec)
+        tables = dict(zip(keys, described, strict=True))
         yield from _materializations(context, requested, ingestion, tables)
-        yield from _check_results(spec, ingestion, dataset)
+        yield from checks.spread(context, _check_results(spec, ingestion, dataset))
 
     return _ingest
 

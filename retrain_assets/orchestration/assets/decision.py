@@ -5,14 +5,13 @@ Not here: fitting, judging and deciding (`steps.decision`).
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any
 
 import dagster as dg
 
-from retrain_assets.orchestration import checks, jobs, messages, metadata
+from retrain_assets.orchestration import beside, checks, jobs, messages, metadata
 from retrain_assets.orchestration.assets.monitoring import Model, Results
 from retrain_assets.orchestration.resources import Channels, StorageResource, mlflow_run, nested_run
 from retrain_assets.steps.decision import evaluate, promote, reconsider, train
@@ -176,8 +175,8 @@ def _production(model: Model) -> dg.AssetsDefinition:
         with _mlflow_runs(context, opened, model) as start_run:
             row = promote.decide_candidate(state, context.run_id, partial(_nest, start_run))
         messages.tell_at_once(model, opened, channels, context)
-        write = partial(_write_card, state, opened, row)
         remedy = f"retrain card {model.spec.name} {row.version}"
+        write = partial(_write_card, state, opened, row, remedy)
         card_link = metadata.describe_stored(context, "card", write, remedy)
         yield dg.MaterializeResult(metadata=_describe_decision(row) | card_link)
         yield _check_alias(model, state)
@@ -196,11 +195,11 @@ def _describe_decision(row: LedgerRow) -> dict[str, Any]:
     }
 
 
-def _write_card(state: ModelState, storage: Storage, row: LedgerRow) -> dict[str, Any]:
-    """Write the card of the version decided on, and return the link to it."""
-    state = replace(state, memo={})
-    for version in sorted({row.candidate or row.version, row.version}):  # its refit is newer
-        path = card.write_card(state, version, storage.cards)
+def _write_card(state: ModelState, storage: Storage, row: LedgerRow, remedy: str) -> dict[str, Any]:
+    """Write the cards of the version decided on and of its refit, and return the link to it."""
+    numbers = {row.candidate or row.version, row.version}
+    beside.do(remedy, card.write_cards, state, numbers, storage.cards)
+    path = card.path_of(state.spec.name, row.version, storage.cards)
     return {"card": metadata.link_page(f"models/{state.spec.name}/cards/{row.version}", path)}
 
 

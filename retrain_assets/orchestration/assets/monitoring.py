@@ -65,8 +65,11 @@ class Model:
 
     def asset(self, name: str, description: str, *kinds: str) -> dict[str, Any]:
         """Return what all assets of the model share."""
+        link = self.report_link
+        if isinstance(link, dg.UrlMetadataValue):  # the first thing that the UI shows
+            description += f" [The page of {self.spec.name}]({link.url})"
         return {
-            "metadata": {"report": self.report_link},
+            "metadata": {"report": link},
             "key": self.key(name),
             "group_name": self.spec.name,
             "owners": self.spec.owners,
@@ -83,6 +86,11 @@ class Model:
             "backfill_policy": dg.BackfillPolicy.single_run(),
             "pool": f"{self.spec.name}_monitor",
         }
+
+    def checks(self, key: dg.AssetKey, texts: Mapping[str, str]) -> list[dg.AssetCheckSpec]:
+        """Return checks of a partitioned asset, by name with what is true when they pass."""
+        parts = partitions.partitions_definition(self.dataset.partition)
+        return [checks.spec(key, name, text, parts) for name, text in texts.items()]
 
 
 def monitor_assets(model: Model) -> list[dg.AssetsDefinition]:
@@ -107,20 +115,23 @@ def _features(model: Model) -> dg.AssetsDefinition:
     @dg.asset(
         **model.partitioned("features", "Validated features and target, as known when predicting."),
         deps=_dataset_deps(model),
-        check_specs=[checks.spec(key, name, text) for name, text in texts.items()],
+        check_specs=model.checks(key, texts),
     )
     def features(context: dg.AssetExecutionContext, storage: StorageResource) -> Results:
         state, keys = model.state(storage.open()), partitions.requested_partitions(context)
         result = build.build_features(state, keys, context.run_id)
         metadata.add_series(context, key, result.summary.rename({"rows": metadata.ROWS}))
         yield _describe(state, "features", result, rows_refused=len(result.refused))
-        yield checks.warn("rows_have_features", key, result.refused)
-        for name, (cases, message) in {
+        cases: dict[str, tuple[list[dict[str, object]], str]] = {
+            "rows_have_features": (result.refused, ""),
             "features_match_training": (result.mismatches, ""),
             "target_balance_within_range": (_find_unbalanced(model, result.summary), ""),
             "outlier_share_within_range": _find_outlying(model, result.summary),
-        }.items():
-            yield checks.warn(name, key, cases, message=message)
+        }
+        yield from checks.spread(
+            context,
+            (checks.warn(name, key, x, message=text) for name, (x, text) in cases.items()),
+        )
 
     return features
 
@@ -158,16 +169,15 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
     key = model.key("monitoring")
     alerts = ALERTS | (INTERVALS_HOLD if model.spec.intervals else {})
     texts = {name: text for name, (_, text) in alerts.items()}
-    texts[NOT_WORSE] = (
-        "Production is not shown to be worse than the version before it since it came."
-    )
+    text = "Production is not shown to be worse than the version before it since it came."
+    since = checks.spec(key, NOT_WORSE, text)  # about all partitions since
 
     @dg.asset(
         **model.partitioned(
             "monitoring", "Drift and realised performance of each partition's window."
         ),
         deps=[model.key("profile"), model.key("predictions")],
-        check_specs=[checks.spec(key, name, text) for name, text in texts.items()],
+        check_specs=[*model.checks(key, texts), since],
     )
     def monitoring(context: dg.AssetExecutionContext, storage: StorageResource) -> Results:
         state, keys = model.state(storage.open()), partitions.requested_partitions(context)
@@ -177,15 +187,21 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
         draw = partial(metadata.draw_pictures, state, result.partitions[-1])
         pictures = metadata.describe_stored(context, "pictures", draw) if watched else {}
         yield _describe(state, "monitoring", result, **pictures)
-        for name, (role, _) in alerts.items():
-            cases = _list_alerts(result.rows, role)
-            message = f"{len(cases)} alerts in {len(result.partitions)} partitions"
-            yield checks.warn(name, key, cases, message=message)
+        yield from checks.spread(context, _check_alerts(key, alerts, result))
         yield _watch(state, key, context.run_id)
         if model.spec.layer.mode == "off":  # it has no asset, which would record its end
             layer.act(state, context.run_id)
 
     return monitoring
+
+
+def _check_alerts(
+    key: dg.AssetKey, alerts: Mapping[str, tuple[str, str]], result: build.BuildResult
+) -> Iterator[dg.AssetCheckResult]:
+    for name, (role, _) in alerts.items():
+        cases = _list_alerts(result.rows, role)
+        message = f"{len(cases)} alerts in {len(result.partitions)} partitions"
+        yield checks.warn(name, key, cases, message=message)
 
 
 def _adaptation(model: Model) -> dg.AssetsDefinition:

@@ -23,6 +23,7 @@ from retrain_assets.domain.metrics.metrics import list_metrics, mean_over_blocks
 from retrain_assets.domain.model.estimator import Fitted, fit, predict
 from retrain_assets.domain.model.outliers import OUTLIER
 from retrain_assets.domain.windows import Windows, describe_exclusions, split
+from retrain_assets.reports import canvas
 from retrain_assets.reports.plots import draw_holdout
 from retrain_assets.reports.search_plot import draw_search
 from retrain_assets.specs.model import ModelSpec
@@ -242,9 +243,9 @@ def _register_candidate(
     holdout = sample(state, plan.windows.holdout)
     output = predict_sample(state, trained.pipeline, holdout)
     metrics, kind = compute_metrics(state, holdout, output), state.spec.target.kind
-    draw = partial(draw_holdout, kind, holdout.labels, output.values, output.classes)
-    figures = {"holdout.png": draw}
-    return register(state, run_id, trained, tags=plan.tags, metrics=metrics, figures=figures)
+    figure = draw_holdout(kind, holdout.labels, output.values, output.classes)
+    pictures = {"holdout.png": canvas.to_png(figure)}
+    return register(state, run_id, trained, tags=plan.tags, metrics=metrics, pictures=pictures)
 
 
 def register(
@@ -254,7 +255,7 @@ def register(
     *,
     tags: Mapping[str, str],
     metrics: Mapping[str, float],
-    figures: Mapping[str, Callable[[], Figure]] | None = None,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> ModelVersion:
     """Log a fitted pipeline to its MLflow run and register it as a version."""
     first, last = trained.partitions[0], trained.partitions[-1]
@@ -262,10 +263,10 @@ def register(
         SPEC_FILE: state.spec.model_dump_json(indent=2),
         PACKAGES_FILE: json.dumps(installed(), indent=2),
     }
-    drawn: dict[str, Callable[[], Figure]] = {}
+    drawn: dict[str, bytes] = {}
     if trained.search is not None:
         texts[SEARCH_FILE] = trained.search.write_csv()
-        drawn = {"search.png": partial(draw_search, trained.search)}
+        drawn = {"search.png": canvas.to_png(draw_search(trained.search))}
     return state.registry.log_version(
         run_id,
         trained.pipeline,
@@ -282,7 +283,7 @@ def register(
             "excluded": describe_exclusions(state.spec.exclude, first, last),
         },
         texts=texts,
-        figures={**(figures or {}), **drawn},
+        pictures={**(pictures or {}), **drawn},
     )
 
 

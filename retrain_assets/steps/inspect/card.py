@@ -5,7 +5,7 @@ the page looks.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from retrain_assets.stores.registry.model_file import ModelFileError
 from retrain_assets.stores.registry.registry import ModelVersion, RegistryError
 
 Parts = dict[str, list[Any]]
-SHUFFLED_ROWS, DRIFT_PARTITIONS, CONFIDENCE = 5_000, 60, 0.95
+SHUFFLED_ROWS, DRIFT_PARTITIONS, CONFIDENCE = 2_500, 60, 0.95
 CHANGES = 10
 NOT_EXPLAINED = (AttributeError, KeyError, TypeError, ValueError, RegistryError, ModelFileError)
 LONG = ("metrics", "trained_on")  # tags that are shown otherwise, or are a line a partition
@@ -52,11 +52,23 @@ def write_card(state: ModelState, number: int, cards: Place) -> str:
         ModelFileError: Its file was changed.
         StorageError: The rows it was judged on are damaged.
     """
-    name = f"card-{number}.html"  # MLflow's run may be its parent's too
-    text, folder = card(state, number), cards / state.spec.name
-    folder.write(name, text.encode())
+    path, text = path_of(state.spec.name, number, cards), card(state, number)
+    name = path.rpartition("/")[2]  # MLflow's run may be its parent's too
+    (cards / state.spec.name).write(name, text.encode())
     state.registry.client.log_text(state.registry.version(number).run_id, text, name)
-    return f"{folder}/{name}"
+    return path
+
+
+def path_of(model: str, number: int, cards: Place) -> str:
+    """Return the path or URI of the card of a version."""
+    return f"{cards / model}/card-{number}.html"
+
+
+def write_cards(state: ModelState, numbers: Collection[int], cards: Place) -> None:
+    """Write the cards of versions of one decision, which share what was judged."""
+    state = replace(state, memo={})
+    for number in sorted(numbers):
+        write_card(state, number, cards)
 
 
 def card(state: ModelState, number: int) -> str:

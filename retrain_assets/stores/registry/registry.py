@@ -9,7 +9,7 @@ production (`stores.ledger`), fitting, Dagster.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -30,7 +30,6 @@ from retrain_assets.stores.registry.logged_model import log_pipeline
 from retrain_assets.stores.registry.model_file import MODEL_FILE, ModelFileError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from sklearn.pipeline import Pipeline
 
@@ -156,7 +155,7 @@ class ModelRegistry:
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
         texts: Mapping[str, str],
-        figures: Mapping[str, Callable[[], Figure]],
+        pictures: Mapping[str, bytes],
     ) -> ModelVersion:
         """Log a fitted pipeline to its run and register it as a version.
 
@@ -169,7 +168,7 @@ class ModelRegistry:
             metrics: On the holdout.
             tags: To find the version by.
             texts: Text files, by name.
-            figures: Functions that draw pictures, by name.
+            pictures: PNG files, by name.
 
         Raises:
             ModelFileError: The pipeline holds types that are not trusted when it is loaded.
@@ -182,8 +181,8 @@ class ModelRegistry:
         with TemporaryDirectory() as folder:
             for name, text in texts.items():
                 (Path(folder) / name).write_text(text, encoding="utf-8")
-            for name, draw in figures.items():
-                draw().savefig(Path(folder) / name)
+            for name, picture in pictures.items():
+                (Path(folder) / name).write_bytes(picture)
             self.client.log_artifacts(run_id, folder)
         logged = log_pipeline(run_id, pipeline, example, prediction, self.trusted)
         sha256 = model_file.digest(self.file(logged.model_uri, MODEL_FILE))

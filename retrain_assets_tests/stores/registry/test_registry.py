@@ -13,7 +13,6 @@ import numpy as np
 import polars as pl
 import pytest
 import skops.io
-from matplotlib.figure import Figure
 from sklearn.dummy import DummyClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
@@ -85,7 +84,7 @@ class Registered:
             metrics={"log_loss": 0.1 + 0.2, "roc_auc": 0.5},
             tags=tags,
             texts={"spec.json": "{}"},
-            figures={"holdout.png": Figure},
+            pictures={"holdout.png": b"png"},
         )
 
     def folder(self, version: ModelVersion) -> Path:
