@@ -114,6 +114,20 @@ def test_a_folder_with_only_a_workspace_shows_the_demo(theirs: Theirs, tmp_path:
     assert models == ["arrival_delay", "flight_delay"]
 
 
+@pytest.mark.system
+def test_the_demo_makes_its_first_models_in_an_empty_folder(theirs: Theirs, tmp_path: Path) -> None:
+    settings = environment(tmp_path, PYTHONPATH="")
+    del settings["DAGSTER_HOME"]
+    command = [theirs.python, "-m", "retrain_assets.cli", "demo", "--to", "2013-03-15", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, check=True)
+    demo = json.loads(done.stdout)
+    decisions = [(row["model"], row["action"]) for row in demo["decisions"]]
+    assert sorted(decisions) == [("arrival_delay", "promote"), ("flight_delay", "promote")]
+    assert [file.name for file in tmp_path.iterdir()] == ["data"]
+    cards = list((tmp_path / "data" / "reports" / "cards").glob("*/card-2.html"))
+    assert len(cards) == len(decisions)
+
+
 def test_a_project_with_one_yaml_runs_its_loop(theirs: Theirs) -> None:
     module = ("-m", f"{theirs.project.name}.definitions")
     theirs.run("-m", "dagster", "definitions", "validate", *module)

@@ -33,20 +33,23 @@ MANY = 1000  # a range of more partitions may be a mistake
 
 
 @command
+@click.option("--to", "last", help="Last day that lands; 2013-03-15 is enough for a first model.")
 @click.option("--fresh", is_flag=True, help="Start over: delete what an earlier demo stored.")
-def demo(*, fresh: bool) -> None:
+def demo(last: str | None, *, fresh: bool) -> None:
     """Let the flights of 2013 arrive week by week, and watch the loop run."""
-    from retrain_assets.demo.run import run_demo
+    from retrain_assets.demo.run import LAST_DAY, run_demo
 
     def tell(decision: dict[str, Any]) -> None:
         click.echo(base.decision_lines([decision]), err=True)
 
-    result = run_demo(storage(), base.dagster_home(), tell, fresh=fresh)
+    home = base.dagster_home()
+    result = run_demo(storage(), home, tell, last=last or LAST_DAY, fresh=fresh)
     names = sorted({row["model"] for row in result["decisions"]})
     pages = ", ".join(storage().report(name) for name in names)
     where = (
         f"Each model has a page: {pages}; `retrain serve` shows them too.\n"
-        "See all of it in the Dagster UI: make dev, then http://127.0.0.1:3000"
+        f"See all of it in Dagster's UI: DAGSTER_HOME={home} dagster dev -m "
+        "retrain_assets.definitions, then http://127.0.0.1:3000"
     )
     show(result, f"{base.decision_lines(result['decisions'])}\n\n{where}")
 

@@ -33,13 +33,16 @@ class ForeignDataError(RuntimeError):
     """Starting over would delete what is not the demo's."""
 
 
-def run_demo(storage: Storage, home: Path, tell: Tell, *, fresh: bool) -> dict[str, Any]:
+def run_demo(
+    storage: Storage, home: Path, tell: Tell, *, last: str = LAST_DAY, fresh: bool
+) -> dict[str, Any]:
     """Let the flights of 2013 land, first 74 days at once, then two weeks at a time.
 
     Args:
         storage: Where everything is kept.
         home: Where Dagster's settings are.
         tell: Takes each decision as it is made.
+        last: The last day that lands.
         fresh: Delete what an earlier demo stored.
 
     Returns:
@@ -48,7 +51,7 @@ def run_demo(storage: Storage, home: Path, tell: Tell, *, fresh: bool) -> dict[s
     if fresh:
         start_over(storage)
     flights = Flights.load()
-    days = [day for day in flights.days if day <= LAST_DAY]
+    days = [day for day in flights.days if day <= last]
     (storage.work / "dagster").mkdir(parents=True, exist_ok=True)
     places = {"root": str(storage.root), "work": str(storage.work)}
     resource = StorageResource(**places, tracking_uri=storage.mlflow_uri)

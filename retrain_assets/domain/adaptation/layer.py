@@ -27,6 +27,7 @@ from retrain_assets.domain.adaptation.linear import (
     update_linear,
 )
 from retrain_assets.domain.metrics.metrics import UNKNOWN_CLASS, surprise
+from retrain_assets.domain.threads import one_thread
 from retrain_assets.specs.features import Kind
 
 Array = np.ndarray
@@ -248,8 +249,6 @@ def _losses(state: LayerState, labels: Array, prediction: Array) -> Array:
 
 def _move(state: LayerState, rows: Rows, losses: dict[str, float]) -> LayerState:
     """Return the state after rows whose outputs and labels are not on the link's scale yet."""
-    from threadpoolctl import threadpool_limits
-
     increments, typical = np.array([losses[name] for name in HEADS]), state.typical
     if state.kind == "regression":
         share = 1 - TYPICAL_MEMORY if state.partitions else 1.0
@@ -259,7 +258,7 @@ def _move(state: LayerState, rows: Rows, losses: dict[str, float]) -> LayerState
     labels = rows.labels / state.deviation if regression else rows.labels
     inputs = np.asfortranarray(to_link(state.kind, rows.inputs, state.deviation))
     parts = {count: Rows(inputs[:, :count], labels, rows.weights) for count in {1, state.members}}
-    with threadpool_limits(limits=1):
+    with one_thread("numpy"):
         heads = tuple(
             update_linear(state.kind, head.linear, parts[head.members], head.discount)
             for head in _heads(state)

@@ -23,6 +23,7 @@ from retrain_assets.domain.model.families.catalogue import family_of
 from retrain_assets.domain.model.families.family import LAST, PLAIN, Rows, TrainingError
 from retrain_assets.domain.model.pipeline import build_pipeline
 from retrain_assets.domain.model.search import Journal, Params, search, time_folds
+from retrain_assets.domain.threads import one_thread
 from retrain_assets.specs.features import Kind
 from retrain_assets.specs.gate import GateSpec
 from retrain_assets.specs.model import (
@@ -132,11 +133,8 @@ def predict(
         PredictionError: A prediction is not finite, and `strict` is set.
         FeatureError: The features are not those of training.
     """
-    from threadpoolctl import threadpool_limits
-
     method = pipeline.predict if kind == "regression" else pipeline.predict_proba
-    # With several threads, runs that work at the same time would wait for each other.
-    with threadpool_limits(limits=1):
+    with one_thread(type(pipeline[LAST]).__module__):
         output = np.asarray(method(features), dtype=np.float64)
     if kind == "binary":
         output = output[:, 1]

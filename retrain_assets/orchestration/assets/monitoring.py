@@ -3,7 +3,7 @@
 Not here: how any of them is computed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -122,7 +122,7 @@ def _features(model: Model) -> dg.AssetsDefinition:
         result = build.build_features(state, keys, context.run_id)
         metadata.add_series(context, key, result.summary.rename({"rows": metadata.ROWS}))
         yield _describe(state, "features", result, rows_refused=len(result.refused))
-        cases: dict[str, tuple[list[dict[str, object]], str]] = {
+        cases: dict[str, tuple[Sequence[Mapping[str, object]], str]] = {
             "rows_have_features": (result.refused, ""),
             "features_match_training": (result.mismatches, ""),
             "target_balance_within_range": (_find_unbalanced(model, result.summary), ""),

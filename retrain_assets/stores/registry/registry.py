@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
+from logging import WARNING, getLogger
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -343,6 +344,7 @@ def _create_database(database: Path) -> None:
         return
     from mlflow import MlflowClient
 
+    getLogger("mlflow.store.db.utils").setLevel(WARNING)  # it would tell of each step
     part = database.with_name(f"{database.name}.{os.getpid()}.part")
     part.unlink(missing_ok=True)
     MlflowClient(f"{SQLITE}{part}", f"{SQLITE}{part}").search_experiments(max_results=1)
