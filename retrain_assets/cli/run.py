@@ -28,6 +28,7 @@ from retrain_assets.steps.data.pull import pull
 from retrain_assets.steps.data.quarantine import refused
 from retrain_assets.steps.state import landing_files
 from retrain_assets.stores.landing.topic import TopicFiles
+from retrain_assets.stores.place import Folder
 
 MANY = 1000  # a range of more partitions may be a mistake
 
@@ -217,7 +218,9 @@ def land_kafka(
     """
     from retrain_assets.steps.data import kafka as kafka_step  # its library is an extra
 
-    files = TopicFiles(storage().landing, base.get("dataset", base.datasets(), dataset), topic)
+    place = storage().landing_place
+    root = place.path if isinstance(place, Folder) else str(place)
+    files = TopicFiles(root, base.get("dataset", base.datasets(), dataset), topic)
     bounds = kafka_step.Bounds(max_messages, max_seconds, once=once)
     with kafka_step.stop_on_signals() as stop:
         tell = partial(click.echo, err=True)

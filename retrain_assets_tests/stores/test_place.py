@@ -16,11 +16,15 @@ from deltalake import DeltaTable, write_deltalake
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.stores.backup import PLACES as PATHS
 from retrain_assets.stores.backup import back_up, restore
+from retrain_assets.stores.landing.sql import StatementError
+from retrain_assets.stores.landing.topic import TopicFiles
 from retrain_assets.stores.place import Place, PlaceError, open_client, place_at
 from retrain_assets.stores.storage import Storage, storage_from
 from retrain_assets.stores.tables.tables import StaleTableError, StorageError, Tables
 from retrain_assets_tests.buckets import SECRET, Relay, answering, bucket_apart, send
 from retrain_assets_tests.servers import running
+from retrain_assets_tests.steps.data.test_pull import open_shop
+from retrain_assets_tests.stores.landing.test_topic import dataset as topic_dataset
 
 ROOT = "s3://places/root"
 COMMIT = {"run_id": "r"}
@@ -151,6 +155,27 @@ def test_a_folder_moves_into_a_bucket_and_its_database_into_the_folder_of_work(
         places = [database.execute(f"SELECT {b} FROM {a}").fetchone() for a, b in PATHS]  # noqa: S608
     assert set(places) == {(f"{moved}/artifacts/churn",)}
     assert place_at(moved).folders() == ["delta"]
+
+
+def test_what_is_pulled_and_what_is_read_of_a_topic_lands_in_a_bucket(tmp_path: Path) -> None:
+    root, database = f"{ROOT}/{tmp_path.name}", f"sqlite:///{tmp_path}/mlflow.db"
+    shop = open_shop(tmp_path, "sqlite")
+    shop.storage = Storage(root, database, work_folder=tmp_path)
+    assert (shop.pull(), shop.pull()) == (3, 0)
+    shop.run("UPDATE orders SET amount = 11, changed = '2024-01-02 12:00:00' WHERE id = 1")
+    assert shop.pull() == 1
+    landed = [file.name for file in shop.storage.landing_place.files()]
+    assert landed == ["orders/00000001.parquet", "orders/00000002.parquet"]
+    with pytest.raises(StatementError, match="by a cursor: move them away"):
+        shop.pull(cursor=None)
+
+    files, other = (TopicFiles(f"{root}/landing", topic_dataset(), "t") for _ in range(2))
+    busy = pytest.raises(RuntimeError, match=r"\.t\.topic is held by")
+    with files.locked(), busy, other.locked():
+        pass
+    with other.locked():
+        other.write(0, 0, 4, b'{"id": 1}\n')
+    assert files.next_offsets() == {0: 5}
 
 
 def test_a_store_that_fails_is_no_table_that_was_never_written(

@@ -6,10 +6,11 @@ here: the database, and reading the files.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +19,9 @@ from filelock import FileLock, Timeout
 
 from retrain_assets.specs.base import duration
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.stores import lease
 from retrain_assets.stores.landing.sql import Database, StatementError
+from retrain_assets.stores.place import Folder, Place
 from retrain_assets.stores.storage import Storage
 
 LOOK_BACK = 500  # newest files in which rows are looked for that are read once more
@@ -44,28 +47,38 @@ class PulledFiles:
 
     Args:
         folder: Where they are.
-        lock: The file that one writer locks.
+        lock: The file that one writer of this machine locks.
+        shared: Where one writer of all machines holds a lock, in an object store.
         cursor: The column that grows with each new or changed row.
         overlap: How much older rows are read again.
     """
 
-    folder: Path
+    folder: Place
     lock: Path
+    shared: Place
     cursor: str = ""
     overlap: timedelta = timedelta()
 
     @classmethod
     def of(cls, storage: Storage, spec: DatasetSpec) -> Self:
         """Return the files of a dataset."""
-        place = storage.landing / spec.pattern.parent, storage.work / f".{spec.name}.pull.lock"
+        folder, name = storage.landing_place / str(spec.pattern.parent), f".{spec.name}.pull"
+        places = folder, storage.work / f"{name}.lock", storage.place / name
         if spec.sql is None or spec.sql.cursor is None:
-            return cls(*place)
-        return cls(*place, spec.sql.cursor, duration(spec.sql.overlap))
+            return cls(*places)
+        return cls(*places, spec.sql.cursor, duration(spec.sql.overlap))
 
     @cached_property
-    def newest(self) -> list[Path]:
-        """Return the newest files, oldest first."""
-        return sorted(self.folder.glob("*.parquet"))[-LOOK_BACK:]
+    def newest(self) -> list[str]:
+        """Return the names of the newest files, oldest first."""
+        names = (file.name for file in self.folder.files() if "/" not in file.name)
+        return [name for name in names if name.endswith(".parquet")][-LOOK_BACK:]
+
+    def scan(self, name: str) -> pl.LazyFrame:
+        """Return the rows of a file."""
+        folder = self.folder
+        file = folder.path / name if isinstance(folder, Folder) else BytesIO(folder.read(name))
+        return pl.scan_parquet(file)
 
     def find_bound(self) -> object:
         """Return the least cursor that the next pull reads; None where nothing has landed.
@@ -75,13 +88,13 @@ class PulledFiles:
                 between files.
         """
         name = self.cursor
-        for path in self.newest:
-            if path.name == ALL_ROWS or name not in pl.read_parquet_schema(path):
+        for file in self.newest:
+            if file == ALL_ROWS or name not in self.scan(file).collect_schema():
                 raise StatementError(
-                    f"{path} was pulled without the cursor {name}: move the files of "
+                    f"{self.folder}/{file} was pulled without the cursor {name}: move the files of "
                     f"{self.folder} away, and the next pull reads all rows"
                 )
-        frames = (pl.scan_parquet(path).select(pl.max(name)).collect() for path in self.newest)
+        frames = (self.scan(file).select(pl.max(name)).collect() for file in self.newest)
         largest = [frame.item() for frame in frames]
         try:
             bound = max((value for value in largest if value is not None), default=None)
@@ -99,35 +112,35 @@ class PulledFiles:
 
     def drop_landed(self, rows: pl.DataFrame, bound: object) -> pl.DataFrame:
         """Return the rows that no file has exactly as they are."""
-        for path in self.newest if bound is not None else ():
-            file = pl.scan_parquet(path)
+        for name in self.newest if bound is not None else ():
+            file = self.scan(name)
             if file.collect_schema().keys() == rows.schema.keys():
                 near = file.filter(pl.col(self.cursor) >= pl.lit(bound)).collect()
                 # SQLite has types by value, so that those of a column differ between pulls.
                 cast = near.cast(rows.schema, strict=False)
                 # A value that the cast changes was another one, so its row is not there yet.
                 back = cast.cast(near.schema, strict=False)
-                same = pl.all_horizontal(back[name].eq_missing(near[name]) for name in near.columns)
+                same = pl.all_horizontal(back[key].eq_missing(near[key]) for key in near.columns)
                 near = cast.filter(pl.select(same).to_series()) if near.height else cast
                 rows = rows.join(near, on=rows.columns, how="anti", nulls_equal=True)
         return rows
 
     def write(self, rows: pl.DataFrame, name: str) -> str:
         """Write a file such that it is there as a whole or not at all, and return its name."""
-        unfinished = self.folder / f".{name}.part"
-        rows.write_parquet(unfinished)
-        unfinished.rename(self.folder / name)
+        content = BytesIO()
+        rows.write_parquet(content)
+        self.folder.write(name, content.getvalue())
         return name
 
     def replace_all(self, rows: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, str]]:
         """Yield all rows and the name of their one file, unless that has just these rows."""
-        if any(path.name != ALL_ROWS for path in self.newest):
+        if any(name != ALL_ROWS for name in self.newest):
             raise StatementError(
                 f"{self.folder} has files that were pulled by a cursor: move them away, and the "
                 "next pull reads all rows"
             )
-        rows, path = rows.sort(rows.columns), self.folder / ALL_ROWS
-        if not (path.exists() and pl.read_parquet(path).equals(rows)):
+        rows = rows.sort(rows.columns)
+        if not (self.newest and self.scan(ALL_ROWS).collect().equals(rows)):
             yield rows, ALL_ROWS
 
     @contextmanager
@@ -137,14 +150,14 @@ class PulledFiles:
         Raises:
             RuntimeError: Another process pulls.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock = FileLock(self.lock).acquire(blocking=False)
         except Timeout as error:
             raise RuntimeError(
                 f"another process pulls into {self.folder}: wait until it has ended"
             ) from error
-        with lock:
+        with lock, nullcontext() if self.shared.is_local else lease.hold(self.shared):
             yield
 
 
@@ -231,7 +244,7 @@ def _new_rows(
             "would never be read: choose a cursor that each row has, or give a `query` that makes "
             "one, such as coalesce(updated_at, created_at)"
         )
-    number = int(files.newest[-1].stem) if files.newest else 0
+    number = int(files.newest[-1].partition(".")[0]) if files.newest else 0
     for frame in database.read(columns, bound):
         rows = files.drop_landed(frame, bound)
         if not rows.is_empty():

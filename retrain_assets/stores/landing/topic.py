@@ -18,7 +18,9 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock, Timeout
 
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing.source import LocalFiles
+from retrain_assets.stores import lease
+from retrain_assets.stores.landing.source import LocalFiles, Source
+from retrain_assets.stores.place import place_at
 
 # 190 characters leave room for partition and offsets; a dot in front would hide the file.
 _TOPIC = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,189}")
@@ -66,7 +68,7 @@ class TopicFiles:
     """The landing files of one topic.
 
     Args:
-        root: The landing folder.
+        root: The landing folder, or its URI in an object store.
         spec: The dataset; its files must be JSONL that may hold rows of many partitions.
         topic: Its name, which becomes part of file names.
 
@@ -74,7 +76,7 @@ class TopicFiles:
         ValueError: The dataset's files are of another kind, or the name is no topic's.
     """
 
-    root: Path
+    root: Path | str
     spec: DatasetSpec
     topic: str
 
@@ -90,14 +92,16 @@ class TopicFiles:
                 f"topic {self.topic[:200]!r}: a name has 1 to 190 of A-Z, a-z, 0-9, '.', '_', '-' "
                 "and no dot in front"
             )
-        inside = self.folder.resolve().is_relative_to(self.root.resolve())
+        inside = ".." not in self.spec.pattern.parts
+        if isinstance(self.root, Path):
+            inside = self.folder.resolve().is_relative_to(self.root.resolve())
         if "*" in str(self.spec.pattern.parent) or not inside or spec.bucket:
             raise ValueError(f"{spec.landing}: its folder must be a single one below {self.root}")
 
     @property
     def folder(self) -> Path:
-        """Return the folder of the files."""
-        return self.root / self.spec.pattern.parent
+        """Return the folder of the files on this machine."""
+        return Path(self.root) / self.spec.pattern.parent
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -106,6 +110,11 @@ class TopicFiles:
         Raises:
             RuntimeError: Another process is writing.
         """
+        if not isinstance(self.root, Path):
+            root = place_at(self.root.rpartition("/")[0])
+            with lease.hold(root / f".{self.topic}.topic"):
+                yield
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             lock = FileLock(self.folder / f".{self.topic}.lock").acquire(blocking=False)
@@ -124,7 +133,7 @@ class TopicFiles:
         """
         pattern = rf"{re.escape(self.topic)}-(0|[1-9]\d*)-(\d{{20}})-(\d{{20}})\.jsonl"
         ends: dict[int, tuple[int, str]] = {}
-        for file in LocalFiles(self.root, self.spec).files():
+        for file in self._source().files():
             match = re.fullmatch(pattern, PurePosixPath(file.path).name, re.ASCII)
             if match is None:
                 continue
@@ -150,6 +159,9 @@ class TopicFiles:
                 f"dataset {self.spec.name} lands {self.spec.pattern}, which leaves out {name}: "
                 f"write {self.spec.pattern.with_name('*.jsonl')}"
             )
+        if not isinstance(self.root, Path):
+            place_at(f"{self.root}/{self.spec.pattern.parent}").write(name, bytes(lines))
+            return
         part = self.folder / f"{self.topic}-{partition}.jsonl.part"
         part.unlink(missing_ok=True)
         with part.open("xb") as file:
@@ -162,3 +174,10 @@ class TopicFiles:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    def _source(self) -> Source:
+        if isinstance(self.root, Path):
+            return LocalFiles(self.root, self.spec)
+        from retrain_assets.stores.landing.objects import ObjectFiles
+
+        return ObjectFiles(self.spec, self.root)
