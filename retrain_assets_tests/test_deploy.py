@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -14,6 +16,10 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from click.testing import CliRunner
+
+from retrain_assets.cli import main
+from retrain_assets_tests.projects import Project, yaml_of
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -195,6 +201,27 @@ def test_two_containers_may_start_jobs_of_the_image_and_none_that_runs_code_of_p
     (role,) = [part for part in resources if part["kind"] == "Role"]
     assert {tuple(rule["apiGroups"]) for rule in role["rules"]} == {("batch",), ("",)}
     assert "*" not in str(role["rules"])
+
+
+@pytest.mark.parametrize("overlay", ["prod", "kserve"])
+def test_what_models_add_to_the_pods_that_serve_is_a_component_of_an_overlay(
+    overlay: str, project: Project, tmp_path: Path
+) -> None:
+    project.write(yaml_of({"resources": {"serving": {"cpu": 0.25, "memory": "3Gi"}}}))
+    with chdir(project.root):
+        result = CliRunner().invoke(main, ["component"], env={"DAGSTER_HOME": str(tmp_path)})
+    assert result.exit_code == 0, result.output
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    folder = tmp_path / "deploy" / "kubernetes" / "overlays" / overlay
+    (folder / "sizes").mkdir()
+    (folder / "sizes" / "kustomization.yaml").write_text(result.stdout, encoding="utf-8")
+    settings = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    settings.setdefault("components", []).append("sizes")
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    rendered = yaml.safe_load_all(run("kubectl", "kustomize", folder))
+    (container,) = pods([*rendered])["serving"]["spec"]["containers"]
+    requests = {"cpu": "750m", "memory": "4096Mi"}
+    assert container["resources"] == {"requests": requests, "limits": {"memory": "4096Mi"}}
 
 
 def test_commands_of_manifests_and_compose_exist() -> None:

@@ -1,4 +1,4 @@
-"""Commands that predict: serve, score.
+"""Commands that predict: serve, score; and component, which sizes what serves.
 
 Not here: the server (`serving`) and the predictions (`steps/monitoring/predict.py`).
 """
@@ -8,6 +8,7 @@ import os
 import sys
 
 import click
+import yaml
 
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command
@@ -16,6 +17,40 @@ from retrain_assets.specs.base import number_of
 from retrain_assets.steps.monitoring.predict import score_partitions
 from retrain_assets.steps.state import landed
 from retrain_assets.stores.tables.data_files import Spill
+
+# What a pod that serves needs without any model.
+CPU_MILLIS, MEMORY_MI = 500, 1024
+
+
+@command
+def component() -> None:
+    """Print a component of Kustomize: the pods that serve get what `resources.serving` says.
+
+    A pod serves all models, so their sizes are added up. See docs/production.md.
+    """
+    sizes = [model.spec.resources.serving for model in base.models().values()]
+    cpu = CPU_MILLIS + sum(round(1000 * (size.cpu or 0)) for size in sizes)
+    memory = MEMORY_MI + sum(_in_mi(size.memory) for size in sizes if size.memory)
+    resources = {
+        "requests": {"cpu": f"{cpu}m", "memory": f"{memory}Mi"},
+        "limits": {"memory": f"{max(memory, 2 * MEMORY_MI)}Mi"},
+    }
+    patches = [
+        {
+            "target": {"kind": kind, "name": "serving"},
+            "patch": json.dumps([{"op": "replace", "path": path, "value": resources}]),
+        }
+        for kind, path in {
+            "Deployment": "/spec/template/spec/containers/0/resources",
+            "InferenceService": "/spec/predictor/containers/0/resources",
+        }.items()
+    ]
+    head = {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "Component"}
+    base.show(resources, yaml.safe_dump(head | {"patches": patches}, sort_keys=False).strip())
+
+
+def _in_mi(memory: str) -> int:
+    return int(memory[:-2]) * (1024 if memory.endswith("Gi") else 1)
 
 
 @command

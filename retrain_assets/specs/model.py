@@ -264,9 +264,11 @@ class ResourcesSpec(SizeSpec):
         cpu: Number of CPUs that are reserved for a run.
         memory: The memory that is reserved for a run, and its limit, such as `4Gi`.
         retrain: What a retraining needs instead.
+        serving: What the model adds to each pod that serves, see `retrain component`.
     """
 
     retrain: SizeSpec = SizeSpec()
+    serving: SizeSpec = SizeSpec()
 
 
 AdaptMode = Literal["off", "shadow", "auto"]
@@ -312,7 +314,7 @@ class ModelSpec(NamedSpec):
         refit: Whether a promoted model is fitted again with the holdout.
         schedule: Cron schedule on which the triggers are evaluated; null for never.
         notify: Who is told of decisions.
-        resources: What runs get on Kubernetes.
+        resources: What runs, and pods that serve, get on Kubernetes.
         seed: Seed of all random numbers.
     """
 
