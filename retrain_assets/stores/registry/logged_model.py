@@ -61,6 +61,8 @@ def log_pipeline(
                 flavor_name="sklearn",
                 run_id=run_id,
                 serialization_format="skops",
+                # What MLflow's servers and MLServer answer: probabilities, as `retrain serve` does.
+                pyfunc_predict_fn="predict_proba" if _classes(pipeline) else "predict",
                 skops_trusted_types=[*model_file.TRUSTED_TYPES, *trusted],
                 pip_requirements=[
                     *(_requirement(name) for name in REQUIREMENTS),
@@ -80,7 +82,7 @@ def log_pipeline(
 def _signature(pipeline: Pipeline, example: pl.DataFrame) -> Any:
     """Return the signature of a pipeline; the types of a few rows need not be those of features."""
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType, ColSpec, DataType, Schema, TensorSpec
 
     # MLflow refuses a null among whole numbers and makes it False among booleans.
     types = {pl.Int64: AnyType(), pl.Float64: DataType.double, pl.Boolean: AnyType()}
@@ -88,10 +90,13 @@ def _signature(pipeline: Pipeline, example: pl.DataFrame) -> Any:
         ColSpec(types.get(dtype.base_type(), DataType.string), name)
         for name, dtype in example.schema.items()
     ]
-    # MLServer reads the type of the answer, which is a class, or a number of a regression.
-    outputs = {"i": DataType.long, "U": DataType.string, "O": DataType.string}
-    answer = outputs.get(np.asarray(getattr(pipeline, "classes_", ())).dtype.kind, DataType.double)
-    return ModelSignature(Schema(columns), Schema([ColSpec(answer)]))
+    # MLServer does not answer without the type of the answer.
+    shape = (-1, len(_classes(pipeline))) if _classes(pipeline) else (-1,)
+    return ModelSignature(Schema(columns), Schema([TensorSpec(np.dtype(float), shape)]))
+
+
+def _classes(pipeline: Pipeline) -> list[Any]:
+    return list(getattr(pipeline, "classes_", ()))
 
 
 @dataclass(frozen=True)
