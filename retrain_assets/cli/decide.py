@@ -15,8 +15,9 @@ from retrain_assets.steps.decision.release import publish as publish_version
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.inspect.card import write_card
 from retrain_assets.steps.state import ModelState
+from retrain_assets.stores.place import STORES
 
-ADDRESSES = ("models:/", "github:")
+ADDRESSES = ("models:/", "github:", *(f"{store}://" for store in STORES))
 reason_option = click.option("--reason", required=True, help="Why; the record shows it.")
 by_option = click.option("--by", default="command line", help="Who decides; the record shows it.")
 required_by = click.option("--by", required=True, help="Who decides; the ledger shows it.")
@@ -47,8 +48,8 @@ def adopt(model: str, source: str, **details: str) -> None:
     """Take a model that a team already runs, or a released version, as the first in production.
 
     SOURCE is models:/name/version, the folder of an MLflow model (scikit-learn), a native file of
-    LightGBM, XGBoost or CatBoost, a folder of `retrain release`, or github:OWNER/REPO@TAG. Code in
-    the file of a model of scikit-learn runs: adopt none whose code you would not run yourself.
+    LightGBM, XGBoost or CatBoost, or what `retrain release` has made. Code in the file of a model
+    of scikit-learn runs: adopt none whose code you would not run yourself.
     """
     state = base.open_model(model)
     place = source if source.startswith(ADDRESSES) else str(base.start_folder() / source)
@@ -61,11 +62,12 @@ def adopt(model: str, source: str, **details: str) -> None:
 @command
 @click.argument("model")
 @click.option("--version", type=int, help="By default the one in production.")
-@click.option("--to", "target", required=True, help="github:OWNER/REPO, or a folder.")
+@click.option("--to", "target", required=True, help="github:OWNER/REPO, a folder, or s3://…")
 def release(model: str, version: int | None, target: str) -> None:
     """Publish a version, with its card, contract and digests, for `retrain adopt` elsewhere.
 
-    GITHUB_TOKEN is needed for GitHub, where the release gets the tag MODEL-vVERSION.
+    GITHUB_TOKEN is needed for GitHub, where the release gets the tag MODEL-vVERSION. With
+    RETRAIN_RELEASE_KEY it is signed.
     """
     place = target if target.startswith(ADDRESSES) else str(base.start_folder() / target)
     value = publish_version(base.open_model(model), version, place)

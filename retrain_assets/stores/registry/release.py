@@ -1,34 +1,36 @@
-"""Releases: the files of a version outside of the registry, in a folder or on GitHub.
+"""Releases: the files of a version outside of the registry, in a folder, a store or on GitHub.
 
-A release has the files of `FILES` and a manifest with their digests. What it holds is never run:
-the model is loaded as any stored version is. Not here: what stands in the files, and registering.
+A release has the files of `FILES` and, written last, a manifest with their digests, which may be
+signed. What it holds is never run: the model is loaded as any stored version is. Not here: what
+stands in the files, and registering.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from retrain_assets.stores.registry import github
+from retrain_assets.stores.place import place_at
+from retrain_assets.stores.registry import github, signature
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE
 from retrain_assets.stores.registry.model_file import MODEL_FILE, ModelFileError, digest
 
-MANIFEST = "release.json"
+MANIFEST, SIGNATURE = "release.json", "release.json.sig"
 FILES = (MODEL_FILE, EXAMPLE_FILE, "card.html", "contract.json")
 _ADDRESS = re.compile(r"github:(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*))?", re.ASCII)
 
 
 def is_release(source: str) -> bool:
-    """Tell if a source is a release: on GitHub, or a folder with a manifest."""
-    return source.startswith("github:") or (Path(source) / MANIFEST).is_file()
+    """Tell if a source is a release: on GitHub, or a place with a manifest."""
+    return source.startswith("github:") or place_at(source).find(MANIFEST) is not None
 
 
 def publish(target: str, tag: str, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> str:
     """Store a release at once or not at all; the same model again changes nothing.
 
     Args:
-        target: `github:OWNER/REPO`, or a folder.
+        target: `github:OWNER/REPO`, a folder, or a URI such as `s3://bucket/folder`.
         tag: Name of the release.
         files: The files of `FILES`.
         facts: What the manifest says beside their digests.
@@ -43,39 +45,41 @@ def publish(target: str, tag: str, files: Mapping[str, bytes], facts: Mapping[st
     digests = {name: digest(content) for name, content in files.items()}
     text = json.dumps({**facts, "files": digests}, indent=2, default=str)
     content = {**files, MANIFEST: text.encode()}
+    if key := os.environ.get(signature.PRIVATE):
+        content[SIGNATURE] = signature.sign(content[MANIFEST], key)
     if target.startswith("github:"):
         repository, _ = _parse(target)
         github.Releases(repository).publish(tag, content, MODEL_FILE)
         return f"github:{repository}@{tag}"
-    folder = Path(target) / tag
-    if folder.exists():
-        if (folder / MODEL_FILE).read_bytes() != content[MODEL_FILE]:
-            raise ValueError(f"{folder} has another model: name another folder")
-        return str(folder)
-    part = folder.with_name(f".{tag}.part")
-    part.mkdir(parents=True, exist_ok=True)
-    for name, data in content.items():
-        (part / name).write_bytes(data)
-    part.rename(folder)
-    return str(folder)
+    place = place_at(target) / tag
+    if place.find(MANIFEST) is None:
+        for name in sorted(content, key=lambda name: name == MANIFEST):
+            place.write(name, content[name])
+    elif place.read(MODEL_FILE) != content[MODEL_FILE]:
+        raise ValueError(f"{place} has another model: name another folder")
+    return str(place)
 
 
 def read(source: str) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the files of a release, whose digests are those of its manifest, and the manifest.
 
     Args:
-        source: `github:OWNER/REPO@TAG`, or a folder.
+        source: `github:OWNER/REPO@TAG`, a folder or a URI.
 
     Raises:
-        ModelFileError: A file is missing or was changed.
+        ModelFileError: A file is missing or was changed, or none that is trusted has signed it.
         GitHubError: GitHub does not give them.
     """
+    names = (*FILES, MANIFEST, SIGNATURE)
     if source.startswith("github:"):
         repository, tag = _parse(source)
-        files = github.Releases(repository).read(tag, {*FILES, MANIFEST})
+        files = github.Releases(repository).read(tag, names)
     else:
-        paths = ((name, Path(source) / name) for name in (*FILES, MANIFEST))
-        files = {name: path.read_bytes() for name, path in paths if path.is_file()}
+        place = place_at(source)
+        files = {name: place.read(name) for name in names if place.find(name)}
+    signed = files.pop(SIGNATURE, b"")
+    if trusted := os.environ.get(signature.TRUSTED):
+        signature.verify(files.get(MANIFEST, b""), signed, trusted, source)
     try:
         manifest = json.loads(files.pop(MANIFEST))
         digests = {name: str(manifest["files"][name]) for name in FILES}
