@@ -67,7 +67,10 @@ def test_a_model_that_was_never_trained_has_a_status_and_an_empty_history(elsewh
     every = retrain(elsewhere, "status").stdout.splitlines()
     assert every[::5] == [f"{m}: nothing in production" for m in ("arrival_delay", "flight_delay")]
     assert every[1::5] == ["  how it does  no performance has been measured yet"] * 2
-    assert every[2::5] == ["  what moved   nothing is compared with a threshold yet"] * 2
+    assert every[2::5] == [
+        "  what moved   no drift is watched, since `triggers` of the YAML names none",
+        "  what moved   data_drift, prediction_drift are not measured yet",
+    ]
     assert every[3::5] == ["  waiting      nothing waits for a person"] * 2
     for line, needed in zip(every[4::5], (74, 67), strict=True):
         assert line.startswith(f"  next         a decision is expected after {needed} more part")

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
 from retrain_assets.cli import main
+from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets_tests.domain.start.test_guess import orders
 from retrain_assets_tests.world import copy_database
 
 
 def retrain(folder: Path, *arguments: str) -> Result:
     env = {"RETRAIN_STORAGE": "", "DAGSTER_HOME": str(folder)}
-    with chdir(folder), pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
+    with chdir(folder):
         return CliRunner().invoke(main, arguments, env=env)
 
 
@@ -41,7 +43,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy_database(folder / "first_hour" / "data" / "mlflow.db")
     stated = ("--from", "../orders.csv", "--target", "late", "--yes", "--json")
     value = answer(retrain(folder / "first_hour", "new", "lateness", *stated))
-    assert value["next"] == ["retrain train lateness", "dagster dev"]
+    assert value["next"] == [*("retrain train lateness", "retrain play lateness", "dagster dev")]
     assert [Path(place).name for place in value["landed"]] == ["orders.csv"]
     return folder / "first_hour"
 
@@ -74,6 +76,35 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
     assert result.exit_code == 1
     assert why in result.stderr
     assert sorted(project.rglob("defs.yaml")) == before
+
+
+def test_a_model_is_renamed_also_after_a_kill_and_retires_with_its_dataset(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, why = tmp_path / "copy", ("--reason", "clearer", "--yes", "--json")
+    shutil.copytree(project, folder)
+    assert "say --yes" in retrain(folder, "rename", "lateness", "late", "--reason", "x").stderr
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRegistry, "rename", Mock(side_effect=RuntimeError("killed")))
+        assert "killed" in retrain(folder, "rename", "lateness", "late", *why).stderr
+        assert answer(retrain(folder, "status", "--json")) == []
+    assert answer(retrain(folder, "rename", "lateness", "late", *why))["new"] == "late"
+    assert answer(retrain(folder, "rename", "orders", "sales", *why))["kind"] == "dataset"
+    history = answer(retrain(folder, "history", "late", "--verify", "--json"))
+    assert [row["action"] for row in history] == ["promote", "rename"]
+    version = str(history[0]["version"])
+    assert answer(retrain(folder, "reproduce", "late", version, "--json"))["identical"]
+    assert "late uses dataset sales" in retrain(folder, "retire", "sales", *why).stderr
+    text = (folder / "first_hour" / "defs" / "lateness" / "defs.yaml").read_text(encoding="utf-8")
+    for name in ("late", "sales"):
+        assert answer(retrain(folder, "retire", name, *why))["action"] == "retire"
+    assert answer(retrain(folder, "status", "--json")) == []
+    retired = sorted(folder.rglob("*.retired.yaml"))
+    assert [path.name for path in retired] == ["late.retired.yaml", "sales.retired.yaml"]
+    parts = [path.read_text(encoding="utf-8").split("\n", 1) for path in retired[::-1]]
+    assert "".join(rest for _, rest in parts) == text
+    assert all("clearer" in note for note, _ in parts)
+    assert (folder / "data" / "delta" / "late" / "ledger").is_dir()
 
 
 def test_outside_a_project_it_says_how_to_make_one(tmp_path: Path) -> None:

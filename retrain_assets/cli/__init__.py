@@ -5,7 +5,7 @@ exit code is 0, or not 0 with one line that gives the reason. Not here: the work
 which is done by `steps` and `serving`.
 """
 
-from retrain_assets.cli import decide, inspect, replay, run, serve, start, storage
+from retrain_assets.cli import decide, inspect, lifecycle, replay, run, serve, start, storage
 from retrain_assets.cli.base import main
 
-__all__ = ["decide", "inspect", "main", "replay", "run", "serve", "start", "storage"]
+__all__ = ["decide", "inspect", "lifecycle", "main", "replay", "run", "serve", "start", "storage"]

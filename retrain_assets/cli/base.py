@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import reduce, wraps
+from functools import partial, reduce, wraps
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,9 +90,12 @@ def _prepare() -> None:
     if os.environ.get("NO_COLOR"):
         context.color = False
     # Relative paths of dagster.yaml follow the current directory.
+    context.call_on_close(partial(os.chdir, Path.cwd()))
     os.chdir(root)
-    home = root if (root / SETTINGS).exists() else storage().work / "dagster"
-    os.environ.setdefault("DAGSTER_HOME", str(home))
+    if "DAGSTER_HOME" not in os.environ:
+        home = root if (root / SETTINGS).exists() else storage().work / "dagster"
+        os.environ["DAGSTER_HOME"] = str(home)
+        context.call_on_close(partial(os.environ.pop, "DAGSTER_HOME", None))
 
 
 def command(
@@ -151,6 +154,17 @@ def _describe(error: Exception) -> str | None:
 def storage() -> Storage:
     """Return the storage that the environment names, by default `data/` of the project."""
     return storage_from(os.environ, Path.cwd())
+
+
+def ask(statement: str) -> None:
+    """Go on if the person at the terminal agrees.
+
+    Raises:
+        ValueError: No person is at a terminal.
+    """
+    if not sys.stdin.isatty():
+        raise ValueError(f"{statement}: if that is meant, say --yes")
+    click.confirm(f"{statement}. Go on?", abort=True, err=True)
 
 
 def start_folder() -> Path:
@@ -292,5 +306,15 @@ def location() -> definitions.Location:
         notes["demo"] = True
     elif find_spec(place.module.partition(".")[0]) is None:
         # `dg` finds a project that is not installed in these folders too.
-        sys.path[:0] = [str(place.folder / "src"), str(place.folder)]
+        paths = [str(place.folder / "src"), str(place.folder)]
+        sys.path[:0] = paths
+        forget = partial(_forget, place.module.partition(".")[0], paths)
+        click.get_current_context().find_root().call_on_close(forget)
     return place
+
+
+def _forget(package: str, paths: list[str]) -> None:
+    """Unload the package of a project, since the next one of this process may have its name."""
+    sys.path[:] = [path for path in sys.path if path not in paths]
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]

@@ -4,7 +4,6 @@ Not here: the work itself (`demo`, `steps`).
 """
 
 import os
-import sys
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -78,7 +77,7 @@ def backfill(name: str, first: str, last: str, *, again: bool, yes: bool) -> Non
     spec = datasets.get(name) or models[name].dataset
     count = count_range(spec.partition, first, last)
     if count > MANY and not yes:
-        _ask(f"{first} to {last} are {count:,} partitions of {name}")
+        base.ask(f"{first} to {last} are {count:,} partitions of {name}")
     if name in datasets:
         let_settle(spec, first, last)
     run_id = base.execute(f"{name}_{job}", tags=range_tags(first, last))
@@ -139,17 +138,6 @@ def let_settle(spec: DatasetSpec, first: str, last: str) -> None:
     if new:
         click.echo(f"{new[0].path} may still be written: {spec.read.settle} of waiting", err=True)
         time.sleep(duration(spec.read.settle).total_seconds())
-
-
-def _ask(statement: str) -> None:
-    """Go on if the person at the terminal agrees.
-
-    Raises:
-        ValueError: No person is at a terminal.
-    """
-    if not sys.stdin.isatty():
-        raise ValueError(f"{statement}: if that is meant, say --yes")
-    click.confirm(f"{statement}. Go on?", abort=True, err=True)
 
 
 @command

@@ -16,6 +16,7 @@ from retrain_assets import definitions
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command, show
 from retrain_assets.cli.run import let_settle
+from retrain_assets.domain.decision.gate import TRIVIAL
 from retrain_assets.domain.start.draft import describe, printable
 from retrain_assets.domain.start.guess import Wishes, guess
 from retrain_assets.domain.start.meaning import slug
@@ -24,6 +25,11 @@ from retrain_assets.steps import start as start_step
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.modules import find_module
 
+ADVICE = (
+    "so these features say nothing of the target that holds on the holdout. Look at the card "
+    "(`retrain card {model} {version}`) and try other features, a simpler estimator, a longer "
+    "training window (`windows.train: all`), or another metric; then run this again"
+)
 OWN_PROJECT = ("dagster.yaml", ".env")  # what an existing project may lack
 
 
@@ -104,7 +110,7 @@ def new(
     text = start.render(f"Written by `retrain new` from {title}.")
     landed = start_step.write_start(file, text, delivery, base.storage(), name)
     _check(file)
-    commands = [f"retrain train {model}", "dagster dev"]
+    commands = [f"retrain train {model}", f"retrain play {model}", "dagster dev"]
     report += _list_files(file, landed)
     value = {
         "model": model,
@@ -211,5 +217,7 @@ def train(model: str) -> None:
     if len(rows) == before:
         text = f"{model}: data, YAML and code are as at this decision, which stands:"
         click.echo(text, err=True)
-    row = rows[-1]
-    show(row, base.decision_lines([{"model": model, **row}]))
+    row, lines = rows[-1], base.decision_lines([{"model": model, **rows[-1]}])
+    if str(row["reason"]).startswith(f"worse than {TRIVIAL}"):
+        lines += f"\n{'':12}{ADVICE.format(model=model, version=row['version'])}"
+    show(row, lines)

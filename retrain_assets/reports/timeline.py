@@ -31,6 +31,8 @@ DECISIONS = {
     "rollback": "rolled back",
     "adapt": "layer begins to serve",
     "withdraw": "layer ends to serve",
+    "rename": "renamed",
+    "retire": "retired",
 }
 REQUESTS = {
     "asked": "a cause asked for a candidate",

@@ -22,10 +22,12 @@ from retrain_assets.errors import PermanentError
 from retrain_assets.stores.tables.tables import Tables
 
 Action = Literal[
-    "promote", "hold", "reject", "stage", "rollback", "approve", "adopt", "adapt", "withdraw"
-]
+    "promote", "hold", "reject", "stage", "rollback", "approve", "adopt", "adapt", "withdraw",
+    "rename", "retire",
+]  # fmt: skip
 IN_PRODUCTION: tuple[Action, ...] = ("promote", "rollback", "approve", "adopt")
 OF_LAYER: tuple[Action, ...] = ("adapt", "withdraw")  # it begins or ends to serve
+OF_MODEL: tuple[Action, ...] = ("rename", "retire")
 GATED: tuple[Action, ...] = ("promote", "hold", "reject", "stage")
 _TEXTS = (
     *("as_of", "seen_through", "action", "reason", "causes", "data_from", "data_to", "metrics"),
@@ -141,8 +143,8 @@ class History:
 
     @property
     def on_versions(self) -> tuple[LedgerRow, ...]:
-        """Return the decisions on versions, without those on the adaptive layer."""
-        return tuple(row for row in self.rows if row.action not in OF_LAYER)
+        """Return the decisions on versions, without those on the adaptive layer or the model."""
+        return tuple(row for row in self.rows if row.action not in (*OF_LAYER, *OF_MODEL))
 
     @property
     def layer(self) -> LedgerRow | None:

@@ -130,7 +130,7 @@ def test_the_sensors_tell_of_the_whole_loop_and_why(telling: World, slack: Web) 
     telling.land(*range(16))
     telling.settle()
     ((asked, promoted),) = texts(slack)
-    because = "no model is in production yet"
+    because = "a first model is needed"
     assert asked == f"churn: retraining as of {key(15)} (no_production): {because}"
     assert promoted.endswith(f"Asked for: {because}")
     config = {"ops": {"churn_rollback_op": {"config": {"reason": "it is <worse>"}}}}

@@ -55,9 +55,7 @@ def test_a_pause_holds_retraining_back_until_its_partition_is_there(world: World
     assert [done.job for done in world.settle()] == ["customers_ingest", "churn_monitor"]
     wish = decide(world.spec, world.state.situation())
     assert not wish.retrain
-    assert wish.reason == (
-        f"paused until {key(17)} by the team (audit): no model is in production yet"
-    )
+    assert wish.reason == (f"paused until {key(17)} by the team (audit): a first model is needed")
     world.land(16, 17)
     assert "churn_retrain" in [done.job for done in world.settle()]
 
@@ -98,7 +96,7 @@ def test_production_is_stale_once_a_day_it_was_trained_on_is_corrected(world: Wo
     world.land(*range(16))
     world.settle()
     row = world.state.ledger.read().rows[-1]
-    assert row.because == "no model is in production yet"
+    assert row.because == "a first model is needed"
     assert row.datasets == {"customers": 0}
     assert list(row.trained_on) == [key(day) for day in range(6, 16)]
     assert list_stale(world.state) == []

@@ -27,6 +27,7 @@ from retrain_assets.domain.data.rules import (
     raw,
     value_flag,
 )
+from retrain_assets.specs.base import hint
 from retrain_assets.specs.dataset import ColumnSpec, ColumnType, DatasetSpec
 
 NULL_WORDS = frozenset(
@@ -205,7 +206,7 @@ def text_reader(name: str, spec: DatasetSpec, limits: Mapping[str, Any]) -> Call
                 raise ValueError("a value is required")
             return None
         if listed is not None and text not in listed:
-            raise ValueError("the text is not one of those that are allowed")
+            raise ValueError(f"the text is not one of those that are allowed{hint(text, listed)}")
         if text in refused_words:
             raise ValueError(
                 "the text stands for a missing value or an error of a spreadsheet: send null"

@@ -23,7 +23,7 @@ from retrain_assets.specs.triggers import DriftTrigger, LastingSpec
 Rule = Callable[[ModelSpec, Situation], Answer]
 WINDOW = "window_to"  # labels come later: a window ends before its row
 NOT_WATCHED = Answer(False, "not watched")
-NO_PRODUCTION = "no model is in production yet"
+NO_PRODUCTION = "a first model is needed"
 LONGEST_WAIT = 2  # for a held candidate, in holdout windows
 
 
@@ -53,7 +53,8 @@ def _new_partitions(spec: ModelSpec, situation: Situation) -> Answer:
     if situation.last_decision is None:
         return Answer(False, "no decision yet")
     since = count_since(situation.mature, situation.last_decision)
-    reason = f"{number_of(since, 'new partition')} since the last decision, of {threshold}"
+    count = number_of(since, "new partition")
+    reason = f"{count} since the last decision, {threshold} ask for a retraining"
     return Answer(since >= threshold, reason)
 
 

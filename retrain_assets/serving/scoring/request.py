@@ -298,7 +298,8 @@ def refusal(error: ValidationError, depth: int) -> RequestError:
         if not isinstance(row, int):
             row, column = None, [*fault["loc"]]
         # Of a value that may be written in two ways, the first error is the one to report.
-        faults.setdefault((row, ".".join(map(str, column)) or None), fault["msg"])
+        message = fault["msg"].removeprefix("Value error, ")
+        faults.setdefault((row, ".".join(map(str, column)) or None), message)
     return reject([{"row": r, "column": c, "message": m} for (r, c), m in faults.items()])
 
 

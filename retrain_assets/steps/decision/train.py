@@ -137,6 +137,11 @@ class Output:
     classes: list[Any] | None = None
 
 
+def read_spec(state: ModelState, text: str) -> ModelSpec:
+    """Return the stored spec of a version, with the present name, as the tables have it."""
+    return ModelSpec.model_validate_json(text).model_copy(update={"name": state.spec.name})
+
+
 def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: str = "") -> Plan:
     """Choose the windows of a candidate and name it.
 

@@ -19,7 +19,6 @@ from retrain_assets.domain.model.explanation import Explainer, compare_moves, me
 from retrain_assets.domain.windows import exclude_range, take_through
 from retrain_assets.reports import page, plots
 from retrain_assets.specs.gate import GateSpec
-from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.evaluate import read_evaluation
 from retrain_assets.steps.inspect.lineage import DECIDED
@@ -114,7 +113,7 @@ def _describe_rollback(state: ModelState, number: int) -> str:
 def _judgement(state: ModelState, gated: ModelVersion, decisions: list[LedgerRow]) -> Parts:
     """Return figures of the gated fit on rows it has not seen, and what the gate made of them."""
     spec, tags = state.registry.text(gated, train.SPEC_FILE), gated.tags
-    past = replace(state, spec=ModelSpec.model_validate_json(spec)) if spec else state
+    past = replace(state, spec=train.read_spec(state, spec)) if spec else state
     as_of = tags.get("as_of") or (decisions[0].as_of if decisions else "")
     keys = take_through(state.mature(), as_of, past.spec.windows.holdout)
     keys = exclude_range(keys, tags["train_from"], tags["train_to"])

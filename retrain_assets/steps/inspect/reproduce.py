@@ -81,7 +81,7 @@ def reproduce(state: ModelState, number: int) -> Reproduction:
 
 def _read_spec(state: ModelState, version: ModelVersion, text: str) -> ModelSpec:
     """Return the spec of a version, with as many settings as its search tried in its time."""
-    spec = ModelSpec.model_validate_json(text)
+    spec = train.read_spec(state, text)
     search = spec.estimator.search
     if search is None or search.minutes is None:
         return spec

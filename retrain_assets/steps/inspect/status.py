@@ -82,6 +82,7 @@ def _describe(state: ModelState, wish: Request) -> dict[str, Any]:
         "reason": wish.reason,
         "triggers": [asdict(cause) for cause in wish.causes],
         "performance": performance(state),
+        "watched": list(state.spec.triggers.signals),
         "moved": list_moved_columns(state),
         "adaptation": summarize_layer(state),
         "decisions": list_requests(state, MOST_DECISIONS),
@@ -162,7 +163,7 @@ def answer(value: Mapping[str, Any]) -> dict[str, Any]:
     note = f"; {describe_layer(layer)}" if layer else ""
     return {
         "how it does": _describe_newest(value) + note,
-        "what moved": _describe_moved(value["moved"]),
+        "what moved": _describe_moved(value),
         "waiting": [
             f"{row['text']}: see `{row['command']}`" if row["command"] else row["text"]
             for row in value["waiting"]
@@ -180,9 +181,12 @@ def _describe_newest(value: Mapping[str, Any]) -> str:
     return f"{note}{describe_performance(row)}"
 
 
-def _describe_moved(rows: Sequence[Mapping[str, Any]]) -> str:
+def _describe_moved(value: Mapping[str, Any]) -> str:
+    rows, signals = value["moved"], [name for name in value["watched"] if name.endswith("_drift")]
+    if not rows and not signals:
+        return "no drift is watched, since `triggers` of the YAML names none"
     if not rows:
-        return "nothing is compared with a threshold yet"
+        return f"{', '.join(signals)} {'is' if len(signals) == 1 else 'are'} not measured yet"
     alerts = [row for row in rows if row["alert"]]
     if not alerts:
         return f"nothing beyond its threshold; farthest is {describe_drift(rows[0])}"

@@ -61,12 +61,15 @@ class WatchSummary:
     def sentence(self) -> str:
         """Return the comparison in words."""
         worse = "worse" if self.loss > 0 else "better"
-        strength = "enough" if self.is_worse else "too little"
+        chance = "may be chance, and nothing is rolled back for it"
+        verdict = "is shown well enough to roll back" if self.is_worse else chance
+        evidence = f" (evidence {self.evidence:.3g}, needed {self.needed:.3g})"
+        if self.loss <= 0 and not self.is_worse:
+            verdict, evidence = "is no reason to roll back", ""
         return (
             f"on {number_of(self.partitions, 'partition')} since its promotion, version "
             f"{self.production} is {worse} than version {self.before} before it by "
-            f"{abs(self.loss):.3g} in {self.metric}; this is {strength} to roll back "
-            f"(evidence {self.evidence:.3g}, needed {self.needed:.3g})"
+            f"{abs(self.loss):.3g} in {self.metric}, which {verdict}{evidence}"
         )
 
 

@@ -64,9 +64,10 @@ def make_event(
 
 
 def list_decisions(state: ModelState) -> Iterator[Event]:
-    """Yield an event for each of the newest rows of the ledger."""
+    """Yield an event for each of the newest rows of the ledger that are decisions."""
     history, model = state.ledger.read(), state.spec.name
-    for number, row in list(enumerate(history.rows))[-NEWEST:]:
+    decisions = [item for item in enumerate(history.rows) if item[1].action in _DECISIONS]
+    for number, row in decisions[-NEWEST:]:
         kind, template = _DECISIONS[row.action]
         text = template.format(version=row.version, model=model, by=row.by)
         because = f". Asked for: {row.because}" if row.because else ""

@@ -265,6 +265,26 @@ class ModelRegistry:
     def ledger_head(self, head: str) -> None:
         self.client.set_registered_model_tag(self.name, HEAD_TAG, head)
 
+    def tag_model(self, name: str, value: str) -> None:
+        """Write a tag on the registered model, if there is one."""
+        if self._model():
+            self.client.set_registered_model_tag(self.name, name, value)
+
+    def copy_tags(self, name: str, other: str) -> None:
+        """Write a tag of each version that has it once more under another name."""
+        for item in self.versions():
+            if name in item.tags:
+                self.client.set_model_version_tag(
+                    self.name, str(item.version), other, item.tags[name]
+                )
+
+    def rename(self, name: str) -> None:
+        """Give the registered model and its experiment another name, if they have not got it."""
+        if experiment := self.client.get_experiment_by_name(self.name):
+            self.client.rename_experiment(experiment.experiment_id, name)
+        if self._model():
+            self.client.rename_registered_model(self.name, name)
+
     def _model(self) -> Any:
         return next(iter(self.client.search_registered_models(f"name='{self.name}'")), None)
 

@@ -473,7 +473,7 @@ REFITTED = {"production": Production(3, DAYS[26], DAYS[26], "same")}
         ({"new_partitions": 14, "cooldown": 18}, AWAITED, 10, "when version 4"),
         ({"new_partitions": 14, "cooldown": 18}, {}, 8, "when 14 have come"),
         ({"new_partitions": 3}, REFITTED, 3, "when a cause that has fired need not wait"),
-        ({"new_partitions": 10}, {}, 0, "10 new partitions since the last decision, of 10"),
+        ({"new_partitions": 10}, {}, 0, "10 new partitions since the last decision, 10 ask for"),
         ({"new_partitions": 9, "cooldown": 12}, {}, 2, "when a cause that has fired need not wait"),
         ({}, {"mature": DAYS[:9]}, 6, "when the windows of the first model are full"),
     ],

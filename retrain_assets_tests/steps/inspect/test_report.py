@@ -72,7 +72,7 @@ def test_all_that_happened_has_a_sentence(told: dict[str, Any]) -> None:
     assert present == f"paused until {key(60)} by ann: a holiday"
     (corrected,) = texts(told, "corrected")
     assert corrected.startswith(f"the data of {key(LANDED - 1)} were corrected after version ")
-    assert "no model is in production yet" in texts(told, "asked")[0]
+    assert "a first model is needed" in texts(told, "asked")[0]
     pause = next(event for event in told["events"] if event["kind"] == "pause")
     assert pause["first"] == pause["last"] == key(LANDED - 1)
 
