@@ -89,7 +89,8 @@ def _alone() -> Iterator[None]:
     Raises:
         ValueError: A daemon or a run is at work.
     """
-    with passes.alone(base.storage().work), base.open_instance() as instance:
+    root = base.storage()
+    with passes.alone(root.work, place=root.place), base.open_instance() as instance:
         if has_daemon(instance):
             raise ValueError(
                 "Dagster's daemon is running, and works with the present names: stop it (or "

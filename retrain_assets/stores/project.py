@@ -96,6 +96,6 @@ def list_parts(folder: Path) -> Iterator[Part]:
 def split_documents(text: str) -> list[str]:
     """Return the text of each document of a YAML file; together they are the file."""
     lines, events = re.split(r"(?<=\n)", text), yaml.parse(text, Loader=yaml.CSafeLoader)
-    starts = [e.start_mark.line for e in events if isinstance(e, yaml.DocumentStartEvent)]
-    ends = [*starts[1:], len(lines)]
+    marks = [e.start_mark for e in events if isinstance(e, yaml.DocumentStartEvent)]
+    ends = [*(mark.line for mark in marks[1:] if mark), len(lines)]
     return ["".join(lines[start:end]) for start, end in zip([0, *ends], ends, strict=False)]

@@ -208,9 +208,7 @@ def text_reader(name: str, spec: DatasetSpec, limits: Mapping[str, Any]) -> Call
         if listed is not None and text not in listed:
             raise ValueError(f"the text is not one of those that are allowed{hint(text, listed)}")
         if text in refused_words:
-            raise ValueError(
-                "the text stands for a missing value or an error of a spreadsheet: send null"
-            )
+            raise ValueError("the text stands for a missing value or a mistake: send null")
         if "\0" in text or len(text.encode()) > MAX_BYTES:
             raise ValueError("the text has a NUL character or more than 128 KiB")
         return text
