@@ -91,11 +91,11 @@ def copy_model(
 
 
 def _refuse_other_files(place: Place, groups: Sequence[str], files: Sequence[str]) -> None:
-    known = set(files)
+    names = set(files)
     for group in groups:
         for file in (place / group).files():
             name = f"{group}/{file.name}"
-            if name not in known and not name.endswith(_REWRITTEN):
+            if name not in names and not name.endswith(_REWRITTEN):
                 raise _refusal(f"{place}/{name} is not in the root to copy from")
 
 

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.soak
 
 ROOT = "s3://faults/root"
 TABLE, KILLS, WRITES = "d/t", 100, 60
-_CONTEXT = multiprocessing.get_context("spawn")
+_CONTEXT = multiprocessing.get_context("forkserver")  # a new process would import for a second
+_CONTEXT.set_forkserver_preload(["retrain_assets_tests.stores.test_place_faults"])
 
 
 @pytest.fixture
