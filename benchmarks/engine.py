@@ -1,10 +1,12 @@
 """What workers of Dask cost and save: features and profiles of ten million rows.
 
-Each step builds 365 partitions in its own process, then with one and two workers on loopback. The
-rows of features travel to the process that commits them, of profiles only small summaries. Each
-line is a process of its own over the same root; equal digests are equal tables.
+Each step builds 365 partitions in its own process, with workers of Dask on loopback, and with a
+pool of processes of Python's own library. The rows of features travel to the process that commits
+them, of profiles only small summaries. Each line is a process of its own over the same root; equal
+digests are equal tables.
 
-    python benchmarks/engine.py [--rows 10000000] [--days 365] [--workers 0 1 2]
+    python benchmarks/engine.py [--rows 10000000] [--days 365] [--sides 0 1 2 4 pool2]
+    python benchmarks/engine.py --rows 1000000 5000000 10000000 50000000 --sides 0    # 15 GB
 
 CPU seconds are those of the step's process and of all it started; memory is the peak of the step's
 process alone. Not here: what is lost when a worker is killed, which the system tests show.
@@ -17,10 +19,13 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,7 +40,7 @@ from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.features.build import build_features, build_profiles
 from retrain_assets.steps.state import FILES
-from retrain_assets.stores.engine import engine_from
+from retrain_assets.stores.engine import Engine, engine_from
 from retrain_assets.stores.storage import Storage
 
 NUMBERS = [f"x{number}" for number in range(10)]
@@ -71,23 +76,23 @@ MODEL: dict[str, Any] = {
 def main() -> None:
     """Run what was asked for and print it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--rows", type=int, nargs="*", default=[10_000_000])
     parser.add_argument("--days", type=int, default=365)
-    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--sides", nargs="*", default=["0", "1", "2", "4", "pool2"])
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side is not None:
-        step, count = options.side
-        print(json.dumps(measure(options.root, step, int(count))))
+        print(json.dumps(measure(options.root, *options.side)))
         return
-    with TemporaryDirectory(prefix="retrain-benchmark-") as folder:
-        store(Path(folder), options.rows, options.days)
-        print("step      workers  wall s  CPU s  peak MB of the step  digest of the table")
-        for step, count in product(STEPS, options.workers):
-            command = [sys.executable, __file__, "--side", step, str(count), "--root", folder]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-            print(json.loads(output.splitlines()[-1]), flush=True)
+    print("rows      step      workers  wall s  CPU s  peak MB of the step  digest of the table")
+    for rows in options.rows:
+        with TemporaryDirectory(prefix="retrain-benchmark-") as folder:
+            store(Path(folder), rows, options.days)
+            for step, side in product(STEPS, options.sides):
+                command = [sys.executable, __file__, "--side", step, side, "--root", folder]
+                output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+                print(f"{rows:8}  {json.loads(output.splitlines()[-1])}", flush=True)
 
 
 def store(root: Path, rows: int, days: int) -> None:
@@ -115,31 +120,51 @@ def store(root: Path, rows: int, days: int) -> None:
     tables.replace("events/files", pl.concat([empty, records], how="diagonal_relaxed"), keys, {})
 
 
+@dataclass(frozen=True)
+class Pool:
+    """An engine of processes of this machine, without Dask: none is replaced when it is lost."""
+
+    executor: ProcessPoolExecutor
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """Yield the value of each item; all items are in flight at once."""
+        return self.executor.map(function, items)
+
+    def describe(self) -> str:
+        """Return where items are computed, in words."""
+        return "by a pool of processes"
+
+
 @contextmanager
-def cluster(count: int) -> Iterator[str | None]:
-    """Start workers, and yield the setting that names them; none for a count of 0."""
-    if not count:
-        yield None
+def start(side: str, root: Path) -> Iterator[Engine]:
+    """Start a pool of processes, or workers of Dask, and yield the engine; for 0 this process."""
+    if side.startswith("pool"):
+        context = get_context("spawn")
+        with ProcessPoolExecutor(int(side.removeprefix("pool")), mp_context=context) as executor:
+            yield Pool(executor)
+        return
+    if side == "0":
+        yield engine_from(None, root)
         return
     from distributed import LocalCluster
 
     options = {"host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
-    with LocalCluster(n_workers=count, threads_per_worker=1, **options) as started:
-        yield started.scheduler_address.replace("tcp", "dask")
+    with LocalCluster(n_workers=int(side), threads_per_worker=1, **options) as cluster:
+        yield engine_from(cluster.scheduler_address.replace("tcp", "dask"), root)
 
 
-def measure(root: Path, step: str, count: int) -> str:
-    """Build all partitions of a step with some workers, and describe what that took."""
+def measure(root: Path, step: str, side: str) -> str:
+    """Build all partitions of a step on one side, and describe what that took."""
     model = Model(ModelSpec.model_validate(MODEL), DatasetSpec.model_validate(DATASET), {})
     started, before = time.perf_counter(), sum(os.times()[:4])
-    with cluster(count) as setting:
-        state = model.state(Storage(root, engine=engine_from(setting, root)))
+    with start(side, root) as engine:
+        state = model.state(Storage(root, engine=engine))
         STEPS[step](state, tuple(state.sources()), RUN)
         wall = time.perf_counter() - started
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     cpu = sum(os.times()[:4]) - before  # the workers have ended and are counted
     rows = state.tables.scan(state.table(step)).select(pl.struct(pl.all()).hash().sum()).collect()
-    return f"{step:8}  {count:7}  {wall:6.1f}  {cpu:5.1f}  {memory:19.0f}  {rows.item():x}"
+    return f"{step:8}  {side:>7}  {wall:6.1f}  {cpu:5.1f}  {memory:19.0f}  {rows.item():x}"
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ each of them complete. Not here: summing up the outcome.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from threading import Semaphore, Thread
+from typing import Any, TypeVar, cast
 
 from retrain_assets.domain.adaptation.layer import MEMBERS, predict_layer
 from retrain_assets.domain.data.rules import PARTITION
@@ -32,6 +34,8 @@ CONFIDENCE = 0.9
 INPUTS = ("features", "profile")
 Report = Callable[[str, int, int], None]
 SILENT: Report = lambda _name, _count, _total: None  # noqa: E731
+Value = TypeVar("Value")
+FitName = tuple[str, ...]
 Decisions = tuple[tuple[str, str], ...]
 Fit = Callable[[Sequence[str]], train.Model]
 Members = Mapping[str, Sequence[train.Model]]  # of each partition, the newest first
@@ -44,14 +48,75 @@ class PastState(ModelState):
     Args:
         digests: Digest of what each partition's features depend on.
         arrived: Those that have arrived, in order; grows while a policy is played.
+        wait: Takes the name of a fit and its spec, and returns once the fit is in memory.
     """
 
     digests: Mapping[str, str] = field(default_factory=dict)
     arrived: list[str] = field(default_factory=list)
+    wait: Callable[[FitName, ModelSpec], None] | None = None
 
     def sources(self) -> dict[str, str]:
         """Return the partitions that had arrived, each with its digest."""
         return {key: self.digests[key] for key in self.arrived}
+
+    def once(self, name: FitName, make: Callable[[], Value]) -> Value:
+        """Return a value that is computed once; wait for a fit where somebody else makes it."""
+        if self.wait and name[0] == train.FIT and self.memo is not None and name not in self.memo:
+            self.wait(name, self.spec)
+        return super().once(name, make)
+
+
+class Player(Thread):
+    """Plays a policy until it needs a fit that is not there, and goes on when it is told to.
+
+    Of all players only one computes at a time, so that the outcome does not depend on chance.
+    """
+
+    def __init__(self, play: Callable[[PastState], PolicyResult], state: PastState) -> None:
+        """Prepare to play a policy from its state before anything has arrived."""
+        super().__init__(daemon=True)
+        self.is_stopped = False
+        self.plan: tuple[FitName, ModelSpec] | None = None
+        self._turn, self._paused, self._outcome = Semaphore(0), Semaphore(0), Future[PolicyResult]()
+        self._play = partial(play, replace(state, wait=self._wait))
+
+    def run(self) -> None:
+        """Play to the end."""
+        try:
+            self._take_turn()
+            self._outcome.set_result(self._play())
+        except BaseException as error:  # noqa: BLE001 raised where the outcome is needed
+            self._outcome.set_exception(error)
+        self._paused.release()
+
+    def go_on(self) -> None:
+        """Play until the next fit, which `plan` names, or to the end; raise what that raises."""
+        self.plan = None
+        self._turn.release()
+        self._paused.acquire()
+        if self.plan is None:
+            self._outcome.result()
+
+    def stop(self) -> None:
+        """Give up what was not played."""
+        self.is_stopped = True
+        self._turn.release()
+        self.join()
+
+    @property
+    def result(self) -> PolicyResult:
+        """Return the outcome of a policy that was played to the end."""
+        return self._outcome.result()
+
+    def _wait(self, name: FitName, spec: ModelSpec) -> None:
+        self.plan = name, spec
+        self._paused.release()
+        self._take_turn()
+
+    def _take_turn(self) -> None:
+        self._turn.acquire()
+        if self.is_stopped:
+            raise CancelledError
 
 
 class Replay:
@@ -79,7 +144,7 @@ class Replay:
         rows = inputs["features"].select(PARTITION, SOURCE).unique().sort(PARTITION)
         self.digests: dict[str, str] = dict(rows.iter_rows())
         self.versions: dict[int, tuple[ModelVersion, train.Model]] = {}
-        self.memo: dict[tuple[str, ...], Any] = {}
+        self.memo: dict[FitName, Any] = {}
 
     def check(self, policy: PolicySpec) -> int:
         """Return how many partitions a policy needs before anything is predicted.
@@ -100,13 +165,17 @@ class Replay:
             )
         return needed
 
-    def play(self, policy: PolicySpec) -> PolicyResult:
+    def play(self, policy: PolicySpec, state: PastState | None = None) -> PolicyResult:
         """Play one policy.
+
+        Args:
+            policy: The policy.
+            state: The model under it before anything has arrived; made by default.
 
         Raises:
             ValueError: History is too short for a first model.
         """
-        state = self.past_state(policy)
+        state = state or self.past_state(policy)
         arrivals = self._arrivals(policy, state, self.report)
         if policy.interval is not None:
             fit: Fit = lambda keys: train.fit_model(state, keys).pipeline  # noqa: E731
@@ -120,18 +189,39 @@ class Replay:
         values = measure(state, members)
         return PolicyResult(policy.name, values, fits, decisions, gated=policy.interval is None)
 
-    def fit_ahead(self, policies: Sequence[PolicySpec]) -> None:
-        """Let the engine make the fits of policies by the calendar, each distinct one once.
+    def play_all(self, policies: Sequence[PolicySpec]) -> list[PolicyResult]:
+        """Play policies; where an engine makes the fits, side by side, each distinct fit once."""
+        if self.state.engine is IN_PROCESS:
+            return [*map(self.play, policies)]
+        self._fit_ahead(policies)
+        players = [Player(partial(self.play, p), self.past_state(p)) for p in policies]
+        for player in players:
+            player.start()
+        waiting = players
+        try:
+            while waiting:
+                for player in waiting:
+                    player.go_on()
+                waiting = [player for player in waiting if player.plan]
+                self._fit(dict(player.plan for player in waiting if player.plan))
+            return [player.result for player in players]
+        finally:
+            for player in players:
+                player.stop()
 
-        Fits of other policies depend on what was decided before them.
-        """
-        plans: dict[tuple[str, ...], ModelSpec] = {}
+    def _fit_ahead(self, policies: Sequence[PolicySpec]) -> None:
+        """Make all fits of policies by the calendar, since no decision comes before them."""
+        plans: dict[FitName, ModelSpec] = {}
         for policy in policies:
-            if policy.interval is not None and self.state.engine is not IN_PROCESS:
+            if policy.interval is not None:
                 state = self.past_state(policy)
                 spec, arrivals = state.spec, self._arrivals(policy, state, SILENT)
                 note = partial(_note_fit, plans, spec)
                 _follow_calendar(state, arrivals, policy.interval, note)
+        self._fit(plans)
+
+    def _fit(self, plans: Mapping[FitName, ModelSpec]) -> None:
+        """Let the engine make fits, and keep them in memory for all policies."""
         fit = partial(_fit_stored, self.state, self.version)
         self.memo |= zip(plans, self.state.engine.map(fit, plans.items()), strict=True)
 
@@ -139,7 +229,9 @@ class Replay:
         """Return the model under a policy before anything has arrived, with tables in memory."""
         spec = policy.of(self.state.spec)
         tables = Overlay(self.state.tables.root, spec.name, {**self.tables})
-        registry = MemoryRegistry(spec.name, self.versions)
+        # Players register by turns, so each of them counts its own versions.
+        shared = self.versions if self.state.engine is IN_PROCESS else {}
+        registry = MemoryRegistry(spec.name, shared)
         parts = spec, self.state.dataset, self.state.lookups, tables, registry, self.memo
         return PastState(*parts, digests=self.digests)
 
@@ -173,9 +265,9 @@ class Replay:
                 why = request.fired, request.reason
                 reconsider.propose(state, request.held_version, request.as_of, why, lambda: RUN)
                 promote.decide_candidate(state, RUN, lambda: RUN)
-        history = state.ledger.read()
+        history, registry = state.ledger.read(), cast("MemoryRegistry", state.registry)
         members = {
-            key: [self.versions[row.version][1] for row in rows]
+            key: [registry.shared[row.version][1] for row in rows]
             for key in self.keys
             if (rows := history.members_at(key))
         }
@@ -239,14 +331,12 @@ def _measure(state: PastState, rows: train.Sample, output: train.Output) -> floa
     return cast("float | None", values[0])
 
 
-def _note_fit(
-    plans: dict[tuple[str, ...], ModelSpec], spec: ModelSpec, keys: Sequence[str]
-) -> None:
+def _note_fit(plans: dict[FitName, ModelSpec], spec: ModelSpec, keys: Sequence[str]) -> None:
     plans[train.name_fit(spec, keys)] = spec
 
 
 def _fit_stored(
-    state: ModelState, version: int | None, plan: tuple[tuple[str, ...], ModelSpec]
+    state: ModelState, version: int | None, plan: tuple[FitName, ModelSpec]
 ) -> train.Trained:
     """Fit on the stored features that the replay has read."""
     (_, _, *keys), spec = plan
@@ -302,7 +392,6 @@ def replay_policies(
     history = Replay(state, report, first, last)
     for policy in policies:  # before any is played, since playing one takes minutes
         history.check(policy)
-    history.fit_ahead(policies)
     return compare_policies(
-        get_gate_metric(state.spec.gate), [*map(history.play, policies)], CONFIDENCE
+        get_gate_metric(state.spec.gate), history.play_all(policies), CONFIDENCE
     )

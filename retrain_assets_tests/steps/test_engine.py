@@ -6,6 +6,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -16,8 +17,10 @@ from distributed import LocalCluster
 from polars.testing import assert_frame_equal
 
 from retrain_assets.cli import main
-from retrain_assets.specs.model import PolicySpec
-from retrain_assets.steps.data.ingest import ingest
+from retrain_assets.domain.model.families.family import TrainingError
+from retrain_assets.specs.model import EstimatorSpec, PolicySpec, TriggersSpec, WindowsSpec
+from retrain_assets.steps.data import intake
+from retrain_assets.steps.data.ingest import _judge_all, ingest
 from retrain_assets.steps.decision import promote, train
 from retrain_assets.steps.features import rows as rows_module
 from retrain_assets.steps.features.build import build_features, build_profiles
@@ -39,6 +42,8 @@ from retrain_assets.stores.engine import (
 )
 from retrain_assets.stores.memory import MemoryRegistry
 from retrain_assets.stores.registry.model_file import content_digest
+from retrain_assets.stores.storage import Storage
+from retrain_assets.stores.tables.data_files import Spill
 from retrain_assets_tests.world import key, new_world
 
 DAYS = [key(number) for number in range(20)]
@@ -101,6 +106,26 @@ def test_workers_store_what_this_process_stores(
     assert_frame_equal(*(pl.concat(scored for _, scored in parts) for parts in both))
 
 
+def test_files_that_workers_read_give_the_same_rows(
+    state: ModelState, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "BATCH_BYTES", 40_000)
+    root, parts, frames = Path(state.tables.root).parent, [], []
+    for computes in (state.engine, engine):
+        read = intake.Intake(Storage(root, engine=computes), state.dataset)
+        with monkeypatch.context() as patch, Spill() as spill:
+            if computes is engine:
+                patch.setattr(intake.Intake, "read_share", pytest.fail)  # in this process
+            parts.append(list(_judge_all(read, {*DAYS}, spill)))
+            frames.append(pl.concat(spill))
+    assert_frame_equal(*frames)
+    for here, there in zip(*parts, strict=True):
+        assert_frame_equal(here.counts, there.counts)
+        assert_frame_equal(here.judgement.files, there.judgement.files)
+        assert (here.stamps, here.extra) == (there.stamps, there.extra)
+    assert len(parts[0]) > 2
+
+
 def test_candidates_that_workers_fitted_are_those_of_this_process(
     state: ModelState, engine: Engine
 ) -> None:
@@ -114,17 +139,50 @@ def test_candidates_that_workers_fitted_are_those_of_this_process(
     assert made[0] == made[1]
 
 
+def test_folds_of_a_search_are_judged_alike_by_workers(state: ModelState, engine: Engine) -> None:
+    search = {"params": {"C": {"low": 0.01, "high": 10.0, "log": True}}, "budget": 4, "folds": 3}
+    estimator = EstimatorSpec(**state.spec.estimator.model_dump() | {"search": search})
+    spec = state.spec.model_copy(update={"estimator": estimator})
+    here, there = (
+        train.fit_model(replace(state, spec=spec, engine=item), DAYS[:12])
+        for item in (state.engine, engine)
+    )
+    assert content_digest(skops.io.dumps(here.pipeline)) == content_digest(
+        skops.io.dumps(there.pipeline)
+    )
+    assert here.search is not None
+    assert_frame_equal(here.search, there.search)
+
+
 def test_workers_make_the_fits_of_a_replay_once(
     state: ModelState, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policies = [PolicySpec(name=f"every: {n}", every=n) for n in (1, 2)]
+    policies = [
+        *(PolicySpec(name=f"every: {n}", every=n) for n in (1, 2)),
+        PolicySpec(name="now"),
+        PolicySpec(name="often", triggers=TriggersSpec(new_partitions=1)),
+        PolicySpec(name="short", windows=WindowsSpec(train=8, holdout=6, current=3)),
+    ]
     here, there = Replay(state), Replay(replace(state, engine=engine))
     results = [here.play(policy) for policy in policies]
-    assert [result.fits for result in results] == [5, 3]
-    monkeypatch.setattr(train, "fit", pytest.fail)  # in this process, and not in workers
-    there.fit_ahead(policies)
-    assert [there.play(policy) for policy in policies] == results
-    assert len(there.memo.keys() & here.memo.keys()) == 5
+    assert [result.fits for result in results[:2]] == [5, 3]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "fit", pytest.fail)  # in this process, and not in workers
+        there._fit_ahead(policies)
+    mapped = list[int]()
+    fit_all = there._fit
+    monkeypatch.setattr(there, "_fit", lambda plans: (mapped.append(len(plans)), fit_all(plans)))
+    assert there.play_all(policies) == results
+    names = [{name for name in replay.memo if name[0] == train.FIT} for replay in (here, there)]
+    assert names[0] == names[1]
+    assert max(mapped[1:]) > 1
+    monkeypatch.setattr(there, "_follow_triggers", break_off)
+    with pytest.raises(TrainingError, match="broken"):
+        there.play_all(policies[2:])
+
+
+def break_off(*_: Any) -> Any:
+    raise TrainingError("broken")
 
 
 def test_items_are_in_order_bounded_in_flight_and_raise_in_their_place(engine: Engine) -> None:

@@ -11,8 +11,9 @@ here: how a search chooses settings, judging and storing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +73,10 @@ class _Rows:
         return _Rows(self.features.filter(mask), self.labels[rows], weight, blocks)
 
 
+Fold = tuple[_Rows, _Rows]  # to fit on, and to judge on
+MapFolds = Callable[[Callable[[Fold], float], Sequence[Fold]], Iterator[float]]
+
+
 def fit(
     spec: ModelSpec,
     features: pl.DataFrame,
@@ -79,6 +84,8 @@ def fit(
     blocks: pl.Series,
     weight: pl.Series | None = None,
     journal: Journal | None = None,
+    *,
+    map_folds: MapFolds = map,
 ) -> Fitted:
     """Fit the model's recipe.
 
@@ -92,6 +99,7 @@ def fit(
         blocks: The partition of each row, for the folds of a search and for early stopping.
         weight: Row weights.
         journal: What a search has tried already, and where it keeps what it tries.
+        map_folds: Judges the folds of a setting in order, at once where it can.
 
     Raises:
         TrainingError: The estimator, its params or the labels cannot be used, or the search has
@@ -106,7 +114,7 @@ def fit(
     estimator, trials = spec.estimator, None
     with threadpool_limits(limits=estimator.threads):
         if estimator.search is not None:
-            best, trials = _search(spec, estimator.search, rows, journal)
+            best, trials = _search(spec, estimator.search, rows, journal, map_folds)
             estimator = _with(estimator, best)
         pipeline = _fit_recipe(spec, estimator, rows)
     params = family_of(pipeline[LAST]).list_params(pipeline[LAST]).items()
@@ -186,27 +194,38 @@ def trivial_prediction(
 
 
 def _search(
-    spec: ModelSpec, search_spec: SearchSpec, rows: _Rows, journal: Journal | None
+    spec: ModelSpec,
+    search_spec: SearchSpec,
+    rows: _Rows,
+    journal: Journal | None,
+    map_folds: MapFolds,
 ) -> tuple[Params, pl.DataFrame]:
     """Search on the folds where a model can be fitted and the metric is defined."""
-    metric, kind, schema = get_gate_metric(spec.gate), spec.target.kind, rows.features.schema
     # A name that the estimator does not take would let each setting but the first fail.
     names = {**spec.estimator.params, **dict.fromkeys(search_spec.params)}
-    build_pipeline(_with(spec.estimator, names), schema, spec.seed)
+    build_pipeline(_with(spec.estimator, names), rows.features.schema, spec.seed)
     masks = time_folds(rows.blocks, search_spec.folds, spec.labels.delay)
     folds = [(rows.where(train), rows.where(validation)) for train, validation in masks]
     # No setting can be fitted on one class, so such a fold cannot compare settings.
-    folds = [fold for fold in folds if kind == "regression" or np.unique(fold[0].labels).size > 1]
+    is_number = spec.target.kind == "regression"
+    folds = [fold for fold in folds if is_number or np.unique(fold[0].labels).size > 1]
 
     def judge(params: Params) -> Iterator[float]:
-        estimator = _with(spec.estimator, params)
-        for train, validation in folds:
-            pipeline = _fit_recipe(spec, estimator, train)
-            output = predict(pipeline, kind, validation.features)
-            classes = getattr(pipeline, "classes_", None)
-            yield metric.gain(0.0, evaluate(metric, validation.labels, output, classes))
+        return map_folds(partial(_judge_fold, spec, params), folds)
 
     return search(search_spec, spec.estimator.params, spec.seed, judge, journal)
+
+
+def _judge_fold(spec: ModelSpec, params: Params, fold: Fold) -> float:
+    """Return the loss of a setting on the later rows of a fold, after a fit on the earlier ones."""
+    from threadpoolctl import threadpool_limits
+
+    train, validation = fold
+    with threadpool_limits(limits=spec.estimator.threads):
+        pipeline = _fit_recipe(spec, _with(spec.estimator, params), train)
+        output = predict(pipeline, spec.target.kind, validation.features)
+    metric, classes = get_gate_metric(spec.gate), getattr(pipeline, "classes_", None)
+    return float(metric.gain(0.0, evaluate(metric, validation.labels, output, classes)))
 
 
 def _with(spec: EstimatorSpec, params: Params) -> EstimatorSpec:

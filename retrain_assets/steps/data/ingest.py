@@ -6,9 +6,11 @@ same partitions are ingested again. Not here: the rules, and Dagster.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import polars as pl
 from polars.exceptions import PanicException
@@ -20,7 +22,7 @@ from retrain_assets.domain.data.row_checks import NO_ROWS, RawRows
 from retrain_assets.domain.data.rules import LINE, PARTITION, dataset_schema
 from retrain_assets.errors import PermanentError
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.steps.data.intake import Intake
+from retrain_assets.steps.data.intake import Batch, Intake, Share
 from retrain_assets.steps.state import FILES, digest
 from retrain_assets.stores.audit import (
     MAX_AUDITED_ROWS,
@@ -30,6 +32,7 @@ from retrain_assets.stores.audit import (
     judge_volume,
     write_results,
 )
+from retrain_assets.stores.engine import IN_PROCESS
 from retrain_assets.stores.landing.readers import shown
 from retrain_assets.stores.storage import Storage
 from retrain_assets.stores.tables.data_files import Spill
@@ -240,36 +243,84 @@ def _replace(
         tables.replace(table, new, replaced, commit, base=base)
 
 
+@dataclass(frozen=True)
+class Part:
+    """The outcome of one batch.
+
+    Args:
+        judgement: Quarantined rows and files; the accepted rows were spilled.
+        samples: A sample of the accepted rows, chunk by chunk.
+        counts: Figures on the accepted rows of each partition.
+        stamps: As of a reading; so are `extra` and `waiting`.
+    """
+
+    judgement: Judgement
+    samples: list[pl.DataFrame]
+    counts: pl.DataFrame
+    stamps: dict[tuple[str, str], str]
+    extra: dict[str, tuple[str, ...]]
+    waiting: dict[str, tuple[str, ...]]
+
+
 def _read(intake: Intake, requested: set[str], spill: Spill) -> Reading:
     """Judge all batches, spill the accepted rows, and audit a sample of them."""
-    spec = intake.spec
-    parts: list[Judgement] = []
-    samples: list[pl.DataFrame] = []
-    counts: list[pl.DataFrame] = []
-    stamps: dict[tuple[str, str], str] = {}
-    extra: dict[str, tuple[str, ...]] = {}
-    waiting: dict[str, tuple[str, ...]] = {}
-    for batch, share in intake.batches(requested):
-        first = spill.count
-        judgement = _judge(batch, spec, spill)
-        accepted = _accepted(spill.parts()[first:], judgement)
-        samples += _draw_samples(accepted, MAX_AUDITED_ROWS * share, judgement)
-        counts.append(figures(pl.concat(accepted), spec))
-        parts.append(judgement)
-        stamps |= {raw.slice: raw.stamp for raw in batch}
-        extra |= {raw.path: raw.extra for raw in batch if raw.extra}
-        waiting |= {raw.path: raw.waiting for raw in batch if raw.waiting}
-    judgement = contract.merge(parts, spec)
+    spec, parts = intake.spec, [*_judge_all(intake, requested, spill)]
+    judgement = contract.merge([part.judgement for part in parts], spec)
     if not parts:
         return Reading(judgement, Audit((), 0, 0), {}, {}, {})
+    counts = pl.concat(part.counts for part in parts)
     if spec.expectations:
-        audited = audit(pl.concat(samples), pl.concat(counts), spec)
+        audited = audit(pl.concat(frame for part in parts for frame in part.samples), counts, spec)
     else:
-        audited = judge_volume(pl.concat(counts), spec)
+        audited = judge_volume(counts, spec)
     judgement = contract.refuse_partitions(judgement, audited.refusals())
+    waiting = _join(part.waiting for part in parts)
     if not spec.is_split:
         judgement, waiting = _refuse_strays(intake, judgement)
+    stamps, extra = (_join(getattr(part, name) for part in parts) for name in ("stamps", "extra"))
     return Reading(judgement, audited, stamps, extra, waiting)
+
+
+def _join(parts: Iterable[dict[Any, Any]]) -> dict[Any, Any]:
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def _judge_all(intake: Intake, requested: set[str], spill: Spill) -> Iterator[Part]:
+    """Judge all batches in order, and spill what each accepts; an engine reads whole files."""
+    engine = intake.storage.engine
+    if engine is IN_PROCESS or intake.spec.is_split:
+        for batch in intake.batches(requested):
+            yield _judge_batch(intake.spec, batch, spill)
+        return
+    for parts in engine.map(partial(_judge_share, intake), intake.shares(requested)):
+        for part, frames in parts:
+            for frame in frames:
+                spill.add(frame)
+            yield part
+
+
+def _judge_share(intake: Intake, share: Share) -> list[tuple[Part, list[pl.DataFrame]]]:
+    """Judge the batches of a share, and return each with its accepted rows."""
+    parts = []
+    for batch in intake.read_share(share):
+        with Spill() as spill:
+            parts.append((_judge_batch(intake.spec, batch, spill), [*spill]))
+    return parts
+
+
+def _judge_batch(spec: DatasetSpec, batch: Batch, spill: Spill) -> Part:
+    raw, share = batch
+    first = spill.count
+    judgement = _judge(raw, spec, spill)
+    accepted = _accepted(spill.parts()[first:], judgement)
+    return Part(
+        judgement,
+        [*_draw_samples(accepted, MAX_AUDITED_ROWS * share, judgement)],
+        figures(pl.concat(accepted), spec),
+        {part.slice: part.stamp for part in raw},
+        {part.path: part.extra for part in raw if part.extra},
+        {part.path: part.waiting for part in raw if part.waiting},
+    )
 
 
 def _accepted(chunks: Sequence[pl.LazyFrame], judgement: Judgement) -> list[pl.LazyFrame]:

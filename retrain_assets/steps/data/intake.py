@@ -44,7 +44,10 @@ from retrain_assets.stores.storage import Storage
 _MANY, _MOST_WAITING = 2**31, 20  # rows that are not few; waiting partitions that are recorded
 Batch = tuple[tuple[RawRows, ...], float]
 
+Share = tuple[Sequence[Sequence[LandingFile]], int]  # files by partition; bytes of all shares
+
 BATCH_BYTES, BYTES_A_VALUE = 32 * 2**20, 16
+DENSITY = 8  # files on disk take so many times less
 MAX_FILES = 500  # of one range, or of those looked into that hold many partitions
 LOOK_BACK = 60  # partitions with files that each listing looks at
 
@@ -293,16 +296,28 @@ class Intake:
             All files or slices of some partitions, and their share of all the work, so that a
             sample can be spread over it.
         """
-        return self._slices(requested) if self.spec.is_split else self._full_files(requested)
+        if self.spec.is_split:
+            yield from self._slices(requested)
+        else:
+            for share in self.shares(requested):
+                yield from self.read_share(share)
 
-    def _full_files(self, requested: set[str]) -> Iterator[Batch]:
+    def shares(self, requested: set[str]) -> Iterator[Share]:
+        """Yield files of requested partitions whose names hold these, in shares of bounded size."""
         by_partition = defaultdict(list)
         for file in self.files:
             if file.partition in requested:
                 by_partition[file.partition].append(file)
         total = sum(map(_packed, by_partition.values()))
+        sized = ((_packed(files), [files]) for files in by_partition.values())
+        for groups in group_batches(sized, BATCH_BYTES // DENSITY):
+            yield groups, total
+
+    def read_share(self, share: Share) -> Iterator[Batch]:
+        """Read the files of a share."""
+        groups, total = share
         # Read one by one, because the bytes on disk do not tell how many rows a file has.
-        read = ([self._read_file(file) for file in files] for files in by_partition.values())
+        read = ([self._read_file(file) for file in files] for files in groups)
         current = (keep_newest(part, self.spec) for part in read)
         sized = ((max(_unpacked(part), _packed(part)), part) for part in current)
         for raw in group_batches(sized, BATCH_BYTES):

@@ -41,6 +41,7 @@ DECISION_TAG = "beside"  # the tag that all candidates of one decision share
 # Scikit-learn and matplotlib take seconds to import.
 Model = Any  # a fitted pipeline
 Figure = Any
+FIT = "fit"  # the first part of the name of a fit in memory
 SPEC_FILE, PACKAGES_FILE, SEARCH_FILE = "spec.json", "packages.json", "search.csv"
 
 
@@ -313,7 +314,7 @@ def fit_model(
         rows = sample(state, keys, fitting=True, version=version)
         journal = open_journal(state, rows.sha256, resume=resume)
         inputs = rows.features, rows.target, rows.partitions, rows.weight
-        model = fit(state.spec, *inputs, journal)
+        model = fit(state.spec, *inputs, journal, map_folds=state.engine.map)
         # A copy: a slice would keep all rows in memory.
         example = rows.features.filter(pl.int_range(pl.len()) < EXAMPLE_ROWS)
         return Trained(
@@ -325,7 +326,7 @@ def fit_model(
 
 def name_fit(spec: ModelSpec, partitions: Sequence[str]) -> tuple[str, ...]:
     """Return the name under which states share a fit."""
-    return "fit", spec.recipe, *partitions
+    return FIT, spec.recipe, *partitions
 
 
 def sample(

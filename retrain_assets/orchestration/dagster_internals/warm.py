@@ -1,0 +1,48 @@
+"""Start the process of a run by a fork of one that has imported what runs need.
+
+A code server of Dagster starts a new interpreter for each run, which imports for some five CPU
+seconds before it begins. Python's own `forkserver` imports once for all runs of a code server. It
+opens nothing, and knows neither YAML nor code of the project: each run loads these itself. Not
+here: launchers that start runs elsewhere, such as in a Job of Kubernetes, and what a run does.
+"""
+
+import multiprocessing
+import os
+import sys
+
+from retrain_assets.stores.registry.model_file import prepare_threads
+from retrain_assets.stores.registry.registry import SETTINGS
+
+SERVER = "dagster._grpc.server"
+EXPECTATIONS = "great_expectations"
+IMPORTED = (
+    "retrain_assets.orchestration.build",
+    "retrain_assets.steps.inspect.report",
+    "retrain_assets.reports.plots",
+    "mlflow.sklearn",
+    "skops.io",
+    "sklearn.ensemble",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "scipy.stats",
+)
+_imported = [*IMPORTED]
+
+
+def warm(*further: str) -> None:
+    """Let this process, if it is a code server, fork the runs that it starts.
+
+    Args:
+        further: Modules that the runs of this project import too.
+    """
+    if SERVER not in sys.modules or sys.platform != "linux":
+        return
+    prepare_threads()
+    for name, value in SETTINGS.items():  # MLflow reads them while it is imported
+        os.environ.setdefault(name, value)
+    _imported.extend(name for name in further if name not in _imported)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_imported)
+    # The server has assigned its own context by now; of a property, the assignment is ignored.
+    server = sys.modules[SERVER].DagsterApiServer
+    server._mp_ctx = property(lambda _: context, lambda _, __: None)  # noqa: SLF001
