@@ -36,7 +36,9 @@ def build_defs(
         SpecError: The YAML of the project is mistaken.
     """
     with disable_dagster_warnings():  # about the betas that its components use themselves
-        loaded = component_tree(project).build_defs()
+        tree = component_tree(project)
+        # Of the folder: the whole tree would describe every component type as JSON besides.
+        loaded = tree.build_defs(tree.defs_module_path)
     return dg.Definitions(
         assets=loaded.assets,
         asset_checks=loaded.asset_checks,

@@ -117,7 +117,7 @@ def test_the_circle_test_sees_imports_for_typing_only(tmp_path: Path) -> None:
 
 def test_loading_the_definitions_imports_nothing_heavy() -> None:
     heavy = ["great_expectations", "mlflow", "sklearn", "pandas", "matplotlib", "scipy"]
-    heavy += ["lightgbm", "xgboost", "catboost"]
+    heavy += ["lightgbm", "xgboost", "catboost", "sqlalchemy"]
     code = (
         "import sys, dagster as dg\n"
         "from retrain_assets.definitions import build_defs\n"

@@ -12,10 +12,6 @@ import dagster as dg
 from dagster.components.component_scaffolding import scaffold_component
 from pydantic import BaseModel
 
-from retrain_assets.domain.start.draft import describe, printable
-from retrain_assets.domain.start.guess import Wishes, guess
-from retrain_assets.domain.start.meaning import slug
-from retrain_assets.steps.start import name_dataset, read_delivery, write_start
 from retrain_assets.stores.storage import storage_from
 
 
@@ -59,13 +55,18 @@ class ModelScaffolder(dg.Scaffolder[SampleParams]):
             raise click.ClickException(str(error)) from error
 
     def _write(self, request: dg.ScaffoldRequest[SampleParams], path: Path, target: str) -> None:
-        model = slug(request.target_path.name)
-        dataset = name_dataset(request.params.dataset or path.name.partition(".")[0], {model})
-        delivery = read_delivery(path, dataset)
-        start = guess(delivery.sample, Wishes(model, dataset, target, request.params.time))
-        text = start.render(f"Written by `dg scaffold` from {path.name}.")
+        # Loading the definitions needs none of these.
+        from retrain_assets.domain.start import draft, guess, meaning
+        from retrain_assets.steps import start
+
+        model = meaning.slug(request.target_path.name)
+        dataset = start.name_dataset(request.params.dataset or path.name.partition(".")[0], {model})
+        delivery = start.read_delivery(path, dataset)
+        wishes = guess.Wishes(model, dataset, target, request.params.time)
+        guessed = guess.guess(delivery.sample, wishes)
+        text = guessed.render(f"Written by `dg scaffold` from {path.name}.")
         file = request.target_path / "defs.yaml"
         storage = storage_from(os.environ, request.project_root or Path.cwd())
-        landed = write_start(file, text, delivery, storage, dataset)
-        lines = [*describe(start.guesses), *map(printable, start.notes), *landed]
+        landed = start.write_start(file, text, delivery, storage, dataset)
+        lines = [*draft.describe(guessed.guesses), *map(draft.printable, guessed.notes), *landed]
         click.echo("\n".join([*lines, f"next: retrain train {model}"]), file=sys.stderr)

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
-from slack_sdk import WebClient
 
 from retrain_assets.specs.notify import Channel, NotifySpec
 from retrain_assets.stores.messages import TIMEOUT_SECONDS, senders
@@ -58,7 +57,7 @@ class Channels(dg.ConfigurableResource[Any]):
         """Return the channels of a spec that can be used, and why the others cannot."""
         return senders(notify, os.environ, self._slack)
 
-    def _slack(self, token: str) -> WebClient:
+    def _slack(self, token: str) -> Any:
         from dagster_slack import SlackResource
 
         client = SlackResource(token=token).get_client()

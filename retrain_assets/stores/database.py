@@ -1,17 +1,14 @@
 """The PostgreSQL database that keeps the records of Dagster and MLflow, if one is set.
 
 MLflow's tables lie in the schema that the database has by default, Dagster's in one of their own,
-since both have a table `runs`. Not here: Dagster's storage, and what MLflow stores.
+since both have a table `runs`. SQLAlchemy is imported by the functions that need it, since the
+definitions load without it. Not here: Dagster's storage, and what MLflow stores.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
-
-from sqlalchemy import Connection, NullPool, create_engine, inspect, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
-from sqlalchemy.schema import CreateSchema
+from typing import Any
 
 from retrain_assets.errors import PermanentError
 
@@ -39,6 +36,9 @@ def database_from(environment: Mapping[str, str]) -> str | None:
     form = f"{VARIABLE} must be {SPELLINGS[0]}user:password@host/database"
     if not uri.startswith(SPELLINGS):
         raise DatabaseError(f"{form} and starts with {uri.partition(':')[0][:20]!r}")
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         url = make_url(uri)
     except (ArgumentError, ValueError):  # its text may hold a part of the password
@@ -59,6 +59,8 @@ def name_driver(uri: str) -> str:
 
 def without_password(uri: str) -> str:
     """Return a URI as `pg_dump` takes it, which reads the password from PGPASSWORD or a file."""
+    from sqlalchemy.engine import URL, make_url
+
     url = make_url(uri)
     query = {name: value for name, value in url.query.items() if "password" not in name}
     place = url.username, None, url.host, url.port, url.database, query
@@ -67,6 +69,8 @@ def without_password(uri: str) -> str:
 
 def in_schema(uri: str) -> str:
     """Return a URI whose tables are Dagster's."""
+    from sqlalchemy.engine import make_url
+
     url = make_url(uri)
     options = f"{url.query.get('options', '')} -csearch_path={SCHEMA}".strip()
     url = url.update_query_dict({"options": options})
@@ -74,19 +78,24 @@ def in_schema(uri: str) -> str:
 
 
 @contextmanager
-def alone(uri: str) -> Iterator[Connection]:
+def alone(uri: str) -> Iterator[Any]:
     """Keep other processes from creating tables of the same database meanwhile.
 
     Yields:
         A connection to the database.
     """
+    from sqlalchemy import NullPool, create_engine, text
+
     with create_engine(uri, poolclass=NullPool).connect() as connection:
         connection.execute(text(f"SELECT pg_advisory_lock({_LOCK})"))
         yield connection
 
 
-def create_schema(connection: Connection) -> None:
+def create_schema(connection: Any) -> None:
     """Create the schema of Dagster's tables if it is missing."""
+    from sqlalchemy import inspect
+    from sqlalchemy.schema import CreateSchema
+
     if not inspect(connection).has_schema(SCHEMA):
         connection.execute(CreateSchema(SCHEMA))
         connection.commit()
@@ -94,6 +103,8 @@ def create_schema(connection: Connection) -> None:
 
 def outage(error: BaseException | None) -> str | None:
     """Return what PostgreSQL or its driver says, in one line, if it failed; else None."""
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
     while error is not None:
         if isinstance(error, (OperationalError, InterfaceError)):
             cause = error.orig

@@ -21,10 +21,10 @@ from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPSConnection
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 import polars as pl
-from slack_sdk import WebClient
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.json_text import write_json
@@ -44,7 +44,7 @@ _MAX_SUBJECT = 150
 
 
 def senders(
-    notify: NotifySpec, environment: Environment, client: Callable[[str], WebClient]
+    notify: NotifySpec, environment: Environment, client: Callable[[str], Any]
 ) -> tuple[dict[Channel, Send], list[str]]:
     """Return the channels of a spec that can be used, and why the others cannot.
 
@@ -70,7 +70,7 @@ def senders(
     return usable, missing
 
 
-def _slack(channel: str, token: str, client: Callable[[str], WebClient]) -> Send:
+def _slack(channel: str, token: str, client: Callable[[str], Any]) -> Send:
     """Return a sender of plain text, escaped, so that it holds no mention, link or command."""
 
     def send(message: Message) -> str:

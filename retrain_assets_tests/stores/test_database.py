@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import psycopg2
 import pytest
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
 from retrain_assets.cli.base import one_line
@@ -30,10 +31,10 @@ def test_both_spellings_name_the_database_with_the_driver_that_is_installed() ->
 
 def test_the_tables_of_dagster_lie_in_a_schema_of_their_own() -> None:
     dagster = database.in_schema(f"{URI}?options=-cstatement_timeout%3D5000&sslmode=require")
-    query = database.make_url(dagster).query
+    query = make_url(dagster).query
     assert query["options"] == "-cstatement_timeout=5000 -csearch_path=dagster"
     assert query["sslmode"] == "require"
-    assert database.make_url(dagster).password == "p@ss"
+    assert make_url(dagster).password == "p@ss"
 
 
 def test_the_command_for_a_dump_has_no_password() -> None:
