@@ -20,6 +20,7 @@ from retrain_assets.components.code_check import Mistake
 from retrain_assets.components.scaffold import ModelScaffolder
 from retrain_assets.orchestration import build
 from retrain_assets.orchestration.assets.monitoring import Model
+from retrain_assets.orchestration.dagster_internals.warm import EXPECTATIONS, warm
 from retrain_assets.specs.base import NamedSpec, Spec, SpecError, hint
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
@@ -109,6 +110,7 @@ class LandedDataset(SpecComponent[DatasetSpec]):
             SpecError: The spec cannot work, or another component has its name.
         """
         self.check(context.component_tree)
+        warm(*([EXPECTATIONS] if self.spec.expectations else []))
         return build.dataset_definitions(self.spec)
 
 

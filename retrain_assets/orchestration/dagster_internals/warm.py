@@ -2,8 +2,9 @@
 
 A code server of Dagster starts a new interpreter for each run, which imports for some five CPU
 seconds before it begins. Python's own `forkserver` imports once for all runs of a code server. It
-opens nothing, and knows neither YAML nor code of the project: each run loads these itself. Not
-here: launchers that start runs elsewhere, such as in a Job of Kubernetes, and what a run does.
+opens and computes nothing, so that no thread of a library holds a lock when it forks, and it knows
+neither YAML nor code of the project: each run loads these itself. Not here: launchers that start
+runs elsewhere, such as in a Job of Kubernetes, and what a run does.
 """
 
 import multiprocessing
