@@ -1,11 +1,12 @@
-"""What Dagster takes to load many models: assets of each, or one set with segments as partitions.
+"""What Dagster takes to load many models: assets of each, `for_each`, or segments as partitions.
 
     python benchmarks/segments.py [--models 1 50 200] [--days 365]
 
 Each line is a process of its own. "make" is the making of all definitions of the models; "resolve"
 is what the code server does before the UI and the daemon see them. With `segments`, the partitions
 of one asset are days x segments, and "resolve" is the listing of their keys for one picture of the
-UI. Not here: what the models compute.
+UI; `for_each` is what is offered: days of what is monitored, and models of what is decided. Not
+here: what the models compute.
 """
 
 import argparse
@@ -57,6 +58,17 @@ def load_assets(count: int, _: int) -> list[float]:
     return [made - before, _cpu() - made, _memory()]
 
 
+def load_for_each(count: int, _: int) -> list[float]:
+    """Load one YAML with so many segments."""
+    dataset, before = DatasetSpec.model_validate(DATASET), _cpu()
+    each = {"column": "kind", "values": [f"kind {i}" for i in range(count)]}
+    spec = ModelSpec.model_validate({**MODEL, "for_each": each})
+    parts = dataset_definitions(dataset), model_definitions(Model(spec, dataset, {}))
+    made = _cpu()
+    dg.Definitions.merge(*parts).get_repository_def().load_all_definitions()
+    return [made - before, _cpu() - made, _memory()]
+
+
 def list_segments(count: int, days: int) -> list[float]:
     """List the partitions of one asset."""
     dataset, before = DatasetSpec.model_validate(DATASET), _cpu()
@@ -78,7 +90,7 @@ def _memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-FORMS = {"assets": load_assets, "segments": list_segments}
+FORMS = {"assets": load_assets, "segments": list_segments, "for_each": load_for_each}
 
 if __name__ == "__main__":
     main()

@@ -79,7 +79,14 @@ def models(project: Path = HERE) -> dict[str, Model]:
     """Return the models of a project by name, unless a part of its YAML is mistaken."""
     tree = _checked_tree(project)
     retrained = tree.get_all_components(components.RetrainedModel)
-    return {component.spec.name: component.model(tree) for component in retrained}
+    groups = [component.model(tree) for component in retrained]
+    return {name: member for group in groups for name, member in group.members.items()}
+
+
+def component_of(model: str, project: Path = HERE) -> components.RetrainedModel:
+    """Return the component of a model that has segments, or of any other."""
+    retrained = _checked_tree(project).get_all_components(components.RetrainedModel)
+    return next(component for component in retrained if component.spec.name == model)
 
 
 def datasets(project: Path = HERE) -> dict[str, DatasetSpec]:

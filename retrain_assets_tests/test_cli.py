@@ -10,12 +10,13 @@ import subprocess
 import sys
 from contextlib import chdir
 from pathlib import Path
+from unittest.mock import patch
 
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
-from retrain_assets.cli import main
+from retrain_assets.cli import inspect, main
 from retrain_assets.stores.storage import storage_from
 from retrain_assets_tests.projects import Project, document, new_project, write_project, yaml_of
 from retrain_assets_tests.world import DATASET, customers
@@ -465,3 +466,32 @@ def test_a_dataset_without_partitions_is_backfilled_without_a_range(fresh: Proje
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["refused"] == 0
     assert "give --from and --to: the partitions run from" in run("backfill", "customers").stderr
+
+
+def test_the_largest_segments_are_listed_and_shown_by_need(theirs: Path) -> None:
+    folder = theirs / "data" / "landing" / "customers"
+    folder.mkdir(parents=True)
+    customers(0).write_csv(folder / "2020-01-01.csv")
+    yaml = next(theirs.rglob("defs.yaml"))
+    each = {"for_each": {"column": "plan", "top": 2}}
+    yaml.write_text(yaml_of(each), encoding="utf-8")
+    assert (
+        "customers/dataset was never written: materialize it first"
+        in run("segments", "churn").output
+    )
+    run("backfill", "customers", "--from", "2020-01-01", "--to", "2020-01-01")
+    (models,) = [json.loads(run("status", "--json").output)]
+    assert [value["model"] for value in models] == ["churn"]
+    listed = json.loads(run("segments", "churn", "--json").output)
+    largest = customers(0)["plan"].value_counts(sort=True)["plan"].head(2).to_list()
+    assert [*listed["segments"]] == largest
+    assert Path(listed["file"]) == yaml.with_name("segments.json")
+    with patch.object(inspect, "MANY", 2):
+        table = run("status").output.splitlines()
+    assert table[0].split() == ["need", "model", "version", "why"]
+    assert [line.split()[:2] for line in table[1:4]] == [
+        ["version", name] for name in sorted(["churn", *(f"churn_{value}" for value in largest)])
+    ]
+    assert table[4] == "3 version"
+    yaml.with_name("segments.json").write_text('{"churn": ["a b", "a-b"]}', encoding="utf-8")
+    assert "would both be the model 'churn_a_b'" in run("status").output

@@ -119,6 +119,7 @@ def _decide(model: str, operation: str, config: dict[str, Any]) -> dict[str, Any
 def _operate(model: str, operation: str, config: dict[str, Any]) -> ModelState:
     """Run an operation and return the state of its model."""
     state = base.open_model(model)
-    ops = {f"{model}_{operation}_op": {"config": config}}
-    base.execute(f"{model}_{operation}", run_config={"ops": ops})
+    job = f"{state.spec.group}_{operation}"
+    ops = {f"{job}_op": {"config": {"model": model, **config}}}
+    base.execute(job, run_config={"ops": ops})
     return state

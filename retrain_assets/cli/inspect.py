@@ -3,6 +3,7 @@
 Not here: computing what they show (`steps/inspect`).
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -20,6 +21,7 @@ from retrain_assets.specs.base import number_of
 from retrain_assets.steps.data import quarantine as quarantine_step
 from retrain_assets.steps.inspect import card as card_step
 from retrain_assets.steps.inspect import lineage as lineage_step
+from retrain_assets.steps.inspect import needs as needs_step
 from retrain_assets.steps.inspect import report as report_step
 from retrain_assets.steps.inspect import reproduce as reproduce_step
 from retrain_assets.steps.inspect import status as status_step
@@ -27,6 +29,7 @@ from retrain_assets.steps.monitoring.adapt import rebuild_state
 from retrain_assets.stores.place import place_at
 
 Values = dict[str, Any]
+MANY = 12  # models, above which the status of all is a table
 
 
 @command
@@ -35,19 +38,40 @@ Values = dict[str, Any]
 def status(model: str | None, *, verbose: bool) -> None:
     """Answer what is in production, how it does, what moved, what waits and what is next.
 
-    Without a name, it answers for all models.
+    Without a name, it answers for all models: more than a dozen in a table, those first that need
+    somebody; -v answers for each.
     """
     selection = base.models().values() if model is None else [base.get_model(model)]
     if not selection:
         return show([], "there is no model yet: write one in defs/NAME/defs.yaml")
     with base.open_instance() as instance:
+        if len(selection) > MANY and not base.is_json() and not verbose:
+            return show([], "\n".join(_list_by_need([*selection], instance)))
         values = [_status(entry, instance) for entry in selection]
     lines = [line for value in values for line in (*_answers(value), *_details(value, verbose))]
     return show(values if model is None else values[0], "\n".join(lines))
 
 
+def _list_by_need(selection: list[Model], instance: dg.DagsterInstance) -> Iterator[str]:
+    """Yield a line for each model, those first that need somebody."""
+    groups = {name for model in selection for name in (model.spec.group, model.dataset.name)}
+    failed = {"failed_ticks": dict(failed_ticks(instance, groups))}
+    failed["failed_runs"] = dict(failed_runs(instance, groups))
+    yield from _list_failures(failed)
+    storage = base.storage()
+    rows = [needs_step.summarize(model.state(storage)) for model in selection]
+    rows.sort(key=lambda row: (needs_step.NEEDS.index(row["need"]), row["rank"], row["model"]))
+    width = max(len(row["model"]) for row in rows)
+    yield f"{'need':<12}{'model':<{width}}  version  why"
+    for row in rows:
+        version = "" if row["version"] is None else row["version"]
+        yield f"{row['need']:<12}{row['model']:<{width}}  {version:>7}  {row['why']}"
+    counts = Counter(row["need"] for row in rows)
+    yield ", ".join(f"{counts[need]} {need}" for need in needs_step.NEEDS if counts[need])
+
+
 def _status(model: Model, instance: dg.DagsterInstance) -> Values:
-    groups = (model.spec.name, model.dataset.name, *model.lookups)
+    groups = (model.spec.group, model.dataset.name, *model.lookups)
     failures = dict(failed_ticks(instance, groups))
     state = model.state(base.storage())
     runs = dict(failed_runs(instance, groups))
@@ -99,9 +123,9 @@ def _mark(alarm: object) -> str:
 @click.argument("model")
 def plan(model: str) -> None:
     """Show whether a retraining would start now and why, on which windows, at what cost."""
-    state = base.open_model(model)
+    entry = base.get_model(model)
     with base.open_instance() as instance:
-        value = status_step.plan(state, last_seconds(instance, model))
+        value = status_step.plan(entry.state(base.storage()), last_seconds(instance, entry))
     windows = [f"  {name}: {first} to {last}" for name, (first, last) in value["windows"].items()]
     cost = value["cost"]
     seconds = f"; the last one took {cost['last_seconds']:g} s" if cost["last_seconds"] else ""

@@ -53,6 +53,11 @@ def rename(name: str, new: str, *, yes: bool, **why: str) -> None:
     if slug(new) != new:
         raise ValueError(f"{new!r} is no name of a model or dataset: use {slug(new)}")
     change = _plan(name, **why)
+    if change.part.attributes.get("for_each"):
+        raise ValueError(
+            f"{name} has `for_each`, and the tables and versions of its segments have names of "
+            "their own: leave its name, or retire it and start another"
+        )
     lines = lifecycle.describe_renaming(change, base.storage(), new)
     _confirm(f"{name} becomes {new}", lines, yes=yes)
     with _alone():

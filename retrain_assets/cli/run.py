@@ -80,7 +80,8 @@ def backfill(name: str, first: str, last: str, *, again: bool, yes: bool) -> Non
         base.ask(f"{first} to {last} are {count:,} partitions of {name}")
     if name in datasets:
         let_settle(spec, first, last)
-    run_id = base.execute(f"{name}_{job}", tags=range_tags(first, last))
+    group = name if name in datasets else models[name].spec.group  # which segments share a run with
+    run_id = base.execute(f"{group}_{job}", tags=range_tags(first, last))
     value = {"name": name, "from": first, "to": last, "partitions": count, "run_id": run_id}
     with base.open_instance() as instance:
         failed_checks = list(failures(instance, run_id))

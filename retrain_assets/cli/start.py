@@ -16,12 +16,14 @@ from retrain_assets import definitions
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command, show
 from retrain_assets.cli.run import let_settle
+from retrain_assets.components import segment_list
 from retrain_assets.domain.decision.gate import TRIVIAL
 from retrain_assets.domain.start.draft import describe, printable
 from retrain_assets.domain.start.guess import Wishes, guess
 from retrain_assets.domain.start.meaning import slug
 from retrain_assets.specs.base import SpecError, number_of
 from retrain_assets.steps import start as start_step
+from retrain_assets.steps.counts import list_segments
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.modules import find_module
 
@@ -198,11 +200,12 @@ def train(model: str) -> None:
     Files that were not read are read, and what is missing of features and monitoring is built.
     """
     entry = base.get_model(model)
+    group = entry.spec.group
     before = len(status.history(entry.state(base.storage())))
     sources = (entry.dataset, *entry.lookups.values())
     for spec in sources:
         let_settle(spec, "", "\uffff")
-    sensors = {*(f"{spec.name}_new_data" for spec in sources), f"{model}_data_ready"}
+    sensors = {*(f"{spec.name}_new_data" for spec in sources), f"{group}_data_ready"}
     with base.open_daemon() as daemon:
         for name in [spec.name for spec in sources if spec.is_pulled]:
             daemon.execute(f"{name}_pull", {}, {})
@@ -212,7 +215,7 @@ def train(model: str) -> None:
         for name, reason in daemon.reasons.items():
             click.echo(f"{name}: {reason}", err=True)
         with Console(stderr=True).status(f"{model}_retrain …"):
-            daemon.execute(f"{model}_retrain", {}, {})
+            daemon.execute(f"{group}_retrain", entry.decides, {})
     rows = status.history(entry.state(base.storage()))
     if len(rows) == before:
         text = f"{model}: data, YAML and code are as at this decision, which stands:"
@@ -221,3 +224,27 @@ def train(model: str) -> None:
     if str(row["reason"]).startswith(f"worse than {TRIVIAL}"):
         lines += f"\n{'':12}{ADVICE.format(model=model, version=row['version'])}"
     show(row, lines)
+
+
+@command
+@click.argument("model")
+def segments(model: str) -> None:
+    """List the segments with most rows of a model with `for_each: {top: …}`, beside its YAML.
+
+    Run it again when other segments should have models; commit the file with the YAML.
+    """
+    retrained = base.get_model(model)
+    component = definitions.component_of(retrained.spec.group, base.location().folder)
+    each, dataset = component.written.for_each, retrained.dataset.name
+    if each is None or each.top is None:
+        raise ValueError(
+            f"{model} has no `for_each` with `top`: its segments are those of the YAML"
+        )
+    counts = list_segments(base.storage().tables, dataset, each.column, each.top)
+    if not counts:
+        raise ValueError(f"{dataset} has no rows yet: ingest it first")
+    [*each.segments(model, [*counts])]  # raises where two would have one name
+    path = segment_list.write_list(component.folder, component.spec.name, [*counts])
+    fewest = number_of(min(counts.values()), "row")
+    text = f"{model}: {number_of(len(counts), 'segment')} of at least {fewest}, listed in {path}"
+    show({"model": model, "segments": counts, "file": str(path)}, text)

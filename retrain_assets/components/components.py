@@ -7,7 +7,7 @@ YAML, what makes a spec mistaken, and the assets.
 
 import os
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
@@ -15,7 +15,7 @@ import dagster as dg
 from dagster.components.core import defs_module
 from pydantic import BaseModel, RootModel
 
-from retrain_assets.components import spec_check
+from retrain_assets.components import segment_list, spec_check
 from retrain_assets.components.code_check import Mistake
 from retrain_assets.components.scaffold import ModelScaffolder
 from retrain_assets.orchestration import build
@@ -35,12 +35,13 @@ class SpecComponent(dg.Component, Generic[SpecT]):
     Args:
         spec: The YAML's `attributes`.
         document: Where they stand.
+        folder: The folder of the file.
     """
 
     spec_class: ClassVar[type[NamedSpec]]
 
-    def __init__(self, spec: SpecT, document: Document) -> None:
-        self.spec, self.document = spec, document
+    def __init__(self, spec: SpecT, document: Document, folder: Path = Path()) -> None:
+        self.spec, self.document, self.folder = spec, document, folder
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
@@ -58,12 +59,18 @@ class SpecComponent(dg.Component, Generic[SpecT]):
         document = _document(attributes, context)
         try:
             document = resolve(document, os.environ)
-            return cls(cast("SpecT", parse_spec(document, cls.spec_class)), document)
+            spec = cast("SpecT", parse_spec(document, cls.spec_class))
+            return cls(spec, document, context.path)
         except SpecError as error:
             messages = [str(error)]
         if document.lines:
             messages += list_refusals(context.component_tree.defs_module_path)
         raise SpecError("\n".join(dict.fromkeys(messages)))
+
+    @property
+    def names(self) -> set[str]:
+        """Return the names that nothing else may have."""
+        return {self.spec.name}
 
     def find_mistakes(self, tree: dg.ComponentTree) -> Iterator[Mistake]:
         """Yield what is wrong with the spec among the other components of the project."""
@@ -88,10 +95,11 @@ class SpecComponent(dg.Component, Generic[SpecT]):
     def _find_taken_name(self, tree: dg.ComponentTree) -> Iterator[Mistake]:
         """Yield that another component of the project has the same name."""
         for component in tree.get_all_components(SpecComponent):  # type: ignore[type-abstract]
-            if component is not self and component.spec.name == self.spec.name:
+            shared = self.names & component.names if component is not self else ()
+            for name in sorted(shared):
                 kind, file = type(component).__name__, component.document.file
                 place = f"{file}, line {component.document.line((ROOT, 'name'))}"
-                yield ("name",), f"{self.spec.name!r} is also a {kind} in {place}: rename one"
+                yield ("name",), f"{name!r} is also a {kind} in {place}: rename one"
 
 
 class LandedDataset(SpecComponent[DatasetSpec]):
@@ -119,6 +127,15 @@ class RetrainedModel(SpecComponent[ModelSpec]):
     """A model that is watched, retrained, compared and replaced when a better one is shown."""
 
     spec_class = ModelSpec
+
+    def __init__(self, spec: ModelSpec, document: Document, folder: Path = Path()) -> None:
+        super().__init__(segment_list.complete(spec, folder), document, folder)
+        self.written = spec  # without the listed segments
+
+    @cached_property
+    def names(self) -> set[str]:
+        """Return the names of the model and of its segments."""
+        return {spec.name for spec in self.spec.members()}
 
     def find_mistakes(self, tree: dg.ComponentTree) -> Iterator[Mistake]:
         """Yield the datasets that do not exist, or else what does not fit them."""

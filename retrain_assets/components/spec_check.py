@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import polars as pl
 
 from retrain_assets.components.code_check import Mistake, find_code_mistakes
-from retrain_assets.domain.data import expectations, rules, values
+from retrain_assets.domain.data import expectations, row_checks, rules, values
 from retrain_assets.domain.data.row_wise import explain_sql
 from retrain_assets.domain.drift.permutation_test import compute_least_rate
 from retrain_assets.domain.features.build import FeatureError, list_features, mistaken_feature
@@ -21,6 +21,7 @@ from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 
 _INVALID = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+SEGMENT_TYPES = ("category", "text", "int")
 _COLUMN_ARGUMENTS = ("column", "column_A", "column_B")
 
 
@@ -48,6 +49,7 @@ def find_model_mistakes(
     """Yield the fields of a model that cannot work with its datasets."""
     yield from find_code_mistakes(spec)
     yield from _find_window_mistakes(spec)
+    yield from _find_segment_mistakes(spec, dataset)
     if spec.schedule is not None and not dagster_internals.is_valid_cron_string(spec.schedule):
         yield ("schedule",), f"{spec.schedule!r} never comes: write it as 0 6 * * 1"
     yield from _find_partition_mistakes(spec, dataset)
@@ -69,7 +71,7 @@ def _find_partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[
         yield ("dataset",), why
         return
     per_year = partition.period.per_year if partition.period else None
-    yield from _find_rate_mistakes(spec, per_year)
+    yield from _find_rate_mistakes(spec.members()[0], per_year)
     for number, excluded in enumerate(spec.exclude):
         for end in ("first", "last"):
             key = getattr(excluded, end)
@@ -83,6 +85,26 @@ def _find_partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[
     if needed > count:
         why = f"{dataset.name} never has more than {number_of(count, 'partition')}: shorten them"
         yield ("windows",), f"train, holdout and labels.delay need {needed}, but {why}"
+
+
+def _find_segment_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Mistake]:
+    """Yield columns that cannot name segments; a segment's value is a name that people see."""
+    for field in ("for_each", "segment"):
+        part = getattr(spec, field)
+        if part is None:
+            continue
+        column = dataset.columns.get(part.column)
+        if column is None:
+            yield (
+                (field, "column"),
+                f"no column {part.column!r}{hint(part.column, dataset.columns)}",
+            )
+        elif column.type not in SEGMENT_TYPES or column.timing == "later":
+            types = ", ".join(SEGMENT_TYPES)
+            why = f"{part.column} must be {types}, and not `known: later`"
+            yield (field, "column"), why
+        elif part.column in row_checks.personal(dataset):
+            yield (field, "column"), f"{part.column} is personal, and values become names of models"
 
 
 def _find_window_mistakes(spec: ModelSpec) -> Iterator[Mistake]:

@@ -6,7 +6,7 @@ Not here: where specs come from.
 import dagster as dg
 
 from retrain_assets.orchestration import jobs, messages, sensors
-from retrain_assets.orchestration.assets import dataset, decision, monitoring, upkeep
+from retrain_assets.orchestration.assets import dataset, decision, monitoring, segments, upkeep
 from retrain_assets.orchestration.resources import RESOURCES
 from retrain_assets.specs.dataset import DatasetSpec
 
@@ -30,21 +30,23 @@ def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
 def model_definitions(model: monitoring.Model) -> dg.Definitions:
     """Return assets, checks, jobs, sensors and schedule of a model."""
     monitor, retrain = jobs.monitor_job(model), jobs.retrain_job(model)
+    is_group = model.spec.for_each is not None
+    watched = [segments.segment_assets(model)] if is_group else monitoring.monitor_assets(model)
     schedules = (sensors.policy_schedule(model, retrain), upkeep.vacuum_schedule(model))
     return dg.Definitions(
         assets=[
-            *monitoring.monitor_assets(model),
+            *watched,
             *decision.decision_assets(model),
             upkeep.report_asset(model),
             upkeep.replay_asset(model),
             upkeep.storage_asset(model),
         ],
-        asset_checks=[decision.currency_check(model)],
+        asset_checks=[] if is_group else [decision.currency_check(model)],
         jobs=[monitor, retrain, jobs.replay_job(model), *jobs.operation_jobs(model)],
         sensors=[
             sensors.data_ready_sensor(model, monitor),
             sensors.retrain_wanted_sensor(model, retrain),
-            *messages.messages_sensors(messages.of_model(model)),
+            *messages.messages_sensors(*map(messages.of_model, model.members.values())),
         ],
         schedules=list(filter(None, schedules)),
         resources=RESOURCES,

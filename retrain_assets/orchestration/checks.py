@@ -18,6 +18,8 @@ CHECK_HELP: dict[str, str] = {
     "often. If the alarm stays, errors grow faster than that: train a new version.",
     "not_worse_than_before": "With `watch: auto`, the version before is already in production "
     "again. Otherwise run `retrain rollback`, unless the data since the promotion were unusual.",
+    "all_segments_monitored": "The named models were left out of the run, the others are complete. "
+    "The sensor asks for them again. Mend what the reason names; `retrain backfill` builds all.",
     "schema_matches": "Look at the file and the row in the table. If the file was cut off or has "
     "wrong columns, have it delivered again. If a column is new or has a new type, change the "
     "YAML.",

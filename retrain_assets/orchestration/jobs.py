@@ -14,7 +14,7 @@ from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals import AssetJob
 from retrain_assets.orchestration.resources import Channels, StorageResource
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.specs.model import SizeSpec
+from retrain_assets.specs.resources import SizeSpec
 from retrain_assets.steps.decision import layer, policy, promote
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.state import ModelState
@@ -40,13 +40,13 @@ def pull_job(spec: DatasetSpec) -> AssetJob:
 
 def monitor_job(model: Model) -> AssetJob:
     """Return `<m>_monitor`: features to monitoring, one run over a range."""
-    learned = () if model.spec.layer.mode == "off" else ("adaptation",)
-    selection = _assets(
-        model, "features", "profile", "predictions", "monitoring", "report", *learned
-    )
-    current = dg.AssetSelection.checks(dg.AssetCheckKey(model.key("production_model"), CURRENCY))
+    selection = _assets(model, "features", "profile", "predictions", "monitoring")
     text = "Build features, summarise, predict and watch."
-    return _model_job(model, "monitor", selection | current, text)
+    if model.spec.for_each is None:
+        learned = () if model.spec.layer.mode == "off" else ("adaptation",)
+        check = dg.AssetCheckKey(model.key("production_model"), CURRENCY)
+        selection |= _assets(model, "report", *learned) | dg.AssetSelection.checks(check)
+    return _model_job(model, "monitor", selection, text)
 
 
 def replay_job(model: Model) -> AssetJob:
@@ -94,10 +94,12 @@ def _job(name: str, selection: dg.AssetSelection, text: str, tags: dict[str, Any
 
 
 class Plan(dg.Config):
-    """The config of an operation that needs none."""
+    """The config of an operation that needs no more: with `for_each`, which model is meant."""
+
+    model: str | None = None
 
 
-class Resume(dg.Config):
+class Resume(Plan):
     """Who lets retraining go on, and why."""
 
     reason: str
@@ -129,6 +131,7 @@ class Operation:
 
     context: dg.OpExecutionContext
     config: Any
+    member: Model
     state: ModelState
 
 
@@ -156,12 +159,14 @@ def _operation_job(
         storage: StorageResource,
         channels: Channels,
     ) -> None:
-        opened = storage.open()
-        outcome = act(Operation(context, config, model.state(opened)))
+        opened, member = storage.open(), model.member(config.model)  # type: ignore[attr-defined]
+        outcome = act(Operation(context, config, member, member.state(opened)))
         event = dg.AssetMaterialization if "action" in outcome else dg.AssetObservation
         key = model.key("production_model")
-        context.log_event(event(key, metadata={"operation": name, **outcome}))
-        messages.tell_at_once(model, opened, channels, context)
+        partition = member.spec.name if model.spec.for_each else None
+        noted = {"operation": name, **outcome}
+        context.log_event(event(key, metadata=noted, partition=partition))
+        messages.tell_at_once(member, opened, channels, context)
 
     @dg.job(
         name=f"{model.spec.name}_{name}",
@@ -200,7 +205,7 @@ def _resume(on: Operation) -> Metadata:
 
 
 def _plan(on: Operation) -> Metadata:
-    plan = status.plan(on.state, last_seconds(on.context.instance, on.state.spec.name))
+    plan = status.plan(on.state, last_seconds(on.context.instance, on.member))
     return {
         "wanted": plan["wanted"],
         "reason": plan["reason"],
@@ -219,9 +224,10 @@ _OPERATIONS: dict[str, tuple[str, type[dg.Config], Callable[[Operation], Metadat
 }
 
 
-def last_seconds(instance: dg.DagsterInstance, model: str) -> float | None:
+def last_seconds(instance: dg.DagsterInstance, model: Model) -> float | None:
     """Return how many seconds the newest retraining that succeeded took, or None."""
-    succeeded = dg.RunsFilter(job_name=f"{model}_retrain", statuses=[dg.DagsterRunStatus.SUCCESS])
+    job, statuses = f"{model.spec.group}_retrain", [dg.DagsterRunStatus.SUCCESS]
+    succeeded = dg.RunsFilter(job_name=job, statuses=statuses, tags=model.decides)
     for record in instance.get_run_records(succeeded, limit=1):
         if record.start_time and record.end_time:
             return round(record.end_time - record.start_time, 1)

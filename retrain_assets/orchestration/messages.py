@@ -56,7 +56,7 @@ def of_model(model: Model) -> Subject:
             partial(messages.list_corrections, state),
             partial(messages.find_regression, state),
             partial(messages.list_troubles, state),
-            partial(_list_requests, instance, model.spec.name),
+            partial(_list_requests, instance, model),
         )
 
     return Subject(model.spec.name, metadata.MODEL_TAG, model.spec.notify, records)
@@ -74,8 +74,13 @@ def of_dataset(spec: DatasetSpec) -> Subject:
     return Subject(spec.name, metadata.DATASET_TAG, spec.notify, records)
 
 
-def messages_sensors(subject: Subject) -> list[dg.SensorDefinition]:
-    """Return the sensor `<name>_messages`; none if `notify` names no channel."""
+def messages_sensors(subject: Subject, *segments: Subject) -> list[dg.SensorDefinition]:
+    """Return the sensor `<name>_messages`; none if `notify` names no channel.
+
+    Args:
+        subject: A model or dataset.
+        segments: With `for_each`, the models of the segments.
+    """
     if not subject.notify.channels:
         return []
 
@@ -87,7 +92,9 @@ def messages_sensors(subject: Subject) -> list[dg.SensorDefinition]:
     def _sensor(
         context: dg.SensorEvaluationContext, storage: StorageResource, channels: Channels
     ) -> dg.SkipReason:
-        return dg.SkipReason(tell(subject, storage.open(), channels, context.instance))
+        opened, instance = storage.open(), context.instance
+        told = [tell(part, opened, channels, instance) for part in (subject, *segments)]
+        return dg.SkipReason("; ".join(dict.fromkeys(told)))
 
     return [_sensor]
 
@@ -148,9 +155,10 @@ def _find_expected(spec: DatasetSpec, now: datetime) -> str | None:
         return definition.get_last_partition_key()
 
 
-def _list_requests(instance: dg.DagsterInstance, model: str) -> Iterator[Event]:
+def _list_requests(instance: dg.DagsterInstance, of: Model) -> Iterator[Event]:
     """Yield an event for each retraining that a sensor or a person requested."""
-    for record in instance.get_run_records(dg.RunsFilter(job_name=f"{model}_retrain"), NEWEST):
+    model, job = of.spec.name, f"{of.spec.group}_retrain"
+    for record in instance.get_run_records(dg.RunsFilter(job_name=job, tags=of.decides), NEWEST):
         run, tags = record.dagster_run.run_id, record.dagster_run.tags
         as_of, causes = tags.get(metadata.AS_OF_TAG, ""), tags.get(metadata.CAUSES_TAG, "request")
         reason = tags.get(metadata.BECAUSE_TAG, "a person asked for it")

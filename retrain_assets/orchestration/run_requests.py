@@ -30,6 +30,7 @@ WATCHING: dict[str, Any] = {
     "minimum_interval_seconds": 30,
     "default_status": dg.DefaultSensorStatus.RUNNING,
 }
+PARTITION_TAG = "dagster/partition"
 Tick = dg.SensorEvaluationContext | dg.ScheduleEvaluationContext
 Evaluated = list[dg.RunRequest] | dg.SkipReason
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from retrain_assets.domain.decision.situation import Request
 from retrain_assets.domain.windows import split_at_gaps
 from retrain_assets.orchestration import metadata, partitions, run_requests
 from retrain_assets.orchestration.assets.dataset import upstream_key
@@ -23,7 +24,9 @@ from retrain_assets.specs.base import duration, number_of
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data.intake import MAX_FILES, Intake
 from retrain_assets.steps.decision.policy import record_request
+from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.landing.source import LandingError, LandingFile
+from retrain_assets.stores.storage import Storage
 
 SECONDS_BETWEEN_FULL_LISTINGS = 3600
 MAX_FAILED = 20  # runs, the newest, whose ranges are asked for by themselves
@@ -156,7 +159,8 @@ def _stamps(files: Iterable[LandingFile]) -> list[str]:
     return [f"{file.path}:{file.stamp}" for file in files]
 
 
-MAX_REASON = 500  # of a tag
+MAX_REASON, MAX_REASONS = 500, 3  # characters of a tag, and reasons of a tick
+MAX_SECONDS = 20  # of a tick over many models; the next one goes on
 
 
 def data_ready_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
@@ -165,6 +169,7 @@ def data_ready_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
     Each range has all partitions whose window has a changed partition. Changes that lie far apart
     are separate ranges, so that a corrected old day does not rebuild all days since.
     """
+    quiet = Quiet()
 
     @dg.sensor(
         name=f"{model.spec.name}_data_ready",
@@ -173,21 +178,50 @@ def data_ready_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
         description="Asks to build and monitor partitions whose datasets have changed.",
     )
     def _sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> Evaluated:
-        state = model.state(storage.open())
-        sources = state.sources()
-        wishes = [
-            Wish(changes, partitions.range_tags(first, last))
-            for first, last, changes in state.list_ranges_to_build(sources)
-        ]
+        wishes, count = _find_ranges(model, storage.open(), quiet)
         if not wishes:
-            return dg.SkipReason(f"all {len(sources)} complete partitions are monitored")
+            return dg.SkipReason(f"all {count} complete partitions are monitored")
         return run_requests.requests(context, job.name, wishes)
 
     return _sensor
 
 
+class Quiet(dict[str, tuple[object, str]]):
+    """Models that asked for nothing, until a table of theirs or of their datasets has changed."""
+
+    def pass_over(self, states: Iterable[ModelState]) -> Iterator[tuple[ModelState, object]]:
+        """Yield the models to look at, each with the stamp of its tables."""
+        for state in states:
+            groups = state.spec.name, state.dataset.name, *state.lookups
+            stamp = state.tables.stamp(*groups)
+            if stamp is None or self.get(state.spec.name, (None,))[0] != stamp:
+                self.pop(state.spec.name, None)
+                yield state, stamp
+
+
+def _find_ranges(model: Model, storage: Storage, quiet: Quiet) -> tuple[list[Wish], int]:
+    """Return the ranges to build, and how many partitions are complete.
+
+    Models of one YAML that need the same range share a run.
+    """
+    ranges: dict[tuple[str, str], list[str]] = {}
+    states = [member.state(storage) for member in model.members.values()]
+    first = states[0].sources()
+    for state, stamp in quiet.pass_over(states):
+        sources = state.rename_sources(first)
+        name = f"{state.spec.name} " if model.spec.for_each else ""
+        to_build = [*state.list_ranges_to_build(sources)]
+        for start, end, changes in to_build:
+            ranges.setdefault((start, end), []).extend(f"{name}{change}" for change in changes)
+        if not to_build:
+            quiet[state.spec.name] = stamp, ""
+    wishes = [Wish(about, partitions.range_tags(*ends)) for ends, about in ranges.items()]
+    return wishes, len(first)
+
+
 def retrain_wanted_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
     """Return `<m>_retrain_wanted`, which asks to retrain when the triggering policy says so."""
+    quiet = Quiet()
 
     @dg.sensor(
         name=f"{model.spec.name}_retrain_wanted",
@@ -196,7 +230,7 @@ def retrain_wanted_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
         description="Asks to retrain when the triggering policy finds a cause.",
     )
     def _sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> Evaluated:
-        return _retraining(model, job.name, context, storage)
+        return _retraining(model, job.name, context, storage.open(), quiet)
 
     return _sensor
 
@@ -215,21 +249,34 @@ def policy_schedule(model: Model, job: AssetJob) -> dg.ScheduleDefinition | None
         description="Wakes the triggering policy at fixed times.",
     )
     def _schedule(context: dg.ScheduleEvaluationContext, storage: StorageResource) -> Evaluated:
-        return _retraining(model, job.name, context, storage)
+        return _retraining(model, job.name, context, storage.open(), Quiet())
 
     return _schedule
 
 
-def _retraining(model: Model, job: str, context: Tick, storage: StorageResource) -> Evaluated:
-    state = model.state(storage.open())
-    request = record_request(state)
-    if not request.retrain or request.as_of is None:
-        return dg.SkipReason(request.reason)
-    tags = {
-        metadata.AS_OF_TAG: request.as_of,
+def _retraining(model: Model, job: str, context: Tick, storage: Storage, quiet: Quiet) -> Evaluated:
+    wishes, began, members = [], time.monotonic(), model.members
+    for state, stamp in quiet.pass_over(member.state(storage) for member in members.values()):
+        request = record_request(state)
+        if not request.retrain or request.as_of is None:
+            quiet[state.spec.name] = stamp, request.reason
+        else:
+            tags = members[state.spec.name].decides
+            about = [*tags.values(), request.as_of, *request.fired, state.recipe]
+            wishes.append(Wish(about, tags | _describe_request(request)))
+        if time.monotonic() - began > MAX_SECONDS:
+            break
+    if wishes:
+        return run_requests.requests(context, job, wishes)
+    reasons = [*dict.fromkeys(reason for _, reason in quiet.values())]
+    count = f"{len(members)} models: " if len(members) > 1 else ""
+    return dg.SkipReason(count + "; ".join(reasons[:MAX_REASONS]))
+
+
+def _describe_request(request: Request) -> dict[str, str]:
+    return {
+        metadata.AS_OF_TAG: request.as_of or "",
         metadata.CAUSES_TAG: ",".join(request.fired),
         metadata.BECAUSE_TAG: request.reason[:MAX_REASON],
         **({metadata.HELD_TAG: str(request.held_version)} if request.held_version else {}),
     }
-    about = [request.as_of, *request.fired, state.recipe]
-    return run_requests.requests(context, job, [Wish(about, tags)])

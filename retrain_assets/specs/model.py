@@ -4,6 +4,7 @@ The policies that `retrain replay` tries in place of the model's own are here to
 Not here: fitting, Dagster, and checks that need the spec of the dataset.
 """
 
+import json
 import math
 import re
 import sys
@@ -17,7 +18,9 @@ from retrain_assets.specs.base import Mistakes, Name, NamedSpec, Spec
 from retrain_assets.specs.features import PYTHON_REFERENCE, FeaturesSpec, LookupSpec, TargetSpec
 from retrain_assets.specs.gate import GATE_ONLY, METRICS_BY_KIND, OBJECTIVE, GateSpec
 from retrain_assets.specs.notify import NotifySpec
-from retrain_assets.specs.triggers import POINT, TriggersSpec
+from retrain_assets.specs.resources import ResourcesSpec
+from retrain_assets.specs.segments import ForEachSpec, SegmentSpec, share_budget
+from retrain_assets.specs.triggers import DRIFT, POINT, TriggersSpec
 
 CALENDARS, ADAPTED = (1, 7, 14, 28), (7, 28)
 AS_IT_IS, NEVER = "as it is", "never"
@@ -245,32 +248,6 @@ class IntervalsSpec(Spec):
     false_alarms_per_year: float = Field(1.0, gt=0)
 
 
-class SizeSpec(Spec):
-    """The size of a run that is a Job of Kubernetes.
-
-    Args:
-        cpu: Number of CPUs that are reserved.
-        memory: The memory that is reserved, and its limit, such as `16Gi`.
-    """
-
-    cpu: float | None = Field(None, gt=0)
-    memory: str | None = Field(None, pattern="^[1-9]\\d*(Mi|Gi)$")
-
-
-class ResourcesSpec(SizeSpec):
-    """The sizes of the runs of a model.
-
-    Args:
-        cpu: Number of CPUs that are reserved for a run.
-        memory: The memory that is reserved for a run, and its limit, such as `4Gi`.
-        retrain: What a retraining needs instead.
-        serving: What the model adds to each pod that serves, see `retrain component`.
-    """
-
-    retrain: SizeSpec = SizeSpec()
-    serving: SizeSpec = SizeSpec()
-
-
 AdaptMode = Literal["off", "shadow", "auto"]
 
 
@@ -294,6 +271,8 @@ class ModelSpec(NamedSpec):
 
     Args:
         dataset: The `LandedDataset` whose rows are predicted.
+        for_each: One more model for each value of a column, from the same YAML.
+        segment: The rows with one value of a column, instead of all.
         lookups: Datasets that are joined to each row, by name.
         features: How rows become features.
         target: What is predicted.
@@ -319,6 +298,9 @@ class ModelSpec(NamedSpec):
     """
 
     dataset: Name
+    # Left out if they are not set, so that models from before they existed keep their recipe.
+    for_each: ForEachSpec | None = Field(None, exclude_if=lambda value: value is None)
+    segment: SegmentSpec | None = Field(None, exclude_if=lambda value: value is None)
     lookups: dict[Name, LookupSpec] = Field({})
     features: FeaturesSpec
     target: TargetSpec
@@ -347,6 +329,37 @@ class ModelSpec(NamedSpec):
         """Return the settings of the adaptive layer."""
         return self.adapt if isinstance(self.adapt, AdaptSpec) else AdaptSpec(mode=self.adapt)
 
+    def members(self) -> "list[ModelSpec]":
+        """Return the models of this YAML: itself, and with `for_each` those of the segments.
+
+        They share the alarms and promotions that are accepted in a year.
+        """
+        if self.for_each is None:
+            return [self]
+        values = self.for_each.values or ()
+        count = len(values) + 1
+        shares: dict[str, Any] = {
+            "gate": share_budget(self.gate, "false_promotions_per_year", count),
+            "intervals": share_budget(self.intervals, "false_alarms_per_year", count),
+            "triggers": self.triggers.model_copy(
+                update={
+                    name: share_budget(getattr(self.triggers, name), "false_alarms_per_year", count)
+                    for name in DRIFT
+                }
+            ),
+            "for_each": None,
+        }
+        segments = self.for_each.segments(self.name, values)
+        return [
+            self.model_copy(update=shares),
+            *(self.model_copy(update={**shares, "name": n, "segment": s}) for n, s in segments),
+        ]
+
+    @property
+    def group(self) -> str:
+        """Return the name of the YAML of a segment's model; its own of any other."""
+        return (self.segment and self.segment.pooled) or self.name
+
     @property
     def monitoring_span(self) -> int:
         """Return how many partitions the monitoring of one looks at: its window, and labels."""
@@ -356,7 +369,9 @@ class ModelSpec(NamedSpec):
     def features_recipe(self) -> str:
         """Return a digest of what determines the features table, apart from data and code."""
         parts = ("dataset", "lookups", "features", "target", "weight", "blocks", "outliers")
-        return self._digest(*parts)
+        digest = self._digest(*parts)
+        rows = self.segment and json.dumps([digest, self.segment.column, self.segment.value])
+        return sha256(rows.encode()).hexdigest()[:16] if rows else digest
 
     @property
     def recipe(self) -> str:
@@ -401,11 +416,19 @@ class ModelSpec(NamedSpec):
             )
         if self.dataset in self.lookups:
             yield f"lookups.{self.dataset}: a dataset cannot be its own lookup"
-        yield from self._find_mistakes_of_layer()
+        yield from self._find_mistakes_of_parts()
 
-    def _find_mistakes_of_layer(self) -> Mistakes:
+    def _find_mistakes_of_parts(self) -> Mistakes:
         if self.layer.mode != "off" and self.gate.metric == "pinball":
             yield f"adapt: {NO_QUANTILES}"
+        if self.for_each is None:
+            return
+        if self.segment is not None:
+            yield "for_each: a segment has no segments: leave out one of both"
+        try:
+            [*self.for_each.segments(self.name, self.for_each.values or ())]
+        except ValueError as error:
+            yield f"for_each.values: {error}"
 
 
 class PolicySpec(Spec):

@@ -14,7 +14,8 @@ DriftMeasure = Literal[
     "psi", "ks", "jensen_shannon", "null_share", "unseen_share", "wasserstein", "chi_squared"
 ]
 UNBOUNDED = ("psi", "wasserstein", "chi_squared")
-SIGNALS = ("performance", "data_drift", "prediction_drift", "target_drift")
+DRIFT = ("data_drift", "prediction_drift", "target_drift")
+SIGNALS = ("performance", *DRIFT)
 POINT = 0.5  # confidence at which the mean itself decides
 
 

@@ -29,8 +29,10 @@ from retrain_assets.domain.windows import (
     take_before,
     widen_ranges,
 )
+from retrain_assets.specs.base import number_of
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
+from retrain_assets.steps.counts import count_segments
 from retrain_assets.steps.modules import code_of, is_of_the_user
 from retrain_assets.stores.checkout import installed
 from retrain_assets.stores.engine import IN_PROCESS, Engine, EngineSettingError
@@ -89,7 +91,7 @@ def landing_files(tables: Tables, dataset: str, condition: pl.Expr | bool = True
     return tables.collect(tables.scan(table, FILES).filter(condition), table)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4096)
 def _built(tables: Tables, table: str, _: tuple[str, int] | None) -> dict[str, str]:
     rows = tables.scan(table, MONITORING_SCHEMA).select(PARTITION, SOURCE).unique()
     return dict(tables.collect(rows.sort(PARTITION), table).iter_rows())
@@ -169,6 +171,14 @@ class ModelState:
             memo[name] = make()
         return cast("Result", memo[name])
 
+    def count_rows(self) -> dict[str, int]:
+        """Return the number of the model's rows in each landed partition, in order."""
+        counts, segment = landed_rows(self.tables, self.dataset.name), self.spec.segment
+        if segment is None or not counts:
+            return counts
+        parts = count_segments(self.tables, self.dataset.name, segment.column)
+        return {key: parts.get(segment.value, {}).get(key, 0) for key in counts}
+
     def table(self, name: str) -> str:
         """Return the full name of one of the model's tables."""
         return f"{self.spec.name}/{name}"
@@ -198,9 +208,7 @@ class ModelState:
             for name, reach in self.lookup_partitions.items()
             if reach.is_bounded
         )
-        recipe, past = self.spec.features_recipe, self._past(main)
-        if code := user_code_digest(self.spec.features.python):
-            recipe = digest(recipe, code)
+        recipe, past = self._features_recipe, self._past(main)
         visible = {name: self._visible_partitions(name, joined[name]) for name in joined}
         sources = {}
         for key in complete_partitions(tuple(main), arrivals):
@@ -210,6 +218,16 @@ class ModelState:
             )
             sources[key] = f"{recipe}.{digest(main[key], *past.get(key, ()), *lookups)}"
         return sources
+
+    @cached_property
+    def _features_recipe(self) -> str:
+        code = user_code_digest(self.spec.features.python)
+        return digest(self.spec.features_recipe, code) if code else self.spec.features_recipe
+
+    def rename_sources(self, sources: Mapping[str, str]) -> dict[str, str]:
+        """Return `sources()` from those of another model of the same YAML."""
+        recipe = self._features_recipe
+        return {key: f"{recipe}.{data_digest(source)}" for key, source in sources.items()}
 
     def _visible_partitions(
         self, name: str, digests: Mapping[str, str]
@@ -311,6 +329,20 @@ class ModelState:
             refusals=count_refusals((row.action, row.causes) for row in history.rows),
             held_candidate=_held(history, self.recipe),
             unbuilt=len(self.list_unbuilt(self.sources())) if len(mature) < needed else 0,
+            shortage=self._explain_shortage(mature[-needed:]),
+        )
+
+    def _explain_shortage(self, keys: Sequence[str]) -> str:
+        """Return why a segment has too few rows to be trained on; empty where it has enough."""
+        if (segment := self.spec.segment) is None:
+            return ""
+        counts = self.count_rows()
+        if (rows := sum(counts[key] for key in keys)) >= segment.min_rows:
+            return ""
+        pooled = f": the pooled model {segment.pooled} answers" if segment.pooled else ""
+        return (
+            f"{number_of(rows, 'row')} of {segment.column} {segment.value!r} in the windows, "
+            f"`min_rows` asks for {segment.min_rows:,}{pooled}"
         )
 
     def _past(self, main: Mapping[str, str]) -> dict[str, list[str]]:

@@ -74,6 +74,7 @@ class Situation:
             to be better than the same production, and is what would be trained now.
         last_gate: Digest of the gate of that decision; None where it is not known.
         unbuilt: How many complete partitions have no monitoring of their present data and spec.
+        shortage: Why the rows of a segment are too few to train on; empty where they suffice.
     """
 
     mature: tuple[str, ...]
@@ -88,6 +89,7 @@ class Situation:
     held_candidate: HeldCandidate | None = None
     last_gate: str | None = None
     unbuilt: int = 0
+    shortage: str = ""
 
 
 class Answer(NamedTuple):

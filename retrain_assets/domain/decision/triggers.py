@@ -44,6 +44,8 @@ def decide(spec: ModelSpec, situation: Situation) -> Request:
                 f"landed: the sensor of {spec.name} or `retrain backfill {spec.name}` monitors them"
             )
         return Request(retrain=False, reason=reason, as_of=None, causes=())
+    if situation.shortage:
+        return Request(retrain=False, reason=situation.shortage, as_of=None, causes=())
     as_of = situation.mature[-1]
     answers = {name: rule(spec, situation) for name, rule in CAUSES.items()}
     causes = tuple(
@@ -88,7 +90,7 @@ def foresee(spec: ModelSpec, situation: Situation, request: Request) -> Expectat
     earliest = max(earliest, spec.windows.holdout + 1 - count_since(mature, through), 1)
     if request.fired:
         return Expectation(earliest, "when a cause that has fired need not wait any longer")
-    if triggers.new_partitions is None:
+    if triggers.new_partitions is None or situation.shortage:
         return Expectation(None, "no decision is due before a cause fires")
     reason = f"when {triggers.new_partitions} have come since the last decision"
     return Expectation(max(triggers.new_partitions - since, earliest), reason)

@@ -47,6 +47,7 @@ def _asset(model: Model, name: str, description: str, deps: list[str], *kinds: s
     key = model.key(name)
     return dg.asset(
         **model.asset(name, description, *kinds),
+        **model.by_member(),
         pool=f"{model.spec.name}_retrain",
         deps=[model.key(dep) for dep in deps],
         check_specs=[
@@ -79,11 +80,12 @@ def _candidate(model: Model) -> dg.AssetsDefinition:
     def candidate_model(context: dg.AssetExecutionContext, storage: StorageResource) -> Results:
         model_check.prepare_check()
         opened, tags = storage.open(), context.run.tags
-        state, version = model.state(opened), int(tags.get(metadata.HELD_TAG, 0))
+        member, version = model.decided(context), int(tags.get(metadata.HELD_TAG, 0))
+        state = member.state(opened)
         causes = tuple(filter(None, tags.get(metadata.CAUSES_TAG, "request").split(",")))
         why, as_of = (causes, tags.get(metadata.BECAUSE_TAG, "")), tags.get(metadata.AS_OF_TAG)
         state.registry.close_runs()  # one retraining runs at a time, so nobody works on them
-        with _mlflow_runs(context, opened, model) as start_run:
+        with _mlflow_runs(context, opened, member) as start_run:
             versions = reconsider.propose(state, version or None, as_of, why, start_run)
         yield dg.MaterializeResult(metadata=_describe_candidates(opened, causes, versions))
         yield _check_versions(model, state, versions)
@@ -122,7 +124,7 @@ def _evaluation(model: Model) -> dg.AssetsDefinition:
 
     @_asset(model, "evaluation", text, deps, "polars")
     def evaluation(context: dg.AssetExecutionContext, storage: StorageResource) -> Results:
-        state = model.state(storage.open())
+        state = model.decided(context).state(storage.open())
         result = evaluate.evaluate(state, state.ledger.read(), context.run_id)
         yield dg.MaterializeResult(metadata=_describe_evaluation(result))
         yield from _check_evaluation(model, result)
@@ -170,12 +172,12 @@ def _production(model: Model) -> dg.AssetsDefinition:
     def production_model(
         context: dg.AssetExecutionContext, storage: StorageResource, channels: Channels
     ) -> Results:
-        opened = storage.open()
-        state = model.state(opened)
-        with _mlflow_runs(context, opened, model) as start_run:
+        opened, member = storage.open(), model.decided(context)
+        state = member.state(opened)
+        with _mlflow_runs(context, opened, member) as start_run:
             row = promote.decide_candidate(state, context.run_id, partial(_nest, start_run))
-        messages.tell_at_once(model, opened, channels, context)
-        remedy = f"retrain card {model.spec.name} {row.version}"
+        messages.tell_at_once(member, opened, channels, context)
+        remedy = f"retrain card {member.spec.name} {row.version}"
         write = partial(_write_card, state, opened, row, remedy)
         card_link = metadata.describe_stored(context, "card", write, remedy)
         yield dg.MaterializeResult(metadata=_describe_decision(row) | card_link)

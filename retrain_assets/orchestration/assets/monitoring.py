@@ -17,6 +17,8 @@ from retrain_assets.domain.drift.training_match import FOREIGN, NULLS
 from retrain_assets.domain.features.lookup_partitions import LookupPartitions
 from retrain_assets.orchestration import checks, metadata, partitions
 from retrain_assets.orchestration.resources import StorageResource
+from retrain_assets.orchestration.run_requests import PARTITION_TAG
+from retrain_assets.specs.base import hint
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.decision import layer
@@ -41,11 +43,19 @@ NOT_WORSE = "not_worse_than_before"
 
 @dataclass(frozen=True)
 class Model:
-    """A model's spec beside those of its datasets: all that its assets are made from."""
+    """A model's spec beside those of its datasets: all that its assets are made from.
+
+    Args:
+        spec: The model.
+        dataset: The dataset whose rows are predicted.
+        lookups: The datasets joined to it, by name.
+        is_member: Whether it is one of the models of a YAML with `for_each`.
+    """
 
     spec: ModelSpec
     dataset: DatasetSpec
     lookups: Mapping[str, DatasetSpec]
+    is_member: bool = False
 
     def state(self, storage: Storage) -> ModelState:
         """Return the model's read side in a storage."""
@@ -55,7 +65,40 @@ class Model:
 
     def key(self, name: str) -> dg.AssetKey:
         """Return the key of one of the model's assets."""
-        return dg.AssetKey([self.spec.name, name])
+        return dg.AssetKey([self.spec.group, name])
+
+    @cached_property
+    def members(self) -> dict[str, "Model"]:
+        """Return the models of the YAML by name: itself, with `for_each` also the segments."""
+        is_many = self.spec.for_each is not None
+        parts = self.dataset, self.lookups, is_many
+        return {spec.name: Model(spec, *parts) for spec in self.spec.members()}
+
+    def member(self, name: str | None) -> "Model":
+        """Return the model of that name; the one of all rows by default.
+
+        Raises:
+            LookupError: The YAML has no such model.
+        """
+        name = name or self.spec.name
+        if name not in self.members:
+            raise LookupError(f"no model {name!r}{hint(name, self.members)}")
+        return self.members[name]
+
+    def decided(self, context: dg.AssetExecutionContext) -> "Model":
+        """Return the model that a run decides on, which its partition names with `for_each`."""
+        return self.member(context.partition_key if self.spec.for_each else None)
+
+    @property
+    def decides(self) -> dict[str, str]:
+        """Return the tags of a run that decides on this one of several models."""
+        return {PARTITION_TAG: self.spec.name} if self.is_member else {}
+
+    def by_member(self) -> dict[str, Any]:
+        """Return what the assets share whose partitions are models; nothing of a single model."""
+        if self.spec.for_each is None:
+            return {}
+        return {"partitions_def": dg.StaticPartitionsDefinition([*self.members])}
 
     @cached_property
     def report_link(self) -> dg.MetadataValue[Any]:
@@ -114,7 +157,7 @@ def _features(model: Model) -> dg.AssetsDefinition:
 
     @dg.asset(
         **model.partitioned("features", "Validated features and target, as known when predicting."),
-        deps=_dataset_deps(model),
+        deps=dataset_deps(model),
         check_specs=model.checks(key, texts),
     )
     def features(context: dg.AssetExecutionContext, storage: StorageResource) -> Results:
@@ -236,7 +279,8 @@ def _watch(state: ModelState, key: dg.AssetKey, run_id: str) -> dg.AssetCheckRes
     return checks.warn(NOT_WORSE, key, [], message=message, passed=passed)
 
 
-def _dataset_deps(model: Model) -> list[dg.AssetDep]:
+def dataset_deps(model: Model) -> list[dg.AssetDep]:
+    """Return the datasets that features are made from."""
     spec, dataset = model.spec, model.dataset
     parts: list[tuple[DatasetSpec, int | None]] = [(dataset, spec.features.history)]
     for name, source in model.lookups.items():

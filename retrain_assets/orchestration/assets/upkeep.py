@@ -30,16 +30,16 @@ def report_asset(model: Model) -> dg.AssetsDefinition:
     text = "What is in production and why, the time line, what waits for a person, what is next."
     deps = [model.key("monitoring"), model.key("production_model")]
 
-    @dg.asset(**model.asset("report", text, "html"), deps=deps)
+    @dg.asset(**model.asset("report", text, "html"), **model.by_member(), deps=deps)
     def report_(
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> dg.MaterializeResult[None]:
-        opened = storage.open()
+        opened, member = storage.open(), model.decided(context)
         described = metadata.describe_stored(
             context,
             "report",
-            lambda: _describe_report(model, model.state(opened), opened),
-            remedy=f"retrain report {model.spec.name}",
+            lambda: _describe_report(member, member.state(opened), opened),
+            remedy=f"retrain report {member.spec.name}",
         )
         return dg.MaterializeResult(metadata=described)
 
@@ -63,7 +63,9 @@ def replay_asset(model: Model) -> dg.AssetsDefinition:
     text = "What other triggers would have brought over stored history; changes nothing."
     deps = [model.key("features"), model.key("profile")]
 
-    @dg.asset(**model.asset("replay", text, "polars", "scikitlearn"), deps=deps)
+    kinds = "polars", "scikitlearn"
+
+    @dg.asset(**model.asset("replay", text, *kinds), **model.by_member(), deps=deps)
     def replay(
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> dg.MaterializeResult[None]:
@@ -73,8 +75,8 @@ def replay_asset(model: Model) -> dg.AssetsDefinition:
             if count % LOG_INTERVAL == 0 or count == total:
                 context.log.info("%s: %d of %d partitions", name, count, total)
 
-        state = model.state(storage.open())
-        outcome = replay_policies(state, usual_policies(model.spec), report)
+        state = model.decided(context).state(storage.open())
+        outcome = replay_policies(state, usual_policies(state.spec), report)
         return dg.MaterializeResult(metadata=_describe_outcome(outcome))
 
     return replay
@@ -105,7 +107,7 @@ def storage_asset(model: Model) -> dg.AssetsDefinition:
 
     @dg.asset(**model.asset("storage", text, "deltalake"), pool="storage")
     def storage_(config: Age, storage: StorageResource) -> dg.MaterializeResult[None]:
-        groups = {model.spec.name, model.dataset.name, *model.lookups}
+        groups = {*model.members, model.dataset.name, *model.lookups}
         tables = vacuum(storage.open(), groups, config.hours)
         return dg.MaterializeResult(
             metadata={

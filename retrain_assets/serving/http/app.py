@@ -104,12 +104,19 @@ class Endpoint:
         model: The model.
         contract: What its rows may hold.
         batcher: Scores together the requests that arrive together.
+        pooled: Of a segment's model: the model that answers until this one has a version.
     """
 
     service: Service
     model: ServedModel
     contract: Contract
     batcher: score.Batcher
+    pooled: "Endpoint | None" = None
+
+    @property
+    def answering(self) -> "Endpoint":
+        """Return what answers now; the answer names its model."""
+        return self.pooled if self.pooled and not self.model.ready else self
 
     def record(self, rows: RequestRows, scored: score.Scored) -> str:
         """Log what is about to be answered; return the id of the request."""
@@ -127,12 +134,11 @@ def build_app(service: Service) -> Guard:
     api = FastAPI(title="retrain_assets", version="1", redoc_url=None, docs_url=None)
     for kind in (RequestError, HTTPException, Exception):
         api.add_exception_handler(kind, _refuse)
-    endpoints = {
-        name: Endpoint(
-            service, model, Contract(model.state.dataset, service.limits.rows), score.Batcher(model)
-        )
-        for name, model in service.models.items()
-    }
+    endpoints: dict[str, Endpoint] = {}
+    for name, model in service.models.items():  # the pooled model before its segments
+        contract = Contract(model.state.dataset, service.limits.rows)
+        pooled = endpoints.get(model.state.spec.group)
+        endpoints[name] = Endpoint(service, model, contract, score.Batcher(model), pooled)
     _add_service_paths(api, endpoints, service)
     _add_pages(api, service.pages, endpoints)
     posts: dict[str, tuple[Answer, Endpoint]] = {}
@@ -168,7 +174,7 @@ async def _answer_directly(
     call, endpoint = posts[scope["path"]]
     request = Request(scope)
     try:
-        response = await call(endpoint, request)
+        response = await call(endpoint.answering, request)
     except RequestError as error:
         response = await _refuse(request, error)
     except (Exception, PanicException) as error:
@@ -191,7 +197,7 @@ def _add_service_paths(api: FastAPI, endpoints: Mapping[str, Endpoint], service:
     @api.get("/v2/health/ready", responses={503: {"description": "A model does not answer."}})
     async def ready() -> Response:
         """Answer 200 if every model answers, and 503 otherwise."""
-        models = {name: model.ready for name, model in service.models.items()}
+        models = {name: end.answering.model.ready for name, end in endpoints.items()}
         is_ready = all(models.values())
         return answer({"ready": is_ready, "models": models}, 200 if is_ready else 503)
 
@@ -249,7 +255,7 @@ def _add_model_path(api: FastAPI, path: str, call: Answer, endpoint: Endpoint) -
     """Add a path with what OpenAPI says about it."""
 
     async def respond(request: Request) -> Response:
-        return await call(endpoint, request)
+        return await call(endpoint.answering, request)
 
     body = _bodies(endpoint).get(call)
     refusal = Rejection if path.startswith("/v2/") else Refusal

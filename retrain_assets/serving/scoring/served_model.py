@@ -318,6 +318,8 @@ class ServedModel:
     def _follow(self) -> None:
         history = self.state.ledger.read()
         row = history.production
+        if row is None and self.state.spec.group != self.name:
+            return  # the pooled model answers
         if row is None:
             raise LookupError("nothing is in production yet")
         serving = self.serving

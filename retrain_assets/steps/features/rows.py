@@ -5,7 +5,7 @@ Not here: storing them, and which partitions can be built.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import polars as pl
 
@@ -22,8 +22,24 @@ from retrain_assets.domain.features.history import History
 from retrain_assets.domain.windows import group_batches, take_before
 from retrain_assets.specs.base import duration
 from retrain_assets.steps.state import ModelState, landed_rows
+from retrain_assets.stores.tables.tables import Tables
 
-BATCH_VALUES = 8_000_000
+BATCH_VALUES, SEGMENT = 8_000_000, "_segment"
+
+
+@lru_cache(maxsize=2)  # the rows of some partitions, and those that they look back on
+def _split(
+    tables: Tables,
+    dataset: str,
+    keys: tuple[str, ...],
+    column: str,
+    identity: tuple[str, int] | None,
+) -> tuple[pl.DataFrame, dict[str, pl.DataFrame]]:
+    """Return rows by the value of a column: one reading for the models of all segments."""
+    rows = tables.read(f"{dataset}/dataset", keys, version=identity and identity[1])
+    values = rows.with_columns(pl.col(column).cast(pl.String).alias(SEGMENT))
+    parts = values.partition_by(SEGMENT, as_dict=True, include_key=False)
+    return rows.clear(), {str(value): part for (value,), part in parts.items()}
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,7 @@ class Rows:
     @cached_property
     def counts(self) -> dict[str, int]:
         """Return how many rows each partition of the dataset has, in the order of partitions."""
-        return landed_rows(self.state.tables, self.state.dataset.name)
+        return self.state.count_rows()
 
     def batches(self, keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
         """Yield partitions together, up to a bound on their values; larger ones alone."""
@@ -112,8 +128,12 @@ class Rows:
         return drop_replaced(tables.collect(table, stored), spec, reach.source)
 
     def _dataset(self, keys: Collection[str]) -> pl.DataFrame:
-        dataset = self.state.dataset
-        return self.state.tables.read(f"{dataset.name}/dataset", keys, dataset_schema(dataset))
+        tables, dataset, segment = self.state.tables, self.state.dataset, self.state.spec.segment
+        if segment is None:
+            return tables.read(f"{dataset.name}/dataset", keys, dataset_schema(dataset))
+        identity = tables.identity(f"{dataset.name}/dataset")
+        empty, parts = _split(tables, dataset.name, tuple(keys), segment.column, identity)
+        return parts.get(segment.value, empty)
 
     def _build(
         self, rows: pl.DataFrame, keys: Sequence[str], refused: list[RefusedRow] | None = None

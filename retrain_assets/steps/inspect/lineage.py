@@ -13,7 +13,7 @@ from retrain_assets.domain.features.build import KEY
 from retrain_assets.steps.decision.train import PREDICTION_COLUMN
 from retrain_assets.steps.monitoring.adapt import SCHEMA
 from retrain_assets.steps.monitoring.members import ADAPTED, NEWEST, PROBABILITIES, STATE
-from retrain_assets.steps.state import ModelState, landed_rows, landing_files
+from retrain_assets.steps.state import ModelState, landing_files
 from retrain_assets.stores.ledger import IN_PRODUCTION
 
 RECORDED = (
@@ -83,7 +83,7 @@ def lineage(state: ModelState, partition: str, key: str) -> dict[str, dict[str, 
 
 def _explain_lack(state: ModelState, partition: str) -> str:
     """Return why a partition has no prediction."""
-    if partition not in landed_rows(state.tables, state.dataset.name):
+    if partition not in state.count_rows():
         return f"{state.dataset.name} has no accepted rows of it"
     if state.ledger.read().production_at(partition) is None:
         return "no version was in production when it came: only later partitions are predicted"

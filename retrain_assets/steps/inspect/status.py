@@ -26,7 +26,6 @@ from retrain_assets.steps.state import (
     ModelState,
     Snapshot,
     data_digest,
-    landed_rows,
     landing_files,
 )
 from retrain_assets.stores.ledger import LedgerError
@@ -304,7 +303,7 @@ def plan(state: ModelState, last_seconds: float | None) -> dict[str, Any]:
     wish, mature, spec = decide(state.spec, state.situation()), state.mature(), state.spec
     enough = len(mature) >= spec.windows.needed
     windows = asdict(split(mature, spec.windows)) if enough else {}
-    rows = landed_rows(state.tables, state.dataset.name)
+    rows = state.count_rows()
     candidates = 0 if wish.held_version else 1 + len(spec.windows.also)
     search = spec.estimator.search
     return {

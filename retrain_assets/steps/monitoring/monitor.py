@@ -22,7 +22,7 @@ from retrain_assets.steps.decision.train import PREDICTION_COLUMN
 from retrain_assets.steps.features.build import BuildResult, describe_commit, list_ready
 from retrain_assets.steps.monitoring.intervals import BLOCK, Timeline, read_timeline
 from retrain_assets.steps.monitoring.predict import PERFORMANCE_SCHEMA
-from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE, WITHOUT, ModelState, landed_rows
+from retrain_assets.steps.state import MONITORING_SCHEMA, SOURCE, WITHOUT, ModelState
 from retrain_assets.stores.ledger import LedgerRow
 
 Profiles = dict[str, ColumnProfile]
@@ -36,6 +36,25 @@ def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildR
     Later partitions whose window holds one of these are compared anew if they were before, so that
     runs of single partitions come to the same in whatever order.
     """
+    return store(state, observe(state, partitions), run_id)
+
+
+class Observed(NamedTuple):
+    """What monitoring says of some partitions, and of later ones that depend on these.
+
+    Args:
+        ready: Those of the partitions that have landed.
+        keys: All that `rows` are about.
+        rows: Rows of `MONITORING_SCHEMA`.
+    """
+
+    ready: tuple[str, ...]
+    keys: list[str]
+    rows: pl.DataFrame
+
+
+def observe(state: ModelState, partitions: Sequence[str]) -> Observed:
+    """Return what `monitor` stores."""
     sources = state.sources()
     ready, watcher = list_ready(state, partitions, sources), _Watcher(state, sources)
     ranges = windows.widen_ranges(tuple(sources), ready, state.spec.monitoring_span)
@@ -50,6 +69,12 @@ def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildR
         ],
         schema=MONITORING_SCHEMA,
     )
+    return Observed(ready, keys, rows)
+
+
+def store(state: ModelState, observed: Observed, run_id: str) -> BuildResult:
+    """Store what was observed."""
+    ready, keys, rows = observed
     commit = describe_commit(run_id, keys)
     version = state.tables.replace(state.table("monitoring"), rows, keys, commit)
     return BuildResult(ready, rows.filter(pl.col(PARTITION).is_in(ready)), version)
@@ -83,7 +108,7 @@ class _Watcher:
     def __init__(self, state: ModelState, sources: Mapping[str, str]) -> None:
         self.state = state if state.memo is not None else replace(state, memo={})
         self.sources, self.history = sources, state.ledger.read()
-        self.landed = landed_rows(state.tables, state.dataset.name)
+        self.landed = state.count_rows()
         self.profiles = state.once(("profile",), lambda: self._read("profile"))
         outputs = self._read("prediction_profile")
         self.outputs = {key: _only_output(rows) for key, rows in outputs.items()}

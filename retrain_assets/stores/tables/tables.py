@@ -8,6 +8,8 @@ be stored all the same. Not here: what the rows mean, and any decision on them.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from time import time_ns
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
@@ -25,6 +27,7 @@ Schema = Mapping[str, pl.DataType | type[pl.DataType]]
 ATTEMPTS = 10
 WIDENED = "widened"  # in a commit: the columns that were given a wider type
 NOW: Final = -1
+SECOND = 10**9  # in nanoseconds
 _KEPT = 64  # opened tables of one bucket, since opening one takes 15 ms of CPU time there
 _TOKEN = "token"  # noqa: S105 the key of a commit that names the call of `_commit`
 
@@ -91,6 +94,19 @@ class Tables:
         """Return what tells the newest content of a table from all others, also of one deleted."""
         opened = self._open(table)
         return None if opened is None else (str(opened.metadata().id), opened.version())
+
+    def stamp(self, *groups: str) -> tuple[object, ...] | None:
+        """Return what differs after any commit to a table of some groups, without opening one.
+
+        None if it cannot be told so: in an object store, and within a second after a commit, since
+        the time of a folder is coarse.
+        """
+        if not self.place(groups[0]).is_local:
+            return None
+        logs = [path for group in groups for path in Path(self.root, group).glob(f"*/{log.LOG}")]
+        stamps = sorted((str(path), path.stat().st_mtime_ns) for path in logs)
+        newest = max((changed for _, changed in stamps), default=0)
+        return None if newest > time_ns() - SECOND else tuple(stamps)
 
     def describe(self, table: str) -> Description | None:
         """Return what the log says of a table as it is now; None if it was never written."""
