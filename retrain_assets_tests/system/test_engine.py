@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -101,6 +102,13 @@ def die_on_a_day(function: Callable[[Any], Any], keys: Sequence[str]) -> Any:
     return function(keys)
 
 
+def outgrow_a_worker(function: Callable[[Any], Any], keys: Sequence[str]) -> Any:
+    if DAYS[6] in keys:
+        ballast = b"x" * 2**31  # twice what a worker may have
+        time.sleep(len(ballast))
+    return function(keys)
+
+
 def test_what_is_killed_gives_the_whole_result_or_one_error(
     state: ModelState, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +124,8 @@ def test_what_is_killed_gives_the_whole_result_or_one_error(
     with pytest.raises(EngineError, match=f"item .*{DAYS[6]}.* ended 2 workers") as raised:
         build(Changed(cluster.engine, die_on_a_day))
     assert "--memory-limit" in str(raised.value)
+    with pytest.raises(EngineError, match=f"item .*{DAYS[6]}.* ended 2 workers"):
+        build(Changed(cluster.engine, outgrow_a_worker))
     with pytest.raises(EngineError, match=r"the scheduler at tcp:.* was lost"):
         build(Interrupted(cluster.engine, partial(cluster.processes.kill, "scheduler")))
     monkeypatch.setattr(engine_module, "PATIENCE_SECONDS", 2.0)
