@@ -100,8 +100,7 @@ class ReadSpec(Spec):
         rename: Names in `columns`, by the name in the file (`""` for none).
         max_bytes: Most bytes of a file, packed or unpacked.
         max_rows: Most rows of a file.
-        max_values: Most values of a file, rows times columns; 50 million by default if it holds
-            many partitions, as it is in memory then.
+        max_values: Most values of a file, rows times columns; no bound by default.
         batch_values: About as many values, rows times columns, are read and judged at once.
         settle: A file is read once it has been unchanged for this time.
     """

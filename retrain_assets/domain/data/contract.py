@@ -7,19 +7,22 @@ reading files, storing rows, and the rules on single rows.
 """
 
 import json
+import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
-from itertools import pairwise
+from itertools import compress, pairwise
+from operator import not_
 from statistics import median
 from typing import Any
 
 import polars as pl
 
-from retrain_assets.domain.data import row_checks, rules, texts
-from retrain_assets.domain.data.row_checks import REFUSED, RawRows, Slice
+from retrain_assets.domain.data import row_checks, rules, texts, values
+from retrain_assets.domain.data.row_checks import REFUSED, RawRows, Shelf, Slice
 from retrain_assets.domain.data.rules import LINE, PARTITION, PROBLEM, Type
 from retrain_assets.errors import PermanentError
 from retrain_assets.specs.base import duration, shorten
@@ -45,11 +48,13 @@ _LONELY = 4  # times as far as what is near: so far may a partition with usual r
 _FUTURE = "its partition begins in the future and waits"
 _FEW = "its partition is far from all others, has few rows and waits for its neighbours"
 LONELY = (
-    "its partition is far from all others, and waits for a second one near it; if its date is "
+    "its partition is far from all others, and waits for a second file near it; if its date is "
     "right, set rows.stray to 0 until it is stored"
 )
-WAITING = _FUTURE, _FEW, LONELY  # one stands in quarantine behind the value
+_SHORT = "its partition, the last lines of the file, is less than half full and waits for more"
+WAITING = _FUTURE, _FEW, LONELY, _SHORT  # one stands in quarantine behind the value
 _KEY = "_key_of_row"
+_CUT_AT_ONCE = 4  # batches of rows of a file that is cut; more would take memory, fewer make files
 
 
 class AccountingError(PermanentError):
@@ -306,6 +311,7 @@ def slices(
     file: RawRows,
     spec: DatasetSpec,
     find_waiting: Callable[[Mapping[str, int]], Mapping[str, str]] | None = None,
+    keep: Callable[[], Shelf] | None = None,
 ) -> list[RawRows]:
     """Cut a file by the partition of its rows.
 
@@ -316,6 +322,7 @@ def slices(
         file: A full file, whatever its `partition`.
         spec: A dataset that `is_split`.
         find_waiting: Returns which partitions wait, and why, by their rows; by default none does.
+        keep: Makes what keeps the rows of a partition out of memory; by default they are in memory.
 
     Returns:
         One slice a partition and, last, the rows without a partition: their value is no date, or is
@@ -329,27 +336,87 @@ def slices(
     keys = partitions_of(file, spec)
     counts = dict(keys.drop_nulls().value_counts().iter_rows())
     waiting = find_waiting(counts) if find_waiting else {}
-    rows = file.frame.with_columns(keys.set(keys.is_in(list(waiting)), None))
     if waiting:
         unplaced = replace(unplaced, waiting=name_waiting(waiting))
-        reasons = keys.replace_strict(waiting, default=None, return_dtype=pl.String).alias(PROBLEM)
-        broken = rows[PROBLEM] if PROBLEM in rows.columns else pl.lit(None, pl.String)
-        rows = rows.with_columns(pl.coalesce(broken, reasons).alias(PROBLEM))
-    parts = rows.partition_by(_KEY, maintain_order=True, include_key=False, as_dict=True)
-    rest = parts.pop((None,), rows.drop(_KEY).clear())
-    if (reason := excess(file.rows.height, rest.height, spec)) is not None:
+    most = row_checks.rows_at_once(spec)
+    cut = _Cut(keep, _CUT_AT_ONCE * most)
+    for rows in file.chunks(most):
+        own, keys = keys.head(rows.height), keys.slice(rows.height)
+        cut.add(_explain_waiting(rows, own, waiting))
+    parts, digests = cut.finish()
+    rest = parts.pop(None, pl.DataFrame(schema=file.rows.schema))
+    short = sum(counts[key] for key, why in waiting.items() if why == _SHORT)
+    if (reason := excess(file.rows.height, rest.height - short, spec)) is not None:
         return [replace(unplaced, rows=rest, excess=reason)]
     placed = [
         replace(
             file,
-            partition=str(key),
+            partition=key,
             rows=rows,
-            sha256=_digest(rows),
-            refusal=_explain_lack(file, str(key), spec),
+            sha256=digests[key],
+            refusal=_explain_lack(file, key, spec),
         )
-        for (key,), rows in parts.items()
+        for key, rows in parts.items()
+        if key is not None
     ]
     return [*placed, replace(unplaced, rows=rest)]
+
+
+def _explain_waiting(
+    rows: pl.DataFrame, keys: pl.Series, waiting: Mapping[str, str]
+) -> pl.DataFrame:
+    """Return rows with their partition in `_key_of_row`; those that wait have none, and say why."""
+    if waiting:
+        reasons = keys.replace_strict(waiting, default=None, return_dtype=pl.String).alias(PROBLEM)
+        broken = rows[PROBLEM] if PROBLEM in rows.columns else pl.lit(None, pl.String)
+        rows = rows.with_columns(pl.coalesce(broken, reasons).alias(PROBLEM))
+    return rows.with_columns(keys.set(keys.is_in(list(waiting)), None))
+
+
+class _Cut:
+    """The rows of a file by partition, as its chunks come.
+
+    Args:
+        keep: Makes what keeps rows out of memory; None keeps them in memory.
+        most: So many rows may be in memory before they are kept elsewhere.
+    """
+
+    def __init__(self, keep: Callable[[], Shelf] | None, most: int) -> None:
+        self._keep, self._most, self._height = keep, most, 0
+        self._rows: dict[str | None, list[pl.DataFrame]] = defaultdict(list)
+        self._shelves: dict[str | None, Shelf] = {}
+        self._digests: dict[str | None, Any] = {}
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Add a chunk, each row with its partition in `_key_of_row`."""
+        parts = rows.partition_by(_KEY, maintain_order=True, include_key=False, as_dict=True)
+        for (key,), part in parts.items():
+            text = part.drop(LINE, PROBLEM, strict=False).write_csv(
+                null_value="\\N", quote_style="non_numeric", include_header=key not in self._digests
+            )
+            self._digests.setdefault(key, sha256()).update(text.encode())
+            self._rows[key].append(part)
+        self._height += rows.height
+        if self._height >= self._most:
+            self._move()
+
+    def _move(self) -> None:
+        """Move all rows out of memory."""
+        if self._keep is None:
+            return
+        for key, rows in self._rows.items():
+            shelf = self._shelves.setdefault(key, self._keep())
+            shelf.put(pl.concat(rows, rechunk=True))
+        self._rows.clear()
+        self._height = 0
+
+    def finish(self) -> tuple[dict[str | None, pl.DataFrame | Shelf], dict[str | None, str]]:
+        """Return the rows of each partition, and their digests, wherever they are in the file."""
+        digests = {key: digest.hexdigest() for key, digest in self._digests.items()}
+        if self._keep:
+            self._move()
+            return {**self._shelves}, digests
+        return {key: pl.concat(rows, rechunk=True) for key, rows in self._rows.items()}, digests
 
 
 def name_waiting(reasons: Mapping[str, str]) -> tuple[str, ...]:
@@ -379,14 +446,6 @@ def partition_keys(rows: pl.DataFrame, spec: DatasetSpec) -> pl.Series:
     return keys.set(~keys.is_in(valid), None)
 
 
-def _digest(rows: pl.DataFrame) -> str:
-    """Return a digest of rows in their order, wherever they are in the file."""
-    text = rows.drop(LINE, PROBLEM, strict=False).write_csv(
-        null_value="\\N", quote_style="non_numeric"
-    )
-    return sha256(text.encode()).hexdigest()
-
-
 def find_future(
     keys: Collection[str], stored: Collection[str], spec: DatasetSpec, now: datetime | None
 ) -> dict[str, str]:
@@ -412,39 +471,45 @@ def find_strays(
     stored: Mapping[str, int],
     spec: DatasetSpec,
     waiting: Collection[str] = (),
+    earlier: Collection[str] = (),
 ) -> dict[str, str]:
     """Return the partitions of a delivery that wait because nothing confirms their time, and why.
 
     Partitions near each other are a group. One that is stored confirms its group, and so do two
-    with the usual number of rows. One alone does if there is a gap as wide between others. Nothing
-    waits while few partitions are known.
+    deliveries, the newer one with the usual number of rows. Other groups are sound if there is a
+    gap as wide between others. Nothing waits while few partitions are known.
 
     Args:
         rows: Rows of each partition in the delivery, none of which begins in the future.
         stored: Accepted rows of each stored partition.
         spec: The dataset.
-        waiting: Other partitions that wait although they have the usual number of rows.
+        waiting: Partitions of other deliveries that wait.
+        earlier: Partitions of an earlier state of this delivery that wait.
     """
     period, counts = spec.partition.period, {**stored, **rows}
     if period is None:
-        return {}
+        return _find_short(rows, counts) if values.counts_lines(spec) and spec.rows.stray else {}
     usual_rows = median(counts.values()) if len(counts) > _ENOUGH else 0
     enough = max(1, spec.rows.stray * usual_rows)
-    usual = {key for key, count in counts.items() if count >= enough}.union(waiting)
-    begins = {key: period.begins(key) or datetime.max for key in {*counts, *waiting}}  # noqa: DTZ901
+    usual = {key for key, count in counts.items() if count >= enough}
+    begins = {key: period.begins(key) or datetime.max for key in {*counts, *waiting, *earlier}}  # noqa: DTZ901
     near = period.near * period.longest
-    groups: list[list[str]] = []
-    for key in sorted(begins):
-        is_near = groups and begins[key] - begins[groups[-1][-1]] <= near
-        groups = groups if is_near else [*groups, []]
-        groups[-1].append(key)
-    sound = [key for group in groups if _is_confirmed(group, stored, usual) for key in group]
+    groups = _group_near(begins, near)
+    fewest = 2 if not spec.is_split else _ENOUGH + 1 if not stored else math.inf
+
+    def is_confirmed(group: Sequence[str]) -> bool:
+        new = [key for key in group if key in rows and key in usual]
+        before = [key for key in group if key in earlier]
+        is_later = bool(before) and any(not before[0] <= key <= before[-1] for key in new)
+        is_second = is_later or (bool(new) and not set(waiting).isdisjoint(group))
+        return is_second or len(new) >= fewest or any(key in stored for key in group)
+
+    confirmed = [*map(is_confirmed, groups)]
+    sound = [key for group in compress(groups, confirmed) for key in group]
     gaps = [begins[after] - begins[before] for before, after in pairwise(sound)]
     widest = max([*gaps, near * _LONELY])
     strays: dict[str, str] = {}
-    for group in groups:
-        if _is_confirmed(group, stored, usual):
-            continue
+    for group in compress(groups, map(not_, confirmed)):
         distances = [abs(begins[key] - begins[anchor]) for key in group for anchor in sound]
         is_far = len(sound) > _ENOUGH and min(distances) > widest and spec.rows.stray > 0
         if usual.isdisjoint(group) or is_far:
@@ -452,9 +517,21 @@ def find_strays(
     return strays
 
 
-def _is_confirmed(group: Collection[str], stored: Collection[str], usual: Collection[str]) -> bool:
-    """Tell if partitions near each other have one that is stored, or two with usual rows."""
-    return any(key in stored for key in group) or sum(key in usual for key in group) > 1
+def _find_short(rows: Mapping[str, int], counts: Mapping[str, int]) -> dict[str, str]:
+    """Return the last partition of lines, if it is less than half full."""
+    *full, last = sorted(counts)
+    is_short = bool(full) and counts[last] < median(counts[key] for key in full) / 2
+    return {last: _SHORT} if is_short and last in rows else {}
+
+
+def _group_near(begins: Mapping[str, datetime], near: timedelta) -> list[list[str]]:
+    """Return partitions in order, in groups of those that are near each other."""
+    groups: list[list[str]] = []
+    for key in sorted(begins):
+        is_near = groups and begins[key] - begins[groups[-1][-1]] <= near
+        groups = groups if is_near else [*groups, []]
+        groups[-1].append(key)
+    return groups
 
 
 def find_atypical(

@@ -49,6 +49,13 @@ class Chunks(Protocol):
     def __iter__(self) -> Iterator[pl.DataFrame]: ...
 
 
+class Shelf(Chunks, Protocol):
+    """Chunks that are on disk, and may get more."""
+
+    def put(self, frame: pl.DataFrame) -> None:
+        """Append a chunk."""
+
+
 @dataclass(frozen=True)
 class RawRows:
     """The content of one landing file, or the part of it that belongs to one partition.

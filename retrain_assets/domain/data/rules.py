@@ -166,9 +166,9 @@ def _partition(spec: DatasetSpec) -> Iterator[Rule]:
         expected = (*present.expectations, ("expect_column_pair_values_to_be_equal", same))
         is_timed = spec.columns[name].type == "datetime"
         limits = {"required": True, **spec.partition.limits(is_timed=is_timed)}
-        parts = raw(name).cast(pl.String), PROBLEM
-        value = pl.concat_str(*parts, separator=": ", ignore_nulls=True)
-        value = pl.when(value != "").then(value)  # as nothing joined is no null
+        text = raw(name).cast(pl.String)
+        explained = pl.concat_str(text, PROBLEM, separator=": ", ignore_nulls=True)
+        value = pl.when(pl.col(PROBLEM).is_null()).then(text).otherwise(explained)
         yield Rule((name,), present.fails | foreign, value, expected, limits)
 
 

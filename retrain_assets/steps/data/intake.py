@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -29,6 +29,7 @@ from retrain_assets.domain.data.row_checks import (
     Slice,
     keep_newest,
     reason_to_refuse,
+    rows_at_once,
     typed,
 )
 from retrain_assets.domain.data.rules import PARTITION, dataset_schema
@@ -40,6 +41,7 @@ from retrain_assets.steps.state import FILES, digest, landing_files
 from retrain_assets.stores.landing.readers import shown
 from retrain_assets.stores.landing.source import Ignored, LandingError, LandingFile, refused
 from retrain_assets.stores.storage import Storage
+from retrain_assets.stores.tables.data_files import Spill
 
 _MANY, _MOST_WAITING = 2**31, 20  # rows that are not few; waiting partitions that are recorded
 Batch = tuple[tuple[RawRows, ...], float]
@@ -95,19 +97,28 @@ class Intake:
         placed = stored.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
         return dict(placed.group_by(PARTITION).agg(pl.col("accepted").sum()).iter_rows())
 
-    def find_strays(self, rows: Mapping[str, int]) -> dict[str, str]:
-        """Return the partitions of a delivery that wait, and why, by their rows."""
+    def find_strays(self, rows: Mapping[str, int], path: str = "") -> dict[str, str]:
+        """Return the partitions of a delivery that wait, and why, by their rows.
+
+        Args:
+            rows: Rows of each partition.
+            path: The file that has them; none if each partition has files of its own.
+        """
         future = find_future(rows.keys(), self.accepted, self.spec, self._now)
         present = {key: count for key, count in rows.items() if key not in future}
-        lonely = self._lonely - present.keys()
-        return future | find_strays(present, self.accepted, self.spec, lonely)
+        others = [keys for file, keys in self._waiting.items() if file != path]
+        waiting = set().union(*others) - rows.keys()
+        earlier = self._waiting.get(path, ())
+        return future | find_strays(present, self.accepted, self.spec, waiting, earlier)
 
     @cached_property
-    def _lonely(self) -> set[str]:
-        """Return partitions that wait although they have the usual number of rows."""
-        marks = self.recorded["stamp"].str.split(" ").list.get(2, null_on_oob=True).drop_nulls()
-        keys = ",".join(marks).split(",")
-        return {key.removesuffix("+") for key in keys if key.endswith("+")}
+    def _waiting(self) -> dict[str, set[str]]:
+        """Return the partitions of each file that wait."""
+        waiting: dict[str, set[str]] = defaultdict(set)
+        for path, stamp in self.recorded.select("file", "stamp").unique().iter_rows():
+            names = "".join(stamp.split(" ")[2:]).split(",")
+            waiting[path] |= {name.removesuffix("+") for name in names if name}
+        return {path: names for path, names in waiting.items() if names}
 
     @cached_property
     def _contract(self) -> str:
@@ -117,7 +128,9 @@ class Intake:
 
     def mark_to_reread(self, stamp: str, waiting: Iterable[str]) -> str:
         """Return the stamp of a file that is read again when the spec or its neighbours change."""
-        return f"{stamp} {self._contract} {','.join(sorted(waiting)[:_MOST_WAITING])}"
+        names, half = sorted(waiting), _MOST_WAITING // 2
+        ends = names if len(names) <= _MOST_WAITING else [*names[:half], *names[-half:]]
+        return f"{stamp} {self._contract} {','.join(ends)}"
 
     def _is_current(self, file: LandingFile, stamp: str) -> bool:
         """Tell if a file was read in its present state, and would be refused once more."""
@@ -127,7 +140,7 @@ class Intake:
             return False
         names = waiting.split(",")
         keys = {name.removesuffix("+"): _MANY * name.endswith("+") for name in names}
-        return not waiting or self.find_strays(keys).keys() == keys.keys()
+        return not waiting or self.find_strays(keys, file.path).keys() == keys.keys()
 
     @cached_property
     def files(self) -> list[LandingFile]:
@@ -284,7 +297,7 @@ class Intake:
                 if raw.refusal is None:
                     present = partitions_of(raw, spec).drop_nulls()
                     counts = dict(present.value_counts().iter_rows())
-                    keys |= counts.keys() - self.find_strays(counts)
+                    keys |= counts.keys() - self.find_strays(counts, file.path)
         return keys
 
     def batches(self, requested: set[str]) -> Iterator[Batch]:
@@ -357,13 +370,16 @@ class Intake:
             return refused(file, f"it cannot be read: {shown(str(error))}")
 
     def _cut(self, files: Iterable[LandingFile]) -> list[RawRows]:
-        parts = []
+        parts, rows = list[RawRows](), 0
         for file in files:
             try:
                 raw = self._read_file(file)
                 if why := self._explain_renumbering(raw):
                     raw = refused(file, why)
-                parts += slices(raw, self.spec, self.find_strays)
+                rows += raw.rows.height
+                keep = Spill if rows > rows_at_once(self.spec) else None
+                find = partial(self.find_strays, path=raw.path)
+                parts += slices(raw, self.spec, find, keep)
             except (Exception, PanicException) as error:  # noqa: BLE001 as above
                 reason = f"its rows cannot be assigned to partitions: {shown(str(error))}"
                 parts += slices(refused(file, reason), self.spec)

@@ -35,7 +35,6 @@ _BINARY = {
 }
 _LONGEST_MARK = 4
 _BLOCK = 4 * 2**20  # characters that are read at once
-_MOST_IN_MEMORY = 50_000_000  # values of a file that is in memory as a whole
 # polars panics at dates that are further than this from 1970, about the year 262,142.
 _MAX_DAYS = 95_000_000
 _UNITS_A_DAY = {"day": 1, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
@@ -197,14 +196,14 @@ def read_blocks(content: BinaryIO, encoding: Encoding) -> Iterator[str]:
 def check_rows(rows: int, spec: DatasetSpec, noun: str = "rows") -> None:
     """Refuse a file of too many rows before they are read; one line may be the header."""
     most, columns = spec.read.max_rows, len(spec.file_columns)
-    values = spec.read.max_values or (_MOST_IN_MEMORY if spec.is_split else rows * columns)
+    values = spec.read.max_values or rows * columns
     spare = int(noun == "lines")
     if rows > most + spare:
         raise RefusedFileError(f"it has {rows:,} {noun}; read.max_rows is {most:,}: split the file")
     if (rows - spare) * columns > values:
         raise RefusedFileError(
             f"it has {rows:,} {noun} of {number_of(columns, 'column')}; read.max_values is "
-            f"{values:,}: split the file, or raise it if there are 60 bytes of memory for each"
+            f"{values:,}: split the file, or raise it"
         )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from hashlib import file_digest
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -40,6 +41,7 @@ ATTEMPTS = 3  # at reading a file that changes meanwhile
 CHANGING = "it changed whenever it was read: it is read again when it settles"
 _HALF_WRITTEN = (".tmp", ".part", ".partial", ".crdownload", ".download", ".filepart")
 _EXAMPLES, _NAME_CHARACTERS = 3, 80
+_DELTA_ROWS = 25_000  # of a batch
 
 
 class LandingError(RuntimeError):
@@ -364,13 +366,15 @@ class DeltaSource:
             names = table.collect_schema().names()
             positions, extra = columns_of(names, self.spec)
             columns = [pl.col(names[at]).alias(name) for name, at in positions.items()]
-            rows = number_rows(table.select(columns).collect(), first=1)
+            wide, frames, first = table.select(columns), _Frames(self.spec), 1
+            batches = wide.collect_batches(chunk_size=_DELTA_ROWS, maintain_order=True)
+            for rows in chain([wide.limit(0).collect()], batches):
+                frames.add(number_rows(rows, first))
+                first += rows.height
         except RefusedFileError as error:
             return refused(file, str(error))
         except (DeltaError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             return refused(file, f"version {version} cannot be read: {str(error)[:200]!r}")
-        frames = _Frames(self.spec)
-        frames.add(rows)
         lacking = tuple(name for name in self.spec.file_columns if name not in positions)
         raw = refused(file, None, file.stamp)
         return replace(raw, rows=frames.rows(), extra=extra, lacking=lacking)
@@ -406,11 +410,11 @@ def parsed(file: LandingFile, content: bytes | BinaryIO, spec: DatasetSpec) -> R
 
 
 class _Frames:
-    """The rows of a file as they are read; unless it holds many partitions, in bounded chunks."""
+    """The rows of a file as they are read, in bounded chunks."""
 
     def __init__(self, spec: DatasetSpec) -> None:
         self._spec, self._spill = spec, Spill()
-        self._most = spec.read.max_rows if spec.is_split else rows_at_once(spec)
+        self._most = rows_at_once(spec)
         self._waiting: list[pl.DataFrame] = []
 
     def add(self, rows: pl.DataFrame) -> None:

@@ -197,10 +197,18 @@ class Spill:
         self.count += 1
         self.height += frame.height
         if self.count > 1:
-            first = self.count - len(self._frames)
-            for number, waiting in enumerate(self._frames, first):
-                waiting.write_parquet(self._path(number), compression="lz4")
-            self._frames.clear()
+            self._write()
+
+    def put(self, frame: pl.DataFrame) -> None:
+        """Append a frame, and leave none in memory."""
+        self.add(frame)
+        self._write()
+
+    def _write(self) -> None:
+        first = self.count - len(self._frames)
+        for number, waiting in enumerate(self._frames, first):
+            waiting.write_parquet(self._path(number), compression="lz4")
+        self._frames.clear()
 
     def cut(self, count: int) -> None:
         """Drop the frames after the first ones."""
@@ -224,9 +232,9 @@ class Spill:
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06}.parquet"
 
-    @property
+    @cached_property
     def schema(self) -> pl.Schema:
-        """Return the columns of the first frame and their types."""
+        """The columns of the first frame and their types."""
         return self.parts()[0].collect_schema()
 
     def __iter__(self) -> Iterator[pl.DataFrame]:

@@ -533,6 +533,13 @@ def test_a_gap_that_the_spacing_of_the_others_contradicts_makes_a_partition_wait
     assert find_strays({"2012-10-18": 40, **january}, {}, spec()).keys() == {"2012-10-18"}
     assert find_strays({"2013-12-18": 40, "2013-12-19": 40}, january, spec()) == {}
     assert find_strays({"2013-12-18": 40}, january, spec(), ["2013-12-19"]) == {}
+    split, wrong = spec(landing="x.csv"), {f"2014-01-{day:02}": 40 for day in range(8, 22)}
+    assert find_strays(wrong, january, split).keys() == wrong.keys()
+    assert find_strays(january | wrong, {}, split) == {}  # two seasons at the very beginning
+    assert find_strays(wrong, january, split, ["2014-01-22"]) == {}
+    assert find_strays(wrong, january, split, (), wrong) != {}
+    assert find_strays(wrong | {"2014-01-22": 40}, january, split, (), wrong) == {}
+    assert find_strays(wrong | {"2014-01-22": 1}, january, split, (), wrong) != {}
     assert find_strays({"2013-12-18": 40}, january, spec(), ["2013-11-19"]) != {}
     few_rows = find_strays({"2013-12-18": 1}, january, spec(), ["2013-12-19"])
     assert "has few rows" in few_rows["2013-12-18"]

@@ -20,11 +20,12 @@ from retrain_assets.domain.data.row_checks import RawRows
 from retrain_assets.domain.data.values import find_column_mistakes
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.data import intake
-from retrain_assets.steps.data.ingest import Ingestion, NothingLandedError, ingest
+from retrain_assets.steps.data.ingest import PARTS, Ingestion, NothingLandedError, ingest
 from retrain_assets.steps.data.intake import Intake
 from retrain_assets.steps.state import landed_rows, landing_files
 from retrain_assets.stores.landing.formats import READERS
 from retrain_assets.stores.storage import Storage
+from retrain_assets.stores.tables.data_files import Spill
 
 DAYS = [f"2013-01-{day:02}" for day in range(1, 29)]
 SALES: dict[str, Any] = {
@@ -474,28 +475,52 @@ def test_a_row_of_a_mistaken_month_waits_until_its_neighbours_come(tmp_path: Pat
 
 
 @pytest.mark.parametrize("landing", ["sales/*.csv", "sales/{partition}.csv"])
-def test_a_partition_alone_far_away_waits_for_a_second_one_though_it_has_usual_rows(
+def test_a_delivery_far_away_waits_for_a_second_one_though_it_has_usual_rows(
     tmp_path: Path, landing: str
 ) -> None:
     spec, storage = dataset(partition=LONG, landing=landing), Storage(tmp_path)
     days = [f"2013-01-{day:02}" for day in range(1, 11)]
-    wrong, second = "2013-10-18", "2013-10-19"
+    wrong, second = ["2013-10-17", "2013-10-18"][-1 - spec.is_split :], "2013-10-19"
     for day in days:
         deliver(tmp_path, f"{day}.csv", *(f"{day},{i},5" for i in range(5)))
     ingest(storage, spec, days, "run")
-    deliver(tmp_path, f"{wrong}.csv", *(f"{wrong},{i},5" for i in range(5)))
-    assert ingest(storage, spec, [wrong], "run").published == ()
+    deliver(tmp_path, f"{wrong[-1]}.csv", *(f"{day},{i},5" for day in wrong for i in range(5)))
+    assert ingest(storage, spec, wrong, "run").published == ()
     assert set(table(tmp_path)) == set(days)
     reasons = storage.tables.scan("sales/quarantine").collect()["_reasons"].to_list()
-    assert all("waits for a second one near it" in str(reason) for reason in reasons)
+    assert all("waits for a second file near it" in str(reason) for reason in reasons)
     assert Intake(storage, spec).unread == []
     willing = dataset(partition=LONG, landing=landing, rows={"stray": 0})
-    assert [file.path for file in Intake(storage, willing).unread] == [f"sales/{wrong}.csv"]
+    assert [file.path for file in Intake(storage, willing).unread] == [f"sales/{wrong[-1]}.csv"]
     deliver(tmp_path, f"{second}.csv", *(f"{second},{i},5" for i in range(5)))
     assert ingest(storage, spec, [second], "run").published == (second,)
-    assert [file.path for file in Intake(storage, spec).unread] == [f"sales/{wrong}.csv"]
-    assert ingest(storage, spec, [wrong], "run").published == (wrong,)
+    assert [file.path for file in Intake(storage, spec).unread] == [f"sales/{wrong[-1]}.csv"]
+    assert ingest(storage, spec, wrong, "run").published == tuple(wrong)
     assert Intake(storage, spec).unread == []
+
+
+def test_a_file_of_many_partitions_is_cut_alike_whatever_is_in_memory_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    put = Spill.put
+
+    def count(spill: Spill, rows: pl.DataFrame) -> None:
+        held.append(rows.height)
+        put(spill, rows)
+
+    monkeypatch.setattr(Spill, "put", count)
+    wrong = ["2013-12-18,9001,5", "2013-01-02,9002,-5", "nonsense,9003,5", "2013-01-01,100,5"]
+    stored: dict[int, list[pl.DataFrame]] = {}
+    for values in (500_000, 60):
+        root = tmp_path / str(values)
+        month(root, "a.csv", range(1, 11), *wrong)
+        month(root, "b.csv", range(5, 8))
+        ingest(Storage(root), dataset(partition=LONG, read={"batch_values": values}), DAYS, "run")
+        tables = [Storage(root).tables.scan(f"sales/{name}").collect() for name in PARTS]
+        stored[values] = [table.drop("stamp", strict=False).sort(pl.all()) for table in tables]
+    assert all(map(pl.DataFrame.equals, *stored.values()))
+    assert 0 < max(held) <= 80
 
 
 def test_a_person_can_let_a_partition_in_that_waits(tmp_path: Path) -> None:
@@ -568,6 +593,23 @@ def test_where_partitions_count_lines_a_second_or_shorter_file_changes_nothing(
     deliver(tmp_path, "b.csv", *few, *more, "a,6,5")
     assert run(tmp_path, spec, keys).refused == {}
     assert table(tmp_path) == stored | {"2": [5, 6]}
+
+
+def test_a_short_last_partition_of_lines_waits_until_it_is_half_full(tmp_path: Path) -> None:
+    chunk = {"type": "int", "expression": "(line - 2) // 4"}
+    changes = CHUNKS | {"columns": CHUNKS["columns"] | {"chunk": chunk}}
+    spec = dataset(**changes, quarantine={"max_fraction": 0.05})
+    lines = [f"a,{number},5" for number in range(11)]
+    deliver(tmp_path, "a.csv", *lines[:9])
+    assert run(tmp_path, spec, list("0123")).refused == {}
+    stored = {"0": [0, 1, 2, 3], "1": [4, 5, 6, 7]}
+    assert table(tmp_path) == stored
+    assert quarantined(tmp_path) == [("file:sales/a.csv", "sales/a.csv", 10, "partition")]
+    assert Intake(Storage(tmp_path), spec).unread == []
+    assert len(Intake(Storage(tmp_path), dataset(**changes, rows={"stray": 0})).unread) == 1
+    deliver(tmp_path, "a.csv", *lines)
+    run(tmp_path, spec, list("0123"))
+    assert (table(tmp_path), quarantined(tmp_path)) == (stored | {"2": [8, 9, 10]}, [])
 
 
 @pytest.mark.parametrize(

@@ -364,6 +364,22 @@ def test_a_day_is_complete_with_the_hours_its_rows_can_see(
     assert days.found(0)[6:8] == [105.0, 6.0]
 
 
+def test_a_late_row_changes_older_rows_where_as_of_is_its_time_and_none_where_it_is_its_delivery(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    days = Priced(tmp_path, instance, HOURLY)
+    days.day(0)
+    for at in range(24):
+        days.price(f"{key(0)}T{at:02}", hour(0, at))
+    before = days.found(0)
+    # Measured at 5 and delivered at 9: first with the one, then with the other in `at`.
+    for at in (9, 5):
+        days.price(f"{key(0)}T{at:02}", hour(0, at), value=100.0 - at)
+        after = days.found(0)
+        assert [of_day for of_day in range(at + 1) if after[of_day] != before[of_day]] == []
+        assert (before[at + 1], after[at + 1]) == (at, 100.0)
+
+
 def test_hours_that_do_not_come_are_waited_for_only_so_long(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
