@@ -7,25 +7,20 @@ reading files, storing rows, and the rules on single rows.
 """
 
 import json
-import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
-from itertools import compress, pairwise
-from operator import not_
-from statistics import median
 from typing import Any
 
 import polars as pl
 
-from retrain_assets.domain.data import row_checks, rules, texts, values
+from retrain_assets.domain.data import arrivals, row_checks, rules, texts
 from retrain_assets.domain.data.row_checks import REFUSED, RawRows, Shelf, Slice
 from retrain_assets.domain.data.rules import LINE, PARTITION, PROBLEM, Type
 from retrain_assets.errors import PermanentError
-from retrain_assets.specs.base import duration, shorten
+from retrain_assets.specs.base import shorten
 from retrain_assets.specs.dataset import DatasetSpec
 
 UNPLACED = "file:"  # begins the key of rows whose partition is unknown
@@ -43,16 +38,6 @@ FILES_SCHEMA: dict[str, Type] = {
     "refusal": pl.String,
 }
 _SHOWN_CHARACTERS = 60
-_HISTORY, _ENOUGH = 28, 5  # most and fewest earlier partitions that a volume is compared with
-_LONELY = 4  # times as far as what is near: so far may a partition with usual rows be from others
-_FUTURE = "its partition begins in the future and waits"
-_FEW = "its partition is far from all others, has few rows and waits for its neighbours"
-LONELY = (
-    "its partition is far from all others, and waits for a second file near it; if its date is "
-    "right, set rows.stray to 0 until it is stored"
-)
-_SHORT = "its partition, the last lines of the file, is less than half full and waits for more"
-WAITING = _FUTURE, _FEW, LONELY, _SHORT  # one stands in quarantine behind the value
 _KEY = "_key_of_row"
 _CUT_AT_ONCE = 4  # batches of rows of a file that is cut; more would take memory, fewer make files
 
@@ -337,7 +322,7 @@ def slices(
     counts = dict(keys.drop_nulls().value_counts().iter_rows())
     waiting = find_waiting(counts) if find_waiting else {}
     if waiting:
-        unplaced = replace(unplaced, waiting=name_waiting(waiting))
+        unplaced = replace(unplaced, waiting=arrivals.name_waiting(waiting))
     most = row_checks.rows_at_once(spec)
     cut = _Cut(keep, _CUT_AT_ONCE * most)
     for rows in file.chunks(most):
@@ -345,7 +330,7 @@ def slices(
         cut.add(_explain_waiting(rows, own, waiting))
     parts, digests = cut.finish()
     rest = parts.pop(None, pl.DataFrame(schema=file.rows.schema))
-    short = sum(counts[key] for key, why in waiting.items() if why == _SHORT)
+    short = sum(counts[key] for key, why in waiting.items() if why == arrivals.SHORT)
     if (reason := excess(file.rows.height, rest.height - short, spec)) is not None:
         return [replace(unplaced, rows=rest, excess=reason)]
     placed = [
@@ -419,11 +404,6 @@ class _Cut:
         return {key: pl.concat(rows, rechunk=True) for key, rows in self._rows.items()}, digests
 
 
-def name_waiting(reasons: Mapping[str, str]) -> tuple[str, ...]:
-    """Return partitions that wait, those with the usual number of rows marked by a `+`."""
-    return tuple(f"{key}+" if why == LONELY else key for key, why in sorted(reasons.items()))
-
-
 def _explain_lack(file: RawRows, key: str, spec: DatasetSpec) -> str | None:
     """Return which column the rows of a partition may not lack, if the file has none of it."""
     for name in file.lacking:
@@ -444,116 +424,3 @@ def partition_keys(rows: pl.DataFrame, spec: DatasetSpec) -> pl.Series:
     keys = rows.select(key.alias(_KEY))[_KEY]
     valid = [key for key in keys.unique().drop_nulls() if spec.partition.is_key(key)]
     return keys.set(~keys.is_in(valid), None)
-
-
-def find_future(
-    keys: Collection[str], stored: Collection[str], spec: DatasetSpec, now: datetime | None
-) -> dict[str, str]:
-    """Return the partitions of a delivery that begin in the future, and so wait, with the reason.
-
-    Args:
-        keys: The partitions.
-        stored: Those that are stored, none of which waits.
-        spec: The dataset.
-        now: The time in the time zone of the partitions, without offset; None if nobody knows.
-    """
-    period = spec.partition.period
-    if period is None or now is None:
-        return {}
-    latest = now + duration(spec.rows.ahead)
-    begins = ((key, period.begins(key)) for key in keys if key not in stored)
-    future = [key for key, begin in begins if begin is not None and begin > latest]
-    return dict.fromkeys(future, _FUTURE)
-
-
-def find_strays(
-    rows: Mapping[str, int],
-    stored: Mapping[str, int],
-    spec: DatasetSpec,
-    waiting: Collection[str] = (),
-    earlier: Collection[str] = (),
-) -> dict[str, str]:
-    """Return the partitions of a delivery that wait because nothing confirms their time, and why.
-
-    Partitions near each other are a group. One that is stored confirms its group, and so do two
-    deliveries, the newer one with the usual number of rows. Other groups are sound if there is a
-    gap as wide between others. Nothing waits while few partitions are known.
-
-    Args:
-        rows: Rows of each partition in the delivery, none of which begins in the future.
-        stored: Accepted rows of each stored partition.
-        spec: The dataset.
-        waiting: Partitions of other deliveries that wait.
-        earlier: Partitions of an earlier state of this delivery that wait.
-    """
-    period, counts = spec.partition.period, {**stored, **rows}
-    if period is None:
-        return _find_short(rows, counts) if values.counts_lines(spec) and spec.rows.stray else {}
-    usual_rows = median(counts.values()) if len(counts) > _ENOUGH else 0
-    enough = max(1, spec.rows.stray * usual_rows)
-    usual = {key for key, count in counts.items() if count >= enough}
-    begins = {key: period.begins(key) or datetime.max for key in {*counts, *waiting, *earlier}}  # noqa: DTZ901
-    near = period.near * period.longest
-    groups = _group_near(begins, near)
-    fewest = 2 if not spec.is_split else _ENOUGH + 1 if not stored else math.inf
-
-    def is_confirmed(group: Sequence[str]) -> bool:
-        new = [key for key in group if key in rows and key in usual]
-        before = [key for key in group if key in earlier]
-        is_later = bool(before) and any(not before[0] <= key <= before[-1] for key in new)
-        is_second = is_later or (bool(new) and not set(waiting).isdisjoint(group))
-        return is_second or len(new) >= fewest or any(key in stored for key in group)
-
-    confirmed = [*map(is_confirmed, groups)]
-    sound = [key for group in compress(groups, confirmed) for key in group]
-    gaps = [begins[after] - begins[before] for before, after in pairwise(sound)]
-    widest = max([*gaps, near * _LONELY])
-    strays: dict[str, str] = {}
-    for group in compress(groups, map(not_, confirmed)):
-        distances = [abs(begins[key] - begins[anchor]) for key in group for anchor in sound]
-        is_far = len(sound) > _ENOUGH and min(distances) > widest and spec.rows.stray > 0
-        if usual.isdisjoint(group) or is_far:
-            strays |= {key: LONELY if key in usual else _FEW for key in group if key in rows}
-    return strays
-
-
-def _find_short(rows: Mapping[str, int], counts: Mapping[str, int]) -> dict[str, str]:
-    """Return the last partition of lines, if it is less than half full."""
-    *full, last = sorted(counts)
-    is_short = bool(full) and counts[last] < median(counts[key] for key in full) / 2
-    return {last: _SHORT} if is_short and last in rows else {}
-
-
-def _group_near(begins: Mapping[str, datetime], near: timedelta) -> list[list[str]]:
-    """Return partitions in order, in groups of those that are near each other."""
-    groups: list[list[str]] = []
-    for key in sorted(begins):
-        is_near = groups and begins[key] - begins[groups[-1][-1]] <= near
-        groups = groups if is_near else [*groups, []]
-        groups[-1].append(key)
-    return groups
-
-
-def find_atypical(
-    rows: Mapping[str, int], published: Collection[str], tolerance: float
-) -> list[dict[str, object]]:
-    """Return partitions whose number of rows is far from the median of the 28 before them.
-
-    Args:
-        rows: Accepted rows of each partition, including the published ones.
-        published: Partitions to judge; one with fewer than five earlier partitions passes.
-        tolerance: Largest difference, as a share of the median.
-
-    Returns:
-        Partition, rows and median of each partition that is too far off, in order.
-    """
-    keys = sorted(rows)
-    unusual: list[dict[str, object]] = []
-    for place, key in enumerate(keys):
-        before = [rows[earlier] for earlier in keys[max(0, place - _HISTORY) : place]]
-        if key not in published or len(before) < _ENOUGH:
-            continue
-        typical = median(before)
-        if abs(rows[key] - typical) > tolerance * typical:
-            unusual.append({"partition": key, "rows": rows[key], "median_before": typical})
-    return unusual

@@ -160,6 +160,8 @@ def _materializations(
     if ingestion.refused:
         refused = [{"partition": key, "reason": why} for key, why in ingestion.refused.items()]
         shared["refused"] = checks.table(refused)
+    if ingestion.changes:
+        shared["changes"] = checks.table(ingestion.changes)
     if ingestion.reading.extra:
         extra = [
             {"file": path, "columns": ", ".join(x)} for path, x in ingestion.reading.extra.items()

@@ -15,13 +15,14 @@ from typing import Any
 import polars as pl
 from polars.exceptions import PanicException
 
-from retrain_assets.domain.data import contract, texts
+from retrain_assets.domain.data import arrivals, contract, texts
 from retrain_assets.domain.data.contract import UNPLACED, Judgement
 from retrain_assets.domain.data.expectations import figures
 from retrain_assets.domain.data.row_checks import NO_ROWS, RawRows
 from retrain_assets.domain.data.rules import LINE, PARTITION, dataset_schema
 from retrain_assets.errors import PermanentError
 from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.steps.data.deliveries import Change, compare_deliveries
 from retrain_assets.steps.data.intake import Batch, Intake, Share
 from retrain_assets.steps.state import FILES, digest
 from retrain_assets.stores.audit import (
@@ -83,6 +84,7 @@ class Ingestion:
         reading: What was judged and audited.
         atypical: Partitions with an unusual number of rows.
         shared_keys: Keys that several partitions have, counted by these.
+        changes: What deliveries of full copies changed, see `compare_deliveries`.
         odd_texts: Texts that look like a mistake, and new categories, see `texts.describe`.
         version: Version of the dataset after the commit; None where nothing was ever published.
         audit_file: The results of Great Expectations as JSON.
@@ -95,6 +97,7 @@ class Ingestion:
     atypical: list[dict[str, object]]
     shared_keys: list[dict[str, object]]
     odd_texts: list[dict[str, object]]
+    changes: list[Change]
     version: int | None
     audit_file: str
     ignored: list[dict[str, str | int]]
@@ -196,11 +199,8 @@ def ingest(
         shared_keys = _shared_keys(intake, accepted.lazy(), published)
         contents = digest(*judgement.files["sha256"].sort())
         commit = {"run_id": run_id, "asset": spec.name, "files": contents}
-        content = (
-            (judgement.quarantined, keys),
-            (accepted, published),
-            (_records(intake, reading), keys),
-        )
+        records = _records(intake, reading)
+        content = (judgement.quarantined, keys), (accepted, published), (records, keys)
         for part, (rows, keys) in zip(PARTS, content, strict=True):
             _replace(intake, part, rows, keys, commit, base[part])
     folder = storage.reports / "expectations" / spec.name
@@ -212,6 +212,7 @@ def ingest(
         atypical=_atypical(intake, judgement, published),
         shared_keys=shared_keys,
         odd_texts=_find_odd_texts(intake, judgement, published),
+        changes=compare_deliveries(tables, spec, intake.accepted, published),
         version=tables.version(f"{spec.name}/dataset"),
         ignored=intake.ignored.records(),
     )
@@ -350,7 +351,7 @@ def _refuse_strays(
     strays = intake.find_strays(rows)
     keys = files.select("file", PARTITION).iter_rows()
     waiting = {
-        path: contract.name_waiting({key: strays[key]}) for path, key in keys if key in strays
+        path: arrivals.name_waiting({key: strays[key]}) for path, key in keys if key in strays
     }
     return contract.refuse_partitions(judgement, strays), waiting
 
@@ -431,7 +432,7 @@ def _atypical(
     rows = pl.concat([part.select(PARTITION, "accepted") for part in (earlier, judgement.files)])
     placed = rows.filter(~pl.col(PARTITION).str.starts_with(UNPLACED))
     counted = placed.group_by(PARTITION).agg(pl.col("accepted").sum())
-    return contract.find_atypical(dict(counted.iter_rows()), published, tolerance)
+    return arrivals.find_atypical(dict(counted.iter_rows()), published, tolerance)
 
 
 def _find_odd_texts(

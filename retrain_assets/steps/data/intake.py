@@ -17,13 +17,8 @@ from zoneinfo import ZoneInfo
 import polars as pl
 from polars.exceptions import PanicException
 
-from retrain_assets.domain.data.contract import (
-    UNPLACED,
-    find_future,
-    find_strays,
-    partitions_of,
-    slices,
-)
+from retrain_assets.domain.data.arrivals import find_future, find_strays
+from retrain_assets.domain.data.contract import UNPLACED, partitions_of, slices
 from retrain_assets.domain.data.row_checks import (
     RawRows,
     Slice,

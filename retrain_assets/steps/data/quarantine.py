@@ -10,7 +10,8 @@ import polars as pl
 import polars.selectors as cs
 
 from retrain_assets.domain.data import values
-from retrain_assets.domain.data.contract import QUARANTINE_SCHEMA, UNPLACED, WAITING
+from retrain_assets.domain.data.arrivals import WAITING
+from retrain_assets.domain.data.contract import QUARANTINE_SCHEMA, UNPLACED
 from retrain_assets.domain.data.rules import LINE, PARTITION, RULES
 from retrain_assets.specs.base import hint, shorten
 from retrain_assets.specs.dataset import ColumnSpec, ColumnType, DatasetSpec

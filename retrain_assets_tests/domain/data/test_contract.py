@@ -13,14 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrain_assets.domain.data import row_checks, texts
+from retrain_assets.domain.data.arrivals import LONELY, find_strays
 from retrain_assets.domain.data.contract import (
     FILES_SCHEMA,
-    LONELY,
     NEIGHBOUR_REFUSED,
     QUARANTINE_SCHEMA,
     AccountingError,
     Judgement,
-    find_strays,
     judge,
     refuse_partitions,
 )

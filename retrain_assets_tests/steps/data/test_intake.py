@@ -638,6 +638,27 @@ def test_a_delivery_is_a_partition_where_a_column_takes_it_from_the_name_of_the_
     assert table(tmp_path) == {key: [1, 2] for key in keys}
 
 
+def test_full_copies_are_compared_by_key_from_one_delivery_to_the_next(tmp_path: Path) -> None:
+    part = {"type": "date", "expression": "_partition"}
+    columns = {"part": part, "id": {"type": "int"}, "price": {"type": "float"}}
+    spec = dataset(
+        landing="sales/{partition}.csv",
+        partition={"by": "month", "column": "part", "start": "2013-01"},
+        columns=columns,
+        key=["part", "id"],
+    )
+    deliver(tmp_path, "2013-01.csv", "a,1,5", "a,2,5", "a,3,")
+    deliver(tmp_path, "2013-03.csv", "a,9,5")
+    assert run(tmp_path, spec, ["2013-01"]).changes == []
+    run(tmp_path, spec, ["2013-03"])
+    deliver(tmp_path, "2013-02.csv", "a,3,", "a,2,6", "a,4,5", "a,9,5")
+    names = ("partition", "before", "added", "changed", "unchanged", "gone")
+    assert [tuple(map(row.get, names)) for row in run(tmp_path, spec, ["2013-02"]).changes] == [
+        ("2013-02", "2013-01", 2, 1, 1, 1),
+        ("2013-03", "2013-02", 0, 0, 1, 3),
+    ]
+
+
 def test_a_derived_column_that_fails_for_all_rows_refuses_them_by_its_name(tmp_path: Path) -> None:
     day = {"type": "date", "expression": "DATE(note)", "required": True}
     spec = dataset(columns={"note": {"type": "text"}, "day": day, "id": {"type": "int"}})
