@@ -61,6 +61,8 @@ def run_demo(
         deliveries = _deliver(storage, flights, days)
         names = tuple(models())
         with beside.open_process():
+            for name in names:  # MLflow takes seconds to create its database
+                beside.do("retrain demo", storage.registry(name).prepare)
             decisions = settle_deliveries(storage, names, daemon, deliveries, len(days), tell)
     return {"days": len(days), "decisions": decisions}
 

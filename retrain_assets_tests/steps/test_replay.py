@@ -22,7 +22,7 @@ from retrain_assets.steps.decision import layer
 from retrain_assets.steps.replay import Replay, replay_policies
 from retrain_assets_tests.world import World, key, new_world
 
-TURN, LAST = 22, 40
+TURN, SETTLED, LAST = 22, 30, 40
 NOW, NEVER = PolicySpec(name="now"), PolicySpec(name="never", triggers=TriggersSpec())
 WEEKLY = PolicySpec(name="weekly", every=7)
 
@@ -33,13 +33,12 @@ def silent(_name: str, _done: int, _total: int) -> None:
 
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A world whose days have landed one by one, and whose law has turned."""
+    """A world whose law has turned; the days around that have landed one by one."""
     with dg.DagsterInstance.ephemeral() as instance:
         world = new_world(tmp_path_factory.mktemp("lived"), instance)
-        world.land(*range(15))
-        world.settle()
-        for number in range(15, LAST):
-            world.land(number, slope=2.0 if number < TURN else -2.0)
+        singly = ([number] for number in range(TURN, SETTLED))
+        for several in (range(16), range(16, TURN), *singly, range(SETTLED, LAST)):
+            world.land(*several, slope=2.0 if several[0] < TURN else -2.0)
             world.settle()
         yield world
 
