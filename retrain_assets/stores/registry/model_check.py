@@ -99,10 +99,10 @@ def compare_with_example(
         ModelFileError: It cannot be loaded, or predicts something else.
     """
     from retrain_assets.domain.model.estimator import predict
+    from retrain_assets.domain.model.families.verify import verify_trees
 
     pipeline = load_model(model.read_bytes(), sha256, str(model.name), trusted)
-    if hasattr(pipeline[-1], "verify"):  # a native file, whose damage only some rows would meet
-        pipeline[-1].verify()
+    verify_trees(pipeline)  # whose damage only some rows would meet
     rows = pl.read_parquet(example)
     expected = np.array(rows[EXPECTED].to_list())
     values = predict(pipeline, kind, rows.drop(EXPECTED))

@@ -6,6 +6,7 @@ library's native file, which that library reads when it first predicts. Not here
 stored, and what MLflow says about them.
 """
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from retrain_assets.specs.model import may_trust
 MODEL_FILE = "model.skops"
 SMALL_BYTES = 2**24  # of a file whose model may stay in memory
 _ADDRESS = r"\d{9,}"
+# Trees of neighbours count how often they were asked, in these places of their state.
+_ASKED, _COUNTS = ("KDTree", "BallTree"), slice(7, 11)
 # Beside what skops trusts by itself (estimators of scikit-learn, numbers, arrays, containers),
 # these types of scikit-learn's own estimators were reviewed: to build one runs no code that a file
 # names. What a partial, scorer or kernel of a function calls must be trusted too.
@@ -93,10 +96,13 @@ def content_digest(content: bytes) -> str:
     """Return a digest of the objects of a model file.
 
     Two files of equal objects differ in times of day and in addresses of memory: skops numbers
-    objects by these. Here they are numbered in the order in which they are met.
+    objects by these. Here they are numbered in the order in which they are met. A prediction
+    changes no model, so what counts predictions is left out.
     """
     with ZipFile(BytesIO(content)) as archive:
         schema, names = archive.read("schema.json").decode(), archive.namelist()
+        if any(f'"{name}"' in schema for name in _ASKED):
+            schema = json.dumps(json.loads(schema, object_hook=_clear_counts))
         numbers: dict[str, str] = {}
         for address in re.findall(_ADDRESS, schema):
             numbers.setdefault(address, str(len(numbers)))
@@ -107,6 +113,13 @@ def content_digest(content: bytes) -> str:
             if name != "schema.json"
         )
     return digest(repr((schema, inner)).encode())
+
+
+def _clear_counts(node: dict[str, Any]) -> dict[str, Any]:
+    """Return a node of a schema without the numbers that each prediction raises."""
+    if node.get("__class__") in _ASKED:
+        node["content"]["content"][_COUNTS] = []
+    return node
 
 
 def _clear_padding(content: bytes, name: str) -> bytes:

@@ -115,6 +115,22 @@ def test_a_constraint_by_the_name_of_a_feature_holds(
         fitted(wrong, rows)
 
 
+@pytest.mark.parametrize("path", ["lightgbm.LGBMClassifier", "xgboost.XGBClassifier"])
+def test_features_that_may_not_interact_add_up(path: str, rows: pl.DataFrame) -> None:
+    spec, plain = (
+        model(**{"class": path, "params": {"n_estimators": 20, "interaction_constraints": groups}})
+        for groups in ([["x"], ["z"], ["plan"]], [["x", "z", "plan"]])
+    )
+    assert spec.recipe != plain.recipe
+    asked = pl.DataFrame({"x": [-1.0, -1.0, 1.0, 1.0], "z": [-1.0, 1.0] * 2, "plan": "pro"})
+    joint = []
+    for one in (spec, plain):
+        chance = predict(fitted(one, rows).pipeline, "binary", asked)
+        odds = np.log(chance / (1 - chance))
+        joint.append(abs(odds[0] - odds[1] - odds[2] + odds[3]))
+    assert joint[0] < 1e-5 < 1e-2 < joint[1]
+
+
 def boosted(path: str, **params: Any) -> Any:
     module, _, name = path.partition(".")
     return getattr(importlib.import_module(module), name)(**params)

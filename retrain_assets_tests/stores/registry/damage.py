@@ -1,4 +1,6 @@
-"""Damage native files and try each in a process of its own, as the check of a model file does.
+"""Damage model files and try each in a process of its own, as the check of a model file does.
+
+What is damaged is the library's native file; of scikit-learn, a file within the skops file.
 
 Usage: `python -m retrain_assets_tests.stores.registry.damage FOLDER FIRST LAST`, where FOLDER has
 `model.skops`, `example.parquet` and `rows.parquet`. Prints a line of JSON for each damaged file.
@@ -13,9 +15,10 @@ import re
 import resource
 import sys
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from random import Random
-from typing import Any
+from zipfile import ZipFile
 
 import catboost  # noqa: F401 imported once
 import lightgbm  # noqa: F401
@@ -53,15 +56,30 @@ def damage(content: bytes, random: Random) -> bytes:
     return bytes(damaged)
 
 
-def try_file(folder: Path, pipeline: Any) -> int:
+def damage_model(content: bytes, random: Random) -> bytes:
+    """Damage what a skops file holds; the file itself stays one that can be read."""
+    pipeline = skops.io.loads(content, trusted=list(TRUSTED_TYPES))
+    if hasattr(pipeline[-1], "native_"):
+        pipeline[-1].native_ = damage(pipeline[-1].native_, random)
+        return bytes(skops.io.dumps(pipeline))
+    file = BytesIO()
+    with ZipFile(BytesIO(content)) as whole, ZipFile(file, "w") as damaged:
+        chosen = random.choice(whole.namelist())
+        for name in whole.namelist():
+            part = whole.read(name)
+            damaged.writestr(name, damage(part, random) if name == chosen else part)
+    return file.getvalue()
+
+
+def try_file(folder: Path, content: bytes) -> int:
     """Check a file, and let it predict more rows if it passes."""
     path, example = folder / "damaged.skops", folder / "example.parquet"
-    path.write_bytes(skops.io.dumps(pipeline))
-    digest = sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(content)
+    digest = sha256(content).hexdigest()
     code = model_check.main([str(path), digest, str(example), "binary"])
     if code == 0:
         rows = pl.read_parquet(folder / "rows.parquet")
-        predict(skops.io.loads(path.read_bytes(), trusted=list(TRUSTED_TYPES)), "binary", rows)
+        predict(skops.io.loads(content, trusted=list(TRUSTED_TYPES)), "binary", rows)
         print("predicted", flush=True)  # noqa: T201
     return code
 
@@ -76,9 +94,7 @@ def main(folder: Path, first: int, last: int) -> None:
             os.dup2(file, 1)
             os.dup2(file, 2)
             resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-            pipeline = skops.io.loads(content, trusted=list(TRUSTED_TYPES))
-            pipeline[-1].native_ = damage(pipeline[-1].native_, Random(seed))  # noqa: S311
-            os._exit(try_file(folder, pipeline))
+            os._exit(try_file(folder, damage_model(content, Random(seed))))  # noqa: S311
         _, status = os.waitpid(child, 0)
         text = output.read_text(errors="replace")
         line = {"seed": seed, "code": os.waitstatus_to_exitcode(status), "text": text[-300:]}

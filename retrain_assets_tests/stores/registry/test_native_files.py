@@ -1,4 +1,4 @@
-"""A damaged native file is refused, or ends the process that tries it, and nothing later."""
+"""A damaged model file is refused, or ends the process that tries it, and nothing later."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ import numpy as np
 import polars as pl
 import pytest
 import skops.io
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    VotingClassifier,
+)
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
 
 from retrain_assets.domain.model.estimator import fit, predict
+from retrain_assets.domain.model.families.verify import verify_trees
 from retrain_assets.domain.model.families.xgboost import XGBoost
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.stores.registry.model_check import write_example
@@ -25,6 +33,8 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "lightgbm.LGBMClassifier": {"n_estimators": 6},
     "xgboost.XGBClassifier": {"n_estimators": 6, "max_depth": 3},
     "catboost.CatBoostClassifier": {"iterations": 6, "depth": 3},
+    "sklearn.ensemble.HistGradientBoostingClassifier": {"max_iter": 6},
+    "sklearn.ensemble.RandomForestClassifier": {"n_estimators": 6, "max_depth": 4},
 }
 ROWS, FEW, MANY = 600, 8, 1_000
 
@@ -112,6 +122,44 @@ def test_what_xgboost_does_not_check_itself_is_refused(damage: Any) -> None:
     assert [*family.list_split_features(booster)]
     with pytest.raises(ValueError, match="a tree"):
         [*family.list_split_features(damaged)]
+
+
+def _leave_the_nodes(model: Any) -> None:
+    model._predictors[0][0].nodes["left"][0] = 9_999
+
+
+def _walk_in_a_circle(model: Any) -> None:
+    model._predictors[0][0].nodes["right"][0] = 0
+
+
+def _ask_beyond_the_row(model: Any) -> None:
+    model._predictors[0][0].nodes["feature_idx"][0] = 7
+
+
+def _leave_a_tree(model: Any) -> None:
+    model.estimators_[1].tree_.children_left[0] = 9_999
+
+
+def _leave_the_rows(model: Any) -> None:
+    np.asarray(model._tree.get_arrays()[1])[3] = 9_999
+
+
+@pytest.mark.parametrize(
+    ("model", "damage"),
+    [
+        *((HistGradientBoostingClassifier(max_iter=2), damage) for damage in (_leave_the_nodes,
+          _walk_in_a_circle, _ask_beyond_the_row)),
+        (RandomForestClassifier(2), _leave_a_tree),
+        (KNeighborsClassifier(), _leave_the_rows),
+    ],
+)  # fmt: skip
+def test_what_scikit_learn_does_not_check_itself_is_refused(model: Any, damage: Any) -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 2))
+    pipeline = make_pipeline(VotingClassifier([("a", model)])).fit(rows, rows.sum(axis=1) > 0)
+    verify_trees(pipeline)
+    damage(pipeline[-1].estimators_[0])
+    with pytest.raises(ValueError, match="a tree"):
+        verify_trees(pipeline)
 
 
 def test_a_crash_of_the_process_that_tries_a_file_is_told(tmp_path: Path) -> None:

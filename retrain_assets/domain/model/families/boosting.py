@@ -245,6 +245,11 @@ class BoostingFamily(EstimatorFamily):
             return import_module(self.name)
         except ImportError as error:
             raise TrainingError(f"estimator: {self.is_missing} ({error})") from error
+        except OSError as error:  # such as of libgomp.so.1, which slim systems leave out
+            raise TrainingError(
+                f"estimator: {self.title} lacks a library of the system ({error}): install that, "
+                "such as by apt-get install libgomp1"
+            ) from error
 
     def list_accepted(self, path: str) -> list[str]:
         """Return the names of the arguments that a class takes."""

@@ -101,6 +101,7 @@ class ScikitLearn(EstimatorFamily):
         from retrain_assets.domain.encoder import MAX_CATEGORIES, FrameColumns, FrameEncoder
         from retrain_assets.domain.encoder import is_category as is_text
 
+        _name_last_estimators(estimator)
         accepted = estimator.get_params()
         prepared = _set_params(estimator, accepted, spec, seed)
         if _selects_by_name(prepared):
@@ -140,6 +141,16 @@ def _set_params(estimator: Any, accepted: dict[str, Any], spec: EstimatorSpec, s
         name: seed for name in unset if name.rpartition("__")[2] == "random_state"
     }
     return estimator.set_params(**{**seeds, **spec.params})
+
+
+def _name_last_estimators(estimator: Any) -> None:
+    """Set the default of a stacking, which shows that it gives probabilities only if it is set."""
+    from sklearn.ensemble import StackingClassifier
+    from sklearn.linear_model import LogisticRegression
+
+    for part in (estimator, *estimator.get_params().values()):
+        if isinstance(part, StackingClassifier) and part.final_estimator is None:
+            part.set_params(final_estimator=LogisticRegression())
 
 
 def _selects_by_name(estimator: BaseEstimator) -> bool:
