@@ -140,6 +140,10 @@ class Trees:
             np.maximum(places, _HALF, out=places)
         leaves = self._leaves.take(places + self._starts, mode="clip").reshape(self._shape)
         if not self._is_single:
+            if leaves.shape[2:] == (1, 1):
+                return np.asarray(
+                    np.add.reduce(leaves.reshape(len(leaves), -1), 1)[:, None] + self._base
+                )
             return np.asarray(leaves.sum(axis=(1, 3)) + self._base)
         leaves = np.ascontiguousarray(leaves.sum(axis=3).transpose(1, 0, 2))
         leaves[0] += self._base
@@ -210,7 +214,9 @@ class QuickModel:
         else:
             raw = self._trees.sums(self._encode(features))
         output = np.asarray(self._link(raw), np.float64)
-        if strict and not np.isfinite(output).all():
+        # Of one number, numpy takes longer for that than for half of the trees.
+        is_sound = math.isfinite(output.item()) if output.size == 1 else np.isfinite(output).all()
+        if strict and not is_sound:
             row = int(np.argwhere(~np.isfinite(output))[0][0])
             raise PredictionError(f"the prediction of row {row} (counted from 0) is not finite")
         return output

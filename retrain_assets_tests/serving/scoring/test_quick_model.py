@@ -170,6 +170,8 @@ def test_sums_are_those_of_the_library(family: str, target: str, params: dict[st
         np.testing.assert_array_equal(sums, expected)
     for row in (3, len(ASKED) + 1, len(asked) - 1):
         np.testing.assert_array_equal(trees.sum_row(asked[row].tolist()), sums[[row]])
+        alone = ensemble.link(sums[[row]])  # which has a short way of its own
+        np.testing.assert_array_equal(alone, ensemble.link(sums)[[row]])
     output = ensemble.link(sums)
     of_library = model.predict(asked) if target == "numbers" else model.predict_proba(asked)
     of_library = of_library[:, 1] if target == "two classes" else of_library
