@@ -19,6 +19,9 @@ LABEL org.opencontainers.image.title="retrain-assets" \
       org.opencontainers.image.description="Keeps tabular models fresh: retraining, evaluation and promotion as Dagster assets." \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="${REVISION}"
+# LightGBM takes this library from the system. Debian 12 keeps one version.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/retrain /opt/retrain
 COPY workspace.yaml dagster.yaml deploy/image/services.yaml /project/
 RUN mkdir /project/data && chown 10001:10001 /project/data

@@ -31,7 +31,7 @@ _PLANE_COLUMNS = ("tailnum", "year", "type", "manufacturer", "model", "engines",
 
 
 class FlightsNotInstalledError(RuntimeError):
-    """The package that holds the flights is not installed."""
+    """A package that the demo needs, such as the one of the flights, is not installed."""
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ Not here: anything a real deployment would not do, but for the files.
 import gc
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from retrain_assets.definitions import build_defs, models
-from retrain_assets.demo.flights import Flights
+from retrain_assets.demo.flights import Flights, FlightsNotInstalledError
 from retrain_assets.orchestration import beside
 from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
 from retrain_assets.orchestration.play import Tell, settle_deliveries
@@ -48,9 +49,14 @@ def run_demo(
     Returns:
         `days` that have landed, and the `decisions` of all models in the order they were made.
     """
+    flights = Flights.load()
+    if find_spec("lightgbm") is None:
+        raise FlightsNotInstalledError(
+            "LightGBM, which the demo's second model needs, is not installed: pip install "
+            "'retrain-assets[demo]'"
+        )
     if fresh:
         start_over(storage)
-    flights = Flights.load()
     days = [day for day in flights.days if day <= last]
     (storage.work / "dagster").mkdir(parents=True, exist_ok=True)
     places = {"root": str(storage.root), "work": str(storage.work)}
