@@ -62,7 +62,7 @@ def list_reasons(
 
 
 def _describe(name: str, value: Any, effect: float, words: str) -> dict[str, Any]:
-    text = "missing" if value is None else value
+    text = "missing" if value is None else f"{value:.6g}" if isinstance(value, float) else value
     verb = "raises" if effect > 0 else "lowers" if effect < 0 else "does not move"
     text = f"{words} is {text}, which {verb} the prediction"
     return {"feature": name, "value": value, "effect": effect, "text": text}

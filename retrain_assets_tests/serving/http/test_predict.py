@@ -385,7 +385,7 @@ def test_more_requests_than_are_taken_at_once_are_told_to_come_back(site: Site) 
 
 
 def test_reasons_are_the_features_that_moved_a_row_most(client: httpx.Client) -> None:
-    rows = [ROW, ROW | {"x": -1.5, "plan": "pro", "id": 2}, ROW | {"x": None, "id": 3}]
+    rows = [ROW, ROW | {"x": -1.1 - 2.2, "plan": "pro", "id": 2}, ROW | {"x": None, "id": 3}]
     answered = client.post(PATH, params={"reasons": 20}, json={"rows": rows}).json()["predictions"]
     effects = [[reason["effect"] for reason in row["reasons"]] for row in answered]
     for values in effects:
@@ -397,7 +397,10 @@ def test_reasons_are_the_features_that_moved_a_row_most(client: httpx.Client) ->
     by_feature = {reason["feature"]: reason for reason in answered[0]["reasons"]}
     assert by_feature["x"]["value"] == 0.5
     assert by_feature["x"]["text"].startswith("how much is used is 0.5, which ")
-    missing = {reason["feature"]: reason for reason in answered[2]["reasons"]}["x"]
+    other, missing = (
+        {reason["feature"]: reason for reason in row["reasons"]}["x"] for row in answered[1:]
+    )
+    assert other["text"].startswith("how much is used is -3.3, which ")
     assert missing["text"].startswith("how much is used is missing, which ")
     three = client.post(PATH, params={"reasons": 3}, json={"rows": rows}).json()["predictions"]
     assert [row["reasons"] for row in three] == [row["reasons"][:3] for row in answered]
