@@ -1,11 +1,13 @@
-"""Write docs/reference.md and the checks in docs/operations.md from the code.
+"""Write docs/reference.md, docs/answers.json and the checks in docs/operations.md from the code.
 
 Run it as `python docs/reference.py`.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
+from retrain_assets.cli.answers import list_schemas
 from retrain_assets.orchestration.checks import CHECK_HELP
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.model import ModelSpec
@@ -28,6 +30,11 @@ def reference() -> str:
         for title, part in schema["$defs"].items():
             parts += [f"### {title}\n", part["description"] + "\n", table(part)]
     return "\n".join(parts)
+
+
+def answers() -> str:
+    """Return the JSON schemas of what commands print with `--json`, by command."""
+    return json.dumps(list_schemas(), indent=1) + "\n"
 
 
 def operations(page: str) -> str:
@@ -80,5 +87,6 @@ def kind(field: dict[str, Any]) -> str:
 if __name__ == "__main__":
     here = Path(__file__)
     here.with_name("reference.md").write_text(reference(), encoding="utf-8")
+    here.with_name("answers.json").write_text(answers(), encoding="utf-8")
     page = here.with_name("operations.md")
     page.write_text(operations(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -6,12 +6,18 @@ import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+import click
 import dagster as dg
 import pytest
 from dagster._core.storage.defs_state import base
 from hypothesis import HealthCheck, settings
 
+from retrain_assets.cli import answers
+from retrain_assets.cli import base as cli_base
+from retrain_assets.domain.json_text import write_json
 from retrain_assets_tests.projects import Project, new_project
 from retrain_assets_tests.world import SHARED, World, new_world
 
@@ -45,6 +51,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove what the worlds shared, once the process that started all others ends."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(SHARED, ignore_errors=True)
+
+
+def write_checked(value: object, **options: Any) -> str:
+    """Return the JSON of a command, which has to fit its schema."""
+    text = write_json(value, **options)
+    answers.check(click.get_current_context().command_path.partition(" ")[2], text)
+    return text
+
+
+patch.object(cli_base, "write_json", write_checked).start()
 
 
 @pytest.hookimpl(tryfirst=True)

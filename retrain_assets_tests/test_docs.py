@@ -12,6 +12,7 @@ import click
 from click.testing import CliRunner
 
 from retrain_assets.cli import main
+from retrain_assets.cli.answers import ANSWERS
 from retrain_assets.definitions import build_defs
 from retrain_assets.orchestration.assets import segments
 from retrain_assets.orchestration.checks import CHECK_HELP
@@ -36,6 +37,8 @@ def test_the_reference_is_made_from_the_specs_and_the_checks() -> None:
     spec.loader.exec_module(module)
     written = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     assert written == module.reference(), "run python docs/reference.py"
+    schemas = (ROOT / "docs" / "answers.json").read_text(encoding="utf-8")
+    assert schemas == module.answers(), "run python docs/reference.py"
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     assert page == module.operations(page), "run python docs/reference.py"
 
@@ -73,6 +76,17 @@ def test_every_command_explains_itself() -> None:
         shown = CliRunner().invoke(main, [name, "--help"])
         assert shown.exit_code == 0
         assert "--json" in shown.output
+
+
+def leaves(group: click.Group, before: str = "") -> Iterator[str]:
+    """Yield the names of all commands, such as `land sql`."""
+    for name, command in group.commands.items():
+        inner = isinstance(command, click.Group)
+        yield from leaves(command, f"{before}{name} ") if inner else [f"{before}{name}"]
+
+
+def test_every_command_has_a_schema_of_its_json() -> None:
+    assert set(leaves(main)) == set(ANSWERS)
 
 
 def commands(text: str) -> Iterator[list[str]]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from retrain_assets.cli import main
 from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets_tests.domain.start.test_guess import orders
 from retrain_assets_tests.world import copy_database
+
+ROOT = Path(__file__).parents[1]
 
 
 def retrain(folder: Path, *arguments: str) -> Result:
@@ -154,3 +159,22 @@ def test_no_color_leaves_colours_out(tmp_path: Path) -> None:
     finally:
         del main.commands["painted"]
     assert shown == ["\x1b[31mtext\x1b[0m\n", "text\n"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_commands_of_the_quickstart_run_in_order(tmp_path: Path, page: str) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = [block for block in blocks if "retrain init" in block]
+    lines = [line for line in block.splitlines() if line.startswith("retrain ")]
+    assert len(lines) >= 4
+    orders(60).rename({"late": "churned"}).write_csv(tmp_path / "customers.csv")
+    # The file lies where the shell is; `retrain new` is called one folder below.
+    script = "\n".join(lines).replace("customers.csv", "../customers.csv")
+    place = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-ec", script], cwd=tmp_path, env=os.environ | place, text=True, check=False,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "promote" in done.stdout

@@ -11,7 +11,14 @@ from difflib import get_close_matches
 from inspect import cleandoc
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, Field, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -49,6 +56,7 @@ def _check_duration(text: str) -> str:
     return text
 
 
+SPEC_VERSION = 1  # of the YAML; a field that changes its meaning or spelling raises it
 Mistakes = Iterator[str]
 Duration = Annotated[str, AfterValidator(_check_duration)]
 Name = Annotated[
@@ -132,12 +140,24 @@ class NamedSpec(Spec):
     """The attributes that both components have.
 
     Args:
+        spec_version: Version of the YAML's fields; 1 is the only one so far.
         name: Group and first part of the asset keys.
         owners: Owners of the assets, which Dagster shows.
     """
 
+    # Left out if it is not set, so that stored specs are as before it existed.
+    spec_version: int = Field(1, ge=1, exclude_if=lambda value: value == 1)
     name: Name
     owners: list[Owner] = Field([])
+
+    @field_validator("spec_version")
+    @classmethod
+    def _refuse_newer(cls, value: int) -> int:
+        if value > SPEC_VERSION:
+            raise ValueError(
+                f"this package reads versions up to {SPEC_VERSION}: install a newer retrain-assets"
+            )
+        return value
 
 
 class SpecError(ValueError):

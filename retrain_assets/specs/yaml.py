@@ -294,6 +294,8 @@ def parse_spec(document: Document, spec_class: type[SpecT], below: Loc = (ROOT,)
     except ValidationError as error:
         details = error.errors(include_url=False)
     schema = spec_class.model_json_schema()
+    # A newer version may have fields that are not known here, which is no mistake of the YAML.
+    details = [item for item in details if item["loc"] == ("spec_version",)] or details
     meant = _choose_alternatives(details, document.value[ROOT] if below else document.value)
     raise document.refusal(*(_reason(detail, schema, below, document) for detail in meant))
 

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from retrain_assets import RetrainedModel
 from retrain_assets.specs.base import SpecError
-from retrain_assets.specs.yaml import find_secret, load_strictly
+from retrain_assets.specs.dataset import DatasetSpec
+from retrain_assets.specs.yaml import Document, find_secret, load_strictly, parse_spec
 from retrain_assets_tests.projects import Project, line_of, yaml_of
 from retrain_assets_tests.world import DATASET
 
@@ -203,6 +204,20 @@ def test_words_and_numbers_are_what_they_look_like(
 def test_a_type_by_the_name_of_another_program_is_understood(project: Project) -> None:
     project.write(yaml_of(None, {"columns": COLUMNS | {"x": {"type": "number"}}}))
     assert "columns.x.type: cannot be 'number': did you mean float?" in project.refusal()
+
+
+@pytest.mark.parametrize(("version", "refusal"), [(1, None), (2, "install a newer")])
+def test_a_newer_version_of_the_yaml_is_refused_for_that_alone(
+    version: int, refusal: str | None
+) -> None:
+    later = {"spec_version": version} | ({"of_later": 1} if refusal else {})
+    document = Document("defs.yaml", {"attributes": DATASET | later}, {})
+    if refusal is None:
+        assert "spec_version" not in parse_spec(document, DatasetSpec).model_dump()
+        return
+    with pytest.raises(SpecError, match=refusal) as refused:
+        parse_spec(document, DatasetSpec)
+    assert "of_later" not in str(refused.value)
 
 
 def test_text_that_yaml_1_1_would_change_stays_text(project: Project) -> None:
