@@ -129,6 +129,7 @@ ANSWERS: dict[str, Any] = {
     "resume": _answer("Resume", model=str, until=str | None, reason=str, by=str),
     "rename": _answer("Rename", **_CHANGE, new=str, notes=Texts),
     "retire": _answer("Retire", **_CHANGE, notes=Texts),
+    "segments": _answer("Segments", model=str, segments=dict[str, int], file=str),
     "serve": _answer("Message", message=str),
     "score": _answer("Score", **_RANGE, model=str, rows=int, out=str),
     "component": Row,
