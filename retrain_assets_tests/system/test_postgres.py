@@ -121,6 +121,29 @@ def production(live: Deployment) -> int | None:
 
 
 @pytest.mark.soak
+def test_a_server_that_dies_in_a_tick_loses_none_of_it(live: Deployment, server: Postgres) -> None:
+    """As below, without a daemon: the server dies as a pass writes rows, and as it decides."""
+    tables, ledger = "retrain_assets.stores.tables.tables", "retrain_assets.stores.ledger"
+    for module, function, numbers, slope, decisions in (
+        (tables, "Tables.replace", range(16), 2.0, 1),
+        (ledger, "Ledger.append", range(16, 36), -2.0, 2),
+    ):
+        live.land(*numbers, slope=slope)
+        assert server.process is not None
+        dying = "-c", DYING, module, function, str(server.process.pid), "tick"
+        assert "PostgreSQL" in retrain(live, *dying, status=1)
+        server.process.wait(SECONDS)
+        server.start()
+        retrain(live, "tick")
+        rows = decided(live)
+        assert [action for action, _ in rows] == ["promote"] * decisions
+        assert f"version {rows[-1][1]} in production" in retrain(live, "status", "churn")
+    # The ledger decides; MLflow's alias follows with the next decision at the latest.
+    retrain(live, "rollback", "churn", "--reason", "R")
+    assert production(live) == rows[0][1]
+
+
+@pytest.mark.soak
 def test_a_server_that_dies_in_the_middle_of_work_loses_none_of_it(
     live: Deployment, server: Postgres
 ) -> None:

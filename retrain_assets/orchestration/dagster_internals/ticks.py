@@ -21,6 +21,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from retrain_assets.orchestration.dagster_internals.runs import own_process
 from retrain_assets.orchestration.run_requests import describe_error, failure
+from retrain_assets.stores.database import outage
 
 MAX_ROUNDS = 20
 HEARTBEAT_SECONDS = 90  # a daemon gives a sign of life every 30 seconds
@@ -115,7 +116,9 @@ class InProcessDaemon:
                         raise
                     sensors.remove(sensor)
                     kind = "" if isinstance(error, UnsettledError) else type(error).__name__
-                    yield Executed(sensor.name, error=f"{kind}: {error}".removeprefix(": "))
+                    text = f"{kind}: {error}".removeprefix(": ")
+                    answer = outage(error)
+                    yield Executed(sensor.name, error=f"PostgreSQL: {answer}" if answer else text)
             if not executed:
                 return
         raise UnsettledError(f"the sensors still ask for runs after {MAX_ROUNDS} rounds")
