@@ -140,7 +140,10 @@ def _open(storage: Storage, model: str) -> Iterator[tuple[sql.Connection, sql.Me
     """
     uri = storage.mlflow_uri
     if not uri.startswith(("sqlite:", DRIVER)):
-        raise CopyError(f"{uri} is a server of MLflow: name its database instead")
+        raise CopyError(
+            f"MLflow's data of {storage.root} are behind a server: name its database with "
+            "--from-mlflow or --to-mlflow"
+        )
     _ = storage.registry(model).client  # which creates the tables
     tables = sql.MetaData()
     with sql.create_engine(uri, poolclass=sql.NullPool).begin() as connection:
