@@ -124,7 +124,7 @@ def others(folder: Path, seed: int) -> list[bool]:
 
 def with_gain(folder: Path, more: float, seed: int) -> tuple[float, str, bool | None]:
     """The gain, the verdict, and of a HOLD with a forecast whether it is a promotion by then."""
-    spec = GateSpec(metric="log_loss")
+    spec = GateSpec(metric="log_loss", min_gain=0.0)
 
     def judged(days: int, number: int) -> Any:
         held = drawn(folder, "binary", [number, 7], more, days)
@@ -144,7 +144,7 @@ def again(folder: Path, seed: int) -> list[bool] | None:
 
     On the days that a HOLD foresees, on their own as it is done, and together with the first.
     """
-    spec, longest = GateSpec(metric="log_loss"), HOLDOUT * LONGEST_WAIT
+    spec, longest = GateSpec(metric="log_loss", min_gain=0.0), HOLDOUT * LONGEST_WAIT
     labels, ours, theirs, days = drawn(folder, "binary", [seed, 5], days=HOLDOUT + longest)
 
     def judged(first: int, last: int) -> Any:

@@ -133,7 +133,8 @@ def plan(model: str) -> None:
         f"  cost: {cost['fits']} fits on {cost['train_rows']:,} rows, judged on "
         f"{cost['holdout_rows']:,}{seconds}"
     )
-    show(value, "\n".join([*_triggers(value), *windows, effort]))
+    budget = [f"  {value['budget']}"] if value["budget"] else []
+    show(value, "\n".join([*_triggers(value), *windows, effort, *budget]))
 
 
 @command

@@ -60,7 +60,7 @@ def replay(model: str, first: str, last: str, policies: str | None, picture: str
         from retrain_assets.reports.plots import draw_replay
 
         (start_folder() / picture).write_bytes(to_png(draw_replay(outcome)))
-    proposal = next(policy.parts for policy in candidates if policy.name == outcome.best)
+    proposal = next(policy.parts for policy in candidates if policy.name == outcome.proposed)
     lines = _lines(outcome)
     if proposal:
         lines += ["", yaml.safe_dump(proposal, sort_keys=False).rstrip()]
@@ -125,6 +125,8 @@ def _value(outcome: Outcome) -> dict[str, Any]:
         "policies": [asdict(standing) for standing in outcome.standings],
         "decisions": {history.name: history.decisions for history in outcome.results},
         "best": outcome.best,
+        "proposal": outcome.proposed,
+        "leaders": outcome.leaders,
         "said": outcome.summary,
     }
 
@@ -140,4 +142,5 @@ def _lines(outcome: Outcome) -> list[str]:
         for s in outcome.standings
     ]
     scope = f"{len(outcome.shared)} partitions, {first} to {last}, predicted by every policy"
-    return [scope, *as_lines(pl.DataFrame(rows, head, orient="row")), outcome.summary]
+    table = as_lines(pl.DataFrame(rows, head, orient="row"))
+    return [scope, *table, outcome.summary, outcome.ranking]

@@ -18,6 +18,7 @@ from pydantic import BaseModel, RootModel
 from retrain_assets.components import segment_list, spec_check
 from retrain_assets.components.code_check import Mistake
 from retrain_assets.components.scaffold import ModelScaffolder
+from retrain_assets.domain.decision.budget import apply_budget
 from retrain_assets.orchestration import build
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals.warm import EXPECTATIONS, warm
@@ -162,7 +163,8 @@ class RetrainedModel(SpecComponent[ModelSpec]):
         """Return the model with its datasets, which are among the other components."""
         datasets = dataset_specs(tree)
         lookups = {name: datasets[name] for name in self.spec.lookups}
-        return Model(self.spec, datasets[self.spec.dataset], lookups)
+        dataset = datasets[self.spec.dataset]
+        return Model(apply_budget(self.spec, dataset), dataset, lookups)
 
 
 COMPONENTS: dict[str, type[SpecComponent[Any]]] = {

@@ -132,6 +132,8 @@ def _find_rate_mistakes(spec: ModelSpec, per_year: float | None) -> Iterator[Mis
     triggers, current = spec.triggers, spec.windows.current
     reference = triggers.reference
     no_year = "counts by the year, which partitions by value have not: give"
+    if per_year is None and spec.budget is not None:
+        yield ("budget",), "counts by the month, which partitions by value have not: leave it out"
     if per_year is None and spec.gate.false_promotions_per_year is not None:
         yield ("gate", "false_promotions_per_year"), f"{no_year} `confidence`"
     if per_year is None and reference is not None and reference.season is not None:

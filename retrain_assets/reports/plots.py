@@ -315,7 +315,9 @@ def draw_replay(outcome: Outcome) -> Figure:
     offset: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "va": "center"}
     for place, policy in enumerate(ranked):
         colour = ORANGE if policy.name == outcome.best else BLUE if policy.gated else GREY
-        means.plot(policy.mean, place, "o" if policy.gated else "s", color=colour)
+        fill = colour if policy.name in outcome.leaders else "none"
+        marker = "o" if policy.gated else "s"
+        means.plot(policy.mean, place, marker, color=colour, markerfacecolor=fill)
         means.annotate(f"{policy.fits} fits", (policy.mean, place), (7, 0), **offset)
     means.set_yticks(range(len(ranked)), [canvas.shorten(policy.name) for policy in ranked])
     means.set(xlabel=f"mean {outcome.metric}")
@@ -328,7 +330,7 @@ def draw_replay(outcome: Outcome) -> Figure:
     gains.axhline(0, color=INK, linewidth=1)
     gains.set(ylabel=f"summed gain over {canvas.shorten(first.name)}")
     canvas.label_some(gains, outcome.shared, FEW_LABELS)
-    title = "What policies would have brought, the best on top"
+    title = "What policies would have brought, the best on top (hollow: shown to be worse than it)"
     return canvas.finish(figure, title, outcome.summary, means, gains)
 
 

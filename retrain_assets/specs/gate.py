@@ -3,6 +3,7 @@
 Not here: computing metrics, and judging candidates.
 """
 
+import math
 from typing import Literal, get_args
 
 from pydantic import Field
@@ -27,6 +28,8 @@ GATE_ONLY: dict[Kind, tuple[GateMetric, ...]] = {
     "regression": ("pinball", "python"),
 }
 CUT = ("accuracy", "balanced_accuracy", "f1", "cost")
+ERRORS = ("log_loss", "brier", "mae", "rmse", "pinball", "cost", "python")  # the rest end at 1
+WORTH = 0.005  # of the loss: the smallest improvement that is worth a promotion by default
 
 
 class CostSpec(Spec):
@@ -123,10 +126,12 @@ class GateSpec(Spec):
         quantile: With `metric: pinball`: the predicted quantile.
         python: With `metric: python`: `module:function` of arrays.
         greater_is_better: With `metric: python`: whether greater is better.
-        promote_when: Whether the candidate must be better, or may be worse within a margin.
+        promote_when: `better`; `unless_worse` promotes what is not shown to be worse; `not_worse`
+            promotes what is shown to be worse by no more than a margin.
         confidence: Confidence of the interval of the gain.
         false_promotions_per_year: Instead of `confidence`: acceptable false promotions a year.
-        min_gain: Smallest improvement worth a promotion.
+        min_gain: Smallest improvement worth a promotion, in the unit of the metric; by default
+            0.5 % of production's loss.
         min_blocks: Smallest number of blocks in the holdout to decide on.
         guards: What else must not get worse.
         slices: Features by whose values the metric must not get worse.
@@ -139,21 +144,30 @@ class GateSpec(Spec):
     quantile: float | None = Field(None, gt=0, lt=1)
     python: str | None = Field(None, pattern=PYTHON_REFERENCE)
     greater_is_better: bool = False
-    promote_when: Literal["better"] | NotWorseSpec = "better"
+    promote_when: Literal["better", "unless_worse"] | NotWorseSpec = "better"
     confidence: float = Field(0.9, gt=0.5, lt=1)
     false_promotions_per_year: float | None = Field(None, gt=0)
-    min_gain: float = Field(0.0, ge=0)
+    min_gain: float | None = Field(None, ge=0)
     min_blocks: int = Field(5, ge=2)
     guards: GuardsSpec = GuardsSpec()
     slices: list[str] = Field([])
     max_slice_loss: float = Field(0.1, gt=0, le=1)
 
-    @property
-    def bound(self) -> float:
-        """Return the bound that the interval of the gain must lie above."""
-        return (
-            self.min_gain if self.promote_when == "better" else -self.promote_when.not_worse.margin
-        )
+    def get_bound(self, loss: float) -> float:
+        """Return the bound that the interval of the gain must lie above.
+
+        Args:
+            loss: Of what the candidate is compared with.
+        """
+        if self.promote_when == "unless_worse":
+            return -math.inf
+        if isinstance(self.promote_when, NotWorseSpec):
+            return -self.promote_when.not_worse.margin
+        return WORTH * loss if self.min_gain is None else self.min_gain
+
+    def get_loss(self, value: float) -> float:
+        """Return how far a value of the metric is from the best one."""
+        return abs(value if self.metric in ERRORS else 1 - value)
 
     def _find_mistakes(self) -> Mistakes:
         for part, metric in (("cost", "cost"), ("quantile", "pinball"), ("python", "python")):
@@ -161,7 +175,7 @@ class GateSpec(Spec):
                 yield f"`{part}` and `metric: {metric}` go together"
         if self.threshold is not None and self.metric not in CUT:
             yield f"`threshold` goes with {', '.join(CUT)}, not with {self.metric}"
-        if self.promote_when != "better" and self.min_gain:
+        if self.promote_when != "better" and self.min_gain is not None:
             yield "`min_gain` goes with `promote_when: better`"
         if self.false_promotions_per_year and self.chooses("confidence"):
             yield "give either `confidence` or `false_promotions_per_year`"

@@ -22,7 +22,7 @@ from retrain_assets.specs.resources import ResourcesSpec
 from retrain_assets.specs.segments import ForEachSpec, SegmentSpec, share_budget
 from retrain_assets.specs.triggers import DRIFT, POINT, TriggersSpec
 
-CALENDARS, ADAPTED = (1, 7, 14, 28), (7, 28)
+CALENDARS, ADAPTED, LAYERED = (1, 7, 14, 28), (7, 28), (14, 28)
 AS_IT_IS, NEVER = "as it is", "never"
 _DOTTED = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+"
 NO_QUANTILES = "the adaptive layer predicts means, and no quantiles: leave out `adapt`"
@@ -248,6 +248,17 @@ class IntervalsSpec(Spec):
     false_alarms_per_year: float = Field(1.0, gt=0)
 
 
+class BudgetSpec(Spec):
+    """What retraining may cost: windows, cooldown and `new_partitions` follow from it.
+
+    Args:
+        fits_per_month: Number of fits that a month may have. A field of `windows` or `triggers`
+            that is given stays as it is.
+    """
+
+    fits_per_month: float = Field(gt=0)
+
+
 AdaptMode = Literal["off", "shadow", "auto"]
 
 
@@ -285,6 +296,7 @@ class ModelSpec(NamedSpec):
         labels: When labels are final.
         intervals: The intervals that a regression gives beside its predictions.
         descriptions: Words for features, which the reasons of a prediction use.
+        budget: What retraining may cost, from which windows and triggers follow.
         triggers: When to retrain.
         gate: When to promote a candidate.
         approval: `manual` lets a candidate that passes wait for `retrain approve`.
@@ -313,6 +325,7 @@ class ModelSpec(NamedSpec):
     labels: LabelsSpec = LabelsSpec()
     intervals: IntervalsSpec | None = None
     descriptions: dict[str, str] = Field({})
+    budget: BudgetSpec | None = Field(None, exclude_if=lambda value: value is None)
     triggers: TriggersSpec = TriggersSpec()
     gate: GateSpec
     approval: Literal["auto", "manual"] = "auto"
@@ -359,6 +372,13 @@ class ModelSpec(NamedSpec):
     def group(self) -> str:
         """Return the name of the YAML of a segment's model; its own of any other."""
         return (self.segment and self.segment.pooled) or self.name
+
+    @property
+    def fits_per_decision(self) -> int:
+        """Return how many fits a decision needs that promotes."""
+        search = self.estimator.search
+        trials = search.budget * search.folds if search else 0
+        return (1 + len(self.windows.also)) * (1 + trials) + self.refit
 
     @property
     def monitoring_span(self) -> int:
@@ -441,7 +461,8 @@ class PolicySpec(Spec):
         gate: Gate in place of the model's.
         windows: Windows in place of the model's.
         refit: Value of `refit` in place of the model's.
-        adapt: With `every`: whether the adaptive layer serves in place of the newest version.
+        adapt: With `every`: whether the adaptive layer serves in place of the newest version;
+            else the mode of the layer in place of the model's.
     """
 
     name: str = Field(min_length=1, max_length=60)
@@ -450,18 +471,19 @@ class PolicySpec(Spec):
     gate: GateSpec | None = None
     windows: WindowsSpec | None = None
     refit: bool | None = None
-    adapt: bool = False
+    adapt: bool | AdaptMode = False
 
     @property
     def parts(self) -> dict[str, Any]:
         """Return the parts that are replaced, as they are written in YAML."""
-        return self.model_dump(
-            exclude_unset=True, exclude={"name", "interval", "adapt"}, exclude_none=True
-        )
+        exclude = {"name", "interval", *(("adapt",) if isinstance(self.adapt, bool) else ())}
+        return self.model_dump(exclude_unset=True, exclude=exclude, exclude_none=True)
 
     def _find_mistakes(self) -> Mistakes:
-        if self.adapt and self.interval is None:
-            yield "`adapt` goes with `every`"
+        if self.adapt is True and self.interval is None:
+            yield "`adapt` goes with `every`: elsewhere, write `adapt: auto`"
+        if isinstance(self.adapt, str) and self.interval is not None:
+            yield "`adapt` is true or false with `every`"
 
     def of(self, model: ModelSpec) -> ModelSpec:
         """Return the model under this policy, which promotes without anybody's approval."""
@@ -481,14 +503,25 @@ def usual_policies(model: ModelSpec) -> list[PolicySpec]:
         for n in CALENDARS[1:]
     }
     if triggers.performance is not None and triggers.performance.max_drop is not None:
-        for factor in (0.25, 0.5, 2.0):
+        for factor in (0.5, 2.0):
             drop = round(min(1.0, triggers.performance.max_drop * factor), 4)
             performance = triggers.performance.model_copy(update={"max_drop": drop})
             near[f"max_drop: {drop:g}"] = triggers.model_copy(update={"performance": performance})
     adapted = ADAPTED if model.gate.metric != "pinball" else ()
+    lenient = {"min_gain": None, "promote_when": "unless_worse"}
+    gate = GateSpec.model_validate(model.gate.model_dump(exclude_unset=True) | lenient)
     return [
         PolicySpec(name=AS_IT_IS),
         *(PolicySpec(name=name, triggers=variant) for name, variant in near.items()),
+        *(
+            PolicySpec(
+                name=f"new_partitions: {n}, unless_worse, adapted",
+                triggers=near[f"new_partitions: {n}"],
+                gate=gate,
+                adapt="auto",
+            )
+            for n in (LAYERED if adapted else ())
+        ),
         PolicySpec(name=NEVER, triggers=TriggersSpec()),
         *(PolicySpec(name=f"every {n}", every=n) for n in CALENDARS),
         *(PolicySpec(name=f"every {n}, adapted", every=n, adapt=True) for n in adapted),

@@ -26,6 +26,8 @@ class DriftTrigger(Spec):
         measure: The statistic compared with `threshold`.
         threshold: Statistic from which a column alerts.
         false_alarms_per_year: Instead of `threshold`: acceptable false alarms a year.
+        smallest_effect: With `false_alarms_per_year`: the smallest distance of a column that
+            counts, however sure it is; 0 is no change and 1 the largest.
         share: Share of columns above which the trigger fires.
         although_performance_holds: Whether it also fires while performance holds.
     """
@@ -33,6 +35,7 @@ class DriftTrigger(Spec):
     measure: DriftMeasure = "psi"
     threshold: float | None = Field(None, gt=0)
     false_alarms_per_year: float | None = Field(None, gt=0)
+    smallest_effect: float = Field(0.05, ge=0, le=1)
     share: float = Field(0.0, ge=0, le=1)
     although_performance_holds: bool = False
 
@@ -42,6 +45,8 @@ class DriftTrigger(Spec):
         if self.threshold is None:
             if self.share or self.chooses("measure"):
                 yield "`measure` and `share` go with `threshold` only"
+        elif self.chooses("smallest_effect"):
+            yield "`smallest_effect` goes with `false_alarms_per_year` only"
         elif self.measure not in UNBOUNDED and self.threshold > 1:
             yield f"threshold {self.threshold:g} is never met: {self.measure} ends at 1"
 

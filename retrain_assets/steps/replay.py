@@ -59,6 +59,10 @@ class PastState(ModelState):
         """Return the partitions that had arrived, each with its digest."""
         return {key: self.digests[key] for key in self.arrived}
 
+    def built(self) -> dict[str, str]:
+        """Return the same: what has arrived counts as monitored, also where no trigger looks."""
+        return self.sources()
+
     def once(self, name: FitName, make: Callable[[], Value]) -> Value:
         """Return a value that is computed once; wait for a fit where somebody else makes it."""
         if self.wait and name[0] == train.FIT and self.memo is not None and name not in self.memo:
@@ -154,7 +158,7 @@ class Replay:
                 predict what the model does.
         """
         spec = policy.of(self.state.spec)
-        if policy.adapt and spec.gate.metric == "pinball":
+        if policy.adapt is True and spec.gate.metric == "pinball":
             raise ValueError(f"policy {policy.name!r}: {NO_QUANTILES}")
         needed = spec.windows.needed
         if len(self.keys) <= needed + spec.labels.delay:
@@ -183,7 +187,7 @@ class Replay:
             fits = len(decisions)
         else:
             members, decisions, fits = self._follow_triggers(state, arrivals)
-        measure = _measure_layer if policy.adapt else measure_newest
+        measure = _measure_layer if policy.adapt is True else measure_newest
         if policy.interval is None and state.spec.layer.mode == "auto":
             measure = _measure_served
         values = measure(state, members)
@@ -254,10 +258,13 @@ class Replay:
         Returns:
             The members of each partition, the decisions, and the number of fits.
         """
+        looks, adapts = bool(state.spec.triggers.signals), state.spec.layer.mode == "auto"
         for keys in arrivals:
-            predict.predict_partitions(state, keys, RUN)
-            monitor.monitor(state, keys, RUN)
-            if state.spec.layer.mode == "auto":
+            if looks or adapts:
+                predict.predict_partitions(state, keys, RUN)
+            if looks:  # most of the time of a replay, which no other cause needs
+                monitor.monitor(state, keys, RUN)
+            if adapts:
                 adapt_partitions(state, RUN)
                 layer.act(state, RUN)
             request = decide(state.spec, state.situation())
@@ -339,7 +346,7 @@ def _fit_stored(
     state: ModelState, version: int | None, plan: tuple[FitName, ModelSpec]
 ) -> train.Trained:
     """Fit on the stored features that the replay has read."""
-    (_, _, *keys), spec = plan
+    (_, _, _, _, *keys), spec = plan
     return train.fit_model(replace(state, spec=spec), keys, version)
 
 

@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from retrain_assets.domain.metrics.intervals import STRETCH, compute_evidence, required_evidence
+from retrain_assets.domain.metrics import intervals
 from retrain_assets.specs.base import number_of
 
-MARGIN = 0.01  # of the newest version's mean loss: a layer that is worse by less may serve
-NEEDED = required_evidence(0.9)  # by weeks: reached by mistake in 5 % of streams
-SURE = 100.0  # day by day, so that a layer that does much worse leaves before four weeks are over
+MARGIN = 0.02  # of the newest version's mean loss: a layer that is worse by less may serve
+CONFIDENCE = 0.9  # two-sided: the layer begins or ends by mistake in 5 % of streams
 
 
 class Standing(NamedTuple):
@@ -64,12 +63,5 @@ def assess(newest: Sequence[float], layer: Sequence[float], *, serves: bool) -> 
     losses, gains = np.asarray(newest), np.asarray(newest) - np.asarray(layer)
     gain = float(gains.mean()) if gains.size else 0.0
     tested = -gains if serves else gains + MARGIN * losses.mean() if gains.size else gains
-    evidence, needed = _last(compute_evidence(tested, STRETCH)), NEEDED
-    at_once = _last(compute_evidence(tested))
-    if serves and at_once >= SURE:
-        evidence, needed = at_once, SURE
-    return Standing(serves, evidence >= needed, len(gains), gain, evidence, needed)
-
-
-def _last(evidence: np.ndarray) -> float:
-    return float(evidence[-1]) if evidence.size else 1.0
+    evidence = intervals.judge_by_weeks(tested.tolist(), CONFIDENCE, at_once=serves)
+    return Standing(serves, evidence.suffices, len(gains), gain, *evidence)

@@ -126,7 +126,7 @@ def _drift(
         missing = "nothing monitored since production was promoted"
     else:  # rows from before the rate was asked for have no p-value
         rows = rows.filter((pl.col("measure") == observations.P_VALUE).any().over(PARTITION))
-        rule = partial(_compare_with_rate, a_year=rate)
+        rule = partial(_compare_with_rate, trigger=trigger)
         missing = "no whole window since what production was trained on"
     return _apply_to_windows(spec.triggers.lasting, rows, rule) or Answer(False, missing)
 
@@ -160,19 +160,22 @@ def _compare_with_threshold(window: pl.DataFrame, role: str, trigger: DriftTrigg
     return Answer(alerts.height > 0 and alerts.height / window.height > trigger.share, reason)
 
 
-def _compare_with_rate(window: pl.DataFrame, a_year: float) -> Answer:
+def _compare_with_rate(window: pl.DataFrame, trigger: DriftTrigger) -> Answer:
     """Answer by the p-value of all columns, and name the column farthest above its threshold."""
     is_joint = pl.col("measure") == observations.P_VALUE
-    joint = window.filter(is_joint).select("statistic", "threshold", "alert")
-    p_value, limit, fired = joint.row(0)
+    joint = window.filter(is_joint).select("statistic", "threshold", "alert", "effect")
+    p_value, limit, fired, note = joint.row(0)
     farthest = window.filter(~is_joint).sort(
         pl.col("statistic") / pl.col("threshold"), descending=True
     )
+    a_year = trigger.false_alarms_per_year
     reason = f"p {p_value:.2g} against {limit:.2g} ({a_year:g} false alarms a year)"
     for row in farthest.head(1).iter_rows(named=True):
         reason += f", farthest {row['column']}: {row['measure']} {row['statistic']:.3g}"
         reason += f", threshold {row['threshold']:.3g}"
-    return Answer(fired, reason)
+    if p_value <= limit and not fired:
+        reason += f", no column beyond the smallest effect of {trigger.smallest_effect:g}"
+    return Answer(fired, f"{reason}; {note}" if note else reason)
 
 
 def _performance(spec: ModelSpec, situation: Situation) -> Answer:

@@ -194,7 +194,7 @@ def decide(
     3. REJECT: shown to be worse than production.
     4. REJECT: a slice regresses, or a guard that blocks fails.
     5. PROMOTE: shown to be better by more than `min_gain`, or with `not_worse` not to be worse by
-       more than `margin`: the interval is above that.
+       more than `margin`: the interval is above that. With `unless_worse`: all that is left.
     6. HOLD: cannot tell, or too little to gain.
 
     Before the first promotion, the trivial predictor stands in for production.
@@ -255,48 +255,66 @@ def hold_for_blocks(spec: GateSpec, blocks: int) -> Decision | None:
 def _decide_between(
     spec: GateSpec, comparison: Comparison, rival: str, slices: Sequence[SliceResult]
 ) -> Decision:
-    figures, more = _figures(comparison, rival), None
+    loss = spec.get_loss(comparison.production)
+    figures, more, bound = _figures(comparison, rival, loss), None, spec.get_bound(loss)
     regressing = [slice_ for slice_ in slices if slice_.regresses]
-    if comparison.high < min(0, spec.bound):
+    if comparison.high < (min(0, bound) if math.isfinite(bound) else 0):
         verdict, reason = Verdict.REJECT, f"worse than {rival}: {figures}"
     elif regressing:
         where = ", ".join(f"{s.column} {s.value} ({s.loss:.0%} worse)" for s in regressing)
         verdict, reason = Verdict.REJECT, f"worse than {rival} for {where}; {figures}"
-    elif comparison.low > spec.bound:
-        scope = "" if spec.promote_when == "better" else f" by more than {-spec.bound:g}"
-        reason = f"{'not worse' if scope else 'better'} than {rival}{scope}: {figures}"
-        verdict = Verdict.PROMOTE
+    elif comparison.low > bound or bound == -math.inf:
+        verdict, reason = (
+            Verdict.PROMOTE,
+            f"{_describe_passed(comparison, bound, rival)}: {figures}",
+        )
     else:
-        verdict, more = Verdict.HOLD, _more_blocks(spec, comparison)
+        verdict, more = Verdict.HOLD, _more_blocks(spec, comparison, bound)
         reason = f"cannot tell{'' if more is None else ' yet'}: {figures}"
-        if comparison.gain <= spec.bound:
-            reason = f"{_describe_too_small(spec.bound, rival)}: {figures}"
+        if comparison.gain <= bound:
+            reason = f"{_describe_too_small(comparison.gain, bound, rival)}: {figures}"
     return Decision(verdict, reason, comparison, more)
 
 
-def _describe_too_small(bound: float, rival: str) -> str:
+def _describe_passed(comparison: Comparison, bound: float, rival: str) -> str:
+    """Return what was shown of a candidate that is promoted."""
+    if comparison.low > max(0, bound):
+        return f"better than {rival}"
+    if bound == -math.inf:
+        return f"not shown to be worse than {rival}"
+    return f"not worse than {rival} by more than {-bound:g}"
+
+
+def _describe_too_small(gain: float, bound: float, rival: str) -> str:
     """Return why a gain, which may be chance, is too small for a promotion."""
     if bound < 0:
         return f"worse than {rival} by at least {-bound:g}, which may be chance"
-    return f"not better than {rival}" + (f" by more than {bound:g}" if bound else "")
+    return f"not better than {rival}" + (f" by more than {bound:.3g}" if gain > 0 else "")
 
 
-def _figures(comparison: Comparison, rival: str) -> str:
-    """Return the figures, such as `log_loss 0.412 against 0.430 of production, …`."""
-    return (
+def _figures(comparison: Comparison, rival: str, loss: float = 0.0) -> str:
+    """Return the figures, such as `log_loss 0.412 against 0.430 of production, …`.
+
+    Args:
+        comparison: Of the two.
+        rival: What the candidate is compared with.
+        loss: Its loss, of which the gain is said to be a share.
+    """
+    figures = (
         "{metric} {candidate:.4g} against {production:.4g} of {rival}, gain {gain:.3g} "
         "({confidence:.0%} interval {low:.3g} to {high:.3g}) on {blocks} blocks, {rows:,} rows"
     ).format(**vars(comparison), rival=rival)
+    return f"{figures}; the gain is {comparison.gain / loss:.1%} of its loss" if loss else figures
 
 
-def _more_blocks(spec: GateSpec, comparison: Comparison) -> int | None:
+def _more_blocks(spec: GateSpec, comparison: Comparison, bound: float) -> int | None:
     """Return on how many further blocks the interval would clear the bound, all else equal.
 
     They are judged on their own, as a gate like any other: together with the blocks that made it
     look promising, more that is no better would pass than is stated (docs/decisions.md). The
     half-width falls with the square root of the number of blocks; that t falls too is left out.
     """
-    margin = comparison.gain - spec.bound
+    margin = comparison.gain - bound
     half = comparison.gain - comparison.low
     if margin <= 0 or not math.isfinite(half):
         return None

@@ -4,7 +4,7 @@ Not here: playing them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -70,6 +70,8 @@ class Outcome:
         standings: The same, summed up.
         best: Of those that can be written as YAML, the one that did best.
         summary: How sure that is, in a sentence.
+        proposed: The policy to take: the first, unless another one is shown to be better.
+        leaders: Those that are not shown to be worse than the one that did best, with calendars.
     """
 
     metric: Metric | MetricDef
@@ -77,6 +79,16 @@ class Outcome:
     standings: Sequence[Standing] = ()
     best: str = ""
     summary: str = ""
+    proposed: str = ""
+    leaders: tuple[str, ...] = ()
+
+    @property
+    def ranking(self) -> str:
+        """Return in words which policies cannot be told apart from the one that did best."""
+        if len(self.leaders) == len(self.results):
+            return "No policy is shown to be worse than the one that did best."
+        names = ", ".join(f"`{name}`" for name in self.leaders)
+        return f"All but these are shown to be worse than the one that did best: {names}."
 
     @property
     def shared(self) -> list[str]:
@@ -84,10 +96,16 @@ class Outcome:
         values = [result.values for result in self.results]
         return [key for key in values[0] if all(key in part for part in values)]
 
-    def gains(self, name: str) -> np.ndarray:
-        """Return how much better than the first a policy was, on each shared partition."""
-        values = next(result.values for result in self.results if result.name == name)
-        first, metric = self.results[0].values, get_metric(self.metric)
+    def gains(self, name: str, rival: str | None = None) -> np.ndarray:
+        """Return how much better than another a policy was, on each shared partition.
+
+        Args:
+            name: The policy.
+            rival: The other one; the first by default.
+        """
+        by_name = {result.name: result.values for result in self.results}
+        values, first = by_name[name], by_name[rival or self.results[0].name]
+        metric = get_metric(self.metric)
         return np.array([metric.gain(values[key], first[key]) for key in self.shared])
 
 
@@ -96,8 +114,10 @@ def compare_policies(
 ) -> Outcome:
     """Compare policies on the partitions that all of them predicted, and propose one.
 
-    The interval is Student's t over means of seven partitions each, since neighbours are alike; a
-    part of a stretch at the end counts as one.
+    Intervals are of paired differences, by Student's t over means of seven partitions each, since
+    neighbours are alike; a part of a stretch at the end counts as one. What did best may have been
+    lucky: so it is proposed only if it is shown to be better than the first, and of those that
+    are and that cannot be told from it, the one with the fewest fits.
 
     Args:
         metric: Of their values.
@@ -110,52 +130,89 @@ def compare_policies(
     outcome, standings = Outcome(metric, results), []
     if not (shared := outcome.shared):
         raise ValueError("no partition was predicted out of sample by every policy")
+    together = bonferroni(confidence, len(results) - 1)
     for result in results:
         gains = outcome.gains(result.name)
-        low, high = _interval(gains, bonferroni(confidence, len(results) - 1))
+        low, high = _interval(gains, together)
         mean = float(np.mean([result.values[key] for key in shared]))
         counts = result.fits, sum(action == "promote" for _, action in result.decisions)
         gain = float(gains.mean())
         standings.append(Standing(result.name, mean, *counts, gain, low, high, result.gated))
-    best, summary = _propose(get_metric(metric), standings, confidence)
-    return Outcome(metric, results, standings, best, summary)
+
+    return _Ranking(outcome, tuple(standings), confidence).conclude()
 
 
-def _propose(
-    metric: MetricDef, standings: Sequence[Standing], confidence: float
-) -> tuple[str, str]:
-    """Return the best policy of those that can be written as YAML, and a sentence how sure it is.
+@dataclass(frozen=True)
+class _Ranking:
+    """What follows from the standings of policies.
 
     Args:
-        metric: The metric they were compared by.
+        outcome: The results.
         standings: The first is the policy as it is.
-        confidence: Of the intervals.
+        confidence: Of the intervals of all together.
     """
 
-    def rank(standing: Standing) -> tuple[float, int]:
-        return metric.gain(standing.mean, 0.0), -standing.fits
+    outcome: Outcome
+    standings: tuple[Standing, ...]
+    confidence: float
 
-    now, top = standings[0], max(standings, key=rank)
-    best = max((standing for standing in standings if standing.gated), key=rank)
-    calendar = ""
-    if metric.gain(top.mean, best.mean) > 0:
-        calendar = (
-            f"; but the calendar `{top.name}`, which has no gate and cannot be written as YAML, "
-            f"had mean {top.mean:.4g}"
+    def conclude(self) -> Outcome:
+        """Return the outcome with what is proposed, and why."""
+        top = max(self.standings, key=self._rank)
+        best = max((item for item in self.standings if item.gated), key=self._rank)
+        shown = [item for item in self._list_equals(best) if item.gated and (item.low or 0) > 0]
+        proposed = min(shown, key=lambda item: item.fits, default=self.standings[0])
+        return replace(
+            self.outcome,
+            standings=self.standings,
+            best=best.name,
+            proposed=proposed.name,
+            summary=self._describe_best(best, proposed) + self._describe_calendar(top, best),
+            leaders=tuple(item.name for item in self._list_equals(top)),
         )
-    if best is now:
-        reason = f"of {len(standings)} policies, none with triggers and gate did better"
-        return now.name, reason + calendar
-    scope = " of those with triggers and gate" if calendar else ""
-    reason = (
-        f"`{best.name}` did best{scope}: mean {metric} {best.mean:.4g} with {best.fits} fits, now "
-        f"{now.mean:.4g} with {now.fits}; gain {best.gain:.2g}"
-    )
-    if best.low is None:
-        return best.name, f"{reason}, on too few partitions to say how sure that is{calendar}"
-    certainty = "shown to be better" if best.low > 0 else "it may be chance"
-    reason += f", {confidence:.0%} interval {best.low:.2g} to {best.high:.2g}: {certainty}"
-    return best.name, reason + calendar
+
+    def _rank(self, standing: Standing) -> tuple[float, int]:
+        return get_metric(self.outcome.metric).gain(standing.mean, 0.0), -standing.fits
+
+    def _list_equals(self, best: Standing) -> list[Standing]:
+        """Return the policies that are not shown to be worse than one that did best."""
+        return [item for item in self.standings if not self._is_better(best, item)]
+
+    def _is_better(self, standing: Standing, rival: Standing) -> bool:
+        together = bonferroni(self.confidence, len(self.standings) - 1)
+        low, _ = _interval(self.outcome.gains(standing.name, rival.name), together)
+        return low is not None and low > 0
+
+    def _describe_best(self, best: Standing, proposed: Standing) -> str:
+        now, metric = self.standings[0], self.outcome.metric
+        if best is now:
+            return f"of {len(self.standings)} policies, none with triggers and gate did better"
+        top = max(self.standings, key=self._rank)
+        scope = "" if top.gated else " of those with triggers and gate"
+        reason = (
+            f"`{best.name}` did best{scope}: mean {metric} {best.mean:.4g} with {best.fits} fits, "
+            f"now {now.mean:.4g} with {now.fits}; gain {best.gain:.2g}"
+        )
+        if best.low is None:
+            return f"nothing is proposed: {reason}, on too few partitions to say how sure that is"
+        reason += f", {self.confidence:.0%} interval {best.low:.2g} to {best.high:.2g}"
+        if best.low <= 0:
+            return f"nothing is proposed: {reason}: it may be chance"
+        if proposed is best:
+            return f"{reason}: shown to be better"
+        return (
+            f"{reason}: shown to be better; so is `{proposed.name}`, which cannot be told from it, "
+            f"and is proposed because it has {proposed.fits} fits"
+        )
+
+    def _describe_calendar(self, top: Standing, best: Standing) -> str:
+        if top.gated:
+            return ""
+        certainty = "shown to be better" if self._is_better(top, best) else "which may be chance"
+        return (
+            f"; but the calendar `{top.name}`, which has no gate and cannot be written as YAML, "
+            f"did best of all: mean {top.mean:.4g} with {top.fits} fits, {certainty}"
+        )
 
 
 def _interval(gains: np.ndarray, confidence: float) -> tuple[float, float] | tuple[None, None]:

@@ -87,8 +87,12 @@ def observe_permutation_test(
     rate: float,
     seed: Sequence[int],
     effects: Mapping[str, str],
+    *,
+    smallest: float = 0.0,
 ) -> Iterator[Observation]:
     """Yield statistics with thresholds that keep a rate of false alarms; the p-value first.
+
+    Its effect says so where neighbouring blocks are alike, so that the rate does not hold.
 
     Args:
         role: What they are about.
@@ -97,14 +101,31 @@ def observe_permutation_test(
         rate: Probability of a false alarm that is allowed.
         seed: Of the draws.
         effects: What has changed about each column.
+        smallest: The smallest statistic of a column that makes an alarm.
     """
     test = run_permutation_test(columns, current, rate, np.random.default_rng(seed))
-    yield Observation(role, P_VALUE, "", test.p_value, rate, test.error, alert=test.alarm)
+    beyond = {
+        name
+        for name, threshold in test.thresholds.items()
+        if test.alarm and test.statistics[name] >= max(threshold, smallest)
+    }
+    note = describe_likeness(test.likeness)
+    joint = test.p_value, rate, test.error
+    yield Observation(role, P_VALUE, "", *joint, alert=bool(beyond), effect=note)
     for (column, measure), statistic in test.statistics.items():
-        threshold = test.thresholds.get((column, measure))
-        alert = test.alarm and threshold is not None and statistic >= threshold
+        threshold, alert = test.thresholds.get((column, measure)), (column, measure) in beyond
         figures, effect = (statistic, threshold, test.beyond[column, measure]), effects.get(column)
         yield Observation(role, measure, column, *figures, alert=alert, effect=effect)
+
+
+def describe_likeness(likeness: float) -> str | None:
+    """Return what it means that neighbouring blocks are alike; None where they are not."""
+    if not likeness:
+        return None
+    return (
+        f"neighbouring partitions are alike (correlation {likeness:.2f}), so there are more false "
+        "alarms than stated"
+    )
 
 
 def observe_performance(

@@ -21,6 +21,7 @@ Not here: what follows from an interval.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -126,6 +127,18 @@ def bonferroni(confidence: float, count: int) -> float:
     return 1 - (1 - confidence) / max(1, count)
 
 
+class Evidence(NamedTuple):
+    """How much likelier some gains are if there is an effect, and from where on that counts."""
+
+    value: float
+    needed: float
+
+    @property
+    def suffices(self) -> bool:
+        """Return whether the effect is shown."""
+        return self.value >= self.needed
+
+
 EFFECT = 0.5  # standard deviation of the effects that are looked for
 ENOUGH = 20  # partitions from which on the correlation of neighbours is corrected for its bias
 ENOUGH_STRETCHES = 6  # the same of stretches
@@ -156,6 +169,29 @@ def compute_evidence(gains: Sequence[float], stretch: int = 1) -> np.ndarray:
     evidence = _compute_ratio(stretches, EFFECT * stretch**0.5, enough)
     complete = np.arange(1, len(values) + 1) // stretch
     return np.append(1.0, evidence)[complete]
+
+
+SURE = 100  # times the evidence that is needed by weeks is needed day by day
+
+
+def judge_by_weeks(gains: Sequence[float], confidence: float, *, at_once: bool = True) -> Evidence:
+    """Return the evidence that gains are above zero, and how much of it is needed.
+
+    It is that by weeks, since neighbouring days are alike, after the last gain.
+
+    Args:
+        gains: One number a partition, in order of time.
+        confidence: Of a two-sided interval, of which one tail is meant.
+        at_once: Whether it may also be that day by day where this is far larger, so that a large
+            effect need not wait for four weeks.
+    """
+    needed = required_evidence(confidence)
+    if not len(gains):
+        return Evidence(1.0, needed)
+    weeks, days = (float(compute_evidence(gains, stretch)[-1]) for stretch in (STRETCH, 1))
+    if at_once and days >= SURE * needed:
+        return Evidence(days, SURE * needed)
+    return Evidence(weeks, needed)
 
 
 def _compute_ratio(values: np.ndarray, effect: float, enough: int) -> np.ndarray:

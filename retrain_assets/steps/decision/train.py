@@ -26,6 +26,7 @@ from retrain_assets.domain.windows import Windows, describe_exclusions, split
 from retrain_assets.reports import canvas
 from retrain_assets.reports.plots import draw_holdout
 from retrain_assets.reports.search_plot import draw_search
+from retrain_assets.specs.gate import OBJECTIVE
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps import state as facts
 from retrain_assets.steps.decision.journal import open_journal
@@ -325,8 +326,10 @@ def fit_model(
 
 
 def name_fit(spec: ModelSpec, partitions: Sequence[str]) -> tuple[str, ...]:
-    """Return the name under which states share a fit."""
-    return FIT, spec.recipe, *partitions
+    """Return the name under which policies share a fit: all that determines it, and no more."""
+    objective = spec.gate.model_dump_json(include=set(OBJECTIVE))
+    inputs = spec.model_dump_json(include={"estimator", "labels", "seed"})
+    return FIT, spec.features_recipe, inputs, objective, *partitions
 
 
 def sample(

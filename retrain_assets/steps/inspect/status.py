@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.decision.budget import describe_budget
 from retrain_assets.domain.decision.situation import Expectation, Pause, Request, Situation
 from retrain_assets.domain.decision.triggers import decide, foresee
 from retrain_assets.domain.drift import observations
@@ -304,8 +305,6 @@ def plan(state: ModelState, last_seconds: float | None) -> dict[str, Any]:
     enough = len(mature) >= spec.windows.needed
     windows = asdict(split(mature, spec.windows)) if enough else {}
     rows = state.count_rows()
-    candidates = 0 if wish.held_version else 1 + len(spec.windows.also)
-    search = spec.estimator.search
     return {
         "model": spec.name,
         "wanted": wish.retrain,
@@ -313,10 +312,11 @@ def plan(state: ModelState, last_seconds: float | None) -> dict[str, Any]:
         "as_of": wish.as_of,
         "triggers": [asdict(cause) for cause in wish.causes],
         "windows": {name: [keys[0], keys[-1]] for name, keys in windows.items() if name != "as_of"},
+        "budget": describe_budget(spec),
         "cost": {
             "train_rows": sum(rows.get(key, 0) for key in windows.get("train", ())),
             "holdout_rows": sum(rows.get(key, 0) for key in windows.get("holdout", ())),
-            "fits": candidates * (1 + (search.budget * search.folds if search else 0)) + spec.refit,
+            "fits": int(spec.refit) if wish.held_version else spec.fits_per_decision,
             "last_seconds": last_seconds,
         },
     }

@@ -194,7 +194,7 @@ class _Watcher:
         role, trigger, (before, now), blocks, reference, window = comparison
         period = self.state.dataset.partition.period
         rate = trigger.false_alarms_per_year if trigger else None
-        if not rate or period is None or set(reference) & set(window):
+        if not trigger or not rate or period is None or set(reference) & set(window):
             return
         keys = [*reference, *window]
         rows = pl.concat([blocks[key] for key in keys])
@@ -203,8 +203,8 @@ class _Watcher:
         # The same window is judged alike whenever it is judged.
         seed = [self.state.spec.seed, *window[-1].encode()]
         effects = {name: measures.describe_effect(before[name], now[name]) for name in now}
-        allowed = rate / period.per_year
-        yield from watch.observe_permutation_test(role, pooled, places, allowed, seed, effects)
+        inputs = role, pooled, places, rate / period.per_year, seed, effects
+        yield from watch.observe_permutation_test(*inputs, smallest=trigger.smallest_effect)
 
     def _observe_performance(self, key: str, production: LedgerRow) -> Observations:
         """Yield the performance of a whole window by this version, realised and estimated."""

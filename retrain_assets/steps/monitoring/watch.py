@@ -97,13 +97,14 @@ def summarize(state: ModelState) -> WatchSummary | None:
     if row is None:
         return None
     losses = _read_losses(state, row)["loss"].drop_nulls().to_list()
+    evidence = intervals.judge_by_weeks(losses, state.spec.gate.confidence)
     return WatchSummary(
         production=row.version,
         before=row.previous or 0,
         partitions=len(losses),
         loss=sum(losses) / len(losses) if losses else 0.0,
-        evidence=float(max(intervals.compute_evidence(losses), default=1.0)),
-        needed=intervals.required_evidence(state.spec.gate.confidence),
+        evidence=evidence.value,
+        needed=evidence.needed,
         metric=state.spec.gate.metric,
     )
 

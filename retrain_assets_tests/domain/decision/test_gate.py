@@ -25,7 +25,7 @@ from retrain_assets.domain.decision.gate import (
 )
 from retrain_assets.specs.gate import GateSpec, Metric
 
-GATE = GateSpec(metric="log_loss", min_blocks=5)
+GATE = GateSpec(metric="log_loss", min_blocks=5, min_gain=0.0)
 BLOCKS, ROWS = 8, 60
 
 
@@ -104,7 +104,7 @@ def test_where_production_is_worse_than_the_trivial_predictor_the_better_of_the_
 def test_the_reason_gives_the_figures() -> None:
     assert decide(GATE, comparison(0.02, 0.01), USEFUL).reason == (
         "better than production: log_loss 0.4 against 0.42 of production, gain 0.02 "
-        "(90% interval 0.01 to 0.03) on 14 blocks, 8,211 rows"
+        "(90% interval 0.01 to 0.03) on 14 blocks, 8,211 rows; the gain is 4.8% of its loss"
     )
 
 
@@ -115,6 +115,35 @@ def test_a_gain_that_is_not_worth_it_is_held() -> None:
     small = decide(gate, comparison(0.01, 0.001), USEFUL)
     assert (small.verdict, small.more_blocks) == (Verdict.HOLD, None)
     assert "not better than production by more than 0.015: " in small.reason
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "bound"),
+    [("log_loss", 0.42, 0.0021), ("roc_auc", 0.8, 0.001), ("mae", 30.0, 0.15)],
+)
+def test_by_default_a_gain_is_worth_half_a_percent_of_the_loss(
+    metric: Metric, value: float, bound: float
+) -> None:
+    gate = GateSpec(metric=metric)
+    sides = (comparison(gain * bound, bound / 9, production=value) for gain in (1.1, 1.2))
+    held, promoted = (decide(gate, side, USEFUL) for side in sides)
+    assert (held.verdict, promoted.verdict) == (Verdict.HOLD, Verdict.PROMOTE)
+    assert "the gain is 0.6% of its loss" in promoted.reason
+
+
+def test_with_unless_worse_only_what_is_shown_to_be_worse_stays_out() -> None:
+    gate = GateSpec(metric="log_loss", promote_when="unless_worse")
+    passed = decide(gate, comparison(-0.01, 0.02), USEFUL)
+    assert passed.verdict is Verdict.PROMOTE
+    assert passed.reason.startswith("not shown to be worse than production: log_loss")
+    assert decide(gate, comparison(0.02, 0.01), USEFUL).reason.startswith("better than production")
+    worse = slice_result(regresses=True)
+    for refused in (
+        decide(gate, comparison(-0.02, 0.01), USEFUL),
+        decide(gate, comparison(-0.01, 0.02), USEFUL, [worse]),
+        decide(gate, comparison(-0.01, 0.02), comparison(-0.2, 0.1)),
+    ):
+        assert refused.verdict is Verdict.REJECT
 
 
 def test_a_regressing_slice_rejects_what_is_better_on_the_whole() -> None:
@@ -215,7 +244,7 @@ def equal_models(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, p
 
 def test_equal_models_are_promoted_as_rarely_as_the_confidence_says() -> None:
     random = np.random.default_rng(11)
-    gate = GateSpec(metric="mae", confidence=0.9, min_blocks=5)
+    gate = GateSpec(metric="mae", confidence=0.9, min_blocks=5, min_gain=0.0)
     promoted = by_rows = 0
     for _ in range(GATES):
         ours, theirs, days = equal_models(random)

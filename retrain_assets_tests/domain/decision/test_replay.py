@@ -85,3 +85,20 @@ def test_of_few_partitions_no_interval_is_claimed() -> None:
     found = compare_policies("log_loss", short, 0.9)
     assert found.standings[1].low is None
     assert found.summary.endswith("on too few partitions to say how sure that is")
+
+
+def test_what_merely_did_best_is_not_proposed_and_of_equals_the_cheapest_is() -> None:
+    now, rng = noise(0), np.random.default_rng(5)
+    lucky = played("lucky", now - 0.001 + rng.normal(0, 0.05, len(KEYS)))
+    found = compare_policies("log_loss", [played("now", now), lucky], 0.9)
+    assert (found.best, found.proposed) == ("lucky", "now")
+    assert found.summary.startswith("nothing is proposed: `lucky` did best")
+    assert found.ranking == "No policy is shown to be worse than the one that did best."
+    dear = played("dear", now - 0.02 + rng.normal(0, 0.02, len(KEYS)), fits=40)
+    cheap = played("cheap", now - 0.019 + rng.normal(0, 0.02, len(KEYS)), fits=4)
+    weekly = played("every 7", now - 0.03 + rng.normal(0, 0.01, len(KEYS)), gated=False)
+    found = compare_policies("log_loss", [played("now", now), dear, cheap, weekly], 0.9)
+    assert (found.best, found.proposed, found.leaders) == ("dear", "cheap", ("every 7",))
+    assert "so is `cheap`, which cannot be told from it" in found.summary
+    assert found.summary.endswith("did best of all: mean 0.4699 with 3 fits, shown to be better")
+    assert found.ranking.endswith("worse than the one that did best: `every 7`.")

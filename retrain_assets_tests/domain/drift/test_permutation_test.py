@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from scipy.stats import binom
 
+from retrain_assets.domain.drift.observations import describe_likeness, observe_permutation_test
 from retrain_assets.domain.drift.permutation_test import (
     PermutationTest,
     compute_least_rate,
@@ -72,6 +73,30 @@ def test_a_new_category_and_a_burst_of_nulls_are_drift() -> None:
         assert found.alarm
         far = {name: found.statistics[name] / limit for name, limit in found.thresholds.items()}
         assert max(far, key=far.__getitem__) == cause
+
+
+def test_blocks_that_share_their_units_with_neighbours_are_seen_to_be_alike() -> None:
+    random = np.random.default_rng(8)
+    level = np.cumsum(random.normal(size=REFERENCE + CURRENT))  # units stay from day to day
+    day = pl.col("_landing_partition").cast(pl.Int64)
+    moved = day.replace_strict(list(range(len(level))), level.tolist())
+    rows = stream(random, REFERENCE + CURRENT).with_columns(x=pl.col("x") + moved)
+    assert judged(rows).likeness > 0.6
+    calm = [judged(stream(random, REFERENCE + CURRENT)).likeness for _ in range(20)]
+    assert sum(likeness > 0 for likeness in calm) <= 1
+
+
+def test_an_effect_that_is_too_small_makes_no_alarm_and_the_rate_is_said_not_to_hold() -> None:
+    rows = stream(np.random.default_rng(1), REFERENCE + CURRENT, moved=4.0)
+    keys = rows["_landing_partition"].unique().sort().to_list()
+    pooled, places = pool(build_profile(rows), keys), range(REFERENCE, REFERENCE + CURRENT)
+    for smallest, expected in ((0.05, True), (0.99, False)):
+        inputs = "feature", pooled, places, 0.01, [0], {}
+        joint, *columns = observe_permutation_test(*inputs, smallest=smallest)
+        assert joint.alert is expected
+        assert any(column.alert for column in columns) is expected
+    assert "more false alarms than stated" in (describe_likeness(0.5) or "")
+    assert describe_likeness(0.0) is None
 
 
 def test_the_same_seed_judges_alike() -> None:
