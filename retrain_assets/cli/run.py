@@ -24,7 +24,8 @@ from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL
 from retrain_assets.steps.data.intake import Intake
 from retrain_assets.steps.data.pull import pull
-from retrain_assets.steps.data.quarantine import refused
+from retrain_assets.steps.data.quarantine import as_lines, refused
+from retrain_assets.steps.inspect.weeks import compare_weeks
 from retrain_assets.steps.state import landing_files
 from retrain_assets.stores.landing.topic import TopicFiles
 from retrain_assets.stores.place import Folder
@@ -45,13 +46,26 @@ def demo(last: str | None, *, fresh: bool) -> None:
     home = base.dagster_home()
     result = run_demo(storage(), home, tell, last=last or LAST_DAY, fresh=fresh)
     names = sorted({row["model"] for row in result["decisions"]})
+    states = {name: base.models()[name].state(storage()) for name in names}
+    result["weeks"] = {name: weeks for name in names if (weeks := compare_weeks(states[name]))}
     pages = ", ".join(storage().report(name) for name in names)
     where = (
         f"Each model has a page: {pages}; `retrain serve` shows them too.\n"
         f"See all of it in Dagster's UI: DAGSTER_HOME={home} dagster dev -m "
         "retrain_assets.definitions, then http://127.0.0.1:3000"
     )
-    show(result, f"{base.decision_lines(result['decisions'])}\n\n{where}")
+    costs = "\n\n".join(_describe_weeks(*item) for item in result["weeks"].items())
+    show(
+        result, "\n\n".join(filter(None, [base.decision_lines(result["decisions"]), costs, where]))
+    )
+
+
+def _describe_weeks(model: str, weeks: list[dict[str, Any]]) -> str:
+    """Return what each week would have cost without retraining, with it, and with the layer."""
+    metric = base.models()[model].spec.gate.metric
+    table = pl.DataFrame(weeks).with_columns(pl.col(pl.Float64).round(4))
+    head = f"{model}: mean {metric} of each week, if never retrained, retrained, and with the layer"
+    return "\n".join([head, *as_lines(table)])
 
 
 @command

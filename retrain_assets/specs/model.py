@@ -22,7 +22,7 @@ from retrain_assets.specs.resources import ResourcesSpec
 from retrain_assets.specs.segments import ForEachSpec, SegmentSpec, share_budget
 from retrain_assets.specs.triggers import DRIFT, POINT, TriggersSpec
 
-CALENDARS, ADAPTED, LAYERED = (1, 7, 14, 28), (7, 28), (14, 28)
+CALENDARS, ADAPTED = (1, 7, 14, 28), (7, 28)
 AS_IT_IS, NEVER = "as it is", "never"
 _DOTTED = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+"
 NO_QUANTILES = "the adaptive layer predicts means, and no quantiles: leave out `adapt`"
@@ -515,12 +515,9 @@ def usual_policies(model: ModelSpec) -> list[PolicySpec]:
         *(PolicySpec(name=name, triggers=variant) for name, variant in near.items()),
         *(
             PolicySpec(
-                name=f"new_partitions: {n}, unless_worse, adapted",
-                triggers=near[f"new_partitions: {n}"],
-                gate=gate,
-                adapt="auto",
+                name=f"{n}, unless_worse, adapted", triggers=near[n], gate=gate, adapt="auto"
             )
-            for n in (LAYERED if adapted else ())
+            for n in ([*near][1 : len(CALENDARS) - 1] if adapted else ())
         ),
         PolicySpec(name=NEVER, triggers=TriggersSpec()),
         *(PolicySpec(name=f"every {n}", every=n) for n in CALENDARS),

@@ -36,6 +36,7 @@ FAST, SLOW = 0.8, 0.95  # discounts of the linear heads
 HEADS = ("newest", "single_fast", "single_slow", "blend_fast", "blend_slow")
 LEARNING_RATE, LOSS_MEMORY = 5.0, 0.97  # of the weights of the heads
 TYPICAL_MEMORY = 0.95  # of the running mean of a regression's loss
+MOST_ROWS = 100_000  # of a partition that move it: more would take seconds and change nothing
 FAR = 5.0  # on the scale of the link: beyond it from the newest, the newest version is served
 
 
@@ -206,7 +207,8 @@ def update_layer(
 ) -> Update:
     """Move the layer by a partition whose labels are final.
 
-    Rows count by their weight, as if each were repeated so often. Rows without a finite output of
+    Rows count by their weight, as if each were repeated so often. Of more than `MOST_ROWS`, so
+    many are taken at even distances. Rows without a finite output of
     every member, or of an unknown class, do not count; without any that do, the state stays.
 
     Args:
@@ -222,7 +224,10 @@ def update_layer(
         usable &= labels != UNKNOWN_CLASS
     weights = np.ones(len(labels)) if weights is None else weights
     usable &= weights > 0
-    outputs, labels, shares = outputs[usable], labels[usable], weights[usable]
+    places = np.flatnonzero(usable)
+    if len(places) > MOST_ROWS:
+        places = places[np.linspace(0, len(places) - 1, MOST_ROWS).astype(int)]
+    outputs, labels, shares = outputs[places], labels[places], weights[places]
     if not len(labels):
         return Update(state, None, None)
     shares = shares / shares.sum()

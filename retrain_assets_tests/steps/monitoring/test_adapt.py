@@ -25,6 +25,7 @@ from retrain_assets.steps.decision.train import Output, predict_sample, sample
 from retrain_assets.steps.inspect.lineage import lineage
 from retrain_assets.steps.inspect.report import render_report, report
 from retrain_assets.steps.inspect.status import describe_layer, overview, status
+from retrain_assets.steps.inspect.weeks import compare_weeks
 from retrain_assets.steps.monitoring import adapt, members
 from retrain_assets.steps.monitoring.in_service import OldStateError, put_under, read_newest
 from retrain_assets.steps.upkeep.messages import list_decisions
@@ -169,6 +170,16 @@ def test_status_says_what_the_layer_would_have_brought(lived: World) -> None:
     assert f"adaptive layer in shadow: {value['said']}." in render_report(report(lived.state))
     off = new_world(lived.root, lived.instance)
     assert status(off.state)["adaptation"] is None
+
+
+def test_each_week_says_what_no_retraining_retraining_and_the_layer_cost(lived: World) -> None:
+    weeks, losses = compare_weeks(lived.state), adapt.read_losses(lived.state)
+    assert [week["from"] for week in weeks] == losses["_landing_partition"].to_list()[::7]
+    first, last = weeks[0], weeks[-1]
+    for name, column in (("retraining", "loss_newest"), ("layer", "loss_layer")):
+        assert first[name] == pytest.approx(losses[column][:7].mean())
+    assert first["never"] == pytest.approx(first["retraining"], rel=1e-9)
+    assert last["never"] > last["retraining"] + 0.1, "the law has turned"
 
 
 def test_the_picture_is_the_same_each_time(lived: World) -> None:
