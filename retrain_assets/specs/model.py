@@ -20,7 +20,7 @@ from retrain_assets.specs.gate import GATE_ONLY, METRICS_BY_KIND, OBJECTIVE, Gat
 from retrain_assets.specs.notify import NotifySpec
 from retrain_assets.specs.resources import ResourcesSpec
 from retrain_assets.specs.segments import ForEachSpec, SegmentSpec, share_budget
-from retrain_assets.specs.triggers import DRIFT, POINT, TriggersSpec
+from retrain_assets.specs.triggers import DRIFT, POINT, BudgetSpec, TriggersSpec
 
 CALENDARS, ADAPTED = (1, 7, 14, 28), (7, 28)
 AS_IT_IS, NEVER = "as it is", "never"
@@ -246,17 +246,6 @@ class IntervalsSpec(Spec):
 
     coverage: float = Field(0.9, ge=0.5, lt=1)
     false_alarms_per_year: float = Field(1.0, gt=0)
-
-
-class BudgetSpec(Spec):
-    """What retraining may cost: windows, cooldown and `new_partitions` follow from it.
-
-    Args:
-        fits_per_month: Number of fits that a month may have. A field of `windows` or `triggers`
-            that is given stays as it is.
-    """
-
-    fits_per_month: float = Field(gt=0)
 
 
 AdaptMode = Literal["off", "shadow", "auto"]

@@ -1,5 +1,7 @@
 """The YAML of the triggering policy: which causes ask for retraining, and when they count.
 
+The budget, from which much of it can follow, is here too.
+
 Not here: looking at what was monitored, and deciding.
 """
 
@@ -109,6 +111,17 @@ class LastingSpec(Spec):
     def _find_mistakes(self) -> Mistakes:
         if self.alerts > self.of:
             yield f"alerts {self.alerts} are never met in {self.of} windows"
+
+
+class BudgetSpec(Spec):
+    """What retraining may cost: windows, cooldown and `new_partitions` follow from it.
+
+    Args:
+        fits_per_month: Number of fits that a month may have. A field of `windows` or `triggers`
+            that is given stays as it is.
+    """
+
+    fits_per_month: float = Field(gt=0)
 
 
 class TriggersSpec(Spec):
