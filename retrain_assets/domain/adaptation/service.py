@@ -12,7 +12,7 @@ from retrain_assets.domain.metrics import intervals
 from retrain_assets.specs.base import number_of
 
 MARGIN = 0.02  # of the newest version's mean loss: a layer that is worse by less may serve
-CONFIDENCE = 0.9  # two-sided: the layer begins or ends by mistake in 5 % of streams
+NEEDED = intervals.required_evidence(0.9)  # reached by mistake in 5 % of streams
 
 
 class Standing(NamedTuple):
@@ -63,5 +63,5 @@ def assess(newest: Sequence[float], layer: Sequence[float], *, serves: bool) -> 
     losses, gains = np.asarray(newest), np.asarray(newest) - np.asarray(layer)
     gain = float(gains.mean()) if gains.size else 0.0
     tested = -gains if serves else gains + MARGIN * losses.mean() if gains.size else gains
-    evidence = intervals.judge_by_weeks(tested.tolist(), CONFIDENCE, at_once=serves)
+    evidence = intervals.judge_by_weeks(tested.tolist(), NEEDED, at_once=serves)
     return Standing(serves, evidence.suffices, len(gains), gain, *evidence)

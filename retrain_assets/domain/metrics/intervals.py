@@ -174,18 +174,17 @@ def compute_evidence(gains: Sequence[float], stretch: int = 1) -> np.ndarray:
 SURE = 100  # times the evidence that is needed by weeks is needed day by day
 
 
-def judge_by_weeks(gains: Sequence[float], confidence: float, *, at_once: bool = True) -> Evidence:
+def judge_by_weeks(gains: Sequence[float], needed: float, *, at_once: bool = True) -> Evidence:
     """Return the evidence that gains are above zero, and how much of it is needed.
 
     It is that by weeks, since neighbouring days are alike, after the last gain.
 
     Args:
         gains: One number a partition, in order of time.
-        confidence: Of a two-sided interval, of which one tail is meant.
+        needed: How much is needed by weeks.
         at_once: Whether it may also be that day by day where this is far larger, so that a large
             effect need not wait for four weeks.
     """
-    needed = required_evidence(confidence)
     if not len(gains):
         return Evidence(1.0, needed)
     weeks, days = (float(compute_evidence(gains, stretch)[-1]) for stretch in (STRETCH, 1))

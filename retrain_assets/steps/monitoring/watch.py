@@ -97,7 +97,8 @@ def summarize(state: ModelState) -> WatchSummary | None:
     if row is None:
         return None
     losses = _read_losses(state, row)["loss"].drop_nulls().to_list()
-    evidence = intervals.judge_by_weeks(losses, state.spec.gate.confidence)
+    needed = intervals.required_evidence(state.spec.gate.confidence)
+    evidence = intervals.judge_by_weeks(losses, needed)
     return WatchSummary(
         production=row.version,
         before=row.previous or 0,
