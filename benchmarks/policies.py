@@ -70,10 +70,12 @@ def prepared(root: Path) -> ModelState:
 
 def policies() -> list[dict[str, Any]]:
     """The shipped policy, what it is held against, and a grid of triggers, gates and windows."""
-    rivals: list[dict[str, Any]] = [{"name": "never", "triggers": {}}]
+    alone = {"adapt": "off", "refit": True}  # as all policies were before the layer
+    rivals: list[dict[str, Any]] = [{"name": "never", "triggers": {}, **alone}]
     rivals += [{"name": f"every {days}", "every": days} for days in (1, 7, 14, 28)]
     not_worse = {"promote_when": {"not_worse": {"margin": 0.01}}, "confidence": 0.8}
     grid = [
+        policy(14, 7, {"confidence": 0.55}),
         policy(28, 14, {"confidence": 0.9}),
         policy(28, 14, {"confidence": 0.55}),
         policy(14, 7, not_worse),
@@ -82,7 +84,8 @@ def policies() -> list[dict[str, Any]]:
         policy(28, 7, not_worse),
         policy(28, 7, {"confidence": 0.55}, also=[21]),
     ]
-    return [{"name": "as shipped (after 14, holdout 7, gate 0.55)"}, *rivals, *grid]
+    shipped = {"name": "as shipped (after 14, unless worse, layer)"}
+    return [shipped, *rivals, *(item | alone for item in grid)]
 
 
 def policy(days: int, holdout: int, gate: dict[str, Any], **windows: Any) -> dict[str, Any]:
