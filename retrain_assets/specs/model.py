@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
 
+from retrain_assets.specs.adapt import AdaptMode, AdaptSpec
 from retrain_assets.specs.base import Mistakes, Name, NamedSpec, Spec
 from retrain_assets.specs.features import PYTHON_REFERENCE, FeaturesSpec, LookupSpec, TargetSpec
 from retrain_assets.specs.gate import GATE_ONLY, METRICS_BY_KIND, OBJECTIVE, GateSpec
@@ -246,24 +247,6 @@ class IntervalsSpec(Spec):
 
     coverage: float = Field(0.9, ge=0.5, lt=1)
     false_alarms_per_year: float = Field(1.0, gt=0)
-
-
-AdaptMode = Literal["off", "shadow", "auto"]
-
-
-class AdaptSpec(Spec):
-    """The adaptive layer: a small model over the newest versions, moved by each new partition.
-
-    Args:
-        mode: `shadow` learns it and serves nothing by it; `auto` also lets it serve once it is
-            shown not to be worse than the newest version alone.
-        members: Number of newest versions that it mixes.
-        max_age: Number of mature partitions after which its state is too old to serve.
-    """
-
-    mode: AdaptMode = "auto"
-    members: int = Field(5, ge=1, le=10)
-    max_age: int = Field(7, ge=1)
 
 
 class ModelSpec(NamedSpec):

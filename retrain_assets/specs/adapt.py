@@ -1,0 +1,27 @@
+"""The YAML of the adaptive layer.
+
+Not here: how it learns (`domain.adaptation`).
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from retrain_assets.specs.base import Spec
+
+AdaptMode = Literal["off", "shadow", "auto"]
+
+
+class AdaptSpec(Spec):
+    """The adaptive layer: a small model over the newest versions, moved by each new partition.
+
+    Args:
+        mode: `shadow` learns it and serves nothing by it; `auto` also lets it serve once it is
+            shown not to be worse than the newest version alone.
+        members: Number of newest versions that it mixes.
+        max_age: Number of mature partitions after which its state is too old to serve.
+    """
+
+    mode: AdaptMode = "auto"
+    members: int = Field(5, ge=1, le=10)
+    max_age: int = Field(7, ge=1)
