@@ -67,7 +67,7 @@ _CHANGE = dict.fromkeys(("name", "kind", "action", "reason", "by"), str)
 _RANGE = {"from": str, "to": str}
 ANSWERS: dict[str, Any] = {
     **dict.fromkeys(("train", "approve", "adopt", "rollback"), Decision),
-    "demo": _answer("Demo", days=int, decisions=_list(ModelDecision)),
+    "demo": _answer("Demo", days=int, decisions=_list(ModelDecision), weeks=dict[str, list[Row]]),
     "init": _answer("Init", folder=str, written=Texts, next=Texts),
     "new": _answer(
         "New",
@@ -92,6 +92,7 @@ ANSWERS: dict[str, Any] = {
         **dict.fromkeys(("model", "reason"), str),
         wanted=bool,
         as_of=str | None,
+        budget=str | None,
         cost=_COST,
         triggers=list[Cause],
         windows=dict[str, Texts],
@@ -135,7 +136,8 @@ ANSWERS: dict[str, Any] = {
     "component": Row,
     "replay": _answer(
         "Replay",
-        **dict.fromkeys(("model", "metric", "best", "said"), str),
+        **dict.fromkeys(("model", "metric", "best", "said", "proposal"), str),
+        leaders=Texts,
         partitions=int,
         policies=list[Standing],
         decisions=dict[str, list[tuple[str, str]]],
