@@ -123,14 +123,15 @@ def run_permutation_test(
     # A statistic that is the same in every draw distinguishes nothing.
     varied = deviation >= LEAST_DEVIATION
     largest = _take_largest(actual[None], mean, deviation, varied)[0]
-    drawn, tops = np.empty((0, len(names))), np.empty(0)
+    parts, standard, alike = list[Floats](), list[Floats](), 0
     planned = int(np.ceil(20 / rate)) if rate < 20 / 1000 else 1000
-    while len(tops) < planned and np.count_nonzero(tops >= largest) < FEWEST_ALIKE:
-        more = _compute_statistics(columns, _draw(CHUNK, blocks, len(current), random))
-        drawn = np.concatenate([drawn, more])
-        tops = np.concatenate([tops, _take_largest(more, mean, deviation, varied)])
+    while len(parts) * CHUNK < planned and alike < FEWEST_ALIKE:
+        parts.append(_compute_statistics(columns, _draw(CHUNK, blocks, len(current), random)))
+        standard.append(_take_largest(parts[-1], mean, deviation, varied))
+        alike += int(np.count_nonzero(standard[-1] >= largest))
+    drawn, tops = np.concatenate(parts), np.concatenate(standard)
     draws = len(tops)
-    p_value = (1 + np.count_nonzero(tops >= largest)) / (1 + draws)
+    p_value = (1 + alike) / (1 + draws)
     allowed = int(rate * (1 + draws))
     limits = (mean + deviation * np.sort(tops)[-max(allowed, 1)]).tolist()
     thresholds = zip(names, limits, varied, strict=True)
