@@ -130,7 +130,9 @@ def test_the_package_of_a_project_hides_no_other(tmp_path: Path, name: str) -> N
 def test_an_existing_project_gets_only_the_settings_that_it_lacks(tmp_path: Path) -> None:
     settings = '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "theirs"\n'
     (tmp_path / "pyproject.toml").write_text(settings, encoding="utf-8")
-    assert answer(retrain(tmp_path, "init", ".", "--json"))["written"] == ["dagster.yaml", ".env"]
+    value = answer(retrain(tmp_path, "init", ".", "--json"))
+    assert value["written"] == ["dagster.yaml", ".env"]
+    assert value["next"][0] == "echo data/ >> .gitignore"
 
 
 def test_the_shell_completes_commands_once_that_is_installed(

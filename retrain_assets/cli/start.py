@@ -51,6 +51,10 @@ def init(folder: str) -> None:
     files = start_step.write_project(place, module, OWN_PROJECT if is_project else None)
     written = [str(path.relative_to(place)) for path in files]
     commands = [f"cd {folder}"] if place != base.start_folder() else []
+    ignored = place / ".gitignore"
+    lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
+    if "data/" not in lines:  # a file that was there, as of `create-dagster`
+        commands.append("echo data/ >> .gitignore")
     commands += ["retrain new MODEL --from FILE --target COLUMN"]
     text = [f"{place}: {len(written)} files written", *_next(commands)]
     show({"folder": str(place), "written": written, "next": commands}, "\n".join(text))
