@@ -456,9 +456,9 @@ def test_while_a_bucket_is_out_of_reach_the_sensor_says_so_and_goes_on_afterward
             instance=world.instance, tags=range_tags(key(0), key(0)), raise_on_error=False
         )
     assert said == (
-        "s3://landing/customers/{partition}.csv cannot be listed: error sending request; see to "
-        "the store, its address and the credentials in the environment; it is tried again at the "
-        "next tick"
+        "s3://landing/customers/{partition}.csv cannot be listed: error sending request; nothing "
+        "answers: see to the network and to the address of the store, such as AWS_ENDPOINT_URL; it "
+        "is tried again at the next tick"
     )
     assert not done.success
     logged = "".join(str(entry) for entry in world.instance.all_logs(done.run_id))
