@@ -70,7 +70,7 @@ MODEL: dict[str, Any] = {
         "performance": {"metric": "log_loss", "max_drop": 0.2},
         "cooldown": 6,
     },
-    "gate": {"metric": "log_loss", "min_blocks": 4},
+    "gate": {"metric": "log_loss", "min_blocks": 4, "min_gain": 0.0},
 }
 
 

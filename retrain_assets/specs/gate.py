@@ -175,7 +175,7 @@ class GateSpec(Spec):
                 yield f"`{part}` and `metric: {metric}` go together"
         if self.threshold is not None and self.metric not in CUT:
             yield f"`threshold` goes with {', '.join(CUT)}, not with {self.metric}"
-        if self.promote_when != "better" and self.min_gain is not None:
+        if self.promote_when != "better" and self.min_gain:
             yield "`min_gain` goes with `promote_when: better`"
         if self.false_promotions_per_year and self.chooses("confidence"):
             yield "give either `confidence` or `false_promotions_per_year`"
