@@ -51,7 +51,7 @@ def _take(folder: Place, holder: bytes) -> str:
         raise _refusal(folder, files[-1].name)
     name = f"{number:020}"
     # The answer to a write that succeeded may be lost, and its repetition then fails.
-    if not folder.write_new(name, holder) and folder.read(name) != holder:
+    if not folder.write_new(name, holder) and _read(folder, name) != holder:
         raise _refusal(folder, name)
     # Somebody who was slow may write a number that was taken and deleted meanwhile.
     if (newest := folder.files()[-1].name) != name:
@@ -62,10 +62,15 @@ def _take(folder: Place, holder: bytes) -> str:
 
 
 def _refusal(folder: Place, name: str) -> HeldError:
-    holder = ""
-    with suppress(FileNotFoundError):
-        holder = folder.read(name).decode(errors="replace").rpartition(", ")[0]
+    holder = _read(folder, name).decode(errors="replace").rpartition(", ")[0]
     return HeldError(f"{folder} is held by {holder[:200] or 'another process'}")
+
+
+def _read(folder: Place, name: str) -> bytes:
+    """Return who holds the lock; nothing if its successor has deleted that."""
+    with suppress(FileNotFoundError):
+        return folder.read(name)
+    return b""
 
 
 def _renew(folder: Place, name: str, holder: bytes, ended: Event) -> None:
