@@ -30,6 +30,7 @@ _CORE = (
     "uniform_drop use_quantized_grad verbosity xgboost_dart_mode"
 )
 _ZERO = float(np.float32(1e-35))  # numbers up to this count as zero
+_END = "\nend of parameters"
 _BY_PLATFORM = ("deterministic", "force_row_wise", "force_col_wise", "verbosity")
 _REFUSED = {
     "n_jobs": boosting.THREADS,
@@ -99,7 +100,11 @@ class LightGBM(BoostingFamily):
     def load(self, content: bytes, path: str) -> Any:
         """Read the text."""
         del path
-        return self._import().Booster(model_str=content.decode())
+        text = content.decode()
+        # LightGBM reads on behind the end of a text that was cut, which crashes now or later.
+        if "\nend of trees" not in text or text.count("\nparameters:") > text.count(_END):
+            raise ValueError("its text is cut off")
+        return self._import().Booster(model_str=text)
 
     def describe(self, model: Any) -> Description:
         """Return what a booster says of itself; it knows the categories of pandas."""
