@@ -101,9 +101,12 @@ class LightGBM(BoostingFamily):
         """Read the text."""
         del path
         text = content.decode()
-        # LightGBM reads on behind the end of a text that was cut, which crashes now or later.
+        # LightGBM reads on behind what was cut off, which crashes now or later.
         if "\nend of trees" not in text or text.count("\nparameters:") > text.count(_END):
             raise ValueError("its text is cut off")
+        lines = text.partition("\nparameters:")[2].partition(_END)[0].split("\n")
+        if wrong := [line for line in lines if line and ": " not in line]:
+            raise ValueError(f"its parameter {wrong[0][:50]!r} has no value")
         return self._import().Booster(model_str=text)
 
     def describe(self, model: Any) -> Description:
