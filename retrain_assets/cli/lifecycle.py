@@ -76,9 +76,9 @@ def _plan(name: str, reason: str, by: str) -> lifecycle.Change:
     if folder == definitions.HERE:
         raise LookupError("this is no project of yours: go to its folder")
     parts = [*list_parts(definitions.component_tree(base.location().folder).defs_module_path)]
-    named = base.get("model or dataset", {part.name: part for part in parts}, name)
+    part = base.get("model or dataset", {part.name: part for part in parts}, name)
     reason, by = (" ".join(text.split()) for text in (reason, by))
-    return lifecycle.Change(named, parts, reason, by)
+    return lifecycle.Change(part, parts, reason, by)
 
 
 def _confirm(statement: str, lines: list[str], *, yes: bool) -> None:

@@ -239,15 +239,15 @@ def segments(model: str) -> None:
     """
     retrained = base.get_model(model)
     component = definitions.component_of(retrained.spec.group, base.location().folder)
-    each, dataset = component.written.for_each, retrained.dataset.name
-    if each is None or each.top is None:
+    segmentation, dataset = component.written.for_each, retrained.dataset.name
+    if segmentation is None or segmentation.top is None:
         raise ValueError(
             f"{model} has no `for_each` with `top`: its segments are those of the YAML"
         )
-    counts = list_segments(base.storage().tables, dataset, each.column, each.top)
+    counts = list_segments(base.storage().tables, dataset, segmentation.column, segmentation.top)
     if not counts:
         raise ValueError(f"{dataset} has no rows yet: ingest it first")
-    [*each.segments(model, [*counts])]  # raises where two would have one name
+    [*segmentation.segments(model, [*counts])]  # raises where two would have one name
     path = segment_list.write_list(component.folder, component.spec.name, [*counts])
     fewest = number_of(min(counts.values()), "row")
     text = f"{model}: {number_of(len(counts), 'segment')} of at least {fewest}, listed in {path}"

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from retrain_assets.specs.base import SpecError
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.specs.segments import ForEachSpec
+from retrain_assets.stores.place import Folder
 
 FILE = "segments.json"
 _LISTS = TypeAdapter(dict[str, list[str]])
@@ -46,15 +47,16 @@ def complete(spec: ModelSpec, folder: Path) -> ModelSpec:
         return spec
     listed = {"column": spec.for_each.column, "min_rows": spec.for_each.min_rows}
     try:
-        each = ForEachSpec.model_validate({**listed, "values": values})
-        [*each.segments(spec.name, values)]
+        segmentation = ForEachSpec.model_validate({**listed, "values": values})
+        [*segmentation.segments(spec.name, values)]
     except ValueError as error:
         raise SpecError(f"{folder / FILE}: {spec.name}: {error}") from None
-    return spec.model_copy(update={"for_each": each})
+    return spec.model_copy(update={"for_each": segmentation})
 
 
 def write_list(folder: Path, model: str, values: list[str]) -> Path:
     """Store the list of a model, beside those of others in the same folder."""
     path, lists = folder / FILE, read_lists(folder) | {model: values}
-    path.write_text(json.dumps(lists, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(lists, indent=1, ensure_ascii=False) + "\n"
+    Folder(folder).write(FILE, text.encode())  # at once: no definitions load with half a list
     return path

@@ -89,6 +89,8 @@ def _find_partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[
 
 def _find_segment_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Mistake]:
     """Yield columns that cannot name segments; a segment's value is a name that people see."""
+    if spec.segment is not None and spec.segment.pooled is not None:
+        yield ("segment", "pooled"), "is for the models that `for_each` makes: leave it out"
     for field in ("for_each", "segment"):
         part = getattr(spec, field)
         if part is None:

@@ -93,8 +93,8 @@ def messages_sensors(subject: Subject, *segments: Subject) -> list[dg.SensorDefi
         context: dg.SensorEvaluationContext, storage: StorageResource, channels: Channels
     ) -> dg.SkipReason:
         opened, instance = storage.open(), context.instance
-        told = [tell(part, opened, channels, instance) for part in (subject, *segments)]
-        return dg.SkipReason("; ".join(dict.fromkeys(told)))
+        results = [tell(part, opened, channels, instance) for part in (subject, *segments)]
+        return dg.SkipReason("; ".join(dict.fromkeys(results)))
 
     return [_sensor]
 

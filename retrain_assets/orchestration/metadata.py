@@ -109,9 +109,9 @@ def _constrain(limits: Mapping[str, Any]) -> dg.TableColumnConstraints:
     """Return limits on a value as the UI shows them."""
     words = {"ge": "at least {}", "le": "at most {}", "pattern": "matches {}"}
     values = {name: f"{x:g}" if isinstance(x, float) else x for name, x in limits.items()}
-    other = [text.format(values[name]) for name, text in words.items() if name in limits]
-    other += [f"one of {', '.join(map(str, limits['enum']))}"] if "enum" in limits else []
-    return dg.TableColumnConstraints(nullable="required" not in limits, other=other)
+    sentences = [text.format(values[name]) for name, text in words.items() if name in limits]
+    sentences += [f"one of {', '.join(map(str, limits['enum']))}"] if "enum" in limits else []
+    return dg.TableColumnConstraints(nullable="required" not in limits, other=sentences)
 
 
 def round_series(numbers: pl.DataFrame) -> dict[str, dict[str, float]]:

@@ -256,7 +256,10 @@ def policy_schedule(model: Model, job: AssetJob) -> dg.ScheduleDefinition | None
 
 def _retraining(model: Model, job: str, context: Tick, storage: Storage, quiet: Quiet) -> Evaluated:
     wishes, began, members = [], time.monotonic(), model.members
-    for state, stamp in quiet.pass_over(member.state(storage) for member in members.values()):
+    names, last = [*members], getattr(context, "cursor", None)
+    start = names.index(last) + 1 if last in names else 0  # behind where the last tick ended
+    states = (members[name].state(storage) for name in (*names[start:], *names[:start]))
+    for state, stamp in quiet.pass_over(states):
         request = record_request(state)
         if not request.retrain or request.as_of is None:
             quiet[state.spec.name] = stamp, request.reason
@@ -264,8 +267,11 @@ def _retraining(model: Model, job: str, context: Tick, storage: Storage, quiet: 
             tags = members[state.spec.name].decides
             about = [*tags.values(), request.as_of, *request.fired, state.recipe]
             wishes.append(Wish(about, tags | _describe_request(request)))
+        last = state.spec.name
         if time.monotonic() - began > MAX_SECONDS:
             break
+    if len(names) > 1 and last and isinstance(context, dg.SensorEvaluationContext):
+        context.update_cursor(last)
     if wishes:
         return run_requests.requests(context, job, wishes)
     reasons = [*dict.fromkeys(reason for _, reason in quiet.values())]

@@ -127,7 +127,7 @@ class GateSpec(Spec):
         python: With `metric: python`: `module:function` of arrays.
         greater_is_better: With `metric: python`: whether greater is better.
         promote_when: `better`; `unless_worse` promotes what is not shown to be worse; `not_worse`
-            promotes what is shown to be worse by no more than a margin.
+            promotes what is shown not to be worse by more than a margin.
         confidence: Confidence of the interval of the gain.
         false_promotions_per_year: Instead of `confidence`: acceptable false promotions a year.
         min_gain: Smallest improvement worth a promotion, in the unit of the metric; by default
@@ -177,6 +177,11 @@ class GateSpec(Spec):
             yield f"`threshold` goes with {', '.join(CUT)}, not with {self.metric}"
         if self.promote_when != "better" and self.min_gain:
             yield "`min_gain` goes with `promote_when: better`"
+        if self.false_promotions_per_year and self.promote_when == "unless_worse":
+            yield (
+                "`false_promotions_per_year` does not go with `promote_when: unless_worse`, which "
+                "promotes what may be no better: give `confidence`"
+            )
         if self.false_promotions_per_year and self.chooses("confidence"):
             yield "give either `confidence` or `false_promotions_per_year`"
 

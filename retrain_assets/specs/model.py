@@ -480,7 +480,8 @@ def usual_policies(model: ModelSpec) -> list[PolicySpec]:
             performance = triggers.performance.model_copy(update={"max_drop": drop})
             near[f"max_drop: {drop:g}"] = triggers.model_copy(update={"performance": performance})
     adapted = ADAPTED if model.gate.metric != "pinball" else ()
-    lenient = {"min_gain": None, "promote_when": "unless_worse"}
+    left_out = dict.fromkeys(("min_gain", "false_promotions_per_year"))
+    lenient = {**left_out, "promote_when": "unless_worse"}
     gate = GateSpec.model_validate(model.gate.model_dump(exclude_unset=True) | lenient)
     return [
         PolicySpec(name=AS_IT_IS),

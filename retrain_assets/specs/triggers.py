@@ -117,8 +117,8 @@ class BudgetSpec(Spec):
     """What retraining may cost: windows, cooldown and `new_partitions` follow from it.
 
     Args:
-        fits_per_month: Number of fits that a month may have. A field of `windows` or `triggers`
-            that is given stays as it is.
+        fits_per_month: Number of fits that a month may have; with `for_each`, of each model. A
+            field of `windows` or `triggers` that is given stays as it is.
     """
 
     fits_per_month: float = Field(gt=0)

@@ -13,7 +13,8 @@ from retrain_assets.stores.tables.tables import Tables
 
 def count_segments(tables: Tables, dataset: str, column: str) -> dict[str, dict[str, int]]:
     """Return by value of a column how many rows each partition has: one scan for all segments."""
-    return _count(tables, dataset, column, tables.identity(f"{dataset}/dataset"))
+    stored = Tables(tables.root)  # a replay holds other tables in memory, which nothing remembers
+    return _count(stored, dataset, column, stored.identity(f"{dataset}/dataset"))
 
 
 def list_segments(tables: Tables, dataset: str, column: str, most: int) -> dict[str, int]:
@@ -23,7 +24,7 @@ def list_segments(tables: Tables, dataset: str, column: str, most: int) -> dict[
     return dict(sorted(rows.items(), key=lambda item: (-item[1], item[0]))[:most])
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=2)  # each holds a number for each segment and partition
 def _count(
     tables: Tables, dataset: str, column: str, _: tuple[str, int] | None
 ) -> dict[str, dict[str, int]]:

@@ -63,12 +63,19 @@ def landed(tables: Tables, dataset: str) -> dict[str, str]:
 def _read_once(read: Any, tables: Tables, table: str) -> dict[str, str]:
     """Return a copy of what was read of a table, read again if the table has changed."""
     identity = tables.identity(table)
-    reader = read if identity else read.__wrapped__
-    return {**reader(tables, table, identity)}
+    if identity is None:  # there is none, or it is in memory
+        return cast("dict[str, str]", read(tables, table))
+    memory = _NEWEST.get((read, tables, table))
+    if memory is None or memory[0] != identity:
+        memory = _NEWEST[read, tables, table] = identity, read(tables, table)
+    return {**memory[1]}
 
 
-@lru_cache(maxsize=16)
-def _landed(tables: Tables, table: str, _: tuple[str, int] | None) -> dict[str, str]:
+# The newest content of each table alone: with that of earlier versions, a code server would grow.
+_NEWEST: dict[tuple[Any, Tables, str], tuple[tuple[str, int], dict[str, str]]] = {}
+
+
+def _landed(tables: Tables, table: str) -> dict[str, str]:
     dataset = table.partition("/")[0]
     digests = _accepted(tables, dataset, pl.col("sha256").sort().str.join("+"))
     return {key: digest(text) for key, text in digests.items()}
@@ -91,8 +98,7 @@ def landing_files(tables: Tables, dataset: str, condition: pl.Expr | bool = True
     return tables.collect(tables.scan(table, FILES).filter(condition), table)
 
 
-@lru_cache(maxsize=4096)
-def _built(tables: Tables, table: str, _: tuple[str, int] | None) -> dict[str, str]:
+def _built(tables: Tables, table: str) -> dict[str, str]:
     rows = tables.scan(table, MONITORING_SCHEMA).select(PARTITION, SOURCE).unique()
     return dict(tables.collect(rows.sort(PARTITION), table).iter_rows())
 
@@ -329,17 +335,19 @@ class ModelState:
             refusals=count_refusals((row.action, row.causes) for row in history.rows),
             held_candidate=_held(history, self.recipe),
             unbuilt=len(self.list_unbuilt(self.sources())) if len(mature) < needed else 0,
-            shortage=self._explain_shortage(mature[-needed:]),
+            shortage=self._explain_shortage(mature, has_version=row is not None),
         )
 
-    def _explain_shortage(self, keys: Sequence[str]) -> str:
+    def _explain_shortage(self, mature: Sequence[str], *, has_version: bool) -> str:
         """Return why a segment has too few rows to be trained on; empty where it has enough."""
         if (segment := self.spec.segment) is None:
             return ""
-        counts = self.count_rows()
+        counts, windows = self.count_rows(), self.spec.windows
+        keys = windows.take(mature, windows.holdout)
         if (rows := sum(counts[key] for key in keys)) >= segment.min_rows:
             return ""
-        pooled = f": the pooled model {segment.pooled} answers" if segment.pooled else ""
+        is_pooled = segment.pooled and not has_version
+        pooled = f": the pooled model {segment.pooled} answers" if is_pooled else ""
         return (
             f"{number_of(rows, 'row')} of {segment.column} {segment.value!r} in the windows, "
             f"`min_rows` asks for {segment.min_rows:,}{pooled}"

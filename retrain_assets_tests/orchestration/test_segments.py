@@ -12,8 +12,10 @@ import pytest
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.orchestration.checks import failures
 from retrain_assets.serving.run import new_service
+from retrain_assets.specs.model import PolicySpec
 from retrain_assets.steps.features import build
 from retrain_assets.steps.inspect import needs
+from retrain_assets.steps.replay import SILENT, replay_policies
 from retrain_assets.steps.state import ModelState
 from retrain_assets_tests.serving.site import listening
 from retrain_assets_tests.world import World, key, new_world
@@ -92,6 +94,12 @@ def test_a_model_that_fails_leaves_the_others_and_is_asked_for_again(world: Worl
     where = "model churn_basic, reason ValueError: a function of yours failed"
     assert failed == [[f"churn/monitoring all_segments_monitored: {where}"], []]
     assert all(key(16) in state.built() for state in states(world).values())
+
+
+def test_the_policies_of_one_segment_can_be_replayed(world: World) -> None:
+    policies = [PolicySpec(name="as it is"), PolicySpec(name="every 5", every=5)]
+    outcome = replay_policies(states(world)["churn_basic"], policies, SILENT)
+    assert [standing.name for standing in outcome.standings] == ["as it is", "every 5"]
 
 
 def test_a_person_decides_on_one_segment(world: World) -> None:

@@ -326,8 +326,8 @@ def slices(
     most = row_checks.rows_at_once(spec)
     cut = _Cut(keep, _CUT_AT_ONCE * most)
     for rows in file.chunks(most):
-        own, keys = keys.head(rows.height), keys.slice(rows.height)
-        cut.add(_explain_waiting(rows, own, waiting))
+        part, keys = keys.head(rows.height), keys.slice(rows.height)
+        cut.add(_explain_waiting(rows, part, waiting))
     parts, digests = cut.finish()
     rest = parts.pop(None, pl.DataFrame(schema=file.rows.schema))
     short = sum(counts[key] for key, why in waiting.items() if why == arrivals.SHORT)

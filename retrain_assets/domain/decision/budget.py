@@ -32,10 +32,10 @@ def apply_budget(spec: ModelSpec, dataset: DatasetSpec) -> ModelSpec:
         "current": max(week, 2),
     }
     # A candidate is tried only if it is trained on newer data than production was.
-    chosen = WindowsSpec.model_validate(windows | _list_given(spec.windows))
-    wait = max(wait, chosen.holdout + 1 if spec.refit else 1)
+    taken_windows = WindowsSpec.model_validate(windows | _list_given(spec.windows))
+    wait = max(wait, taken_windows.holdout + 1 if spec.refit else 1)
     triggers = {"cooldown": wait, "new_partitions": wait} | _list_given(spec.triggers)
-    parts = {"windows": chosen, "triggers": TriggersSpec.model_validate(triggers)}
+    parts = {"windows": taken_windows, "triggers": TriggersSpec.model_validate(triggers)}
     return spec.model_copy(update=parts)
 
 

@@ -263,7 +263,7 @@ def _decide_between(
     elif regressing:
         where = ", ".join(f"{s.column} {s.value} ({s.loss:.0%} worse)" for s in regressing)
         verdict, reason = Verdict.REJECT, f"worse than {rival} for {where}; {figures}"
-    elif comparison.low > bound or bound == -math.inf:
+    elif comparison.low > bound or (bound == -math.inf and math.isfinite(comparison.low)):
         verdict, reason = (
             Verdict.PROMOTE,
             f"{_describe_passed(comparison, bound, rival)}: {figures}",

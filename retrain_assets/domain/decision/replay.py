@@ -160,8 +160,8 @@ class _Ranking:
         """Return the outcome with what is proposed, and why."""
         top = max(self.standings, key=self._rank)
         best = max((item for item in self.standings if item.gated), key=self._rank)
-        shown = [item for item in self._list_equals(best) if item.gated and (item.low or 0) > 0]
-        proposed = min(shown, key=lambda item: item.fits, default=self.standings[0])
+        proven = [item for item in self._list_equals(best) if item.gated and (item.low or 0) > 0]
+        proposed = min(proven, key=lambda item: item.fits, default=self.standings[0])
         return replace(
             self.outcome,
             standings=self.standings,
@@ -196,8 +196,13 @@ class _Ranking:
         if best.low is None:
             return f"nothing is proposed: {reason}, on too few partitions to say how sure that is"
         reason += f", {self.confidence:.0%} interval {best.low:.2g} to {best.high:.2g}"
-        if best.low <= 0:
+        if best.low <= 0 and proposed is now:
             return f"nothing is proposed: {reason}: it may be chance"
+        if best.low <= 0:
+            return (
+                f"{reason}: it may be chance; `{proposed.name}` is proposed, which is shown to be "
+                f"better than now, and has {proposed.fits} fits"
+            )
         if proposed is best:
             return f"{reason}: shown to be better"
         return (

@@ -123,13 +123,14 @@ def run_permutation_test(
     # A statistic that is the same in every draw distinguishes nothing.
     varied = deviation >= LEAST_DEVIATION
     largest = _take_largest(actual[None], mean, deviation, varied)[0]
-    parts, standard, alike = list[Floats](), list[Floats](), 0
+    standard, alike, beyond = list[Floats](), 0, np.zeros(len(names))
     planned = int(np.ceil(20 / rate)) if rate < 20 / 1000 else 1000
-    while len(parts) * CHUNK < planned and alike < FEWEST_ALIKE:
-        parts.append(_compute_statistics(columns, _draw(CHUNK, blocks, len(current), random)))
-        standard.append(_take_largest(parts[-1], mean, deviation, varied))
+    while len(standard) * CHUNK < planned and alike < FEWEST_ALIKE:
+        drawn = _compute_statistics(columns, _draw(CHUNK, blocks, len(current), random))
+        beyond += (drawn >= actual).sum(axis=0)
+        standard.append(_take_largest(drawn, mean, deviation, varied))
         alike += int(np.count_nonzero(standard[-1] >= largest))
-    drawn, tops = np.concatenate(parts), np.concatenate(standard)
+    tops = np.concatenate(standard)
     draws = len(tops)
     p_value = (1 + alike) / (1 + draws)
     allowed = int(rate * (1 + draws))
@@ -138,7 +139,7 @@ def run_permutation_test(
     return PermutationTest(
         statistics=dict(zip(names, actual.tolist(), strict=True)),
         thresholds={name: limit for name, limit, is_varied in thresholds if is_varied},
-        beyond=dict(zip(names, (drawn >= actual).mean(axis=0).tolist(), strict=True)),
+        beyond=dict(zip(names, (beyond / draws).tolist(), strict=True)),
         p_value=float(p_value),
         error=float(np.sqrt(p_value * (1 - p_value) / draws)),
         draws=draws,

@@ -47,10 +47,10 @@ def _compare(tables: Tables, spec: DatasetSpec, on: list[str], before: str, key:
         rows.filter(pl.col(PARTITION) == part).select(*on, content.alias(side))
         for part, side in ((before, "_old"), (key, "_new"))
     )
-    both = old.join(new, on=on, how="full", coalesce=True, nulls_equal=True)
+    joined = old.join(new, on=on, how="full", coalesce=True, nulls_equal=True)
     is_old, is_new = (pl.col(side).is_not_null() for side in ("_old", "_new"))
     same = pl.col("_old") == pl.col("_new")
-    counts = both.select(
+    counts = joined.select(
         added=(~is_old).sum(),
         changed=(is_old & is_new & ~same).sum(),
         unchanged=same.sum(),

@@ -39,7 +39,8 @@ def _split(
     rows = tables.read(f"{dataset}/dataset", keys, version=identity and identity[1])
     values = rows.with_columns(pl.col(column).cast(pl.String).alias(SEGMENT))
     parts = values.partition_by(SEGMENT, as_dict=True, include_key=False)
-    return rows.clear(), {str(value): part for (value,), part in parts.items()}
+    by_name = {str(value): part for (value,), part in parts.items() if value is not None}
+    return rows.clear(), by_name
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ class Rows:
     def batches(self, keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
         """Yield partitions together, up to a bound on their values; larger ones alone."""
         columns = len(self.state.dataset.columns) + len(self.state.feature_names)
-        return group_batches(
-            ((self.counts.get(key, 0) * columns, [key]) for key in keys), BATCH_VALUES
-        )
+        # Of a segment too, since all rows of a partition are read for it.
+        counts = landed_rows(self.state.tables, self.state.dataset.name)
+        return group_batches(((counts.get(key, 0) * columns, [key]) for key in keys), BATCH_VALUES)
 
     def build(self, keys: Sequence[str]) -> tuple[pl.DataFrame, list[RefusedRow]]:
         """Return features of the rows of some partitions, and the rows that have none."""

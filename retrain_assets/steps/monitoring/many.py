@@ -9,7 +9,10 @@ from typing import Any
 
 import polars as pl
 
+from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift.many_tests import alert_together
+from retrain_assets.domain.drift.observations import FEATURE, P_VALUE, PREDICTION, TARGET
+from retrain_assets.specs.triggers import TriggersSpec
 from retrain_assets.steps.decision import layer
 from retrain_assets.steps.features import build
 from retrain_assets.steps.features.rows import Rows
@@ -82,7 +85,8 @@ def _monitor_batch(
         observed[state.spec.name] = monitor.observe(state, keys)
 
     _try_each(states, build_, outcome)
-    together = _alert_together(observed) if len(states) > 1 else observed
+    triggers = states[0].spec.triggers
+    together = _alert_together(triggers, observed) if len(states) > 1 else observed
 
     def store(state: ModelState) -> None:
         _store(state, together[state.spec.name], run_id, outcome)
@@ -104,10 +108,10 @@ def _try_each(
 
 
 def _build(state: ModelState, keys: Sequence[str], run_id: str, outcome: Outcome) -> None:
-    named = {MODEL: state.spec.name}
+    model = {MODEL: state.spec.name}
     features = build.build_features(state, keys, run_id)
-    outcome.mismatches += [{**named, **case} for case in features.mismatches]
-    outcome.refused += [{**named, **row} for row in features.refused]
+    outcome.mismatches += [{**model, **case} for case in features.mismatches]
+    outcome.refused += [{**model, **row} for row in features.refused]
     results: dict[str, build.BuildResult | build.FeaturesResult] = {
         "features": features,
         "profile": build.build_profiles(state, keys, run_id),
@@ -117,19 +121,34 @@ def _build(state: ModelState, keys: Sequence[str], run_id: str, outcome: Outcome
         outcome.rows[name] = outcome.rows.get(name, 0) + result.count
 
 
-def _alert_together(observed: Mapping[str, monitor.Observed]) -> dict[str, monitor.Observed]:
+def _alert_together(
+    triggers: TriggersSpec, observed: Mapping[str, monitor.Observed]
+) -> dict[str, monitor.Observed]:
     """Return what was observed, with the alarms that all models have together."""
-    named = [part.rows.with_columns(pl.lit(name).alias(MODEL)) for name, part in observed.items()]
-    if not named:
+    drift = triggers.data_drift, triggers.prediction_drift, triggers.target_drift
+    smallest = {
+        role: part.smallest_effect if part else 0.0
+        for role, part in zip((FEATURE, PREDICTION, TARGET), drift, strict=True)
+    }
+    rows_of_models = [
+        part.rows.with_columns(pl.lit(name).alias(MODEL)) for name, part in observed.items()
+    ]
+    if not rows_of_models:
         return {}
-    rows = alert_together(pl.concat(named)).partition_by(MODEL, as_dict=True, include_key=False)
+    is_joint = pl.col("measure") == P_VALUE
+    least = pl.col("role").replace_strict(smallest, default=0.0, return_dtype=pl.Float64)
+    is_large = ~is_joint & pl.col("threshold").is_not_null() & (pl.col("statistic") >= least)
+    counts = ~is_joint | is_large.any().over(MODEL, PARTITION, "role")
+    parts = (part.rows.with_columns(pl.lit(name).alias(MODEL)) for name, part in observed.items())
+    alarms = alert_together(pl.concat(parts)).with_columns(pl.col("alert") & counts)
+    rows = alarms.partition_by(MODEL, as_dict=True, include_key=False)
     return {
         name: part._replace(rows=rows.get((name,), part.rows)) for name, part in observed.items()
     }
 
 
 def _store(state: ModelState, observed: monitor.Observed, run_id: str, outcome: Outcome) -> None:
-    result, named = monitor.store(state, observed, run_id), {MODEL: state.spec.name}
+    result, model = monitor.store(state, observed, run_id), {MODEL: state.spec.name}
     outcome.rows["monitoring"] = outcome.rows.get("monitoring", 0) + result.count
     alerts = result.rows.filter("alert").with_columns(pl.lit(state.spec.name).alias(MODEL))
     outcome.alerts += [alerts] if alerts.height else []
@@ -137,7 +156,7 @@ def _store(state: ModelState, observed: monitor.Observed, run_id: str, outcome: 
     row = watch.act(state, summary)
     if summary and summary.is_worse:
         back = f"; rolled back to version {row.version}" if row else ""
-        outcome.worse.append({**named, "reason": f"{summary.sentence}{back}"})
+        outcome.worse.append({**model, "reason": f"{summary.sentence}{back}"})
     if state.spec.layer.mode != "off":
         adapt.adapt_partitions(state, run_id)
     layer.act(state, run_id)

@@ -97,7 +97,10 @@ def summarize(state: ModelState) -> WatchSummary | None:
     if row is None:
         return None
     losses = _read_losses(state, row)["loss"].drop_nulls().to_list()
-    needed = intervals.required_evidence(state.spec.gate.confidence)
+    gate, period = state.spec.gate, state.dataset.partition.period
+    cooldown, confidence = state.spec.triggers.cooldown, gate.confidence
+    confidence = gate.confidence_at(period.per_year, cooldown) if period else confidence
+    needed = intervals.required_evidence(confidence)
     evidence = intervals.judge_by_weeks(losses, needed)
     return WatchSummary(
         production=row.version,

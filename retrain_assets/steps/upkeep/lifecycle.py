@@ -91,7 +91,7 @@ def describe_renaming(change: Change, storage: Storage, new: str) -> list[str]:
     part, old = change.part, change.part.name
     storage.local_folder("`retrain rename`")
     tables = storage.place / "delta"
-    if any(other.name == new and other.path != part.home for other in change.parts):
+    if any(item.name == new and item.path != part.home for item in change.parts):
         raise ValueError(f"{new} is there already: choose another name")
     if {old, new} <= set(tables.folders()):
         raise ValueError(f"{tables}/{new} holds tables already: choose another name")

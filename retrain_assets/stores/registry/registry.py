@@ -270,12 +270,12 @@ class ModelRegistry:
         if self._model():
             self.client.set_registered_model_tag(self.name, name, value)
 
-    def copy_tags(self, name: str, other: str) -> None:
+    def copy_tags(self, name: str, copy: str) -> None:
         """Write a tag of each version that has it once more under another name."""
         for item in self.versions():
             if name in item.tags:
                 self.client.set_model_version_tag(
-                    self.name, str(item.version), other, item.tags[name]
+                    self.name, str(item.version), copy, item.tags[name]
                 )
 
     def rename(self, name: str) -> None:

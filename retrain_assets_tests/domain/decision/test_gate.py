@@ -144,6 +144,9 @@ def test_with_unless_worse_only_what_is_shown_to_be_worse_stays_out() -> None:
         decide(gate, comparison(-0.01, 0.02), comparison(-0.2, 0.1)),
     ):
         assert refused.verdict is Verdict.REJECT
+    assert decide(gate, comparison(-0.2, math.inf), USEFUL).verdict is Verdict.HOLD
+    with pytest.raises(ValueError, match="does not go with `promote_when: unless_worse`"):
+        GateSpec(metric="log_loss", promote_when="unless_worse", false_promotions_per_year=1)
 
 
 def test_a_regressing_slice_rejects_what_is_better_on_the_whole() -> None:

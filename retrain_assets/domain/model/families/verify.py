@@ -35,12 +35,12 @@ def verify_trees(pipeline: Any) -> None:
 
 def _walk(root: Any) -> Iterator[Any]:
     """Yield an object and all that it is made of."""
-    waiting, seen = [root], dict[int, Any]()
+    waiting, parts = [root], dict[int, Any]()
     while waiting:
         part = waiting.pop()
-        if id(part) in seen or isinstance(part, type):
+        if id(part) in parts or isinstance(part, type):
             continue
-        seen[id(part)] = part
+        parts[id(part)] = part
         yield part
         if isinstance(part, dict):
             waiting += part.values()
