@@ -63,16 +63,18 @@ def write_checked(value: object, **options: Any) -> str:
 patch.object(cli_base, "write_json", write_checked).start()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """Let no test see what Dagster's instance of an earlier one left behind in the process.
+def get_living(_: type[base.DefsStateStorage]) -> base.DefsStateStorage | None:
+    """Return the storage of Dagster's instance of the context, unless the instance is gone.
 
     Where work was interrupted, its context ends when its frames are collected, and only then: a
-    collection in the middle of a later test would bring back an instance that is gone.
+    collection in the middle of a later test brings back an instance that is gone.
     """
-    if base._current_storage.get() is not None:
-        gc.collect()
-        base._current_storage.set(None)
+    storage = base._current_storage.get()
+    reference = getattr(storage, "_instance_weakref", None)
+    return storage if reference is not None and reference() is not None else None
+
+
+patch.object(base.DefsStateStorage, "get", classmethod(get_living)).start()
 
 
 @pytest.fixture

@@ -6,20 +6,20 @@ Not here: how files are copied and removed.
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import click
 
-from retrain_assets.cli.base import command, get_model, show, start_folder, storage
+from retrain_assets.cli.base import command, get_model, models, show, start_folder, storage
 from retrain_assets.orchestration.tick import alone
 from retrain_assets.specs.base import number_of
 from retrain_assets.steps.upkeep.vacuum import vacuum as remove_files
 from retrain_assets.stores.backup import back_up
 from retrain_assets.stores.backup import restore as bring_back
 from retrain_assets.stores.copies import copy_model
-from retrain_assets.stores.database import DRIVER, database_from, without_password
+from retrain_assets.stores.database import DRIVER, database_from, name_driver, without_password
 from retrain_assets.stores.place import is_object_uri
 from retrain_assets.stores.storage import Storage, storage_from
 
@@ -81,6 +81,11 @@ def copy(
     roots = _storage_at(source, from_mlflow), _storage_at(target, to_mlflow)
     if roots[0].root == roots[1].root:
         raise ValueError("both roots are the same: name another one with --from or --to")
+    if roots[0].mlflow_uri == roots[1].mlflow_uri:
+        raise ValueError(
+            "both roots have one MLflow database, which holds a model once: name another with "
+            "--from-mlflow or --to-mlflow"
+        )
     state = spec.state(roots[0])
     datasets = {item.name: item for item in (state.dataset, *state.lookups.values())}
     landing = [
@@ -92,6 +97,9 @@ def copy(
     tell = partial(click.echo, err=True)
     with alone(roots[1].work, place=roots[1].place):
         files = copy_model(model, [*datasets], landing, *roots, tell)
+        for name, member in models().items():  # the segments of a YAML with `for_each`
+            if member.spec.group == model != name:
+                files += copy_model(name, [], [], *roots, tell)
     value = {"model": model, "from": str(roots[0].root), "to": str(roots[1].root), "files": files}
     show(value, f"{model}: {number_of(files, 'file')} copied to {roots[1].root}")
 
@@ -99,7 +107,8 @@ def copy(
 def _storage_at(root: str | None, database: str | None) -> Storage:
     """Return the storage of a root, by default the project's."""
     if root is None:
-        return storage()
+        default = storage()
+        return replace(default, tracking_uri=name_driver(database)) if database else default
     place = _place(root)
     if is_object_uri(place) and not database:
         raise ValueError(

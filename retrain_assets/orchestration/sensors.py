@@ -206,8 +206,9 @@ def _find_ranges(model: Model, storage: Storage, quiet: Quiet) -> tuple[list[Wis
     """
     ranges: dict[tuple[str, str], list[str]] = {}
     states = [member.state(storage) for member in model.members.values()]
+    restless = [*quiet.pass_over(states)]  # the stamps come before what is read
     first = states[0].sources()
-    for state, stamp in quiet.pass_over(states):
+    for state, stamp in restless:
         sources = state.rename_sources(first)
         name = f"{state.spec.name} " if model.spec.for_each else ""
         to_build = [*state.list_ranges_to_build(sources)]

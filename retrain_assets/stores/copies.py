@@ -66,7 +66,7 @@ def copy_model(
     """
     groups = [f"delta/{name}" for name in (*datasets, model)]
     files = [f"landing/{name}" for name in landing]
-    for folder in (f"artifacts/{model}", f"reports/cards/{model}", *groups):
+    for folder in (*_list_artifacts(source, model), f"reports/cards/{model}", *groups):
         files += [f"{folder}/{name}" for name in list_files(source.place / folder)]
     # The log of a table after its data, and the ledger last.
     ledger = f"delta/{model}/ledger/"
@@ -90,12 +90,22 @@ def copy_model(
     return len(missing)
 
 
+def _list_artifacts(storage: Storage, model: str) -> set[str]:
+    """Return the folders of the files of versions, which keep the name the model once had."""
+    with _open(storage, model) as opened:
+        places = [row["artifact_location"] for row in _read(*opened, model)["experiments"]]
+    root = f"{storage.place}/"
+    folders = {place.removeprefix(root) for place in places if place.startswith(root)}
+    return {f"artifacts/{model}", *folders}
+
+
 def _refuse_other_files(place: Place, groups: Sequence[str], files: Sequence[str]) -> None:
     names = set(files)
     for group in groups:
         for file in (place / group).files():
             name = f"{group}/{file.name}"
-            if name not in names and not name.endswith(_REWRITTEN):
+            # The source may have removed data files since; its logs say what a table holds.
+            if name not in names and not name.endswith((*_REWRITTEN, ".parquet")):
                 raise _refusal(f"{place}/{name} is not in the root to copy from")
 
 
@@ -183,7 +193,7 @@ def _write(
         if name != "experiments":
             if new:
                 connection.execute(table.insert(), new)
-        elif number is None:
+        elif new and number is None:
             del new[0]["experiment_id"]
             number = connection.execute(table.insert().values(new[0])).inserted_primary_key[0]  # type: ignore[index]
 

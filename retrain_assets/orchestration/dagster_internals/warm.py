@@ -63,7 +63,9 @@ def _is_lasting_server() -> bool:
     is_run = multiprocessing.parent_process() is not None  # which has the arguments of its server
     if is_run or sys.platform != "linux" or SERVER not in sys.modules:
         return False
-    parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
-    return sys.argv[1:3] == ["api", "grpc"] and (
-        "--heartbeat" not in sys.argv or b"code-server" in parent
+    if sys.argv[1:3] != ["api", "grpc"]:
+        return False
+    parent = Path(f"/proc/{os.getppid()}/cmdline")  # the first process of a container has none
+    return "--heartbeat" not in sys.argv or (
+        parent.exists() and b"code-server" in parent.read_bytes()
     )

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import polars as pl
 
-from retrain_assets.domain.data.rules import FILE_PARTITION, PARTITION
+from retrain_assets.domain.data.rules import FILE_PARTITION
 from retrain_assets.domain.data.values import sources
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores.tables.tables import Tables
@@ -40,11 +40,10 @@ def compare_deliveries(
 
 
 def _compare(tables: Tables, spec: DatasetSpec, on: list[str], before: str, key: str) -> Change:
-    rows = tables.read(f"{spec.name}/dataset", [before, key])
     values = [name for name in spec.columns if name not in (*on, spec.partition.column)]
     content = pl.struct(pl.lit(0).alias("_"), *values).hash()
     old, new = (
-        rows.filter(pl.col(PARTITION) == part).select(*on, content.alias(side))
+        tables.read(f"{spec.name}/dataset", [part]).select(*on, content.alias(side))
         for part, side in ((before, "_old"), (key, "_new"))
     )
     joined = old.join(new, on=on, how="full", coalesce=True, nulls_equal=True)

@@ -3,6 +3,7 @@
 Not here: loading the file of such a model (`stores.registry`).
 """
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +16,14 @@ from retrain_assets.steps.decision import judge, promote, train
 from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import LedgerRow
-from retrain_assets.stores.registry import model_check, model_file, native_file, registry, release
+from retrain_assets.stores.registry import (
+    model_check,
+    model_file,
+    native_file,
+    registry,
+    release,
+    signature,
+)
 
 ADOPTED = "adopted_from"  # tag of a version that was trained elsewhere
 
@@ -117,6 +125,11 @@ def _load(state: ModelState, source: str, last: str, features: pl.DataFrame) -> 
     """
     kind, trusted = state.spec.target.kind, state.spec.estimator.trusted
     if not release.is_release(source):
+        if os.environ.get(signature.TRUSTED):
+            raise model_file.ModelFileError(
+                f"{source} is no release, and with {signature.TRUSTED} only signed ones are "
+                "adopted: unset it to adopt this one"
+            )
         if (native := registry.read_native(source, state.registry)) is not None:
             return native_file.take_over(native, source, kind, features)
         return wrap_fitted(registry.load_foreign(source, state.registry), kind, features)

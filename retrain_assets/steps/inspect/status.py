@@ -160,7 +160,7 @@ def answer(value: Mapping[str, Any]) -> dict[str, Any]:
         A sentence by question; of `waiting`, a list of sentences.
     """
     layer = value["adaptation"]
-    note = f"; {describe_layer(layer)}" if layer else ""
+    note = f"; {describe_layer(layer)}" if layer and value["production"] else ""
     return {
         "how it does": _describe_newest(value) + note,
         "what moved": _describe_moved(value),

@@ -95,6 +95,9 @@ def describe_renaming(change: Change, storage: Storage, new: str) -> list[str]:
         raise ValueError(f"{new} is there already: choose another name")
     if {old, new} <= set(tables.folders()):
         raise ValueError(f"{tables}/{new} holds tables already: choose another name")
+    is_begun = part.path != part.home
+    if part.kind == "model" and not is_begun and storage.registry(new).is_known():
+        raise ValueError(f"MLflow has {new} already: choose another name")
     if old in TAGGED or new in TAGGED:
         raise ValueError(f"{old} cannot become {new}: {' and '.join(TAGGED)} are no names")
     if part.kind == "dataset":
@@ -145,8 +148,9 @@ def rename(storage: Storage, change: Change, new: str) -> None:
     _move_tables(storage, old, new)
     if part.kind == "model":
         storage.registry(old).rename(new)
+    if part.kind == "dataset":
+        _copy_tags(storage, f"{old}_version", f"{new}_version")
     for user in change.users:
-        storage.registry(user.name).copy_tags(f"{old}_version", f"{new}_version")
         if user.home == part.home:
             text = user.replace_name(text, "dataset", old, new)
         else:
@@ -154,6 +158,14 @@ def rename(storage: Storage, change: Change, new: str) -> None:
             user.write(user.replace_name(content, "dataset", old, new))
     part.write(text)
     parked.unlink()
+
+
+def _copy_tags(storage: Storage, old: str, new: str) -> None:
+    """Tag all versions made from a dataset, those of segments and retired models too."""
+    present = (storage.place / "delta").folders()
+    for name in sorted({item.name for item in storage.registry("").versions_of_all()}):
+        if name in present:
+            storage.registry(name).copy_tags(old, new)
 
 
 def _move_tables(storage: Storage, old: str, new: str) -> None:

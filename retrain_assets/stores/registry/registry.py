@@ -285,6 +285,10 @@ class ModelRegistry:
         if self._model():
             self.client.rename_registered_model(self.name, name)
 
+    def is_known(self) -> bool:
+        """Tell if MLflow has an experiment or a registered model of this name."""
+        return bool(self.client.get_experiment_by_name(self.name) or self._model())
+
     def _model(self) -> Any:
         return next(iter(self.client.search_registered_models(f"name='{self.name}'")), None)
 

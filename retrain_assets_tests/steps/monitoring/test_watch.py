@@ -15,7 +15,7 @@ from retrain_assets.steps.upkeep.messages import find_regression
 from retrain_assets.stores.ledger import LedgerRow
 from retrain_assets_tests.world import World, key, new_world
 
-TURNED, LATEST, DAYS = 16, 40, 10
+TURNED, LATEST, DAYS = 16, 40, 28
 NOT_WORSE = dg.AssetCheckKey(dg.AssetKey(["churn", "monitoring"]), "not_worse_than_before")
 
 
