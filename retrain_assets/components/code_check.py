@@ -10,11 +10,16 @@ from difflib import get_close_matches
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import resolve_name
+from itertools import chain
 from pathlib import Path
 
 from retrain_assets.domain.model.families.catalogue import TITLES, find_family
 from retrain_assets.domain.model.families.family import EstimatorFamily
-from retrain_assets.domain.model.families.parameters import allows_value, read_value_rules
+from retrain_assets.domain.model.families.parameters import (
+    allows_value,
+    list_rule_givers,
+    read_value_rules,
+)
 from retrain_assets.specs.base import hint
 from retrain_assets.specs.model import EstimatorSpec, ModelSpec
 from retrain_assets.specs.yaml import Loc
@@ -77,26 +82,31 @@ def _estimator_mistakes(spec: ModelSpec, family: EstimatorFamily, path: str) -> 
     if not (required or unknown):
         yield from family.find_unusable(spec)
     if family.reads_roles:
-        yield from _list_bad_values(spec, path, classes)
+        yield from _list_bad_values(spec, path)
 
 
-def _list_bad_values(spec: ModelSpec, path: str, classes: list[ast.ClassDef]) -> Iterator[Mistake]:
-    """Yield values that scikit-learn refuses when it fits.
+def _list_bad_values(spec: ModelSpec, path: str) -> Iterator[Mistake]:
+    """Yield values, set or searched, that scikit-learn refuses when it fits.
 
     The library is only imported, for its own words, if the source of the class rules a value out.
     """
-    rules = read_value_rules(classes)
-    for name, value in spec.estimator.params.items():
-        if allows_value(rules.get(name), value):
+    module, _, title = path.rpartition(".")
+    rules = read_value_rules(list(read_class(module, title, with_rules=True)))
+    search = spec.estimator.search.params if spec.estimator.search else {}
+    searched = (
+        (("search", "params", name), item) for name, part in search.items() for item in part.ends
+    )
+    params = ((("params", name), value) for name, value in spec.estimator.params.items())
+    for loc, value in chain(params, searched):
+        if allows_value(rules.get(loc[-1]), value):
             continue
         from sklearn.utils._param_validation import validate_parameter_constraints
 
-        module, _, title = path.rpartition(".")
         constraints = getattr(import_module(module), title)._parameter_constraints  # noqa: SLF001
         try:
-            validate_parameter_constraints(constraints, {name: value}, title)
+            validate_parameter_constraints(constraints, {loc[-1]: value}, title)
         except ValueError as error:
-            yield ("estimator", "params", name), str(error)
+            yield ("estimator", *loc), str(error)
 
 
 def _list_unknown_arguments(spec: ModelSpec, path: str, names: list[str]) -> Iterator[Mistake]:
@@ -122,21 +132,28 @@ def _mistaken_role(path: str, kind: str, classes: list[ast.ClassDef]) -> str | N
     return None
 
 
-def read_class(module: str, name: str) -> Iterator[ast.ClassDef]:
-    """Yield a class of a library and its bases, as far as source files show them."""
+def read_class(module: str, name: str, *, with_rules: bool = False) -> Iterator[ast.ClassDef]:
+    """Yield a class of a library and its bases, as far as source files show them.
+
+    Args:
+        module: The module that has the class, or imports it.
+        name: The class.
+        with_rules: Whether to yield also the classes whose rules for values it takes over.
+    """
     tree = _parse(source) if (source := _source(module)) else None
     for node in _list_statements(tree) if tree else ():
         if isinstance(node, ast.ClassDef) and node.name == name:
             yield node
-            for base in node.bases:
-                yield from read_class(module, ast.unparse(base).rpartition(".")[2])
+            others = list_rule_givers(node) if with_rules else []
+            for base in (*others, *(ast.unparse(base).rpartition(".")[2] for base in node.bases)):
+                yield from read_class(module, base, with_rules=with_rules)
         elif isinstance(node, ast.ImportFrom):
             package = module if source and source.stem == "__init__" else module.rpartition(".")[0]
             origin = resolve_name("." * node.level + (node.module or ""), package)
             for alias in node.names:
                 inside = origin.partition(".")[0] == module.partition(".")[0]
                 if (alias.asname or alias.name) == name and inside:
-                    yield from read_class(origin, alias.name)
+                    yield from read_class(origin, alias.name, with_rules=with_rules)
 
 
 def _list_statements(tree: ast.Module) -> Iterator[ast.stmt]:

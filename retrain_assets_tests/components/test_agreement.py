@@ -243,6 +243,17 @@ def column(**changes: Any) -> dict[str, Any]:
         (
             {
                 "estimator": {
+                    "class": "sklearn.ensemble.RandomForestClassifier",
+                    "search": {"params": {"max_depth": {"low": -3, "high": 3, "whole": True}}},
+                }
+            },
+            {},
+            "estimator.search.params.max_depth",
+            "The 'max_depth' parameter of RandomForestClassifier must be an int in the range [1,",
+        ),
+        (
+            {
+                "estimator": {
                     "class": "sklearn.svm.SVC",
                     "search": {"params": {"c": {"values": [1, 2]}}},
                 }

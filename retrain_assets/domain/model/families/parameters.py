@@ -7,6 +7,8 @@ importing the library. Not here: the names of arguments, and finding the source.
 import ast
 import math
 import re
+from collections.abc import Iterator
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
@@ -28,15 +30,25 @@ _ENDS, _NUMBER = ("left", "right"), re.compile(r"-?[0-9.]+")
 def read_value_rules(classes: list[ast.ClassDef]) -> dict[str, ast.expr]:
     """Return what a class and its bases, in this order, say of the values of each argument."""
     rules: dict[str, ast.expr] = {}
-    for node in classes:
-        for part in node.body:
-            target = part.target if isinstance(part, ast.AnnAssign) else None
-            is_rule = isinstance(target, ast.Name) and target.id == "_parameter_constraints"
-            if is_rule and isinstance(part, ast.AnnAssign) and isinstance(part.value, ast.Dict):
-                for key, value in zip(part.value.keys, part.value.values, strict=True):
-                    if isinstance(key, ast.Constant) and isinstance(key.value, str):
-                        rules.setdefault(key.value, value)
+    for key, value in chain.from_iterable(map(_list_rules, classes)):
+        if isinstance(key, ast.Constant) and isinstance(key.value, str):
+            rules.setdefault(key.value, value)
     return rules
+
+
+def list_rule_givers(node: ast.ClassDef) -> list[str]:
+    """Return the classes whose rules a class takes over (`**Tree._parameter_constraints`)."""
+    values = [ast.unparse(value) for key, value in _list_rules(node) if key is None]
+    return [text.partition(".")[0] for text in reversed(values)]  # the last one counts
+
+
+def _list_rules(node: ast.ClassDef) -> Iterator[tuple[ast.expr | None, ast.expr]]:
+    """Yield what the body of a class lists, by argument; without one where it takes rules over."""
+    for part in node.body:
+        target = part.target if isinstance(part, ast.AnnAssign) else None
+        is_rule = isinstance(target, ast.Name) and target.id == "_parameter_constraints"
+        if is_rule and isinstance(part, ast.AnnAssign) and isinstance(part.value, ast.Dict):
+            yield from zip(part.value.keys, part.value.values, strict=True)
 
 
 def allows_value(rule: ast.expr | None, value: Any) -> bool:
