@@ -54,7 +54,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return Demo(home, **json.loads(done.stdout))
+    answer = json.loads(done.stdout)
+    return Demo(home, answer["days"], answer["decisions"])
 
 
 @pytest.fixture(scope="session")
