@@ -103,6 +103,7 @@ def land(work: Path, scale: int) -> None:
     scaled.drop_planes(work / "landing")
     documents = [document.value for document in load_strictly(SPECS)]
     found = {document["attributes"]["name"]: document["attributes"] for document in documents}
+    found["flight_delay"]["refit"] = True  # the shipped policy has none, and both fits are measured
     found["flights"]["rows"]["max"] *= scale
     found["flights"]["columns"]["flight"]["max"] = FLIGHT_NUMBERS * scale - 1
     (work / "specs.yaml").write_text(yaml.safe_dump_all(documents), encoding="utf-8")
