@@ -11,7 +11,7 @@ pytestmark = pytest.mark.system
 expect.set_options(timeout=PAGE_SECONDS * 1000)
 
 ASSETS = (
-    *("features", "profile", "predictions", "monitoring"),
+    *("features", "profile", "predictions", "monitoring", "adaptation"),
     *("candidate_model", "evaluation", "production_model", "report", "replay", "storage"),
 )
 
