@@ -196,6 +196,7 @@ class Relay(BaseHTTPRequestHandler):
             content = f"<Error><Code>{code}</Code>{SECRET}</Error>".encode()
             self.send_response_only(int(status))
             self.send_header("Content-Length", str(len(content)))
+            self.send_header("Connection", "close")  # else a client may send its next one here
             self.end_headers()
             self.wfile.write(content if self.command != "HEAD" else b"")
 
