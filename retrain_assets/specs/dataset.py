@@ -334,15 +334,9 @@ class DatasetSpec(NamedSpec):
                 yield f"read.date_format: {name!r} is neither date nor datetime"
 
     def _find_header_mistakes(self) -> Mistakes:
-        header, renamed = self.read.header or (), self.read.rename
+        header = self.read.header or ()
         for column in self.file_columns:
-            origins = [repr(name) for name, meant in renamed.items() if meant == column]
-            if len(origins) > 1 and not header:
-                yield (
-                    f"read.rename: {' and '.join(origins)} both become {column}: a file that has "
-                    "both would be refused, so keep one"
-                )
-            names = [repr(name) for name in header if renamed.get(name, name) == column]
+            names = [repr(name) for name in header if self.read.rename.get(name, name) == column]
             if len(names) > 1:
                 yield (
                     f"read.header: {' and '.join(names)} both name the column {column}, so every "

@@ -95,10 +95,6 @@ def partition(**changes: Any) -> dict[str, Any]:
             {"read": {"header": ["no", "nr", "day"], "rename": {"no": "x", "nr": "x"}}},
             "read.header: 'no' and 'nr' both name the column x, so every file would be refused",
         ),
-        (
-            {"read": {"rename": {"no": "x", "nr": "x"}}},
-            "read.rename: 'no' and 'nr' both become x: a file that has both would be refused",
-        ),
         ({"read": {"date_format": {"nope": "%d"}}}, "read.date_format: 'nope' is not among"),
         ({"read": {"date_format": {"x": "%d"}}}, "'x' is neither date nor datetime"),
     ],
