@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.util import resolve_name
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from retrain_assets.domain.model.families.catalogue import TITLES, find_family
 from retrain_assets.domain.model.families.family import EstimatorFamily
@@ -21,7 +22,7 @@ from retrain_assets.domain.model.families.parameters import (
     read_value_rules,
 )
 from retrain_assets.specs.base import hint
-from retrain_assets.specs.model import EstimatorSpec, ModelSpec
+from retrain_assets.specs.model import DistributionSpec, EstimatorSpec, ModelSpec
 from retrain_assets.specs.yaml import Loc
 from retrain_assets.steps.modules import find_module, full_name, is_of_the_user
 
@@ -94,7 +95,9 @@ def _list_bad_values(spec: ModelSpec, path: str) -> Iterator[Mistake]:
     rules = read_value_rules(list(read_class(module, title, with_rules=True)))
     search = spec.estimator.search.params if spec.estimator.search else {}
     searched = (
-        (("search", "params", name), item) for name, part in search.items() for item in part.ends
+        (("search", "params", name), item)
+        for name, part in search.items()
+        for item in _list_ends(part)
     )
     params = ((("params", name), value) for name, value in spec.estimator.params.items())
     for loc, value in chain(params, searched):
@@ -107,6 +110,12 @@ def _list_bad_values(spec: ModelSpec, path: str) -> Iterator[Mistake]:
             validate_parameter_constraints(constraints, {loc[-1]: value}, title)
         except ValueError as error:
             yield ("estimator", *loc), str(error)
+
+
+def _list_ends(part: DistributionSpec) -> list[Any]:
+    """Return the values of a search, or the ends of its range."""
+    kind: Any = int if part.is_integer else float
+    return part.values or [kind(part.low), kind(part.high)]
 
 
 def _list_unknown_arguments(spec: ModelSpec, path: str, names: list[str]) -> Iterator[Mistake]:

@@ -46,14 +46,6 @@ class DistributionSpec(Spec):
     log: bool = False
     is_integer: bool = Field(False, alias="whole")
 
-    @property
-    def ends(self) -> list[Any]:
-        """Return the values, or the ends of the range: what an estimator must take."""
-        if self.values is not None:
-            return self.values
-        ends = (self.low, self.high)
-        return [int(end) if self.is_integer and end is not None else end for end in ends]
-
     def _find_mistakes(self) -> Mistakes:
         if self.values is not None:
             if self.low is not None or self.high is not None:
