@@ -107,7 +107,7 @@ class Resume(Plan):
 
 
 class Approve(Resume):
-    """Which version is approved, or the adaptive layer; it must be what waits."""
+    """The version that is approved, or the adaptive layer; it must be what waits."""
 
     version: int | None = None
     layer: bool = False
@@ -127,7 +127,7 @@ class Rollback(Resume):
 
 @dataclass(frozen=True)
 class Operation:
-    """What an operation works with."""
+    """The run, settings, model and state that an operation works with."""
 
     context: dg.OpExecutionContext
     config: Any

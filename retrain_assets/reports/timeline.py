@@ -190,8 +190,8 @@ def _place_performance(axis: Axis, course: Sequence[Values]) -> Drawn | None:
         for row in rows
         if (row["alert"] and row["role"] == PERFORMANCE) or len(rows) <= FEW
     ]
-    drawn = {"lines": lines, "bands": bands, "bounds": bounds, "dots": dots}
-    return drawn | {"ticks": scale.ticks(), "alerts": any(dot["alert"] for dot in dots)}
+    picture = {"lines": lines, "bands": bands, "bounds": bounds, "dots": dots}
+    return picture | {"ticks": scale.ticks(), "alerts": any(dot["alert"] for dot in dots)}
 
 
 def _choose_scale(rows: Sequence[Values]) -> Scale:

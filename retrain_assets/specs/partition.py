@@ -90,7 +90,7 @@ PERIODS: dict[str, Period] = {
 
 
 class PartitionSpec(Spec):
-    """How rows and files are divided into partitions, which are replaced and monitored as units.
+    """The division of rows and files into partitions, which are replaced and monitored as units.
 
     Args:
         by: A `week` is named by its Monday; `none` replaces the whole dataset.

@@ -114,7 +114,7 @@ class LastingSpec(Spec):
 
 
 class BudgetSpec(Spec):
-    """What retraining may cost: windows, cooldown and `new_partitions` follow from it.
+    """The cost that retraining may have; windows, cooldown and `new_partitions` follow from it.
 
     Args:
         fits_per_month: Number of fits that a month may have; with `for_each`, of each model. A

@@ -64,7 +64,7 @@ class Place(Protocol):
 
     @property
     def memory(self) -> dict[str, Any]:
-        """What was opened or verified in a store while the process lives; nothing of a folder."""
+        """Return what was opened or verified in a store so far; nothing of a folder."""
 
     def __truediv__(self, name: str) -> "Place": ...
 
@@ -232,7 +232,7 @@ class Bucket:
 
     @property
     def memory(self) -> dict[str, Any]:
-        """What was opened or verified in the bucket while the process lives."""
+        """Return what was opened or verified in the bucket while the process lives."""
         return self.client.memory
 
     def files(self) -> list[Stored]:

@@ -97,7 +97,7 @@ class LayerState:
 
 
 class Update(NamedTuple):
-    """What a partition did.
+    """The effect of one partition on the layer.
 
     Args:
         state: After it.

@@ -48,7 +48,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Linear:
-    """What one linear model knows.
+    """The state of one linear model.
 
     Args:
         coefficients: The biases, then the weight of each member.

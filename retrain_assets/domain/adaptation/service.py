@@ -16,7 +16,7 @@ NEEDED = intervals.required_evidence(0.9)  # reached by mistake in 5 % of stream
 
 
 class Standing(NamedTuple):
-    """What the partitions since the last change say of the layer.
+    """The comparison of the layer with the newest version since it began or ended to serve.
 
     Args:
         serves: Whether it serves now.

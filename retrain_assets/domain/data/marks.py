@@ -20,7 +20,7 @@ _FIRST, _PLACE = "_first", "_place"
 
 @dataclass(frozen=True)
 class Marks:
-    """What must be known of all rows to mark one of them.
+    """The facts of all rows that are needed to mark one of them.
 
     Args:
         keys: The hashes of keys that several rows of a partition may have.

@@ -144,7 +144,7 @@ def compare_policies(
 
 @dataclass(frozen=True)
 class _Ranking:
-    """What follows from the standings of policies.
+    """The conclusion from the standings of policies.
 
     Args:
         outcome: The results.

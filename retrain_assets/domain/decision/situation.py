@@ -101,7 +101,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Expectation:
-    """When the next decision is expected.
+    """The partition as of which the next decision is expected.
 
     Args:
         partitions: After how many further mature partitions; None where only a cause can bring it.

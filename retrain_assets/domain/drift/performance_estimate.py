@@ -28,7 +28,7 @@ RIDGE = 1e-6  # on all parameters: keeps the slope finite where the labels are s
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a classifier's probabilities were worth on rows it had not seen.
+    """The worth of a classifier's probabilities, measured on rows it had not seen.
 
     The softmax of an intercept a class plus the slope times the log probability. Source: Cox, "Two
     further applications of a model for binary regression", Biometrika 45, 1958, of two classes;

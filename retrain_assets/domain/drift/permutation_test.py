@@ -126,9 +126,9 @@ def run_permutation_test(
     standard, alike, beyond = list[Floats](), 0, np.zeros(len(names))
     planned = int(np.ceil(20 / rate)) if rate < 20 / 1000 else 1000
     while len(standard) * CHUNK < planned and alike < FEWEST_ALIKE:
-        drawn = _compute_statistics(columns, _draw(CHUNK, blocks, len(current), random))
-        beyond += (drawn >= actual).sum(axis=0)
-        standard.append(_take_largest(drawn, mean, deviation, varied))
+        samples = _compute_statistics(columns, _draw(CHUNK, blocks, len(current), random))
+        beyond += (samples >= actual).sum(axis=0)
+        standard.append(_take_largest(samples, mean, deviation, varied))
         alike += int(np.count_nonzero(standard[-1] >= largest))
     tops = np.concatenate(standard)
     draws = len(tops)

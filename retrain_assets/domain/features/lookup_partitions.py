@@ -23,7 +23,7 @@ _MOMENT = timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class LookupPartitions:
-    """How partitions of a dataset and of a lookup belong together.
+    """The assignment of partitions of a lookup to those of a dataset.
 
     Args:
         lookup: How the lookup is joined.

@@ -128,7 +128,7 @@ def bonferroni(confidence: float, count: int) -> float:
 
 
 class Evidence(NamedTuple):
-    """How much likelier some gains are if there is an effect, and from where on that counts."""
+    """The likelihood of gains with an effect relative to without one, and the value needed."""
 
     value: float
     needed: float

@@ -39,7 +39,7 @@ class Errors(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """What the predictions of a partition are given.
+    """The interval around each prediction of a partition.
 
     Args:
         half_width: How far the interval reaches on each side of the prediction.

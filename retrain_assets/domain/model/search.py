@@ -96,17 +96,17 @@ def search(
     """
     journal = journal or Journal()
     past = {setting.params: setting for setting in journal.settings}
-    study, drawn, settings = _new_study(spec, seed), list[Params](), list[Setting]()
+    study, trials, settings = _new_study(spec, seed), list[Params](), list[Setting]()
     limit = 60 * (spec.minutes or math.inf)
     for number in range(spec.budget):
         if number and sum(setting.seconds for setting in settings) >= limit:
             break
         trial = study.ask()
         draws = {name: _draw(trial, name, of) for name, of in spec.params.items()} if number else {}
-        drawn.append({**params, **draws})
-        text = json.dumps(drawn[-1], sort_keys=True, default=str)
+        trials.append({**params, **draws})
+        text = json.dumps(trials[-1], sort_keys=True, default=str)
         recalled = past.get(text)
-        losses = judge(drawn[-1]) if recalled is None else recalled.losses
+        losses = judge(trials[-1]) if recalled is None else recalled.losses
         setting = _try(trial, text, losses, journal.clock)
         if recalled is None:
             journal.add(setting)
@@ -119,7 +119,7 @@ def search(
             f"estimator.search: all of its {len(settings)} settings failed, the first because of: "
             f"{settings[0].reason}"
         )
-    return drawn[int(np.argmin(losses))], _to_table(settings)
+    return trials[int(np.argmin(losses))], _to_table(settings)
 
 
 def _new_study(spec: SearchSpec, seed: int) -> Study:

@@ -59,7 +59,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What somebody has stated.
+    """The settings that somebody has stated.
 
     Args:
         model: Name of the model.

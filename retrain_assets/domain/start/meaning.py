@@ -42,7 +42,7 @@ _MOSTLY = 0.8
 
 @dataclass(frozen=True)
 class Target:
-    """What is predicted.
+    """The column that is predicted.
 
     Args:
         kind: The kind of model.

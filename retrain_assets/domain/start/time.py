@@ -32,7 +32,7 @@ _SECONDS, _MILLISECONDS = (10**9, 2 * 10**9), (10**12, 2 * 10**12)
 
 @dataclass(frozen=True)
 class Periods:
-    """How rows divide by time.
+    """The division of rows by time.
 
     Args:
         by: The period.

@@ -43,7 +43,7 @@ REFERENCE = "#/components/schemas/{model}"
 
 
 class Fault(BaseModel):
-    """What is wrong in one row."""
+    """One mistake in one row."""
 
     row: int | None
     column: str | None
@@ -51,7 +51,7 @@ class Fault(BaseModel):
 
 
 class Failure(BaseModel):
-    """What was wrong, and how to correct it."""
+    """The reason of a refusal, and how to correct it."""
 
     code: str
     message: str
@@ -97,7 +97,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What the paths of one model share.
+    """The parts that the paths of one model share.
 
     Args:
         service: The service.

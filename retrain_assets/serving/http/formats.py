@@ -36,7 +36,7 @@ _TEXTS: TypeAdapter[Any] = TypeAdapter(list[StrictStr | None])
 
 
 class Size(BaseModel, strict=True):
-    """How many bytes of a tensor stand behind the JSON, where its data do."""
+    """The number of bytes of a tensor whose data stand behind the JSON."""
 
     binary_data_size: int | None = Field(None, ge=0)
 
@@ -52,7 +52,7 @@ class Tensor(BaseModel, strict=True):
 
 
 class Packing(BaseModel, strict=True):
-    """Which tensors of the answer are to stand behind its JSON."""
+    """The choice of tensors of the answer that stand behind its JSON."""
 
     binary_data: bool | None = None  # of one output
     binary_data_output: bool = False  # of all others

@@ -253,7 +253,7 @@ class Loader:
 
 @dataclass(frozen=True)
 class Serving:
-    """What answers at one moment.
+    """The version and layer that answer at one moment.
 
     Args:
         version: The version in production.

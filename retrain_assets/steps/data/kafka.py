@@ -17,7 +17,7 @@ from retrain_assets.stores.landing.topic import TopicFiles
 
 @dataclass(frozen=True)
 class Bounds:
-    """When the messages read so far are written, whichever comes first, and when to stop.
+    """The limits at which messages are written, whichever comes first, and at which to stop.
 
     Args:
         messages: So many were read, over all topic partitions.

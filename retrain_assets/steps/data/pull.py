@@ -30,7 +30,7 @@ ALL_ROWS = "all.parquet"
 
 @dataclass
 class Pulled:
-    """What a pull has landed.
+    """The files that a pull has landed.
 
     Args:
         rows: How many rows.

@@ -270,10 +270,10 @@ def register(
         SPEC_FILE: state.spec.model_dump_json(indent=2),
         PACKAGES_FILE: json.dumps(installed(), indent=2),
     }
-    drawn: dict[str, bytes] = {}
+    plots: dict[str, bytes] = {}
     if trained.search is not None:
         texts[SEARCH_FILE] = trained.search.write_csv()
-        drawn = {"search.png": canvas.to_png(draw_search(trained.search))}
+        plots = {"search.png": canvas.to_png(draw_search(trained.search))}
     return state.registry.log_version(
         run_id,
         trained.pipeline,
@@ -290,7 +290,7 @@ def register(
             "excluded": describe_exclusions(state.spec.exclude, first, last),
         },
         texts=texts,
-        pictures={**(pictures or {}), **drawn},
+        pictures={**(pictures or {}), **plots},
     )
 
 

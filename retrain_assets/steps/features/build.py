@@ -32,7 +32,7 @@ class NotReadyError(PermanentError):
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a step stored: the partitions, their rows, and the version of its commit."""
+    """The partitions that a step stored, their rows, and the version of its commit."""
 
     partitions: tuple[str, ...]
     rows: pl.DataFrame
@@ -46,7 +46,7 @@ class BuildResult:
 
 @dataclass(frozen=True)
 class FeaturesResult:
-    """What was stored of features, which may be too many rows to keep.
+    """The counts of stored features, which may be too many rows to keep.
 
     Args:
         partitions: Those that were built.

@@ -113,7 +113,7 @@ def _measure_deviation(state: ModelState, keys: Sequence[str]) -> float:
 
 @dataclass(frozen=True)
 class Adapted:
-    """What was stored of the layer.
+    """The partitions whose states of the layer were stored.
 
     Args:
         partitions: Those whose states were made.
@@ -163,7 +163,7 @@ def read_chain(
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """What the layer would have brought on the newest partitions.
+    """The gain of the layer on the newest partitions.
 
     Args:
         partitions: How many partitions with final labels are compared.

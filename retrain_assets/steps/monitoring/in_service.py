@@ -32,7 +32,7 @@ def is_in_service(state: ModelState, history: History) -> bool:
 
 @dataclass(frozen=True)
 class Newest:
-    """What the layer serves with until another state or version comes.
+    """The state and members that serve until another state or version comes.
 
     Args:
         name: The partition after which the state was made.

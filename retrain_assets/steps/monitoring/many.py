@@ -25,7 +25,7 @@ Records = list[dict[str, object]]
 
 @dataclass
 class Outcome:
-    """What came of the models of all segments.
+    """The results of the models of all segments.
 
     Args:
         models: How many were built.

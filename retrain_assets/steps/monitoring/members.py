@@ -41,7 +41,7 @@ MEMBERS_SCHEMA: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the layer takes of one partition.
+    """The labels and outputs of one partition that the layer learns from.
 
     Args:
         outputs: Members' predictions, the newest first, as `predict_layer` takes them.
@@ -108,7 +108,7 @@ class Place:
 
 
 class MemberOutputs:
-    """What members predict for some partitions: stored, or computed where that is missing.
+    """The outputs of members for some partitions: stored, or computed where these are missing.
 
     Args:
         state: The model.

@@ -40,7 +40,7 @@ def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildR
 
 
 class Observed(NamedTuple):
-    """What monitoring says of some partitions, and of later ones that depend on these.
+    """The results of monitoring for some partitions, and for later ones that depend on these.
 
     Args:
         ready: Those of the partitions that have landed.

@@ -128,7 +128,7 @@ def score_partitions(
 
 @dataclass(frozen=True)
 class _Members:
-    """What the layer serves with now, and the pipelines of its older members."""
+    """The present state of the layer in service, and the pipelines of its older members."""
 
     newest: Newest
     pipelines: Sequence[Model]

@@ -32,7 +32,7 @@ SCHEMA: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class WatchSummary:
-    """What the partitions since a promotion show.
+    """The comparison with the version before, on the partitions since a promotion.
 
     Args:
         production: The version in production.

@@ -46,7 +46,7 @@ Record = tuple[int, Sequence[str | None] | None, str, str | None]
 
 
 class Columns(NamedTuple):
-    """How the columns of a file differ from those of the contract.
+    """The differences between the columns of a file and those of the contract.
 
     Args:
         extra: Those that the contract does not know.

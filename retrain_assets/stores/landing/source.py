@@ -102,7 +102,7 @@ class Ignored:
 
 
 class Source(Protocol):
-    """Where a dataset's rows come from."""
+    """The place that a dataset's rows come from."""
 
     def files(
         self, since: str | None = None, ignored: Ignored | None = None, /

@@ -29,7 +29,7 @@ class StatementError(PermanentError):
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one kind of database is reached and asked.
+    """The driver and the words of one kind of database.
 
     Args:
         driver: Its ADBC module.

@@ -29,7 +29,7 @@ IDLE_SECONDS, START_SECONDS = 120.0, 60.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What a process left behind.
+    """The end of a process: its exit and its output.
 
     Args:
         code: Its exit code; negative for the signal that ended it, None if it took too long.
