@@ -9,17 +9,20 @@ import shutil
 import subprocess
 import sys
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import dagster as dg
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
 from retrain_assets.cli import inspect, main
+from retrain_assets.steps.upkeep import lifecycle
 from retrain_assets.stores.storage import storage_from
 from retrain_assets_tests.projects import Project, document, new_project, write_project, yaml_of
-from retrain_assets_tests.world import DATASET, customers
+from retrain_assets_tests.world import DATASET, World, customers
 
 ROOT = Path(__file__).parents[1]
 
@@ -454,6 +457,13 @@ def test_refused_files_that_hold_no_partition_are_read_again_too(fresh: Project)
     assert done.stdout == "customers: 1 refused file read again, none is refused now\n"
 
 
+def test_a_root_without_the_model_is_not_copied(theirs: Path) -> None:
+    done = run("copy", "churn", "--from", str(theirs / "typo"), "--to", str(theirs / "prod"))
+    assert done.exit_code == 1
+    assert "typo holds nothing of churn: name another with --from" in done.stderr
+    assert {"typo", "prod"}.isdisjoint(path.name for path in theirs.iterdir())
+
+
 def test_a_dataset_without_partitions_is_backfilled_without_a_range(fresh: Project) -> None:
     whole = {"name": "plans", "landing": "plans.csv", "partition": {"by": "none"}}
     fresh.write(yaml_of(None, None, document("LandedDataset", DATASET | whole)))
@@ -466,6 +476,16 @@ def test_a_dataset_without_partitions_is_backfilled_without_a_range(fresh: Proje
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["refused"] == 0
     assert "give --from and --to: the partitions run from" in run("backfill", "customers").stderr
+
+
+def test_the_table_of_many_models_names_what_failed_of_a_lookup(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    job = dg.job(name="plans_ingest")(lambda: None)
+    instance.create_run_for_job(job, status=dg.DagsterRunStatus.FAILURE)
+    joined = replace(world.model, lookups={"plans": world.dataset})
+    line = next(inspect._list_by_need([joined, world.model], instance))
+    assert line.startswith("the newest run of plans_ingest failed, ")
 
 
 def test_the_largest_segments_are_listed_and_shown_by_need(theirs: Path) -> None:
@@ -493,5 +513,8 @@ def test_the_largest_segments_are_listed_and_shown_by_need(theirs: Path) -> None
         ["version", name] for name in sorted(["churn", *(f"churn_{value}" for value in largest)])
     ]
     assert table[4] == "3 version"
+    with patch.object(lifecycle, "retire") as retire:
+        assert run("retire", "churn", "--reason", "sold", "--yes").exit_code == 0
+    assert retire.call_args.args[1].segments == sorted(f"churn_{value}" for value in largest)
     yaml.with_name("segments.json").write_text('{"churn": ["a b", "a-b"]}', encoding="utf-8")
     assert "would both be the model 'churn_a_b'" in run("status").output

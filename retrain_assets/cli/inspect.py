@@ -54,10 +54,7 @@ def status(model: str | None, *, verbose: bool) -> None:
 
 def _list_by_need(selection: list[Model], instance: dg.DagsterInstance) -> Iterator[str]:
     """Yield a line for each model, those first that need somebody."""
-    groups = {name for model in selection for name in (model.spec.group, model.dataset.name)}
-    failed = {"failed_ticks": dict(failed_ticks(instance, groups))}
-    failed["failed_runs"] = dict(failed_runs(instance, groups))
-    yield from _list_failures(failed)
+    yield from _list_failures(_find_failures(selection, instance))
     storage = base.storage()
     rows = [needs_step.summarize(model.state(storage)) for model in selection]
     rows.sort(key=lambda row: (needs_step.NEEDS.index(row["need"]), row["rank"], row["model"]))
@@ -71,12 +68,22 @@ def _list_by_need(selection: list[Model], instance: dg.DagsterInstance) -> Itera
 
 
 def _status(model: Model, instance: dg.DagsterInstance) -> Values:
-    groups = (model.spec.group, model.dataset.name, *model.lookups)
-    failures = dict(failed_ticks(instance, groups))
     state = model.state(base.storage())
-    runs = dict(failed_runs(instance, groups))
-    facts = {"engine": state.engine.describe(), "failed_ticks": failures, "failed_runs": runs}
+    facts = {"engine": state.engine.describe(), **_find_failures([model], instance)}
     return {**status_step.overview(state), **facts}
+
+
+def _find_failures(selection: list[Model], instance: dg.DagsterInstance) -> Values:
+    """Return what failed at its newest tick or run, of models and all their datasets."""
+    groups = dict.fromkeys(
+        name
+        for model in selection
+        for name in (model.spec.group, model.dataset.name, *model.lookups)
+    )
+    return {
+        "failed_ticks": dict(failed_ticks(instance, groups)),
+        "failed_runs": dict(failed_runs(instance, groups)),
+    }
 
 
 def _answers(value: Values) -> Iterator[str]:

@@ -13,6 +13,7 @@ from retrain_assets import definitions
 from retrain_assets.cli import base
 from retrain_assets.cli.base import command, show
 from retrain_assets.cli.decide import by_option, reason_option
+from retrain_assets.components.components import RetrainedModel
 from retrain_assets.domain.start.meaning import slug
 from retrain_assets.orchestration import tick as passes
 from retrain_assets.orchestration.dagster_internals import NOT_FINISHED_STATUSES
@@ -75,10 +76,13 @@ def _plan(name: str, reason: str, by: str) -> lifecycle.Change:
     folder = definitions.location_at(base.start_folder()).folder
     if folder == definitions.HERE:
         raise LookupError("this is no project of yours: go to its folder")
-    parts = [*list_parts(definitions.component_tree(base.location().folder).defs_module_path)]
+    tree = definitions.component_tree(base.location().folder)
+    parts = [*list_parts(tree.defs_module_path)]
     part = base.get("model or dataset", {part.name: part for part in parts}, name)
     reason, by = (" ".join(text.split()) for text in (reason, by))
-    return lifecycle.Change(part, parts, reason, by)
+    models = tree.get_all_components(RetrainedModel) if part.attributes.get("for_each") else []
+    segments = [sorted(model.names - {name}) for model in models if model.spec.name == name]
+    return lifecycle.Change(part, parts, reason, by, *segments)
 
 
 def _confirm(statement: str, lines: list[str], *, yes: bool) -> None:

@@ -94,6 +94,9 @@ def copy(
         if dataset.delta is None and dataset.bucket is None
         for file in roots[0].source(dataset).files()
     ]
+    groups = {model, *datasets}
+    if not landing and groups.isdisjoint((roots[0].place / "delta").folders()):
+        raise LookupError(f"{roots[0].root} holds nothing of {model}: name another with --from")
     tell = partial(click.echo, err=True)
     with alone(roots[1].work, place=roots[1].place):
         files = copy_model(model, [*datasets], landing, *roots, tell)

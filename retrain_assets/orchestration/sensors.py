@@ -178,36 +178,35 @@ def data_ready_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
         description="Asks to build and monitor partitions whose datasets have changed.",
     )
     def _sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> Evaluated:
-        wishes, count = _find_ranges(model, storage.open(), quiet)
+        wishes = _find_ranges(model, storage.open(), quiet)
         if not wishes:
-            return dg.SkipReason(f"all {count} complete partitions are monitored")
+            return dg.SkipReason(quiet[model.spec.name][1])
         return run_requests.requests(context, job.name, wishes)
 
     return _sensor
 
 
 class Quiet(dict[str, tuple[object, str]]):
-    """Models that asked for nothing, until a table of theirs or of their datasets has changed."""
+    """Models that asked for nothing, until a table, a dataset or code of theirs has changed."""
 
     def pass_over(self, states: Iterable[ModelState]) -> Iterator[tuple[ModelState, object]]:
         """Yield the models to look at, each with the stamp of its tables."""
         for state in states:
             groups = state.spec.name, state.dataset.name, *state.lookups
             stamp = state.tables.stamp(*groups)
+            if stamp is not None:
+                stamp = state.recipe, *stamp  # a user's code changes without a commit
             if stamp is None or self.get(state.spec.name, (None,))[0] != stamp:
                 self.pop(state.spec.name, None)
                 yield state, stamp
 
 
-def _find_ranges(model: Model, storage: Storage, quiet: Quiet) -> tuple[list[Wish], int]:
-    """Return the ranges to build, and how many partitions are complete.
-
-    Models of one YAML that need the same range share a run.
-    """
+def _find_ranges(model: Model, storage: Storage, quiet: Quiet) -> list[Wish]:
+    """Return the ranges to build; models of one YAML that need the same range share a run."""
     ranges: dict[tuple[str, str], list[str]] = {}
     states = [member.state(storage) for member in model.members.values()]
     restless = [*quiet.pass_over(states)]  # the stamps come before what is read
-    first = states[0].sources()
+    first = states[0].sources() if restless else {}
     for state, stamp in restless:
         sources = state.rename_sources(first)
         name = f"{state.spec.name} " if model.spec.for_each else ""
@@ -215,9 +214,8 @@ def _find_ranges(model: Model, storage: Storage, quiet: Quiet) -> tuple[list[Wis
         for start, end, changes in to_build:
             ranges.setdefault((start, end), []).extend(f"{name}{change}" for change in changes)
         if not to_build:
-            quiet[state.spec.name] = stamp, ""
-    wishes = [Wish(about, partitions.range_tags(*ends)) for ends, about in ranges.items()]
-    return wishes, len(first)
+            quiet[state.spec.name] = stamp, f"all {len(first)} complete partitions are monitored"
+    return [Wish(about, partitions.range_tags(*ends)) for ends, about in ranges.items()]
 
 
 def retrain_wanted_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
@@ -269,7 +267,8 @@ def _retraining(model: Model, job: str, context: Tick, storage: Storage, quiet: 
             about = [*tags.values(), request.as_of, *request.fired, state.recipe]
             wishes.append(Wish(about, tags | _describe_request(request)))
         last = state.spec.name
-        if time.monotonic() - began > MAX_SECONDS:
+        # Only Dagster's server ends a tick after a minute. `retrain tick` keeps no cursor.
+        if context.instance_ref and time.monotonic() - began > MAX_SECONDS:
             break
     if len(names) > 1 and last and isinstance(context, dg.SensorEvaluationContext):
         context.update_cursor(last)

@@ -25,7 +25,7 @@ from retrain_assets.stores import lease
 from retrain_assets.stores.place import Place
 
 POLL_SECONDS = 2.0
-BUSY = "it does what there is to do"
+BUSY = "it does what there is to do, and any other command has to wait until it has ended"
 TICK_TAG = "retrain/tick"  # of a run that a pass executes: the storage root
 
 

@@ -64,38 +64,38 @@ def copy_model(
         StorageError: A file of a table is damaged; the message names it.
         PlaceError: A store does not answer.
     """
+    with _open(source, model) as opened:
+        records = _read(*opened, model)  # before the files, so that each file they name is listed
     groups = [f"delta/{name}" for name in (*datasets, model)]
     files = [f"landing/{name}" for name in landing]
-    for folder in (*_list_artifacts(source, model), f"reports/cards/{model}", *groups):
+    artifacts = _list_artifacts(records, source.place, model)
+    for folder in (*artifacts, f"reports/cards/{model}", *groups):
         files += [f"{folder}/{name}" for name in list_files(source.place / folder)]
     # The log of a table after its data, and the ledger last.
     ledger = f"delta/{model}/ledger/"
     files.sort(key=lambda name: (name.startswith(ledger), f"/{LOG}/" in name, name))
     _refuse_other_files(target.place, groups, files)
     missing = [name for name in files if not _is_there(source.place, target.place, name)]
-    with _open(source, model) as theirs, _open(target, model) as ours:
-        records, present = _read(*theirs, model), _read(*ours, model)
+    with _open(target, model) as opened:
+        present = _read(*opened, model)
         _refuse_other_versions(records, present, target)
         tell(f"{len(missing)} of {len(files)} files, {len(records['model_versions'])} versions")
         for name in missing:
             if not name.startswith(ledger):
                 copy_file(source.place, name, target.place)
-        _write(*ours, records, present, (f"{source.place}/", f"{target.place}/"))
+        _write(*opened, records, present, (f"{source.place}/", f"{target.place}/"))
     for name in missing:
         if name.startswith(ledger):
             copy_file(source.place, name, target.place)
-    for name in target.tables.names():
-        if name.partition("/")[0] in (*datasets, model):
-            target.tables.verify(name)
+    for name in target.tables.names(*datasets, model):
+        target.tables.verify(name)
     return len(missing)
 
 
-def _list_artifacts(storage: Storage, model: str) -> set[str]:
+def _list_artifacts(records: Rows, place: Place, model: str) -> set[str]:
     """Return the folders of the files of versions, which keep the name the model once had."""
-    with _open(storage, model) as opened:
-        places = [row["artifact_location"] for row in _read(*opened, model)["experiments"]]
-    root = f"{storage.place}/"
-    folders = {place.removeprefix(root) for place in places if place.startswith(root)}
+    root, uris = f"{place}/", [row["artifact_location"] for row in records["experiments"]]
+    folders = {uri.removeprefix(root) for uri in uris if uri.startswith(root)}
     return {f"artifacts/{model}", *folders}
 
 
@@ -111,8 +111,8 @@ def _refuse_other_files(place: Place, groups: Sequence[str], files: Sequence[str
 
 def _is_there(source: Place, target: Place, name: str) -> bool:
     """Tell if a file has been copied; the name of a data file is never used twice."""
-    file, original = target.find(name), source.find(name)
-    if file is None or original is None:
+    file = target.find(name)
+    if file is None or (original := source.find(name)) is None:
         return False
     is_data = name.startswith("delta/") and name.endswith(".parquet")
     if file.size_bytes == original.size_bytes and (

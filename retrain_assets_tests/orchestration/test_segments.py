@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -10,13 +11,19 @@ import dagster as dg
 import pytest
 
 from retrain_assets.domain.data.rules import PARTITION
+from retrain_assets.domain.decision.situation import Request
+from retrain_assets.orchestration import sensors
 from retrain_assets.orchestration.checks import failures
 from retrain_assets.serving.run import new_service
 from retrain_assets.specs.model import PolicySpec
+from retrain_assets.steps.decision.policy import record_request
 from retrain_assets.steps.features import build
 from retrain_assets.steps.inspect import needs
 from retrain_assets.steps.replay import SILENT, replay_policies
 from retrain_assets.steps.state import ModelState
+from retrain_assets.steps.upkeep import lifecycle
+from retrain_assets.stores.project import list_parts
+from retrain_assets_tests.projects import yaml_of
 from retrain_assets_tests.serving.site import listening
 from retrain_assets_tests.world import World, key, new_world
 
@@ -96,6 +103,39 @@ def test_a_model_that_fails_leaves_the_others_and_is_asked_for_again(world: Worl
     assert all(key(16) in state.built() for state in states(world).values())
 
 
+def test_ticks_of_a_server_share_the_models_and_a_pass_looks_at_all(
+    world: World, tmp_path: Path
+) -> None:
+    asked = list[str]()
+
+    def record(state: ModelState) -> Request:
+        asked.append(state.spec.name)
+        return record_request(state)
+
+    repository, cursor = world.definitions.get_repository_def(), None
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as stored:
+        reference = stored.get_ref()
+    with (
+        patch.object(sensors, "MAX_SECONDS", -1),
+        patch.object(sensors, "record_request", side_effect=record),
+    ):
+        for count in range(len(NAMES)):
+            context = dg.build_sensor_context(
+                instance=world.instance,
+                instance_ref=reference,
+                repository_def=repository,
+                sensor_name="churn_retrain_wanted",
+                resources=repository.get_top_level_resources(),
+                cursor=cursor,
+            )
+            sensor = repository.get_sensor_def("churn_retrain_wanted")
+            cursor = sensor.evaluate_tick(context).cursor
+            assert asked == NAMES[: count + 1]
+        asked.clear()
+        assert world.settle() == []
+    assert asked == NAMES
+
+
 def test_the_policies_of_one_segment_can_be_replayed(world: World) -> None:
     policies = [PolicySpec(name="as it is"), PolicySpec(name="every 5", every=5)]
     outcome = replay_policies(states(world)["churn_basic"], policies, SILENT)
@@ -109,3 +149,18 @@ def test_a_person_decides_on_one_segment(world: World) -> None:
     assert [name for name, pause in pauses.items() if pause] == ["churn_basic"]
     with pytest.raises(LookupError, match=r"no model 'basic'.*did you mean churn_basic"):
         world.model.member("basic")
+
+
+def test_the_models_of_all_segments_retire_together(world: World, tmp_path: Path) -> None:
+    (tmp_path / "defs.yaml").write_text(yaml_of({"for_each": FOR_EACH}), encoding="utf-8")
+    parts = [*list_parts(tmp_path)]
+    (part,) = (part for part in parts if part.kind == "model")
+    lifecycle.retire(world.storage, lifecycle.Change(part, parts, "sold", "somebody", NAMES[1:]))
+    newest = {name: [*state.ledger.read().rows][-1:] for name, state in states(world).items()}
+    assert {name: [row.action for row in rows] for name, rows in newest.items()} == {
+        "churn": ["retire"],
+        "churn_basic": ["retire"],
+        "churn_gone": [],
+    }
+    tags = world.storage.registry("churn_basic").client.get_registered_model("churn_basic").tags
+    assert tags["retired"] == "by somebody: sold"

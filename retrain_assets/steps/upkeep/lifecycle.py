@@ -29,12 +29,14 @@ class Change:
         parts: All of the project.
         reason: Why.
         by: Who wants it.
+        segments: With `for_each`, the models of the segments.
     """
 
     part: Part
     parts: Sequence[Part]
     reason: str
     by: str
+    segments: Sequence[str] = ()
 
     @property
     def users(self) -> list[Part]:
@@ -72,9 +74,9 @@ def describe_retirement(change: Change) -> list[str]:
 def retire(storage: Storage, change: Change) -> None:
     """Take a model or dataset out of the project, and keep all that it has stored."""
     part = change.part
-    if part.kind == "model":
-        _record(storage, change, "retire", "retired")
-        storage.registry(part.name).tag_model("retired", f"by {change.by}: {change.reason}")
+    for name in (part.name, *change.segments) if part.kind == "model" else ():
+        _record(storage, name, change, "retire", "retired")
+        storage.registry(name).tag_model("retired", f"by {change.by}: {change.reason}")
     text, rest = part.cut()
     note = f"# Retired on {datetime.now(UTC):%Y-%m-%d} by {change.by}: {change.reason}\n"
     place = part.home.with_name(f"{part.name}.retired.yaml")
@@ -137,13 +139,20 @@ def _describe_dataset(change: Change, new: str) -> list[str]:
 
 
 def rename(storage: Storage, change: Change, new: str) -> None:
-    """Give a model or dataset another name, in all that the platform has stored of it."""
+    """Give a model or dataset another name, in all that the platform has stored of it.
+
+    Raises:
+        ValueError: The name cannot be replaced in a file; nothing has changed.
+    """
     part, old = change.part, change.part.name
     parked = part.home.with_name(f"{part.home.name}{PARKED}")
-    text = part.replace_name(part.path.read_text(encoding="utf-8"), "name", old, new)
+    texts = {part.home: part.replace_name(part.path.read_text(encoding="utf-8"), "name", old, new)}
+    for user in change.users:
+        text = texts.get(user.home) or user.path.read_text(encoding="utf-8")
+        texts[user.home] = user.replace_name(text, "dataset", old, new)
     if part.path != parked:
         if part.kind == "model":
-            _record(storage, change, "rename", f"renamed from {old} to {new}")
+            _record(storage, old, change, "rename", f"renamed from {old} to {new}")
         part.path.replace(parked)  # from here on, Dagster does not load it
     _move_tables(storage, old, new)
     if part.kind == "model":
@@ -151,12 +160,9 @@ def rename(storage: Storage, change: Change, new: str) -> None:
     if part.kind == "dataset":
         _copy_tags(storage, f"{old}_version", f"{new}_version")
     for user in change.users:
-        if user.home == part.home:
-            text = user.replace_name(text, "dataset", old, new)
-        else:
-            content = user.path.read_text(encoding="utf-8")
-            user.write(user.replace_name(content, "dataset", old, new))
-    part.write(text)
+        if user.home != part.home:
+            user.write(texts[user.home])
+    part.write(texts[part.home])
     parked.unlink()
 
 
@@ -181,9 +187,9 @@ def _move_tables(storage: Storage, old: str, new: str) -> None:
             tables.replace(table, rows, [old, new], {"action": "rename"})
 
 
-def _record(storage: Storage, change: Change, action: Action, text: str) -> None:
+def _record(storage: Storage, model: str, change: Change, action: Action, text: str) -> None:
     """Append a row to the ledger, unless it is the newest already or nothing was decided yet."""
-    ledger = storage.ledger(change.part.name)
+    ledger = storage.ledger(model)
     history, reason = ledger.read(), f"{text}: {change.reason}"
     last = history.rows[-1] if history.rows else None
     if last is None or (last.action, last.reason) == (action, reason):
@@ -201,4 +207,4 @@ def _record(storage: Storage, change: Change, action: Action, text: str) -> None
         more=None,
         gate=None,
     )
-    storage.registry(change.part.name).ledger_head = ledger.append(row, history).head
+    storage.registry(model).ledger_head = ledger.append(row, history).head

@@ -112,8 +112,14 @@ class TopicFiles:
         """
         if not isinstance(self.root, Path):
             root = place_at(self.root.rpartition("/")[0])
-            with lease.hold(root / f".{self.topic}.topic"):
-                yield
+            try:
+                with lease.hold(root / f".{self.topic}.topic"):
+                    yield
+            except lease.HeldError as error:
+                raise RuntimeError(
+                    f"topic {self.topic} is being landed by another process: {error}; if that has "
+                    f"died, run this again after {lease.SECONDS} seconds"
+                ) from error
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         try:

@@ -76,12 +76,12 @@ class Tables:
         """Return the place of a table."""
         return place_at(self.uri(table))
 
-    def names(self) -> list[str]:
-        """Return the names of all tables."""
+    def names(self, *groups: str) -> list[str]:
+        """Return the names of all tables, or of those of some groups."""
         root = place_at(self.root)
         return [
             f"{group}/{table}"
-            for group in root.folders()
+            for group in groups or root.folders()
             for table in (root / group).folders()
             if log.LOG in (root / group / table).folders()
         ]
