@@ -30,8 +30,17 @@ def read_lists(folder: Path) -> dict[str, list[str]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValidationError) as error:
-        why = f"is no list of values by model: delete it and run `retrain segments`: {error}"
-        raise SpecError(f"{path}: {why}".splitlines()[0]) from None
+        why = "is no list of values by model: delete it and run `retrain segments`"
+        raise SpecError(f"{path}: {why}: {_explain(error)}") from None
+
+
+def _explain(error: Exception) -> str:
+    """Return what is wrong, in one line, and at which place of the list."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    detail = error.errors(include_url=False)[0]
+    place = "".join(f"{part}: " for part in detail["loc"])
+    return place + detail["msg"].removeprefix("Value error, ")
 
 
 def complete(spec: ModelSpec, folder: Path) -> ModelSpec:
@@ -50,7 +59,7 @@ def complete(spec: ModelSpec, folder: Path) -> ModelSpec:
         segmentation = ForEachSpec.model_validate({**listed, "values": values})
         [*segmentation.segments(spec.name, values)]
     except ValueError as error:
-        raise SpecError(f"{folder / FILE}: {spec.name}: {error}") from None
+        raise SpecError(f"{folder / FILE}: {spec.name}: {_explain(error)}") from None
     return spec.model_copy(update={"for_each": segmentation})
 
 

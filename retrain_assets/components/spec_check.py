@@ -111,6 +111,10 @@ def _find_segment_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[Mi
 
 def _find_window_mistakes(spec: ModelSpec) -> Iterator[Mistake]:
     """Yield windows on which the gate can never decide, or no search can have its folds."""
+    longest, train = max(spec.windows.also, default=0), spec.windows.least
+    if longest >= train:  # which only a budget brings about
+        why = f"{longest} is not below train, which is {train} by the budget: shorten it"
+        yield ("windows", "also"), f"{why}, or give `train`"
     holdout, blocks = spec.windows.holdout, spec.gate.min_blocks
     if spec.blocks is None and holdout < blocks:
         why = (

@@ -41,6 +41,7 @@ from retrain_assets.stores.registry.registry import ModelRegistry
 from retrain_assets.stores.tables.tables import Tables
 
 Result = TypeVar("Result")
+Read = Callable[[Tables, str], dict[str, Any]]
 SOURCE = "_source"  # digest of what a partition was built from
 WITHOUT = "without_features"  # in a commit of features: the sources of those with refused rows only
 FILES = {**FILES_SCHEMA, "stamp": pl.String()}
@@ -57,14 +58,15 @@ MONITORING_SCHEMA: dict[str, pl.DataType] = {
 
 def landed(tables: Tables, dataset: str) -> dict[str, str]:
     """Return a digest of the accepted files of each partition of a dataset, in order."""
-    return _read_once(_landed, tables, f"{dataset}/files")
+    stored = _read_once(_landed, tables, f"{dataset}/files")
+    return {key: content for key, (content, _) in stored.items()}
 
 
-def _read_once(read: Any, tables: Tables, table: str) -> dict[str, str]:
+def _read_once(read: Read, tables: Tables, table: str) -> dict[str, Any]:
     """Return a copy of what was read of a table, read again if the table has changed."""
     identity = tables.identity(table)
     if identity is None:  # there is none, or it is in memory
-        return cast("dict[str, str]", read(tables, table))
+        return read(tables, table)
     memory = _NEWEST.get((read, tables, table))
     if memory is None or memory[0] != identity:
         memory = _NEWEST[read, tables, table] = identity, read(tables, table)
@@ -72,24 +74,21 @@ def _read_once(read: Any, tables: Tables, table: str) -> dict[str, str]:
 
 
 # The newest content of each table alone: with that of earlier versions, a code server would grow.
-_NEWEST: dict[tuple[Any, Tables, str], tuple[tuple[str, int], dict[str, str]]] = {}
-
-
-def _landed(tables: Tables, table: str) -> dict[str, str]:
-    dataset = table.partition("/")[0]
-    digests = _accepted(tables, dataset, pl.col("sha256").sort().str.join("+"))
-    return {key: digest(text) for key, text in digests.items()}
+_NEWEST: dict[tuple[Read, Tables, str], tuple[tuple[str, int], dict[str, Any]]] = {}
 
 
 def landed_rows(tables: Tables, dataset: str) -> dict[str, int]:
     """Return the number of accepted rows of each partition of a dataset, in order."""
-    return _accepted(tables, dataset, pl.col("accepted").sum())
+    stored = _read_once(_landed, tables, f"{dataset}/files")
+    return {key: rows for key, (_, rows) in stored.items()}
 
 
-def _accepted(tables: Tables, dataset: str, figure: pl.Expr) -> dict[str, Any]:
+def _landed(tables: Tables, table: str) -> dict[str, tuple[str, int]]:
     placed = ~pl.col(PARTITION).str.starts_with(UNPLACED)
-    files = landing_files(tables, dataset, pl.col("refusal").is_null() & placed)
-    return dict(files.group_by(PARTITION).agg(figure).sort(PARTITION).iter_rows())
+    files = landing_files(tables, table.partition("/")[0], pl.col("refusal").is_null() & placed)
+    figures = pl.col("sha256").sort().str.join("+"), pl.col("accepted").sum()
+    rows = files.group_by(PARTITION).agg(*figures).sort(PARTITION).iter_rows()
+    return {key: (digest(content), count) for key, content, count in rows}
 
 
 def landing_files(tables: Tables, dataset: str, condition: pl.Expr | bool = True) -> pl.DataFrame:

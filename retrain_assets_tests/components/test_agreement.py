@@ -16,6 +16,7 @@ from retrain_assets_tests.projects import Project, document, line_of, yaml_of
 from retrain_assets_tests.world import DATASET, MODEL
 
 COLUMNS = DATASET["columns"]
+WEEKLY = DATASET["partition"] | {"by": "week", "start": "2019-12-30", "end": "2029-12-31"}
 
 
 def column(**changes: Any) -> dict[str, Any]:
@@ -233,6 +234,12 @@ def column(**changes: Any) -> dict[str, Any]:
             {},
             "estimator.params.gama",
             "sklearn.svm.SVC takes no 'gama': did you mean gamma?",
+        ),
+        (
+            {"budget": {"fits_per_month": 4}, "windows": {"also": [30]}},
+            {"partition": WEEKLY},
+            "windows.also",
+            "30 is not below train, which is 20 by the budget: shorten it, or give `train`",
         ),
         (
             {"estimator": {"class": "sklearn.svm.SVC", "params": {"C": 0, "probability": True}}},

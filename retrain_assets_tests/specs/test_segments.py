@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from retrain_assets.components.segment_list import complete
+from retrain_assets.specs.base import SpecError
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.specs.segments import name_segment
 from retrain_assets_tests.world import MODEL
@@ -52,6 +55,25 @@ def test_a_value_never_becomes_more_than_a_plain_name(value: str, name: str) -> 
 def test_values_that_would_share_a_model_are_refused(values: list[Any], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         members(*values)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"churn": ["a"', "`retrain segments`: Invalid JSON: EOF while parsing a list at line 1"),
+        ('{"churn": ["a", 7]}', "segments`: churn: 1: Input should be a valid string"),
+        ('{"churn": ["a", "a"]}', "segments.json: churn: values: 'a' stands there twice"),
+    ],
+)
+def test_a_list_of_segments_that_cannot_be_used_is_refused_in_one_line(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "segments.json").write_text(text, encoding="utf-8")
+    spec = ModelSpec.model_validate(MODEL | {"for_each": {"column": "plan", "top": 5}})
+    with pytest.raises(SpecError) as refused:
+        complete(spec, tmp_path)
+    assert said in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_all_models_share_the_budgets_of_the_year_and_differ_in_their_rows() -> None:

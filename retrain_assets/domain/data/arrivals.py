@@ -81,7 +81,9 @@ def find_strays(
     begins = {key: period.begins(key) or datetime.max for key in {*counts, *waiting, *earlier}}  # noqa: DTZ901
     near = period.near * period.longest
     groups = _group_near(begins, near)
-    fewest = 2 if not spec.is_split else _ENOUGH + 1 if not stored else math.inf
+    fewest: float = 2  # each is a file of its own, so two are two deliveries
+    if spec.is_split:  # a first file has no others to be confirmed by
+        fewest = math.inf if stored else _ENOUGH + 1
 
     def is_confirmed(group: Sequence[str]) -> bool:
         new = [key for key in group if key in rows and key in usual]

@@ -5,6 +5,7 @@ Not here: playing them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -158,7 +159,6 @@ class _Ranking:
 
     def conclude(self) -> Outcome:
         """Return the outcome with what is proposed, and why."""
-        top = max(self.standings, key=self._rank)
         best = max((item for item in self.standings if item.gated), key=self._rank)
         proven = [item for item in self._list_equals(best) if item.gated and (item.low or 0) > 0]
         proposed = min(proven, key=lambda item: item.fits, default=self.standings[0])
@@ -167,9 +167,14 @@ class _Ranking:
             standings=self.standings,
             best=best.name,
             proposed=proposed.name,
-            summary=self._describe_best(best, proposed) + self._describe_calendar(top, best),
-            leaders=tuple(item.name for item in self._list_equals(top)),
+            summary=self._describe_best(best, proposed) + self._describe_calendar(best),
+            leaders=tuple(item.name for item in self._list_equals(self.top)),
         )
+
+    @cached_property
+    def top(self) -> Standing:
+        """Return the policy that did best, calendars too."""
+        return max(self.standings, key=self._rank)
 
     def _rank(self, standing: Standing) -> tuple[float, int]:
         return get_metric(self.outcome.metric).gain(standing.mean, 0.0), -standing.fits
@@ -187,8 +192,7 @@ class _Ranking:
         now, metric = self.standings[0], self.outcome.metric
         if best is now:
             return f"of {len(self.standings)} policies, none with triggers and gate did better"
-        top = max(self.standings, key=self._rank)
-        scope = "" if top.gated else " of those with triggers and gate"
+        scope = "" if self.top.gated else " of those with triggers and gate"
         reason = (
             f"`{best.name}` did best{scope}: mean {metric} {best.mean:.4g} with {best.fits} fits, "
             f"now {now.mean:.4g} with {now.fits}; gain {best.gain:.2g}"
@@ -210,8 +214,8 @@ class _Ranking:
             f"and is proposed because it has {proposed.fits} fits"
         )
 
-    def _describe_calendar(self, top: Standing, best: Standing) -> str:
-        if top.gated:
+    def _describe_calendar(self, best: Standing) -> str:
+        if (top := self.top).gated:
             return ""
         certainty = "shown to be better" if self._is_better(top, best) else "which may be chance"
         return (

@@ -82,7 +82,7 @@ def foresee(spec: ModelSpec, situation: Situation, request: Request) -> Expectat
         return Expectation(missing, "when the windows of the first model are full")
     since = count_since(mature, situation.last_decision or "")
     earliest, triggers = max(spec.triggers.cooldown, 1) - since, spec.triggers
-    if candidate := _find_awaited(spec, situation):
+    if not situation.shortage and (candidate := _find_awaited(spec, situation)):
         reason = f"when version {candidate.version}, which is held, is judged again"
         return Expectation(max(candidate.more_partitions - since, earliest, 1), reason)
     # A candidate that is no newer than production is not trained.
@@ -91,7 +91,8 @@ def foresee(spec: ModelSpec, situation: Situation, request: Request) -> Expectat
     if request.fired:
         return Expectation(earliest, "when a cause that has fired need not wait any longer")
     if triggers.new_partitions is None or situation.shortage:
-        return Expectation(None, "no decision is due before a cause fires")
+        what = "the segment has enough rows" if situation.shortage else "a cause fires"
+        return Expectation(None, f"no decision is due before {what}")
     reason = f"when {triggers.new_partitions} have come since the last decision"
     return Expectation(max(triggers.new_partitions - since, earliest), reason)
 

@@ -3,7 +3,8 @@
 Not here: judging the rows of a delivery, and rows that differ under one key in it.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import polars as pl
@@ -15,6 +16,7 @@ from retrain_assets.stores.tables.tables import Tables
 
 Change = dict[str, str | int]
 _MOST = 50  # deliveries that are compared in one run
+_CONTENT = "_content"
 
 
 def compare_deliveries(
@@ -36,16 +38,20 @@ def compare_deliveries(
         return []
     pairs = pairwise(sorted({*stored, *published}))
     touched = [pair for pair in pairs if not set(pair).isdisjoint(published)]
-    return [_compare(tables, spec, on, *pair) for pair in touched[-_MOST:]]
+    # The later delivery of a pair is often the earlier one of the next.
+    read = lru_cache(maxsize=1)(partial(_read, tables, spec, on))
+    return [_compare(read, on, *pair) for pair in touched[-_MOST:]]
 
 
-def _compare(tables: Tables, spec: DatasetSpec, on: list[str], before: str, key: str) -> Change:
+def _read(tables: Tables, spec: DatasetSpec, on: list[str], key: str) -> pl.DataFrame:
+    """Return the keys of a delivery, each with a digest of its other values."""
     values = [name for name in spec.columns if name not in (*on, spec.partition.column)]
     content = pl.struct(pl.lit(0).alias("_"), *values).hash()
-    old, new = (
-        tables.read(f"{spec.name}/dataset", [part]).select(*on, content.alias(side))
-        for part, side in ((before, "_old"), (key, "_new"))
-    )
+    return tables.read(f"{spec.name}/dataset", [key]).select(*on, content.alias(_CONTENT))
+
+
+def _compare(read: Callable[[str], pl.DataFrame], on: list[str], before: str, key: str) -> Change:
+    old, new = read(before).rename({_CONTENT: "_old"}), read(key).rename({_CONTENT: "_new"})
     joined = old.join(new, on=on, how="full", coalesce=True, nulls_equal=True)
     is_old, is_new = (pl.col(side).is_not_null() for side in ("_old", "_new"))
     same = pl.col("_old") == pl.col("_new")

@@ -80,24 +80,34 @@ class PulledFiles:
         file = folder.path / name if isinstance(folder, Folder) else BytesIO(folder.read(name))
         return pl.scan_parquet(file)
 
-    def find_bound(self) -> object:
-        """Return the least cursor that the next pull reads; None where nothing has landed.
+    @cached_property
+    def largest(self) -> dict[str, Any]:
+        """Return the largest cursor of each of the newest files; None where no row has one.
 
         Raises:
-            StatementError: The overlap cannot be subtracted from the cursor, or its type differs
-                between files.
+            StatementError: A file was pulled without the cursor.
         """
-        name = self.cursor
+        name, largest = self.cursor, dict[str, Any]()
         for file in self.newest:
-            if file == ALL_ROWS or name not in self.scan(file).collect_schema():
+            rows = self.scan(file)
+            if file == ALL_ROWS or name not in rows.collect_schema():
                 raise StatementError(
                     f"{self.folder}/{file} was pulled without the cursor {name}: move the files of "
                     f"{self.folder} away, and the next pull reads all rows"
                 )
-        frames = (self.scan(file).select(pl.max(name)).collect() for file in self.newest)
-        largest = [frame.item() for frame in frames]
+            largest[file] = rows.select(pl.max(name)).collect().item()
+        return largest
+
+    def find_bound(self) -> object:
+        """Return the least cursor that the next pull reads; None where nothing has landed.
+
+        Raises:
+            StatementError: A file was pulled without the cursor, the overlap cannot be subtracted
+                from it, or its type differs between files.
+        """
+        name, values = self.cursor, self.largest.values()
         try:
-            bound = max((value for value in largest if value is not None), default=None)
+            bound = max((value for value in values if value is not None), default=None)
         except TypeError as error:
             why = f"{name} has another type in older files of {self.folder}: move these away"
             raise StatementError(why) from error
@@ -112,7 +122,9 @@ class PulledFiles:
 
     def drop_landed(self, rows: pl.DataFrame, bound: object) -> pl.DataFrame:
         """Return the rows that no file has exactly as they are."""
-        for name in self.newest if bound is not None else ():
+        for name, largest in self.largest.items():
+            if largest is None or largest < bound:
+                continue  # no row of it is read again
             file = self.scan(name)
             if file.collect_schema().keys() == rows.schema.keys():
                 near = file.filter(pl.col(self.cursor) >= pl.lit(bound)).collect()

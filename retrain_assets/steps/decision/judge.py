@@ -67,7 +67,7 @@ def judge(
         return gates.Decision(gates.Verdict.REJECT, str(error), None, None), {}
     store_expected_output(state, candidate, output, rows)
     curve = fit_calibration(rows.labels, output.values, output.classes) if output.classes else None
-    gate, evidence = _gate(state), {CALIBRATION: asdict(curve)} if curve else {}
+    gate, evidence = get_gate(state), {CALIBRATION: asdict(curve)} if curve else {}
     confidence = bonferroni(gate.confidence, among)
     constant = _predict_trivial(state, candidate, output, rows)
     trivial = _compare(gate, rows, output, constant, confidence)
@@ -156,7 +156,7 @@ def align_outputs(ours: Output, theirs: Output) -> tuple[Output, Output]:
     return first, second
 
 
-def _gate(state: ModelState) -> GateSpec:
+def get_gate(state: ModelState) -> GateSpec:
     """Return the gate with the confidence that follows from its yearly rate."""
     spec, period = state.spec, state.dataset.partition.period
     if period is None:  # `false_promotions_per_year` is refused for such partitions

@@ -12,6 +12,7 @@ from retrain_assets.domain.metrics.metrics import block_values, get_gate_metric
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.monitoring.adapt import read_losses
 from retrain_assets.steps.state import ModelState
+from retrain_assets.stores.ledger import IN_PRODUCTION
 
 WEEK = 7
 COLUMNS = ("never", "retraining", "layer")
@@ -28,7 +29,8 @@ def compare_weeks(state: ModelState) -> list[dict[str, Any]]:
     losses, history = read_losses(state), state.ledger.read()
     if losses.is_empty() or state.spec.gate.metric not in AS_THE_LAYER:
         return []
-    first, rows = history.on_versions[0], train.sample(state, losses[PARTITION].to_list())
+    first = next(row for row in history.rows if row.action in IN_PRODUCTION)
+    rows = train.sample(state, losses[PARTITION].to_list())
     output = train.predict_sample(state, state.registry.load(first.version, first.sha256), rows)
     inputs = rows.labels, output.values, rows.partitions, output.classes
     values = block_values(get_gate_metric(state.spec.gate), *inputs)

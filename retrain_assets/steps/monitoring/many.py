@@ -125,16 +125,14 @@ def _alert_together(
     triggers: TriggersSpec, observed: Mapping[str, monitor.Observed]
 ) -> dict[str, monitor.Observed]:
     """Return what was observed, with the alarms that all models have together."""
-    drift = triggers.data_drift, triggers.prediction_drift, triggers.target_drift
-    smallest = {
-        role: part.smallest_effect if part else 0.0
-        for role, part in zip((FEATURE, PREDICTION, TARGET), drift, strict=True)
-    }
-    rows_of_models = [
-        part.rows.with_columns(pl.lit(name).alias(MODEL)) for name, part in observed.items()
-    ]
-    if not rows_of_models:
+    if not observed:
         return {}
+    roles = {
+        FEATURE: triggers.data_drift,
+        PREDICTION: triggers.prediction_drift,
+        TARGET: triggers.target_drift,
+    }
+    smallest = {role: part.smallest_effect for role, part in roles.items() if part}
     is_joint = pl.col("measure") == P_VALUE
     least = pl.col("role").replace_strict(smallest, default=0.0, return_dtype=pl.Float64)
     is_large = ~is_joint & pl.col("threshold").is_not_null() & (pl.col("statistic") >= least)
@@ -165,5 +163,5 @@ def _store(state: ModelState, observed: monitor.Observed, run_id: str, outcome: 
 def list_alerts(outcome: Outcome, role: str) -> list[dict[str, Any]]:
     """Return the alerts of one role."""
     rows = [part.filter(pl.col("role") == role) for part in outcome.alerts]
-    columns = ("model", "measure", "column", "statistic", "threshold", "model_version")
-    return pl.concat(rows).select("_landing_partition", *columns).to_dicts() if rows else []
+    columns = (MODEL, "measure", "column", "statistic", "threshold", "model_version")
+    return pl.concat(rows).select(PARTITION, *columns).to_dicts() if rows else []

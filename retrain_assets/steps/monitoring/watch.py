@@ -13,7 +13,7 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.metrics import intervals, metrics
 from retrain_assets.domain.model.estimator import are_finite, predict
 from retrain_assets.specs.base import number_of
-from retrain_assets.steps.decision import promote, train
+from retrain_assets.steps.decision import judge, promote, train
 from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.monitoring.in_service import put_under
 from retrain_assets.steps.state import SOURCE, ModelState
@@ -97,10 +97,7 @@ def summarize(state: ModelState) -> WatchSummary | None:
     if row is None:
         return None
     losses = _read_losses(state, row)["loss"].drop_nulls().to_list()
-    gate, period = state.spec.gate, state.dataset.partition.period
-    cooldown, confidence = state.spec.triggers.cooldown, gate.confidence
-    confidence = gate.confidence_at(period.per_year, cooldown) if period else confidence
-    needed = intervals.required_evidence(confidence)
+    needed = intervals.required_evidence(judge.get_gate(state).confidence)
     evidence = intervals.judge_by_weeks(losses, needed)
     return WatchSummary(
         production=row.version,

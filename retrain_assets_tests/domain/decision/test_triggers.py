@@ -476,6 +476,7 @@ REFITTED = {"production": Production(3, DAYS[26], DAYS[26], "same")}
         ({"new_partitions": 10}, {}, 0, "10 new partitions since the last decision, 10 ask for"),
         ({"new_partitions": 9, "cooldown": 12}, {}, 2, "when a cause that has fired need not wait"),
         ({}, {"mature": DAYS[:9]}, 6, "when the windows of the first model are full"),
+        ({}, {**AWAITED, "shortage": "9 rows"}, None, "no decision is due before the segment"),
     ],
 )
 def test_the_next_decision_is_foreseen(

@@ -21,7 +21,7 @@ from retrain_assets.specs.partition import PartitionSpec
 from retrain_assets.specs.sql import SqlSpec
 from retrain_assets.steps.data.ingest import ingest
 from retrain_assets.steps.data.intake import Intake
-from retrain_assets.steps.data.pull import pull
+from retrain_assets.steps.data.pull import PulledFiles, pull
 from retrain_assets.steps.start import read_table
 from retrain_assets.stores.landing.source import LandingError
 from retrain_assets.stores.landing.sql import Database, StatementError
@@ -116,6 +116,23 @@ def test_each_pull_lands_what_is_new_or_changed_and_the_newest_row_of_a_key_coun
     again = ingest(shop.storage, shop.spec(), ["2024-01-01"], "again")
     assert (again.files, again.unaccounted()) == (2, [])
     assert shop.stored() == {1: 11, 2: 20, 3: 30, 4: 40}
+
+
+def test_what_was_pulled_is_read_once_and_again_only_where_rows_may_come_twice(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for day in (3, 4, 5):
+        shop.pull()
+        shop.add((day + 1, day, 40, f"{day:02} 10:00:00"))
+    read, scan = list[str](), PulledFiles.scan
+
+    def note(files: PulledFiles, name: str) -> pl.LazyFrame:
+        read.append(name)
+        return scan(files, name)
+
+    monkeypatch.setattr(PulledFiles, "scan", note)
+    assert shop.pull() == 1
+    assert read == [*(f"{number:08}.parquet" for number in (1, 2, 3, 3))]
 
 
 def test_without_a_cursor_one_file_has_all_rows_and_is_written_only_when_they_change(

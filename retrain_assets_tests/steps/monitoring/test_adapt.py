@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import dagster as dg
 import numpy as np
@@ -29,6 +30,7 @@ from retrain_assets.steps.inspect.weeks import compare_weeks
 from retrain_assets.steps.monitoring import adapt, members
 from retrain_assets.steps.monitoring.in_service import OldStateError, put_under, read_newest
 from retrain_assets.steps.upkeep.messages import list_decisions
+from retrain_assets.stores.ledger import Ledger
 from retrain_assets_tests.world import MODEL, World, key, new_world
 
 TURN, SECOND, LAST, DELAY = 17, 30, 34, 1
@@ -180,6 +182,11 @@ def test_each_week_says_what_no_retraining_retraining_and_the_layer_cost(lived: 
         assert first[name] == pytest.approx(losses[column][:7].mean())
     assert first["never"] == pytest.approx(first["retraining"], rel=1e-9)
     assert last["never"] > last["retraining"] + 0.1, "the law has turned"
+    history = lived.state.ledger.read()
+    assert history.production is not None
+    refused = replace(history.production, action="hold")  # a candidate before the first promotion
+    with patch.object(Ledger, "read", return_value=replace(history, rows=(refused, *history.rows))):
+        assert compare_weeks(lived.state) == weeks
 
 
 def test_the_picture_is_the_same_each_time(lived: World) -> None:
