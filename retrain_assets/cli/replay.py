@@ -16,15 +16,7 @@ import yaml
 from rich.console import Console
 from rich.progress import Progress
 
-from retrain_assets.cli.base import (
-    command,
-    decision_lines,
-    get_model,
-    show,
-    start_folder,
-    storage,
-    write_settings,
-)
+from retrain_assets.cli import base
 from retrain_assets.domain.decision.replay import Outcome
 from retrain_assets.orchestration.play import History
 from retrain_assets.orchestration.play import play as play_history
@@ -36,7 +28,7 @@ from retrain_assets.steps.replay import replay_policies
 from retrain_assets.stores.storage import Storage
 
 
-@command
+@base.command
 @click.argument("model")
 @click.option("--from", "first", default="", help="First partition; all of history by default.")
 @click.option("--to", "last", default="\uffff", help="Last partition.", show_default=False)
@@ -48,26 +40,26 @@ from retrain_assets.stores.storage import Storage
 @click.option("--picture", type=click.Path(dir_okay=False), help="A PNG file to draw to.")
 def replay(model: str, first: str, last: str, policies: str | None, picture: str | None) -> None:
     """Play policies over stored history; ledger and registry stay as they are."""
-    entry = get_model(model)
+    entry = base.get_model(model)
     candidates = usual_policies(entry.spec)
     if policies:
-        documents = load_strictly(start_folder() / policies)
+        documents = load_strictly(base.start_folder() / policies)
         candidates[1:] = [parse_spec(document, PolicySpec, ()) for document in documents]
     with _progress() as tell:
-        outcome = replay_policies(entry.state(storage()), candidates, tell, first, last)
+        outcome = replay_policies(entry.state(base.storage()), candidates, tell, first, last)
     if picture:
         from retrain_assets.reports.canvas import to_png
         from retrain_assets.reports.plots import draw_replay
 
-        (start_folder() / picture).write_bytes(to_png(draw_replay(outcome)))
+        (base.start_folder() / picture).write_bytes(to_png(draw_replay(outcome)))
     proposal = next(policy.parts for policy in candidates if policy.name == outcome.proposed)
     lines = _lines(outcome)
     if proposal:
         lines += ["", yaml.safe_dump(proposal, sort_keys=False).rstrip()]
-    show(_value(outcome) | {"model": model, "proposed": proposal}, "\n".join(lines))
+    base.show(_value(outcome) | {"model": model, "proposed": proposal}, "\n".join(lines))
 
 
-@command
+@base.command
 @click.argument("model")
 @click.option("--from", "first", default="", help="First partition; all of history by default.")
 @click.option("--to", "last", default="\uffff", help="Last partition.", show_default=False)
@@ -78,7 +70,7 @@ def play(model: str, first: str, last: str, step: int | None) -> None:
     The shipped sensors see each delivery, as they do in production and in the demo. Nothing of the
     project changes, and no message is sent.
     """
-    entry, stored = get_model(model), storage()
+    entry, stored = base.get_model(model), base.storage()
     folder = stored.work / "play" / model
     target = Storage(folder)
     history = History(entry, stored, target, first, last, step)
@@ -87,16 +79,16 @@ def play(model: str, first: str, last: str, step: int | None) -> None:
     text = f"{at_once} at once, up to {begin[-1]}; then {len(rest)} times {size}"
     click.echo(text, err=True)
     shutil.rmtree(folder, ignore_errors=True)  # what an earlier play stored
-    write_settings(folder / "dagster")
+    base.write_settings(folder / "dagster")
 
     def tell(decision: dict[str, Any]) -> None:
-        click.echo(decision_lines([decision]), err=True)
+        click.echo(base.decision_lines([decision]), err=True)
 
     with dg.DagsterInstance.from_config(str(folder / "dagster")) as instance:
         decisions = play_history(history, instance, tell)
     page = target.report(model)
-    text = f"{decision_lines(decisions)}\n\nThe page of the model, as it would be: {page}"
-    show({"model": model, "decisions": decisions, "page": page}, text)
+    text = f"{base.decision_lines(decisions)}\n\nThe page of the model, as it would be: {page}"
+    base.show({"model": model, "decisions": decisions, "page": page}, text)
 
 
 @contextmanager

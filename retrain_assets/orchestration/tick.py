@@ -14,13 +14,7 @@ import dagster as dg
 from filelock import FileLock, Timeout
 
 from retrain_assets.orchestration.checks import failures
-from retrain_assets.orchestration.dagster_internals import NOT_FINISHED_STATUSES
-from retrain_assets.orchestration.dagster_internals.ticks import (
-    Executed,
-    InProcessDaemon,
-    UnsettledError,
-    has_daemon,
-)
+from retrain_assets.orchestration.dagster_internals import NOT_FINISHED_STATUSES, ticks
 from retrain_assets.stores import lease
 from retrain_assets.stores.place import Place
 
@@ -64,7 +58,7 @@ def alone(folder: Path, wait_seconds: float = 0, place: Place | None = None) -> 
         yield
 
 
-def run_pass(daemon: InProcessDaemon, root: Path | str) -> Iterator[Executed]:
+def run_pass(daemon: ticks.InProcessDaemon, root: Path | str) -> Iterator[ticks.Executed]:
     """Tick all sensors that are not stopped until none asks for anything; hold `alone` for it.
 
     Args:
@@ -77,7 +71,7 @@ def run_pass(daemon: InProcessDaemon, root: Path | str) -> Iterator[Executed]:
     Raises:
         OtherTickError: A daemon ticks the sensors already.
     """
-    if has_daemon(daemon.instance):
+    if ticks.has_daemon(daemon.instance):
         raise OtherTickError("the daemon of this DAGSTER_HOME ticks the sensors: stop one of both")
     daemon.tags = {TICK_TAG: str(root)}
     # Only one pass holds the lock, so a run of another is at work no longer.
@@ -87,11 +81,11 @@ def run_pass(daemon: InProcessDaemon, root: Path | str) -> Iterator[Executed]:
     daemon.drop_stopped()
     try:
         yield from daemon.settle(despite_failures=True)
-    except UnsettledError as error:
-        yield Executed("", error=str(error))
+    except ticks.UnsettledError as error:
+        yield ticks.Executed("", error=str(error))
 
 
-def summarize(daemon: InProcessDaemon, executed: list[Executed]) -> dict[str, Any]:
+def summarize(daemon: ticks.InProcessDaemon, executed: list[ticks.Executed]) -> dict[str, Any]:
     """Return the JSON of a pass.
 
     Returns:

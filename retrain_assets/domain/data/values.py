@@ -13,20 +13,9 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
+from retrain_assets.domain.data import rules
 from retrain_assets.domain.data.patterns import mistaken_pattern
 from retrain_assets.domain.data.row_wise import SQL_ERRORS, compute_by_row, explain_sql, select_rows
-from retrain_assets.domain.data.rules import (
-    BROKEN,
-    FILE_PARTITION,
-    FILE_ROW,
-    LINE,
-    PARTITION,
-    STORED,
-    Type,
-    is_text,
-    raw,
-    value_flag,
-)
 from retrain_assets.specs.base import hint
 from retrain_assets.specs.dataset import ColumnSpec, ColumnType, DatasetSpec
 
@@ -61,16 +50,16 @@ _VALUE, _GIVEN = "_value", "_given"
 _SAMPLE = datetime(2013, 1, 31, 13)  # noqa: DTZ001 local wherever it is used
 
 
-def wide(column: ColumnSpec) -> Type:
+def wide(column: ColumnSpec) -> rules.Type:
     """Return the type that a typed value is kept in until it is judged."""
     # In a wider type, an unsigned value that is too large is seen instead of wrapped.
-    return pl.Int128 if column.type == "int" else STORED[column.type]
+    return pl.Int128 if column.type == "int" else rules.STORED[column.type]
 
 
 def is_given(name: str, spec: DatasetSpec) -> pl.Expr:
     """Return whether a file has a value, readable or not."""
-    absent, words = raw(name).is_null(), null_words(spec)
-    return ~(absent | raw(name).is_in(words)) if words else ~absent
+    absent, words = rules.raw(name).is_null(), null_words(spec)
+    return ~(absent | rules.raw(name).is_in(words)) if words else ~absent
 
 
 def null_words(spec: DatasetSpec) -> list[str]:
@@ -110,9 +99,9 @@ def parsed(name: str, column: ColumnSpec, spec: DatasetSpec, *, from_text: bool)
         spec: The dataset.
         from_text: Whether the raw column is text that must be read as the type.
     """
-    value = raw(name)
+    value = rules.raw(name)
     if from_text:
-        is_value = pl.col(value_flag(name)) & (value.str.len_bytes() <= MAX_BYTES)
+        is_value = pl.col(rules.value_flag(name)) & (value.str.len_bytes() <= MAX_BYTES)
         value = _from_text(pl.when(is_value).then(value), name, spec)
     if column.type == "int":
         return value.cast(pl.Int64, strict=False)
@@ -120,7 +109,7 @@ def parsed(name: str, column: ColumnSpec, spec: DatasetSpec, *, from_text: bool)
         return keep_finite(value)
     if column.type in ("category", "text"):
         suspect = value.is_in(sorted(suspects(column, spec)))
-        if not is_text(name, spec) and column.allowed is None:
+        if not rules.is_text(name, spec) and column.allowed is None:
             suspect |= value.str.contains("\0", literal=True) | (value.str.len_bytes() > MAX_BYTES)
         return pl.when(~suspect).then(value)
     if column.type in ("date", "datetime"):
@@ -293,7 +282,7 @@ def fits(stored: pl.DataType, kind: ColumnType) -> bool:
         return isinstance(stored, pl.Datetime) and stored.time_zone is not None
     if kind in ("category", "text"):
         return stored in (pl.String, pl.Categorical, pl.Enum)
-    return stored == STORED[kind]
+    return stored == rules.STORED[kind]
 
 
 def needs_text(stored: pl.DataType, kind: ColumnType, spec: DatasetSpec) -> bool:
@@ -332,22 +321,24 @@ def derive(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
         rows: All other columns as their types.
         spec: A dataset whose expressions are valid.
     """
-    visible = [*spec.file_columns, LINE, FILE_ROW, BROKEN]
+    visible = [*spec.file_columns, rules.LINE, rules.FILE_ROW, rules.BROKEN]
     first = 1 + (spec.format == "csv" and spec.read.header is None)
-    rows = rows.with_columns((pl.col(LINE).cast(pl.Int64) - first).clip(0).alias(FILE_ROW))
+    rows = rows.with_columns(
+        (pl.col(rules.LINE).cast(pl.Int64) - first).clip(0).alias(rules.FILE_ROW)
+    )
     if names_partition(spec):
-        rows = rows.with_columns(_begin(rows[PARTITION], spec).alias(FILE_PARTITION))
-        visible.append(FILE_PARTITION)
+        rows = rows.with_columns(_begin(rows[rules.PARTITION], spec).alias(rules.FILE_PARTITION))
+        visible.append(rules.FILE_PARTITION)
     for name, column in spec.columns.items():
         if column.expression is not None:
-            value = pl.when(pl.col(BROKEN).is_null()).then(read_sql(column.expression))
+            value = pl.when(pl.col(rules.BROKEN).is_null()).then(read_sql(column.expression))
             derived = _evaluated(rows.select(visible), value.cast(wide(column)))
             raw_value = derived[_VALUE].cast(wide(column))  # null of no type if all rows failed
             rows = rows.with_columns(
-                raw_value.alias(f"_raw_{name}"), derived[_GIVEN].alias(value_flag(name))
+                raw_value.alias(f"_raw_{name}"), derived[_GIVEN].alias(rules.value_flag(name))
             ).with_columns(parsed(name, column, spec, from_text=False).alias(name))
             visible.append(name)
-    return rows.drop(FILE_PARTITION, FILE_ROW, strict=False)
+    return rows.drop(rules.FILE_PARTITION, rules.FILE_ROW, strict=False)
 
 
 def names_partition(spec: DatasetSpec) -> bool:
@@ -359,17 +350,17 @@ def _begin(keys: pl.Series, spec: DatasetSpec) -> pl.Series:
     """Return the beginnings of partitions, or their values, as the type of the column they name."""
     partition, kind = spec.partition, spec.columns[spec.partition.column or ""].type
     if partition.period is None:
-        return keys.cast(STORED[kind])
+        return keys.cast(rules.STORED[kind])
     zone, begins = ZoneInfo(partition.timezone), {}
     for key in keys.unique().drop_nulls():
         if begin := partition.period.begins(key):
             begins[key] = begin.date() if kind == "date" else begin.replace(tzinfo=zone)
-    return keys.replace_strict(begins, default=None, return_dtype=STORED[kind])
+    return keys.replace_strict(begins, default=None, return_dtype=rules.STORED[kind])
 
 
 def counts_lines(spec: DatasetSpec) -> bool:
     """Return whether the partition of a row follows from its line."""
-    by_line = {LINE, FILE_ROW}
+    by_line = {rules.LINE, rules.FILE_ROW}
     for name, column in spec.columns.items():
         if by_line.intersection(sources(column)):
             by_line.add(name)
@@ -399,10 +390,10 @@ def _evaluated(rows: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
     """Evaluate each row; where it fails, null counts as given."""
 
     def evaluate(part: pl.DataFrame) -> pl.DataFrame:
-        values = select_rows(part, value.alias(_VALUE), LINE)
+        values = select_rows(part, value.alias(_VALUE), rules.LINE)
         return values.select(_VALUE, pl.col(_VALUE).is_not_null().alias(_GIVEN))
 
-    failed = pl.lit(None).alias(_VALUE), (pl.col(LINE) > 0).alias(_GIVEN)
+    failed = pl.lit(None).alias(_VALUE), (pl.col(rules.LINE) > 0).alias(_GIVEN)
     return pl.concat(
         (
             (part.select(failed) if isinstance(result, BaseException) else result)
@@ -422,10 +413,10 @@ def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
         )
     before = list(spec.columns)[: list(spec.columns).index(name)]
     visible = {*spec.file_columns, *before} - {name}
-    schema: dict[str, Type] = {LINE: pl.Int64, FILE_ROW: pl.Int64}
-    schema |= {item: STORED[spec.columns[item].type] for item in visible}
+    schema: dict[str, rules.Type] = {rules.LINE: pl.Int64, rules.FILE_ROW: pl.Int64}
+    schema |= {item: rules.STORED[spec.columns[item].type] for item in visible}
     if names_partition(spec):
-        schema[FILE_PARTITION] = STORED[spec.columns[spec.partition.column or ""].type]
+        schema[rules.FILE_PARTITION] = rules.STORED[spec.columns[spec.partition.column or ""].type]
     try:
         value = read_sql(expression)
         if "strict_cast" in str(value):
@@ -433,7 +424,7 @@ def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
         derived = pl.LazyFrame(schema=schema).with_columns(value.alias(_VALUE))
         kind = derived.collect_schema()[_VALUE]
         # polars moves a filter below an expression only if it is computed row by row.
-        by_row = not derived.filter(pl.col(LINE) > 0).explain().startswith("FILTER")
+        by_row = not derived.filter(pl.col(rules.LINE) > 0).explain().startswith("FILTER")
         derived.collect()
     except SQL_ERRORS as error:
         return f"is not valid: {explain_sql(error)}"
@@ -444,7 +435,7 @@ def mistaken_expression(name: str, spec: DatasetSpec) -> str | None:
     return _explain_impossible_cast(value, schema)
 
 
-def _explain_impossible_cast(value: pl.Expr, schema: dict[str, Type]) -> str | None:
+def _explain_impossible_cast(value: pl.Expr, schema: dict[str, rules.Type]) -> str | None:
     """Return why a cast fails whatever the value, which polars says only where there is a value."""
     row = pl.select(pl.lit(1).cast(dtype).alias(name) for name, dtype in schema.items())
     for part in _parts(value):  # each by itself, as no value may reach a branch

@@ -11,12 +11,7 @@ from importlib import import_module
 
 import polars as pl
 
-from retrain_assets.domain.data.row_wise import (
-    SQL_ERRORS,
-    compute_by_row,
-    repeat_single,
-    select_possible,
-)
+from retrain_assets.domain.data import row_wise
 from retrain_assets.domain.data.rules import PARTITION, Type, dataset_schema, row_key
 from retrain_assets.domain.data.values import keep_finite, null_infinite
 from retrain_assets.domain.features.history import list_later
@@ -225,11 +220,11 @@ def build_features(
     frames = [identity, features, _select_target(labelled, spec)]
     if spec.weight is not None:
         weight = keep_finite(pl.sql_expr(forgive_rows(spec.weight)).cast(pl.Float64))
-        weights = select_possible(rows, weight.alias(WEIGHT))
+        weights = row_wise.select_possible(rows, weight.alias(WEIGHT))
         frames.append(weights.select(pl.col(WEIGHT).fill_null(0.0).clip(0.0)))
     if spec.blocks is not None:
         name = pl.sql_expr(forgive_rows(spec.blocks)).cast(pl.String).alias(BLOCK)
-        names = select_possible(rows, name).to_series().fill_null("")
+        names = row_wise.select_possible(rows, name).to_series().fill_null("")
         frames.append(rows.select(pl.concat_str(PARTITION, names, separator="|").alias(BLOCK)))
     return pl.concat(frames, how="horizontal").sort(PARTITION, KEY)
 
@@ -354,11 +349,11 @@ def _compute_parts(
     rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec
 ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | RowError]]:
     """Yield rows with their features, or a single row with the reason why it has none."""
-    return compute_by_row(rows, lambda part: _compute(part, history, spec), RowError)
+    return row_wise.compute_by_row(rows, lambda part: _compute(part, history, spec), RowError)
 
 
 def _compute(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) -> pl.DataFrame:
-    among = repeat_single(rows)
+    among = row_wise.repeat_single(rows)
     try:
         # The partition is the platform's own column, so `*` does not make a feature of it.
         features = _apply(among, history, spec).drop(PARTITION, strict=False)
@@ -366,7 +361,7 @@ def _compute(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) 
         raise FeatureError(f"model {spec.name}: features: {error}") from error
     except FeatureError:
         raise
-    except SQL_ERRORS as error:
+    except row_wise.SQL_ERRORS as error:
         raise RowError(spec, _REPEATED.sub(r": \1", _first_line(error))) from error
     except Exception as error:
         if not is_permanent(error):  # such as of a server that does not answer
@@ -446,7 +441,7 @@ def _select_target(rows: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:
     sql = forgive_rows(target.expression or "")
     value = pl.sql_expr(sql) if sql else pl.col(target.column)
     stored = pl.String if target.kind == "multiclass" else pl.Float64
-    return null_infinite(select_possible(rows, value.alias(target.column))).cast(stored)
+    return null_infinite(row_wise.select_possible(rows, value.alias(target.column))).cast(stored)
 
 
 def get_stored_type(name: str, dtype: pl.DataType, spec: ModelSpec) -> Type:

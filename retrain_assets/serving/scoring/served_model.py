@@ -31,13 +31,7 @@ from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.train import Output
 from retrain_assets.steps.features.build import read_features
-from retrain_assets.steps.monitoring.in_service import (
-    LATER,
-    Newest,
-    OldStateError,
-    is_in_service,
-    read_newest,
-)
+from retrain_assets.steps.monitoring import in_service
 from retrain_assets.steps.monitoring.intervals import read_timeline
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import History, LedgerRow
@@ -143,7 +137,7 @@ class ServedLayer:
         older: The versions after the newest one.
     """
 
-    newest: Newest
+    newest: in_service.Newest
     older: tuple[Version, ...]
 
     def predict(
@@ -200,7 +194,7 @@ class Loader:
         last = history.on_versions[-1]
         numbers = {row.version, row.previous, last.version} if row else set()
         if layer.mode == "auto":
-            members = history.members_at(LATER)[: layer.members]
+            members = history.members_at(in_service.LATER)[: layer.members]
             numbers |= {member.version for member in members}
         needed = {entry.sha256 for entry in history.rows if entry.version in numbers}
         unneeded = {entry.sha256 for entry in history.rows} - needed
@@ -287,7 +281,7 @@ class ServedModel:
         self.lookups: dict[str, LookupRows] = {}
         self._loader, self._report = Loader(state, folder), report
         self._layer_of: tuple[Any, ...] = ()
-        self._old_state: OldStateError | None = None
+        self._old_state: in_service.OldStateError | None = None
         self._members: tuple[Version, ...] = ()
         self._intervals_of: tuple[LedgerRow, int | None] | None = None
         self._refused: dict[str, tuple[LedgerRow, datetime, VersionError]] = {}
@@ -343,7 +337,7 @@ class ServedModel:
         if serving is None or state.spec.layer.mode != "auto":
             return
         history = state.ledger.read()
-        if serving.layer is not None and not is_in_service(state, history):
+        if serving.layer is not None and not in_service.is_in_service(state, history):
             self._report_layer(serving.layer, None)
             serving = self.serving = replace(serving, layer=None)
         if history.production is None or history.production.version != serving.version.number:
@@ -355,7 +349,7 @@ class ServedModel:
             layer, self._old_state = None, None
             try:
                 layer = self._load_layer(history, serving.version)
-            except OldStateError as error:
+            except in_service.OldStateError as error:
                 self._old_state = error
             self._report_layer(serving.layer, layer)
             self.serving, self._layer_of = replace(serving, layer=layer), basis
@@ -371,7 +365,7 @@ class ServedModel:
             return None
 
     def _load_layer(self, history: History, version: Version) -> ServedLayer | None:
-        newest = read_newest(self.state, history)
+        newest = in_service.read_newest(self.state, history)
         if newest is None:
             return None
         loaded = {member.row.sha256: member for member in (version, *self._members)}

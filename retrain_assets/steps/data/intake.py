@@ -17,16 +17,9 @@ from zoneinfo import ZoneInfo
 import polars as pl
 from polars.exceptions import PanicException
 
+from retrain_assets.domain.data import row_checks
 from retrain_assets.domain.data.arrivals import find_future, find_strays
 from retrain_assets.domain.data.contract import UNPLACED, partitions_of, slices
-from retrain_assets.domain.data.row_checks import (
-    RawRows,
-    Slice,
-    keep_newest,
-    reason_to_refuse,
-    rows_at_once,
-    typed,
-)
 from retrain_assets.domain.data.rules import PARTITION, dataset_schema
 from retrain_assets.domain.data.values import counts_lines
 from retrain_assets.domain.windows import group_batches, split_at_gaps
@@ -39,7 +32,7 @@ from retrain_assets.stores.storage import Storage
 from retrain_assets.stores.tables.data_files import Spill
 
 _MANY, _MOST_WAITING = 2**31, 20  # rows that are not few; waiting partitions that are recorded
-Batch = tuple[tuple[RawRows, ...], float]
+Batch = tuple[tuple[row_checks.RawRows, ...], float]
 
 Share = tuple[Sequence[Sequence[LandingFile]], int]  # files by partition; bytes of all shares
 
@@ -326,7 +319,7 @@ class Intake:
         groups, total = share
         # Read one by one, because the bytes on disk do not tell how many rows a file has.
         read = ([self._read_file(file) for file in files] for files in groups)
-        current = (keep_newest(part, self.spec) for part in read)
+        current = (row_checks.keep_newest(part, self.spec) for part in read)
         sized = ((max(_unpacked(part), _packed(part)), part) for part in current)
         for raw in group_batches(sized, BATCH_BYTES):
             yield (*raw, *self._missing(raw)), _packed(raw) / total if total else 1.0
@@ -349,13 +342,13 @@ class Intake:
         by_partition = defaultdict(list)
         for part in [*parts, *self._missing(parts), *marks]:
             by_partition[part.partition].append(part)
-        groups = [keep_newest(group, self.spec) for group in by_partition.values()]
+        groups = [row_checks.keep_newest(group, self.spec) for group in by_partition.values()]
         total = sum(part.rows.height for group in groups for part in group)
         sized = ((_unpacked(group), group) for group in groups)
         for raw in group_batches(sized, BATCH_BYTES):
             yield raw, sum(part.rows.height for part in raw) / (total or 1)
 
-    def _read_file(self, file: LandingFile, spec: DatasetSpec | None = None) -> RawRows:
+    def _read_file(self, file: LandingFile, spec: DatasetSpec | None = None) -> row_checks.RawRows:
         """Read a file; whatever error it causes refuses this file and no other."""
         try:
             return self.storage.source(spec or self.spec).read(file)
@@ -364,15 +357,15 @@ class Intake:
         except (Exception, PanicException) as error:  # noqa: BLE001 a panic is no Exception
             return refused(file, f"it cannot be read: {shown(str(error))}")
 
-    def _cut(self, files: Iterable[LandingFile]) -> list[RawRows]:
-        parts, rows = list[RawRows](), 0
+    def _cut(self, files: Iterable[LandingFile]) -> list[row_checks.RawRows]:
+        parts, rows = list[row_checks.RawRows](), 0
         for file in files:
             try:
                 raw = self._read_file(file)
                 if why := self._explain_renumbering(raw):
                     raw = refused(file, why)
                 rows += raw.rows.height
-                keep = Spill if rows > rows_at_once(self.spec) else None
+                keep = Spill if rows > row_checks.rows_at_once(self.spec) else None
                 find = partial(self.find_strays, path=raw.path)
                 parts += slices(raw, self.spec, find, keep)
             except (Exception, PanicException) as error:  # noqa: BLE001 as above
@@ -380,7 +373,7 @@ class Intake:
                 parts += slices(refused(file, reason), self.spec)
         return parts
 
-    def _explain_renumbering(self, raw: RawRows) -> str | None:
+    def _explain_renumbering(self, raw: row_checks.RawRows) -> str | None:
         """Return why the rows of a file would get the partitions of others that are stored.
 
         Where partitions count lines, the first line of each file is line 1, so that there can be
@@ -399,18 +392,18 @@ class Intake:
             return f"it has {number_of(raw.rows.height, 'row')}, {before:,} are stored: {advice}"
         return None
 
-    def _has_changed(self, part: RawRows) -> bool:
+    def _has_changed(self, part: row_checks.RawRows) -> bool:
         """Tell if rows differ from the stored ones, or quarantined rows may have moved lines."""
         earlier = self._stored.get(part.slice)
         return earlier is None or earlier["sha256"] != part.sha256 or earlier["quarantined"] > 0
 
     @cached_property
-    def _stored(self) -> dict[Slice, dict[str, Any]]:
+    def _stored(self) -> dict[row_checks.Slice, dict[str, Any]]:
         """Return the records of files whose rows are in the tables, by partition and path."""
         stored = self.recorded.filter(pl.col("refusal").is_null(), pl.col("rows_read") > 0)
         return {(row[PARTITION], row["file"]): row for row in stored.iter_rows(named=True)}
 
-    def _missing(self, raw: Sequence[RawRows]) -> list[RawRows]:
+    def _missing(self, raw: Sequence[row_checks.RawRows]) -> list[row_checks.RawRows]:
         """Return refusals of files whose rows of the same partitions are in no file now."""
         keys, present = {part.partition for part in raw}, {part.slice for part in raw}
         gone = {key for key, path in self._stored.keys() - present if key in keys}
@@ -425,28 +418,28 @@ class Intake:
             if key in keys and (key, path) not in present and not key.startswith(UNPLACED)
         ]
 
-    def _has_all_rows(self, key: str, raw: Sequence[RawRows]) -> bool:
+    def _has_all_rows(self, key: str, raw: Sequence[row_checks.RawRows]) -> bool:
         """Tell if each stored row of a partition is still delivered, in whatever file."""
         columns, table = self.spec.key, f"{self.spec.name}/dataset"
         parts = [part for part in raw if part.partition == key]
-        readable = [part for part in parts if reason_to_refuse(part, self.spec) is None]
+        readable = [part for part in parts if row_checks.reason_to_refuse(part, self.spec) is None]
         rows = self.storage.tables.scan(table, dataset_schema(self.spec))
         stored = rows.filter(pl.col(PARTITION) == key).select(columns)
         with suppress(Exception, PanicException):
-            chunks = typed(readable, self.spec)
+            chunks = row_checks.typed(readable, self.spec)
             present = pl.concat(rows.lazy().select(columns) for rows in chunks)
             lost = stored.join(present, on=columns, how="anti", nulls_equal=True)
             return self.storage.tables.collect(lost, table).is_empty()
         return False
 
 
-def _is_unplaced(part: RawRows) -> bool:
+def _is_unplaced(part: row_checks.RawRows) -> bool:
     return part.partition.startswith(UNPLACED)
 
 
-def _packed(parts: Iterable[LandingFile | RawRows]) -> int:
+def _packed(parts: Iterable[LandingFile | row_checks.RawRows]) -> int:
     return sum(part.size_bytes for part in parts)
 
 
-def _unpacked(raw: Iterable[RawRows]) -> int:
+def _unpacked(raw: Iterable[row_checks.RawRows]) -> int:
     return sum(part.rows.height * len(part.rows.schema) * BYTES_A_VALUE for part in raw)

@@ -20,13 +20,8 @@ from retrain_assets.domain.decision import gate as gates
 from retrain_assets.domain.decision import guards
 from retrain_assets.domain.drift.performance_estimate import fit_calibration
 from retrain_assets.domain.drift.profile import build_profile
+from retrain_assets.domain.metrics import metrics
 from retrain_assets.domain.metrics.intervals import bonferroni
-from retrain_assets.domain.metrics.metrics import (
-    align_columns,
-    align_labels,
-    evaluate,
-    get_gate_metric,
-)
 from retrain_assets.domain.model.estimator import PredictionError, predict, trivial_prediction
 from retrain_assets.domain.model.explanation import Explainer, compare_moves, measure_moves, thin
 from retrain_assets.specs.features import Kind
@@ -103,7 +98,7 @@ def _judge_against(  # noqa: PLR0917 all of the same rows
     floor: float,
 ) -> Judgement:
     """Judge a candidate against production, with the confidence of its trivial comparison."""
-    metric, classes = get_gate_metric(gate), candidate.classes
+    metric, classes = metrics.get_gate_metric(gate), candidate.classes
     inputs = rows.labels, candidate.values, production.values, rows.blocks
     comparison = _compare(gate, rows, candidate, production, trivial.confidence)
     features = rows.features.select(gate.slices)
@@ -123,13 +118,13 @@ def _compare(
 ) -> gates.Comparison:
     """Compare two outputs in the same columns."""
     inputs = rows.labels, ours.values, theirs.values, rows.blocks, confidence
-    return gates.compare(get_gate_metric(gate), *inputs, classes=ours.classes)
+    return gates.compare(metrics.get_gate_metric(gate), *inputs, classes=ours.classes)
 
 
 def _measure_gain(gate: GateSpec, rows: Sample, ours: Output, theirs: Output) -> float:
     """Return how much better an output is than another one, without an interval."""
-    metric, sides = get_gate_metric(gate), align_outputs(ours, theirs)
-    values = (evaluate(metric, rows.labels, side.values, side.classes) for side in sides)
+    metric, sides = metrics.get_gate_metric(gate), align_outputs(ours, theirs)
+    values = (metrics.evaluate(metric, rows.labels, side.values, side.classes) for side in sides)
     return float(metric.gain(*values))
 
 
@@ -150,7 +145,9 @@ def align_outputs(ours: Output, theirs: Output) -> tuple[Output, Output]:
         return ours, theirs
     classes = sorted({*ours.classes, *theirs.classes})
     first, second = (
-        Output(side.pipeline, align_columns(side.values, side.classes or [], classes), classes)
+        Output(
+            side.pipeline, metrics.align_columns(side.values, side.classes or [], classes), classes
+        )
         for side in (ours, theirs)
     )
     return first, second
@@ -192,7 +189,7 @@ def run_guards(
         inputs = labels, ours, theirs, rows.blocks, gate.confidence
         yield guards.check_calibration(spec.calibration, *inputs)
     if spec.negative_flips:
-        targets, ours = align_labels(labels, ours, candidate.classes)
+        targets, ours = metrics.align_labels(labels, ours, candidate.classes)
         yield guards.check_negative_flips(
             spec.negative_flips, targets, ours, theirs, gate.threshold
         )

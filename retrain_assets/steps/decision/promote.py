@@ -16,19 +16,14 @@ from retrain_assets.errors import PermanentError
 from retrain_assets.steps.decision import evaluate, train
 from retrain_assets.steps.decision.judge import align_outputs
 from retrain_assets.steps.state import ModelState
-from retrain_assets.stores.ledger import (
-    Action,
-    History,
-    LedgerRow,
-    list_reversible,
-)
+from retrain_assets.stores import ledger
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 from retrain_assets.stores.tables.tables import StaleTableError
 
 ATTEMPTS = 3
 # A regularised fit need not be the best on its own rows: 5 % were seen of a logistic regression.
 REFIT_TOLERANCE = 0.1
-ACTIONS: dict[str, Action] = {"PROMOTE": "promote", "HOLD": "hold", "REJECT": "reject"}
+ACTIONS: dict[str, ledger.Action] = {"PROMOTE": "promote", "HOLD": "hold", "REJECT": "reject"}
 
 
 class DecisionError(RuntimeError):
@@ -39,7 +34,9 @@ class WorseRefitError(DecisionError, PermanentError):
     """A refit does worse on its own rows than the fit that passed the gate."""
 
 
-def decide_candidate(state: ModelState, run_id: str, start_run: Callable[[], str]) -> LedgerRow:
+def decide_candidate(
+    state: ModelState, run_id: str, start_run: Callable[[], str]
+) -> ledger.LedgerRow:
     """Carry out the verdict on the candidate, once.
 
     It is the stored verdict, or a new one if production is no longer the version that the candidate
@@ -72,7 +69,7 @@ def decide_candidate(state: ModelState, run_id: str, start_run: Callable[[], str
     raise DecisionError(f"model {state.spec.name}: the ledger moved on {ATTEMPTS} times: run again")
 
 
-def approve(state: ModelState, version: int | None, reason: str, by: str) -> LedgerRow:
+def approve(state: ModelState, version: int | None, reason: str, by: str) -> ledger.LedgerRow:
     """Put the version that waits for approval into production.
 
     Args:
@@ -94,7 +91,7 @@ def approve(state: ModelState, version: int | None, reason: str, by: str) -> Led
     return _serve(state, history, staged, action="approve", reason=reason, by=by)
 
 
-def roll_back(state: ModelState, to: int | None, reason: str, by: str) -> LedgerRow:
+def roll_back(state: ModelState, to: int | None, reason: str, by: str) -> ledger.LedgerRow:
     """Put an earlier version back into production.
 
     A rollback that was killed after its ledger row was written is finished, and no second row is
@@ -115,7 +112,7 @@ def roll_back(state: ModelState, to: int | None, reason: str, by: str) -> Ledger
     if last and unfinished and reconcile(state.registry, history):
         return last
     present = history.production_version
-    earlier = [version for version in list_reversible(history.rows) if version != present]
+    earlier = [version for version in ledger.list_reversible(history.rows) if version != present]
     if present is None or not (earlier or to):
         raise DecisionError(f"model {name}: no earlier version to roll back to")
     target = earlier[0] if to is None else to
@@ -128,7 +125,7 @@ def roll_back(state: ModelState, to: int | None, reason: str, by: str) -> Ledger
     return _serve(state, history, row, action="rollback", reason=reason, by=by)
 
 
-def commit(state: ModelState, row: LedgerRow, history: History) -> LedgerRow:
+def commit(state: ModelState, row: ledger.LedgerRow, history: ledger.History) -> ledger.LedgerRow:
     """Append a decision that was made on a ledger to it, and let the aliases follow.
 
     Raises:
@@ -138,7 +135,7 @@ def commit(state: ModelState, row: LedgerRow, history: History) -> LedgerRow:
     return row
 
 
-def reconcile(registry: ModelRegistry, history: History) -> bool:
+def reconcile(registry: ModelRegistry, history: ledger.History) -> bool:
     """Set the aliases `production` and `staging` as the ledger says, and store the ledger's head.
 
     A stored head that the ledger does not have is left: it is the evidence that the ledger was
@@ -158,7 +155,9 @@ def reconcile(registry: ModelRegistry, history: History) -> bool:
     return bool(wrong)
 
 
-def describe_decision(state: ModelState, history: History, version: ModelVersion) -> dict[str, Any]:
+def describe_decision(
+    state: ModelState, history: ledger.History, version: ModelVersion
+) -> dict[str, Any]:
     """Return the fields of a ledger row that any decision on a version has, made now."""
     return {
         "time": datetime.now(UTC),
@@ -172,8 +171,14 @@ def describe_decision(state: ModelState, history: History, version: ModelVersion
 
 
 def _serve(
-    state: ModelState, history: History, row: LedgerRow, *, action: Action, reason: str, by: str
-) -> LedgerRow:
+    state: ModelState,
+    history: ledger.History,
+    row: ledger.LedgerRow,
+    *,
+    action: ledger.Action,
+    reason: str,
+    by: str,
+) -> ledger.LedgerRow:
     """Put the version of an earlier row into production, if it answers in a clean process.
 
     Raises:
@@ -194,15 +199,15 @@ def _serve(
 
 def _describe_verdict(
     state: ModelState,
-    history: History,
+    history: ledger.History,
     version: ModelVersion,
     evaluation: evaluate.Evaluation,
     run_id: str,
-) -> LedgerRow:
+) -> ledger.LedgerRow:
     """Return the row of the ledger for the verdict on a candidate."""
     action, tags = ACTIONS[evaluation.verdict], version.tags
     datasets = (state.dataset.name, *state.spec.lookups)
-    return LedgerRow(
+    return ledger.LedgerRow(
         **describe_decision(state, history, version),
         as_of=evaluation.as_of,
         action="stage" if action == "promote" and state.spec.approval == "manual" else action,

@@ -15,13 +15,7 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.features.build import KEY, WEIGHT
 from retrain_assets.domain.metrics.metrics import align_columns, align_labels
 from retrain_assets.domain.model.estimator import predict
-from retrain_assets.steps.decision.train import (
-    PREDICTION_COLUMN,
-    Model,
-    Output,
-    get_classes,
-    list_missing_features,
-)
+from retrain_assets.steps.decision import train
 from retrain_assets.steps.features.build import describe_commit, read_features
 from retrain_assets.steps.state import SOURCE, ModelState
 from retrain_assets.stores.ledger import LedgerRow
@@ -34,7 +28,7 @@ PROBABILITIES = "probabilities"
 MEMBERS_SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys((PARTITION, KEY, SOURCE), pl.String()),
     "model_version": pl.Int64(),
-    PREDICTION_COLUMN: pl.Float64(),
+    train.PREDICTION_COLUMN: pl.Float64(),
     PROBABILITIES: pl.List(pl.Float64()),
 }
 
@@ -57,7 +51,7 @@ class Inputs:
 
 
 def stack_outputs(
-    outputs: Sequence[Output],
+    outputs: Sequence[train.Output],
     labels: np.ndarray,
     weights: pl.Series | None,
     members: int = MEMBERS,
@@ -77,7 +71,9 @@ def stack_outputs(
     )
 
 
-def stack_values(outputs: Sequence[Output], members: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def stack_values(
+    outputs: Sequence[train.Output], members: int
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return outputs as `predict_layer` takes them, and of multiclass the class of each column."""
     newest, classes = outputs[0], tuple[str, ...]()
     values = [output.values for output in outputs]
@@ -121,7 +117,7 @@ class MemberOutputs:
         self,
         state: ModelState,
         keys: Sequence[str],
-        load: Callable[[int, str], Model],
+        load: Callable[[int, str], train.Model],
         features: pl.DataFrame | None = None,
     ) -> None:
         self.state, self.load = state, load
@@ -140,7 +136,7 @@ class MemberOutputs:
         outputs = self.list_outputs(place)
         return self.select_labelled(place, outputs) if outputs else None
 
-    def list_outputs(self, place: Place, newest: Output | None = None) -> list[Output]:
+    def list_outputs(self, place: Place, newest: train.Output | None = None) -> list[train.Output]:
         """Return what members predict for all rows of a partition, the newest first.
 
         Args:
@@ -162,7 +158,7 @@ class MemberOutputs:
         older = (self._get_output(place, member, rows) for member in place.members[1:])
         return [first, *(output for output in older if output)]
 
-    def select_labelled(self, place: Place, outputs: Sequence[Output]) -> Inputs | None:
+    def select_labelled(self, place: Place, outputs: Sequence[train.Output]) -> Inputs | None:
         """Return what the layer takes of the rows of a partition that have a label."""
         rows, spec = self.features.filter(pl.col(PARTITION) == place.key), self.state.spec
         labelled = rows[spec.target.column].is_not_null()
@@ -174,32 +170,34 @@ class MemberOutputs:
         labels = table[spec.target.column].to_numpy()
         return stack_outputs(usable, labels, weights, spec.layer.members)
 
-    def _get_output(self, place: Place, member: LedgerRow, rows: pl.DataFrame) -> Output | None:
+    def _get_output(
+        self, place: Place, member: LedgerRow, rows: pl.DataFrame
+    ) -> train.Output | None:
         multiclass = self.state.spec.target.kind == "multiclass"
         older = self.older.filter(pl.col(SOURCE) == place.source)
         for table in (self.newest, older):
             same = pl.col("model_version") == member.version
             part = table.filter(pl.col(PARTITION) == place.key, same)
             if part.height and part[KEY].equals(rows[KEY]):
-                values = part[PROBABILITIES if multiclass else PREDICTION_COLUMN]
+                values = part[PROBABILITIES if multiclass else train.PREDICTION_COLUMN]
                 # Stored outputs do not name the classes of a version.
                 pipeline = self.load(member.version, member.sha256) if multiclass else None
-                return Output(pipeline, _to_array(values), get_classes(pipeline))
+                return train.Output(pipeline, _to_array(values), train.get_classes(pipeline))
         return self._compute(place, member, rows)
 
-    def _compute(self, place: Place, member: LedgerRow, rows: pl.DataFrame) -> Output | None:
+    def _compute(self, place: Place, member: LedgerRow, rows: pl.DataFrame) -> train.Output | None:
         pipeline = self.load(member.version, member.sha256)
-        if list_missing_features(self.state, pipeline):
+        if train.list_missing_features(self.state, pipeline):
             return None
         features = rows.select(self.state.feature_names)
         values = predict(pipeline, self.state.spec.target.kind, features, strict=False)
-        column = PREDICTION_COLUMN if values.ndim == 1 else PROBABILITIES
+        column = train.PREDICTION_COLUMN if values.ndim == 1 else PROBABILITIES
         output = pl.Series(column, values.tolist(), MEMBERS_SCHEMA[column])
         table = rows.select(PARTITION, KEY, pl.lit(place.source).alias(SOURCE)).with_columns(
             output, model_version=pl.lit(member.version, pl.Int64)
         )
         self.computed.append(table)
-        return Output(pipeline, values, get_classes(pipeline))
+        return train.Output(pipeline, values, train.get_classes(pipeline))
 
     def store(self, run_id: str) -> None:
         """Store what was computed beside what was stored of the same partitions."""
@@ -219,7 +217,7 @@ class MemberOutputs:
 def _read_newest(state: ModelState, keys: Sequence[str]) -> pl.DataFrame:
     """Return stored predictions as the newest version made them, without the layer."""
     rows = state.tables.read(state.table("predictions"), keys, MEMBERS_SCHEMA)
-    column = PROBABILITIES if state.spec.target.kind == "multiclass" else PREDICTION_COLUMN
+    column = PROBABILITIES if state.spec.target.kind == "multiclass" else train.PREDICTION_COLUMN
     if NEWEST in rows.columns:
         rows = rows.with_columns(pl.coalesce(NEWEST, column).alias(column))
     return rows
@@ -229,7 +227,7 @@ def read_served(state: ModelState, key: str) -> np.ndarray:
     """Return what was served of the labelled rows of a partition, in the order of a sample."""
     rows = state.tables.read(state.table("predictions"), [key]).drop_nulls("label").sort(KEY)
     several = state.spec.target.kind == "multiclass"
-    return _to_array(rows[PROBABILITIES if several else PREDICTION_COLUMN])
+    return _to_array(rows[PROBABILITIES if several else train.PREDICTION_COLUMN])
 
 
 def _to_array(values: pl.Series) -> np.ndarray:

@@ -24,12 +24,7 @@ from retrain_assets.steps.decision.promote import reconcile
 from retrain_assets.steps.decision.train import PREDICTION_COLUMN, Model
 from retrain_assets.steps.features import build
 from retrain_assets.steps.features.rows import Rows
-from retrain_assets.steps.monitoring.in_service import (
-    Follower,
-    Newest,
-    OldStateError,
-    read_newest,
-)
+from retrain_assets.steps.monitoring import in_service
 from retrain_assets.steps.monitoring.intervals import list_outputs, read_timeline
 from retrain_assets.steps.monitoring.members import (
     ADAPTED,
@@ -70,7 +65,9 @@ def predict_partitions(
     if state.spec.layer.mode == "off":
         results = state.engine.map(partial(_score_batch, state, history, models), batches)
     else:  # one batch after the other, since each moves the layer
-        layer = _Layer(Follower(state, history, keys, cache(state.registry.load)), run_id)
+        layer = _Layer(
+            in_service.Follower(state, history, keys, cache(state.registry.load)), run_id
+        )
         results = map(partial(_score_batch, state, history, models, layer=layer), batches)
     versions, profiles, performance = [], [], []
     tables, commit = state.tables, build.describe_commit(run_id, keys)
@@ -115,8 +112,8 @@ def score_partitions(
     timeline = read_timeline(state, history, row)
     older = None
     if version is None:
-        with suppress(OldStateError):  # then the newest version alone
-            older = _load_members(state, read_newest(state, history))
+        with suppress(in_service.OldStateError):  # then the newest version alone
+            older = _load_members(state, in_service.read_newest(state, history))
     batches = [*Rows(state).batches(partitions)]
     predict_batch = partial(_predict_batch, state, pipeline, row, older)
     center, interval = pl.col(PREDICTION_COLUMN), {}
@@ -130,11 +127,11 @@ def score_partitions(
 class _Members:
     """The present state of the layer in service, and the pipelines of its older members."""
 
-    newest: Newest
+    newest: in_service.Newest
     pipelines: Sequence[Model]
 
 
-def _load_members(state: ModelState, newest: Newest | None) -> _Members | None:
+def _load_members(state: ModelState, newest: in_service.Newest | None) -> _Members | None:
     if newest is None:
         return None
     pipelines = (state.registry.load(row.version, row.sha256) for row in newest.members[1:])
@@ -167,7 +164,7 @@ def _load_models(state: ModelState, history: History, keys: Sequence[str]) -> Mo
 class _Layer:
     """The adaptive layer that follows some partitions, in a run."""
 
-    follower: Follower
+    follower: in_service.Follower
     run_id: str
 
 
@@ -212,7 +209,7 @@ def _score(
     history: History,
     models: Models,
     table: pl.DataFrame,
-    follower: Follower | None,
+    follower: in_service.Follower | None,
     members: MemberOutputs | None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return what is served of all rows that can be predicted, and each partition's metric."""

@@ -10,51 +10,46 @@ from itertools import chain
 from typing import BinaryIO
 
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing.readers import (
-    Columns,
-    Keep,
-    Record,
-    RefusedFileError,
-    as_table,
-    check_end,
-    check_text,
-    columns_of,
-    explain_length,
-    read_blocks,
-)
+from retrain_assets.stores.landing import readers
 
 
-def read_jsonl(content: BinaryIO, spec: DatasetSpec, partition: str | None, keep: Keep) -> Columns:
+def read_jsonl(
+    content: BinaryIO, spec: DatasetSpec, partition: str | None, keep: readers.Keep
+) -> readers.Columns:
     """Read the rows of JSON lines, as text; see `READERS`."""
-    check_text(content, spec)
+    readers.check_text(content, spec)
     names: dict[str, None] = {}
     columns, line = [*spec.file_columns], 1
-    blocks = read_blocks(content, spec.read.encoding)
+    blocks = readers.read_blocks(content, spec.read.encoding)
     for text in chain([next(blocks, "")], blocks):
         start = re.match(r"\s*(\[|\{\s*\n)", text) if line == 1 else None
         if start:
             kind = "array" if start[1] == "[" else "object on several lines"
-            raise RefusedFileError(f"it begins as a JSON {kind}: write each object on one line")
-        rows = as_table(_json_records(text, spec, names, line), columns, range(len(columns)))
-        check_end(rows, text)
+            raise readers.RefusedFileError(
+                f"it begins as a JSON {kind}: write each object on one line"
+            )
+        rows = readers.as_table(
+            _json_records(text, spec, names, line), columns, range(len(columns))
+        )
+        readers.check_end(rows, text)
         keep(rows)
         line += text.count("\n")
     if not names:
-        return Columns((), ())
-    positions, extra = columns_of(list(names), spec, partition)
+        return readers.Columns((), ())
+    positions, extra = readers.columns_of(list(names), spec, partition)
     lacking = (name for name in spec.columns if spec.columns[name].since and name not in positions)
-    return Columns(extra, tuple(lacking))
+    return readers.Columns(extra, tuple(lacking))
 
 
 def _json_records(
     text: str, spec: DatasetSpec, names: dict[str, None], first: int
-) -> Iterator[Record]:
+) -> Iterator[readers.Record]:
     """Read the lines that are not blank; `names` gathers the keys of all objects."""
     read, columns = _json_reader(spec), list(spec.file_columns)
     for number, line in enumerate(text.split("\n"), start=first):
         if not line.strip():
             continue
-        fields, problem = None, explain_length(line)
+        fields, problem = None, readers.explain_length(line)
         if problem is None:
             try:
                 values = read(line)

@@ -16,15 +16,7 @@ from pyarrow.types import is_dictionary
 from retrain_assets.domain.data.row_checks import rows_at_once
 from retrain_assets.domain.data.values import misfit
 from retrain_assets.specs.dataset import DatasetSpec
-from retrain_assets.stores.landing.readers import (
-    Columns,
-    Keep,
-    RefusedFileError,
-    check_rows,
-    columns_of,
-    number_rows,
-    shown,
-)
+from retrain_assets.stores.landing import readers
 
 _MARK, _MAX_FOOTER = b"PAR1", 8 * 2**20
 _BYTES_A_VALUE = 8
@@ -33,30 +25,34 @@ _BATCH_ROWS = 1024
 
 
 def read_parquet(
-    content: BinaryIO, spec: DatasetSpec, partition: str | None, keep: Keep
-) -> Columns:
+    content: BinaryIO, spec: DatasetSpec, partition: str | None, keep: readers.Keep
+) -> readers.Columns:
     """Read the rows of a parquet file, in its own types; see `READERS`."""
     try:
         return _read(content, spec, partition, keep)
-    except RefusedFileError:
+    except readers.RefusedFileError:
         raise
     # A damaged file may raise anything, and a panic of polars is no Exception.
     except (Exception, pl.exceptions.PanicException) as error:
-        raise RefusedFileError(f"it is no sound parquet file: {shown(str(error))}") from error
+        raise readers.RefusedFileError(
+            f"it is no sound parquet file: {readers.shown(str(error))}"
+        ) from error
 
 
-def _read(content: BinaryIO, spec: DatasetSpec, partition: str | None, keep: Keep) -> Columns:
+def _read(
+    content: BinaryIO, spec: DatasetSpec, partition: str | None, keep: readers.Keep
+) -> readers.Columns:
     _check_footer(content)
     file = ParquetFile(content, page_checksum_verification=True)
     fields = file.schema_arrow
-    positions, extra = columns_of(fields.names, spec, partition)
+    positions, extra = readers.columns_of(fields.names, spec, partition)
     empty = {name: pa.array([], fields.field(at).type) for name, at in positions.items()}
     if (why := misfit({name: pl.Series(e).dtype for name, e in empty.items()}, spec)) is not None:
-        raise RefusedFileError(why)
+        raise readers.RefusedFileError(why)
     # Nothing else of `metadata` is safe: what pyarrow does not catch there ends the process.
     size = file.metadata.num_rows
     _check_size(_BYTES_A_VALUE * size * len(positions), spec)
-    check_rows(size, spec)
+    readers.check_rows(size, spec)
     most = rows_at_once(spec)
     columns = [
         _in_chunks(_parts(file, fields.names[at], spec), _series(empty[name]), most)
@@ -71,11 +67,13 @@ def _read(content: BinaryIO, spec: DatasetSpec, partition: str | None, keep: Kee
         sizes = rows.select(pl.sum_horizontal(0, cs.string().str.len_bytes().cast(pl.Int64)).sum())
         texts += sizes.item()
         _check_size(texts, spec)
-        keep(number_rows(rows, first))
+        keep(readers.number_rows(rows, first))
         first += rows.height
     if first - 1 != size:
         raise ValueError(f"its footer says {size:,} rows, but its groups hold {first - 1:,}")
-    return Columns(extra, tuple(name for name in spec.file_columns if name not in positions))
+    return readers.Columns(
+        extra, tuple(name for name in spec.file_columns if name not in positions)
+    )
 
 
 def _check_footer(content: BinaryIO) -> None:
@@ -110,7 +108,9 @@ def _parts(file: ParquetFile, name: str, spec: DatasetSpec) -> Iterator[pl.Serie
     size = 0
     try:
         if file.scan_contents([name], batch_size=_BATCH_ROWS) != file.metadata.num_rows:
-            raise RefusedFileError(f"the pages of {name} do not hold the rows of the footer")
+            raise readers.RefusedFileError(
+                f"the pages of {name} do not hold the rows of the footer"
+            )
         if is_dictionary(file.schema_arrow.field(name).type):
             yield from map(_series, file.read([name])[name].chunks)
             return
@@ -119,9 +119,11 @@ def _parts(file: ParquetFile, name: str, spec: DatasetSpec) -> Iterator[pl.Serie
             _check_size(size, spec)
             yield _series(batch[name])
     except (pa.ArrowException, OSError) as error:
-        why = "the checksum of a page is wrong" if "CRC" in str(error) else shown(str(error))
+        why = (
+            "the checksum of a page is wrong" if "CRC" in str(error) else readers.shown(str(error))
+        )
         message = f"it is no sound parquet file: column {name} cannot be read, {why}"
-        raise RefusedFileError(message) from error
+        raise readers.RefusedFileError(message) from error
 
 
 def _series(values: Any) -> pl.Series:
@@ -138,4 +140,4 @@ def _series(values: Any) -> pl.Series:
 def _check_size(size: int, spec: DatasetSpec) -> None:
     limit = spec.read.max_bytes
     if size > limit:
-        raise RefusedFileError(f"it unpacks to {size:,} bytes; read.max_bytes is {limit:,}")
+        raise readers.RefusedFileError(f"it unpacks to {size:,} bytes; read.max_bytes is {limit:,}")

@@ -24,13 +24,7 @@ import polars as pl
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from retrain_assets.domain.data.row_checks import (
-    NO_ROWS,
-    Chunks,
-    RawRows,
-    rows_at_once,
-    split_rows,
-)
+from retrain_assets.domain.data import row_checks
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL
 from retrain_assets.stores.landing.formats import READERS
@@ -118,7 +112,7 @@ class Source(Protocol):
             LandingError: It cannot be listed now.
         """
 
-    def read(self, file: LandingFile, /) -> RawRows:
+    def read(self, file: LandingFile, /) -> row_checks.RawRows:
         """Return the rows of one file; what cannot be read as rows is refused and not raised.
 
         Raises:
@@ -244,7 +238,7 @@ class LocalFiles(NamedFiles):
             raise PassedOverError("without permission to read")
         return LandingFile(path, key, status.st_size, _stamp(status), status.st_mtime_ns)
 
-    def read(self, file: LandingFile, /) -> RawRows:
+    def read(self, file: LandingFile, /) -> row_checks.RawRows:
         """Read a file.
 
         A file is refused where it is missing, is too large, or keeps changing while it is read.
@@ -358,7 +352,7 @@ class DeltaSource:
         key = None if self.spec.is_split else ALL
         return [LandingFile(self.spec.delta or "", key, 0, f"v{version}")]
 
-    def read(self, file: LandingFile, /) -> RawRows:
+    def read(self, file: LandingFile, /) -> row_checks.RawRows:
         """Return the rows of the listed version, numbered in the order in which they are read."""
         version = int(file.stamp.removeprefix("v"))
         try:
@@ -397,7 +391,7 @@ def check_finished(path: str) -> None:
             raise PassedOverError("temporary")
 
 
-def parsed(file: LandingFile, content: bytes | BinaryIO, spec: DatasetSpec) -> RawRows:
+def parsed(file: LandingFile, content: bytes | BinaryIO, spec: DatasetSpec) -> row_checks.RawRows:
     """Return the rows of the bytes of a file; of many rows, most wait on disk."""
     stream: Any = io.BytesIO(content) if isinstance(content, bytes) else content
     digest, frames = file_digest(stream, "sha256").hexdigest(), _Frames(spec)
@@ -414,7 +408,7 @@ class _Frames:
 
     def __init__(self, spec: DatasetSpec) -> None:
         self._spec, self._spill = spec, Spill()
-        self._most = rows_at_once(spec)
+        self._most = row_checks.rows_at_once(spec)
         self._waiting: list[pl.DataFrame] = []
 
     def add(self, rows: pl.DataFrame) -> None:
@@ -422,7 +416,7 @@ class _Frames:
         lacking = [name for name in self._spec.file_columns if name not in rows.columns]
         nothing = pl.lit(None, pl.Null if self._spec.is_typed else pl.String)
         full = rows.with_columns(nothing.alias(name) for name in lacking)
-        for part in split_rows(full, self._most):
+        for part in row_checks.split_rows(full, self._most):
             if sum(waiting.height for waiting in self._waiting) + part.height > self._most:
                 self._flush()
             self._waiting.append(part)
@@ -432,16 +426,16 @@ class _Frames:
             self._spill.add(pl.concat(self._waiting, rechunk=True))
             self._waiting.clear()
 
-    def rows(self) -> pl.DataFrame | Chunks:
+    def rows(self) -> pl.DataFrame | row_checks.Chunks:
         """Return all rows: in one frame if they are few."""
         self._flush()
         return self._spill if self._spill.count > 1 else self._spill.parts()[0].collect()
 
 
-def refused(file: LandingFile, reason: str | None, digest: str = "") -> RawRows:
+def refused(file: LandingFile, reason: str | None, digest: str = "") -> row_checks.RawRows:
     """Return a file without rows, refused for a reason."""
-    return RawRows(
-        *(file.path, file.partition or "", digest, NO_ROWS, reason),
+    return row_checks.RawRows(
+        *(file.path, file.partition or "", digest, row_checks.NO_ROWS, reason),
         stamp=file.stamp,
         size_bytes=file.size_bytes,
     )
