@@ -74,8 +74,8 @@ def _choose_package(place: Path) -> str:
     "--from",
     "source",
     required=True,
-    help="A file, a folder of files, a Delta table, or sql:NAME:TABLE, where the environment "
-    "variable NAME has the URI of a database.",
+    help="A file, a folder of files, a Delta table, sql:NAME:TABLE, where the environment "
+    "variable NAME has the URI of a database, or iceberg:CATALOG.NAMESPACE.TABLE.",
 )
 @click.option("--target", required=True, help="The column to predict, or SQL such as 'delay > 15'.")
 @click.option("--time", help="The column that says when a row happened.")

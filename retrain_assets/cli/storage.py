@@ -91,7 +91,7 @@ def copy(
     landing = [
         file.path
         for dataset in datasets.values()
-        if dataset.delta is None and dataset.bucket is None
+        if dataset.table is None and dataset.bucket is None
         for file in roots[0].source(dataset).files()
     ]
     groups = {model, *datasets}

@@ -15,7 +15,7 @@ from retrain_assets.specs.partition import PartitionSpec
 from retrain_assets.specs.sql import SqlSpec
 
 ColumnType = Literal["int", "float", "bool", "category", "text", "date", "datetime"]
-Format = Literal["csv", "jsonl", "parquet", "delta"]
+Format = Literal["csv", "jsonl", "parquet", "delta", "iceberg"]
 Encoding = Literal["utf-8", "utf-16", "latin-1", "cp1252"]
 TAGGED = ("dataset", "features")  # each version of a model is tagged with versions of these
 _LONGEST_NAME = 255
@@ -179,6 +179,8 @@ class DatasetSpec(NamedSpec):
     Args:
         landing: Path of the files below `landing/` or URI, such as `flights/{partition}.csv`.
         delta: Path or URI of a Delta table that is read instead of files.
+        iceberg: An Iceberg table that is read instead of files: `catalog.namespace.table`, where
+            pyiceberg's own settings say where the catalog is.
         sql: A table or query of a database, whose new rows land as files.
         asset: Key of an upstream Dagster asset such as `shop/orders`, whose materializations say
             when there is new data in the place above; without any, its IO manager loads the rows.
@@ -195,6 +197,7 @@ class DatasetSpec(NamedSpec):
 
     landing: str | None = None
     delta: str | None = None
+    iceberg: str | None = Field(None, pattern=r"^\w+(\.\w+){2,}$", max_length=300)
     sql: SqlSpec | None = None
     asset: str | None = Field(None, pattern=r"^[^/\s]+(/[^/\s]+)*$", max_length=255)
     read: ReadSpec = ReadSpec()
@@ -225,24 +228,29 @@ class DatasetSpec(NamedSpec):
         """Return where rows come from, as messages name it."""
         if self.sql is not None:
             return self.sql.place
-        return self.delta or self.landing or f"the asset {self.asset}"
+        return self.table or self.landing or f"the asset {self.asset}"
+
+    @property
+    def table(self) -> str | None:
+        """Return the Delta or Iceberg table that is read instead of files."""
+        return self.delta or self.iceberg
 
     @property
     def is_pulled(self) -> bool:
         """Tell if a run of this project writes the landing files."""
-        return self.landing is None and self.delta is None
+        return self.landing is None and self.table is None
 
     @property
     def format(self) -> Format:
-        """Return the format that the ending of `landing` gives, or `delta` for a Delta table."""
-        if self.delta is not None:
-            return "delta"
+        """Return the format that the ending of `landing` gives, or the kind of the table."""
+        if self.table is not None:
+            return "delta" if self.delta else "iceberg"
         return self.pattern.suffix.removeprefix(".")  # type: ignore[return-value]
 
     @property
     def is_typed(self) -> bool:
         """Tell if values are read with their types, and not as text."""
-        return self.format in ("parquet", "delta")
+        return self.format not in ("csv", "jsonl")
 
     @property
     def is_split(self) -> bool:
@@ -291,9 +299,10 @@ class DatasetSpec(NamedSpec):
         return name
 
     def _find_mistakes(self) -> Mistakes:
-        sources = [source for source in (self.landing, self.delta, self.sql) if source is not None]
+        places = self.landing, self.delta, self.iceberg, self.sql
+        sources = [source for source in places if source is not None]
         if len(sources) != 1 and (sources or self.asset is None):
-            yield "give one of `landing`, `delta` and `sql`, or `asset` alone"
+            yield "give one of `landing`, `delta`, `iceberg` and `sql`, or `asset` alone"
         derived = [
             name for name in self.key if name in self.columns and self.columns[name].expression
         ]

@@ -1,8 +1,8 @@
 """Read a sample of somebody's data, and put its YAML and its files where the project has them.
 
-CSV, JSON lines and parquet are read by the readers of landing files, a Delta table as `delta:`
-reads it, a table of a database as `sql:` does, and an Excel sheet becomes a parquet file. Not here:
-guessing (`domain/start`).
+CSV, JSON lines and parquet are read by the readers of landing files, Delta and Iceberg tables as
+`delta:` and `iceberg:` read them, a table of a database as `sql:` does, and an Excel sheet becomes
+a parquet file. Not here: guessing (`domain/start`).
 """
 
 import csv
@@ -24,6 +24,7 @@ from retrain_assets.domain.start.guess import Sample
 from retrain_assets.domain.start.meaning import slug
 from retrain_assets.specs.dataset import TAGGED, DatasetSpec
 from retrain_assets.specs.sql import SqlSpec
+from retrain_assets.stores.landing.foreign import open_iceberg
 from retrain_assets.stores.landing.formats import read_rows
 from retrain_assets.stores.landing.readers import RefusedFileError, is_utf8, number_rows
 from retrain_assets.stores.landing.sql import FRAME_ROWS, Database
@@ -37,7 +38,7 @@ _AS_JSONL, _EXCEL = (".ndjson", ".json"), (".xlsx", ".xls", ".xlsb", ".ods")
 _AS_CSV = (".txt", ".tsv", ".data")
 _DELIMITERS = (",", ";", "\t", "|")
 _FIRST_LINES, _MOST_BYTES = 200, 2**30
-TABLE_MARK = "sql:"
+TABLE_MARKS = "sql:", "iceberg:"
 _CURSOR = re.compile(r"^(last_?)?(updat|modif|chang)", re.IGNORECASE)
 
 
@@ -47,7 +48,7 @@ class Delivery:
 
     Args:
         sample: What was read.
-        files: The content or path of each file, by its name; none for a Delta table.
+        files: The content or path of each file, by its name; none for a table.
     """
 
     sample: Sample
@@ -72,10 +73,7 @@ def read_delivery(path: Path, dataset: str, sheet: str | None = None) -> Deliver
         ValueError: It cannot be read, or its files do not fit each other.
     """
     if (path / "_delta_log").is_dir():
-        rows = pl.read_delta(str(path))
-        read = _rename(rows.columns)
-        rows = number_rows(rows.rename(read.get("rename", {})), first=1)
-        return Delivery(Sample(rows, {"delta": str(path)}, read), {})
+        return _typed(pl.read_delta(str(path)), {"delta": str(path)})
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in _LANDED)
         kinds = {file.suffix for file in files}
@@ -100,8 +98,8 @@ def read_delivery(path: Path, dataset: str, sheet: str | None = None) -> Deliver
 
 
 def is_table(source: str) -> bool:
-    """Tell if a source names a table of a database and no file."""
-    return source.startswith(TABLE_MARK)
+    """Tell if a source names a table of a database or catalog and no file."""
+    return source.startswith(TABLE_MARKS)
 
 
 def name_source(source: str) -> tuple[str, str]:
@@ -117,14 +115,17 @@ def read_table(source: str, cursor: str | None, environment: Mapping[str, str]) 
     """Return the rows of a table of a database, which land when the model is trained.
 
     Args:
-        source: `sql:NAME:TABLE`, where `NAME` is the environment variable with the URI.
+        source: `sql:NAME:TABLE`, where `NAME` is the environment variable with the URI, or
+            `iceberg:CATALOG.NAMESPACE.TABLE`.
         cursor: The column that grows with each new or changed row; guessed if it is None.
         environment: Holds the URI.
 
     Raises:
         ValueError: It does not name a table.
-        RuntimeError: The table cannot be read, see `Database`.
+        RuntimeError: The table cannot be read, see `Database` and `open_iceberg`.
     """
+    if source.startswith(TABLE_MARKS[1]):
+        return _read_iceberg(source.removeprefix(TABLE_MARKS[1]))
     _, name, table = f"{source}::".split(":")[:3]
     if not (name and table):
         raise ValueError(f"{source}: write sql:NAME:TABLE; NAME is the variable with the URI")
@@ -134,9 +135,21 @@ def read_table(source: str, cursor: str | None, environment: Mapping[str, str]) 
     if cursor and cursor not in rows.columns:
         raise ValueError(f"--cursor {cursor}: the table has {', '.join(rows.columns)}")
     sql = {"uri": name, "table": table} | ({"cursor": cursor} if cursor else {})
+    return _typed(rows, {"sql": sql})
+
+
+def _read_iceberg(name: str) -> Delivery:
+    table = open_iceberg(name)
+    if table is None:
+        raise ValueError(f"iceberg:{name}: there is no such table; write CATALOG.NAMESPACE.TABLE")
+    return _typed(pl.scan_iceberg(table).head(FRAME_ROWS).collect(), {"iceberg": name})
+
+
+def _typed(rows: pl.DataFrame, source: Mapping[str, Any]) -> Delivery:
+    """Return rows that have their types, and that no file has to land for."""
     read = _rename(rows.columns)
     rows = number_rows(rows.rename(read.get("rename", {})), first=1)
-    return Delivery(Sample(rows, {"sql": sql}, read), {})
+    return Delivery(Sample(rows, source, read), {})
 
 
 def _read_excel(path: Path, sheet: str | None) -> bytes:

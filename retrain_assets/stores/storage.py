@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.stores.database import database_from, name_driver
 from retrain_assets.stores.engine import IN_PROCESS, Engine, engine_from
-from retrain_assets.stores.landing.source import DeltaSource, LocalFiles, Source
+from retrain_assets.stores.landing.foreign import DeltaSource, IcebergSource
+from retrain_assets.stores.landing.source import LocalFiles, Source
 from retrain_assets.stores.ledger import Ledger
 from retrain_assets.stores.place import STORES, Folder, Place, is_object_uri, place_at
 from retrain_assets.stores.registry.registry import ModelRegistry
@@ -133,6 +134,8 @@ class Storage:
         """Return the source of the rows of a dataset."""
         if spec.delta is not None:
             return DeltaSource(str(self.root), spec)
+        if spec.iceberg is not None:
+            return IcebergSource(spec)
         if spec.bucket is None and isinstance(self.root, Path):
             return LocalFiles(self.landing, spec)
         from retrain_assets.stores.landing.objects import ObjectFiles

@@ -36,7 +36,7 @@ class Sample:
 
     Args:
         rows: Columns as text, or as a file with types has them; `_line`, `_broken`, `_problem`.
-        source: The field `landing`, `delta` or `sql`.
+        source: The field `landing`, `delta`, `iceberg` or `sql`.
         read: Options by which they were read, as in `read`.
         files: How many files they are from.
     """

@@ -51,8 +51,8 @@ def landing_asset(spec: DatasetSpec) -> dg.AssetSpec | dg.AssetsDefinition:
     """Return the asset that stands for the delivered files; one that pulls them from a database."""
     files = f"`{spec.bucket or 'landing'}/{spec.pattern}`"
     text = f"Files delivered as {files}; never changed or deleted."
-    if spec.delta:
-        text = f"The Delta table `{spec.delta}`, which others write."
+    if spec.table:
+        text = f"The {spec.format.title()} table `{spec.table}`, which others write."
     if spec.is_pulled:
         text = f"New rows of {spec.place}, as files {files}."
     properties: dict[str, Any] = {

@@ -1,9 +1,9 @@
-"""Where the rows of a dataset come from: files in a local folder, or a foreign Delta table.
+"""Where the rows of a dataset come from: files in a local folder.
 
 Here is how landing files are named, and which names are ignored and why. A file that cannot be
 read is refused with the reason; a line that is no row is kept as text
-for the contract to refuse. Not here: files in an object store (`objects.py`), how bytes become rows
-(`formats.py`), and whether a value is sound.
+for the contract to refuse. Not here: files in an object store (`objects.py`), tables that others
+write (`foreign.py`), how bytes become rows (`formats.py`), and whether a value is sound.
 """
 
 import io
@@ -16,26 +16,22 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from hashlib import file_digest
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import polars as pl
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from retrain_assets.domain.data import row_checks
 from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL
 from retrain_assets.stores.landing.formats import READERS
-from retrain_assets.stores.landing.readers import RefusedFileError, columns_of, number_rows
+from retrain_assets.stores.landing.readers import RefusedFileError
 from retrain_assets.stores.tables.data_files import Spill
 
 ATTEMPTS = 3  # at reading a file that changes meanwhile
 CHANGING = "it changed whenever it was read: it is read again when it settles"
 _HALF_WRITTEN = (".tmp", ".part", ".partial", ".crdownload", ".download", ".filepart")
 _EXAMPLES, _NAME_CHARACTERS = 3, 80
-_DELTA_ROWS = 25_000  # of a batch
 
 
 class LandingError(RuntimeError):
@@ -322,58 +318,6 @@ def _stamp(status: os.stat_result) -> str:
     return f"{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
-@dataclass(frozen=True)
-class DeltaSource:
-    """A Delta table that somebody else writes: each new version of it is new data.
-
-    It is read like one file that holds many partitions, of which those are taken in whose rows have
-    changed.
-
-    Args:
-        root: The folder or URI that a relative path starts from.
-        spec: The dataset.
-    """
-
-    root: str
-    spec: DatasetSpec
-
-    @property
-    def uri(self) -> str:
-        """Return where the table is."""
-        path = self.spec.delta or ""
-        return path if "://" in path else f"{self.root}/{path}"
-
-    def files(self, *_: object) -> list[LandingFile]:
-        """Return the newest version of the table as one file; nothing where there is no table."""
-        try:
-            version = DeltaTable(self.uri, without_files=True).version()
-        except TableNotFoundError:
-            return []
-        key = None if self.spec.is_split else ALL
-        return [LandingFile(self.spec.delta or "", key, 0, f"v{version}")]
-
-    def read(self, file: LandingFile, /) -> row_checks.RawRows:
-        """Return the rows of the listed version, numbered in the order in which they are read."""
-        version = int(file.stamp.removeprefix("v"))
-        try:
-            table = pl.scan_delta(self.uri, version=version)
-            names = table.collect_schema().names()
-            positions, extra = columns_of(names, self.spec)
-            columns = [pl.col(names[at]).alias(name) for name, at in positions.items()]
-            wide, frames, first = table.select(columns), _Frames(self.spec), 1
-            batches = wide.collect_batches(chunk_size=_DELTA_ROWS, maintain_order=True)
-            for rows in chain([wide.limit(0).collect()], batches):
-                frames.add(number_rows(rows, first))
-                first += rows.height
-        except RefusedFileError as error:
-            return refused(file, str(error))
-        except (DeltaError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            return refused(file, f"version {version} cannot be read: {str(error)[:200]!r}")
-        lacking = tuple(name for name in self.spec.file_columns if name not in positions)
-        raw = refused(file, None, file.stamp)
-        return replace(raw, rows=frames.rows(), extra=extra, lacking=lacking)
-
-
 def check_finished(path: str) -> None:
     """Refuse names that are no UTF-8, hidden names, and those of temporary files.
 
@@ -394,7 +338,7 @@ def check_finished(path: str) -> None:
 def parsed(file: LandingFile, content: bytes | BinaryIO, spec: DatasetSpec) -> row_checks.RawRows:
     """Return the rows of the bytes of a file; of many rows, most wait on disk."""
     stream: Any = io.BytesIO(content) if isinstance(content, bytes) else content
-    digest, frames = file_digest(stream, "sha256").hexdigest(), _Frames(spec)
+    digest, frames = file_digest(stream, "sha256").hexdigest(), Frames(spec)
     stream.seek(0)
     try:
         extra, lacking = READERS[spec.format](stream, spec, file.partition, frames.add)
@@ -403,7 +347,7 @@ def parsed(file: LandingFile, content: bytes | BinaryIO, spec: DatasetSpec) -> r
     return replace(refused(file, None, digest), rows=frames.rows(), extra=extra, lacking=lacking)
 
 
-class _Frames:
+class Frames:
     """The rows of a file as they are read, in bounded chunks."""
 
     def __init__(self, spec: DatasetSpec) -> None:

@@ -84,7 +84,7 @@ class TopicFiles:
         spec = self.spec
         if not (spec.is_split and spec.format == "jsonl" and spec.read.encoding == "utf-8"):
             raise ValueError(
-                f"dataset {spec.name} lands {spec.landing or spec.delta}: a topic needs UTF-8 "
+                f"dataset {spec.name} lands {spec.landing or spec.table}: a topic needs UTF-8 "
                 f"JSONL without {{partition}} in its name, such as {spec.name}/*.jsonl"
             )
         if _TOPIC.fullmatch(self.topic) is None:

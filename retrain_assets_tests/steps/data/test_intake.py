@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import polars as pl
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import write_deltalake
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from pyiceberg.catalog import load_catalog
+from pyiceberg.utils.config import Config
 
 from retrain_assets.domain.data import contract
 from retrain_assets.domain.data.contract import UNPLACED, Judgement
@@ -24,6 +26,7 @@ from retrain_assets.steps.data.ingest import PARTS, Ingestion, NothingLandedErro
 from retrain_assets.steps.data.intake import Intake
 from retrain_assets.steps.state import landed_rows, landing_files
 from retrain_assets.stores.landing.formats import READERS
+from retrain_assets.stores.landing.source import LandingError
 from retrain_assets.stores.storage import Storage
 from retrain_assets.stores.tables.data_files import Spill
 
@@ -264,20 +267,50 @@ def test_a_batch_is_bounded_by_what_files_hold_however_well_they_are_packed(
     assert [len(raw) for raw, _ in batches] == [2] * 14
 
 
-def test_a_delta_table_is_a_dataset_and_its_new_version_is_new_data(tmp_path: Path) -> None:
-    spec = dataset(landing=None, delta="other/sales", rows={"min": 0})
-    uri = str(tmp_path / "other" / "sales")
+def write_delta(root: Path, rows: pl.DataFrame) -> None:
+    write_deltalake(str(root / "other" / "sales"), rows, mode="append")
+
+
+def write_iceberg(_: Path, rows: pl.DataFrame) -> None:
+    catalog = load_catalog("lake")
+    catalog.create_namespace_if_not_exists("shop")
+    table = catalog.create_table_if_not_exists("shop.sales", rows.to_arrow().schema)
+    table.append(rows.to_arrow().cast(table.schema().as_arrow()))
+
+
+@pytest.mark.parametrize(
+    ("source", "write"),
+    [({"delta": "other/sales"}, write_delta), ({"iceberg": "lake.shop.sales"}, write_iceberg)],
+)
+def test_a_foreign_table_is_a_dataset_and_its_new_version_is_new_data(
+    source: dict[str, str],
+    write: Callable[[Path, pl.DataFrame], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", f"sqlite:///{tmp_path}/lake.db")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__WAREHOUSE", f"file://{tmp_path}/lake")
+    monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())  # it was read at the import
+    spec = dataset(landing=None, **source, rows={"min": 0})
     assert Intake(Storage(tmp_path), spec).files == []
     rows = pl.DataFrame({"day": DAYS[:3], "id": [1, 2, 3], "price": [5.0, 5.0, -1.0], "more": 0})
-    write_deltalake(uri, rows.with_columns(pl.col("day").str.to_date()))
+    write(tmp_path, rows.with_columns(pl.col("day").str.to_date()))
     done = run(tmp_path, spec)
     assert table(tmp_path) == {"2013-01-01": [1], "2013-01-02": [2]}
-    assert done.reading.extra == {"other/sales": ("more",)}
+    assert done.reading.extra == {next(iter(source.values())): ("more",)}
     more = pl.DataFrame({"day": DAYS[1:2], "id": [9], "price": [5.0], "more": 0})
-    write_deltalake(uri, more.with_columns(pl.col("day").str.to_date()), mode="append")
+    write(tmp_path, more.with_columns(pl.col("day").str.to_date()))
     assert run(tmp_path, spec).published == ("2013-01-02",)
     assert table(tmp_path) == {"2013-01-01": [1], "2013-01-02": [2, 9]}
-    assert DeltaTable(uri).version() == 1
+    [file] = Intake(Storage(tmp_path), spec).files
+    assert Intake(Storage(tmp_path), spec).unread == []
+    assert file.stamp[:1] == "v"
+
+
+def test_a_catalog_that_is_not_configured_is_named_with_what_would_do(tmp_path: Path) -> None:
+    spec = dataset(landing=None, iceberg="nowhere.shop.sales")
+    with pytest.raises(LandingError, match="set PYICEBERG_CATALOG__NOWHERE__URI"):
+        Storage(tmp_path).source(spec).files()
 
 
 def test_nothing_landed_says_where_it_was_looked_for(tmp_path: Path) -> None:
