@@ -6,6 +6,7 @@ Not here: anything a real deployment would not do, but for the files.
 import gc
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import dagster as dg
 from retrain_assets.definitions import build_defs, models
 from retrain_assets.demo.flights import Flights, FlightsNotInstalledError
 from retrain_assets.orchestration import beside
-from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
+from retrain_assets.orchestration.dagster_internals.ticks import Executed, InProcessDaemon
 from retrain_assets.orchestration.play import Tell, settle_deliveries
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.stores.database import DRIVER
@@ -27,7 +28,9 @@ DELIVERY_DAYS = 14
 LAST_DAY = "2013-08-31"
 PARTS = ("landing", "delta", "artifacts")
 SETTLE_SECONDS = 6  # longer than `read.settle` of the demo's datasets
-GROUPS = {"flights", "weather", "planes", "flight_delay", "arrival_delay"}
+SHARES = ("flights", "flight_delay"), ("weather", "planes", "arrival_delay")  # of two processes
+GROUPS = {name for share in SHARES for name in share}
+SENSORS = ("_new_data",), ("_data_ready", "_retrain_wanted")
 
 
 class ForeignDataError(RuntimeError):
@@ -59,18 +62,40 @@ def run_demo(
         start_over(storage)
     days = [day for day in flights.days if day <= last]
     (storage.work / "dagster").mkdir(parents=True, exist_ok=True)
-    places = {"root": str(storage.root), "work": str(storage.work)}
-    resource = StorageResource(**places, tracking_uri=storage.mlflow_uri)
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        daemon = InProcessDaemon(build_defs({"storage": resource}), instance)
-        gc.freeze()  # a full collection would look at all that is loaded: 5 % of the CPU seconds
-        deliveries = _deliver(storage, flights, days)
-        names = tuple(models())
-        with beside.open_process():
-            for name in names:  # MLflow takes seconds to create its database
-                beside.do("retrain demo", storage.registry(name).prepare)
-            decisions = settle_deliveries(storage, names, daemon, deliveries, len(days), tell)
+    places = str(storage.root), str(storage.work), storage.mlflow_uri, str(home)
+    with beside.open_process():
+        for name in (names := tuple(models())):  # MLflow takes seconds to create its database
+            beside.do("retrain demo", storage.registry(name).prepare)
+        settle, deliveries = partial(_settle, places), _deliver(storage, flights, days)
+        decisions = settle_deliveries(storage, names, settle, deliveries, len(days), tell)
     return {"days": len(days), "decisions": decisions}
+
+
+def _settle(places: tuple[str, ...]) -> Iterator[Executed]:
+    """Let the sensors of all datasets settle, then those of all models, in two processes.
+
+    The models do not depend on each other, so their decisions are as in one process.
+    """
+    for endings in SENSORS:
+        here, there = ([name + end for name in share for end in endings] for share in SHARES)
+        others = beside.submit(_settle_some, places, there)
+        yield from _open_daemon(*places).settle(here)
+        yield from others.result()
+
+
+def _settle_some(places: tuple[str, ...], names: Sequence[str]) -> list[Executed]:
+    return [*_open_daemon(*places).settle(names)]
+
+
+@cache
+def _open_daemon(root: str, work: str, tracking_uri: str, home: str) -> InProcessDaemon:
+    """Return what ticks the sensors in this process, which keeps it until its end."""
+    resource = StorageResource(root=root, work=work, tracking_uri=tracking_uri)
+    daemon = InProcessDaemon(
+        build_defs({"storage": resource}), dg.DagsterInstance.from_config(home)
+    )
+    gc.freeze()  # a full collection would look at all that is loaded: 5 % of the CPU seconds
+    return daemon
 
 
 def _deliver(storage: Storage, flights: Flights, days: Sequence[str]) -> Iterator[tuple[str, int]]:

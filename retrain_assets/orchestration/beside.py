@@ -1,4 +1,4 @@
-"""Do work that nothing waits for in one process beside this one, on another core.
+"""Do work in one process beside this one, on another core.
 
 Only where somebody watches one process do all the work, as in the demo: a daemon starts a process
 for each run anyway. Not here: what is done.
@@ -59,3 +59,9 @@ def do(remedy: str, function: Callable[..., Any], *arguments: Any) -> None:
         return
     pool, futures = _POOLS[-1]
     futures.append((remedy, pool.submit(function, *arguments)))
+
+
+def submit(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """Let the process beside this one, which is open, call a function, and return its future."""
+    pool, _ = _POOLS[-1]
+    return pool.submit(function, *arguments)

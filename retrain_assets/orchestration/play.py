@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from retrain_assets.domain.data.rules import PARTITION, dataset_schema
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.build import dataset_definitions, model_definitions
-from retrain_assets.orchestration.dagster_internals.ticks import InProcessDaemon
+from retrain_assets.orchestration.dagster_internals.ticks import Executed, InProcessDaemon
 from retrain_assets.orchestration.resources import StorageResource
 from retrain_assets.specs.base import number_of
 from retrain_assets.specs.dataset import DatasetSpec, ReadSpec
@@ -30,7 +30,7 @@ Tell = Callable[[dict[str, Any]], None]
 def settle_deliveries(
     storage: Storage,
     names: Sequence[str],
-    daemon: InProcessDaemon,
+    settle: Callable[[], Iterable[Executed]],
     deliveries: Iterable[tuple[str, int]],
     total: int,
     tell: Tell,
@@ -40,37 +40,38 @@ def settle_deliveries(
     Args:
         storage: Where everything is kept.
         names: The models.
-        daemon: What ticks the sensors.
+        settle: Ticks the sensors until none asks for anything, and yields the runs.
         deliveries: Lets files land when it is asked for the next name and size of a delivery.
         total: The size of all deliveries.
         tell: Takes each decision as it is made.
 
     Returns:
-        The decisions of all models in the order they were made.
+        See `list_decisions`.
     """
-    count = len(list_decisions(storage, names))
+    counts = {name: len(list_decisions(storage, [name])) for name in names}
     with _progress() as progress:
         task = progress.add_task("first delivery", total=total)
         for name, size in deliveries:
             progress.update(task, description=f"{name}: sensors")
-            for run in daemon.settle():
+            for run in settle():
                 progress.update(task, description=f"{name}: {run.job}")
-                if run.job.endswith("_retrain"):
-                    decisions = list_decisions(storage, names)
-                    for row in decisions[count:]:
+                model = run.job.removesuffix("_retrain")
+                if model in counts:
+                    decisions = list_decisions(storage, [model])
+                    for row in decisions[counts[model] :]:
                         tell(row)
-                    count = len(decisions)
+                    counts[model] = len(decisions)
             progress.update(task, advance=size)
     return list_decisions(storage, names)
 
 
 def list_decisions(storage: Storage, names: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the decisions of all models in the order they were made."""
+    """Return the decisions of all models in the order of the data that they were made on."""
     ledgers = {name: storage.ledger(name).read() for name in names}
     rows = [
         {"model": name, **row.for_people()} for name, read in ledgers.items() for row in read.rows
     ]
-    return sorted(rows, key=lambda row: str(row["time"]))
+    return sorted(rows, key=lambda row: (row["as_of"], row["model"]))
 
 
 def _progress() -> Progress:
@@ -169,7 +170,7 @@ def _plain(spec: DatasetSpec) -> DatasetSpec:
     return spec.model_copy(
         update={
             "landing": f"{spec.name}/{key}.parquet",
-            **dict.fromkeys(("delta", "sql", "asset", "expected")),
+            **dict.fromkeys(("delta", "iceberg", "sql", "asset", "expected")),
             "read": ReadSpec(settle="0s"),
             "rows": spec.rows.model_copy(update={"stray": 0.0}),
             "columns": columns,
@@ -209,4 +210,4 @@ def play(history: History, instance: dg.DagsterInstance, tell: Tell) -> list[dic
     )
     daemon = InProcessDaemon(definitions, instance)
     names = [model.spec.name]
-    return settle_deliveries(target, names, daemon, history.land(), total, tell)
+    return settle_deliveries(target, names, daemon.settle, history.land(), total, tell)

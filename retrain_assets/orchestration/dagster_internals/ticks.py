@@ -6,7 +6,7 @@ same sensor. Not here: what any sensor decides.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from time import time
 from types import MappingProxyType
@@ -94,16 +94,19 @@ class InProcessDaemon:
         self.reasons |= dict.fromkeys(stopped, "the sensor is stopped")
         self.sensors = [sensor for sensor in self.sensors if sensor.name not in self.reasons]
 
-    def settle(self, *, despite_failures: bool = False) -> Iterator[Executed]:
+    def settle(
+        self, only: Collection[str] | None = None, *, despite_failures: bool = False
+    ) -> Iterator[Executed]:
         """Tick all sensors, round after round, executing each run as it is asked for.
 
         Args:
+            only: The names of the sensors that are ticked; all by default.
             despite_failures: Yield a failure, and leave out its sensor from then on.
 
         Raises:
             UnsettledError: A run failed, or they still ask after `MAX_ROUNDS`.
         """
-        sensors = [*self.sensors]
+        sensors = [sensor for sensor in self.sensors if only is None or sensor.name in only]
         for _ in range(MAX_ROUNDS):
             executed = False
             for sensor in [*sensors]:
