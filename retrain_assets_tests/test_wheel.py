@@ -129,6 +129,7 @@ def test_the_demo_makes_its_first_models_in_an_empty_folder(theirs: Theirs, tmp_
         assert (cards / row["model"] / f"card-{row['version']}.html").is_file()
 
 
+@pytest.mark.system
 def test_a_project_with_one_yaml_runs_its_loop(theirs: Theirs) -> None:
     module = ("-m", f"{theirs.project.name}.definitions")
     theirs.run("-m", "dagster", "definitions", "validate", *module)

@@ -84,6 +84,7 @@ def soak(ready: Path, folder: Path, kills: int) -> None:
             shutil.rmtree(root)
 
 
+@pytest.mark.system
 def test_kills_at_any_moment_of_a_retraining_leave_nothing_half_done(
     ready: Path, tmp_path: Path
 ) -> None:
