@@ -13,6 +13,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -117,6 +118,33 @@ def pods(resources: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
+def fits(resource: dict[str, Any]) -> None:
+    """Check a resource against the copy of its definition, which must have each of its fields."""
+
+    def strict(part: Any) -> Any:
+        if isinstance(part, list):
+            return [strict(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        closed = {"additionalProperties": False} if isinstance(part.get("properties"), dict) else {}
+        return closed | {name: strict(value) for name, value in part.items()}
+
+    path = ROOT / "retrain_assets_tests" / "crds" / f"{resource['kind'].lower()}.yaml"
+    definition = yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]
+    (version,) = definition["versions"]
+    assert resource["apiVersion"] == f"{definition['group']}/{version['name']}"
+    jsonschema.validate(resource, strict(version["schema"]["openAPIV3Schema"]))
+
+
+def test_seldon_takes_the_model_and_refuses_a_field_that_it_does_not_have() -> None:
+    text = (ROOT / "deploy" / "kubernetes" / "seldon" / "model.yaml").read_text(encoding="utf-8")
+    model = yaml.safe_load(text)
+    fits(model)
+    model["spec"]["storageURI"] = model["spec"]["storageUri"]
+    with pytest.raises(jsonschema.ValidationError, match="'storageURI' was unexpected"):
+        fits(model)
+
+
 def names(resources: list[dict[str, Any]], *kinds: str) -> set[str]:
     return {found["metadata"]["name"] for found in resources if found["kind"] in kinds}
 
@@ -132,7 +160,9 @@ def names(resources: list[dict[str, Any]], *kinds: str) -> set[str]:
 def test_kubernetes_takes_what_an_overlay_makes(overlay: str, services: set[str]) -> None:
     resources = render(overlay)
     for resource in resources:
-        if resource["kind"] not in ("ServiceMonitor", "InferenceService"):  # no schema is here
+        if resource["kind"] == "InferenceService":
+            fits(resource)
+        elif resource["kind"] != "ServiceMonitor":  # no schema is here
             kubernetes_validate.validate(resource, "1.37", strict=True)
     templates = pods(resources)
     pod = {"apiVersion": "v1", "kind": "Pod", **templates["serving"]}
