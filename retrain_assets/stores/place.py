@@ -23,12 +23,16 @@ STORES = ("s3", "gs", "az")
 SECONDS, RETRIES = 60, 6
 _SETTINGS = ("AWS_", "GOOGLE_", "AZURE_")
 _CODES = [r"<Code>(\w{1,60})</Code>", r"status code:? (\d{3})", r"HTTP error:? ([a-z ]{0,59}[a-z])"]
-_KEYS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
+_KEYS = {  # the settings with credentials, by what stands in an error
+    "GCS": "GOOGLE_SERVICE_ACCOUNT",
+    "MicrosoftAzure": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+    "": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN",
+}
 _REMEDIES = {  # by what stands in an error
     "<Code>NoSuchBucket": "create the bucket, or let RETRAIN_STORAGE name another",
-    r"<Code>\w*Expired": f"renew {_KEYS} and run it again; nothing is half done",
-    "<Code>(InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken)": f"see to {_KEYS}",
-    "IMDS|//169.254.169.254|loading credentials": f"no credentials: set {_KEYS}, or give this "
+    r"<Code>\w*Expired": "renew {keys} and run it again; nothing is half done",
+    "<Code>(InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken)": "see to {keys}",
+    "IMDS|//169.254.169.254|loading credentials": "no credentials: set {keys}, or give this "
     "machine a role",
     "Received redirect": "the bucket is in another region: set AWS_REGION",
     "error sending request": "nothing answers: see to the network and to the address of the store, "
@@ -362,7 +366,8 @@ def open_store(uri: str, seconds: int, retries: int) -> Any:
 def describe_error(error: BaseException) -> str:
     """Return the store's code for an error and what would do, without its text and secrets."""
     text, code = as_line(error), find_code(error) or type(error).__name__
-    return f"{code}; {next(_REMEDIES[form] for form in _REMEDIES if re.search(form, text))}"
+    remedy = next(_REMEDIES[form] for form in _REMEDIES if re.search(form, text))
+    return f"{code}; {remedy.format(keys=next(_KEYS[name] for name in _KEYS if name in text))}"
 
 
 def find_code(error: BaseException) -> str | None:

@@ -18,7 +18,7 @@ from retrain_assets.stores.backup import PLACES as PATHS
 from retrain_assets.stores.backup import back_up, restore
 from retrain_assets.stores.landing.sql import StatementError
 from retrain_assets.stores.landing.topic import TopicFiles
-from retrain_assets.stores.place import Place, PlaceError, open_client, place_at
+from retrain_assets.stores.place import Place, PlaceError, describe_error, open_client, place_at
 from retrain_assets.stores.storage import Storage, storage_from
 from retrain_assets.stores.tables.tables import StaleTableError, StorageError, Tables
 from retrain_assets_tests.buckets import SECRET, Relay, answering, bucket_apart, send
@@ -267,6 +267,17 @@ def test_credentials_that_a_machine_issues_are_renewed(
     assert content(tables) == [1, 9]
     tables.place("d/t").write("x", b"1")
     assert len(expiring.issued) > 2
+
+
+@pytest.mark.parametrize(
+    ("store", "setting"),
+    [("GCS", "GOOGLE_SERVICE_ACCOUNT"), ("MicrosoftAzure", "AZURE_STORAGE_"), ("S3", "AWS_")],
+)
+def test_where_a_store_gets_no_credentials_its_own_settings_are_named(
+    store: str, setting: str
+) -> None:
+    text = f"Generic {store} error: GET http://169.254.169.254/token - status code: 403 Forbidden"
+    assert describe_error(OSError(text)).startswith(f"403; no credentials: set {setting}")
 
 
 @pytest.mark.parametrize(
