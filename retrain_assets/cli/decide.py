@@ -40,7 +40,7 @@ def approve(model: str, **config: Any) -> None:
 
 @command
 @click.argument("model")
-@click.option("--from", "source", required=True, help="See docs/operations.md.")
+@click.option("--from", "source", metavar="SOURCE", required=True, help="The model, see above.")
 @click.option("--trained-through", required=True, help="Last partition it was trained on.")
 @required_by
 @reason_option
@@ -93,7 +93,7 @@ def rollback(model: str, **config: Any) -> None:
 @reason_option
 @by_option
 def pause(model: str, **config: str) -> None:
-    """Start no retraining as of any partition before one."""
+    """Start no retraining before the newest partition with final labels reaches --until."""
     _operate(model, "pause", config)
     show({"model": model, **config}, f"{model}: no retraining before {config['until']}")
 

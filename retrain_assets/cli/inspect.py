@@ -38,8 +38,8 @@ MANY = 12  # models, above which the status of all is a table
 def status(model: str | None, *, verbose: bool) -> None:
     """Answer what is in production, how it does, what moved, what waits and what is next.
 
-    Without a name, it answers for all models: more than a dozen in a table, those first that need
-    somebody; -v answers for each.
+    Without MODEL, it answers for all models. More than twelve are shown in a table, in which the
+    models that need a person come first; with -v, the answers of each model are shown.
     """
     selection = base.models().values() if model is None else [base.get_model(model)]
     if not selection:
@@ -189,7 +189,11 @@ def quarantine(dataset: str, csv_file: str | None, **filters: Any) -> None:
 @command
 @click.argument("model")
 @click.argument("version", type=int, required=False)
-@click.option("--state", "partition", help="Instead: a partition, of the adaptive layer's state.")
+@click.option(
+    "--state",
+    "partition",
+    help="Instead of VERSION: build the adaptive layer's state after this partition again.",
+)
 def reproduce(model: str, version: int | None, partition: str | None) -> None:
     """Build a version again from its records, and compare it bit for bit."""
     if (version is None) == (partition is None):

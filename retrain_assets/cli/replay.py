@@ -39,7 +39,7 @@ from retrain_assets.stores.storage import Storage
 )
 @click.option("--picture", type=click.Path(dir_okay=False), help="A PNG file to draw to.")
 def replay(model: str, first: str, last: str, policies: str | None, picture: str | None) -> None:
-    """Play policies over stored history; ledger and registry stay as they are."""
+    """Show what other settings would have decided on stored history; nothing is changed."""
     entry = base.get_model(model)
     candidates = usual_policies(entry.spec)
     if policies:

@@ -77,7 +77,7 @@ def _describe_weeks(model: str, weeks: list[dict[str, Any]]) -> str:
 def backfill(name: str, first: str, last: str, *, again: bool, yes: bool) -> None:
     """Ingest a dataset, or monitor a model, over a range of partitions in one run.
 
-    A check that fails is an error, though the sound partitions beside it are published.
+    If a check fails, the exit code is 1, but all partitions without a mistake are stored.
     """
     if again:
         if (first, last) != (ALL, ALL):

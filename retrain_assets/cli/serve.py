@@ -24,9 +24,10 @@ CPU_MILLIS, MEMORY_MI = 500, 1024
 
 @command
 def component() -> None:
-    """Print a component of Kustomize: the pods that serve get what `resources.serving` says.
+    """Print a component of Kustomize that sets CPU and memory of the pods that serve.
 
-    A pod serves all models, so their sizes are added up. See docs/production.md.
+    A pod serves all models, so it gets the sum of their `resources.serving`. See
+    docs/production.md.
     """
     sizes = [model.spec.resources.serving for model in base.models().values()]
     cpu = CPU_MILLIS + sum(round(1000 * (size.cpu or 0)) for size in sizes)
@@ -55,7 +56,13 @@ def _in_mi(memory: str) -> int:
 
 @command
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8000, type=click.IntRange(0, 65535), help="8000; 0 is any free.")
+@click.option(
+    "--port",
+    default=8000,
+    type=click.IntRange(0, 65535),
+    show_default=True,
+    help="0 takes any free port.",
+)
 def serve(host: str, port: int) -> None:
     """Answer predictions of every production model over HTTP, until SIGTERM.
 

@@ -201,7 +201,7 @@ def _next(commands: list[str]) -> list[str]:
 def train(model: str) -> None:
     """Train a first or further candidate now, on all that has landed, and decide on it.
 
-    Files that were not read are read, and what is missing of features and monitoring is built.
+    First it reads new files, and builds the features and the monitoring that are missing.
     """
     entry = base.get_model(model)
     group = entry.spec.group
@@ -233,7 +233,7 @@ def train(model: str) -> None:
 @command
 @click.argument("model")
 def segments(model: str) -> None:
-    """List the segments with most rows of a model with `for_each: {top: …}`, beside its YAML.
+    """List the largest segments of a model with `for_each: {top: …}` in a file beside its YAML.
 
     Run it again when other segments should have models; commit the file with the YAML.
     """

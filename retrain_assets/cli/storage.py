@@ -62,10 +62,10 @@ def restore(folder: str) -> None:
 
 @partial(command, name="copy")
 @click.argument("model")
-@click.option("--from", "source", help="Root to copy from: a folder or URI; RETRAIN_STORAGE.")
-@click.option("--to", "target", help="Root to copy to; RETRAIN_STORAGE.")
-@click.option("--from-mlflow", help="MLflow's database of the first; mlflow.db in a folder.")
-@click.option("--to-mlflow", help="MLflow's database of the second; mlflow.db in a folder.")
+@click.option("--from", "source", help="Folder or URI to copy from; by default the project's root.")
+@click.option("--to", "target", help="Folder or URI to copy to; by default the project's root.")
+@click.option("--from-mlflow", help="MLflow's database of --from; mlflow.db in a folder.")
+@click.option("--to-mlflow", help="MLflow's database of --to; mlflow.db in a folder.")
 def copy(
     model: str,
     source: str | None,
@@ -124,7 +124,13 @@ def _storage_at(root: str | None, database: str | None) -> Storage:
 
 
 @command
-@click.option("--keep-days", type=click.IntRange(1), default=7, help="Younger files stay; 7.")
+@click.option(
+    "--keep-days",
+    type=click.IntRange(1),
+    default=7,
+    show_default=True,
+    help="Files that became unused fewer days ago stay.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 def vacuum(keep_days: int, *, dry_run: bool) -> None:
     """Remove table files that neither the newest data nor a registered version needs."""

@@ -121,7 +121,8 @@ class GateSpec(Spec):
 
     Args:
         metric: The metric that decides.
-        threshold: Probability from which a prediction counts as 1; 0.5 or the cheapest.
+        threshold: Probability from which a prediction counts as 1; by default 0.5, or with `cost`
+            the cheapest one.
         cost: With `metric: cost`: the costs whose mean is compared.
         quantile: With `metric: pinball`: the predicted quantile.
         python: With `metric: python`: `module:function` of arrays.

@@ -138,7 +138,8 @@ class TriggersSpec(Spec):
         new_partitions: Retrain after this many new mature partitions.
         spec_change: Whether to retrain when the YAML or your code behind it has changed.
         cooldown: Number of new mature partitions between decisions.
-        back_off: Candidates in a row not promoted after which the cooldown doubles.
+        back_off: If this many candidates of a cause in a row were not promoted, the cooldown
+            doubles, and again with each further one.
     """
 
     data_drift: DriftTrigger | None = None
