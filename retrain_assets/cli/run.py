@@ -208,16 +208,28 @@ def land() -> None:
 @click.argument("dataset")
 @click.option("--brokers", required=True, help="HOST:PORT, several separated by commas.")
 @click.option("--topic", required=True, help="Its messages become lines of the dataset's files.")
-@click.option("--max-messages", type=click.IntRange(1), default=50_000, show_default=True)
-@click.option("--max-seconds", type=click.IntRange(1, 86_400), default=60, show_default=True)
+@click.option(
+    "--max-messages",
+    type=click.IntRange(1),
+    default=50_000,
+    show_default=True,
+    help="Write a file at the latest after so many messages.",
+)
+@click.option(
+    "--max-seconds",
+    type=click.IntRange(1, 86_400),
+    default=60,
+    show_default=True,
+    help="Write a file at the latest after so many seconds.",
+)
 @click.option("--once", is_flag=True, help="Stop at the end that the topic has now.")
 def land_kafka(
     dataset: str, brokers: str, topic: str, max_messages: int, max_seconds: int, *, once: bool
 ) -> None:
     """Land a Kafka topic, each message exactly once, until SIGTERM or the end with --once.
 
-    A file is written after --max-messages, 32 MiB or --max-seconds. Credentials are read from
-    KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, the rest from KAFKA_SECURITY_PROTOCOL and the like.
+    A file has 32 MiB at most. Credentials are read from KAFKA_SASL_USERNAME and
+    KAFKA_SASL_PASSWORD, the rest from KAFKA_SECURITY_PROTOCOL and the like.
     """
     from retrain_assets.steps.data import kafka as kafka_step  # its library is an extra
 

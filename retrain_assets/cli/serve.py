@@ -55,7 +55,7 @@ def _in_mi(memory: str) -> int:
 
 
 @command
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port",
     default=8000,

@@ -80,7 +80,11 @@ def _choose_package(place: Path) -> str:
 @click.option("--target", required=True, help="The column to predict, or SQL such as 'delay > 15'.")
 @click.option("--time", help="The column that says when a row happened.")
 @click.option("--key", multiple=True, help="A column of the key; give it once for each.")
-@click.option("--kind", type=click.Choice(["binary", "multiclass", "regression"]))
+@click.option(
+    "--kind",
+    type=click.Choice(["binary", "multiclass", "regression"]),
+    help="What the target is; guessed from its values by default.",
+)
 @click.option("--dataset", help="Name of the dataset; by default that of the file.")
 @click.option("--sheet", help="The sheet of an Excel file; the first by default.")
 @click.option("--cursor", help="The column of a table that grows with each change of a row.")
