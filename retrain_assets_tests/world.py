@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -98,12 +98,12 @@ def customers(number: int, rows: int = 120, slope: float = 2.0, shift: float = 0
 class PlainDaemon(InProcessDaemon):
     """A daemon whose runs draw no pictures and write no report, which takes half their time."""
 
-    def execute(self, job_name: str, tags: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    def execute(self, job_name: str, *arguments: Any) -> str:
         with (
             patch.object(canvas, "to_png", lambda _: b"not drawn"),
             patch.object(upkeep, "_describe_report", lambda *_: {"report": "not written"}),
         ):
-            return super().execute(job_name, tags, config)
+            return super().execute(job_name, *arguments)
 
 
 @dataclass

@@ -213,7 +213,8 @@ def train(model: str) -> None:
     sources = (entry.dataset, *entry.lookups.values())
     for spec in sources:
         let_settle(spec, "", "\uffff")
-    sensors = {*(f"{spec.name}_new_data" for spec in sources), f"{group}_data_ready"}
+    sensors = {f"{spec.name}_new_data" for spec in sources}
+    sensors |= {f"{name}_data_ready" for name in (group, entry.dataset.name)}
     with base.open_daemon() as daemon:
         for name in [spec.name for spec in sources if spec.is_pulled]:
             daemon.execute(f"{name}_pull", {}, {})

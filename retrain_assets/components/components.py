@@ -120,7 +120,8 @@ class LandedDataset(SpecComponent[DatasetSpec]):
         """
         self.check(context.component_tree)
         warm(*([EXPECTATIONS] if self.spec.expectations else []))
-        return build.dataset_definitions(self.spec)
+        own, models = build.dataset_definitions(self.spec), list_sharing(context, self.spec.name)
+        return dg.Definitions.merge(own, build.shared_definitions(models)) if models else own
 
 
 @dg.scaffold_with(ModelScaffolder)
@@ -157,7 +158,14 @@ class RetrainedModel(SpecComponent[ModelSpec]):
             SpecError: The model does not fit its datasets, or another component has its name.
         """
         self.check(context.component_tree)
-        return build.model_definitions(self.model(context.component_tree))
+        model = self.model(context.component_tree)
+        sharing = {entry.spec.name for entry in list_sharing(context, model.dataset.name)}
+        return build.model_definitions(model, shares_runs=model.spec.name in sharing)
+
+    def shares(self, dataset: str) -> bool:
+        """Tell if a run may monitor the model beside others of a dataset."""
+        size = self.spec.resources
+        return self.spec.dataset == dataset and size.cpu is None and size.memory is None
 
     def model(self, tree: dg.ComponentTree) -> Model:
         """Return the model with its datasets, which are among the other components."""
@@ -165,6 +173,17 @@ class RetrainedModel(SpecComponent[ModelSpec]):
         lookups = {name: datasets[name] for name in self.spec.lookups}
         dataset = datasets[self.spec.dataset]
         return Model(apply_budget(self.spec, dataset), dataset, lookups)
+
+
+def list_sharing(context: dg.ComponentLoadContext, dataset: str) -> list[Model]:
+    """Return the models of a dataset that one run monitors: several, none with its own size."""
+    tree = context.component_tree
+    retrained = [part for part in tree.get_all_components(RetrainedModel) if part.shares(dataset)]
+    if len(retrained) == 1:
+        return []
+    for component in retrained:
+        component.check(tree)
+    return [component.model(tree) for component in retrained]
 
 
 COMPONENTS: dict[str, type[SpecComponent[Any]]] = {

@@ -28,9 +28,13 @@ DELIVERY_DAYS = 14
 LAST_DAY = "2013-08-31"
 PARTS = ("landing", "delta", "artifacts")
 SETTLE_SECONDS = 6  # longer than `read.settle` of the demo's datasets
-SHARES = ("flights", "flight_delay"), ("weather", "planes", "arrival_delay")  # of two processes
-GROUPS = {name for share in SHARES for name in share}
-SENSORS = ("_new_data",), ("_data_ready", "_retrain_wanted")
+GROUPS = {"flights", "weather", "planes", "flight_delay", "arrival_delay"}
+# Sensors that are ticked after each other, and of each stage those of two processes.
+STAGES = (
+    (("flights_new_data",), ("weather_new_data", "planes_new_data")),
+    (("flights_data_ready",), ()),  # one run monitors both models
+    (("flight_delay_retrain_wanted",), ("arrival_delay_retrain_wanted",)),
+)
 
 
 class ForeignDataError(RuntimeError):
@@ -72,15 +76,25 @@ def run_demo(
 
 
 def _settle(places: tuple[str, ...]) -> Iterator[Executed]:
-    """Let the sensors of all datasets settle, then those of all models, in two processes.
+    """Let the sensors settle, those that do not depend on each other in two processes.
 
-    The models do not depend on each other, so their decisions are as in one process.
+    So decisions are as in one process.
     """
-    for endings in SENSORS:
-        here, there = ([name + end for name in share for end in endings] for share in SHARES)
-        others = beside.submit(_settle_some, places, there)
-        yield from _open_daemon(*places).settle(here)
-        yield from others.result()
+    has_run = True
+    while has_run:
+        has_run = False
+        for stage in STAGES:
+            for run in _settle_beside(places, *stage):
+                has_run = True
+                yield run
+
+
+def _settle_beside(
+    places: tuple[str, ...], here: Sequence[str], there: Sequence[str]
+) -> Iterator[Executed]:
+    others = beside.submit(_settle_some, places, there)
+    yield from _open_daemon(*places).settle(here)
+    yield from others.result()
 
 
 def _settle_some(places: tuple[str, ...], names: Sequence[str]) -> list[Executed]:

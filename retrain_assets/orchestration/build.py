@@ -3,6 +3,8 @@
 Not here: where specs come from.
 """
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from retrain_assets.orchestration import jobs, messages, sensors
@@ -27,8 +29,20 @@ def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
     )
 
 
-def model_definitions(model: monitoring.Model) -> dg.Definitions:
-    """Return assets, checks, jobs, sensors and schedule of a model."""
+def shared_definitions(models: Sequence[monitoring.Model]) -> dg.Definitions:
+    """Return the job and the sensor by which several models of a dataset share runs."""
+    job = jobs.shared_monitor_job(models)
+    sensor = sensors.data_ready_sensor(models[0].dataset.name, models, job)
+    return dg.Definitions(jobs=[job], sensors=[sensor])
+
+
+def model_definitions(model: monitoring.Model, *, shares_runs: bool = False) -> dg.Definitions:
+    """Return assets, checks, jobs, sensors and schedule of a model.
+
+    Args:
+        model: The model.
+        shares_runs: Whether `shared_definitions` ask for the runs that monitor it.
+    """
     monitor, retrain = jobs.monitor_job(model), jobs.retrain_job(model)
     is_group = model.spec.for_each is not None
     watched = [segments.segment_assets(model)] if is_group else monitoring.monitor_assets(model)
@@ -44,7 +58,11 @@ def model_definitions(model: monitoring.Model) -> dg.Definitions:
         asset_checks=[] if is_group else [decision.currency_check(model)],
         jobs=[monitor, retrain, jobs.replay_job(model), *jobs.operation_jobs(model)],
         sensors=[
-            sensors.data_ready_sensor(model, monitor),
+            *(
+                []
+                if shares_runs
+                else [sensors.data_ready_sensor(model.spec.name, [model], monitor)]
+            ),
             sensors.retrain_wanted_sensor(model, retrain),
             *messages.messages_sensors(*map(messages.of_model, model.members.values())),
         ],

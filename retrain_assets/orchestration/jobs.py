@@ -3,8 +3,10 @@
 Not here: what the assets and steps do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import dagster as dg
@@ -40,13 +42,26 @@ def pull_job(spec: DatasetSpec) -> AssetJob:
 
 def monitor_job(model: Model) -> AssetJob:
     """Return `<m>_monitor`: features to monitoring, one run over a range."""
-    selection = _assets(model, "features", "profile", "predictions", "monitoring")
     text = "Build features, summarise, predict and watch."
+    return _model_job(model, "monitor", monitored(model), text)
+
+
+def shared_monitor_job(models: Sequence[Model]) -> AssetJob:
+    """Return `<d>_monitor`: what `<m>_monitor` does of several models of a dataset, in one run."""
+    name = models[0].dataset.name
+    text = f"Build features, summarise, predict and watch: all models of {name}."
+    selection = reduce(or_, map(monitored, models))
+    return _job(f"{name}_monitor", selection, text, metadata.SHARED)
+
+
+def monitored(model: Model) -> dg.AssetSelection:
+    """Return what a run that monitors a model builds and checks."""
+    selection = _assets(model, "features", "profile", "predictions", "monitoring")
     if model.spec.for_each is None:
         learned = () if model.spec.layer.mode == "off" else ("adaptation",)
         check = dg.AssetCheckKey(model.key("production_model"), CURRENCY)
         selection |= _assets(model, "report", *learned) | dg.AssetSelection.checks(check)
-    return _model_job(model, "monitor", selection, text)
+    return selection
 
 
 def replay_job(model: Model) -> AssetJob:

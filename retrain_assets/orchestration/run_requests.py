@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 import dagster as dg
@@ -42,10 +42,15 @@ class Wish:
     Args:
         about: What it is about: file stamps, partition contents, or as-of, causes and recipe.
         tags: Tags of the run.
+        selection: What of the job is built and checked; all of it by default.
+        apart: The same work in several runs, which are asked for after the one run has failed, so
+            that what fails or ends the process holds back no other work.
     """
 
     about: Sequence[str]
     tags: Mapping[str, str]
+    selection: dg.AssetSelection | None = None
+    apart: Sequence["Wish"] = ()
 
     @property
     def digest(self) -> str:
@@ -85,8 +90,8 @@ def requests(context: Tick, job: str, wishes: Iterable[Wish]) -> Evaluated:
             return dg.SkipReason(f"run {run.run_id} is about to be tried again")
     runs: list[dg.RunRequest] = []
     reasons: list[str] = []
-    for wish in wishes:
-        request = _request(context.instance, job, wish)
+    for wish in chain.from_iterable(_take_apart(context.instance, job, wish) for wish in wishes):
+        request = _request(context, job, wish)
         if isinstance(request, str):
             reasons.append(request)
         else:
@@ -96,11 +101,20 @@ def requests(context: Tick, job: str, wishes: Iterable[Wish]) -> Evaluated:
     return runs or dg.SkipReason("; ".join(reasons[:MAX_RUNS]))
 
 
-def _request(instance: dg.DagsterInstance, job: str, wish: Wish) -> dg.RunRequest | str:
+def _take_apart(instance: dg.DagsterInstance, job: str, wish: Wish) -> Sequence[Wish]:
+    """Return a wish, or its parts if the newest run for it failed."""
+    tags = {REQUEST_TAG: wish.digest}
+    runs = instance.get_runs(dg.RunsFilter(job_name=job, tags=tags), limit=1) if wish.apart else []
+    has_failed = any(run.status != dg.DagsterRunStatus.SUCCESS for run in runs)
+    return wish.apart if has_failed else [wish]
+
+
+def _request(context: Tick, job: str, wish: Wish) -> dg.RunRequest | str:
     """Return the request, or the reason why it is not made again.
 
     Only failures since the last success count, since the same work may be needed several times.
     """
+    instance = context.instance
     runs = instance.get_runs(filters=dg.RunsFilter(job_name=job, tags={REQUEST_TAG: wish.digest}))
     failed = list(takewhile(lambda run: run.status != dg.DagsterRunStatus.SUCCESS, runs))
     error = _permanent_error(instance, failed[0]) if failed else None
@@ -116,8 +130,13 @@ def _request(instance: dg.DagsterInstance, job: str, wish: Wish) -> dg.RunReques
             f"run {newest[0].run_id} and {MAX_ATTEMPTS - 1} before it succeeded, and the same "
             f"work is still asked for: {advice}"
         )
-    key = f"{wish.digest}:{len(runs)}"
-    return dg.RunRequest(run_key=key, tags={**wish.tags, REQUEST_TAG: wish.digest})
+    parts: dict[str, Any] = {}
+    if wish.selection is not None and context.repository_def is not None:
+        graph = context.repository_def.asset_graph
+        parts["asset_selection"] = [*wish.selection.resolve(graph)]
+        parts["asset_check_keys"] = [*wish.selection.resolve_checks(graph)]
+    key, tags = f"{wish.digest}:{len(runs)}", {**wish.tags, REQUEST_TAG: wish.digest}
+    return dg.RunRequest(run_key=key, tags=tags, **parts)
 
 
 def _permanent_error(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
@@ -140,12 +159,33 @@ def describe_error(error: SerializableErrorInfo) -> str:
     return reason if is_plain else f"{kind}: {reason}"
 
 
-def failure(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
-    """Return class and text of the error of a step, or what Dagster says if no step failed."""
-    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
-        error = entry.get_dagster_event().step_failure_data.error
-        if error := error and (error.cause or error):
-            return error.cls_name or "", describe_error(error)
+def failure(instance: dg.DagsterInstance, run_id: str, name: str = "") -> tuple[str, str]:
+    """Return class and text of the error of a step, or what Dagster says if no step failed.
+
+    Args:
+        instance: Holds the run.
+        run_id: The run.
+        name: A model or dataset, whose steps come before others.
+    """
+    steps = failed_steps(instance, run_id)
+    for step in sorted(steps, key=lambda step: not is_step_of(step, name)):
+        return steps[step]
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
         return "", entry.get_dagster_event().message or ""
     return "", "no reason was recorded"
+
+
+def is_step_of(step: str, name: str) -> bool:
+    """Tell if a step builds or checks an asset of a model or dataset."""
+    return step.startswith((f"{name}__", f"{name}_segments"))
+
+
+def failed_steps(instance: dg.DagsterInstance, run_id: str) -> dict[str, tuple[str, str]]:
+    """Return class and text of the error of each step that failed, by its key."""
+    errors = {}
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        event = entry.get_dagster_event()
+        error = event.step_failure_data.error
+        if error := error and (error.cause or error):
+            errors[event.step_key or ""] = error.cls_name or "", describe_error(error)
+    return errors

@@ -7,14 +7,17 @@ files and tables alone. Not here: which files there are, and the triggering poli
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import reduce
+from itertools import chain
+from operator import or_
 
 import dagster as dg
 
 from retrain_assets.domain.decision.situation import Request
 from retrain_assets.domain.windows import split_at_gaps
-from retrain_assets.orchestration import metadata, partitions, run_requests
+from retrain_assets.orchestration import jobs, metadata, partitions, run_requests
 from retrain_assets.orchestration.assets.dataset import upstream_key
 from retrain_assets.orchestration.assets.monitoring import Model
 from retrain_assets.orchestration.dagster_internals import AssetJob
@@ -163,24 +166,29 @@ MAX_REASON, MAX_REASONS = 500, 3  # characters of a tag, and reasons of a tick
 MAX_SECONDS = 20  # of a tick over many models; the next one goes on
 
 
-def data_ready_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:
-    """Return `<m>_data_ready`, for partitions whose datasets changed since they were monitored.
+def data_ready_sensor(name: str, models: Sequence[Model], job: AssetJob) -> dg.SensorDefinition:
+    """Return `<name>_data_ready`, for partitions whose datasets changed since they were monitored.
 
     Each range has all partitions whose window has a changed partition. Changes that lie far apart
     are separate ranges, so that a corrected old day does not rebuild all days since.
+
+    Args:
+        name: The model, or the dataset of several that share runs.
+        models: The models.
+        job: What they are monitored by.
     """
     quiet = Quiet()
 
     @dg.sensor(
-        name=f"{model.spec.name}_data_ready",
+        name=f"{name}_data_ready",
         job=job,
         **WATCHING,
         description="Asks to build and monitor partitions whose datasets have changed.",
     )
     def _sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> Evaluated:
-        wishes = _find_ranges(model, storage.open(), quiet)
+        wishes = _find_ranges(models, storage.open(), quiet)
         if not wishes:
-            return dg.SkipReason(quiet[model.spec.name][1])
+            return dg.SkipReason(quiet[models[0].spec.name][1])
         return run_requests.requests(context, job.name, wishes)
 
     return _sensor
@@ -201,21 +209,37 @@ class Quiet(dict[str, tuple[object, str]]):
                 yield state, stamp
 
 
-def _find_ranges(model: Model, storage: Storage, quiet: Quiet) -> list[Wish]:
-    """Return the ranges to build; models of one YAML that need the same range share a run."""
-    ranges: dict[tuple[str, str], list[str]] = {}
-    states = [member.state(storage) for member in model.members.values()]
-    restless = [*quiet.pass_over(states)]  # the stamps come before what is read
-    first = states[0].sources() if restless else {}
-    for state, stamp in restless:
-        sources = state.rename_sources(first)
-        name = f"{state.spec.name} " if model.spec.for_each else ""
-        to_build = [*state.list_ranges_to_build(sources)]
-        for start, end, changes in to_build:
-            ranges.setdefault((start, end), []).extend(f"{name}{change}" for change in changes)
-        if not to_build:
-            quiet[state.spec.name] = stamp, f"all {len(first)} complete partitions are monitored"
-    return [Wish(about, partitions.range_tags(*ends)) for ends, about in ranges.items()]
+def _find_ranges(models: Sequence[Model], storage: Storage, quiet: Quiet) -> list[Wish]:
+    """Return the ranges to build; models that need the same range share a run."""
+    ranges: dict[tuple[str, str], dict[str, list[str]]] = {}
+    is_one = len(models) == 1 and models[0].spec.for_each is None
+    for model in models:
+        states = [member.state(storage) for member in model.members.values()]
+        restless = [*quiet.pass_over(states)]  # the stamps come before what is read
+        first = states[0].sources() if restless else {}
+        for state, stamp in restless:
+            to_build = [*state.list_ranges_to_build(state.rename_sources(first))]
+            name = "" if is_one else f"{state.spec.name} "
+            for start, end, changes in to_build:
+                about = ranges.setdefault((start, end), {}).setdefault(model.spec.name, [])
+                about += [f"{name}{change}" for change in changes]
+            if not to_build:
+                why = f"all {len(first)} complete partitions are monitored"
+                quiet[state.spec.name] = stamp, why
+    return [_share(models, ready, partitions.range_tags(*ends)) for ends, ready in ranges.items()]
+
+
+def _share(
+    models: Sequence[Model], changes: Mapping[str, list[str]], tags: Mapping[str, str]
+) -> Wish:
+    """Return one run for the models that are ready, and a run for each if that one fails."""
+    about = [*chain(*changes.values())]
+    if len(models) == 1:
+        return Wish(about, tags)
+    ready = [model for model in models if model.spec.name in changes]
+    apart = [Wish(changes[model.spec.name], tags, jobs.monitored(model)) for model in ready]
+    selection = reduce(or_, map(jobs.monitored, ready))
+    return Wish(about, tags, selection, apart if len(apart) > 1 else [])
 
 
 def retrain_wanted_sensor(model: Model, job: AssetJob) -> dg.SensorDefinition:

@@ -126,8 +126,15 @@ class InProcessDaemon:
                 return
         raise UnsettledError(f"the sensors still ask for runs after {MAX_ROUNDS} rounds")
 
-    def execute(self, job_name: str, tags: Mapping[str, str], config: Mapping[str, Any]) -> str:
-        """Execute a job.
+    def execute(
+        self,
+        job_name: str,
+        tags: Mapping[str, str],
+        config: Mapping[str, Any],
+        assets: Iterable[dg.AssetKey] | None = None,
+        checks: Iterable[dg.AssetCheckKey] | None = None,
+    ) -> str:
+        """Execute a job; all of it, or some of its assets and checks.
 
         Returns:
             The run's id.
@@ -136,6 +143,9 @@ class InProcessDaemon:
             UnsettledError: The run failed.
         """
         job = self.repository.get_job(job_name)
+        if assets is not None:
+            chosen = frozenset(assets), frozenset(checks or ())
+            job = job.get_subset(asset_selection=chosen[0], asset_check_selection=chosen[1])
         run = self.instance.create_run_for_job(
             job,
             run_config={**QUIET, **config},
@@ -164,7 +174,8 @@ class InProcessDaemon:
             # No daemon may be there to try a run again; the sensor asks for it again.
             tags = {SENSOR_NAME_TAG: sensor.name, RUN_KEY_TAG: request.run_key or ""}
             tags |= {MAX_RETRIES_TAG: "0", **self.tags}
-            run_id = self.execute(job, {**request.tags, **tags}, request.run_config)
+            parts = request.asset_selection, request.asset_check_keys
+            run_id = self.execute(job, {**request.tags, **tags}, request.run_config, *parts)
             yield Executed(sensor.name, job, run_id)
 
 
