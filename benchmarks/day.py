@@ -1,13 +1,13 @@
 """What one new day costs: a day of flights and weather lands beside a daemon that runs.
 
 A project of its own has the demo's datasets and its model `flight_delay`; of several models, the
-others are for the busiest destinations (`for_each`). Earlier days are ingested and trained on
-before the measurement. Two days land one after the other, and the real daemon and code server with
-the shipped settings work until each model was monitored and its policy was asked; the second day is
-measured. The plain script does the same day for one model: read, judge, store, join, profile, load
-the model, predict, compare.
+others are for the busiest destinations (`for_each`), or copies of it with a YAML each (`--yamls`).
+Earlier days are ingested and trained on before the measurement. Two days land one after the other,
+and the real daemon and code server with the shipped settings work until each model was monitored
+and its policy was asked; the second day is measured. The plain script does the same day for one
+model: read, judge, store, join, profile, load the model, predict, compare.
 
-    python benchmarks/day.py [--models 1 20] [--days 80]
+    python benchmarks/day.py [--models 1 20] [--days 80] [--yamls]
 
 CPU seconds are those of the daemon, its code server and all runs, without what they use while
 nothing lands. Not here: the first days, and a day that ends in a retraining.
@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--models", type=int, nargs="*", default=[1, 20])
     parser.add_argument("--days", type=int, default=80)
+    parser.add_argument("--yamls", action="store_true", help="a YAML for each model")
     parser.add_argument("--script", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -61,7 +62,8 @@ def main() -> None:
     else:
         print(json.dumps({"script": measure_script(options.days)}), flush=True)
         for count in options.models:
-            print(json.dumps({"models": count, **measure(count, options.days)}), flush=True)
+            values = measure(count, options.days, apart=options.yamls)
+            print(json.dumps({"models": count, "yamls": options.yamls, **values}), flush=True)
 
 
 def measure_script(days: int) -> dict[str, float]:
@@ -128,7 +130,7 @@ def run_script(root: Path) -> None:
     print(json.dumps({"log_loss": round(loss, 4), "retraining_wanted": bool(wanted)}))
 
 
-def write_project(root: Path, count: int) -> None:
+def write_project(root: Path, count: int, *, apart: bool) -> None:
     """Write a project with the demo's datasets and models, and the shipped dagster.yaml."""
     package = root / "src" / "days"
     (package / "defs" / "flights").mkdir(parents=True)
@@ -137,7 +139,12 @@ def write_project(root: Path, count: int) -> None:
     (package / "definitions.py").write_text(DEFINITIONS, encoding="utf-8")
     # As text, since `on` is a boolean for other readers of YAML.
     text = SPECS.read_text(encoding="utf-8")
-    if count > 1:
+    if apart:
+        start = text.index("type: retrain_assets.RetrainedModel")
+        copies = (f"name: flight_delay_{number}\n" for number in range(1, count))
+        texts = (text[start:].replace("name: flight_delay\n", name) for name in copies)
+        text = "\n---\n".join([text, *texts])
+    elif count > 1:
         values = ", ".join(DESTINATIONS.split()[: count - 1])
         each = f"for_each: {{column: dest, values: [{values}], min_rows: 1}}"
         text = text.replace("name: flight_delay\n", f"name: flight_delay\n  {each}\n")
@@ -246,11 +253,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
     raise TimeoutError("the day is not done: see daemon.log")
 
 
-def measure(count: int, days: int) -> dict[str, Any]:
+def measure(count: int, days: int, *, apart: bool = False) -> dict[str, Any]:
     """Let a day land under the daemon, and return what that took until the policies were asked."""
     with TemporaryDirectory(prefix="retrain-day-") as folder:
         root = Path(folder)
-        write_project(root, count)
+        write_project(root, count, apart=apart)
         paths = os.pathsep.join([str(root / "src"), os.environ.get("PYTHONPATH", "")])
         places = {"DAGSTER_HOME": folder, "RETRAIN_STORAGE": str(root / "data")}
         environment = os.environ | places | {"PYTHONPATH": paths}
@@ -290,8 +297,9 @@ def measure_day(root: Path, watch: Watch, days: int) -> dict[str, Any]:
                     r for r in instance.get_run_records() if r.dagster_run.run_id not in before
                 ]
                 jobs = {r.dagster_run.job_name for r in records}
+                monitored = {"flight_delay_monitor", "flights_monitor"} & jobs
                 ended = [record.end_time or time.time() for record in records]
-                return "flight_delay_monitor" in jobs and has_asked(max(ended))
+                return bool(monitored) and has_asked(max(ended))
 
             wait_until(is_done)
             return [run for run in instance.get_runs() if run.run_id not in before]
