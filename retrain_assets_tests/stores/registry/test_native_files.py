@@ -22,6 +22,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 
 from retrain_assets.domain.model.estimator import fit, predict
+from retrain_assets.domain.model.families import cbm
+from retrain_assets.domain.model.families.catboost import CatBoost
 from retrain_assets.domain.model.families.verify import verify_trees
 from retrain_assets.domain.model.families.xgboost import XGBoost
 from retrain_assets.specs.model import ModelSpec
@@ -122,6 +124,65 @@ def test_what_xgboost_does_not_check_itself_is_refused(damage: Any) -> None:
     assert [*family.list_split_features(booster)]
     with pytest.raises(ValueError, match="a tree"):
         [*family.list_split_features(damaged)]
+
+
+def fit_catboost(policy: str) -> bytes:
+    import catboost
+
+    random = np.random.default_rng(0)
+    numbers = random.normal(size=(300, 1)).astype(np.float32)
+    codes = random.integers(0, 9, 300)
+    texts = np.array([[b"%d" % code] for code in codes], dtype=object)
+    data = catboost.FeaturesData(num_feature_data=numbers, cat_feature_data=texts)
+    model = catboost.CatBoostClassifier(
+        iterations=3, depth=2, grow_policy=policy, allow_writing_files=False, verbose=False
+    )
+    model.fit(catboost.Pool(data, numbers[:, 0] + codes % 3 > 1))
+    return CatBoost().dump(model)
+
+
+@pytest.mark.parametrize(
+    ("policy", "field", "value", "message"),
+    [
+        ("SymmetricTree", 1, 999, "a tree asks for a test"),
+        ("SymmetricTree", 2, 31, "the trees are not one behind the other"),
+        ("SymmetricTree", 3, 1, "the trees are not one behind the other"),
+        ("SymmetricTree", 8, None, "the trees do not have the 11 values"),
+        ("Depthwise", 10, 999, "a node of a tree is not above its children"),
+        ("Depthwise", 11, 999, "a leaf is not one of the 11 values"),
+    ],
+)
+def test_trees_that_catboost_does_not_check_are_refused(
+    policy: str, field: int, value: int | None, message: str
+) -> None:
+    content = fit_catboost(policy)
+    start = 8 + int.from_bytes(content[8:12], "little")
+    place = cbm._Table(content, start).table(1)._follow(field)
+    damaged = bytearray(content)
+    if value is None:
+        damaged[place] -= 1  # the length of the list
+    else:
+        damaged[place + 4 : place + 6] = value.to_bytes(2, "little")
+    with pytest.raises(ValueError, match=message):
+        CatBoost().load(bytes(damaged), "catboost.CatBoostClassifier")
+
+
+@pytest.mark.parametrize("value", [0x20001, 2**31])
+def test_a_category_without_its_statistics_is_refused(value: int) -> None:
+    content = fit_catboost("SymmetricTree")
+    *_, table = cbm._list_tables(content[8 + int.from_bytes(content[4:8], "little") :])
+    buckets = table.array(1, "u1").tobytes()
+    start, last = (
+        content.index(buckets),
+        max(range(0, len(buckets), 12), key=lambda n: buckets[n + 8]),
+    )
+    place = start + last + 8
+    damaged = content[:place] + value.to_bytes(4, "little") + content[place + 4 :]
+    with pytest.raises(ValueError, match="a category has no statistics"):
+        CatBoost().load(damaged, "catboost.CatBoostClassifier")
+    full = content.replace(b"\xff" * 8, b"\x01" * 8)
+    with pytest.raises(ValueError, match="no empty place"):
+        CatBoost().load(full, "catboost.CatBoostClassifier")
 
 
 def _leave_the_nodes(model: Any) -> None:

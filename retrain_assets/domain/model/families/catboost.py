@@ -1,4 +1,4 @@
-"""CatBoost: its native file is cbm, a flat buffer that it verifies and that holds no code.
+"""CatBoost: its native file is cbm, a flat buffer that holds no code; `cbm` looks through it.
 
 A fit on the CPU is equal bit for bit for one number of threads and one seed; the time of the fit
 and a random identity, which it would write into the file, are left out. CatBoost computes with
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from retrain_assets.domain.model import trees
-from retrain_assets.domain.model.families import boosting
+from retrain_assets.domain.model.families import boosting, cbm
 from retrain_assets.domain.model.families.boosting import BoostingFamily, Description
 from retrain_assets.domain.model.families.family import (
     Explainer,
@@ -130,6 +130,7 @@ class CatBoost(BoostingFamily):
 
     def load(self, content: bytes, path: str) -> Any:
         """Read cbm."""
+        cbm.verify(content)
         return self._class(path)().load_model(blob=content)
 
     def describe(self, model: Any) -> Description:
@@ -144,7 +145,7 @@ class CatBoost(BoostingFamily):
         return Description(objective, list(model.feature_names_), {}, classes)
 
     def list_split_features(self, model: Any) -> list[int]:
-        """Return the features; the library checks its file, and no row leaves out a node."""
+        """Return the features; the trees were looked through when the file was read."""
         return [*range(len(model.feature_names_))]
 
     def predict(self, estimator: Any, matrix: np.ndarray) -> np.ndarray:
