@@ -1,8 +1,9 @@
 """How much faster trees are in the form of the service than by their own library.
 
 Each library fits the same rows; the quick form and the library then predict in turn in one process
-with one thread, and ratios of the least CPU times are printed: of the library's predict on the
-encoded matrix, and of the pipeline from a frame of features, which the service would call.
+with one thread, and ratios of the least CPU times are printed: of the shortest call of the library
+on the encoded matrix, of the pipeline from a frame of features, which the service would call, and
+for one row of `predict_proba` of the library's own class.
 
     python benchmarks/trees.py [--rounds 9]
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from time import process_time
 from timeit import repeat
 from typing import Any
@@ -55,6 +57,18 @@ def measure(call: Callable[[], object], rounds: int) -> float:
     return min(repeat(call, timer=process_time, number=20, repeat=rounds)) / 20 * 1e3
 
 
+def fit_class(path: str, params: dict[str, Any], matrix: np.ndarray, labels: np.ndarray) -> Any:
+    """Return the library's own estimator, which predicts with one thread."""
+    module, _, name = path.rpartition(".")
+    kind = getattr(import_module(module), name)
+    fixed = {
+        "lightgbm": {"n_jobs": 1, "verbose": -1},
+        "xgboost": {"n_jobs": 1},
+        "catboost": {"thread_count": 1, "allow_writing_files": False, "silent": True},
+    }.get(module, {})
+    return kind(**params, **fixed).fit(matrix, labels)
+
+
 def main() -> None:
     """Print a line for each library."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -65,6 +79,7 @@ def main() -> None:
         frame, labels = make_rows(categories=categories)
         spec = EstimatorSpec.model_validate({"class": path, "params": params})
         pipeline = build_pipeline(spec, frame.schema, 0).fit(frame, labels)
+        own_class = fit_class(path, params, pipeline[0].transform(frame), labels)
         quick, how = build_quick_model(pipeline, "binary", frame.head(500))
         print(f"{path} {params}: {how}")
         if quick is None:
@@ -73,18 +88,20 @@ def main() -> None:
             rows = frame.head(count)
             columns = rows.get_columns()
             features = [column.to_list() for column in columns] if count == 1 else columns
-            fast, own, whole = (
+            matrix = pipeline[0].transform(rows)
+            fast, own, bare, whole = (
                 measure(call, rounds)
                 for call in (
                     partial(quick.predict, features),
-                    partial(pipeline[-1].predict_proba, pipeline[0].transform(rows)),
+                    partial(own_class.predict_proba, matrix),
+                    partial(pipeline[-1].predict_proba, matrix),
                     partial(predict, pipeline, "binary", rows),
                 )
             )
-            print(
-                f"  {count} rows: quick {fast:.3f} ms; library {own:.3f}, ratio {own / fast:.1f}; "
-                f"pipeline {whole:.3f}, ratio {whole / fast:.1f}"
-            )
+            shares = {"bare": bare, "pipeline": whole}
+            shares |= {"predict_proba": own} if count == 1 else {}
+            times = "; ".join(f"{name} {t:.3f}, ratio {t / fast:.1f}" for name, t in shares.items())
+            print(f"  {count} rows: quick {fast:.3f} ms; {times}")
 
 
 if __name__ == "__main__":

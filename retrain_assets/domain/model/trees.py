@@ -75,6 +75,7 @@ class Ensemble:
         base: What is added to each sum, of shape (outputs,).
         link: From sums of shape (rows, outputs) to predictions, as `predict` of the domain gives.
         is_single: Whether the library adds in float32, tree by tree, beginning with the base.
+        is_oblivious: Whether bit i of the number of each leaf is 1 on the right of question i.
     """
 
     trees: Sequence[Tree]
@@ -83,6 +84,7 @@ class Ensemble:
     base: np.ndarray
     link: Link
     is_single: bool = False
+    is_oblivious: bool = False
 
 
 def flatten(root: Any, read: Callable[[Any], tuple[Question, Any, Any] | Leaf]) -> Tree:

@@ -18,7 +18,7 @@ import polars as pl
 
 from retrain_assets.domain.model.estimator import PredictionError, name_class, predict
 from retrain_assets.domain.model.families.catalogue import family_of
-from retrain_assets.domain.model.trees import CODES, Ensemble, Split, find_places, list_edges
+from retrain_assets.domain.model.trees import CODES, Ensemble, Split, Tree, find_places, list_edges
 from retrain_assets.specs.features import Kind
 
 if TYPE_CHECKING:
@@ -42,47 +42,76 @@ class Trees:
 
     def __init__(self, ensemble: Ensemble) -> None:
         trees, self.columns = ensemble.trees, ensemble.columns
-        most = max((len(tree.leaves) for tree in trees), default=0)
-        self._kind = np.dtype("u2" if most <= 16 else "u4" if most <= 32 else "u8")  # noqa: PLR2004
-        bits = 8 * self._kind.itemsize
+        most = max((len(tree.leaves) for tree in trees), default=1)
+        self._is_oblivious = ensemble.is_oblivious
+        self._kind, bits = self._choose_kind(most)
         words = -(-most // bits)
         asking = _group_by_column(ensemble)
         places = sum(len(edges) + 2 for edges, _ in asking.values())
-        if most > MAX_LEAVES or places * len(trees) * words * bits > 8 * MAX_BYTES:
+        if most > MAX_LEAVES or places * len(trees) * words * self._kind.itemsize > MAX_BYTES:
             raise ValueError("its trees are too many or too large")
         if not asking:
             raise ValueError("its trees ask for nothing")
         self._shape = (-1, len(trees) // ensemble.outputs, ensemble.outputs, words)
         real = np.float32 if ensemble.is_single else np.float64
-        self._base, self._is_single = ensemble.base.astype(real), ensemble.is_single
-        padded = [tree.leaves + [0.0] * (words * bits - len(tree.leaves)) for tree in trees]
-        # Place 0 of a word means that the leaf is in another word.
-        self._leaves = np.pad(np.array(padded, real).reshape(-1, bits), ((0, 0), (1, 0))).ravel()
-        self._starts = np.arange(len(trees) * words) * (bits + 1) - _HALF
-        all_leaves = self._bits([(1 << len(tree.leaves)) - 1 for tree in trees])
+        self._base, self._is_single = ensemble.base.astype(real)[None], ensemble.is_single
+        self._is_plain = not self._is_single and self._shape[2:] == (1, 1)
+        self._leaves, self._starts = self._lay_out(trees, words * bits, bits, real)
+        beyond = (1 << words * bits) - 1  # all places of leaves, of which a tree has the first
+        unused = [0 if self._is_oblivious else beyond >> n << n for n in map(_count_leaves, trees)]
+        absent = self._bits(unused)
         self._tables = np.empty((places, len(trees) * words), self._kind)
         self._columns: list[tuple[int, bool, np.ndarray, int]] = []
         start = 0
         for column, (edges, splits) in asking.items():
             end = start + len(edges) + 2
             table = self._tables[start:end].reshape(end - start, len(trees), words)
-            self._fill(table, edges, splits, all_leaves)
+            table[:] = absent
+            self._fill(table, edges, splits)
             is_category = splits[0][1].question.categories is not None
             self._columns.append((column, is_category, edges, start))
             start = end
-        # Of one row, a search in a list is faster than one by numpy.
-        self._lists = [(*part, edges.tolist(), start) for *part, edges, start in self._columns]
+        self._row_bytes = self._tables[0].nbytes
+        # Of one row, lists and whole numbers of Python are faster than numpy.
+        words_of = [int.from_bytes(row.tobytes(), "little") for row in self._tables]
+        self._lists = [
+            (column, is_category, edges.tolist(), words_of[start : start + len(edges) + 2])
+            for column, is_category, edges, start in self._columns
+        ]
 
-    def _fill(
-        self, table: np.ndarray, edges: np.ndarray, splits: list[tuple[int, Split]], all_: Any
-    ) -> None:
-        """Fill in the leaves that each value of a feature leaves: up to each edge, beyond, none."""
-        table[:] = all_
-        masks = [(split.below_left, split.below_right) for _, split in splits]
-        lefts, rights = (~self._bits([*side]) for side in zip(*masks, strict=True))
-        for (tree, split), in_left, in_right in zip(splits, lefts, rights, strict=True):
+    def _lay_out(
+        self, trees: Sequence[Tree], size: int, bits: int, real: type[np.floating[Any]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the values of the leaves of all trees, and where those of each word begin."""
+        leaves = np.array([tree.leaves + [0.0] * (size - len(tree.leaves)) for tree in trees], real)
+        if self._is_oblivious:
+            return leaves.ravel(), np.arange(len(trees)) * bits
+        # Place 0 of a word means that the leaf is in another word.
+        leaves = np.pad(leaves.reshape(-1, bits), ((0, 0), (1, 0)))
+        return leaves.ravel(), np.arange(len(leaves)) * (bits + 1) - _HALF
+
+    def _choose_kind(self, most: int) -> tuple[np.dtype[Any], int]:
+        """Return the type of a word of the tables, and the number of leaves that it can name."""
+        if self._is_oblivious:  # it holds the place of a leaf, which has a bit for each question
+            return np.dtype("u1"), most
+        bits = 16 if most <= 16 else 32 if most <= 32 else 64  # noqa: PLR2004
+        return np.dtype(f"u{bits // 8}"), bits
+
+    def _fill(self, table: np.ndarray, edges: np.ndarray, splits: list[tuple[int, Split]]) -> None:
+        """Fill in what each value of a feature says of each tree: up to each edge, beyond, none.
+
+        It is the leaves that the value rules out or, of an oblivious tree, its bits of the place.
+        """
+        if self._is_oblivious:  # the first leaf on the right has this bit only
+            lefts = [0] * len(splits)
+            rights = [(s.below_right & -s.below_right).bit_length() - 1 for _, s in splits]
+        else:
+            lefts = [split.below_right for _, split in splits]
+            rights = [split.below_left for _, split in splits]
+        sides = self._bits(lefts), self._bits(rights)
+        for (tree, split), left, right in zip(splits, *sides, strict=True):
             goes_left = split.question.answer(edges)
-            table[:, tree] &= np.where(goes_left[:, None], in_right, in_left)
+            table[:, tree] |= np.where(goes_left[:, None], left, right)
 
     def sums(self, columns: np.ndarray) -> np.ndarray:
         """Return the sum of the trees of each output, with the base.
@@ -105,48 +134,57 @@ class Trees:
         rows, size = columns.shape[1], max(1, _CACHE // self._tables[0].nbytes)
         blocks = [slice(first, first + size) for first in range(0, rows, size)]
         return np.concatenate(
-            [self._sum_leaves(self._meet([place[block] for place in places])) for block in blocks]
+            [
+                self._add_up(self._find_leaves(self._join([place[block] for place in places])))
+                for block in blocks
+            ]
         )
 
-    def _meet(self, places: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the leaves that no feature rules out, of shape (rows, words)."""
-        remaining = self._tables.take(places[0], axis=0)
-        buffer = np.empty_like(remaining)
+    def _join(self, places: Sequence[np.ndarray]) -> np.ndarray:
+        """Return what all features together say of each tree, of shape (rows, words)."""
+        words = self._tables.take(places[0], axis=0)
+        buffer = np.empty_like(words)
         for place in places[1:]:
-            remaining &= self._tables.take(place, axis=0, out=buffer, mode="clip")
-        return remaining
+            words |= self._tables.take(place, axis=0, out=buffer, mode="clip")
+        return words
 
     def sum_row(self, values: Sequence[float | None]) -> np.ndarray:
         """Return the sums of one row of features, of shape (1, outputs), as `sums` does."""
-        places = []
-        for column, is_category, edges, start in self._lists:
+        words = 0
+        for column, is_category, edges, table in self._lists:
             value = values[column]
             if value is None or value != value:  # noqa: PLR0124 it is not a number
-                place = len(edges) + 1
+                words |= table[-1]
             elif is_category:
-                place = int(value) if 0 <= value < CODES else CODES
+                words |= table[int(value) if 0 <= value < CODES else CODES]
             else:
-                place = bisect_left(edges, value)
-            places.append(start + place)
-        remaining = np.bitwise_and.reduce(self._tables.take(places, axis=0), axis=0)
-        return self._sum_leaves(remaining[None])
+                words |= table[bisect_left(edges, value)]
+        content = words.to_bytes(self._row_bytes, "little")
+        leaves = self._find_leaves(np.frombuffer(content, self._kind))
+        if self._is_plain:
+            return np.asarray(np.add.reduce(leaves) + self._base)
+        return self._add_up(leaves)
 
-    def _sum_leaves(self, remaining: np.ndarray) -> np.ndarray:
-        """Return the sums where only the bit of the leaf is left, of shape (rows, words)."""
-        # A word is now 2**bit or, if a tree has several words, 0.
-        places = remaining.astype(np.float32).view(np.int32)
-        places >>= _EXPONENT_AT
-        if self._shape[-1] > 1:
-            np.maximum(places, _HALF, out=places)
-        leaves = self._leaves.take(places + self._starts, mode="clip").reshape(self._shape)
+    def _find_leaves(self, words: np.ndarray) -> np.ndarray:
+        """Return the values of the leaves that words name, of shape (…, words)."""
+        places = words
+        if not self._is_oblivious:
+            # What is not ruled out is 2**bit or, if a tree has several words, 0.
+            places = (~words).astype(np.float32).view(np.int32)
+            places >>= _EXPONENT_AT
+            if self._shape[-1] > 1:
+                np.maximum(places, _HALF, out=places)
+        return self._leaves.take(places + self._starts, mode="clip")
+
+    def _add_up(self, leaves: np.ndarray) -> np.ndarray:
+        """Return the sums of leaves."""
+        if self._is_plain:
+            return np.asarray(np.add.reduce(leaves, 1, keepdims=True) + self._base)
+        leaves = leaves.reshape(self._shape)
         if not self._is_single:
-            if leaves.shape[2:] == (1, 1):
-                return np.asarray(
-                    np.add.reduce(leaves.reshape(len(leaves), -1), 1)[:, None] + self._base
-                )
             return np.asarray(leaves.sum(axis=(1, 3)) + self._base)
         leaves = np.ascontiguousarray(leaves.sum(axis=3).transpose(1, 0, 2))
-        leaves[0] += self._base
+        leaves[0] += self._base[0]
         # Tree by tree, as the library adds; of one number each, reduce would add in pairs.
         if leaves[0].size == 1:
             return np.asarray(np.add.accumulate(leaves, axis=0)[-1])
@@ -157,6 +195,10 @@ class Trees:
         size = self._shape[-1] * self._kind.itemsize
         content = b"".join(mask.to_bytes(size, "little") for mask in masks)
         return np.frombuffer(content, self._kind).reshape(len(masks), -1)
+
+
+def _count_leaves(tree: Tree) -> int:
+    return len(tree.leaves)
 
 
 def _group_by_column(ensemble: Ensemble) -> dict[int, tuple[np.ndarray, list[tuple[int, Split]]]]:
@@ -198,6 +240,7 @@ class QuickModel:
             None if values is None else {value: float(code) for code, value in enumerate(values)}
             for values in categories
         ]
+        self._texts = [(place, codes) for place, codes in enumerate(self._codes) if codes]
         self._enums = [None if codes is None else pl.Enum(list(codes)) for codes in self._codes]
         self._empty = [place for place, n in enumerate(self.columns) if n in encoder.empty_]
 
@@ -222,9 +265,8 @@ class QuickModel:
         return output
 
     def _encode_row(self, values: list[Any]) -> list[Any]:
-        for place, codes in enumerate(self._codes):
-            if codes is not None:
-                values[place] = codes.get(values[place])
+        for place, codes in self._texts:
+            values[place] = codes.get(values[place])
         for place in self._empty:
             values[place] = 0.0
         return values

@@ -216,7 +216,14 @@ def read_ensemble(model: Any) -> Ensemble:
                          "Lq"), trees.identity),
     }  # fmt: skip
     link = trees.get_link(links, dump["model_info"]["params"]["loss_function"]["type"])
-    return Ensemble([*chain(*grown)], len(floats), len(base), np.asarray(base), link)
+    return Ensemble(
+        [*chain(*grown)],
+        columns=len(floats),
+        outputs=len(base),
+        base=np.asarray(base),
+        link=link,
+        is_oblivious="oblivious_trees" in dump,
+    )
 
 
 def _read_oblivious(tree: Mapping[str, Any], features: Floats, scale: float) -> list[Tree]:
