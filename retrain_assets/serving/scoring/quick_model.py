@@ -174,7 +174,7 @@ class Trees:
             places >>= _EXPONENT_AT
             if self._shape[-1] > 1:
                 np.maximum(places, _HALF, out=places)
-        return self._leaves.take(places + self._starts, mode="clip")
+        return np.asarray(self._leaves.take(places + self._starts, mode="clip"))
 
     def _add_up(self, leaves: np.ndarray) -> np.ndarray:
         """Return the sums of leaves."""

@@ -53,7 +53,9 @@ def write_model(path: str, folder: Path) -> None:
     pipeline = fit(spec, frame, left, pl.Series(["d"] * ROWS)).pipeline
     (folder / "model.skops").write_bytes(skops.io.dumps(pipeline))
     write_example(folder / "example.parquet", frame[:5], predict(pipeline, "binary", frame[:5]))
-    odd = [None, np.inf, -np.inf, 1e300, -1e300, 0.0, *random.normal(0, 10, 994)]
+    # A forest refuses what a 32-bit float cannot hold, whatever its file is.
+    far = [1e30, -1e30] * 2 if "Forest" in path else [np.inf, -np.inf, 1e300, -1e300]
+    odd = [None, *far, 0.0, *random.normal(0, 10, 994)]
     plans = random.choice(["a", "b", "c", "d", "never seen"], len(odd))
     pl.DataFrame({"x": odd, "plan": plans}).write_parquet(folder / "rows.parquet")
 
@@ -87,7 +89,9 @@ def test_a_damaged_native_file_is_refused(path: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ESTIMATORS)
 def test_many_damaged_native_files_are_refused(path: str, tmp_path: Path) -> None:
     write_model(path, tmp_path)
-    judge(try_damaged(tmp_path, FEW, MANY))
+    results = try_damaged(tmp_path, FEW, MANY)
+    judge(results)
+    assert any(result["text"].endswith("\npredicted\n") for result in results)
 
 
 def _enter_the_root_again(stored: Any) -> None:
