@@ -163,7 +163,7 @@ def ask(statement: str) -> None:
         ValueError: No person is at a terminal.
     """
     if not sys.stdin.isatty():
-        raise ValueError(f"{statement}: if that is meant, say --yes")
+        raise ValueError(f"{statement}: there is no terminal to confirm it, so say --yes")
     click.confirm(f"{statement}. Go on?", abort=True, err=True)
 
 

@@ -75,7 +75,7 @@ def _plan(name: str, reason: str, by: str) -> lifecycle.Change:
     """Return the change of a model or dataset, whose YAML may be parked by a killed command."""
     folder = definitions.location_at(base.start_folder()).folder
     if folder == definitions.HERE:
-        raise LookupError("this is no project of yours: go to its folder")
+        raise LookupError("no project of yours is in this folder or above it: go to your project")
     tree = definitions.component_tree(base.location().folder)
     parts = [*list_parts(tree.defs_module_path)]
     part = base.get("model or dataset", {part.name: part for part in parts}, name)

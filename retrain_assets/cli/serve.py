@@ -101,7 +101,10 @@ def score(model: str, first: str, last: str, version: int | None, out: str) -> N
             rows += predictions.height
             bar.update(len(batch))
         if rows == 0:
-            raise LookupError(f"{model} has no features from {first} to {last}: backfill them")
+            raise LookupError(
+                f"{model} has no features from {first} to {last}: build them by "
+                f"`retrain backfill {model} --from {first} --to {last}`"
+            )
         spill.frame().lazy().sink_parquet(file)
     value = {"model": model, "from": first, "to": last, "rows": rows, "out": out}
     base.show(

@@ -19,7 +19,7 @@ from retrain_assets.stores import lease
 from retrain_assets.stores.place import Place
 
 POLL_SECONDS = 2.0
-BUSY = "it does what there is to do, and any other command has to wait until it has ended"
+BUSY = "it does all work that is due, so wait until it has ended and run this command again"
 TICK_TAG = "retrain/tick"  # of a run that a pass executes: the storage root
 
 
@@ -72,7 +72,10 @@ def run_pass(daemon: ticks.InProcessDaemon, root: Path | str) -> Iterator[ticks.
         OtherTickError: A daemon ticks the sensors already.
     """
     if ticks.has_daemon(daemon.instance):
-        raise OtherTickError("the daemon of this DAGSTER_HOME ticks the sensors: stop one of both")
+        raise OtherTickError(
+            "the daemon of this DAGSTER_HOME ticks the sensors already: stop it, or do "
+            "without `retrain tick`"
+        )
     daemon.tags = {TICK_TAG: str(root)}
     # Only one pass holds the lock, so a run of another is at work no longer.
     unfinished = dg.RunsFilter(statuses=NOT_FINISHED_STATUSES, tags=daemon.tags)

@@ -144,7 +144,8 @@ class RowsSpec(Spec):
     Args:
         min: Smallest number of rows of a sound partition.
         max: Largest number of rows of a sound partition.
-        typical: Above this relative difference from the usual count, the check warns.
+        typical: The check of the volume warns if the number of rows differs from the usual one by
+            more than this share of it.
         stray: Rows below this share of the usual number are few; a partition with few rows waits if
             it is far from others. 0: none waits, however far it is.
         ahead: A partition that begins later than this after now waits in quarantine.

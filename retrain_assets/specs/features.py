@@ -20,7 +20,8 @@ class LookupSpec(Spec):
         on: Columns that must be equal in both datasets.
         as_of: Time column of both datasets; the newest row that is at least `lag` older is joined.
         lag: Time until a row of the lookup is known, its delivery included.
-        tolerance: Older rows of the lookup are not joined.
+        tolerance: Rows of the lookup that are older than the row by more than this are not
+            joined.
         lateness: Number of newer partitions after which a late one is not waited for.
     """
 

@@ -80,7 +80,7 @@ class GuardsSpec(Spec):
         size: Bound on the size, as a multiple of production's.
         explanation_shift: Bound on how far the mean |SHAP| of a feature may move, as a share of
             all that moves production.
-        skew: What to do when a new process predicts otherwise.
+        skew: What to do if the candidate, loaded in a new process, predicts other values.
     """
 
     calibration: GuardSpec | None = None
@@ -136,7 +136,8 @@ class GateSpec(Spec):
         min_blocks: Smallest number of blocks in the holdout to decide on.
         guards: What else must not get worse.
         slices: Features by whose values the metric must not get worse.
-        max_slice_loss: Largest relative loss in a slice, beyond its interval.
+        max_slice_loss: Largest relative loss in a slice; a larger one counts if its interval
+            excludes zero.
     """
 
     metric: GateMetric

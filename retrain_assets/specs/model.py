@@ -277,7 +277,7 @@ class ModelSpec(NamedSpec):
         refit: Whether a promoted model is fitted again with the holdout.
         schedule: Cron schedule on which the triggers are evaluated; null for never.
         notify: Who is told of decisions.
-        resources: What runs, and pods that serve, get on Kubernetes.
+        resources: CPU and memory of the runs, and of the pods that serve, on Kubernetes.
         seed: Seed of all random numbers.
     """
 

@@ -61,7 +61,8 @@ class PerformanceTrigger(Spec):
         max_drop: Largest loss, relative to the one at promotion.
         limit: Worst value of the metric that is acceptable.
         confidence: How certain the loss must be; at 0.5 the mean decides.
-        estimated: Whether reliable estimates stand in until labels come.
+        estimated: Whether estimates of the metric are used until labels come, if they were
+            reliable.
     """
 
     metric: Metric

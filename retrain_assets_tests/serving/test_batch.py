@@ -69,7 +69,7 @@ def test_what_cannot_be_scored_is_refused_in_one_line(theirs: Site, tmp_path: Pa
     there.touch()
     new = tmp_path / "new.parquet"
     for done, said in (
-        (score(new, "--version", "7"), "churn has no version 7: decided on are 1, 2"),
+        (score(new, "--version", "7"), "churn has no version 7; versions with a decision: 1, 2"),
         (score(there), "name a new file"),
         (score(tmp_path / "no" / "x.parquet"), "in an existing folder"),
         (score(new, "--from", key(20), "--to", key(20)), "no features from 2020-01-21"),

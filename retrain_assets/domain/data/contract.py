@@ -186,7 +186,8 @@ def _check_account(files: pl.DataFrame) -> None:
     for row in lost.head(1).iter_rows(named=True):
         raise AccountingError(
             f"{row['file']}: {row['rows_read']} rows read, {row['accepted']} accepted, "
-            f"{row['quarantined']} quarantined"
+            f"{row['quarantined']} quarantined: rows were lost, which is a fault of the platform: "
+            "keep the file and report the fault"
         )
 
 

@@ -370,7 +370,7 @@ def _compute(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) 
     if features.height != among.height:
         raise FeatureError(
             f"model {spec.name}: features has {number_of(features.height, 'row')} for "
-            f"{among.height}: give one row of features a row"
+            f"{among.height} rows of data: give exactly one row of features for each row"
         )
     stored = {name: get_stored_type(name, dtype, spec) for name, dtype in features.schema.items()}
     return null_infinite(features[: rows.height].cast(stored))  # type: ignore[arg-type]

@@ -55,12 +55,12 @@ def run_in_order(sql: str, rows: pl.DataFrame, others: Mapping[str, pl.DataFrame
             raise
         if _MOVES_ROWS.search(sql):
             raise QueryError(
-                f"a subquery that joins or groups loses the place of rows: select {ROW}, which "
-                f"`rows` has, there and in all around it ({why})"
+                f"a subquery that joins or groups loses the order of the rows: select the column "
+                f"{ROW} of `rows` in it and in each query around it ({why})"
             ) from error
         return _collect(context.execute(forgive_rows(sql))).drop(ROW, strict=False)
     if result[_PLACE].n_unique() < result.height:
-        raise QueryError("a row is given more than once: join on what names one row")
+        raise QueryError("the query gives a row more than once: join on columns that name one row")
     return result.sort(_PLACE).drop(_PLACE, ROW, strict=False)
 
 

@@ -253,7 +253,7 @@ def _choose_rounds(pipeline: Pipeline, spec: EarlyStoppingSpec, rows: _Rows, gap
     name = name_class(estimator)
     if not family_of(estimator).early_stops:
         raise TrainingError(
-            f"estimator.early_stopping: {name} has none: leave it out, or use an "
+            f"estimator.early_stopping: {name} does not support it: leave it out, or use an "
             "estimator of LightGBM, XGBoost or CatBoost"
         )
     count = max(1, round(spec.share * len(names)))

@@ -468,7 +468,7 @@ def require_version(request: Request, number: int) -> None:
         RequestError: 404.
     """
     if request.scope.get(VERSION, str(number)) != str(number):
-        raise RequestError(404, "not_found", f"this version does not answer: version {number} does")
+        raise RequestError(404, "not_found", f"this version is not served: version {number} is")
 
 
 def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

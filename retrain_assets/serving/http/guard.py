@@ -103,7 +103,7 @@ class Guard:
             is_packed = coding in PACKED and scope["path"].startswith("/v2/")
             if not is_packed and coding != b"identity":
                 raise RequestError(
-                    415, "encoded", "Content-Encoding is not taken: send it as it is"
+                    415, "encoded", "the body is compressed: send it without Content-Encoding"
                 )
             body = await self._read_body(headers, receive)
             scope[BODY] = _unpack(body, self._limits.body_bytes) if is_packed else body

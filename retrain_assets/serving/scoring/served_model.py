@@ -215,7 +215,7 @@ class Loader:
         except Exception as error:
             if not (copy / model_file.MODEL_FILE).exists():
                 raise model_file.ModelFileError(
-                    f"MLflow gives no answer ({error}), no copy here"
+                    f"MLflow does not answer ({error}), and there is no copy of the version here"
                 ) from error
             return "copy"
         if model_file.digest(content) != row.sha256:

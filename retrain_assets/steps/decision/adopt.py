@@ -51,8 +51,8 @@ def adopt(
     name, history = state.spec.name, state.ledger.read()
     if history.production is not None:
         raise promote.DecisionError(
-            f"model {name}: version {history.production_version} is in production: what is adopted "
-            "comes first, everything after it by the gate"
+            f"model {name}: version {history.production_version} is in production: a model can be "
+            "adopted only as the first version, and later versions must pass the gate"
         )
     version = _register(state, source, _find_data_range(state, trained_through))
     check = state.registry.check_in_clean_process(version, state.spec.target.kind)
@@ -127,8 +127,8 @@ def _load(state: ModelState, source: str, last: str, features: pl.DataFrame) -> 
     if not release.is_release(source):
         if os.environ.get(signature.TRUSTED):
             raise model_file.ModelFileError(
-                f"{source} is no release, and with {signature.TRUSTED} only signed ones are "
-                "adopted: unset it to adopt this one"
+                f"{source} is no release: while {signature.TRUSTED} is set, only signed releases "
+                "are adopted; unset it to adopt this model"
             )
         if (native := registry.read_native(source, state.registry)) is not None:
             return native_file.take_over(native, source, kind, features)

@@ -56,13 +56,15 @@ def approve_layer(state: ModelState, reason: str, by: str) -> LedgerRow:
     standing = assess_layer(read_losses(state), history)
     if not waits_for_approval(state, history, standing):
         raise promote.DecisionError(
-            f"model {state.spec.name}: the adaptive layer does not wait for approval: it does with "
-            "`adapt: auto` and `approval: manual`, before it first serves, once its test has "
-            f"passed; now: {standing.sentence}"
+            f"model {state.spec.name}: the adaptive layer does not wait for approval. It waits "
+            "only with `adapt: auto` and `approval: manual`, before it first serves, and when its "
+            f"test has passed. Now: {standing.sentence}"
         )
     row = _record(state, history, f"{reason}; {standing.sentence}", by)
     if row is None:
-        raise promote.DecisionError(f"model {state.spec.name}: the ledger moved on: try again")
+        raise promote.DecisionError(
+            f"model {state.spec.name}: another process has added a row to the ledger: try again"
+        )
     return row
 
 

@@ -66,7 +66,10 @@ def decide_candidate(
             return commit(state, row, history)
         except StaleTableError:
             continue
-    raise DecisionError(f"model {state.spec.name}: the ledger moved on {ATTEMPTS} times: run again")
+    raise DecisionError(
+        f"model {state.spec.name}: other processes added rows to the ledger at each of "
+        f"{ATTEMPTS} attempts: run again"
+    )
 
 
 def approve(state: ModelState, version: int | None, reason: str, by: str) -> ledger.LedgerRow:

@@ -363,7 +363,11 @@ def verify(state: ModelState) -> str:
             f"of table {state.ledger.table} and restore the version before the change"
         )
     if not head and history.rows:
-        raise LedgerError(f"model {name}: the registry keeps no head of the ledger to compare with")
+        raise LedgerError(
+            f"model {name}: MLflow's registry does not name the newest row of the ledger, so "
+            "that rows missing at its end cannot be noticed: "
+            "is MLFLOW_TRACKING_URI that of these tables?"
+        )
     rows = number_of(len(history.rows), "row")
     return f"the chain of {rows} fits; the registry keeps head {head or '(none)'}"
 

@@ -103,7 +103,9 @@ def score_partitions(
     if row is None:
         versions = ", ".join(map(str, sorted(decided))) or "none yet"
         problem = "nothing in production" if version is None else f"no version {version}"
-        raise LookupError(f"model {state.spec.name} has {problem}: decided on are {versions}")
+        raise LookupError(
+            f"model {state.spec.name} has {problem}; versions with a decision: {versions}"
+        )
     pipeline = state.registry.load(row.version, row.sha256)
     if missing := ", ".join(train.list_missing_features(state, pipeline)):
         raise ModelFileError(

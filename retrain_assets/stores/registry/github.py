@@ -105,7 +105,10 @@ class Releases:
         accept: str = JSON,
     ) -> bytes:
         if urlsplit(url).scheme not in ("https", "http"):
-            raise GitHubError(f"{self._repository}: GitHub names the address {url}")
+            raise GitHubError(
+                f"{self._repository}: the address {url} is neither http nor https; "
+                "see GITHUB_API_URL"
+            )
         headers = {"Accept": accept, "Content-Type": kind, "X-GitHub-Api-Version": "2022-11-28"}
         request = Request(url, body, headers, method=method)  # noqa: S310 checked above
         if token := os.environ.get("GITHUB_TOKEN", ""):

@@ -193,8 +193,8 @@ class NativeClassifier(ClassifierMixin, NativeEstimator):  # type: ignore[misc]
         counts = np.isin(newer.labels, older.labels)
         if np.unique(older.labels).size == 1 or not counts.any():
             raise TrainingError(
-                "estimator.early_stopping: the older rows hold one class only, or none of the "
-                "newer: use a longer windows.train"
+                "estimator.early_stopping: the older training rows have only one class, or none of "
+                "the classes of the newer rows: use a longer windows.train"
             )
         weight = None if newer.weight is None else newer.weight[counts]
         usable = Rows(newer.features[counts], newer.labels[counts], weight)
