@@ -114,6 +114,11 @@ class History:
         stored = self._keys(self.model.dataset)
         keys = [key for key in stored if self.first <= key <= self.last]
         needed = self.model.spec.windows.needed + self.model.spec.labels.delay
+        if not stored:
+            raise ValueError(
+                f"nothing of {self.model.dataset.name} is stored yet: `retrain train "
+                f"{self.model.spec.name}` reads what has landed"
+            )
         if len(keys) <= needed:
             raise ValueError(
                 f"{self.model.dataset.name} has {number_of(len(keys), 'stored partition')} there: "

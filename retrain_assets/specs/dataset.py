@@ -92,6 +92,7 @@ class ReadSpec(Spec):
         header: Names of the columns of a CSV without header line.
         delimiter: Separator of CSV fields.
         decimal: Decimal mark of CSV numbers.
+        thousands: Mark between each three digits of CSV numbers, such as `.` in 1.234,50.
         trim: Whether spaces around CSV values are removed.
         nulls: CSV texts that mean that there is no value.
         encoding: Encoding of CSV and JSONL files.
@@ -108,6 +109,9 @@ class ReadSpec(Spec):
     header: list[str] | None = Field(None, min_length=1)
     delimiter: str = Field(",", min_length=1, max_length=1)
     decimal: Literal[".", ","] = "."
+    thousands: Literal[".", ",", "'", " "] | None = Field(
+        None, exclude_if=lambda value: value is None
+    )
     trim: bool = False
     nulls: list[str] = Field([""])
     encoding: Encoding = "utf-8"
@@ -126,6 +130,8 @@ class ReadSpec(Spec):
                 f"delimiter: {self.delimiter!r} is a quote, a line's end or the decimal mark: "
                 "use another, such as ;"
             )
+        if self.thousands == self.decimal:
+            yield f"thousands: {self.thousands!r} is the decimal mark too: they must differ"
 
 
 class QuarantineSpec(Spec):
@@ -198,7 +204,9 @@ class DatasetSpec(NamedSpec):
 
     landing: str | None = None
     delta: str | None = None
-    iceberg: str | None = Field(None, pattern=r"^\w+(\.\w+){2,}$", max_length=300)
+    iceberg: str | None = Field(
+        None, pattern=r"^\w+(\.\w+){2,}$", max_length=300, exclude_if=lambda value: value is None
+    )
     sql: SqlSpec | None = None
     asset: str | None = Field(None, pattern=r"^[^/\s]+(/[^/\s]+)*$", max_length=255)
     read: ReadSpec = ReadSpec()

@@ -255,8 +255,11 @@ def _options(data: bytes, ending: str) -> dict[str, Any]:
     lines = _lines(data, read)
     if any(field != field.strip() for row in lines[1:] for field in row):
         read["trim"] = True
-    if delimiter != "," and _has_decimal_comma(lines[1:]):
+    fields = pl.Series([field for row in lines[1:] for field in row], dtype=pl.String)
+    if delimiter != "," and _has_decimal_comma(fields):
         read["decimal"] = ","
+    if mark := _find_thousands(fields, read.get("decimal", ".")):
+        read["thousands"] = mark
     if _is_headless(lines):
         return read | {"header": [f"column_{number}" for number in range(1, len(lines[0]) + 1)]}
     return read | _rename(lines[0])
@@ -293,10 +296,22 @@ def _width(data: bytes, read: dict[str, Any]) -> int:
     return widths[0] if widths.count(widths[0]) > 0.9 * len(widths) else 1
 
 
-def _has_decimal_comma(lines: Sequence[Sequence[str]]) -> bool:
-    fields = pl.Series([field for row in lines for field in row], dtype=pl.String)
+def _has_decimal_comma(fields: pl.Series) -> bool:
     with_comma = fields.str.contains(r"^\s*-?[0-9]+,[0-9]+\s*$").sum()
-    return bool(with_comma and not fields.str.contains(r"^\s*-?[0-9]+\.[0-9]+\s*$").any())
+    with_point = fields.str.contains(r"^\s*-?[0-9]+\.[0-9]+\s*$")
+    may_be_grouped = fields.str.contains(r"^\s*-?[0-9]{1,3}\.[0-9]{3}\s*$")
+    return bool(with_comma and not (with_point & ~may_be_grouped).any())
+
+
+def _find_thousands(fields: pl.Series, decimal: str) -> str | None:
+    """Return the mark of thousands, if one stands in numbers that can mean nothing else."""
+    point = re.escape(decimal)
+    for mark in ".,'".replace(decimal, ""):  # a space also parts telephone numbers
+        group = rf"{re.escape(mark)}[0-9]{{3}}"
+        certain = rf"^\s*-?[0-9]{{1,3}}(({group})+{point}[0-9]+|({group}){{2,}})\s*$"
+        if fields.str.contains(certain).any():
+            return mark
+    return None
 
 
 def _is_headless(lines: Sequence[Sequence[str]]) -> bool:

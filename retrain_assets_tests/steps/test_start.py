@@ -30,6 +30,12 @@ def lines(*rows: str, encoding: str = "utf-8") -> bytes:
             lines("day;x", "2023-01-01;1,5", "2023-01-02;2"),
             {"delimiter": ";", "decimal": ","},
         ),
+        (
+            "a.csv",
+            lines("x;y", "1.234,5;1.000", "2,5;030 123 456"),
+            {"delimiter": ";", "decimal": ",", "thousands": "."},
+        ),
+        ("a.csv", lines("x,y", '"1,234.50",1', "7,2"), {"thousands": ","}),
         ("a.tsv", lines("day\tx", "2023-01-01\t1", "2023-01-02\t2"), {"delimiter": "\t"}),
         ("a.csv", lines("day,x", "2023-01-01, 1", "2023-01-02, 2"), {"trim": True}),
         ("a.csv", lines("däy,x", "1,ü", "2,y", encoding="cp1252"), {"encoding": "cp1252"}),

@@ -119,6 +119,8 @@ def parsed(name: str, column: ColumnSpec, spec: DatasetSpec, *, from_text: bool)
 
 def _from_text(text: pl.Expr, name: str, spec: DatasetSpec) -> pl.Expr:
     kind = spec.columns[name].type
+    if kind in ("int", "float") and spec.format == "csv" and spec.read.thousands:
+        text = ungrouped(text, spec.read.thousands, spec.read.decimal)
     if kind == "float":
         if spec.format == "csv" and spec.read.decimal == ",":
             text = pl.when(~text.str.contains(".", literal=True)).then(text)
@@ -136,6 +138,14 @@ def _from_text(text: pl.Expr, name: str, spec: DatasetSpec) -> pl.Expr:
         # So pandas writes whole numbers with a gap; 1.000 may be a thousand, and is refused.
         return text.str.replace(rf"^([+-]?[0-9]{{1,{_DIGITS}}}){mark}0$", "$1")
     return text
+
+
+def ungrouped(text: pl.Expr, thousands: str, decimal: str) -> pl.Expr:
+    """Return texts without the marks of thousands, where these stand between three digits each."""
+    mark, point = re.escape(thousands), re.escape(decimal)
+    is_grouped = text.str.contains(rf"^[+-]?[0-9]{{1,3}}({mark}[0-9]{{3}})+({point}[0-9]+)?$")
+    bare = text.str.replace_all(thousands, "", literal=True)
+    return pl.when(is_grouped).then(bare).otherwise(text)
 
 
 def date_format(name: str, spec: DatasetSpec) -> str | None:

@@ -11,6 +11,7 @@ import polars as pl
 
 from retrain_assets.domain.data.row_checks import RawRows, flag_rows, typed
 from retrain_assets.domain.data.rules import BROKEN, LINE, PROBLEM, partition_of
+from retrain_assets.domain.data.values import ungrouped
 from retrain_assets.domain.start import contract, meaning, model
 from retrain_assets.domain.start.columns import ColumnGuess, guess_text, guess_typed
 from retrain_assets.domain.start.draft import Draft, Guess, join, printable
@@ -172,10 +173,13 @@ class _Guesser:
         return min(names.difference(self.sample.columns), key=lambda text: (len(text), text))
 
     def _guess_columns(self) -> dict[str, ColumnGuess]:
-        decimal, columns = self.sample.read.get("decimal", "."), {}
+        read, columns = self.sample.read, {}
+        decimal, thousands = read.get("decimal", "."), read.get("thousands")
         for name in self.sample.columns:
             values = self.sample.rows[name]
             is_text = values.dtype == pl.String and (self._has_texts() or self.sample.is_pulled)
+            if is_text and thousands:
+                values = values.to_frame().select(ungrouped(pl.col(name), thousands, decimal))[name]
             column = guess_text(values, decimal) if is_text else guess_typed(values.dtype)
             if self.sample.is_pulled and column.written:
                 column = guess_typed(values.dtype)

@@ -224,10 +224,15 @@ def is_identifier(table: Table, name: str) -> bool:
     """Tell if a column names rows rather than describes them."""
     distinct, rows = table.count_distinct(name), table.rows.height
     is_whole = table.types[name] in ("int", "category", "text")
-    by_name = bool(_ID.search(name)) and distinct > rows / 2
+    by_name = bool(_names_id(name)) and distinct > rows / 2
     is_int = table.types[name] == "int"
     counts_up = is_int and distinct > rows / 2 and table.rows[name].drop_nulls().is_sorted()
     return is_whole and (by_name or counts_up or (distinct == rows and not is_int))
+
+
+def _names_id(name: str) -> bool:
+    """Tell if the name of a column says that it identifies something, as `Order-No.` does."""
+    return bool(_ID.search(name) or _ID.search(slug(name)))
 
 
 def guess_key(
@@ -249,12 +254,16 @@ def guess_key(
         for name in table.types
         if name not in excluded and table.types[name] != "float" and not table.share_missing(name)
     ]
-    for name in sorted(names, key=lambda name: (name != time, not _ID.search(name))):
-        likely = bool(_ID.search(name)) or table.types[name] != "int"
+    for name in sorted(names, key=lambda name: (name != time, not _names_id(name))):
+        likely = bool(_names_id(name)) or table.types[name] != "int"
         if likely and table.is_identified_by([name]):
             return [name], Guess("key", name, f"unique in {table.rows.height:,} rows", "likely")
     key = _combine(table, [time] if time in names and time else [], names)
-    twins = table.rows.height - table.count_keys(key) if key else table.rows.height
+    count = table.count_keys(key) if key else 0
+    for name in filter(_names_id, names):  # rows that were delivered twice are twice in any key
+        if table.count_keys([name]) == count:
+            key = [name]
+    twins = table.rows.height - count
     if twins <= _MOST_TWINS * table.rows.height:
         why = f"{twins:,} rows repeat another's" if twins else "unique together"
         return key, Guess("key", ", ".join(key), why, "unsure" if twins else "likely")

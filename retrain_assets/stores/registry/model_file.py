@@ -185,8 +185,9 @@ def _build(content: bytes, trusted: Sequence[str] = ()) -> Any:
     return skops.io.loads(content, trusted=[*TRUSTED_TYPES, *trusted])
 
 
-# A decision loads production and its candidate several times. Whoever loads changes nothing.
-_build_once = lru_cache(maxsize=4)(_build)
+# A decision loads production, its candidate and the members of the layer several times. Whoever
+# loads changes nothing.
+_build_once = lru_cache(maxsize=8)(_build)
 
 
 def describe_untrusted(name: str, content: bytes, trusted: Sequence[str]) -> str:

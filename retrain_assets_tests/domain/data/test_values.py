@@ -157,6 +157,25 @@ def test_with_a_decimal_comma_a_point_is_no_number(kind: str, found: str, read: 
     assert value(spec(kind, COMMA), found) == read
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "read"),
+    [
+        ("float", "1.234,5", 1234.5),
+        ("float", "-1.234.567", -1234567.0),
+        ("float", "1.5", REFUSED),
+        ("float", "1234,5", 1234.5),
+        ("float", "12.34,5", REFUSED),
+        ("int", "1.000", 1000),
+        ("int", "1.00", REFUSED),
+        ("text", "1.000", "1.000"),
+    ],
+)
+def test_marks_of_thousands_stand_between_three_digits_each(
+    kind: str, text: str, read: object
+) -> None:
+    assert value(spec(kind, COMMA | {"thousands": "."}), text) == read
+
+
 def test_a_decimal_comma_is_of_csv() -> None:
     assert value(spec("float", COMMA, ending="jsonl"), "1.5") == 1.5
 

@@ -91,6 +91,14 @@ def test_the_yaml_passes_all_checks_and_refuses_no_row_of_the_sample(
     assert shop.notes == []
 
 
+def test_rows_that_were_delivered_twice_leave_the_column_of_numbers_the_key() -> None:
+    rows = orders(20).with_columns(amount=pl.lit("1.234,5")).rename({"id": "Order-No."})
+    twice = sample(pl.concat([rows, rows.head(1)]), delimiter=";", decimal=",", thousands=".")
+    shop = guess(twice, Wishes("m", "shop", "late"))
+    assert shop.dataset.attributes["key"] == ["Order-No."]
+    assert shop.dataset.attributes["columns"]["amount"]["type"] == "float"
+
+
 def test_what_is_filled_only_with_the_target_is_known_later_and_no_feature(
     shop: Start, tmp_path: Any
 ) -> None:
