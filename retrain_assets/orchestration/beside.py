@@ -5,7 +5,8 @@ for each run anyway. Not here: what is done.
 """
 
 import os
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from logging import getLogger
@@ -21,7 +22,8 @@ def open_process() -> Iterator[None]:
     """Let `do` use a process of its own until the block ends, which waits for what is left."""
     futures: list[tuple[str, Future[Any]]] = []
     # A fork would copy the locks of other threads.
-    with ProcessPoolExecutor(1, get_context("spawn"), _end_with_parent) as pool:
+    silent = ([*warnings.filters],)
+    with ProcessPoolExecutor(1, get_context("spawn"), _begin, silent) as pool:
         _POOLS.append((pool, futures))
         try:
             yield
@@ -35,8 +37,9 @@ def open_process() -> Iterator[None]:
             getLogger(__name__).warning("%s: %s: %s", type(error).__name__, error, remedy)
 
 
-def _end_with_parent() -> None:
-    """End this process as soon as that which started it is killed."""
+def _begin(filters: Sequence[Any]) -> None:
+    """Warn as the process that started this one does, and end as soon as that is killed."""
+    warnings.filters[:] = filters
 
     def wait() -> None:
         if parent := parent_process():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from logging import ERROR, getLogger
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,9 @@ def log_pipeline(
         ModelFileError: It holds types that are not trusted when it is loaded.
     """
     import skops.io
+
+    # It would tell that an environment of uv has no pip.
+    getLogger("mlflow.utils.environment").setLevel(ERROR)
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
