@@ -39,7 +39,7 @@ def open_process() -> Iterator[None]:
 
 def _begin(filters: Sequence[Any]) -> None:
     """Warn as the process that started this one does, and end as soon as that is killed."""
-    warnings.filters[:] = filters
+    warnings.filters[:] = filters  # type: ignore[index]
 
     def wait() -> None:
         if parent := parent_process():

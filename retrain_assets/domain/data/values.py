@@ -486,6 +486,8 @@ def find_column_mistakes(spec: DatasetSpec) -> Iterator[tuple[tuple[str, ...], s
 
 def _mistaken_format(written: str, kind: ColumnType, timezone: str) -> str | None:
     """Return why a text written by a format cannot be read back."""
+    if "%" not in written:
+        return f"{written!r} has no codes that name the year and so on, such as %d.%m.%Y %H:%M"
     if "%Z" in written:
         return "names zones by %Z, of which many share a name: use %z"
     sample = pl.lit(_SAMPLE).dt.replace_time_zone(timezone)
