@@ -144,8 +144,7 @@ def ungrouped(text: pl.Expr, thousands: str, decimal: str) -> pl.Expr:
     """Return texts without the marks of thousands, where these stand between three digits each."""
     mark, point = re.escape(thousands), re.escape(decimal)
     is_grouped = text.str.contains(rf"^[+-]?[0-9]{{1,3}}({mark}[0-9]{{3}})+({point}[0-9]+)?$")
-    bare = text.str.replace_all(thousands, "", literal=True)
-    return pl.when(is_grouped).then(bare).otherwise(text)
+    return pl.when(is_grouped).then(text.str.replace_all(mark, "")).otherwise(text)
 
 
 def date_format(name: str, spec: DatasetSpec) -> str | None:
@@ -486,8 +485,6 @@ def find_column_mistakes(spec: DatasetSpec) -> Iterator[tuple[tuple[str, ...], s
 
 def _mistaken_format(written: str, kind: ColumnType, timezone: str) -> str | None:
     """Return why a text written by a format cannot be read back."""
-    if "%" not in written:
-        return f"{written!r} has no codes that name the year and so on, such as %d.%m.%Y %H:%M"
     if "%Z" in written:
         return "names zones by %Z, of which many share a name: use %z"
     sample = pl.lit(_SAMPLE).dt.replace_time_zone(timezone)
@@ -499,4 +496,5 @@ def _mistaken_format(written: str, kind: ColumnType, timezone: str) -> str | Non
     except pl.exceptions.PolarsError as error:
         return f"{written!r} is no format: {str(error).partition(chr(10))[0][:300]}"
     example = _SAMPLE.replace(tzinfo=ZoneInfo(timezone)).isoformat()
-    return f"{written!r} leaves out what it takes to read {example} back: name the year and so on"
+    reason = f"{written!r} leaves out what it takes to read {example} back"
+    return f"{reason}: name the year and so on, as %d.%m.%Y does"
