@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
-from policies import REPORTED_FROM, prepared
+from policies import LIVED_FROM, REPORTED_FROM, Values, describe, prepared
 
 from retrain_assets.domain.adaptation.layer import Update, predict_layer, start_layer, update_layer
 from retrain_assets.domain.adaptation.service import assess
@@ -31,10 +31,8 @@ from retrain_assets.steps.monitoring.adapt import Chain, adapt_partitions, read_
 from retrain_assets.steps.monitoring.members import Inputs
 from retrain_assets.steps.state import ModelState
 
-LIVED_FROM = "2013-05-26"  # 67 days before August: the first daily model is fitted on its eve
 PERIODS = (7, 28, 56)
 LAYER = " + layer"
-WEEK, DRAWS, LEVEL = 7, 4000, 0.9
 BAD_DAYS = ("2013-08-14", "2013-09-10", "2013-10-09", "2013-11-05", "2013-11-27", "2013-12-08")
 LATER = (1, 3, 7, 14)
 ABUSES: dict[str, Callable[[Inputs], Inputs]] = {
@@ -45,7 +43,6 @@ ABUSES: dict[str, Callable[[Inputs], Inputs]] = {
         inputs, outputs=inputs.outputs[:10], labels=inputs.labels[:10]
     ),
 }
-Values = Mapping[str, float]
 
 
 def main() -> None:
@@ -186,17 +183,6 @@ def report_shuffled(state: ModelState, seed: int) -> None:
     difference = describe(alone, adapted, days)
     print(f"days shuffled by seed {seed}: every 28 + layer is lower than every 28 by {difference}")
     serve_by_test(PolicyResult(LAYER, adapted, 0, ()), {"": alone}, 0)
-
-
-def describe(rival: Values, values: Values, days: Sequence[str]) -> str:
-    """Return by how much a loss is below a rival's on the same days, with its interval."""
-    gains = np.array([rival[day] - values[day] for day in days])
-    weeks = np.array_split(gains, range(WEEK, len(gains), WEEK))
-    sums, sizes = np.array([week.sum() for week in weeks]), np.array([*map(len, weeks)])
-    drawn = np.random.default_rng(0).integers(0, len(weeks), (DRAWS, len(weeks)))
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return f"{gains.mean():+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def report_abuse(history: replay.Replay, values: Mapping[str, Values], days: list[str]) -> None:

@@ -1,16 +1,19 @@
 """What policies are worth over the flights of 2013, and what playing them costs.
 
-    python benchmarks/policies.py [--keep FOLDER]
+    python benchmarks/policies.py [--keep FOLDER] [--delays 0 1 3 7]
 
 Values are chosen on January to July and reported on August to December, which they have not seen.
-All is played by `retrain replay`'s own functions. Not here: false alarms and detection
-(`decisions.py`).
+With `--delays`, only the shipped policy and calendars are played, with labels that come so many
+days late. All is played by `retrain replay`'s own functions, and fits stay in the folder.
+Not here: false alarms and detection (`decisions.py`).
 """
 
 from __future__ import annotations
 
 import argparse
+import pickle
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -22,24 +25,74 @@ from rich.console import Console
 from rich.progress import track
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from retrain_assets.domain.decision.replay import Outcome
     from retrain_assets.steps.replay import Replay
     from retrain_assets.steps.state import ModelState
 
 CHOSEN_THROUGH, REPORTED_FROM = "2013-07-31", "2013-08-01"
+LIVED_FROM = "2013-05-26"  # 67 days before August: the first daily model is fitted on its eve
 MODEL, RUN = "flight_delay", "benchmark"
+WEEK, DRAWS, LEVEL = 7, 4000, 0.9
+Values = Mapping[str, float]
 
 
 def main() -> None:
     """Play, choose, report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--keep", type=Path, help="Storage root that is made or used again.")
+    parser.add_argument("--delays", type=int, nargs="+", help="Of the labels.")
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
         root = options.keep or Path(folder)
-        report(*played(prepared(root)))
+        state, fits = prepared(root), root / "fits.pickle"
+        memo = pickle.loads(fits.read_bytes()) if fits.exists() else {}  # noqa: S301 made here
+        try:
+            if options.delays:
+                print("| labels late by | policy | fits | log loss | the shipped is lower by |")
+                print("|---|---|---|---|---|")
+            for delay in options.delays or ():
+                report_delay(state, delay, memo)
+            if not options.delays:
+                report(*played(state, memo))
+        finally:
+            fits.write_bytes(pickle.dumps({k: memo[k] for k in memo if k[0] == "fit"}))
+
+
+def report_delay(state: ModelState, delay: int, memo: dict[Any, Any]) -> None:
+    """Print what the shipped policy and calendars come to where labels are final days later."""
+    from retrain_assets.specs.model import LabelsSpec, PolicySpec
+    from retrain_assets.steps.replay import Replay
+
+    labels = LabelsSpec(delay=delay)
+    history = Replay(replace(state, spec=state.spec.model_copy(update={"labels": labels})))
+    history.memo = memo
+    daily = Replay(history.state, first=LIVED_FROM)
+    daily.memo = memo
+    results = [history.play(PolicySpec(name="as shipped"))]
+    results += [history.play(PolicySpec(name=f"every {n}", every=n)) for n in (56, 28, 14, 7)]
+    results += [daily.play(PolicySpec(name="every 1", every=1))]
+    shipped = results[0]
+    days = [day for day in results[-1].values if day >= REPORTED_FROM]
+    for item in results:
+        decisions = [action for as_of, action in item.decisions if as_of >= REPORTED_FROM]
+        fits = sum(action not in {"adapt", "withdraw", "rollback"} for action in decisions)
+        gain = describe(item.values, shipped.values, days) if item is not shipped else ""
+        average = mean(item.values[day] for day in days)
+        text = f"| {delay} | {item.name} | {fits} | {average:.4f} | {gain} |"
+        print(text, flush=True)
+
+
+def describe(rival: Values, values: Values, days: Sequence[str]) -> str:
+    """Return by how much a loss is below a rival's on the same days, with its interval."""
+    gains = np.array([rival[day] - values[day] for day in days])
+    weeks = np.array_split(gains, range(WEEK, len(gains), WEEK))
+    sums, sizes = np.array([week.sum() for week in weeks]), np.array([*map(len, weeks)])
+    drawn = np.random.default_rng(0).integers(0, len(weeks), (DRAWS, len(weeks)))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return f"{gains.mean():+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def prepared(root: Path) -> ModelState:
@@ -104,7 +157,7 @@ def policy(days: int, holdout: int, gate: dict[str, Any], **windows: Any) -> dic
     }
 
 
-def played(state: ModelState) -> tuple[Outcome, float, float]:
+def played(state: ModelState, memo: dict[Any, Any]) -> tuple[Outcome, float, float]:
     """All policies over the year; CPU seconds of it, and of its fits alone."""
     from retrain_assets.domain.decision.replay import compare_policies
     from retrain_assets.domain.metrics.metrics import get_gate_metric
@@ -124,6 +177,7 @@ def played(state: ModelState) -> tuple[Outcome, float, float]:
     begun = time.process_time()
     tried = [PolicySpec.model_validate(policy) for policy in policies()]
     history = replay.Replay(state)
+    history.memo = memo
     each = [history.play(policy) for policy in tried]
     outcome = compare_policies(get_gate_metric(state.spec.gate), each, replay.CONFIDENCE)
     seconds = time.process_time() - begun, spent[0]

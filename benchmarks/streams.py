@@ -10,7 +10,7 @@ by day; intervals are percentiles of a bootstrap of weeks. Not here: the flights
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -73,7 +73,7 @@ class Play:
     """
 
     days: Sequence[Day]
-    delay: int = 0
+    delay: int = field(default=0, compare=False)  # plays of all delays share their fits
 
     def __hash__(self) -> int:
         return id(self.days)

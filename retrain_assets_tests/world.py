@@ -71,6 +71,7 @@ MODEL: dict[str, Any] = {
         "cooldown": 6,
     },
     "gate": {"metric": "log_loss", "min_blocks": 4, "min_gain": 0.0},
+    "adapt": "off",
 }
 
 

@@ -134,6 +134,7 @@ ANSWERS: dict[str, Any] = {
     "serve": _answer("Message", message=str),
     "score": _answer("Score", **_RANGE, model=str, rows=int, out=str),
     "component": Row,
+    "export": _answer("Export", model=str, state=str | None, members=list[int]),
     "replay": _answer(
         "Replay",
         **dict.fromkeys(("model", "metric", "best", "said", "proposal"), str),

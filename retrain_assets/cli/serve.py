@@ -1,4 +1,4 @@
-"""Commands that predict: serve, score; and component, which sizes what serves.
+"""Commands that predict: serve, score; component sizes what serves, export lets others serve.
 
 Not here: the server (`serving`) and the predictions (`steps/monitoring/predict.py`).
 """
@@ -14,6 +14,7 @@ from retrain_assets.cli import base
 from retrain_assets.cli.base import command
 from retrain_assets.orchestration.partitions import count_range
 from retrain_assets.specs.base import number_of
+from retrain_assets.steps.decision import export as export_step
 from retrain_assets.steps.monitoring.predict import score_partitions
 from retrain_assets.steps.state import landed
 from retrain_assets.stores.tables.data_files import Spill
@@ -79,6 +80,19 @@ def serve(host: str, port: int) -> None:
     root = base.storage()
     states = {name: model.state(root) for name, model in base.models().items()}
     run(root, states, host, port, keys, tell)
+
+
+@command
+@click.argument("model")
+@click.argument("folder")
+def export(model: str, folder: str) -> None:
+    """Write what serves MODEL now into a new FOLDER, for servers without this platform.
+
+    It has the native files of the versions, the state of the adaptive layer, and the formula.
+    """
+    value = export_step.export(base.open_model(model), base.start_folder() / folder)
+    versions = ", ".join(map(str, value["members"]))
+    base.show(value, f"{model}: versions {versions} and the formula in {folder}/README.md")
 
 
 @command

@@ -10,6 +10,7 @@ from pydantic import Field
 from retrain_assets.specs.base import Spec
 
 AdaptMode = Literal["off", "shadow", "auto"]
+MOST_DELAY = 3  # partitions that labels come late, up to which the layer serves by default
 
 
 class AdaptSpec(Spec):

@@ -47,6 +47,11 @@ class Period:
     near: int
 
     @property
+    def per_week(self) -> int:
+        """Return how many whole periods a week has; 1 for longer periods."""
+        return max(1, int(self.per_year // 52))
+
+    @property
     def form(self) -> str:
         """Return the form of a key as a regular expression."""
         return re.sub(r"[0-9]", "[0-9]", self.example)
@@ -117,6 +122,11 @@ class PartitionSpec(Spec):
     def example(self) -> str:
         """Return a key that messages can name."""
         return (self.values or [self.start or ALL])[0]
+
+    @property
+    def per_week(self) -> int:
+        """Return how many partitions count as a week: seven where they are no periods."""
+        return self.period.per_week if self.period else 7
 
     def is_key(self, key: str) -> bool:
         """Tell if a text is the key of a partition: in its exact form, and within the spec."""

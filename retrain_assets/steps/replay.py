@@ -399,6 +399,5 @@ def replay_policies(
     history = Replay(state, report, first, last)
     for policy in policies:  # before any is played, since playing one takes minutes
         history.check(policy)
-    return compare_policies(
-        get_gate_metric(state.spec.gate), history.play_all(policies), CONFIDENCE
-    )
+    metric, week = get_gate_metric(state.spec.gate), state.dataset.partition.per_week
+    return compare_policies(metric, history.play_all(policies), CONFIDENCE, week)

@@ -2,22 +2,29 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import numpy as np
 import polars as pl
 import pytest
+import skops.io
 
 from retrain_assets.domain.adaptation import service as test_of_layer
+from retrain_assets.domain.adaptation.layer import predict_layer
 from retrain_assets.serving.http.app import Service
 from retrain_assets.serving.scoring.score import predict_columns
-from retrain_assets.steps.decision import layer
+from retrain_assets.specs.features import Kind
+from retrain_assets.steps.decision import export, layer
 from retrain_assets.steps.decision.judge import store_expected_output
 from retrain_assets.steps.decision.train import predict_sample, sample
+from retrain_assets.steps.features.build import read_features
 from retrain_assets.steps.monitoring.adapt import adapt_partitions
-from retrain_assets.steps.monitoring.in_service import put_under
+from retrain_assets.steps.monitoring.in_service import Newest, put_under
 from retrain_assets.steps.monitoring.predict import score_partitions
+from retrain_assets_tests.domain.adaptation.test_layer import KINDS, MEMBERS, partition, states
 from retrain_assets_tests.serving.http.test_predict import JSON, as_json, raw_rows
 from retrain_assets_tests.serving.site import Site, listening, new_site, post, post_arrow
 from retrain_assets_tests.world import key
@@ -124,6 +131,59 @@ def test_a_batch_command_gives_what_the_service_gives(adapted: Site, door: httpx
     ((_, alone),) = score_partitions(adapted.state, [key(15)], 3)
     assert "layer_state" not in alone.columns
     assert (alone["prediction"] != scored["prediction"]).all()
+
+
+def serve_by_readme(folder: Path, outputs: list[np.ndarray], readme: str) -> np.ndarray:
+    """What the code of the exported README serves, which imports numpy only."""
+    code = readme.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(code.replace("layer.json", str(folder / "layer.json")), names)  # noqa: S102 written here
+    return np.asarray(names["serve"](outputs))
+
+
+def test_what_is_exported_predicts_the_same_without_this_platform(
+    adapted: Site, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    value = export.export(adapted.state, folder)
+    assert value == {"model": "churn", "state": key(LAST), "members": [3, 2, 1]}
+    features = read_features(adapted.state, [key(15)])
+    outputs = []
+    for version in value["members"]:
+        facts = json.loads((folder / str(version) / "features.json").read_text())
+        codes = {
+            name: {text: place for place, text in enumerate(texts)}
+            for name, texts in facts["categories"].items()
+        }
+        columns = [
+            [codes[name].get(item, np.nan) if name in codes else item for item in features[name]]
+            for name in facts["columns"]
+        ]
+        matrix = np.array(columns, dtype=float).T
+        file = folder / str(version) / "model.skops"
+        types = skops.io.get_untrusted_types(file=file)
+        assert not [name for name in types if "retrain" in name]
+        outputs.append(skops.io.load(file, trusted=types).predict_proba(matrix)[:, 1])
+    served = serve_by_readme(folder, outputs, (folder / "README.md").read_text())
+    ((_, scored),) = score_partitions(adapted.state, [key(15)], None)
+    by_key = dict(zip(features["_key"], served, strict=True))
+    expected = [by_key[name] for name in scored["_key"]]
+    np.testing.assert_allclose(scored["prediction"].to_numpy(), expected, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="out exists: name a new folder"):
+        export.export(adapted.state, folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_exported_formula_is_the_one_that_serves(kind: Kind, tmp_path: Path) -> None:
+    *_, state = states(kind, 4)
+    outputs, _ = partition(kind, 7)
+    outputs[3, 1], outputs[5] = np.nan, outputs[5] * 1e-9
+    model: Any = SimpleNamespace(spec=SimpleNamespace(target=SimpleNamespace(kind=kind)))
+    members: Any = (None,) * MEMBERS
+    facts = export._describe(model, Newest("", state, members))
+    (tmp_path / "layer.json").write_text(json.dumps(facts))
+    served = serve_by_readme(tmp_path, [*outputs.swapaxes(0, 1)], export.README)
+    np.testing.assert_allclose(served, predict_layer(state, outputs), rtol=1e-12, atol=1e-12)
 
 
 def test_each_row_of_the_log_names_version_and_state(

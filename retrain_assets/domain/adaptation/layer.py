@@ -151,7 +151,9 @@ def predict_layer(state: LayerState, outputs: Array) -> Array:
     """Return what the layer serves.
 
     Where the output of a member is not finite, or the result lies `FAR` from that of the newest
-    version, the newest version is served.
+    version, the newest version is served. So the log loss of a row is at most `FAR` above that of
+    the newest version (and 0.0001, since its probability is moved inside of `CLIP`), and the number
+    of a regression at most `FAR` standard deviations from its number.
 
     Args:
         state: The state.
@@ -171,7 +173,8 @@ def _mix(state: LayerState, outputs: Array, inputs: Array, heads: Sequence[Array
     mixed = weights[0] * heads[0]
     for weight, head in zip(weights[1:], heads[1:], strict=True):
         mixed = mixed + weight * head
-    distance = np.abs(to_link(state.kind, mixed, state.deviation) - inputs[:, 0])
+    with np.errstate(all="ignore"):
+        distance = np.abs(to_link(state.kind, mixed, state.deviation, least=0.0) - inputs[:, 0])
     # A comparison with NaN is False, so what is not finite is not served.
     near = (distance <= FAR).reshape(len(newest), -1).all(axis=1) & _are_finite(outputs)
     return np.where(near.reshape(-1, *[1] * (mixed.ndim - 1)), mixed, newest)

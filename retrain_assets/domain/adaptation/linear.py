@@ -72,11 +72,11 @@ def start_linear(members: int, biases: int) -> Linear:
     return Linear(coefficients, np.zeros((size, size)), np.zeros(size))
 
 
-def to_link(kind: Kind, outputs: Array, deviation: float) -> Array:
-    """Return outputs on the scale of the link."""
+def to_link(kind: Kind, outputs: Array, deviation: float, least: float = CLIP) -> Array:
+    """Return outputs on the scale of the link, probabilities moved inside [least, 1 - least]."""
     if kind == "regression":
         return outputs / deviation
-    inside = np.clip(outputs, CLIP, 1 - CLIP)
+    inside = np.clip(outputs, least, 1 - least)
     return np.asarray(np.log(inside / (1 - inside)) if kind == "binary" else np.log(inside))
 
 

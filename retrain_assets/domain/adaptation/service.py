@@ -12,6 +12,7 @@ from retrain_assets.domain.metrics import intervals
 from retrain_assets.specs.base import number_of
 
 MARGIN = 0.02  # of the newest version's mean loss: a layer that is worse by less may serve
+STOP = 1.0  # mean losses of the newest version that a layer in service may lose on top of these
 NEEDED = intervals.required_evidence(0.9)  # reached by mistake in 5 % of streams
 
 
@@ -25,6 +26,8 @@ class Standing(NamedTuple):
         gain: By how much its mean loss is below that of the newest version alone.
         evidence: How much likelier the losses are if the change is due than if it is not.
         needed: The evidence from which on it is due.
+        lost: The excess of its loss over that of the newest version, summed since the partition
+            from which on this is most, in mean losses of the newest version.
     """
 
     serves: bool
@@ -33,6 +36,7 @@ class Standing(NamedTuple):
     gain: float
     evidence: float
     needed: float
+    lost: float = 0.0
 
     @property
     def sentence(self) -> str:
@@ -46,22 +50,43 @@ class Standing(NamedTuple):
             f"on {number_of(self.partitions, 'partition')} since {since}, its mean loss is "
             f"{order} by {abs(self.gain):.3g} than that of the newest version alone; evidence that "
             f"it is {what}: {self.evidence:.3g}, needed {self.needed:.3g}"
+        ) + (
+            f"; it has lost what the newest version loses in {self.lost:.2g} partitions, and "
+            f"{STOP:.2g} is the most"
+            if self.serves and self.lost > STOP
+            else ""
         )
 
 
-def assess(newest: Sequence[float], layer: Sequence[float], *, serves: bool) -> Standing:
+def assess(
+    newest: Sequence[float],
+    layer: Sequence[float],
+    *,
+    serves: bool,
+    week: int = intervals.STRETCH,
+) -> Standing:
     """Judge whether the layer is to begin or end to serve.
 
     It begins when it is shown not to be worse than the newest version by more than `MARGIN`, at a
-    stated 5 %, and ends when it is shown to be worse.
+    stated 5 %, and ends when it is shown to be worse, or has lost more than `STOP`, whatever is
+    shown: so there is a bound to what it can cost.
 
     Args:
         newest: Loss of the newest version alone on each partition since the last change.
         layer: Loss of the layer on the same.
         serves: Whether it serves now.
+        week: How many partitions a week has.
     """
     losses, gains = np.asarray(newest), np.asarray(newest) - np.asarray(layer)
     gain = float(gains.mean()) if gains.size else 0.0
     tested = -gains if serves else gains + MARGIN * losses.mean() if gains.size else gains
-    evidence = intervals.judge_by_weeks(tested.tolist(), NEEDED, at_once=serves)
-    return Standing(serves, evidence.suffices, len(gains), gain, *evidence)
+    evidence = intervals.judge_by_weeks(tested.tolist(), NEEDED, at_once=serves, week=week)
+    lost = _sum_losses(gains) / losses.mean() if gains.size and losses.mean() > 0 else 0.0
+    changes = evidence.suffices or (serves and lost > STOP)
+    return Standing(serves, changes, len(gains), gain, *evidence, lost)
+
+
+def _sum_losses(gains: np.ndarray) -> float:
+    """Return the most that was lost from any partition through the last one."""
+    sums = np.append(0.0, gains.cumsum())
+    return float(sums.max() - sums[-1])

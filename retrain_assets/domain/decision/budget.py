@@ -25,7 +25,7 @@ def apply_budget(spec: ModelSpec, dataset: DatasetSpec) -> ModelSpec:
     period = dataset.partition.period
     if spec.budget is None or period is None:
         return spec
-    month, week = period.per_year / 12, int(period.per_year // 52)
+    month, week = period.per_year / 12, period.per_week
     shortest = max(week, spec.gate.min_blocks)
     wait = max(1, math.ceil(month * spec.fits_per_decision / spec.budget.fits_per_month))
     rows = math.ceil(FEWEST_ROWS / max(1, dataset.rows.min))

@@ -73,6 +73,7 @@ class Outcome:
         summary: How sure that is, in a sentence.
         proposed: The policy to take: the first, unless another one is shown to be better.
         leaders: Those that are not shown to be worse than the one that did best, with calendars.
+        week: How many partitions a week has.
     """
 
     metric: Metric | MetricDef
@@ -82,6 +83,7 @@ class Outcome:
     summary: str = ""
     proposed: str = ""
     leaders: tuple[str, ...] = ()
+    week: int = STRETCH
 
     @property
     def ranking(self) -> str:
@@ -111,12 +113,15 @@ class Outcome:
 
 
 def compare_policies(
-    metric: Metric | MetricDef, results: Sequence[PolicyResult], confidence: float
+    metric: Metric | MetricDef,
+    results: Sequence[PolicyResult],
+    confidence: float,
+    week: int = STRETCH,
 ) -> Outcome:
     """Compare policies on the partitions that all of them predicted, and propose one.
 
-    Intervals are of paired differences, by Student's t over means of seven partitions each, since
-    neighbours are alike; a part of a stretch at the end counts as one. What did best may have been
+    Intervals are of paired differences, by Student's t over means of a week each, since neighbours
+    are alike; a part of a week at the end counts as one. What did best may have been
     lucky: so it is proposed only if it is shown to be better than the first, and of those that
     are and that cannot be told from it, the one with the fewest fits.
 
@@ -124,17 +129,18 @@ def compare_policies(
         metric: Of their values.
         results: At least one; the others are compared with the first.
         confidence: Of the intervals of all gains together.
+        week: How many partitions a week has.
 
     Raises:
         ValueError: No partition was predicted by all.
     """
-    outcome, standings = Outcome(metric, results), []
+    outcome, standings = Outcome(metric, results, week=week), []
     if not (shared := outcome.shared):
         raise ValueError("no partition was predicted out of sample by every policy")
     together = bonferroni(confidence, len(results) - 1)
     for result in results:
         gains = outcome.gains(result.name)
-        low, high = _interval(gains, together)
+        low, high = _interval(gains, together, week)
         mean = float(np.mean([result.values[key] for key in shared]))
         counts = result.fits, sum(action == "promote" for _, action in result.decisions)
         gain = float(gains.mean())
@@ -185,7 +191,8 @@ class _Ranking:
 
     def _is_better(self, standing: Standing, rival: Standing) -> bool:
         together = bonferroni(self.confidence, len(self.standings) - 1)
-        low, _ = _interval(self.outcome.gains(standing.name, rival.name), together)
+        gains = self.outcome.gains(standing.name, rival.name)
+        low, _ = _interval(gains, together, self.outcome.week)
         return low is not None and low > 0
 
     def _describe_best(self, best: Standing, proposed: Standing) -> str:
@@ -224,12 +231,14 @@ class _Ranking:
         )
 
 
-def _interval(gains: np.ndarray, confidence: float) -> tuple[float, float] | tuple[None, None]:
+def _interval(
+    gains: np.ndarray, confidence: float, week: int
+) -> tuple[float, float] | tuple[None, None]:
     from scipy.special import stdtrit
 
     if not gains.any():
         return 0.0, 0.0
-    means = np.array([gains[i : i + STRETCH].mean() for i in range(0, len(gains), STRETCH)])
+    means = np.array([gains[i : i + week].mean() for i in range(0, len(gains), week)])
     if len(means) < FEWEST_STRETCHES:
         return None, None
     half = stdtrit(len(means) - 1, (1 + confidence) / 2) * means.std(ddof=1) / len(means) ** 0.5

@@ -143,7 +143,7 @@ EFFECT = 0.5  # standard deviation of the effects that are looked for
 ENOUGH = 20  # partitions from which on the correlation of neighbours is corrected for its bias
 ENOUGH_STRETCHES = 6  # the same of stretches
 HIGHEST = 0.95  # correlation of neighbours that is reckoned with
-STRETCH = 7  # partitions in a row that are taken as one, where what follows each other is alike
+STRETCH = 7  # partitions of a week, where a model has days or no periods
 
 
 def compute_evidence(gains: Sequence[float], stretch: int = 1) -> np.ndarray:
@@ -174,7 +174,9 @@ def compute_evidence(gains: Sequence[float], stretch: int = 1) -> np.ndarray:
 SURE = 100  # times the evidence that is needed by weeks is needed day by day
 
 
-def judge_by_weeks(gains: Sequence[float], needed: float, *, at_once: bool = True) -> Evidence:
+def judge_by_weeks(
+    gains: Sequence[float], needed: float, *, at_once: bool = True, week: int = STRETCH
+) -> Evidence:
     """Return the evidence that gains are above zero, and how much of it is needed.
 
     It is that by weeks, since neighbouring days are alike, after the last gain.
@@ -184,10 +186,11 @@ def judge_by_weeks(gains: Sequence[float], needed: float, *, at_once: bool = Tru
         needed: How much is needed by weeks.
         at_once: Whether it may also be that day by day where this is far larger, so that a large
             effect need not wait for four weeks.
+        week: How many partitions a week has; 1 for longer ones.
     """
     if not len(gains):
         return Evidence(1.0, needed)
-    weeks, days = (float(compute_evidence(gains, stretch)[-1]) for stretch in (STRETCH, 1))
+    weeks, days = (float(compute_evidence(gains, stretch)[-1]) for stretch in (week, 1))
     if at_once and days >= SURE * needed:
         return Evidence(days, SURE * needed)
     return Evidence(weeks, needed)

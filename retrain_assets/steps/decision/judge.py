@@ -63,6 +63,8 @@ def judge(
     store_expected_output(state, candidate, output, rows)
     curve = fit_calibration(rows.labels, output.values, output.classes) if output.classes else None
     gate, evidence = get_gate(state), {CALIBRATION: asdict(curve)} if curve else {}
+    # A wider interval would let in more of what is worse, where the gate asks for no gain.
+    among = 1 if gate.promote_when == "unless_worse" else among
     confidence = bonferroni(gate.confidence, among)
     constant = _predict_trivial(state, candidate, output, rows)
     trivial = _compare(gate, rows, output, constant, confidence)

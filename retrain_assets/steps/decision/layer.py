@@ -18,12 +18,12 @@ from retrain_assets.stores.ledger import Action, History, LedgerRow
 from retrain_assets.stores.tables.tables import StaleTableError
 
 
-def assess_layer(rows: pl.DataFrame, history: History) -> Standing:
+def assess_layer(state: ModelState, rows: pl.DataFrame, history: History) -> Standing:
     """Judge by the losses since its last change whether the layer is to begin or end to serve."""
     if history.layer is not None:
         rows = rows.filter(pl.col(PARTITION) > history.layer.seen_through)
     losses = rows["loss_newest"].to_list(), rows["loss_layer"].to_list()
-    return assess(*losses, serves=history.is_adapted)
+    return assess(*losses, serves=history.is_adapted, week=state.dataset.partition.per_week)
 
 
 def waits_for_approval(state: ModelState, history: History, standing: Standing) -> bool:
@@ -40,7 +40,7 @@ def act(state: ModelState, run_id: str) -> LedgerRow | None:
     if mode != "auto":
         reason = f"the YAML has `adapt: {mode}`"
         return _record(state, history, reason, f"run {run_id}") if history.is_adapted else None
-    standing = assess_layer(read_losses(state), history)
+    standing = assess_layer(state, read_losses(state), history)
     if not standing.changes or waits_for_approval(state, history, standing):
         return None
     return _record(state, history, standing.sentence, f"run {run_id}")
@@ -53,7 +53,7 @@ def approve_layer(state: ModelState, reason: str, by: str) -> LedgerRow:
         DecisionError: It does not wait.
     """
     history = state.ledger.read()
-    standing = assess_layer(read_losses(state), history)
+    standing = assess_layer(state, read_losses(state), history)
     if not waits_for_approval(state, history, standing):
         raise promote.DecisionError(
             f"model {state.spec.name}: the adaptive layer does not wait for approval. It waits "

@@ -257,7 +257,7 @@ def summarize_layer(state: ModelState) -> dict[str, Any] | None:
     if state.spec.layer.mode == "off":
         return None
     rows, history, mode = read_losses(state), state.ledger.read(), state.spec.layer.mode
-    summary, standing = summarize(rows), assess_layer(rows, history)
+    summary, standing = summarize(rows), assess_layer(state, rows, history)
     serves = history.layer if is_in_service(state, history) else None
     return {
         "adapt": mode,

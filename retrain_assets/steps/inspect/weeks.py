@@ -14,13 +14,12 @@ from retrain_assets.steps.monitoring.adapt import read_losses
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import IN_PRODUCTION
 
-WEEK = 7
 COLUMNS = ("never", "retraining", "layer")
 AS_THE_LAYER = ("log_loss", "mae")  # metrics whose mean over rows the layer stores as its loss
 
 
 def compare_weeks(state: ModelState) -> list[dict[str, Any]]:
-    """Return the mean daily loss of each seven partitions whose labels have moved the layer.
+    """Return the mean loss of the partitions of each week whose labels have moved the layer.
 
     Returns:
         The first partition as `from`; the loss of the version that was promoted first, of the
@@ -36,7 +35,7 @@ def compare_weeks(state: ModelState) -> list[dict[str, Any]]:
     values = block_values(get_gate_metric(state.spec.gate), *inputs)
     never = values.select(pl.col("block").alias(PARTITION), pl.col("value").alias("never"))
     table = losses.join(never, on=PARTITION).sort(PARTITION)
-    week = pl.int_range(pl.len()) // WEEK
+    week = pl.int_range(pl.len()) // state.dataset.partition.per_week
     renamed = table.rename({"loss_newest": "retraining", "loss_layer": "layer"})
     means = renamed.group_by(week.alias("week"), maintain_order=True).agg(
         pl.col(PARTITION).first().alias("from"), pl.col(*COLUMNS).mean()

@@ -98,7 +98,7 @@ def summarize(state: ModelState) -> WatchSummary | None:
         return None
     losses = _read_losses(state, row)["loss"].drop_nulls().to_list()
     needed = intervals.required_evidence(judge.get_gate(state).confidence)
-    evidence = intervals.judge_by_weeks(losses, needed)
+    evidence = intervals.judge_by_weeks(losses, needed, week=state.dataset.partition.per_week)
     return WatchSummary(
         production=row.version,
         before=row.previous or 0,

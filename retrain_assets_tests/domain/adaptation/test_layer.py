@@ -1,6 +1,7 @@
 """The layer moves with each partition, repeats itself bit for bit, and falls back to the newest."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,14 @@ from retrain_assets.domain.adaptation.layer import (
     start_layer,
     update_layer,
 )
-from retrain_assets.domain.adaptation.linear import Rows, start_linear, update_linear
+from retrain_assets.domain.adaptation.linear import (
+    CLIP,
+    Rows,
+    from_link,
+    start_linear,
+    update_linear,
+)
+from retrain_assets.domain.metrics.metrics import surprise
 from retrain_assets.specs.features import Kind
 
 KINDS: tuple[Kind, ...] = ("binary", "regression", "multiclass")
@@ -158,6 +166,31 @@ def test_a_value_far_from_the_newest_is_not_served() -> None:
     apart = 10 * FAR * np.array([1.0, 0.1, -1.0])
     served = predict_layer(state, np.column_stack([newest, newest + apart]))
     assert (served == newest).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(8))
+def test_no_state_costs_a_row_more_than_the_stated_bound(kind: Kind, seed: int) -> None:
+    """Neither coefficients that no data would give, nor probabilities at their ends."""
+    random, state = np.random.default_rng(seed), start(kind)
+    heads = tuple(
+        replace(head, coefficients=random.normal(scale=4, size=len(head.coefficients)))
+        for head in state.heads
+    )
+    state = replace(state, heads=heads, losses=random.exponential(size=5))
+    shape = (500, MEMBERS, CLASSES) if kind == "multiclass" else (500, MEMBERS)
+    link = random.normal(scale=random.choice([1, 6, 20]), size=shape)
+    outputs = link if kind == "regression" else from_link("binary", link, 1.0)
+    if kind == "multiclass":
+        outputs = np.stack([from_link(kind, rows, 1.0) for rows in link.swapaxes(0, 1)], axis=1)
+    newest, served = outputs[:, 0], predict_layer(state, outputs)
+    assert np.any(served != newest)
+    if kind == "regression":
+        assert np.abs(served - newest).max() <= FAR * state.deviation * (1 + 1e-12)
+    for label in range(0 if kind == "regression" else newest.ndim + 1):
+        labels = np.full(len(newest), label)
+        excess = surprise(labels, served) - surprise(labels, newest)
+        assert excess.max() <= FAR - np.log(1 - CLIP) + 1e-9
 
 
 @pytest.mark.parametrize("kind", KINDS)

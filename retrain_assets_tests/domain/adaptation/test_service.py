@@ -33,6 +33,16 @@ def test_a_change_follows_from_what_was_shown(
     assert (standing.changes, standing.serves, standing.partitions) == (changes, serves, days)
 
 
+def test_it_ends_once_it_has_lost_what_the_newest_version_loses_in_a_partition() -> None:
+    """However well it did before, and whatever a test can show of a few bad partitions."""
+    newest, good = [0.5] * 43, [0.4] * 40
+    assert not assess(newest, [*good, 0.6, 0.8, 0.5], serves=True).changes
+    standing = assess(newest, [*good, 0.7, 0.8, 0.6], serves=True)
+    assert (standing.changes, standing.evidence < standing.needed) == (True, True)
+    assert standing.sentence.endswith("loses in 1.2 partitions, and 1 is the most")
+    assert not assess(newest, [*good, 0.7, 0.8, 0.6], serves=False).sentence.endswith("the most")
+
+
 def test_a_layer_that_is_worse_by_less_than_the_margin_may_serve() -> None:
     worse = NEWEST * 1.0005
     noise = 0.0002 * RANDOM.normal(size=80)
