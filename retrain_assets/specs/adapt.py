@@ -26,3 +26,10 @@ class AdaptSpec(Spec):
     mode: AdaptMode = "auto"
     members: int = Field(5, ge=1, le=10)
     max_age: int = Field(7, ge=1)
+
+
+def choose_mode(delay: int, metric: str) -> AdaptMode:
+    """Return the mode of a model whose YAML names none; the layer predicts means, no quantiles."""
+    if metric == "pinball":
+        return "off"
+    return "auto" if delay <= MOST_DELAY else "shadow"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from retrain_assets.specs.adapt import MOST_DELAY, AdaptMode, AdaptSpec
+from retrain_assets.specs.adapt import AdaptMode, AdaptSpec, choose_mode
 from retrain_assets.specs.base import Mistakes, Name, NamedSpec, Spec
 from retrain_assets.specs.features import PYTHON_REFERENCE, FeaturesSpec, LookupSpec, TargetSpec
 from retrain_assets.specs.gate import GATE_ONLY, METRICS_BY_KIND, OBJECTIVE, GateSpec
@@ -273,8 +273,7 @@ class ModelSpec(NamedSpec):
         gate: When to promote a candidate.
         approval: `manual` lets a candidate that passes wait for `retrain approve`.
         watch: What to do when the version before is better: `auto` rolls back to it.
-        adapt: The adaptive layer, by its mode alone or with its settings; by default `auto`, or
-            `shadow` where labels come more than 3 partitions late.
+        adapt: The adaptive layer: its mode or settings; `auto`, at a label delay over 3 `shadow`.
         refit: Whether a promoted model is fitted again with the holdout.
         schedule: Cron schedule on which the triggers are evaluated; null for never.
         notify: Who is told of decisions.
@@ -315,13 +314,7 @@ class ModelSpec(NamedSpec):
         """Return the settings of the adaptive layer."""
         if isinstance(self.adapt, AdaptSpec):
             return self.adapt
-        return AdaptSpec(mode=self.adapt or self._default_mode)
-
-    @property
-    def _default_mode(self) -> AdaptMode:
-        if self.gate.metric == "pinball":  # the layer predicts means
-            return "off"
-        return "auto" if self.labels.delay <= MOST_DELAY else "shadow"
+        return AdaptSpec(mode=self.adapt or choose_mode(self.labels.delay, self.gate.metric))
 
     def members(self) -> "list[ModelSpec]":
         """Return the models of this YAML: itself, and with `for_each` those of the segments.

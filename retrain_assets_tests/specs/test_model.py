@@ -20,6 +20,11 @@ MODEL: dict[str, Any] = {
 
 def test_the_example_is_sound() -> None:
     assert ModelSpec.model_validate(MODEL).windows.train == 60
+    late = [ModelSpec.model_validate(MODEL | {"labels": {"delay": delay}}) for delay in (0, 3, 4)]
+    assert [spec.layer.mode for spec in late] == ["auto", "auto", "shadow"]
+    quantile = MODEL["target"] | {"kind": "regression"}, {"metric": "pinball", "quantile": 0.5}
+    parts = dict(zip(("target", "gate"), quantile, strict=True)) | {"triggers": {}}
+    assert ModelSpec.model_validate(MODEL | parts).layer.mode == "off"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from retrain_assets.domain.adaptation.service import assess
+from retrain_assets.specs.partition import PERIODS
 
 RANDOM = np.random.default_rng(0)
 NEWEST = 0.5 + 0.05 * RANDOM.normal(size=80)
@@ -41,6 +42,17 @@ def test_it_ends_once_it_has_lost_what_the_newest_version_loses_in_a_partition()
     assert (standing.changes, standing.evidence < standing.needed) == (True, True)
     assert standing.sentence.endswith("loses in 1.2 partitions, and 1 is the most")
     assert not assess(newest, [*good, 0.7, 0.8, 0.6], serves=False).sentence.endswith("the most")
+
+
+def test_partitions_that_are_weeks_are_no_stretches() -> None:
+    newest, layer = NEWEST.tolist(), (NEWEST - 0.04 - NOISE).tolist()
+    weeks = {name: period.per_week for name, period in PERIODS.items()}
+    assert weeks == {"hour": 168, "day": 7, "week": 1, "month": 1, "year": 1}
+    changes = {
+        name: assess(newest[:12], layer[:12], serves=False, week=week).changes
+        for name, week in weeks.items()
+    }
+    assert changes == {"hour": False, "day": False, "week": True, "month": True, "year": True}
 
 
 def test_a_layer_that_is_worse_by_less_than_the_margin_may_serve() -> None:
