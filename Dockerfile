@@ -5,13 +5,16 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee0
 FROM ${BASE} AS build
 ARG EXTRAS=demo,kafka,objects,postgres,kubernetes
 WORKDIR /build
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
 COPY pyproject.toml requirements.lock deploy/image/install.py ./
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/retrain \
  && /opt/pip/bin/python install.py /opt/retrain/bin/python "${EXTRAS}"
+COPY deploy/image/slim.sh ./
+RUN sh slim.sh /opt/retrain
 COPY README.md LICENSE ./
 COPY retrain_assets retrain_assets
-RUN /opt/pip/bin/pip --python /opt/retrain/bin/python install --no-deps --no-build-isolation --no-cache-dir . \
- && find /opt/retrain -depth -type d -name tests -path '*/site-packages/*' -exec rm -rf {} +
+RUN /opt/pip/bin/pip --python /opt/retrain/bin/python install --no-deps --no-build-isolation --no-cache-dir .
 
 FROM ${BASE}
 ARG REVISION=unknown
