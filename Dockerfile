@@ -3,7 +3,7 @@
 ARG BASE=docker.io/library/python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
 
 FROM ${BASE} AS build
-ARG EXTRAS=demo,kafka,objects,postgres,kubernetes
+ARG EXTRAS=demo,kafka,objects,postgres,kubernetes,dask
 WORKDIR /build
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*

@@ -61,11 +61,13 @@ def test_every_action_is_pinned_by_its_commit() -> None:
 
 def test_the_image_and_its_services_are_described_soundly() -> None:
     run("hadolint", "Dockerfile")
-    run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
-    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    files = "compose.yaml", "compose.s3.yaml"
+    run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", *files)
+    services, other = (yaml.safe_load((ROOT / file).read_text())["services"] for file in files)
     ours = {name for name, service in services.items() if service["image"] == "retrain-assets"}
     assert ours == {"mlflow", "code", "daemon", "webserver", "serving"}
     assert all(services[name]["read_only"] for name in ours)
+    assert other.keys() - {"s3", "bucket"} == ours - {"mlflow"}, "which read the root"
 
 
 def test_what_the_image_copies_is_sent_to_the_builder() -> None:
