@@ -54,6 +54,12 @@ class Postgres:
             return False
         return True
 
+    def count_sessions(self) -> int:
+        """How often anybody has connected so far."""
+        with psycopg2.connect(self.uri) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT sessions FROM pg_stat_database WHERE datname = 'postgres'")
+            return int(cursor.fetchone()[0])
+
     def kill(self) -> None:
         """End all of its processes at once, if they live; nothing is written any more."""
         assert self.process is not None

@@ -88,6 +88,7 @@ def test_the_loop_keeps_its_records_in_postgres(
     assert (decision["action"], decision["as_of"]) == ("promote", key(15))
     assert list(live.home.rglob("*.db")) == [], "nothing is in sqlite"
     assert live.materialized("customers", "dataset") == {key(n) for n in range(16)}
+    assert server.count_sessions() < 200, "each process keeps its connections"
 
     copy = tmp_path_factory.mktemp("copy")
     dump = json.loads(retrain(live, "backup", copy, "--json"))["then"]
