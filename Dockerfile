@@ -10,11 +10,10 @@ RUN apt-get update && apt-get install --yes --no-install-recommends binutils && 
 COPY pyproject.toml requirements.lock deploy/image/install.py ./
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/retrain \
  && /opt/pip/bin/python install.py /opt/retrain/bin/python "${EXTRAS}"
-COPY deploy/image/slim.sh ./
-RUN sh slim.sh /opt/retrain
-COPY README.md LICENSE ./
+COPY README.md LICENSE deploy/image/slim.sh ./
 COPY retrain_assets retrain_assets
-RUN /opt/pip/bin/pip --python /opt/retrain/bin/python install --no-deps --no-build-isolation --no-cache-dir .
+RUN /opt/pip/bin/pip --python /opt/retrain/bin/python install --no-deps --no-build-isolation --no-cache-dir . \
+ && sh slim.sh /opt/retrain
 
 FROM ${BASE}
 ARG REVISION=unknown

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from time import time_ns
+from random import random
+from time import sleep, time_ns
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
@@ -25,6 +26,7 @@ from retrain_assets.stores.tables.types import joint_types
 
 Schema = Mapping[str, pl.DataType | type[pl.DataType]]
 ATTEMPTS = 10
+PAUSE_SECONDS = 0.02  # at most, after the first attempt; twice as long after each further one
 WIDENED = "widened"  # in a commit: the columns that were given a wider type
 NOW: Final = -1
 SECOND = 10**9  # in nanoseconds
@@ -232,7 +234,7 @@ class Tables:
         since = _version(opened) if base == NOW else base
         notes = {**commit, **log.replacement_note(keys)}
         quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in keys)
-        for _ in range(ATTEMPTS):
+        for number in range(ATTEMPTS):
             _refuse_stale(table, opened, since, keys)
             self._refuse_damage(table, opened, key, keys)
             where = f"{key} IN ({quoted})"
@@ -241,6 +243,7 @@ class Tables:
                 data_files.merge_small_files(opened, self.place(table))
                 self._seal(table)
                 return version
+            sleep(PAUSE_SECONDS * 2**number * random())  # noqa: S311 so that nobody always loses
             opened = self._open_again(table)
         raise StorageError(
             f"table {table}: {keys[0]} to {keys[-1]} could not be written: another run was first "
