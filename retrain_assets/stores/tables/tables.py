@@ -26,7 +26,7 @@ from retrain_assets.stores.tables.types import joint_types
 
 Schema = Mapping[str, pl.DataType | type[pl.DataType]]
 ATTEMPTS = 10
-PAUSE_SECONDS = 0.02  # at most, after the first attempt; twice as long after each further one
+PAUSE_SECONDS = 0.01  # at most, with a power of two for each attempt that failed
 WIDENED = "widened"  # in a commit: the columns that were given a wider type
 NOW: Final = -1
 SECOND = 10**9  # in nanoseconds
@@ -235,6 +235,9 @@ class Tables:
         notes = {**commit, **log.replacement_note(keys)}
         quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in keys)
         for number in range(ATTEMPTS):
+            if number:
+                sleep(PAUSE_SECONDS * 2**number * random())  # noqa: S311 so that all win some time
+                opened = self._open_again(table)
             _refuse_stale(table, opened, since, keys)
             self._refuse_damage(table, opened, key, keys)
             where = f"{key} IN ({quoted})"
@@ -243,11 +246,9 @@ class Tables:
                 data_files.merge_small_files(opened, self.place(table))
                 self._seal(table)
                 return version
-            sleep(PAUSE_SECONDS * 2**number * random())  # noqa: S311 so that nobody always loses
-            opened = self._open_again(table)
         raise StorageError(
             f"table {table}: {keys[0]} to {keys[-1]} could not be written: another run was first "
-            f"each of {ATTEMPTS} times, last with version {_version(opened)}: run it again"
+            f"each of {ATTEMPTS} times, last with version {self.version(table)}: run it again"
         )
 
     def _refuse_damage(

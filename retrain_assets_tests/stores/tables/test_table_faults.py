@@ -291,6 +291,7 @@ def test_losing_every_race_ends_with_table_and_version(
         real(*given, **named)
 
     monkeypatch.setattr(module, "write_deltalake", overtaken)
+    monkeypatch.setattr(module, "PAUSE_SECONDS", 0)
     with pytest.raises(StorageError, match=rf"{TABLE}: 02 to 04 .* version {module.ATTEMPTS}: run"):
         replace(tables, NEW)
     assert content(tables) == {**OLD, "01": [5]}
