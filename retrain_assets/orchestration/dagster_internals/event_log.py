@@ -233,8 +233,9 @@ def open_postgres(uri: str, inst_data: ConfigurableClassData | None) -> DagsterS
     options = {"isolation_level": "AUTOCOMMIT", "pool_size": 1, "max_overflow": -1}
     pool = create_engine(in_schema(uri), pool_pre_ping=True, **options)
     os.register_at_fork(after_in_child=partial(pool.dispose, close=False))
-    for part in (storage.run_storage, storage.event_log_storage, storage.schedule_storage):
-        part._engine = pool  # type: ignore[attr-defined]  # noqa: SLF001
+    parts: list[Any] = [storage.run_storage, storage.event_log_storage, storage.schedule_storage]
+    for part in parts:
+        part._engine = pool  # noqa: SLF001
     return storage
 
 
