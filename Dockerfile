@@ -29,7 +29,8 @@ COPY workspace.yaml dagster.yaml deploy/image/services.yaml /project/
 RUN mkdir /project/data && chown 10001:10001 /project/data
 # HOME and matplotlib's cache lie in /tmp, since everything else but the volume is read-only.
 ENV PATH=/opt/retrain/bin:$PATH PYTHONUNBUFFERED=1 DAGSTER_HOME=/project HOME=/tmp \
-    MPLCONFIGDIR=/tmp/matplotlib OMP_WAIT_POLICY=PASSIVE HEALTH_URL=http://127.0.0.1:8000/health
+    MPLCONFIGDIR=/tmp/matplotlib OMP_WAIT_POLICY=PASSIVE GIT_PYTHON_REFRESH=quiet \
+    HEALTH_URL=http://127.0.0.1:8000/health
 WORKDIR /project
 USER 10001:10001
 VOLUME ["/project/data"]
