@@ -149,7 +149,8 @@ class InProcessDaemon:
         run = self.instance.create_run_for_job(
             job,
             run_config={**QUIET, **config},
-            tags={**job.tags, **tags, **own_process()},
+            # No daemon may be there to try a run again; its sensor or a person asks for it again.
+            tags={**job.tags, **tags, **own_process(), MAX_RETRIES_TAG: "0"},
             remote_job_origin=remote_origin.RemoteJobOrigin(self.origin, job.name),
         )
         result = execute_run(InMemoryJob(job), run, self.instance)
@@ -171,9 +172,7 @@ class InProcessDaemon:
         self.reasons[sensor.name] = outcome.skip_message or ""
         for request in outcome.run_requests or []:
             job = request.job_name or sensor.job_name or ""
-            # No daemon may be there to try a run again; the sensor asks for it again.
-            tags = {SENSOR_NAME_TAG: sensor.name, RUN_KEY_TAG: request.run_key or ""}
-            tags |= {MAX_RETRIES_TAG: "0", **self.tags}
+            tags = {SENSOR_NAME_TAG: sensor.name, RUN_KEY_TAG: request.run_key or "", **self.tags}
             parts = request.asset_selection, request.asset_check_keys
             run_id = self.execute(job, {**request.tags, **tags}, request.run_config, *parts)
             yield Executed(sensor.name, job, run_id)
