@@ -57,7 +57,7 @@ def to_png(figure: Figure) -> bytes:
 
 
 def finish(figure: Figure, title: str, note: str, *plots: Axes) -> Figure:
-    """Put a title and a note above a figure, give plots a quiet grid and one legend, return it.
+    """Put a title and a note above a figure, give plots a quiet grid and one legend of labels.
 
     Args:
         figure: The figure, with its plots.
@@ -79,7 +79,7 @@ def finish(figure: Figure, title: str, note: str, *plots: Axes) -> Figure:
         axes.set_axisbelow(True)
         axes.grid(color=GRID, linewidth=0.7)
         axes.tick_params(labelsize=8, length=3)
-    if plots:
+    if any(axes.get_legend_handles_labels()[0] for axes in plots):
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 

@@ -217,7 +217,7 @@ def draw_importance(losses: dict[str, float], note: str) -> Figure:
     most = sorted(losses.items(), key=lambda item: item[1])[-MOST_COLUMNS:]
     figure = canvas.new_figure(6.4, 1.6 + 0.22 * len(most))
     axes = figure.subplots()
-    axes.barh(range(len(most)), [loss for _, loss in most], color=BLUE, label="loss")
+    axes.barh(range(len(most)), [loss for _, loss in most], color=BLUE)
     axes.set_yticks(range(len(most)), [canvas.shorten(name) for name, _ in most])
     return canvas.finish(figure, "What each feature is worth", note, axes)
 

@@ -171,8 +171,9 @@ def observe_coverage(
 ) -> Observation:
     """Compare the share of labels that the intervals of a window contain with the stated one.
 
-    That share differs from partition to partition, in the window and among the partitions that the
-    intervals were taken from: so the two are compared by Student's t of two samples.
+    That share differs from partition to partition. How much is taken from the partitions that the
+    intervals were taken from: in the window, a partition that was missed would hide itself. So the
+    limit is that of Student's t for the mean of further values.
 
     Args:
         column: The target.
@@ -186,9 +187,8 @@ def observe_coverage(
 
     figures, counts = (np.array(part, dtype=float) for part in zip(*values, strict=True))
     statistic, low, high = mean_interval(figures, counts, INTERVAL)
-    freedom = len(figures) + len(expected) - 2
-    squares = len(figures) * figures.var() + len(expected) * np.var(expected)
-    error = math.sqrt(squares / freedom * (1 / len(figures) + 1 / len(expected)))
+    freedom = len(expected) - 1
+    error = math.sqrt(np.var(expected, ddof=1) * (1 / len(figures) + 1 / len(expected)))
     alert = statistic + float(stdtrit(freedom, 1 - rate)) * error < coverage
     ends = _if_finite(low), _if_finite(high)
     return Observation(INTERVALS, COVERAGE, column, statistic, coverage, None, alert, *ends)
