@@ -171,8 +171,7 @@ def test_the_commands_of_the_quickstart_run_in_order(tmp_path: Path, page: str) 
     lines = [line for line in block.splitlines() if line.startswith("retrain ")]
     assert len(lines) >= 4
     orders(60).rename({"late": "churned"}).write_csv(tmp_path / "customers.csv")
-    # The file lies where the shell is; `retrain new` is called one folder below.
-    script = "\n".join(lines).replace("customers.csv", "../customers.csv")
+    script = "\n".join(lines)
     place = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     done = subprocess.run(
         ["bash", "-ec", script], cwd=tmp_path, env=os.environ | place, text=True, check=False,

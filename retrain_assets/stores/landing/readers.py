@@ -23,6 +23,7 @@ from retrain_assets.specs.dataset import ColumnSpec, DatasetSpec, Encoding
 
 _MAX_LINE = 2**20  # characters
 _MAX_CHARACTERS = 200  # of foreign text in a message
+_MOST_LACKING = 5  # names in a message, behind which a remedy stands
 _MARKS: dict[Encoding, tuple[bytes, ...]] = {
     "utf-8": (codecs.BOM_UTF8,),
     "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
@@ -85,7 +86,9 @@ def columns_of(
     missing = [name for name in absent if not _may_be_left_out(name, renamed, spec)]
     if missing:
         free = [name for name in renamed if name not in spec.file_columns]
-        lacking = ", ".join(_with_hint(name, free) for name in missing)
+        lacking = ", ".join(_with_hint(name, free) for name in missing[:_MOST_LACKING])
+        if len(missing) > _MOST_LACKING:
+            lacking += f" and {len(missing) - _MOST_LACKING} more"
         raise RefusedFileError(f"it lacks {lacking}; {_present(names, spec)}")
     extra = tuple(name for name in renamed if name not in spec.file_columns)
     return {name: renamed.index(name) for name in spec.file_columns if name in renamed}, extra
@@ -95,7 +98,7 @@ def _present(names: Sequence[str], spec: DatasetSpec) -> str:
     """Describe the columns of a file; without a header they are the values of its first row."""
     hint = _delimiter_hint(names)
     if any(column.personal for column in spec.columns.values()):
-        return f"it has {len(names)} columns, not shown as they may be personal{hint}"
+        return f"it has {number_of(len(names), 'column')}, not shown as they may be personal{hint}"
     return f"its columns are {shown(', '.join(names))}{hint}"
 
 

@@ -205,6 +205,10 @@ def test_what_may_be_personal_is_not_shown_of_a_file_without_header(tmp_path: Pa
     columns |= {"note": {"type": "text", "personal": True}}
     refusal = read(tmp_path, b"1,2013-01-31,Jane\n", columns=columns).refusal
     assert refusal == "it lacks id, day, note; it has 3 columns, not shown as they may be personal"
+    columns |= {f"x{number}": {"type": "int"} for number in range(30)}
+    refusal = read(tmp_path, b"id;day;note\n1;2013-01-31;Jane\n", columns=columns).refusal or ""
+    assert refusal.startswith("it lacks id, day, note, x0, x1 and 28 more; it has 1 column, not")
+    assert refusal.endswith("if ';' separates them, set read.delimiter to it")
 
 
 def test_a_derived_column_is_not_looked_for_and_one_of_its_name_is_extra(tmp_path: Path) -> None:
