@@ -120,8 +120,10 @@ class LandedDataset(SpecComponent[DatasetSpec]):
         """
         self.check(context.component_tree)
         warm(*([EXPECTATIONS] if self.spec.expectations else []))
-        own, models = build.dataset_definitions(self.spec), list_sharing(context, self.spec.name)
-        return dg.Definitions.merge(own, build.shared_definitions(models)) if models else own
+        parts = [build.dataset_definitions(self.spec)]
+        if models := list_sharing(context, self.spec.name):
+            parts.append(build.shared_definitions(models))
+        return dg.Definitions.merge(*parts)
 
 
 @dg.scaffold_with(ModelScaffolder)

@@ -90,11 +90,11 @@ def _settle(places: tuple[str, ...]) -> Iterator[Executed]:
 
 
 def _settle_beside(
-    places: tuple[str, ...], here: Sequence[str], there: Sequence[str]
+    places: tuple[str, ...], names: Sequence[str], others: Sequence[str]
 ) -> Iterator[Executed]:
-    others = beside.submit(_settle_some, places, there)
-    yield from _open_daemon(*places).settle(here)
-    yield from others.result()
+    future = beside.submit(_settle_some, places, others)
+    yield from _open_daemon(*places).settle(names)
+    yield from future.result()
 
 
 def _settle_some(places: tuple[str, ...], names: Sequence[str]) -> list[Executed]:

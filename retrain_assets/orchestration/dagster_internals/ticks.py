@@ -144,8 +144,8 @@ class InProcessDaemon:
         """
         job = self.repository.get_job(job_name)
         if assets is not None:
-            chosen = frozenset(assets), frozenset(checks or ())
-            job = job.get_subset(asset_selection=chosen[0], asset_check_selection=chosen[1])
+            keys = frozenset(checks or ())
+            job = job.get_subset(asset_selection=frozenset(assets), asset_check_selection=keys)
         run = self.instance.create_run_for_job(
             job,
             run_config={**QUIET, **config},
