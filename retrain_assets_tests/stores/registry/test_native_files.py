@@ -205,6 +205,10 @@ def _leave_a_tree(model: Any) -> None:
     model.estimators_[1].tree_.children_left[0] = 9_999
 
 
+def _follow_a_leaf(model: Any) -> None:
+    model.estimators_[1].tree_.children_left[-1] = -7
+
+
 def _leave_the_rows(model: Any) -> None:
     np.asarray(model._tree.get_arrays()[1])[3] = 9_999
 
@@ -215,6 +219,7 @@ def _leave_the_rows(model: Any) -> None:
         *((HistGradientBoostingClassifier(max_iter=2), damage) for damage in (_leave_the_nodes,
           _walk_in_a_circle, _ask_beyond_the_row)),
         (RandomForestClassifier(2), _leave_a_tree),
+        (RandomForestClassifier(2), _follow_a_leaf),
         (KNeighborsClassifier(), _leave_the_rows),
     ],
 )  # fmt: skip

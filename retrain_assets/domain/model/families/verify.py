@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+_NONE = -1  # the child of a leaf; scikit-learn follows any other number, negative ones too
+
 
 def verify_trees(pipeline: Any) -> None:
     """Look through the trees of all estimators within a pipeline.
@@ -23,7 +25,7 @@ def verify_trees(pipeline: Any) -> None:
         elif hasattr(part, "_predictors"):
             _verify_boosting(part)
         elif name == "Tree":
-            is_inner = part.children_left >= 0
+            is_inner = part.children_left != _NONE
             _verify_children(is_inner, part.children_left, part.children_right)
             _verify_places("feature", part.feature[is_inner], part.n_features)
         elif name in {"KDTree", "BallTree"}:
