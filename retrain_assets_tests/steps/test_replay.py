@@ -105,7 +105,8 @@ def test_the_layer_over_a_calendar_has_its_fits_and_follows_a_law_that_turns(
 def test_a_replay_lets_the_layer_in_as_the_live_system_does(
     lived: World, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def assess(newest: list[float], _: list[float], *, serves: bool) -> Standing:
+    def assess(newest: list[float], _: list[float], *, serves: bool, week: int) -> Standing:
+        assert week == 7
         return Standing(serves, not serves and len(newest) > 7, len(newest), 0.0, 1.0, 1.0)
 
     monkeypatch.setattr(layer, "assess", assess)
@@ -181,7 +182,7 @@ def test_the_picture_is_the_same_each_time(outcome: Outcome) -> None:
 def test_the_command_prints_a_table_and_yaml_and_takes_policies_from_a_file(
     lived: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "get_model", lambda _: lived.model)
+    monkeypatch.setattr(replay.base, "get_model", lambda _: lived.model)
     monkeypatch.setenv("RETRAIN_STORAGE", str(lived.root))
     file = tmp_path / "policies.yaml"
     file.write_text("name: none\ntriggers: {}\n---\nname: weekly\nevery: 7\n", encoding="utf-8")
