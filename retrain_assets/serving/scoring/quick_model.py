@@ -109,9 +109,9 @@ class Trees:
             lefts = [split.below_right for _, split in splits]
             rights = [split.below_left for _, split in splits]
         sides = self._bits(lefts), self._bits(rights)
-        for (tree, split), left, right in zip(splits, *sides, strict=True):
+        for (tree, split), in_left, in_right in zip(splits, *sides, strict=True):
             goes_left = split.question.answer(edges)
-            table[:, tree] |= np.where(goes_left[:, None], left, right)
+            table[:, tree] |= np.where(goes_left[:, None], in_left, in_right)
 
     def sums(self, columns: np.ndarray) -> np.ndarray:
         """Return the sum of the trees of each output, with the base.

@@ -111,8 +111,8 @@ def _verify_trees(trees: _Table) -> None:
     places = trees.array(_LEAF_PLACES, "<u4").astype(int)
     if not len(steps) == len(places) == splits.size:
         raise ValueError("the nodes of the trees are not all there")
-    ends, own = np.repeat(starts + sizes, sizes), np.arange(len(steps))
-    if (own[:, None] + steps >= ends[:, None]).any():
+    ends, nodes = np.repeat(starts + sizes, sizes), np.arange(len(steps))
+    if (nodes[:, None] + steps >= ends[:, None]).any():
         raise ValueError("a node of a tree is not above its children")
     if (places[(steps == 0).any(axis=1)] + outputs > leaves).any():
         raise ValueError(f"a leaf is not one of the {leaves} values of the file")
