@@ -80,21 +80,19 @@ def _settle(places: tuple[str, ...]) -> Iterator[Executed]:
 
     So decisions are as in one process.
     """
-    has_run = True
-    while has_run:
-        has_run = False
-        for stage in STAGES:
-            for run in _settle_beside(places, *stage):
-                has_run = True
-                yield run
+    for stage in STAGES:
+        yield from _settle_beside(places, *stage)
+    # What is left, such as a run that failed; the process beside this one may still draw cards.
+    yield from _open_daemon(*places).settle()
 
 
 def _settle_beside(
     places: tuple[str, ...], names: Sequence[str], others: Sequence[str]
 ) -> Iterator[Executed]:
-    future = beside.submit(_settle_some, places, others)
+    future = beside.submit(_settle_some, places, others) if others else None
     yield from _open_daemon(*places).settle(names)
-    yield from future.result()
+    if future is not None:
+        yield from future.result()
 
 
 def _settle_some(places: tuple[str, ...], names: Sequence[str]) -> list[Executed]:
