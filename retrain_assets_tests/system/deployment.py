@@ -24,7 +24,7 @@ from retrain_assets_tests.system.processes import Processes, free_port, wait_for
 from retrain_assets_tests.world import customers, key
 
 ROOT = Path(__file__).parents[2]
-RUN_SECONDS = 240
+RUN_SECONDS = 700
 TICKING = '{"minimum_interval_seconds": 1}'
 STOPPED = '{"default_status": dg.DefaultSensorStatus.STOPPED}'
 # Backfills are otherwise looked at twice a minute. It kills itself at the point of a tick that the
