@@ -40,6 +40,12 @@ check: .venv/installed
 	$(BIN)/python benchmarks/size.py
 
 soak: .venv/installed
+	command -v buildah > /dev/null && command -v podman > /dev/null && \
+	  command -v runc > /dev/null && command -v mmdebstrap > /dev/null && \
+	  ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { \
+	  apt-get update --quiet --quiet && \
+	  apt-get install --quiet --quiet --yes --no-install-recommends \
+	    buildah podman runc mmdebstrap postgresql; }
 	$(BIN)/pytest -m soak
 
 bench: .venv/installed
