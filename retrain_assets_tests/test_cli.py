@@ -245,7 +245,10 @@ def backfill(first: str, last: str, name: str = "customers") -> tuple[str, ...]:
         (backfill("2020-01-01", "２０２０-01-05"), f"'２０２０-01-05' {DAYS}"),  # noqa: RUF001
         (backfill("1970-01-01", "2999-01-01", "endless"), "'2999-01-01' is no partition"),
         (backfill("2020-03-02", "2020-03-01"), "ends at 2020-03-01, before it starts"),
-        (backfill("1970-01-01", "2020-01-01", "endless"), "are 18,263 partitions of endless: if"),
+        (
+            backfill("1970-01-01", "2020-01-01", "endless"),
+            "18,263 partitions of endless: there is",
+        ),
         (backfill("2020-01-01", "2020-01-02"), "nothing for 2020-01-01 to 2020-01-02"),
         *(((name, bad), KNOWN[name]) for name in ("status", "history") for bad in HOSTILE),
         *((backfill("a", "b", bad), KNOWN["backfill"]) for bad in HOSTILE),

@@ -8,6 +8,7 @@ import sys
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -26,6 +27,7 @@ from retrain_assets.steps import start as start_step
 from retrain_assets.steps.counts import list_segments
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.modules import find_module
+from retrain_assets.stores.download import is_url, name_file
 
 ADVICE = (
     "so these features say nothing of the target that holds on the holdout. Look at the card "
@@ -74,7 +76,7 @@ def _choose_package(place: Path) -> str:
     "--from",
     "source",
     required=True,
-    help="A file, a folder of files, a Delta table, sql:NAME:TABLE, where the environment "
+    help="A file, its URL, a folder of files, a Delta table, sql:NAME:TABLE, where the environment "
     "variable NAME has the URI of a database, or iceberg:CATALOG.NAMESPACE.TABLE.",
 )
 @click.option("--target", required=True, help="The column to predict, or SQL such as 'delay > 15'.")
@@ -153,6 +155,9 @@ def _choose_name(model: str, dataset: str | None, stem: str, names: set[str]) ->
 def _read(source: str, name: str, sheet: str | None, cursor: str | None) -> start_step.Delivery:
     if start_step.is_table(source):
         return start_step.read_table(source, cursor, os.environ)
+    if is_url(source):
+        click.echo(f"reading {name_file(source)} from {urlsplit(source).hostname}", err=True)
+        return start_step.read_url(source, name, sheet)
     return start_step.read_delivery(base.start_folder() / source, name, sheet)
 
 

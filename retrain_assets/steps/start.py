@@ -13,9 +13,10 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
@@ -24,6 +25,7 @@ from retrain_assets.domain.start.guess import Sample
 from retrain_assets.domain.start.meaning import slug
 from retrain_assets.specs.dataset import TAGGED, DatasetSpec
 from retrain_assets.specs.sql import SqlSpec
+from retrain_assets.stores.download import download, is_url, name_file
 from retrain_assets.stores.landing.foreign import open_iceberg
 from retrain_assets.stores.landing.formats import read_rows
 from retrain_assets.stores.landing.readers import RefusedFileError, is_utf8, number_rows
@@ -97,6 +99,17 @@ def read_delivery(path: Path, dataset: str, sheet: str | None = None) -> Deliver
     return _read_files([path], {f"{name}{ending}": path}, ending, dataset)
 
 
+def read_url(url: str, dataset: str, sheet: str | None = None) -> Delivery:
+    """Return the rows of a file at a URL, see `read_delivery`; `download` has its errors."""
+    with TemporaryDirectory() as folder:
+        delivery = read_delivery(download(url, Path(folder), _MOST_BYTES), dataset, sheet)
+        files: dict[str, Path | bytes] = {
+            name: content.read_bytes() if isinstance(content, Path) else content
+            for name, content in delivery.files.items()
+        }
+    return replace(delivery, files=files)
+
+
 def is_table(source: str) -> bool:
     """Tell if a source names a table of a database or catalog and no file."""
     return source.startswith(TABLE_MARKS)
@@ -107,7 +120,7 @@ def name_source(source: str) -> tuple[str, str]:
     if is_table(source):
         table = source.rpartition(":")[2]
         return table, table.rpartition(".")[2]
-    name = Path(source).name
+    name = name_file(source) if is_url(source) else Path(source).name
     return name, name.partition(".")[0]
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from retrain_assets.domain.adaptation import service as test_of_layer
 from retrain_assets.domain.adaptation.layer import predict_layer
 from retrain_assets.serving.http.app import Service
 from retrain_assets.serving.scoring.score import predict_columns
+from retrain_assets.specs.adapt import AdaptSpec
 from retrain_assets.specs.features import Kind
 from retrain_assets.steps.decision import export, layer
 from retrain_assets.steps.decision.judge import store_expected_output
@@ -171,6 +173,22 @@ def test_what_is_exported_predicts_the_same_without_this_platform(
     np.testing.assert_allclose(scored["prediction"].to_numpy(), expected, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="out exists: name a new folder"):
         export.export(adapted.state, folder)
+
+
+def test_the_export_has_the_members_that_answer_and_no_others(
+    adapted: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = adapted.state.spec
+    four = spec.model_copy(update={"adapt": AdaptSpec(members=4, max_age=1)})
+    value = export.export(replace(adapted.state, spec=four), tmp_path / "alone")
+    assert (value["state"], value["members"]) == (None, [3]), "the state is that of five members"
+    missing = iter([["a feature"], []])
+    monkeypatch.setattr(export.train, "list_missing_features", lambda *_: next(missing))
+    value = export.export(adapted.state, tmp_path / "two")
+    facts = json.loads((tmp_path / "two" / "layer.json").read_text())
+    assert (facts["members"], facts["roles"]) == ([3, 1], [0, 1, 1, 1, 1])
+    assert not (tmp_path / "two" / "2").exists()
+    assert value["state"] == key(LAST)
 
 
 @pytest.mark.parametrize("kind", KINDS)

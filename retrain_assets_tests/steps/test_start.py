@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import pytest
 import yaml
 
 from retrain_assets.domain.start.guess import Wishes, guess
+from retrain_assets.steps import start
 from retrain_assets.steps.start import land_files, read_delivery, write_new, write_project
+from retrain_assets_tests.buckets import bucket
+from retrain_assets_tests.servers import running
 
 ROWS = pl.DataFrame({"day": ["2023-01-01", "2023-01-02"], "x": [1.5, 2.5], "name": ["a", "b"]})
 
@@ -116,6 +121,40 @@ def write_sheet(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as file:
         for name, text in {**WORKBOOK, "xl/worksheets/sheet1.xml": sheet}.items():
             file.writestr(name, text)
+
+
+def test_a_file_at_a_url_is_read_as_that_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ROWS.write_csv(tmp_path / "shop orders.csv")
+    file = read_delivery(tmp_path / "shop orders.csv", "shop")
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
+        host = f"http://127.0.0.1:{server.server_port}"
+        url = f"{host}/shop%20orders.csv?token=secret"
+        fetched = start.read_url(url, "shop")
+        assert fetched.sample.rows.equals(file.sample.rows)
+        assert fetched.files == {"shop_orders.csv": (tmp_path / "shop orders.csv").read_bytes()}
+        assert start.name_source(url) == ("shop orders.csv", "shop orders")
+        with pytest.raises(ValueError, match=r"no\.csv of 127\.0\.0\.1 cannot be read: HTTP .*404"):
+            start.read_url(f"{host}/no.csv?token=secret", "shop")
+        with pytest.raises(ValueError, match="names no file"):
+            start.read_url(f"{host}/?file=a.csv", "shop")
+        monkeypatch.setattr(start, "_MOST_BYTES", 10)
+        with pytest.raises(ValueError, match="more than 1 GiB"):
+            start.read_url(url, "shop")
+    with pytest.raises(ValueError, match="cannot be read"):  # nothing answers there any more
+        start.read_url(url, "shop")
+
+
+def test_a_file_in_an_object_store_is_read_as_that_file_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = ROWS.write_csv().encode()
+    with bucket("lake", monkeypatch) as lake:
+        lake.put("shop/orders.csv", content)
+        delivery = start.read_url("s3://lake/shop/orders.csv", "shop")
+    assert delivery.files == {"orders.csv": content}
+    assert delivery.sample.rows["x"].to_list() == ["1.5", "2.5"]
 
 
 def test_a_sheet_of_excel_lands_as_parquet(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Not here: what the layer serves (`layer`), and recording that it does.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -81,7 +82,9 @@ def assess(
     gain = float(gains.mean()) if gains.size else 0.0
     tested = -gains if serves else gains + MARGIN * losses.mean() if gains.size else gains
     evidence = intervals.judge_by_weeks(tested.tolist(), NEEDED, at_once=serves, week=week)
-    lost = _sum_losses(gains) / losses.mean() if gains.size and losses.mean() > 0 else 0.0
+    lost, mean = _sum_losses(gains), float(losses.mean()) if gains.size else 0.0
+    if lost > 0:  # where the newest version loses nothing, any loss is too much
+        lost = lost / mean if mean > 0 else math.inf
     changes = evidence.suffices or (serves and lost > STOP)
     return Standing(serves, changes, len(gains), gain, *evidence, lost)
 

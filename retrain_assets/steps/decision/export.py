@@ -5,6 +5,7 @@ Not here: releases of one version for this platform (`release`), and serving (`s
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ folder:
 
 - `features.json`: `columns` of its matrix in order; of each text column `categories`, whose code is
   the place in the list (NaN for other values); the columns `empty` in training, which are 0; and
-  `classes`, the columns of its probabilities.
+  `classes`, the columns of its probabilities. If `encoded` is false, it takes no such matrix but a
+  frame of pandas with these columns: numbers as floats, texts as they are (type `category`).
 - its file: that of its library (LightGBM, XGBoost, CatBoost), or `model.skops` with a pipeline of
   scikit-learn, which `skops.io.load(file, trusted=[...])` reads; look at the types first, which
-  `skops.io.get_untrusted_types(file=file)` lists. It predicts the matrix.
+  `skops.io.get_untrusted_types(file=file)` lists. It predicts the matrix. A file of CatBoost takes
+  the columns without categories first, then the codes as texts, `-1` for NaN.
 
 `serve` takes what the members predict: probabilities of the second class, of all `classes` of
-`layer.json`, or numbers. It needs numpy only.
+`layer.json` (0 for one that a member does not have), or numbers. It needs numpy only.
 
 ```python
 import json
@@ -84,14 +87,37 @@ def export(state: ModelState, folder: Path) -> dict[str, Any]:
         newest = in_service.read_newest(state, history)
     except in_service.OldStateError as error:
         raise ValueError(str(error)) from error
-    rows = newest.members if newest else (history.production,)
     if folder.exists():
         raise ValueError(f"{folder} exists: name a new folder")
-    members = [_export_member(state, row, folder) for row in rows]
-    value = {"model": name, "state": newest and newest.name, "members": members}
-    (folder / "layer.json").write_text(json.dumps(value | _describe(state, newest), indent=1))
+    newest, members, classes = _load_members(state, history.production, newest)
+    for version, pipeline in members.items():
+        _export_member(version, pipeline, folder)
+    value = {"model": name, "state": newest and newest.name, "members": [*members]}
+    facts = value | {"classes": classes} | _describe(state, newest)
+    (folder / "layer.json").write_text(json.dumps(facts, indent=1))
     (folder / "README.md").write_text(README.replace("{model}", name))
     return value
+
+
+def _load_members(
+    state: ModelState, production: LedgerRow, newest: in_service.Newest | None
+) -> tuple[in_service.Newest | None, dict[int, Any], tuple[str, ...]]:
+    """Return what the service answers with: state, pipelines by their version, and classes.
+
+    It leaves out older members whose features are no longer made, and a state of another shape.
+    """
+    rows = newest.members if newest else (production,)
+    pipelines = {row.version: state.registry.load(row.version, row.sha256) for row in rows}
+    first, *older = pipelines
+    has_classes = state.spec.target.kind == "multiclass"
+    classes = (*(train.get_classes(pipelines[first]) or ()),) if has_classes else ()
+    if newest is None or not newest.fits(classes, state.spec.layer.members):
+        return None, {first: pipelines[first]}, classes
+    for version in older:
+        if train.list_missing_features(state, pipelines[version]):
+            del pipelines[version]
+    rows = (*(row for row in rows if row.version in pipelines),)
+    return replace(newest, members=rows), pipelines, classes
 
 
 def _describe(state: ModelState, newest: in_service.Newest | None) -> dict[str, Any]:
@@ -102,7 +128,6 @@ def _describe(state: ModelState, newest: in_service.Newest | None) -> dict[str, 
     now, count = newest.state, len(newest.members)
     heads = zip(now.heads, (1, 1, now.members, now.members), strict=True)
     return value | {
-        "classes": now.classes,
         "deviation": now.deviation,
         "roles": layer.fill_roles(range(count), now.members),
         "weights": now.weights.tolist(),
@@ -113,11 +138,13 @@ def _describe(state: ModelState, newest: in_service.Newest | None) -> dict[str, 
     }
 
 
-def _export_member(state: ModelState, row: LedgerRow, folder: Path) -> int:
-    pipeline, place = state.registry.load(row.version, row.sha256), folder / str(row.version)
+def _export_member(version: int, pipeline: Any, folder: Path) -> None:
+    from retrain_assets.domain.encoder import FrameColumns
+
+    encoder, place = pipeline[0], folder / str(version)
     place.mkdir(parents=True)
-    encoder = pipeline[0]
     facts = {
+        "encoded": not isinstance(encoder, FrameColumns),
         "columns": encoder.columns_,
         "categories": encoder.categories_,
         "empty": encoder.empty_,
@@ -126,7 +153,6 @@ def _export_member(state: ModelState, row: LedgerRow, folder: Path) -> int:
     (place / "features.json").write_text(json.dumps(facts, indent=1, default=str))
     for name, content in _list_files(pipeline):
         (place / name).write_bytes(content)
-    return row.version
 
 
 def _list_files(pipeline: Any) -> Iterator[tuple[str, bytes]]:

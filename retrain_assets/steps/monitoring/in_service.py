@@ -50,9 +50,13 @@ class Newest:
         The newest version serves alone if the state was made for other classes or another count.
         """
         stacked, classes = stack_values(outputs, count)
-        if (self.state.classes, self.state.members) != (classes, count):
+        if not self.fits(classes, count):
             return outputs[0].values
         return predict_layer(self.state, stacked)
+
+    def fits(self, classes: tuple[str, ...], count: int) -> bool:
+        """Tell if the state was made for these classes and so many members."""
+        return (self.state.classes, self.state.members) == (classes, count)
 
 
 class OldStateError(RuntimeError):

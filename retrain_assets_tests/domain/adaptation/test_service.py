@@ -44,6 +44,11 @@ def test_it_ends_once_it_has_lost_what_the_newest_version_loses_in_a_partition()
     assert not assess(newest, [*good, 0.7, 0.8, 0.6], serves=False).sentence.endswith("the most")
 
 
+def test_it_ends_where_the_newest_version_loses_nothing_and_the_layer_does() -> None:
+    assert assess([0.0] * 3, [0.0, 0.0, 0.1], serves=True).changes is True
+    assert assess([0.0] * 3, [0.0] * 3, serves=True).changes is False
+
+
 def test_partitions_that_are_weeks_are_no_stretches() -> None:
     newest, layer = NEWEST.tolist(), (NEWEST - 0.04 - NOISE).tolist()
     weeks = {name: period.per_week for name, period in PERIODS.items()}

@@ -187,6 +187,11 @@ def test_a_category_without_its_statistics_is_refused(value: int) -> None:
     full = content.replace(b"\xff" * 8, b"\x01" * 8)
     with pytest.raises(ValueError, match="no empty place"):
         CatBoost().load(full, "catboost.CatBoostClassifier")
+    base = table.table(0)
+    entry = content.index(base.content) + base._fields + 6  # where the type of statistics is
+    damaged = content[:entry] + b"\xff\xff" + content[entry + 2 :]
+    with pytest.raises(ValueError, match="the file points out of itself"):
+        CatBoost().load(damaged, "catboost.CatBoostClassifier")
 
 
 def _leave_the_nodes(model: Any) -> None:

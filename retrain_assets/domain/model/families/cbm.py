@@ -81,7 +81,7 @@ def verify(content: bytes) -> None:
         tables = dict(map(_read_statistics, _list_tables(content[end:])))
         for feature in trees.tables(_STATISTICS):
             _verify_feature(feature.table(0), tables)
-    except struct.error as error:
+    except (struct.error, IndexError) as error:
         raise ValueError(f"the file points out of itself: {error}") from error
 
 
