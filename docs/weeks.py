@@ -32,11 +32,11 @@ def main() -> None:
         points = " ".join(f"{50 + 550 * n / len(rows):.1f},{y:.1f}" for n, y in enumerate(ends))
         parts.append(f'<path stroke="{colour}" d="M{points}"/>')
         parts.append(f'<text x="606" y="{ends[-1] + 4:.0f}">{name}</text>')
-    parts.append(f'<text x="50" y="16">{TITLE}</text>')
+    parts.append(f'<text x="50" y="0">{TITLE}</text>')
     parts += [
         f'<text class="q" x="{x}" y="214">{rows[n][0]}</text>' for x, n in ((50, 0), (530, -1))
     ]
-    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 740 222" width="740" height="222"'
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 -16 740 238" width="740" height="238"'
     body = "\n".join(
         [f'{head} role="img" aria-label="{TITLE}">', f"<style>{STYLE}</style>", *parts]
     )

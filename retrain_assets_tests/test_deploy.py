@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import chdir
 from functools import cache
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,21 @@ def test_the_image_reads_every_version_of_the_lock_with_its_hashes() -> None:
     assert len(pins) == len(re.findall(r"^\S+==", lock, re.MULTILINE)) > 200
     assert pins["uvicorn"].startswith("uvicorn[standard]==")
     assert sum(block.count("--hash=sha256:") for block in pins.values()) == lock.count("--hash=")
+
+
+def test_what_the_image_compiles_is_there_and_an_extra_may_be_missing(tmp_path: Path) -> None:
+    script = ROOT / "deploy" / "image" / "slim.sh"
+    (names,) = re.findall(r'for name in """(.+?)"""', script.read_text(), re.DOTALL)
+    ours = [name for name in names.split() if name.startswith("retrain_assets.")]
+    assert ours == [name for name in ours if find_spec(name)], "a module has another name now"
+    (tmp_path / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
+    python.chmod(0o755)
+    done = subprocess.run(["sh", script, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "obstore is not compiled: No module named 'obstore'" in done.stdout
 
 
 @cache

@@ -11,7 +11,9 @@ rm -rf pyarrow/include pyarrow/*flight* pyarrow/libarrow*.so pyarrow/libarrow*.s
   kubernetes/aio
 # Names of functions within libraries; others than these may have been laid out anew, which strip
 # does not understand.
-strip --strip-unneeded _polars_runtime_32/*.so pyarrow/*.so pyarrow/*.so.* obstore/*.so
+for file in _polars_runtime_32/*.so pyarrow/*.so pyarrow/*.so.* obstore/*.so; do
+  if [ -e "$file" ]; then strip --strip-unneeded "$file"; fi
+done
 # Compiled are only the modules that services import, which is a third of all: their root is
 # read-only, so that each start would compile them again.
 export MLFLOW_DISABLE_TELEMETRY=true DAGSTER_DISABLE_TELEMETRY=true
@@ -30,5 +32,8 @@ for name in """
     sqlalchemy.dialects.sqlite uvicorn.protocols.http.httptools_impl distributed.cli.dask_worker
     distributed.cli.dask_scheduler dask.__main__ datasketches pyarrow.dataset
 """.split():
-    importlib.import_module(name)
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:  # of an extra that the image is built without
+        print(f"{name} is not compiled: {error}")
 END

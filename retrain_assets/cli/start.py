@@ -22,6 +22,8 @@ from retrain_assets.domain.decision.gate import TRIVIAL
 from retrain_assets.domain.start.draft import describe, printable
 from retrain_assets.domain.start.guess import Wishes, guess
 from retrain_assets.domain.start.meaning import slug
+from retrain_assets.orchestration.jobs import monitor_job
+from retrain_assets.orchestration.sensors import data_ready_sensor
 from retrain_assets.specs.base import SpecError, number_of
 from retrain_assets.steps import start as start_step
 from retrain_assets.steps.counts import list_segments
@@ -218,12 +220,15 @@ def train(model: str) -> None:
     sources = (entry.dataset, *entry.lookups.values())
     for spec in sources:
         let_settle(spec, "", "\uffff")
-    sensors = {f"{spec.name}_new_data" for spec in sources}
-    sensors |= {f"{name}_data_ready" for name in (group, entry.dataset.name)}
+    folder, sensors = base.location().folder, {f"{spec.name}_new_data" for spec in sources}
+    parent = definitions.component_of(group, folder).model(definitions.component_tree(folder))
+    # The sensor of the project may ask for runs of other models too, of which one may fail.
+    watcher = data_ready_sensor(group, [parent], monitor_job(parent))
     with base.open_daemon() as daemon:
         for name in [spec.name for spec in sources if spec.is_pulled]:
             daemon.execute(f"{name}_pull", {}, {})
         daemon.sensors = [sensor for sensor in daemon.sensors if sensor.name in sensors]
+        daemon.sensors.append(watcher)
         for run in daemon.settle():
             click.echo(f"{run.job}: done in run {run.run_id}", err=True)
         for name, reason in daemon.reasons.items():

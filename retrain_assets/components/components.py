@@ -120,8 +120,11 @@ class LandedDataset(SpecComponent[DatasetSpec]):
         """
         self.check(context.component_tree)
         warm(*([EXPECTATIONS] if self.spec.expectations else []))
-        parts = [build.dataset_definitions(self.spec)]
-        if models := list_sharing(context, self.spec.name):
+        parts, tree = [build.dataset_definitions(self.spec)], context.component_tree
+        if sharing := list_sharing(tree, self.spec.name):
+            for component in sharing:
+                component.check(tree)
+            models = [component.model(tree) for component in sharing]
             parts.append(build.shared_definitions(models))
         return dg.Definitions.merge(*parts)
 
@@ -160,9 +163,9 @@ class RetrainedModel(SpecComponent[ModelSpec]):
             SpecError: The model does not fit its datasets, or another component has its name.
         """
         self.check(context.component_tree)
+        sharing = list_sharing(context.component_tree, self.spec.dataset)
         model = self.model(context.component_tree)
-        sharing = {entry.spec.name for entry in list_sharing(context, model.dataset.name)}
-        return build.model_definitions(model, shares_runs=model.spec.name in sharing)
+        return build.model_definitions(model, shares_runs=self in sharing)
 
     def shares(self, dataset: str) -> bool:
         """Tell if a run may monitor the model beside others of a dataset."""
@@ -177,15 +180,10 @@ class RetrainedModel(SpecComponent[ModelSpec]):
         return Model(apply_budget(self.spec, dataset), dataset, lookups)
 
 
-def list_sharing(context: dg.ComponentLoadContext, dataset: str) -> list[Model]:
+def list_sharing(tree: dg.ComponentTree, dataset: str) -> list[RetrainedModel]:
     """Return the models of a dataset that one run monitors: several, none with its own size."""
-    tree = context.component_tree
     retrained = [part for part in tree.get_all_components(RetrainedModel) if part.shares(dataset)]
-    if len(retrained) == 1:
-        return []
-    for component in retrained:
-        component.check(tree)
-    return [component.model(tree) for component in retrained]
+    return retrained if len(retrained) > 1 else []
 
 
 COMPONENTS: dict[str, type[SpecComponent[Any]]] = {

@@ -54,7 +54,7 @@ def run_demo(
         fresh: Delete what an earlier demo stored.
 
     Returns:
-        `days` that have landed, and the `decisions` of all models in the order they were made.
+        `days` that have landed, and the `decisions` of all models; see `list_decisions`.
     """
     flights = Flights.load()
     if find_spec("lightgbm") is None:
@@ -82,7 +82,7 @@ def _settle(places: tuple[str, ...]) -> Iterator[Executed]:
     """
     for stage in STAGES:
         yield from _settle_beside(places, *stage)
-    # What is left, such as a run that failed; the process beside this one may still draw cards.
+    # What the last stage made due; the process beside this one may still draw cards.
     yield from _open_daemon(*places).settle()
 
 

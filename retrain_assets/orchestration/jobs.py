@@ -51,7 +51,7 @@ def shared_monitor_job(models: Sequence[Model]) -> AssetJob:
     name = models[0].dataset.name
     text = f"Build features, summarise, predict and watch: all models of {name}."
     selection = reduce(or_, map(monitored, models))
-    return _job(f"{name}_monitor", selection, text, metadata.SHARED)
+    return _job(f"{name}_monitor", selection, text, run_requests.SHARED)
 
 
 def monitored(model: Model) -> dg.AssetSelection:

@@ -176,13 +176,13 @@ def _list_failures(
     failure_only = [dg.DagsterRunStatus.FAILURE]
     tagged = dg.RunsFilter(statuses=failure_only, tags={subject.tag: subject.name})
     selected = dg.RunsFilter(statuses=failure_only, job_name=FROM_THE_UI)
-    shared = dg.RunsFilter(statuses=failure_only, tags=metadata.SHARED)
+    shared = dg.RunsFilter(statuses=failure_only, tags=run_requests.SHARED)
     runs = list(instance.get_runs(tagged, limit=NEWEST))
     for run in (
         *instance.get_runs(selected, limit=NEWEST),
         *instance.get_runs(shared, limit=NEWEST),
     ):
-        runs += [run] if _concerns(instance, run, subject.name) else []
+        runs += [run] if run_requests.concerns(instance, run, subject.name) else []
     for run in runs:
         name, job = f"failed:{run.run_id}", run.job_name.replace(FROM_THE_UI, "a run from the UI")
         if name in notices:
@@ -192,11 +192,3 @@ def _list_failures(
         fields = {"job": run.job_name, "run_id": run.run_id, "error": reason}
         text, cause = f"{job} failed, {reason} (run {run.run_id})", f"{job} {kind}"
         yield messages.make_event(name, "run_failed", subject.name, text, cause, fields)
-
-
-def _concerns(instance: dg.DagsterInstance, run: dg.DagsterRun, name: str) -> bool:
-    """Tell if a run of many assets failed at one of a model or dataset, or at none of all."""
-    steps = run_requests.failed_steps(instance, run.run_id) or run.step_keys_to_execute or ()
-    if not steps:
-        return name in {key.path[0] for key in run.asset_selection or ()}
-    return any(run_requests.is_step_of(step, name) for step in steps)

@@ -27,7 +27,6 @@ from retrain_assets.stores.tables.tables import Tables
 AS_OF_TAG, CAUSES_TAG, BECAUSE_TAG = "retrain/as_of", "retrain/causes", "retrain/because"
 HELD_TAG = "retrain/held"  # the version that is judged again
 DATASET_TAG, MODEL_TAG = "retrain/dataset", "retrain/model"  # of assets and of runs
-SHARED = {"retrain/shared": "yes"}  # tags of a run that monitors several models
 DIGITS = 4  # of a number that is drawn
 ROWS = "dagster/partition_row_count"
 

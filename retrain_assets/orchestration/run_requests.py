@@ -23,6 +23,7 @@ from retrain_assets.orchestration.dagster_internals.runs import has_died
 
 REQUEST_TAG = "retrain/request"
 PERMANENT_TAG = "retrain/permanent_error"  # of a failed run: the class of the error
+SHARED = {"retrain/shared": "yes"}  # tags of a run that monitors several models
 MAX_ATTEMPTS = 3
 _PLAIN_ERRORS = {"ValueError", "RuntimeError", "LookupError"}  # whose text is a sentence
 MAX_RUNS = 4  # asked for in one tick
@@ -177,7 +178,20 @@ def failure(instance: dg.DagsterInstance, run_id: str, name: str = "") -> tuple[
 
 def is_step_of(step: str, name: str) -> bool:
     """Tell if a step builds or checks an asset of a model or dataset."""
-    return step.startswith((f"{name}__", f"{name}_segments"))
+    return step.startswith(f"{name}__") or step == f"{name}_segments"
+
+
+def concerns(instance: dg.DagsterInstance, run: dg.DagsterRun, name: str) -> bool:
+    """Tell if a run of many assets failed at one of a model or dataset, or at none of all."""
+    if steps := failed_steps(instance, run.run_id):
+        return any(is_step_of(step, name) for step in steps)
+    return covers(run, name)
+
+
+def covers(run: dg.DagsterRun, name: str) -> bool:
+    """Tell if a run, of which a part was selected, builds assets of a model or dataset."""
+    steps, assets = run.step_keys_to_execute or (), run.asset_selection or ()
+    return any(is_step_of(step, name) for step in steps) or name in {key.path[0] for key in assets}
 
 
 def failed_steps(instance: dg.DagsterInstance, run_id: str) -> dict[str, tuple[str, str]]:

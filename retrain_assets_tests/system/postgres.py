@@ -60,6 +60,12 @@ class Postgres:
             cursor.execute("SELECT sessions FROM pg_stat_database WHERE datname = 'postgres'")
             return int(cursor.fetchone()[0])
 
+    def count_connections(self) -> int:
+        """How many connections are open, beside the one that asks."""
+        with psycopg2.connect(self.uri) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = 'postgres'")
+            return int(cursor.fetchone()[0])
+
     def kill(self) -> None:
         """End all of its processes at once, if they live; nothing is written any more."""
         assert self.process is not None

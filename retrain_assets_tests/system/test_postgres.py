@@ -15,7 +15,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from retrain_assets.orchestration.dagster_internals.event_log import open_postgres
 from retrain_assets.steps.inspect.status import verify
+from retrain_assets.stores.database import name_driver
 from retrain_assets.stores.storage import storage_from
 from retrain_assets_tests.system.deployment import Deployment, deploy
 from retrain_assets_tests.system.postgres import PASSWORD, Postgres, postgres
@@ -103,6 +105,15 @@ def test_the_loop_keeps_its_records_in_postgres(
     assert "Nothing that was stored is lost" in line
     server.start()
     assert decided(live) == [("promote", production(live))]
+
+
+@pytest.mark.system
+def test_all_instances_of_a_process_share_a_connection(server: Postgres) -> None:
+    for _ in range(3):  # as in a code server, which opens one for each tick
+        opened = open_postgres(name_driver(server.uri), None)
+        opened.run_storage.get_runs(limit=1)
+        opened.schedule_storage.all_instigator_state()
+    assert server.count_connections() == 1
 
 
 def decided(live: Deployment) -> list[tuple[str, int]]:

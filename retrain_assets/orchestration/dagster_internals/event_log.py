@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from fcntl import LOCK_EX, flock
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -228,15 +228,24 @@ def open_postgres(uri: str, inst_data: ConfigurableClassData | None) -> DagsterS
     with alone(uri) as connection:
         create_schema(connection)
         storage = DagsterPostgresStorage(in_schema(uri), inst_data=inst_data)
-    # Dagster connects for each of its questions, which takes nine times as long as asking. Here one
-    # connection stays open; it is tried before each use, since the server may have died meanwhile.
-    options = {"isolation_level": "AUTOCOMMIT", "pool_size": 1, "max_overflow": -1}
-    pool = create_engine(in_schema(uri), pool_pre_ping=True, **options)
-    os.register_at_fork(after_in_child=partial(pool.dispose, close=False))
     parts: list[Any] = [storage.run_storage, storage.event_log_storage, storage.schedule_storage]
     for part in parts:
-        part._engine = pool  # noqa: SLF001
+        part._engine = _open_pool(in_schema(uri))  # noqa: SLF001
     return storage
+
+
+@cache
+def _open_pool(uri: str) -> Any:
+    """Return the connections of this process to a database, of which one stays open.
+
+    Dagster connects for each of its questions, which takes nine times as long as asking. All
+    instances share the connection, since a code server opens an instance for each tick. It is tried
+    before each use, since the server may have died meanwhile.
+    """
+    options = {"isolation_level": "AUTOCOMMIT", "pool_size": 1, "max_overflow": -1}
+    pool = create_engine(uri, pool_pre_ping=True, **options)
+    os.register_at_fork(after_in_child=partial(pool.dispose, close=False))
+    return pool
 
 
 def _apply_settings() -> None:

@@ -20,11 +20,18 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG, RUN_KEY_TAG, SENSOR_NAME
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from retrain_assets.orchestration.dagster_internals.runs import own_process
-from retrain_assets.orchestration.run_requests import describe_error, failure
+from retrain_assets.orchestration.run_requests import (
+    SHARED,
+    concerns,
+    covers,
+    describe_error,
+    failure,
+)
 from retrain_assets.stores.database import outage
 
 MAX_ROUNDS = 20
 HEARTBEAT_SECONDS = 90  # a daemon gives a sign of life every 30 seconds
+NEWEST = 100  # runs of several models, among which that of a model is looked for
 # Progress is shown by the caller; every event is in the instance all the same.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -197,12 +204,17 @@ def failed_ticks(instance: dg.DagsterInstance, names: Iterable[str]) -> Iterator
 
 def failed_runs(instance: dg.DagsterInstance, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the jobs of datasets and models whose newest run failed, and the error."""
-    for job in (
-        f"{name}_{step}" for name in names for step in ("pull", "ingest", "monitor", "retrain")
-    ):
-        for run in instance.get_runs(filters=dg.RunsFilter(job_name=job), limit=1):
-            if run.status == dg.DagsterRunStatus.FAILURE:
-                yield job, f"run {run.run_id[:8]}: {failure(instance, run.run_id)[1]}"
+    shared = instance.get_runs(dg.RunsFilter(tags=SHARED), limit=NEWEST)
+    for name in names:
+        runs = [run for run in shared if covers(run, name)][:1]
+        for step in ("pull", "ingest", "monitor", "retrain"):
+            runs += instance.get_runs(dg.RunsFilter(job_name=f"{name}_{step}"), limit=1)
+        for run in runs:
+            is_alone = not SHARED.items() <= run.tags.items()
+            has_failed = run.status == dg.DagsterRunStatus.FAILURE
+            if has_failed and (is_alone or concerns(instance, run, name)):
+                why = failure(instance, run.run_id, name)[1]
+                yield run.job_name, f"run {run.run_id[:8]}: {why}"
 
 
 def _downstream_last(sensor: dg.SensorDefinition) -> tuple[int, str]:

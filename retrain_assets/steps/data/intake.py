@@ -360,8 +360,8 @@ class Intake:
     def _cut(self, files: Iterable[LandingFile]) -> list[row_checks.RawRows]:
         parts, rows = list[row_checks.RawRows](), 0
         for file in files:
+            raw = self._read_file(file)
             try:
-                raw = self._read_file(file)
                 if why := self._explain_renumbering(raw):
                     raw = refused(file, why)
                 rows += raw.rows.height

@@ -129,7 +129,8 @@ def open_iceberg(name: str) -> Any:
         ) from error
     catalog, _, table = name.partition(".")
     try:
-        return load_catalog(catalog).load_table(table)
+        with load_catalog(catalog) as opened:
+            return opened.load_table(table)
     except (exceptions.NoSuchTableError, exceptions.NoSuchNamespaceError):
         return None
     except Exception as error:  # of its client, which may repeat a password of the URI

@@ -14,6 +14,7 @@ from deltalake import write_deltalake
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pyiceberg.catalog import load_catalog
+from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.utils.config import Config
 
 from retrain_assets.domain.data import contract
@@ -26,7 +27,7 @@ from retrain_assets.steps.data.ingest import PARTS, Ingestion, NothingLandedErro
 from retrain_assets.steps.data.intake import Intake
 from retrain_assets.steps.state import landed_rows, landing_files
 from retrain_assets.stores.landing.formats import READERS
-from retrain_assets.stores.landing.source import LandingError
+from retrain_assets.stores.landing.source import LandingError, LocalFiles
 from retrain_assets.stores.storage import Storage
 from retrain_assets.stores.tables.data_files import Spill
 
@@ -307,10 +308,35 @@ def test_a_foreign_table_is_a_dataset_and_its_new_version_is_new_data(
     assert file.stamp[:1] == "v"
 
 
+def test_a_store_that_does_not_answer_refuses_no_file_with_many_partitions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise LandingError("the store does not answer")
+
+    deliver(tmp_path, "a.csv", "2013-01-01,1,5")
+    monkeypatch.setattr(LocalFiles, "read", fail)
+    with pytest.raises(LandingError, match="does not answer"):
+        run(tmp_path, dataset())
+
+
 def test_a_catalog_that_is_not_configured_is_named_with_what_would_do(tmp_path: Path) -> None:
     spec = dataset(landing=None, iceberg="nowhere.shop.sales")
     with pytest.raises(LandingError, match="set PYICEBERG_CATALOG__NOWHERE__URI"):
         Storage(tmp_path).source(spec).files()
+
+
+def test_a_catalog_is_closed_after_each_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(SqlCatalog, "close", lambda _: closed.append("lake"))
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", f"sqlite:///{tmp_path}/lake.db")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__WAREHOUSE", f"file://{tmp_path}/lake")
+    monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())  # it was read at the import
+    source = Storage(tmp_path).source(dataset(landing=None, iceberg="lake.shop.sales"))
+    assert [source.files(), source.files()] == [[], []]
+    assert len(closed) == 2
 
 
 def test_nothing_landed_says_where_it_was_looked_for(tmp_path: Path) -> None:
