@@ -36,7 +36,8 @@ def main() -> None:
     parts += [
         f'<text class="q" x="{x}" y="214">{rows[n][0]}</text>' for x, n in ((50, 0), (530, -1))
     ]
-    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 -16 740 238" width="740" height="238"'
+    box = 'viewBox="0 -16 740 238" width="740" height="238"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {box}'
     body = "\n".join(
         [f'{head} role="img" aria-label="{TITLE}">', f"<style>{STYLE}</style>", *parts]
     )

@@ -47,7 +47,7 @@ def test_a_subquery_without_the_place_is_fine_as_long_as_it_moves_no_row() -> No
     [
         (
             "WITH j AS (SELECT id, m FROM rows LEFT JOIN MEANS AS h USING (k)) SELECT * FROM j",
-            "select _row",
+            "select the column _row",
         ),
         ("SELECT id FROM rows JOIN history USING (k)", "more than once"),
         ("FROM rows", "write SELECT"),

@@ -89,7 +89,7 @@ def test_the_client_learns_what_there_is(theirs: triton.InferenceServerClient) -
 def test_the_client_learns_why_it_is_refused(
     theirs: triton.InferenceServerClient, rows: pl.DataFrame
 ) -> None:
-    with pytest.raises(InferenceServerException, match="version 1 does"):
+    with pytest.raises(InferenceServerException, match="version 1 is"):
         theirs.infer("churn", inputs(rows), "2")
     with pytest.raises(InferenceServerException, match="x"):
         theirs.infer("churn", inputs(rows.with_columns(x=pl.lit(101.0))))
