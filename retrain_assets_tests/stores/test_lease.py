@@ -86,7 +86,7 @@ def test_one_of_many_threads_wins_and_the_tick_says_who_works(tmp_path: Path) ->
     present: list[int] = []
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(attempt, range(24))) > 0
-    busy = pytest.raises(OtherTickError, match=f"held by .*, process {os.getpid()}; it does what")
+    busy = pytest.raises(OtherTickError, match=f"held by .*, process {os.getpid()}; it does all")
     with alone(tmp_path / "a", place=folder), busy, alone(tmp_path / "b", 0.1, folder):
         pass
     with alone(tmp_path / "b", place=folder):

@@ -22,6 +22,7 @@ from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.ledger import History, LedgerRow
 
 Load = Callable[[int, str], Model]
+PredictBy = Callable[[int, str], Output | None]
 LATER = "\uffff"  # than any partition
 
 
@@ -179,13 +180,30 @@ class Follower:
         return count_since(mature, name) <= layer.max_age
 
 
+def predict_once(state: ModelState, features: pl.DataFrame) -> PredictBy:
+    """Return a function of a version and its digest, which predicts these rows once a version.
+
+    It returns None for a version whose features are no longer made.
+    """
+
+    @cache
+    def predict_by(version: int, sha256: str) -> Output | None:
+        pipeline = state.registry.load(version, sha256)
+        if train.list_missing_features(state, pipeline):
+            return None
+        values = predict(pipeline, state.spec.target.kind, features, strict=False)
+        return Output(pipeline, values, get_classes(pipeline))
+
+    return predict_by
+
+
 def put_under(
     state: ModelState,
     features: pl.DataFrame,
     partitions: pl.Series,
     output: Output,
     without: Collection[int | None] = (),
-    load: Load | None = None,
+    predict_by: PredictBy | None = None,
 ) -> Output:
     """Return what would be served of rows if a model were the newest version.
 
@@ -195,7 +213,7 @@ def put_under(
         partitions: The partition of each.
         output: What the model predicts for them.
         without: Versions that are no older members: itself, and those that came after it.
-        load: A function that returns a version's pipeline; by default each is loaded anew.
+        predict_by: What `predict_once` returns for the features, if it has been called for them.
 
     Returns:
         The output as it is while the layer does not serve.
@@ -206,21 +224,14 @@ def put_under(
     if not history.is_adapted:
         return output
     chain, keys, values = read_chain(state), tuple(state.sources()), output.values.copy()
-    load, count = load or cache(state.registry.load), state.spec.layer.members
-    kind = state.spec.target.kind
+    predict_by, count = predict_by or predict_once(state, features), state.spec.layer.members
     present = {row.version for row in history.members_at(LATER)}.difference(without)
     for key in partitions.unique(maintain_order=True):
-        mask = partitions == key
-        part, place = features.filter(mask), mask.to_numpy()
+        place = (partitions == key).to_numpy()
         # A version that was rolled back from serves no more, also where it did.
         older = [row for row in history.members_at(key) if row.version in present]
-        pipelines = [load(row.version, row.sha256) for row in older[: count - 1]]
-        outputs = [replace(output, values=output.values[place])]
-        outputs += [
-            Output(pipeline, predict(pipeline, kind, part, strict=False), get_classes(pipeline))
-            for pipeline in pipelines
-            if not train.list_missing_features(state, pipeline)
-        ]
+        members = [predict_by(row.version, row.sha256) for row in older[: count - 1]]
+        outputs = [replace(item, values=item.values[place]) for item in (output, *members) if item]
         stacked, classes = stack_values(outputs, count)
         arrived = [part for part in keys if part < key]
         if chain.find_fitting(arrived, classes) is not None:

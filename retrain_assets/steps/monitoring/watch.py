@@ -4,18 +4,17 @@ Not here: how strong evidence is computed, and messages to people.
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.metrics import intervals, metrics
-from retrain_assets.domain.model.estimator import are_finite, predict
+from retrain_assets.domain.model.estimator import are_finite
 from retrain_assets.specs.base import number_of
-from retrain_assets.steps.decision import judge, promote, train
+from retrain_assets.steps.decision import judge, promote
 from retrain_assets.steps.features.build import read_features
-from retrain_assets.steps.monitoring.in_service import put_under
+from retrain_assets.steps.monitoring import in_service
 from retrain_assets.steps.state import SOURCE, ModelState
 from retrain_assets.stores.ledger import LedgerRow
 
@@ -147,16 +146,15 @@ def _compute_losses(state: ModelState, row: LedgerRow, keys: list[str]) -> pl.Da
     rows = read_features(state, keys).drop_nulls(target.column)
     outputs, classes, without = [], [], set[int | None]()
     digests = {decision.version: decision.sha256 for decision in state.ledger.read().rows}
-    load = cache(state.registry.load)
+    features = rows.select(state.feature_names)
+    predict_by = in_service.predict_once(state, features)
     for version in (row.version, row.previous or 0):
-        pipeline = load(version, digests[version])
-        if train.list_missing_features(state, pipeline):
+        output = predict_by(version, digests[version])
+        if output is None:
             return pl.DataFrame(schema=SCHEMA).drop(SOURCE)
         without.add(version)
-        features = rows.select(state.feature_names)
-        values = predict(pipeline, target.kind, features, strict=False)
-        output = train.Output(pipeline, values, train.get_classes(pipeline))
-        served = put_under(state, features, rows[PARTITION], output, without, load)
+        inputs = features, rows[PARTITION], output, without
+        served = in_service.put_under(state, *inputs, predict_by)
         outputs.append(served.values)
         classes.append(output.classes)
     usable = np.logical_and(*map(are_finite, outputs))
