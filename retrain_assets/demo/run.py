@@ -17,8 +17,10 @@ from retrain_assets.definitions import build_defs, models
 from retrain_assets.demo.flights import Flights, FlightsNotInstalledError
 from retrain_assets.orchestration import beside
 from retrain_assets.orchestration.dagster_internals.ticks import Executed, InProcessDaemon
+from retrain_assets.orchestration.jobs import monitor_job
 from retrain_assets.orchestration.play import Tell, settle_deliveries
 from retrain_assets.orchestration.resources import StorageResource
+from retrain_assets.orchestration.sensors import data_ready_sensor
 from retrain_assets.stores.database import DRIVER
 from retrain_assets.stores.place import Folder
 from retrain_assets.stores.storage import Storage
@@ -32,8 +34,10 @@ GROUPS = {"flights", "weather", "planes", "flight_delay", "arrival_delay"}
 # Sensors that are ticked after each other, and of each stage those of two processes.
 STAGES = (
     (("flights_new_data",), ("weather_new_data", "planes_new_data")),
-    (("flights_data_ready",), ()),  # one run monitors both models
-    (("flight_delay_retrain_wanted",), ("arrival_delay_retrain_wanted",)),
+    (
+        ("flight_delay_data_ready", "flight_delay_retrain_wanted"),
+        ("arrival_delay_data_ready", "arrival_delay_retrain_wanted"),
+    ),
 )
 
 
@@ -89,10 +93,9 @@ def _settle(places: tuple[str, ...]) -> Iterator[Executed]:
 def _settle_beside(
     places: tuple[str, ...], names: Sequence[str], others: Sequence[str]
 ) -> Iterator[Executed]:
-    future = beside.submit(_settle_some, places, others) if others else None
+    future = beside.submit(_settle_some, places, others)
     yield from _open_daemon(*places).settle(names)
-    if future is not None:
-        yield from future.result()
+    yield from future.result()
 
 
 def _settle_some(places: tuple[str, ...], names: Sequence[str]) -> list[Executed]:
@@ -106,6 +109,10 @@ def _open_daemon(root: str, work: str, tracking_uri: str, home: str) -> InProces
     daemon = InProcessDaemon(
         build_defs({"storage": resource}), dg.DagsterInstance.from_config(home)
     )
+    # A run for each model, since two processes can do these at once, and one run only in turn.
+    daemon.sensors += [
+        data_ready_sensor(name, [model], monitor_job(model)) for name, model in models().items()
+    ]
     gc.freeze()  # a full collection would look at all that is loaded: 5 % of the CPU seconds
     return daemon
 

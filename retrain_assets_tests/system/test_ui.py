@@ -63,7 +63,7 @@ def test_the_decision_is_told_with_its_reason(page: Page, demo: Demo) -> None:
     ("job", "sensor"),
     [
         ("flights_ingest", "flights_new_data"),
-        ("flights_monitor", "flights_data_ready"),
+        ("flight_delay_monitor", "flight_delay_data_ready"),
         ("flight_delay_retrain", "flight_delay_retrain_wanted"),
     ],
 )
