@@ -11,7 +11,7 @@ Not here: false alarms and detection (`decisions.py`).
 from __future__ import annotations
 
 import argparse
-import pickle
+import pickle  # of fits that this benchmark made itself
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -47,7 +47,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         root = options.keep or Path(folder)
         state, fits = prepared(root), root / "fits.pickle"
-        memo = pickle.loads(fits.read_bytes()) if fits.exists() else {}  # noqa: S301 made here
+        memo = pickle.loads(fits.read_bytes()) if fits.exists() else {}  # noqa: S301 see the import
         try:
             if options.delays:
                 print("| labels late by | policy | fits | log loss | the shipped is lower by |")

@@ -31,7 +31,7 @@ LAST_DAY = "2013-08-31"
 PARTS = ("landing", "delta", "artifacts")
 SETTLE_SECONDS = 6  # longer than `read.settle` of the demo's datasets
 GROUPS = {"flights", "weather", "planes", "flight_delay", "arrival_delay"}
-# Sensors that are ticked after each other, and of each stage those of two processes.
+# The stages come one after the other. Within a stage, each of two processes ticks its sensors.
 STAGES = (
     (("flights_new_data",), ("weather_new_data", "planes_new_data")),
     (
@@ -82,7 +82,7 @@ def run_demo(
 def _settle(places: tuple[str, ...]) -> Iterator[Executed]:
     """Let the sensors settle, those that do not depend on each other in two processes.
 
-    So decisions are as in one process.
+    A stage begins when both have ended the one before, so decisions are as in one process.
     """
     for stage in STAGES:
         yield from _settle_beside(places, *stage)
