@@ -44,7 +44,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 @pytest.fixture
 def tables(tmp_path: Path) -> Tables:
     """A table of three versions in the bucket; partition b is in the newest alone."""
-    tables = Tables(f"{ROOT}/{tmp_path.name}/delta")
+    return grow(place_at(f"{ROOT}/{tmp_path.name}"))
+
+
+def grow(place: Place) -> Tables:
+    tables = Tables(str(place / "delta"))
     for number, key in enumerate(("a", "a", "b")):
         write(tables, key, number)
     return tables
@@ -89,8 +93,9 @@ def test_a_table_in_a_bucket_has_versions_names_and_one_winner(tables: Tables) -
 
 
 def test_an_opened_table_is_kept_and_no_commit_moves_one_that_is_read(
-    tables: Tables, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tables = grow(place)
     before = tables.scan("d/t")
     assert write(tables, "a", 9) == 3
     assert before.collect()["x"].sort().to_list() == [1, 2]

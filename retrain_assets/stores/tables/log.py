@@ -14,8 +14,9 @@ from typing import Any
 import polars as pl
 from deltalake import DeltaTable
 
-from retrain_assets.stores.place import Place, as_line, describe_error, find_code
+from retrain_assets.stores.place import Place, Stored, as_line, describe_error, find_code
 
+Files = tuple[Stored | None, ...]
 LOG = "_delta_log"
 REPAIR = "docs/storage.md says the repair"
 REPLACED = "replaced"  # in a commit: the partitions it replaced, as JSON
@@ -49,6 +50,23 @@ def commits_after(opened: DeltaTable | None, since: int | None) -> list[dict[str
     if opened is None or (count := opened.version() - first + 1) <= 0:
         return []
     return [commit for commit in opened.history(count) if commit["operation"] != "OPTIMIZE"]
+
+
+def find_commit(table: Place, version: int) -> Stored | None:
+    """Return what is known of the file of a commit; None if there is none."""
+    return table.find(f"{LOG}/{version:020}.json")
+
+
+def find_files(table: Place, version: int) -> Files:
+    """Return what is known of the files of the log that opening a version reads.
+
+    In an object store only of the commit itself, since each question takes a request.
+    """
+    if not table.is_local:
+        return (find_commit(table, version),)
+    recent = [find_commit(table, number) for number in _recent_commits(table, version, -1)]
+    checkpoint = _checkpoint(version - len(recent))
+    return (*recent, (table / LOG).find(checkpoint))
 
 
 def torn_commit(table: Place, newest: int) -> str | None:
@@ -85,9 +103,13 @@ def short(error: BaseException) -> str:
 def _recent_commits(table: Place, newest: int, sound: int) -> Iterator[int]:
     """Yield numbers of commits, newest first, down to the oldest that is in no checkpoint."""
     for number in range(newest, sound, -1):
-        if (table / LOG).find(f"{number:020}.checkpoint.parquet"):
+        if (table / LOG).find(_checkpoint(number)):
             return
         yield number
+
+
+def _checkpoint(version: int) -> str:
+    return f"{version:020}.checkpoint.parquet"
 
 
 def _damage(folder: Place, name: str) -> str | None:
