@@ -59,14 +59,22 @@ def new_data_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
         newest = None if intake.unread else event
         context.update_cursor(json.dumps([spec.landing, intake.next_since, listed_at, newest]))
         if not wishes:
-            start, count = f" from {since} on" if since else "", len(intake.files)
-            files = f"{number_of(count, 'file')} {'has' if count == 1 else 'have'} landed"
-            return dg.SkipReason(f"{files}{start}, all were read{intake.ignored}")
+            return dg.SkipReason(_describe_files(intake))
         if intake.ignored.reasons:
             context.log.info("runs are asked for%s", intake.ignored)
         return run_requests.requests(context, job.name, wishes)
 
     return _sensor
+
+
+def _describe_files(intake: Intake) -> str:
+    start, count = f" from {intake.since} on" if intake.since else "", len(intake.files)
+    files = f"{number_of(count, 'file')} {'has' if count == 1 else 'have'} landed"
+    refused = ""
+    if count := intake.refused_files:
+        verb = "was" if count == 1 else "were"
+        refused = f"; {count:,} {verb} refused, see `retrain quarantine {intake.spec.name}`"
+    return f"{files}{start}, all were read{refused}{intake.ignored}"
 
 
 def pull_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:

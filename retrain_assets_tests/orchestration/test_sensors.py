@@ -97,7 +97,22 @@ def test_a_file_of_many_partitions_is_asked_for_by_the_keys_of_its_rows(world: W
     assert ran[0] == "customers_ingest"
     dataset_key = dg.AssetKey(["customers", "dataset"])
     assert split.instance.get_materialized_partitions(dataset_key) == {key(n) for n in (3, 4, 7)}
-    assert tick(split, "customers_new_data") == "3 files have landed, all were read"
+    assert tick(split, "customers_new_data") == (
+        "3 files have landed, all were read; 1 was refused, see `retrain quarantine customers`"
+    )
+
+
+def test_a_quiet_tick_says_how_many_files_were_refused(world: World) -> None:
+    world.land(*range(4))
+    for number in (1, 2):
+        (world.root / "landing" / "customers" / f"{key(number)}.csv").write_bytes(b"\xff\xfe")
+    world.settle()
+    assert tick(world, "customers_new_data") == (
+        "4 files have landed, all were read; 2 were refused, see `retrain quarantine customers`"
+    )
+    world.land(1, 2)
+    world.settle()
+    assert tick(world, "customers_new_data") == "4 files have landed, all were read"
 
 
 def test_five_thousand_files_are_taken_in_by_runs_of_bounded_size(world: World) -> None:

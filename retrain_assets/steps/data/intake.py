@@ -152,9 +152,9 @@ class Intake:
 
     @cached_property
     def _read(self) -> pl.DataFrame:
-        """Return partition, path and stamp of files that were read, of the listed partitions."""
+        """Return partition, path, stamp and refusal of read files, of the listed partitions."""
         tables, table = self.storage.tables, f"{self.spec.name}/files"
-        rows = tables.scan(table, FILES).select(PARTITION, "file", "stamp")
+        rows = tables.scan(table, FILES).select(PARTITION, "file", "stamp", "refusal")
         if self.spec.is_split:
             rows = rows.filter(pl.col(PARTITION).str.starts_with(UNPLACED))
         elif self.since:
@@ -172,6 +172,12 @@ class Intake:
             for file in self._listed[0]
             if not any(self._is_current(file, stamp) for stamp in stamps[file.path])
         ]
+
+    @property
+    def refused_files(self) -> int:
+        """Return how many of the listed files were refused as a whole."""
+        listed = {file.path for file in self._listed[0]}
+        return len(listed.intersection(self._read.drop_nulls("refusal")["file"]))
 
     @cached_property
     def settled(self) -> list[LandingFile]:
