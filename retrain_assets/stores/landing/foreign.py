@@ -6,8 +6,9 @@ have changed. Each new version or snapshot of it is new data. Not here: the tabl
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -19,10 +20,11 @@ from retrain_assets.specs.dataset import DatasetSpec
 from retrain_assets.specs.partition import ALL
 from retrain_assets.stores.landing.readers import RefusedFileError, columns_of, number_rows
 from retrain_assets.stores.landing.source import Frames, LandingError, LandingFile, refused
+from retrain_assets.stores.place import describe_error
 
 _ROWS = 25_000  # of a batch
 # A file of a table may be damaged in ways that polars does not expect.
-_UNREADABLE = (DeltaError, pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+_DAMAGED = (DeltaError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 
 class ForeignTable:
@@ -40,29 +42,57 @@ class ForeignTable:
 
     def files(self, *_: object) -> list[LandingFile]:
         """Return the newest version of the table as one file."""
-        version, key = self.version(), None if self.spec.is_split else ALL
+        with self._passing_errors():
+            version = self.version()
+        key = None if self.spec.is_split else ALL
         return [] if version is None else [LandingFile(self.spec.place, key, 0, f"v{version}")]
 
     def read(self, file: LandingFile, /) -> RawRows:
-        """Return the rows of the listed version, numbered in the order in which they are read."""
-        version = int(file.stamp.removeprefix("v"))
+        """Return the rows of the listed version, numbered in the order in which they are read.
+
+        A version is refused where its files are missing or damaged.
+        """
+        version, frames = int(file.stamp.removeprefix("v")), Frames(self.spec)
         try:
-            table = self.scan(version)
-            names = table.collect_schema().names()
-            positions, extra = columns_of(names, self.spec)
-            columns = [pl.col(names[at]).alias(name) for name, at in positions.items()]
-            wide, frames, first = table.select(columns), Frames(self.spec), 1
-            batches = wide.collect_batches(chunk_size=_ROWS, maintain_order=True)
-            for rows in chain([wide.limit(0).collect()], batches):
-                frames.add(number_rows(rows, first))
-                first += rows.height
+            with self._passing_errors():
+                positions, extra = self._read(version, frames)
         except RefusedFileError as error:
             return refused(file, str(error))
-        except _UNREADABLE as error:
+        except FileNotFoundError:
+            return refused(file, f"a data file of version {version} is missing")
+        except _DAMAGED as error:
             return refused(file, f"version {version} cannot be read: {str(error)[:200]!r}")
         lacking = tuple(name for name in self.spec.file_columns if name not in positions)
         raw = refused(file, None, file.stamp)
         return replace(raw, rows=frames.rows(), extra=extra, lacking=lacking)
+
+    def _read(self, version: int, frames: Frames) -> tuple[dict[str, int], tuple[str, ...]]:
+        """Add the rows of a version to some frames, and return what `columns_of` does."""
+        table, first = self.scan(version), 1
+        names = table.collect_schema().names()
+        positions, extra = columns_of(names, self.spec)
+        wide = table.select(pl.col(names[at]).alias(name) for name, at in positions.items())
+
+        def add(rows: pl.DataFrame) -> None:
+            nonlocal first
+            frames.add(number_rows(rows, first))
+            first += rows.height
+
+        add(wide.limit(0).collect())
+        # `collect_batches` would end at a panic as if there were no more rows.
+        wide.sink_batches(add, chunk_size=_ROWS, maintain_order=True)
+        return positions, extra
+
+    @contextmanager
+    def _passing_errors(self) -> Iterator[None]:
+        """Raise what a store or disk may do at the next attempt as a `LandingError`."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            reason = describe_error(error)
+            raise LandingError(f"{self.spec.place} cannot be read: {reason}") from None
 
 
 @dataclass(frozen=True)
