@@ -37,6 +37,7 @@ HEADS = ("newest", "single_fast", "single_slow", "blend_fast", "blend_slow")
 LEARNING_RATE, LOSS_MEMORY = 5.0, 0.97  # of the weights of the heads
 TYPICAL_MEMORY = 0.95  # of the running mean of a regression's loss
 MOST_ROWS = 100_000  # of a partition that move it: more would take seconds and change nothing
+EXTREME = 1e6  # standard deviations; a row that is so wrong would outweigh the rows of years
 FAR = 5.0  # on the scale of the link: beyond it from the newest, the newest version is served
 
 
@@ -212,7 +213,8 @@ def update_layer(
 
     Rows count by their weight, as if each were repeated so often. Of more than `MOST_ROWS`, so
     many are taken at even distances. Rows without a finite output of
-    every member, or of an unknown class, do not count; without any that do, the state stays.
+    every member, of an unknown class, or with an output or label that is `EXTREME`, do not count;
+    without any that do, the state stays.
 
     Args:
         state: The state after the partitions before.
@@ -225,6 +227,10 @@ def update_layer(
     usable = _are_finite(outputs)
     if state.kind == "multiclass":
         usable &= labels != UNKNOWN_CLASS
+    if state.kind == "regression":
+        with np.errstate(over="ignore"):
+            distance = np.abs(outputs - labels[:, None]).max(axis=1)
+        usable &= distance <= EXTREME * state.deviation
     weights = np.ones(len(labels)) if weights is None else weights
     usable &= weights > 0
     places = np.flatnonzero(usable)

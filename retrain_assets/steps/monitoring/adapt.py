@@ -25,7 +25,7 @@ from retrain_assets.steps.monitoring.members import Inputs, MemberOutputs, Place
 from retrain_assets.steps.state import ModelState, digest
 
 COMPARED = 60  # newest partitions that a summary looks at
-ALGORITHM = "2"  # changes when the same inputs would give another state
+ALGORITHM = "3"  # changes when the same inputs would give another state
 LOSSES = tuple(f"loss_{name}" for name in ("layer", *layer.HEADS))
 WEIGHTS = tuple(f"weight_{name}" for name in layer.HEADS)
 SCHEMA: dict[str, pl.DataType] = {

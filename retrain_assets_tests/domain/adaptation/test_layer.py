@@ -160,6 +160,28 @@ def test_an_output_that_is_not_finite_serves_the_newest_and_moves_nothing(kind: 
     assert np.isinf(predict_layer(state, outputs)[5]).any()
 
 
+@pytest.mark.parametrize("value", [1e308, -1e160, 1e100])
+@pytest.mark.parametrize("member", [0, 2, None])
+def test_an_extreme_output_or_label_moves_nothing_and_the_layer_goes_on(
+    member: int | None, value: float
+) -> None:
+    *_, state = states("regression", 3)
+    outputs, labels = partition("regression", 7)
+    weights = np.append(0.0, np.ones(ROWS - 1))
+    without = update_layer(state, outputs, labels, weights)
+    if member is None:
+        labels[0] = value
+    else:
+        outputs[0, member] = value
+    update = update_layer(state, outputs, labels)
+    assert update.losses == without.losses
+    assert update.state.to_json() == without.state.to_json()
+    after = update_layer(update.state, *partition("regression", 99, rows=4000))
+    assert after.losses is not None
+    assert after.loss is not None
+    assert after.loss < after.losses["newest"]
+
+
 def test_a_value_far_from_the_newest_is_not_served() -> None:
     state = start_layer("regression", members=2, deviation=1.0)
     newest = np.array([1.0, 2.0, 3.0])
