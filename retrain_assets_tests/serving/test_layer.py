@@ -133,6 +133,10 @@ def test_a_batch_command_gives_what_the_service_gives(adapted: Site, door: httpx
     ((_, alone),) = score_partitions(adapted.state, [key(15)], 3)
     assert "layer_state" not in alone.columns
     assert (alone["prediction"] != scored["prediction"]).all()
+    four = adapted.state.spec.model_copy(update={"adapt": AdaptSpec(members=4, max_age=1)})
+    ((_, back),) = score_partitions(replace(adapted.state, spec=four), [key(15)], None)
+    assert back["prediction"].equals(alone["prediction"]), "the state is that of five members"
+    assert back["layer_state"].null_count() == back.height
 
 
 def serve_by_readme(folder: Path, outputs: list[np.ndarray], readme: str) -> np.ndarray:

@@ -152,8 +152,11 @@ def _predict_batch(
     scored, output = _predict(state, pipeline, table, row)
     if members is None:
         return scored
-    served, name = _serve(state, members, pipeline, output, table), members.newest.name
-    return scored.with_columns(*_list_columns(served), pl.lit(name).alias(STATE))
+    served = _serve(state, members, pipeline, output, table)
+    moved = served.values != output  # elsewhere the newest version answers alone
+    moved = moved if moved.ndim == 1 else moved.any(axis=1)
+    names = [members.newest.name if is_moved else None for is_moved in moved]
+    return scored.with_columns(*_list_columns(served), pl.Series(STATE, names, pl.String))
 
 
 def _load_models(state: ModelState, history: History, keys: Sequence[str]) -> Models:
