@@ -4,6 +4,7 @@ Not here: types, time and bounds.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -38,6 +39,7 @@ _PERSONAL_VALUE = (
     r"|^[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}$"
 )
 _MOSTLY = 0.8
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,10 @@ class Target:
 
 
 def slug(text: str) -> str:
-    """Return a text as a name of the YAML."""
-    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    """Return a text as a name of the YAML; letters with accents are written without them."""
+    lower = unicodedata.normalize("NFKC", text).casefold().translate(_UMLAUTS)
+    plain = re.sub(r"[\u0300-\u036f]", "", unicodedata.normalize("NFKD", lower))
+    name = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")
     return (name if name[:1].isalpha() else f"x_{name}")[:50].rstrip("_")
 
 
