@@ -45,7 +45,7 @@ _PRODUCTION = _answer(
 _OVERVIEW: dict[str, Any] = {
     **dict.fromkeys(("model", "staleness", "reason"), str),
     **dict.fromkeys(("stale", "watched"), Texts),
-    **dict.fromkeys(("performance", "moved", "decisions"), list[Row]),
+    **dict.fromkeys(("performance", "intervals", "moved", "decisions"), list[Row]),
     **dict.fromkeys(("candidate", "staging"), int | None),
     "production": _PRODUCTION | None,
     "last_decision": Decision | None,

@@ -108,6 +108,7 @@ def _details(value: Values, verbose: bool) -> Iterator[str]:
     if not verbose:
         return
     yield from map(status_step.describe_performance, value["performance"])
+    yield from map(status_step.describe_coverage, value["intervals"])
     for row in value["moved"]:
         yield f"  {_mark(row['alert'])} {status_step.describe_drift(row)}"
     yield from _triggers(value)

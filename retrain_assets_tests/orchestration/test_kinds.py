@@ -25,7 +25,10 @@ from retrain_assets.serving.scoring.served_model import ServedModel
 from retrain_assets.steps.decision import journal
 from retrain_assets.steps.decision.train import fit_model, sample
 from retrain_assets.steps.inspect.card import _explain
+from retrain_assets.steps.inspect.needs import summarize
+from retrain_assets.steps.inspect.report import render_report, report
 from retrain_assets.steps.inspect.reproduce import reproduce
+from retrain_assets.steps.inspect.status import answer, overview
 from retrain_assets.steps.monitoring.intervals import read_timeline
 from retrain_assets_tests.world import World, key, new_world
 
@@ -89,6 +92,7 @@ def test_every_kind_of_model_is_trained_promoted_and_watched(
         check_explanation(world)
     else:
         check_intervals(world, predicted)
+        check_alarm_of_intervals(world)
 
 
 def check_explanation(world: World) -> None:
@@ -103,6 +107,24 @@ def check_explanation(world: World) -> None:
     by_feature = {change["feature"]: change for change in changes}
     assert by_feature["x"]["now"] > by_feature["plan"]["now"]
     assert by_feature["x"]["low"] < by_feature["x"]["change"] < by_feature["x"]["high"]
+
+
+def check_alarm_of_intervals(world: World) -> None:
+    """Check that status, list of needs and page say that intervals contain too few labels."""
+    assert "intervals" not in answer(overview(world.state))["how it does"]
+    rows = monitored(world, "intervals").filter(measure="coverage")
+    missed = rows.with_columns(alert=True, statistic=pl.lit(0.25))
+    table, keys = "churn/monitoring", rows["_landing_partition"]
+    others = world.storage.tables.scan(table).filter(pl.col("_landing_partition").is_in(keys))
+    both = pl.concat([others.filter(pl.col("measure") != "coverage").collect(), missed])
+    world.storage.tables.replace(table, both, keys, {})
+    text = (
+        f"the intervals of version 2 contain 25.0% of the labels of {key(16)} to {key(18)}, "
+        "and are meant to contain 80.0%"
+    )
+    assert answer(overview(world.state))["how it does"].endswith(text)
+    assert summarize(world.state)["why"] == text
+    assert text in render_report(report(world.state))
 
 
 def check_intervals(world: World, predicted: pl.DataFrame) -> None:

@@ -39,9 +39,11 @@ def _find_need(state: ModelState) -> tuple[str, str, float]:
         return "retraining", request.reason, 0
     if history.production is None:
         return "version", request.reason, 0
-    for row in status.performance(state):
-        if row["alert"]:
-            return "performance", status.describe_performance(row), 0
+    coverage = status.list_coverage(state, history.production_version)
+    alarms = [status.describe_performance(row) for row in status.performance(state) if row["alert"]]
+    alarms += [status.describe_coverage(row) for row in coverage if row["alert"]]
+    if alarms:
+        return "performance", alarms[0], 0
     return _find_drift(state) or ("nothing", request.reason, 0)
 
 

@@ -82,6 +82,7 @@ def _describe(state: ModelState, wish: Request) -> dict[str, Any]:
         "reason": wish.reason,
         "triggers": [asdict(cause) for cause in wish.causes],
         "performance": performance(state),
+        "intervals": list_coverage(state, history.production_version),
         "watched": list(state.spec.triggers.signals),
         "moved": list_moved_columns(state),
         "adaptation": summarize_layer(state),
@@ -161,8 +162,9 @@ def answer(value: Mapping[str, Any]) -> dict[str, Any]:
     """
     layer = value["adaptation"]
     note = f"; {describe_layer(layer)}" if layer and value["production"] else ""
+    missed = [describe_coverage(row) for row in value["intervals"] if row["alert"]]
     return {
-        "how it does": _describe_newest(value) + note,
+        "how it does": "; ".join([_describe_newest(value), *missed]) + note,
         "what moved": _describe_moved(value),
         "waiting": [
             f"{row['text']}: see `{row['command']}`" if row["command"] else row["text"]
@@ -228,6 +230,15 @@ def describe_performance(row: Mapping[str, Any]) -> str:
     )
 
 
+def describe_coverage(row: Mapping[str, Any]) -> str:
+    """Return in words how many labels the intervals of a version contain in a window."""
+    return (
+        f"the intervals of version {row['model_version']} contain {row['statistic']:.1%} of the "
+        f"labels of {row['window_from']} to {row['window_to']}, and are meant to contain "
+        f"{row['threshold']:.1%}"
+    )
+
+
 def describe_drift(row: Mapping[str, Any]) -> str:
     """Return in words how far a column lies from the reference."""
     return (
@@ -281,6 +292,14 @@ def performance(state: ModelState) -> list[dict[str, Any]]:
     columns = ("role", "measure", "statistic", "low", "high", "threshold", "baseline", "alert")
     rows = read_newest(state, observations.PERFORMANCE, observations.ESTIMATED)
     return rows.select(*columns, "model_version", "window_from", "window_to").to_dicts()
+
+
+def list_coverage(state: ModelState, version: int | None) -> list[dict[str, Any]]:
+    """Return how many labels the intervals of a version contain, in its newest window."""
+    is_version = pl.col("model_version").eq_missing(pl.lit(version))
+    rows = read_newest(state, observations.INTERVALS).filter(is_version)
+    columns = ("measure", "statistic", "low", "high", "threshold", "alert", "model_version")
+    return rows.select(*columns, "window_from", "window_to").to_dicts()
 
 
 def list_moved_columns(state: ModelState) -> list[dict[str, Any]]:
