@@ -75,7 +75,11 @@ def run_demo(
         for name in (names := tuple(models())):  # MLflow takes seconds to create its database
             beside.do("retrain demo", storage.registry(name).prepare)
         settle, deliveries = partial(_settle, places), _deliver(storage, flights, days)
-        decisions = settle_deliveries(storage, names, settle, deliveries, len(days), tell)
+        try:
+            decisions = settle_deliveries(storage, names, settle, deliveries, len(days), tell)
+        finally:
+            _open_daemon(*places).instance.dispose()
+            _open_daemon.cache_clear()
     return {"days": len(days), "decisions": decisions}
 
 
@@ -104,7 +108,7 @@ def _settle_some(places: tuple[str, ...], names: Sequence[str]) -> list[Executed
 
 @cache
 def _open_daemon(root: str, work: str, tracking_uri: str, home: str) -> InProcessDaemon:
-    """Return what ticks the sensors in this process, which keeps it until its end."""
+    """Return what ticks the sensors in this process; that of the other one ends with it."""
     resource = StorageResource(root=root, work=work, tracking_uri=tracking_uri)
     daemon = InProcessDaemon(
         build_defs({"storage": resource}), dg.DagsterInstance.from_config(home)

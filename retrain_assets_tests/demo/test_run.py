@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
-from retrain_assets.demo.run import ForeignDataError, start_over
+from retrain_assets.demo import run
+from retrain_assets.demo.run import ForeignDataError, run_demo, start_over
 from retrain_assets.stores.storage import Storage
 
 
@@ -36,3 +38,27 @@ def test_a_root_with_other_models_is_left_alone(tmp_path: Path) -> None:
 def test_an_empty_root_is_no_mistake(tmp_path: Path) -> None:
     start_over(Storage(tmp_path / "nothing"))
     assert not (tmp_path / "nothing").exists()
+
+
+def test_the_demo_closes_dagsters_instance_also_when_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, closed = list[dg.DagsterInstance](), list[dg.DagsterInstance]()
+    dispose = dg.DagsterInstance.dispose
+
+    def fail(storage: Storage, *_: object) -> None:
+        places = str(storage.root), str(storage.work), storage.mlflow_uri, str(tmp_path)
+        opened.append(run._open_daemon(*places).instance)
+        raise ValueError("a sensor failed")
+
+    def close(instance: dg.DagsterInstance) -> None:
+        closed.append(instance)
+        dispose(instance)
+
+    monkeypatch.setattr(run, "models", dict)
+    monkeypatch.setattr(run, "settle_deliveries", fail)
+    monkeypatch.setattr(dg.DagsterInstance, "dispose", close)
+    with pytest.raises(ValueError, match="a sensor failed"):
+        run_demo(Storage(tmp_path), tmp_path, lambda _: None, fresh=False)
+    assert closed == opened != []
+    assert run._open_daemon.cache_info().currsize == 0
