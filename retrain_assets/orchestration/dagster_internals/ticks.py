@@ -203,18 +203,24 @@ def failed_ticks(instance: dg.DagsterInstance, names: Iterable[str]) -> Iterator
 
 
 def failed_runs(instance: dg.DagsterInstance, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the jobs of datasets and models whose newest run failed, and the error."""
-    shared = instance.get_runs(dg.RunsFilter(tags=SHARED), limit=NEWEST)
+    """Yield the jobs of datasets and models whose newest run failed, and the error.
+
+    A model is monitored by runs of its own and by runs that it shares with others.
+    """
+    shared = instance.get_run_records(dg.RunsFilter(tags=SHARED), limit=NEWEST)
     for name in names:
-        runs = [run for run in shared if covers(run, name)][:1]
+        monitored = [record for record in shared if covers(record.dagster_run, name)][:1]
         for step in ("pull", "ingest", "monitor", "retrain"):
-            runs += instance.get_runs(dg.RunsFilter(job_name=f"{name}_{step}"), limit=1)
-        for run in runs:
-            is_alone = not SHARED.items() <= run.tags.items()
-            has_failed = run.status == dg.DagsterRunStatus.FAILURE
-            if has_failed and (is_alone or concerns(instance, run, name)):
-                why = failure(instance, run.run_id, name)[1]
-                yield run.job_name, f"run {run.run_id[:8]}: {why}"
+            job = dg.RunsFilter(job_name=f"{name}_{step}")
+            records = [*instance.get_run_records(job, limit=1)]
+            records += monitored if step == "monitor" else []
+            for record in sorted(records, key=lambda record: record.storage_id)[-1:]:
+                run = record.dagster_run
+                is_alone = not SHARED.items() <= run.tags.items()
+                has_failed = run.status == dg.DagsterRunStatus.FAILURE
+                if has_failed and (is_alone or concerns(instance, run, name)):
+                    why = failure(instance, run.run_id, name)[1]
+                    yield run.job_name, f"run {run.run_id[:8]}: {why}"
 
 
 def _downstream_last(sensor: dg.SensorDefinition) -> tuple[int, str]:
