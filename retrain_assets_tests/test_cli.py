@@ -101,7 +101,7 @@ def test_a_model_that_was_never_trained_has_a_status_and_an_empty_history(elsewh
         (("backfill", "nope", "--from", "a", "--to", "b"), "no dataset or model named 'nope'"),
         (
             ("backfill", "flights", "--from", "2013-02-30", "--to", "2013-03-01"),
-            "'2013-02-30' is no partition: they run from 2013-01-01 to 2013-12-31",
+            "'2013-02-30' is not a partition: they run from 2013-01-01 to 2013-12-31",
         ),
         (
             ("backfill", "flights", "--from", "2013-03-02", "--to", "2013-03-01"),
@@ -125,7 +125,7 @@ def test_a_model_that_was_never_trained_has_a_status_and_an_empty_history(elsewh
         (("quarantine", "nope"), "no dataset named 'nope'; there are flights, planes, weather"),
         (
             ("quarantine", "flights", "--partition", "2013-1-5"),
-            "'2013-1-5' is no partition of flights: write it as 2013-01-01",
+            "'2013-1-5' is not a partition of flights: write it as 2013-01-01",
         ),
         (("quarantine", "flights", "--reason", "ranges"), "no rule is named 'ranges': did you"),
         (("quarantine", "flights", "--csv", "no/such.csv"), "No such file or directory"),
@@ -219,7 +219,7 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-DAYS = "is no partition: they run from 2020-01-01 to 2020-04-30"
+DAYS = "is not a partition: they run from 2020-01-01 to 2020-04-30"
 HOSTILE = ("../../etc", "a'; DROP", "d' OR '1'='1", "2020-01-05\n2020-01-06", "")
 KNOWN = {
     "backfill": "there are churn, customers, endless",
@@ -243,7 +243,7 @@ def backfill(first: str, last: str, name: str = "customers") -> tuple[str, ...]:
         (backfill("2019-12-31", "2020-03-01"), f"'2019-12-31' {DAYS}"),
         (backfill("2020-03-01", "2020-05-01"), f"'2020-05-01' {DAYS}"),
         (backfill("2020-01-01", "２０２０-01-05"), f"'２０２０-01-05' {DAYS}"),  # noqa: RUF001
-        (backfill("1970-01-01", "2999-01-01", "endless"), "'2999-01-01' is no partition"),
+        (backfill("1970-01-01", "2999-01-01", "endless"), "'2999-01-01' is not a partition"),
         (backfill("2020-03-02", "2020-03-01"), "ends at 2020-03-01, before it starts"),
         (
             backfill("1970-01-01", "2020-01-01", "endless"),
@@ -308,7 +308,7 @@ def test_a_pause_shows_in_the_plan_until_it_is_ended(elsewhere: Path) -> None:
     why = ("--reason", "audit", "--by", "the team")
     said = retrain(elsewhere, "pause", "flight_delay", "--until", "2013-02-30", *why)
     assert said.exit_code == 1
-    assert "'2013-02-30' is no partition of flights" in said.stderr.splitlines()[-1]
+    assert "'2013-02-30' is not a partition of flights" in said.stderr.splitlines()[-1]
     made = retrain(elsewhere, "pause", "flight_delay", "--until", "2013-06-01", *why, "--json")
     assert json.loads(made.stdout)["until"] == "2013-06-01"
     planned = json.loads(retrain(elsewhere, "plan", "flight_delay", "--json").stdout)

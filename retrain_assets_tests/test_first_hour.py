@@ -64,8 +64,14 @@ def test_the_yaml_that_is_written_trains_a_first_model_unchanged(project: Path) 
     ("arguments", "why"),
     [
         (("new", "lateness", "--from", "../orders.csv", "--target", "late"), "is there already"),
-        (("new", "../x", "--from", "../orders.csv", "--target", "late"), "no name of a model"),
-        (("new", "x", "--from", "../orders.csv", "--target", "nope"), "is no column, nor SQL"),
+        (
+            ("new", "../x", "--from", "../orders.csv", "--target", "late"),
+            "is not a name for a model",
+        ),
+        (
+            ("new", "x", "--from", "../orders.csv", "--target", "nope"),
+            "is neither a column nor SQL",
+        ),
         (
             ("new", "x", "--from", "../orders.csv", "--target", "late", "--dataset", "orders"),
             "dataset orders is there already",

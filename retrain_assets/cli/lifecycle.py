@@ -52,7 +52,7 @@ def rename(name: str, new: str, *, yes: bool, **why: str) -> None:
     If it is killed, the same command goes on where that one ended.
     """
     if slug(new) != new:
-        raise ValueError(f"{new!r} is no name of a model or dataset: use {slug(new)}")
+        raise ValueError(f"{new!r} is not a name for a model or dataset: use {slug(new)}")
     change = _plan(name, **why)
     if change.part.attributes.get("for_each"):
         raise ValueError(

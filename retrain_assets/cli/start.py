@@ -148,7 +148,7 @@ def _choose_name(model: str, dataset: str | None, stem: str, names: set[str]) ->
     name = dataset or start_step.name_dataset(stem, {model, *names})
     for word in (model, name):
         if slug(word) != word:
-            raise ValueError(f"{word!r} is no name of a model or dataset: use {slug(word)}")
+            raise ValueError(f"{word!r} is not a name for a model or dataset: use {slug(word)}")
     if dataset in names:
         raise ValueError(f"dataset {dataset} is there already: choose another name")
     return name

@@ -135,7 +135,7 @@ def _mistaken_role(path: str, kind: str, classes: list[ast.ClassDef]) -> str | N
     """Return why a class does not predict what a kind needs, as far as its bases show it."""
     role = "regressor" if kind == "regression" else "classifier"
     if f"{role.capitalize()}Mixin" not in {base.name for base in classes}:
-        return f"{path} is no {role}, which target.kind {kind} needs"
+        return f"{path} is not a {role}, which target.kind {kind} needs"
     if role == "classifier" and not any("predict_proba" in _methods(base) for base in classes):
         return f"{path} gives no probabilities: choose one that does"
     return None

@@ -30,7 +30,7 @@ def read_lists(folder: Path) -> dict[str, list[str]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValidationError) as error:
-        why = "is no list of values by model: delete it and run `retrain segments`"
+        why = "is not a list of values by model: delete it and run `retrain segments`"
         raise SpecError(f"{path}: {why}: {_explain(error)}") from None
 
 

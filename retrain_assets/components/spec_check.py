@@ -76,7 +76,7 @@ def _find_partition_mistakes(spec: ModelSpec, dataset: DatasetSpec) -> Iterator[
         for end in ("first", "last"):
             key = getattr(excluded, end)
             if (remedy := partition.explain_misfit(key)) is not None:
-                why = f"{key!r} is no partition of {dataset.name}: {remedy}"
+                why = f"{key!r} is not a partition of {dataset.name}: {remedy}"
                 yield ("exclude", number, end), why
     if partition.end is None and partition.values is None:
         return

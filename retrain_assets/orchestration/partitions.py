@@ -89,7 +89,7 @@ def count_range(spec: PartitionSpec, first: str, last: str) -> int:
     """Return how many partitions a range holds.
 
     Raises:
-        ValueError: An end is no partition of the dataset, or the range runs backwards.
+        ValueError: An end is not a partition of the dataset, or the range runs backwards.
     """
     definition = partitions_definition(spec)
     if definition is None and (first, last) == (ALL, ALL):
@@ -101,7 +101,7 @@ def count_range(spec: PartitionSpec, first: str, last: str) -> int:
         raise ValueError(f"give --from and --to: the partitions run from {keys[0]} to {keys[-1]}")
     for key in (first, last):
         if key not in keys:
-            raise ValueError(f"{key!r} is no partition: they run from {keys[0]} to {keys[-1]}")
+            raise ValueError(f"{key!r} is not a partition: they run from {keys[0]} to {keys[-1]}")
     if last < first:
         raise ValueError(f"the range ends at {last}, before it starts at {first}")
     return keys.index(last) - keys.index(first) + 1

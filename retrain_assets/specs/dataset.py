@@ -282,7 +282,7 @@ class DatasetSpec(NamedSpec):
             stores = ", ".join(_OBJECT_STORES)
             raise ValueError(f"files cannot land in {scheme!r}: use a path or {stores}")
         if separator and _BUCKET.fullmatch(bucket) is None:
-            raise ValueError(f"{bucket!r} is no bucket: write {scheme}://bucket/path")
+            raise ValueError(f"{bucket!r} is not a bucket: write {scheme}://bucket/path")
         path = PurePosixPath(below if separator else value)
         if path.is_absolute() or ".." in path.parts or "\x00" in value:
             raise ValueError(f"{value!r} leaves the landing folder: give a path below it")
@@ -304,7 +304,10 @@ class DatasetSpec(NamedSpec):
     @classmethod
     def _check_name(cls, name: str) -> str:
         if name in TAGGED:
-            raise ValueError(f"{name} is what versions of models record: use another")
+            raise ValueError(
+                f"a dataset cannot be called {name!r}, since each version of a model has a tag of "
+                "this name: choose another"
+            )
         return name
 
     def _find_mistakes(self) -> Mistakes:
@@ -366,7 +369,7 @@ class DatasetSpec(NamedSpec):
         if self.columns[name].expression or name in (*self.key, self.partition.column):
             yield f"{field}: each file must have {name}, or it is derived: leave out `since`"
         if (why := self.partition.explain_misfit(since)) is not None:
-            yield f"{field}: {since!r} is no partition: {why}"
+            yield f"{field}: {since!r} is not a partition: {why}"
 
     def _find_partition_mistakes(self) -> Mistakes:
         partition = self.partition

@@ -116,7 +116,7 @@ class EstimatorSpec(Spec, populate_by_name=True):
             yield "give either `class` or `python`"
         for path in (path for path in self.trusted if not may_trust(path)):
             yield (
-                f"trusted: {path!r} is no class or function of a module of yours or of an "
+                f"trusted: {path!r} is not a class or function of a module of yours or of an "
                 "installed package: write module.Class"
             )
 

@@ -177,7 +177,7 @@ class PartitionSpec(Spec):
             ZoneInfo(value)
         except (LookupError, ValueError, OSError) as error:
             near = hint(value, available_timezones())
-            raise ValueError(f"{value!r} is no IANA time zone{near}") from error
+            raise ValueError(f"{value!r} is not an IANA time zone{near}") from error
         return value
 
     @field_validator("values")
@@ -203,11 +203,11 @@ class PartitionSpec(Spec):
         for bound in (end for end in (self.start, self.end) if end is not None):
             if self.period is not None and self.period.begins(bound) is None:
                 yield (
-                    f"{bound!r} is no {'Monday' if self.by == 'week' else self.by} from "
+                    f"{bound!r} is not a valid {'Monday' if self.by == 'week' else self.by} from "
                     f"{_YEARS[0]} to {_YEARS[-1]}: write it as {self.period.example}"
                 )
             if self.period is None and not (bound.isascii() and bound.isdigit()):
-                yield f"{bound!r} is no whole number: write it as 000, or give `values`"
+                yield f"{bound!r} is not a whole number: write it as 000, or give `values`"
         if self.start is not None and self.end is not None:
             yield from self._find_range_mistakes(self.start, self.end)
 

@@ -192,7 +192,9 @@ class _Reader:
             self._refuse(event, (), f"nested deeper than {_MAX_DEPTH} levels: write it flatter")
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchors:
-                self._refuse(event, (), f"*{event.anchor} names no finished anchor: write it out")
+                name = event.anchor
+                why = f"*{name} refers to &{name}, which is not written above it: write the value"
+                self._refuse(event, (), why)
             value, size = self.anchors[event.anchor]
             self.size += size
         elif event.tag is not None:

@@ -243,7 +243,7 @@ def _json_names(data: bytes) -> list[str]:
         names = dict.fromkeys(name for head in heads for name in head)
         others = pl.read_ndjson(io.BytesIO(data), infer_schema_length=None).columns
     except (ValueError, pl.exceptions.PolarsError) as error:
-        raise ValueError(f"the file is no JSON, one object a line: {error}") from error
+        raise ValueError(f"the file is not JSON with one object a line: {error}") from error
     return [*names, *sorted(set(others) - set(names))]
 
 

@@ -97,7 +97,7 @@ def restore(
     """
     copy = place_at(source)
     if copy.find(MANIFEST) is None:
-        raise BackupError(f"{source} is no finished backup: it has no {MANIFEST}")
+        raise BackupError(f"{source} is not a finished backup: it has no {MANIFEST}")
     old_roots: dict[str, str] = json.loads(copy.read(MANIFEST))
     if missing := sorted(old_roots.keys() - parts.keys()):
         settings = " and ".join(_SETTINGS[name] for name in missing)

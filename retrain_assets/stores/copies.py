@@ -131,7 +131,8 @@ def _refuse_other_versions(records: Rows, present: Rows, target: Storage) -> Non
             for rows in (present, records)
         )
         if ours - theirs:
-            raise _refusal(f"{target.root} has {table} of its own of this model")
+            extra = f"MLflow has {table} of this model that the root to copy from does not have"
+            raise _refusal(f"for {target.root}, {extra}")
 
 
 def _refusal(reason: str) -> CopyError:

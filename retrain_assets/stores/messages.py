@@ -173,7 +173,7 @@ def signing_keys(secret: str) -> list[bytes]:
         keys = []
     if min(map(len, keys), default=0) < _SHORTEST_KEY:
         raise ValueError(
-            "RETRAIN_WEBHOOK_SECRET is no key: write whsec_ and then 24 random bytes as base64"
+            "RETRAIN_WEBHOOK_SECRET is not a key: write whsec_ and then 24 random bytes as base64"
         )
     return keys
 
@@ -242,7 +242,10 @@ def _check(host: str, address: str) -> None:
     ip = getattr(ip, "ipv4_mapped", None) or ip
     wrong = ip.is_link_local or ip.is_multicast or ip.is_unspecified
     if wrong or (ip.is_loopback and not is_loopback(host)):
-        raise NotTakenError(f"{host} leads to {address}, where no receiver may be")
+        raise NotTakenError(
+            f"{host} leads to {address}, an address of this machine or of its direct network, to "
+            "which no message is sent: name a host elsewhere, or localhost for this machine"
+        )
 
 
 ATTEMPTS = 10

@@ -125,13 +125,13 @@ def column(**changes: Any) -> dict[str, Any]:
             {"exclude": [{"first": "2020-02-30", "last": "2020-03-01", "reason": "outage"}]},
             {},
             "exclude.0.first",
-            "'2020-02-30' is no partition of customers: write it as 2020-01-01",
+            "'2020-02-30' is not a partition of customers: write it as 2020-01-01",
         ),
         (
             {"exclude": [{"first": "2020-02-01", "last": "2029-03-01", "reason": "outage"}]},
             {},
             "exclude.0.last",
-            "'2029-03-01' is no partition of customers",
+            "'2029-03-01' is not a partition of customers",
         ),
         (
             {"windows": {"train": 110, "holdout": 11}, "labels": {"delay": 1}},
@@ -150,7 +150,7 @@ def column(**changes: Any) -> dict[str, Any]:
             {},
             {"partition": DATASET["partition"] | {"timezone": "Europe/Pari"}},
             "partition.timezone",
-            "'Europe/Pari' is no IANA time zone: did you mean Europe/Paris",
+            "'Europe/Pari' is not an IANA time zone: did you mean Europe/Paris",
         ),
         ({}, {"key": ["day", "idd"]}, "key", "'idd' is not among `columns`: did you mean id?"),
         (
@@ -197,7 +197,7 @@ def column(**changes: Any) -> dict[str, Any]:
             {"estimator": {"class": "sklearn.linear_model.Ridge"}},
             {},
             "estimator.class",
-            "sklearn.linear_model.Ridge is no classifier, which target.kind binary needs",
+            "sklearn.linear_model.Ridge is not a classifier, which target.kind binary needs",
         ),
         (
             {"estimator": {"class": "sklearn.svm.LinearSVC"}},
@@ -410,10 +410,10 @@ def test_what_is_no_partition_key_never_gets_beyond_the_yaml(project: Project, k
     exclude = {"exclude": [{"first": key, "last": key, "reason": "outage"}]}
     project.write(yaml_of(exclude))
     refusal = project.refusal(plainly=True)
-    assert f"attributes.exclude.0.first: {key!r} is no partition of customers" in refusal
+    assert f"attributes.exclude.0.first: {key!r} is not a partition of customers" in refusal
     project.write(yaml_of(None, {"partition": DATASET["partition"] | {"start": key}}))
     refusal = project.refusal(plainly=True)
-    assert f"attributes.partition: {key!r} is no day from 1900 to 2199" in refusal
+    assert f"attributes.partition: {key!r} is not a valid day from 1900 to 2199" in refusal
 
 
 # As a user meets it.

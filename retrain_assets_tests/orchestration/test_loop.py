@@ -324,7 +324,7 @@ def test_changed_features_are_rebuilt_retrained_and_promoted_without_waiting(
     assert [run.job for run in world.settle()] == ["churn_monitor", "churn_retrain"]
     first, second = ledger(world)
     assert (second.action, second.causes) == ("promote", ("spec_change",))
-    assert "production needs plan, which the spec no longer makes" in second.reason
+    assert "production needs plan, which the YAML no longer makes" in second.reason
     assert registry(world).load(second.version, second.sha256)["encode"].columns_ == ["x", "square"]
     assert second.recipe != first.recipe
     assert world.settle() == []

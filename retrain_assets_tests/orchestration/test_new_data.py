@@ -368,7 +368,7 @@ def test_a_tick_says_what_it_passed_over_and_why(world: World) -> None:
         "1 hidden ('customers/.hidden.csv')",
         "1 of no partition (it is after 2020-04-30) ('customers/2021-01-01.csv')",
         "1 of no partition (write it as 2020-01-01) ('customers/2020-13-01.csv')",
-        f"1 no regular file ('customers/{key(1)}.csv')",
+        f"1 not a regular file ('customers/{key(1)}.csv')",
         f"1 outside the landing folder ('customers/{key(2)}.csv')",
         "10 not named like customers/2020-01-01.csv (",
     ):

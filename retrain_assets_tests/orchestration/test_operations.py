@@ -70,7 +70,7 @@ def test_a_pause_is_ended_by_a_person(world: World) -> None:
 
 def test_a_pause_until_what_is_no_partition_is_refused(world: World) -> None:
     with pytest.raises(
-        ValueError, match="'2020-02-30' is no partition of customers: write it as 20"
+        ValueError, match="'2020-02-30' is not a partition of customers: write it as 20"
     ):
         start(world, "pause", until="2020-02-30", reason="audit")
     assert world.state.ledger.read_pause() is None

@@ -137,14 +137,14 @@ def test_a_dataset_without_partitions_has_no_definition() -> None:
 @pytest.mark.parametrize(
     ("first", "last", "said"),
     [
-        ("2013-02-30", "2013-03-01", "'2013-02-30' is no partition"),
-        ("2013-1-5", "2013-03-01", "'2013-1-5' is no partition"),
-        ("2013-01-01", "2099-01-01", "'2099-01-01' is no partition"),
-        ("2001-01-01", "2013-01-01", "'2001-01-01' is no partition"),
-        ("2013-01-02\n", "2013-01-03", "no partition"),
-        ("٢013-01-02", "2013-01-03", "no partition"),
-        ("../../etc", "2013-01-03", "no partition"),
-        ("d' OR '1'='1", "2013-01-03", "no partition"),
+        ("2013-02-30", "2013-03-01", "'2013-02-30' is not a partition"),
+        ("2013-1-5", "2013-03-01", "'2013-1-5' is not a partition"),
+        ("2013-01-01", "2099-01-01", "'2099-01-01' is not a partition"),
+        ("2001-01-01", "2013-01-01", "'2001-01-01' is not a partition"),
+        ("2013-01-02\n", "2013-01-03", "not a partition"),
+        ("٢013-01-02", "2013-01-03", "not a partition"),
+        ("../../etc", "2013-01-03", "not a partition"),
+        ("d' OR '1'='1", "2013-01-03", "not a partition"),
         ("2013-01-05", "2013-01-01", "before it starts"),
     ],
 )

@@ -47,8 +47,11 @@ COLUMNS = DATASET["columns"]
         (f"{HEAD}  name a\n  key: b\n", "see if the line before lacks a colon"),
         (f"{HEAD}  a: 'b\n  c: d\n", "line 3: found unexpected end of stream: close the quote"),
         (f"{HEAD}\tname: x\n", "line 3: found character that cannot start any token: indent"),
-        (f"{HEAD}  key: *nowhere\n", "line 3: *nowhere names no finished anchor"),
-        (f"{HEAD}  key: &x [*x]\n", "line 3: *x names no finished anchor"),
+        (
+            f"{HEAD}  key: *nowhere\n",
+            "line 3: *nowhere refers to &nowhere, which is not written",
+        ),
+        (f"{HEAD}  key: &x [*x]\n", "line 3: *x refers to &x, which is not written above it"),
         ("", "line 1: is empty"),
         ("# nothing but words\n", "line 1: is empty"),
         ("- a\n- b\n", "line 1: document 1 is a list: write a mapping"),

@@ -172,7 +172,7 @@ def test_a_sheet_of_excel_lands_as_parquet(tmp_path: Path) -> None:
     [
         ("a.csv", b"", "is empty"),
         ("a.zip", b"PK", "unpacked"),
-        ("a.jsonl", b'{"x": 1}\n[2', "is no JSON"),
+        ("a.jsonl", b'{"x": 1}\n[2', "is not JSON"),
         ("a.csv", b"# from a site\nday,x\n1,2\n", "the first line is a comment"),
         ("a.csv", b'day,x\n1,"2\n', "quote opened on line"),
     ],

@@ -95,7 +95,7 @@ def copies_itself(world: World, root: Path, said: Said) -> None:
         copy()
     stray.unlink()
     new_run(prod.state.registry)
-    with pytest.raises(copies.CopyError, match="has runs of its own of this model"):
+    with pytest.raises(copies.CopyError, match="MLflow has runs of this model that the root"):
         copy()
     assert prod.state.ledger.read() == ledger
 
@@ -151,7 +151,7 @@ def test_nothing_is_written_over(world: World, tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="is not empty, it holds landing"):
         restore(tmp_path / "copy", parts, lambda _: None)
     (tmp_path / "copy" / "backup.json").unlink()
-    with pytest.raises(BackupError, match=r"no finished backup: it has no backup\.json"):
+    with pytest.raises(BackupError, match=r"not a finished backup: it has no backup\.json"):
         restore(tmp_path / "copy", {"storage": tmp_path / "new"}, lambda _: None)
 
 

@@ -221,7 +221,7 @@ def as_whole(value: float) -> int:
         ValueError: It is none, or has too many digits to be exact.
     """
     if abs(value) >= 10**_DIGITS or not value.is_integer():
-        raise ValueError("the value is no whole number")
+        raise ValueError("the value is not a whole number")
     return int(value)
 
 
@@ -494,7 +494,7 @@ def _mistaken_format(written: str, kind: ColumnType, timezone: str) -> str | Non
         if pl.select(read == expected).item():
             return None
     except pl.exceptions.PolarsError as error:
-        return f"{written!r} is no format: {str(error).partition(chr(10))[0][:300]}"
+        return f"{written!r} is not a format: {str(error).partition(chr(10))[0][:300]}"
     example = _SAMPLE.replace(tzinfo=ZoneInfo(timezone)).isoformat()
     reason = f"{written!r} leaves out what it takes to read {example} back"
     return f"{reason}: name the year and so on, as %d.%m.%Y does"

@@ -40,9 +40,9 @@ def _spec_change(spec: ModelSpec, situation: Situation) -> Answer:
     if not spec.triggers.spec_change:
         return NOT_WATCHED
     if production.recipe == situation.recipe:
-        return Answer(False, "the spec is the one production was trained with")
+        return Answer(False, "the YAML is the one that production was trained with")
     spec_part = production.recipe.partition(".")[0]
-    what = "the user's code" if situation.recipe.startswith(f"{spec_part}.") else "the spec"
+    what = "the user's code" if situation.recipe.startswith(f"{spec_part}.") else "the YAML"
     return Answer(True, f"{what} has changed since version {production.version} was trained")
 
 
@@ -174,7 +174,7 @@ def _compare_with_rate(window: pl.DataFrame, trigger: DriftTrigger) -> Answer:
         reason += f", farthest {row['column']}: {row['measure']} {row['statistic']:.3g}"
         reason += f", threshold {row['threshold']:.3g}"
     if p_value <= limit and not fired:
-        reason += f", no column beyond the smallest effect of {trigger.smallest_effect:g}"
+        reason += f", and no column is beyond the smallest effect of {trigger.smallest_effect:g}"
     return Answer(fired, f"{reason}; {note}" if note else reason)
 
 

@@ -112,7 +112,7 @@ def run_permutation_test(
         ValueError: The rate is not between 0 and 1.
     """
     if not 0 < rate < 1:
-        raise ValueError(f"a rate of {rate} is no probability between 0 and 1")
+        raise ValueError(f"a rate of {rate} is not a probability between 0 and 1")
     blocks = len(columns[0].counts)
     mask = np.zeros((1, blocks))
     mask[0, list(current)] = 1

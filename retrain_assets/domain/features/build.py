@@ -432,7 +432,9 @@ def _apply(rows: pl.DataFrame, history: pl.DataFrame | None, spec: ModelSpec) ->
     result = getattr(import_module(module), function)(*tables)
     if not isinstance(result, pl.DataFrame):
         kind = type(result).__name__
-        raise FeatureError(f"model {spec.name}: {spec.features.python} returned {kind}, no frame")
+        raise FeatureError(
+            f"model {spec.name}: {spec.features.python} returned {kind}, not a polars DataFrame"
+        )
     return result
 
 

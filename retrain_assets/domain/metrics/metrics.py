@@ -438,7 +438,11 @@ def _import_metric(reference: str) -> Function:
     def metric(target: Array, prediction: Array, weight: Weights = None) -> float:  # noqa: ARG001
         value = function(target, prediction)
         if not np.isscalar(value):
-            raise MeasureError(f"gate.python: {reference} gave {type(value).__name__}, no number")
+            kind = type(value).__name__
+            raise MeasureError(
+                f"gate.python: {reference} must return one number, and returned a value of type "
+                f"{kind}"
+            )
         return float(value)  # type: ignore[arg-type]
 
     return metric

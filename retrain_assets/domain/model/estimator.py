@@ -323,7 +323,8 @@ def refuse_wrong_kind(pipeline: Pipeline, kind: Kind) -> None:
     """Refuse a pipeline that does not predict what a kind asks for.
 
     Raises:
-        TrainingError: It is no classifier or no regressor, or it gives no probabilities.
+        TrainingError: It is not the classifier or regressor that is needed, or gives no
+            probabilities.
     """
     from sklearn.base import is_classifier, is_regressor
 
@@ -332,7 +333,7 @@ def refuse_wrong_kind(pipeline: Pipeline, kind: Kind) -> None:
     if kind == "regression":
         fits, role = is_regressor, "regressor"
     if not fits(pipeline):
-        raise TrainingError(f"estimator: {name} is no {role}, which target.kind {kind} needs")
+        raise TrainingError(f"estimator: {name} is not a {role}, which target.kind {kind} needs")
     if kind != "regression" and not hasattr(pipeline, "predict_proba"):
         raise TrainingError(f"estimator: {name} gives no probabilities: choose one that does")
 
@@ -356,12 +357,12 @@ def wrap_fitted(estimator: Any, kind: Kind, features: pl.DataFrame) -> Pipeline:
     columns = list(features.columns if names is None else names)
     if missing := [str(name) for name in columns if name not in features.columns]:
         raise TrainingError(
-            f"it wants {', '.join(missing)}, which features of the spec do not make"
+            f"it needs {', '.join(missing)}, but `features` of the YAML does not make them"
         )
     count = getattr(estimator, "n_features_in_", len(columns))
     if count != len(columns):
         raise TrainingError(
-            f"it was fitted on {count} unnamed columns, the spec makes {len(columns)}: "
+            f"it was fitted on {count} unnamed columns, but the YAML makes {len(columns)}: "
             f"{', '.join(columns)}"
         )
     encoder = FrameColumns(with_names=names is not None).fit(features.select(columns))

@@ -59,5 +59,7 @@ def _call_user_function(reference: str) -> Any:
         raise TrainingError(f"estimator.python: {reference} cannot be imported: {error}") from error
     if not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
         kind = type(estimator).__name__
-        raise TrainingError(f"estimator.python: {reference} gave {kind}, no unfitted estimator")
+        raise TrainingError(
+            f"estimator.python: {reference} returned {kind}, not an estimator that can be fitted"
+        )
     return estimator

@@ -193,7 +193,8 @@ class _Guesser:
     def _report_column(self, name: str, column: ColumnGuess) -> None:
         texts = self.reasons.setdefault(name, [])
         if column.unread:
-            texts.append(f"{column.unread:,} values are no {column.kind}: their rows are refused")
+            count, kind = f"{column.unread:,} values", column.kind
+            texts.append(f"{count} cannot be read as {kind}: their rows are refused")
             self.guesses.append(Guess(name, str(column.kind), texts[-1], "unsure"))
         if column.rival:
             why = f"{column.rival} reads them too"

@@ -92,7 +92,8 @@ def guess_target(table: Table, wish: str, kind: Kind | None) -> tuple[Target, Gu
         values = table.rows.select(expression.alias(LABEL)).to_series()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         near = hint(wish, table.types)
-        raise ValueError(f"--target {wish}: is no column, nor SQL over columns{near}") from error
+        why = f"is neither a column nor SQL over columns{near}"
+        raise ValueError(f"--target {wish} {why}") from error
     guess = _guess_kind(values, kind)
     task = cast("Kind", guess.value)
     sources = (wish,) if is_column else tuple(dict.fromkeys(expression.meta.root_names()))

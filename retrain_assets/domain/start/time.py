@@ -88,7 +88,9 @@ def guess_time(table: Table, wish: str | None, target: str) -> tuple[str | None,
     if wish is not None:
         if wish not in times:
             kind, names = table.types.get(wish, "no column"), ", ".join(times) or "none"
-            raise ValueError(f"--time {wish}: is {kind}, no date or time; there are {names}")
+            raise ValueError(
+                f"--time {wish} is {kind}, not a date or time; those that are: {names}"
+            )
         return wish, Guess("time", wish, "as asked for", "sure")
     usable = [
         name

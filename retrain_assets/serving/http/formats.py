@@ -146,7 +146,7 @@ def _unpack_tensors(tensors: list[Tensor], packed: bytes, most: int) -> None:
             else:
                 tensor.data = np.frombuffer(content, _V2_PACKED[tensor.datatype]).tolist()
         except (ValueError, struct.error) as error:
-            message = f"{tensor.name} is no packed {tensor.datatype}: {error}"
+            message = f"{tensor.name} cannot be unpacked as {tensor.datatype}: {error}"
             raise requests.invalid(message) from error
     if packed:
         raise requests.invalid("more bytes stand behind the JSON than the tensors say")
@@ -253,7 +253,7 @@ def read_arrow(content: bytes, contract: Contract) -> pl.DataFrame:
         frame = pl.read_ipc_stream(io.BytesIO(content))
     except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError,
             struct.error) as error:  # fmt: skip
-        raise RequestError(400, "not_arrow", "the body is no Arrow stream") from error
+        raise RequestError(400, "not_arrow", "the body is not an Arrow stream") from error
     return contract.check(frame)
 
 

@@ -50,7 +50,7 @@ class VersionError(RuntimeError):
 
 
 class MissingFeaturesError(model_file.ModelFileError):
-    """A version needs features that the spec no longer makes."""
+    """A version needs features that the YAML no longer makes."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Loader:
 
         Raises:
             VersionError: Its file is not the one in the ledger, it predicts something else than in
-                training, or the spec no longer makes its features.
+                training, or the YAML no longer makes its features.
         """
         try:
             return self._verify(row, self._fetch(row))
@@ -236,7 +236,7 @@ class Loader:
         compare_with_example(model, row.sha256, copy / EXAMPLE_FILE, kind, trusted)
         pipeline = model_file.load_model(content, row.sha256, f"version {row.version}", trusted)
         if missing := train.list_missing_features(state, pipeline):
-            raise MissingFeaturesError(f"the spec no longer makes {', '.join(missing)}: retrain")
+            raise MissingFeaturesError(f"the YAML no longer makes {', '.join(missing)}: retrain")
         newest = read_features(state, sorted(state.built())[-3:]).select(state.feature_names)
         quick, how = build_quick_model(pipeline, kind, newest.tail(TRIED_ROWS))
         classes = train.get_classes(pipeline)

@@ -115,8 +115,8 @@ class PulledFiles:
             return bound
         if not isinstance(bound, date):
             raise StatementError(
-                f"overlap: {name} is {type(bound).__name__}, no date or time: leave `overlap` out, "
-                "or choose a cursor that is one"
+                f"overlap: {name} is {type(bound).__name__}, not a date or time: leave `overlap` "
+                "out, or choose a cursor that is one"
             )
         return bound - self.overlap
 

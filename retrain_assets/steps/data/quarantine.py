@@ -24,8 +24,8 @@ _TYPES: dict[ColumnType, str] = {
     "int": "a whole number, such as 5",
     "float": "a number, such as 0.5",
     "bool": "true or false",
-    "category": "a text that is no word for a missing value and no error of a spreadsheet",
-    "text": "a text that is no word for a missing value and no error of a spreadsheet",
+    "category": "a text that is neither a word for a missing value nor an error of a spreadsheet",
+    "text": "a text that is neither a word for a missing value nor an error of a spreadsheet",
     "date": "a date, such as 2013-01-31",
     "datetime": "a time with its offset, such as 2013-01-31T10:00:00Z",
 }
@@ -61,7 +61,7 @@ def refused(
         raise ValueError(f"no rule is named {reason!r}{hint(reason, rules)}")
     is_key = partition is not None and not partition.startswith(UNPLACED)
     if is_key and (why := spec.partition.explain_misfit(partition or "")) is not None:
-        raise ValueError(f"{partition!r} is no partition of {spec.name}: {why}")
+        raise ValueError(f"{partition!r} is not a partition of {spec.name}: {why}")
     table = f"{spec.name}/quarantine"
     rows = storage.tables.scan(table, QUARANTINE_SCHEMA)
     if partition is not None:

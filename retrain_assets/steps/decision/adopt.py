@@ -127,8 +127,8 @@ def _load(state: ModelState, source: str, last: str, features: pl.DataFrame) -> 
     if not release.is_release(source):
         if os.environ.get(signature.TRUSTED):
             raise model_file.ModelFileError(
-                f"{source} is no release: while {signature.TRUSTED} is set, only signed releases "
-                "are adopted; unset it to adopt this model"
+                f"{source} is not a release: while {signature.TRUSTED} is set, only signed "
+                "releases are adopted; unset it to adopt this model"
             )
         if (native := registry.read_native(source, state.registry)) is not None:
             return native_file.take_over(native, source, kind, features)
@@ -146,6 +146,7 @@ def _load(state: ModelState, source: str, last: str, features: pl.DataFrame) -> 
         raise promote.DecisionError(f"{source} does not predict as when released: {check.detail}")
     pipeline = model_file.load_model(files[model_file.MODEL_FILE], sha256, source, trusted)
     if missing := {*pipeline[0].columns_} - {*features.columns}:
-        raise TrainingError(f"it wants {', '.join(sorted(missing))}, which the spec does not make")
+        names = ", ".join(sorted(missing))
+        raise TrainingError(f"it needs {names}, but the YAML does not make them")
     refuse_wrong_kind(pipeline, kind)
     return pipeline

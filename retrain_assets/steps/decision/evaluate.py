@@ -100,7 +100,7 @@ def evaluate(state: ModelState, history: History, run_id: str) -> Evaluation:
     """Judge the candidate against the version now in production, and store the verdict.
 
     Of several candidates each is judged; the best becomes `candidate`, and its verdict counts. If
-    the spec no longer makes a feature that production needs, the two cannot be compared, and the
+    the YAML no longer makes a feature that production needs, the two cannot be compared, and the
     candidate is compared with the trivial predictor alone.
     """
     candidates = train.list_candidates(state.registry, get_candidate(state.registry))

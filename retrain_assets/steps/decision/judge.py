@@ -77,7 +77,7 @@ def judge(
         return decision, evidence | comparisons
     decision = gates.decide(gate, None, trivial)
     if missing:
-        note = f"production needs {', '.join(missing)}, which the spec no longer makes"
+        note = f"production needs {', '.join(missing)}, which the YAML no longer makes"
         decision = replace(decision, reason=f"{decision.reason}; {note}")
     return decision, evidence | {"comparison": asdict(trivial)}
 

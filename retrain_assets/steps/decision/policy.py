@@ -79,10 +79,10 @@ def pause(state: ModelState, until: str, reason: str, by: str) -> Pause:
     """Prevent requests for retraining as of any partition before one.
 
     Raises:
-        ValueError: `until` is no partition of the dataset.
+        ValueError: `until` is not a partition of the dataset.
     """
     if (why := state.dataset.partition.explain_misfit(until)) is not None:
-        raise ValueError(f"until: {until!r} is no partition of {state.dataset.name}: {why}")
+        raise ValueError(f"until: {until!r} is not a partition of {state.dataset.name}: {why}")
     pause_ = Pause(until, reason, by)
     state.ledger.write_pause(pause_, {"action": "pause", **_as_of(state), **asdict(pause_)})
     return pause_

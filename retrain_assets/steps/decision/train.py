@@ -386,7 +386,7 @@ def get_classes(pipeline: Model) -> list[Any] | None:
 
 
 def list_missing_features(state: ModelState, pipeline: Model) -> list[str]:
-    """List the features that a model was trained on and the spec no longer makes."""
+    """List the features that a model was trained on and the YAML no longer makes."""
     return [name for name in pipeline["encode"].columns_ if name not in state.feature_names]
 
 

@@ -61,7 +61,7 @@ def reproduce(state: ModelState, number: int) -> Reproduction:
     spec = state.registry.text(version, SPEC_FILE)
     if not spec or "rows_sha256" not in tags:
         raise NotRecordedError(
-            f"{name}: its spec or the digest of its rows was not recorded, so nothing can be "
+            f"{name}: its YAML or the digest of its rows was not recorded, so nothing can be "
             "compared: versions trained from now on have both"
         )
     import skops.io
@@ -113,7 +113,7 @@ def _list_changes(state: ModelState, version: ModelVersion) -> Iterator[str]:
         commit = tags.get("checkout") or "no commit was recorded"
         yield f"code: changed since; then: {commit}; now: {checkout() or 'no checkout'}"
     if state.spec.recipe != tags["spec_digest"].partition(".")[0]:
-        yield f"spec: changed since; that of then was used, {SPEC_FILE} of its MLflow run"
+        yield f"YAML: changed since; that of then was used, {SPEC_FILE} of its MLflow run"
     if lock_digest() != tags["lock_digest"]:
         past, present = json.loads(state.registry.text(version, PACKAGES_FILE) or "{}"), installed()
         names = [name for name in sorted({*past, *present}) if past.get(name) != present.get(name)]

@@ -131,7 +131,7 @@ class MemberOutputs:
         """Return the labelled rows of a partition; None where they cannot move the layer.
 
         That is where a member was trained on the partition, or where the newest needs features
-        that the spec no longer makes.
+        that the YAML no longer makes.
         """
         outputs = self.list_outputs(place)
         return self.select_labelled(place, outputs) if outputs else None
@@ -145,7 +145,7 @@ class MemberOutputs:
 
         Returns:
             None at all where the layer has nothing to say: a member was trained on the partition,
-            or the newest needs features that the spec no longer makes.
+            or the newest needs features that the YAML no longer makes.
         """
         if not place.members or any(
             item.data_range[0] <= place.key <= item.data_range[1] for item in place.members

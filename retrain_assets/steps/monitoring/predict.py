@@ -95,7 +95,7 @@ def score_partitions(
 
     Raises:
         LookupError: There is no such version.
-        ModelFileError: It was trained on features that the spec no longer makes.
+        ModelFileError: It was trained on features that the YAML no longer makes.
     """
     history = state.ledger.read()
     decided = {row.version: row for row in history.on_versions}
@@ -109,7 +109,7 @@ def score_partitions(
     pipeline = state.registry.load(row.version, row.sha256)
     if missing := ", ".join(train.list_missing_features(state, pipeline)):
         raise ModelFileError(
-            f"version {row.version} needs {missing}, which the spec no longer makes"
+            f"version {row.version} needs {missing}, which the YAML no longer makes"
         )
     timeline = read_timeline(state, history, row)
     older = None

@@ -101,7 +101,8 @@ def describe_renaming(change: Change, storage: Storage, new: str) -> list[str]:
     if part.kind == "model" and not is_begun and storage.registry(new).is_known():
         raise ValueError(f"MLflow has {new} already: choose another name")
     if old in TAGGED or new in TAGGED:
-        raise ValueError(f"{old} cannot become {new}: {' and '.join(TAGGED)} are no names")
+        names = " or ".join(TAGGED)
+        raise ValueError(f"{old} cannot become {new}: nothing can be called {names}")
     if part.kind == "dataset":
         return _describe_dataset(change, new)
     return [

@@ -54,7 +54,7 @@ def _json_records(
             try:
                 values = read(line)
             except json.JSONDecodeError as error:
-                problem = f"it is no JSON: {error.msg} at character {error.pos + 1}"
+                problem = f"it is not JSON: {error.msg} at character {error.pos + 1}"
             except RecursionError:
                 problem = "it is nested too deeply"
             except ValueError as error:

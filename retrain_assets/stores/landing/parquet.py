@@ -35,7 +35,7 @@ def read_parquet(
     # A damaged file may raise anything, and a panic of polars is no Exception.
     except (Exception, pl.exceptions.PanicException) as error:
         raise readers.RefusedFileError(
-            f"it is no sound parquet file: {readers.shown(str(error))}"
+            f"it is not a sound parquet file: {readers.shown(str(error))}"
         ) from error
 
 
@@ -122,7 +122,7 @@ def _parts(file: ParquetFile, name: str, spec: DatasetSpec) -> Iterator[pl.Serie
         why = (
             "the checksum of a page is wrong" if "CRC" in str(error) else readers.shown(str(error))
         )
-        message = f"it is no sound parquet file: column {name} cannot be read, {why}"
+        message = f"it is not a sound parquet file: column {name} cannot be read, {why}"
         raise readers.RefusedFileError(message) from error
 
 

@@ -401,7 +401,7 @@ def _csv_records(lines: _Lines, delimiter: str, width: int, has_header: bool) ->
         try:
             fields = next(reader)
         except csv.Error as error:
-            problem = f"it is no CSV: {error}"
+            problem = f"it is not CSV: {error}"
         if fields == []:
             continue
         if fields is not None and len(fields) != width:

@@ -229,7 +229,7 @@ class LocalFiles(NamedFiles):
         """
         status = self._status(path)
         if not stat.S_ISREG(status.st_mode):
-            raise PassedOverError("no regular file")
+            raise PassedOverError("not a regular file")
         if not os.access(self.root / path, os.R_OK):
             raise PassedOverError("without permission to read")
         return LandingFile(path, key, status.st_size, _stamp(status), status.st_mtime_ns)

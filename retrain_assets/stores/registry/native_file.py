@@ -43,7 +43,8 @@ def take_over(content: bytes, source: str, kind: Kind, features: pl.DataFrame) -
     """
     if recognize(content) is None:
         raise ModelFileError(
-            f"{source} is no native file: LightGBM's is text, XGBoost's UBJ or JSON, CatBoost's cbm"
+            f"{source} is not a native file: LightGBM's is text, XGBoost's UBJ or JSON, and "
+            "CatBoost's cbm"
         )
     with TemporaryDirectory() as folder:
         native, rows, pipeline = (Path(folder) / name for name in ("native", "rows", "pipeline"))

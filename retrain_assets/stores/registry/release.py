@@ -97,5 +97,5 @@ def _parse(address: str) -> tuple[str, str]:
     """Return repository and tag of an address on GitHub; the tag may be empty."""
     match = _ADDRESS.fullmatch(address)
     if match is None:
-        raise ValueError(f"{address} is no github:OWNER/REPO or github:OWNER/REPO@TAG")
+        raise ValueError(f"{address} is not written as github:OWNER/REPO or github:OWNER/REPO@TAG")
     return match[1], match[2] or ""

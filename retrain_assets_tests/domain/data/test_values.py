@@ -118,7 +118,7 @@ def test_a_time_without_offset_is_local_and_one_that_may_be_two_is_none(
 @pytest.mark.parametrize(
     ("kind", "written", "why"),
     [
-        ("date", "%Q", "is no format"),
+        ("date", "%Q", "is not a format"),
         ("date", "day", "name the year"),
         ("date", "%d.%m.", "name the year"),
         ("datetime", "%Y-%m-%d", "name the year and so on"),

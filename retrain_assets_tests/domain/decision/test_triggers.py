@@ -200,7 +200,7 @@ def test_nothing_is_decided_twice_as_of_one_partition() -> None:
 def test_a_changed_spec_does_not_wait_for_the_cooldown() -> None:
     request = decide(model(), situation(last_decision=DAYS[-1], recipe="other"))
     assert (request.retrain, request.fired) == (True, ("spec_change",))
-    assert request.reason.startswith("the spec has changed")
+    assert request.reason.startswith("the YAML has changed")
     code = decide(model(), situation(last_decision=DAYS[-1], recipe="same.code"))
     assert code.reason.startswith("the user's code has changed")
     assert not decide(model(spec_change=False), situation(recipe="other")).retrain

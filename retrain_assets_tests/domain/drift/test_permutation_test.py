@@ -127,5 +127,5 @@ def test_few_blocks_support_no_small_rate() -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1])
 def test_what_is_no_probability_is_refused(rate: float) -> None:
-    with pytest.raises(ValueError, match="is no probability between 0 and 1"):
+    with pytest.raises(ValueError, match="is not a probability between 0 and 1"):
         judged(stream(np.random.default_rng(5), REFERENCE + CURRENT), rate=rate)

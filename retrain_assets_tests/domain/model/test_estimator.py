@@ -246,8 +246,8 @@ def test_the_seed_is_given_where_none_is_set() -> None:
             r"estimator.class: scikit-learn has no sklearn.ensemble.HistGradientBostingClassifier",
         ),
         ({"class": "sklearn.ensembel.RandomForestClassifier"}, "has no sklearn.ensembel.Random"),
-        ({"class": "sklearn.utils.Bunch"}, "Bunch is no estimator"),
-        ({"class": "sklearn.base.warnings"}, "warnings is no estimator"),
+        ({"class": "sklearn.utils.Bunch"}, "Bunch is not an estimator"),
+        ({"class": "sklearn.base.warnings"}, "warnings is not an estimator"),
         ({"class": "sklearn.ensemble.StackingClassifier"}, "name that in estimator.python"),
         (
             {"class": BOOSTING, "params": {"learning_rat": 1}},
@@ -255,10 +255,10 @@ def test_the_seed_is_given_where_none_is_set() -> None:
         ),
         ({"class": LOGISTIC, "params": {"zzz": 1}}, "there are C, class_weight"),
         ({"class": LOGISTIC, "params": {"C": -1}}, "cannot be fitted: .*'C' parameter"),
-        ({"class": "sklearn.linear_model.Ridge"}, "Ridge is no classifier"),
+        ({"class": "sklearn.linear_model.Ridge"}, "Ridge is not a classifier"),
         ({"class": "sklearn.svm.LinearSVC"}, "LinearSVC gives no probabilities"),
         ({"python": f"{HERE}:nothing"}, "nothing cannot be imported"),
-        ({"python": f"{HERE}:no_estimator"}, "gave int, no unfitted estimator"),
+        ({"python": f"{HERE}:no_estimator"}, "returned int, not an estimator"),
     ],
 )
 def test_an_estimator_that_does_not_do_is_refused(

@@ -111,7 +111,7 @@ def test_a_constraint_by_the_name_of_a_feature_holds(
     line = pl.DataFrame({"x": 0.0, "plan": "pro", "z": np.linspace(-2, 2, 50)})
     assert (np.diff(predict(pipeline, "binary", line)) <= 1e-9).all()
     wrong = model(**{"class": path, "params": {"monotone_constraints": {"zz": 1}}})
-    with pytest.raises(TrainingError, match="'zz' is no feature: did you mean z"):
+    with pytest.raises(TrainingError, match="'zz' is not a feature: did you mean z"):
         fitted(wrong, rows)
 
 
@@ -176,7 +176,7 @@ MISTAKES = [
     ({"class": "lightgbm.LGBMRanker"}, "class", "it ranks rows within groups"),
     ({"class": "lightgbm.LGBMClasifier"}, "class", "did you mean lightgbm.LGBMClassifier"),
     ({"class": "lightgbm.sklearn.LGBMClassifier"}, "class", "did you mean lightgbm.LGBMClassifier"),
-    ({"class": "xgboost.XGBRegressor"}, "class", "is no classifier, which target.kind binary"),
+    ({"class": "xgboost.XGBRegressor"}, "class", "is not a classifier, which target.kind binary"),
     (
         {"class": "xgboost.XGBClassifier", "params": {"objective": "survival:cox"}},
         "objective",

@@ -107,7 +107,7 @@ def test_it_is_loaded_here_and_in_another_process_where_it_is_trusted(
     "path", ["os.system", "builtins.eval", "retrain_assets.cli.main", "Clip", "a.<b>.C", "a.b.c d"]
 )
 def test_what_could_run_any_command_is_not_trusted(path: str) -> None:
-    with pytest.raises(ValidationError, match="is no class or function of a module of yours"):
+    with pytest.raises(ValidationError, match="is not a class or function of a module of yours"):
         model(path)
 
 

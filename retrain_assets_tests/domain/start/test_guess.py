@@ -199,10 +199,13 @@ def test_a_target_may_be_sql_and_its_columns_are_known_later(tmp_path: Any) -> N
 @pytest.mark.parametrize(
     ("wishes", "why"),
     [
-        ({"target": "lte"}, "is no column, nor SQL over columns: did you mean late"),
+        ({"target": "lte"}, "is neither a column nor SQL over columns: did you mean late"),
         ({"target": "mail"}, "different texts"),
         ({"target": "day"}, "dates or times"),
-        ({"target": "late", "time": "channel"}, "no date or time; there are day, complaint"),
+        (
+            {"target": "late", "time": "channel"},
+            "a date or time; those that are: day, complaint",
+        ),
         ({"target": "late", "key": ["nope"]}, "no column 'nope'"),
         ({"target": "late", "kind": "regression"}, "of another kind"),
     ],

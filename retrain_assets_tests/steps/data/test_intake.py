@@ -876,7 +876,7 @@ def test_older_files_may_lack_a_column_that_came_later(
 
 def test_since_names_a_partition_and_no_column_that_each_row_must_have() -> None:
     with pytest.raises(
-        ValueError, match=r"columns\.city\.since: '2013' is no partition: write it as"
+        ValueError, match=r"columns\.city\.since: '2013' is not a partition: write it as"
     ):
         dataset(columns=SALES["columns"] | {"city": {"type": "category", "since": "2013"}})
     with pytest.raises(ValueError, match="each file must have id"):

@@ -177,7 +177,7 @@ def test_a_row_without_a_time_may_change_twice(shop: Shop) -> None:
 def test_late_commits_are_read_by_the_overlap(shop: Shop) -> None:
     if shop.kind == "sqlite":  # whose times are texts
         shop.pull()
-        with pytest.raises(StatementError, match="overlap: changed is str, no date or time"):
+        with pytest.raises(StatementError, match="overlap: changed is str, not a date or time"):
             shop.pull(overlap="1h")
         return
     shop.pull()

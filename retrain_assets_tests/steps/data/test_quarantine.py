@@ -94,7 +94,7 @@ def test_the_corrected_file_empties_the_quarantine_of_its_partition_alone(world:
 
 @pytest.mark.parametrize("bad", ["2020-02-30", "2020-1-5", "a' OR '1'='1", "", "../x"])
 def test_a_partition_that_cannot_be_is_refused(world: World, bad: str) -> None:
-    with pytest.raises(ValueError, match="is no partition of customers: write it as 2020-01-01"):
+    with pytest.raises(ValueError, match="is not a partition of customers: write it as 2020-01-01"):
         refused(world.storage, world.dataset, partition=bad)
 
 

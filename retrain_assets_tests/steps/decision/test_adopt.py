@@ -288,18 +288,22 @@ def saved_natively(model: Any, folder: Path) -> bytes:
     ("kind", "change", "said"),
     [
         ("binary", lambda content, rows: (content[:900], rows), "theirs cannot be taken over: "),
-        ("binary", lambda _, rows: (b"no model", rows), "theirs is no native file: LightGBM's is"),
+        (
+            "binary",
+            lambda _, rows: (b"no model", rows),
+            "theirs is not a native file: LightGBM's",
+        ),
         (
             "regression",
             lambda *given: given,
             "its objective is binary, which is not of a regressor",
         ),
         ("multiclass", lambda *given: given, "do not hold the names of classes"),
-        ("binary", lambda content, rows: (content, rows.drop("plan")), "it wants plan, which feat"),
+        ("binary", lambda content, rows: (content, rows.drop("plan")), "it needs plan, but `feat"),
         (
             "binary",
             lambda content, rows: (content, rows.with_columns(plan=1.0)),
-            "plan is text in the spec or in the model, and not in the other",
+            "plan is text in only one of the two: the YAML, and the model",
         ),
     ],
 )
@@ -331,15 +335,15 @@ class Bomb(LogisticRegression):
     ("model", "said"),
     [
         (lambda: theirs(LinearSVC()), "Pipeline gives no probabilities"),
-        (lambda: theirs(LinearRegression()), "is no classifier"),
+        (lambda: theirs(LinearRegression()), "is not a classifier"),
         (lambda: theirs(Bomb()), "Bomb, which is not among the types that are loaded"),
         (
             lambda: LogisticRegression().fit([[0.0] * 3, [1.0] * 3], [0, 1]),
-            "3 unnamed columns, the spec makes 2: x, plan",
+            "3 unnamed columns, but the YAML makes 2: x, plan",
         ),
         (
             lambda: theirs(columns=("x", "id")),
-            "it wants id, which features of the spec do not make",
+            "it needs id, but `features` of the YAML does not make them",
         ),
         (
             lambda: LogisticRegression().fit(history().select("x").to_pandas(), ["n", "y"] * 1800),
@@ -476,7 +480,7 @@ def test_an_upload_that_fails_is_seen_by_nobody_and_made_again(
 
 @pytest.mark.parametrize("address", ["github:owner", "github:../..@x", "github:o/r@a/b", "github:"])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(ValueError, match="is no github:OWNER/REPO"):
+    with pytest.raises(ValueError, match="is not written as github:OWNER/REPO"):
         read(address)
 
 

@@ -84,5 +84,5 @@ def test_code_spec_and_packages_that_changed_since_are_named_with_what_would_mat
 def test_a_version_without_records_is_refused(served: World) -> None:
     registry = served.storage.registry("churn")
     registry.client.delete_model_version_tag("churn", "1", "rows_sha256")
-    with pytest.raises(NotRecordedError, match="version 1: its spec or the digest of its rows"):
+    with pytest.raises(NotRecordedError, match="version 1: its YAML or the digest of its rows"):
         reproduce(served.state, 1)

@@ -180,7 +180,7 @@ EVIL = ['=HYPERLINK("http://x")', "<script>alert(1)</script>", "<!channel>", "a\
 UNREADABLE = [
     Case("B1-csv-empty", b"", "R", "it is empty"),
     Case("B1-jsonl-empty", b"", "R", "it is empty"),
-    Case("B1-parquet-empty", b"", "R", "no sound parquet file"),
+    Case("B1-parquet-empty", b"", "R", "not a sound parquet file"),
     Case("B1-csv-header-only", csv(found=[]), "R", "it has no rows"),
     Case("B1-jsonl-blank-lines", b"\n \n", "R", "it has no rows"),
     Case("B1-parquet-no-rows", parquet([]), "R", "it has no rows"),
@@ -208,8 +208,8 @@ UNREADABLE = [
     Case("B6-jsonl-parquet", parquet(), "R", "not utf-8"),
     Case("B6-parquet-csv", csv(), "R", "does not begin and end as one"),
     Case("B6-parquet-truncated", parquet()[:-100], "R", "does not begin and end as one"),
-    Case("B6-parquet-garbage", b"PAR1" + b"\xff" * 200 + b"PAR1", "R", "no sound parquet file"),
-    Case("B6-parquet-page-lost", b"PAR1" + parquet()[40:], "R", "no sound parquet file"),
+    Case("B6-parquet-garbage", b"PAR1" + b"\xff" * 200 + b"PAR1", "R", "not a sound parquet file"),
+    Case("B6-parquet-page-lost", b"PAR1" + parquet()[40:], "R", "not a sound parquet file"),
     Case("B7-csv-truncated", csv("105,2013-01-31,1")[:-1], "R", "ends in the middle of line 6"),
     Case("B7-jsonl-truncated", jsonl('{"id": 105, "d')[:-1], "R", "in the middle of line 5"),
     Case("B7-csv-unclosed-quote", csv('105,,,,"x', "106,,,,y"), "R",
@@ -262,7 +262,7 @@ SUMS = [
     )
 ]
 
-TOO_LONG = "it is no CSV: field larger than field limit (131072)"
+TOO_LONG = "it is not CSV: field larger than field limit (131072)"
 
 
 def short(text: str) -> str:
@@ -279,7 +279,12 @@ BROKEN_LINES = [
         ("B8-csv-short", csv, "105,2013-01-31,1.5,a", "it has 4 fields instead of 5"),
         ("B8-csv-long", csv, "105,2013-01-31,1.5,a,x,y", "it has 6 fields instead of 5"),
         ("B8-csv-footer", csv, "-- 4 rows --", "it has 1 field instead of 5"),
-        ("B8-jsonl-footer", jsonl, "-- 4 rows --", "it is no JSON: Expecting value at character 1"),
+        (
+            "B8-jsonl-footer",
+            jsonl,
+            "-- 4 rows --",
+            "it is not JSON: Expecting value at character 1",
+        ),
         ("B17-csv-quoted-field", csv, f'105,2013-01-31,1.5,a,"{FIELD}"', TOO_LONG),
         ("B17-csv-long-line", csv, f"105,2013-01-31,1.5,a,{'z' * LONG}", TOO_LONG),
         (
@@ -298,7 +303,7 @@ BROKEN_LINES = [
             "B22-jsonl-broken",
             jsonl,
             '{"id": 105,',
-            "it is no JSON: Expecting property name enclosed in double quotes at character 12",
+            "it is not JSON: Expecting property name enclosed in double quotes at character 12",
         ),
         ("B22-jsonl-nesting", jsonl, "[" * 10**5, "it is nested too deeply"),
         (

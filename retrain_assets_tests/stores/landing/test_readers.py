@@ -395,7 +395,7 @@ def test_a_damaged_parquet_is_refused_wherever_it_is_damaged(tmp_path: Path) -> 
     }
     for name, content in damaged.items():
         refusal = read(tmp_path, content, "parquet").refusal or ""
-        assert "no sound parquet file" in refusal, name
+        assert "not a sound parquet file" in refusal, name
 
 
 def test_a_parquet_that_makes_polars_panic_is_refused(

@@ -152,7 +152,7 @@ class BoostingFamily(EstimatorFamily):
         if reason := self.refuse_class(path):
             yield loc, reason
         elif self.roles[_class_name(path)] != role:
-            yield loc, f"{path} is no {role}, which target.kind {kind} needs"
+            yield loc, f"{path} is not a {role}, which target.kind {kind} needs"
         else:
             for name, reason in self.refuse_params(path, spec.estimator.params):
                 yield ("estimator", "params", name), reason
@@ -277,7 +277,7 @@ def by_place(value: Any, names: tuple[str, ...]) -> list[int]:
         )
     if wrong := [name for name in value if name not in names]:
         raise TrainingError(
-            f"estimator.params.monotone_constraints: {wrong[0]!r} is no feature"
+            f"estimator.params.monotone_constraints: {wrong[0]!r} is not a feature"
             f"{hint(wrong[0], names)}"
         )
     return [int(value.get(name, 0)) for name in names]

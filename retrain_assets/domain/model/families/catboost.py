@@ -137,7 +137,7 @@ class CatBoost(BoostingFamily):
         """Return what a model says of itself."""
         if model.get_cat_feature_indices():
             raise TrainingError(
-                "it keeps only digests of its categories, so no text of the spec can be told to be "
+                "it keeps only digests of its categories, so no text of the data can be told to be "
                 "one of them: give it one-hot features, or fit it here"
             )
         objective = json.loads(model.get_metadata()["params"])["loss_function"]["type"]

@@ -283,11 +283,11 @@ def _encoder_of(about: Any, features: pl.DataFrame) -> FrameEncoder:
     """Return an encoder that gives features and categories the places they have in a file."""
     if missing := [name for name in about.names if name not in features.columns]:
         raise TrainingError(
-            f"it wants {', '.join(missing)}, which features of the spec do not make"
+            f"it needs {', '.join(missing)}, but `features` of the YAML does not make them"
         )
     for name in about.names:
         if is_category(features.schema[name]) != (name in about.categories):
-            raise TrainingError(f"{name} is text in the spec or in the model, and not in the other")
+            raise TrainingError(f"{name} is text in only one of the two: the YAML, and the model")
     encoder = FrameEncoder().fit(features.select(about.names))
     encoder.categories_, encoder.empty_ = about.categories, []
     return encoder

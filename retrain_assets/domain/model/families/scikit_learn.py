@@ -85,7 +85,7 @@ class ScikitLearn(EstimatorFamily):
             raise TrainingError(f"estimator.class: scikit-learn has no {path}") from None
         inside = isinstance(estimator, type) and estimator.__module__.startswith("sklearn.")
         if not (inside and issubclass(estimator, BaseEstimator)):
-            raise TrainingError(f"estimator.class: {path} is no estimator of scikit-learn")
+            raise TrainingError(f"estimator.class: {path} is not an estimator of scikit-learn")
         try:
             return estimator()
         except TypeError as error:

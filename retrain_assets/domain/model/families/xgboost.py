@@ -70,7 +70,7 @@ class XGBoost(BoostingFamily):
         """Yield the arguments that cannot be used, with the reason."""
         yield from super().refuse_params(path, params)
         if params.get("booster") == "gblinear":
-            yield "booster", "gblinear is no model of trees: use one of sklearn.linear_model"
+            yield "booster", "gblinear is not a model of trees: use one of sklearn.linear_model"
 
     def fit(self, estimator: Any, rows: Rows) -> Any:
         """Fit a class."""
