@@ -3,7 +3,8 @@
     python benchmarks/sequential.py [--rounds 4000]
 
 A stream has a gain a day. The test is looked at after each; evidence of 10 is stated to be reached
-in 5 % of the streams without an effect. Not here: the gate (`gates.py`).
+in 5 % of the streams without an effect. The last columns are as the adaptive layer begins to serve:
+gains count up to a cap, of so many deviations. Not here: the gate (`gates.py`).
 """
 
 import argparse
@@ -51,6 +52,14 @@ def shocked(share: float, first: int) -> Draw:
     return draw
 
 
+def regime(rng: np.random.Generator, days: int) -> np.ndarray:
+    """Return gains that are good for some six weeks, then so bad for a week that the mean is 0."""
+    parts: list[np.ndarray] = []
+    while sum(map(len, parts)) < days:
+        parts += [np.full(rng.geometric(1 / (6 * WEEK)), 1.0), np.full(rng.geometric(1 / WEEK), -6)]
+    return np.concatenate(parts)[:days] + rng.normal(size=days)
+
+
 STREAMS: dict[str, Draw] = {
     "independent": resembling(0.0),
     "correlation 0.3": resembling(0.3),
@@ -61,7 +70,10 @@ STREAMS: dict[str, Draw] = {
     "the same, from the middle of a week": shocked(0.5, 3),
     "weekly shocks, 80 %, from the middle": shocked(0.8, 3),
     "heavy tails": lambda rng, days: rng.standard_t(5, size=days),
+    "rare losses": lambda rng, days: 1 - rng.exponential(size=days),
+    "six good weeks, a bad one": regime,
 }
+CAPS = (0.25, 1.0, 4.0)
 EFFECTS = ((0.3, 120), (0.5, 60), (1.0, 28), (1.0, 42))
 
 
@@ -71,7 +83,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4000, help="Streams of each kind.")
     rounds = parser.parse_args().rounds
     print(f"{rounds} streams of {DAYS} days; reached in the share of them")
-    print("| stream | day by day | by weeks | by weeks, or at once |\n|---|---|---|---|")
+    capped = "".join(f" by weeks, up to {cap:g} |" for cap in CAPS)
+    print(f"| stream | day by day | by weeks | by weeks, or at once |{capped}")
+    print("|---" * (4 + len(CAPS)) + "|")
     for name, draw in STREAMS.items():
         print(f"| {name} | {' | '.join(share(draw, DAYS, rounds))} |", flush=True)
     for effect, days in EFFECTS:
@@ -80,13 +94,14 @@ def main() -> None:
 
 
 def share(draw: Draw, days: int, rounds: int) -> list[str]:
-    """Return the share of streams in which enough evidence is reached: by days, by weeks, both."""
-    rng, reached = np.random.default_rng(0), np.zeros(3)
+    """Return the share of streams in which enough evidence is reached, by each of the tests."""
+    rng, reached = np.random.default_rng(0), np.zeros(3 + len(CAPS))
     for _ in range(rounds):
         gains = draw(rng, days)
         daily, weekly = (compute_evidence(gains, size).max() for size in (1, STRETCH))
         either = weekly >= NEEDED or daily >= SURE * NEEDED
-        reached += [daily >= NEEDED, weekly >= NEEDED, either]
+        capped = (compute_evidence(np.minimum(gains, cap), STRETCH).max() for cap in CAPS)
+        reached += [daily >= NEEDED, weekly >= NEEDED, either, *(e >= NEEDED for e in capped)]
     return [f"{value:.1%}" for value in reached / rounds]
 
 

@@ -3,7 +3,6 @@
 Not here: what the layer serves (`layer`), and recording that it does.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +12,8 @@ from retrain_assets.domain.metrics import intervals
 from retrain_assets.specs.base import number_of
 
 MARGIN = 0.02  # of the newest version's mean loss: a layer that is worse by less may serve
-STOP = 1.0  # mean losses of the newest version that a layer in service may lose on top of these
+STOP = 1.0  # mean losses of the newest version that a layer in service may lose on top of these,
+SHARE = 0.1  # and of what it gained before: a good layer does not end at the first bad days
 NEEDED = intervals.required_evidence(0.9)  # reached by mistake in 5 % of streams
 
 
@@ -29,6 +29,7 @@ class Standing(NamedTuple):
         needed: The evidence from which on it is due.
         lost: The excess of its loss over that of the newest version, summed since the partition
             from which on this is most, in mean losses of the newest version.
+        allowed: How much of that ends its service if it is exceeded.
     """
 
     serves: bool
@@ -38,6 +39,7 @@ class Standing(NamedTuple):
     evidence: float
     needed: float
     lost: float = 0.0
+    allowed: float = STOP
 
     @property
     def sentence(self) -> str:
@@ -52,9 +54,9 @@ class Standing(NamedTuple):
             f"{order} by {abs(self.gain):.3g} than that of the newest version alone; evidence that "
             f"it is {what}: {self.evidence:.3g}, needed {self.needed:.3g}"
         ) + (
-            f"; it has lost what the newest version loses in {self.lost:.2g} partitions, and "
-            f"{STOP:.2g} is the most"
-            if self.serves and self.lost > STOP
+            f"; since it was best, it has lost {self.lost:.2g} times the mean loss of a partition "
+            f"more than the newest version alone, and {self.allowed:.2g} times is allowed"
+            if self.serves and self.lost > self.allowed
             else ""
         )
 
@@ -69,8 +71,10 @@ def assess(
     """Judge whether the layer is to begin or end to serve.
 
     It begins when it is shown not to be worse than the newest version by more than `MARGIN`, at a
-    stated 5 %, and ends when it is shown to be worse, or has lost more than `STOP`, whatever is
-    shown: so there is a bound to what it can cost.
+    stated 5 %. There a gain above the margin counts as the margin. This can only make the mean
+    lower, so it holds as well, and gains that come in bursts do not look like noise. It ends when
+    it is shown to be worse, or has lost more than `STOP` and a `SHARE` of what it gained, whatever
+    is shown: so there is a bound to what it can cost.
 
     Args:
         newest: Loss of the newest version alone on each partition since the last change.
@@ -79,17 +83,12 @@ def assess(
         week: How many partitions a week has.
     """
     losses, gains = np.asarray(newest), np.asarray(newest) - np.asarray(layer)
-    gain = float(gains.mean()) if gains.size else 0.0
-    tested = -gains if serves else gains + MARGIN * losses.mean() if gains.size else gains
+    mean, gain = (float(part.mean()) if part.size else 0.0 for part in (losses, gains))
+    margin = MARGIN * mean
+    tested = -gains if serves else np.minimum(gains, margin) + margin
     evidence = intervals.judge_by_weeks(tested.tolist(), NEEDED, at_once=serves, week=week)
-    lost, mean = _sum_losses(gains), float(losses.mean()) if gains.size else 0.0
-    if lost > 0:  # where the newest version loses nothing, any loss is too much
-        lost = lost / mean if mean > 0 else math.inf
-    changes = evidence.suffices or (serves and lost > STOP)
-    return Standing(serves, changes, len(gains), gain, *evidence, lost)
-
-
-def _sum_losses(gains: np.ndarray) -> float:
-    """Return the most that was lost from any partition through the last one."""
     sums = np.append(0.0, gains.cumsum())
-    return float(sums.max() - sums[-1])
+    best, unit = float(sums.max()), mean or 1.0
+    lost, allowed = (best - float(sums[-1])) / unit, (STOP * mean + SHARE * best) / unit
+    changes = evidence.suffices or (serves and lost > allowed)
+    return Standing(serves, changes, len(gains), gain, *evidence, lost, allowed)

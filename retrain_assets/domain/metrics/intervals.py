@@ -142,6 +142,7 @@ class Evidence(NamedTuple):
 EFFECT = 0.5  # standard deviation of the effects that are looked for
 ENOUGH = 20  # partitions from which on the correlation of neighbours is corrected for its bias
 ENOUGH_STRETCHES = 6  # the same of stretches
+LEAST_SPREAD = 1e-9  # variance of gains relative to their squared mean
 HIGHEST = 0.95  # correlation of neighbours that is reckoned with
 STRETCH = 7  # partitions of a week, where a model has days or no periods
 
@@ -201,6 +202,7 @@ def _compute_ratio(values: np.ndarray, effect: float, enough: int) -> np.ndarray
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         mean = values.cumsum() / number
         squares = (values**2).cumsum() - number * mean**2
+        squares = np.maximum(squares, LEAST_SPREAD * number * mean**2)  # of gains that are equal
         count = number / _inflation(values, mean, squares, number, enough)
         shrunk = 1 + count * effect**2
         t_squared = number * (count - 1) * mean**2 / squares

@@ -34,14 +34,39 @@ def test_a_change_follows_from_what_was_shown(
     assert (standing.changes, standing.serves, standing.partitions) == (changes, serves, days)
 
 
-def test_it_ends_once_it_has_lost_what_the_newest_version_loses_in_a_partition() -> None:
+def test_it_ends_once_it_has_lost_the_loss_of_a_partition_and_a_tenth_of_its_gains() -> None:
     """However well it did before, and whatever a test can show of a few bad partitions."""
-    newest, good = [0.5] * 43, [0.4] * 40
-    assert not assess(newest, [*good, 0.6, 0.8, 0.5], serves=True).changes
-    standing = assess(newest, [*good, 0.7, 0.8, 0.6], serves=True)
+    newest, good = [0.5] * 43, [0.4] * 40  # so it gained 8 times the mean loss, and may lose 1.8
+    assert not assess(newest, [*good, 0.8, 0.8, 0.75], serves=True).changes
+    standing = assess(newest, [*good, 0.8, 0.9, 0.8], serves=True)
     assert (standing.changes, standing.evidence < standing.needed) == (True, True)
-    assert standing.sentence.endswith("loses in 1.2 partitions, and 1 is the most")
-    assert not assess(newest, [*good, 0.7, 0.8, 0.6], serves=False).sentence.endswith("the most")
+    assert standing.sentence.endswith(
+        "; since it was best, it has lost 2 times the mean loss of a partition more than the "
+        "newest version alone, and 1.8 times is allowed"
+    )
+    assert not assess(newest, [*good, 0.8, 0.9, 0.8], serves=False).sentence.endswith("is allowed")
+    assert assess([0.5] * 3, [0.7, 0.7, 0.65], serves=True).changes
+
+
+def test_gains_that_come_in_bursts_do_not_keep_it_out() -> None:
+    """A few good weeks, or gains that grow, are no reason to doubt that it is not worse."""
+    newest = NEWEST.tolist()
+    bursts = [0.3 if day % 28 > 20 else 0.0 for day in range(80)]
+    growing = [0.001 * day for day in range(80)]
+    for gains in (bursts, growing):
+        layer = [loss - gain for loss, gain in zip(newest, gains, strict=True)]
+        assert assess(newest[:42], layer[:42], serves=False).changes
+    is_bad = [day % 28 > 20 for day in range(80)]  # the same bursts, the other way round
+    layer = [loss + 0.3 * bad for loss, bad in zip(newest, is_bad, strict=True)]
+    assert not any(
+        assess(newest[:days], layer[:days], serves=False).changes for days in range(42, 80)
+    )
+
+
+def test_gains_that_are_all_equal_are_evidence() -> None:
+    cases = ((28, 0.45, True), (27, 0.45, False), (28, 0.52, False))
+    for days, layer, changes in cases:
+        assert assess([0.5] * days, [layer] * days, serves=False).changes is changes
 
 
 def test_it_ends_where_the_newest_version_loses_nothing_and_the_layer_does() -> None:
