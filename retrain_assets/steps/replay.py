@@ -63,6 +63,11 @@ class PastState(ModelState):
         """Return the same: what has arrived counts as monitored, also where no trigger looks."""
         return self.sources()
 
+    @property
+    def predicts(self) -> bool:
+        """Return whether predictions are stored, because a trigger or the layer needs them."""
+        return bool(self.spec.triggers.signals) or self.spec.layer.mode == "auto"
+
     def once(self, name: FitName, make: Callable[[], Value]) -> Value:
         """Return a value that is computed once; wait for a fit where somebody else makes it."""
         if self.wait and name[0] == train.FIT and self.memo is not None and name not in self.memo:
@@ -188,7 +193,7 @@ class Replay:
         else:
             members, decisions, fits = self._follow_triggers(state, arrivals)
         measure = _measure_layer if policy.adapt is True else measure_newest
-        if policy.interval is None and state.spec.layer.mode == "auto":
+        if policy.interval is None and state.predicts:
             measure = _measure_served
         values = measure(state, members)
         return PolicyResult(policy.name, values, fits, decisions, gated=policy.interval is None)
@@ -260,10 +265,10 @@ class Replay:
         """
         looks, adapts = bool(state.spec.triggers.signals), state.spec.layer.mode == "auto"
         for keys in arrivals:
-            if looks or adapts:
+            if state.predicts:
                 predict.predict_partitions(state, keys, RUN)
             if looks:  # most of the time of a replay, which no other cause needs
-                monitor.monitor(state, keys, RUN)
+                monitor.monitor(state, keys, RUN, only_triggers=True)
             if adapts:
                 adapt_partitions(state, RUN)
                 layer.act(state, RUN)
@@ -300,7 +305,7 @@ def measure_newest(state: PastState, members: Members) -> dict[str, float]:
 
 
 def _measure_served(state: PastState, members: Members) -> dict[str, float]:
-    """Return the gate's metric of each partition, of what was served with the layer or without."""
+    """Return the gate's metric of each partition, of the stored predictions that were served."""
     values = {}
     for key, pipelines in members.items():
         rows, stored = train.sample(state, [key]), read_served(state, key)

@@ -250,8 +250,8 @@ def _register_candidate(
     holdout = sample(state, plan.windows.holdout)
     output = predict_sample(state, trained.pipeline, holdout)
     metrics, kind = compute_metrics(state, holdout, output), state.spec.target.kind
-    figure = draw_holdout(kind, holdout.labels, output.values, output.classes)
-    pictures = {"holdout.png": canvas.to_png(figure)}
+    parts = kind, holdout.labels, output.values, output.classes
+    pictures = {"holdout.png": lambda: draw_holdout(*parts)}
     return register(state, run_id, trained, tags=plan.tags, metrics=metrics, pictures=pictures)
 
 
@@ -262,7 +262,7 @@ def register(
     *,
     tags: Mapping[str, str],
     metrics: Mapping[str, float],
-    pictures: Mapping[str, bytes] | None = None,
+    pictures: Mapping[str, Callable[[], Figure]] | None = None,
 ) -> ModelVersion:
     """Log a fitted pipeline to its MLflow run and register it as a version."""
     first, last = trained.partitions[0], trained.partitions[-1]
@@ -270,10 +270,10 @@ def register(
         SPEC_FILE: state.spec.model_dump_json(indent=2),
         PACKAGES_FILE: json.dumps(installed(), indent=2),
     }
-    plots: dict[str, bytes] = {}
-    if trained.search is not None:
-        texts[SEARCH_FILE] = trained.search.write_csv()
-        plots = {"search.png": canvas.to_png(draw_search(trained.search))}
+    plots = {**(pictures or {})}
+    if (search := trained.search) is not None:
+        texts[SEARCH_FILE] = search.write_csv()
+        plots["search.png"] = lambda: draw_search(search)
     return state.registry.log_version(
         run_id,
         trained.pipeline,
@@ -290,8 +290,13 @@ def register(
             "excluded": describe_exclusions(state.spec.exclude, first, last),
         },
         texts=texts,
-        pictures={**(pictures or {}), **plots},
+        # Drawn where they are stored, so not in a replay.
+        pictures={name: partial(_draw, draw) for name, draw in plots.items()},
     )
+
+
+def _draw(draw: Callable[[], Figure]) -> bytes:
+    return canvas.to_png(draw())
 
 
 def fit_model(

@@ -30,13 +30,21 @@ Blocks = Mapping[str, pl.DataFrame]
 Observations = Iterator[tuple[tuple[str, ...], watch.Observation]]  # each with its window
 
 
-def monitor(state: ModelState, partitions: Sequence[str], run_id: str) -> BuildResult:
+def monitor(
+    state: ModelState, partitions: Sequence[str], run_id: str, *, only_triggers: bool = False
+) -> BuildResult:
     """Compare each partition's window with production's training window, from summaries alone.
 
     Later partitions whose window holds one of these are compared anew if they were before, so that
     runs of single partitions come to the same in whatever order.
+
+    Args:
+        state: The model.
+        partitions: The partitions.
+        run_id: The run.
+        only_triggers: Whether drift is measured only where a trigger needs it, as nobody will look.
     """
-    return store(state, observe(state, partitions), run_id)
+    return store(state, observe(state, partitions, only_triggers=only_triggers), run_id)
 
 
 class Observed(NamedTuple):
@@ -53,10 +61,13 @@ class Observed(NamedTuple):
     rows: pl.DataFrame
 
 
-def observe(state: ModelState, partitions: Sequence[str]) -> Observed:
+def observe(
+    state: ModelState, partitions: Sequence[str], *, only_triggers: bool = False
+) -> Observed:
     """Return what `monitor` stores."""
     sources = state.sources()
-    ready, watcher = list_ready(state, partitions, sources), _Watcher(state, sources)
+    ready = list_ready(state, partitions, sources)
+    watcher = _Watcher(state, sources, only_triggers=only_triggers)
     ranges = windows.widen_ranges(tuple(sources), ready, state.spec.monitoring_span)
     affected = {key for key in state.built() for first, last in ranges if first <= key <= last}
     keys = sorted(affected.union(ready))
@@ -105,7 +116,10 @@ class _Comparison(NamedTuple):
 class _Watcher:
     """Summaries of all partitions a range of windows needs, read once."""
 
-    def __init__(self, state: ModelState, sources: Mapping[str, str]) -> None:
+    def __init__(
+        self, state: ModelState, sources: Mapping[str, str], *, only_triggers: bool = False
+    ) -> None:
+        self.only_triggers = only_triggers
         self.state = state if state.memo is not None else replace(state, memo={})
         self.sources, self.history = sources, state.ledger.read()
         self.landed = state.count_rows()
@@ -155,13 +169,15 @@ class _Watcher:
     def _observe_columns(self, key: str, production: LedgerRow) -> Observations:
         """Yield the drift of features and target."""
         window, triggers = self.get_window(key), self.state.spec.triggers
+        roles = {watch.FEATURE: triggers.data_drift, watch.TARGET: triggers.target_drift}
+        if self.only_triggers and not any(roles.values()):
+            return
         if not (reference := self.list_reference(window, production)):
             return
         parts, target = (reference, window), self.state.spec.target.column
         before, now = (self.merge(part) for part in parts)
         # A function may give text on one day and numbers on another, which no measure compares.
         names = [name for name in before if name in now and before[name].kind == now[name].kind]
-        roles = {watch.FEATURE: triggers.data_drift, watch.TARGET: triggers.target_drift}
         for role, trigger in roles.items():
             columns = [name for name in names if (name == target) == (role == watch.TARGET)]
             sides = [{name: side[name] for name in columns} for side in (before, now)]
@@ -169,12 +185,14 @@ class _Watcher:
 
     def _observe_output(self, key: str, production: LedgerRow) -> Observations:
         """Yield the drift of the output, once a whole window was predicted by this version."""
+        trigger = self.state.spec.triggers.prediction_drift
+        if self.only_triggers and not trigger:
+            return
         window = self._get_served(tuple(self.outputs), key, production)
         if window and production.candidate is not None:
             expected = self.expected_output(production.candidate)
             blocks, parts = {**self.outputs, **expected}, (tuple(expected), window)
             sides = [_merge(blocks[key] for key in part) for part in parts]
-            trigger = self.state.spec.triggers.prediction_drift
             comparison = _Comparison(watch.PREDICTION, trigger, sides, blocks, *parts)
             yield from self._compare(comparison)
 

@@ -9,7 +9,7 @@ production (`stores.ledger`), fitting, Dagster.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -156,7 +156,7 @@ class ModelRegistry:
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
         texts: Mapping[str, str],
-        pictures: Mapping[str, bytes],
+        pictures: Mapping[str, Callable[[], bytes]],
     ) -> ModelVersion:
         """Log a fitted pipeline to its run and register it as a version.
 
@@ -169,7 +169,7 @@ class ModelRegistry:
             metrics: On the holdout.
             tags: To find the version by.
             texts: Text files, by name.
-            pictures: PNG files, by name.
+            pictures: Functions that draw PNG files, by name.
 
         Raises:
             ModelFileError: The pipeline holds types that are not trusted when it is loaded.
@@ -182,8 +182,8 @@ class ModelRegistry:
         with TemporaryDirectory() as folder:
             for name, text in texts.items():
                 (Path(folder) / name).write_text(text, encoding="utf-8")
-            for name, picture in pictures.items():
-                (Path(folder) / name).write_bytes(picture)
+            for name, draw in pictures.items():
+                (Path(folder) / name).write_bytes(draw())
             self.client.log_artifacts(run_id, folder)
         logged = log_pipeline(run_id, pipeline, example, prediction, self.trusted)
         sha256 = model_file.digest(self.file(logged.model_uri, MODEL_FILE))

@@ -18,6 +18,7 @@ from retrain_assets.domain.decision.causes import estimate_is_reliable
 from retrain_assets.specs.model import ModelSpec
 from retrain_assets.steps.decision.evaluate import read_calibration
 from retrain_assets.steps.inspect.status import status
+from retrain_assets.steps.monitoring.monitor import observe
 from retrain_assets_tests.world import MODEL, World, customers, key, new_world
 
 DELAY, CURRENT, FIRST, LAST = 3, 3, 19, 30
@@ -161,6 +162,18 @@ def test_the_output_too_is_held_against_a_rate_of_false_alarms(
     assert moved.select("measure", "column").is_unique().all()
     cause = next(c for c in status(world.state)["triggers"] if c["cause"] == "prediction_drift")
     assert cause["fired"]
+
+
+def test_a_replay_measures_no_drift_that_no_trigger_needs(late: World) -> None:
+    days, limit = [key(LAST - 1)], {"threshold": 0.2, "share": 0.5}
+    always, triggers = observe(late.state, days).rows, {**late.spec.triggers.model_dump()}
+    spec = late.spec.model_dump() | {"triggers": triggers | {"data_drift": limit}}
+    watched = replace(late.state, spec=ModelSpec.model_validate(spec))
+    rows = [observe(state, days, only_triggers=True).rows for state in (late.state, watched)]
+    drift = pl.col("role").is_in(["feature", "target", "prediction"])
+    assert rows[0].equals(always.filter(~drift))
+    assert {"feature", "target", "prediction"} == {*always.filter(drift)["role"]}
+    assert "feature" in rows[1]["role"]
 
 
 def test_status_says_what_moved_farthest_then_and_now(

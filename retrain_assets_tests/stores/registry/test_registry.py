@@ -84,7 +84,7 @@ class Registered:
             metrics={"log_loss": 0.1 + 0.2, "roc_auc": 0.5},
             tags=tags,
             texts={"spec.json": "{}"},
-            pictures={"holdout.png": b"png"},
+            pictures={"holdout.png": lambda: b"png"},
         )
 
     def folder(self, version: ModelVersion) -> Path:
