@@ -91,9 +91,10 @@ def _answers(value: Values) -> Iterator[str]:
     yield f"{value['model']}: {status_step.describe_production(value)}"
     answers = status_step.answer(value)
     waiting = [*answers.pop("waiting"), *_list_failures(value)]
-    answers = {name: [text] for name, text in answers.items()} | {"waiting": waiting}
     for name in ("how it does", "what moved", "waiting", "next"):
-        first, *others = answers[name] or ["nothing waits for a person"]
+        texts = waiting if name == "waiting" else answers[name]
+        texts = [texts] if isinstance(texts, str) else texts
+        first, *others = texts or ["nothing waits for a person"]
         yield from (f"  {name:<13}{first}", *(f"{'':15}{text}" for text in others))
 
 

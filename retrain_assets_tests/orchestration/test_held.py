@@ -55,7 +55,7 @@ def settled(held: World) -> tuple[World, int]:
     before = len(registry(held).versions())
     assert [row.action for row in ledger(held)] == ["promote", "promote", "hold"]
     report = status.status(held.state)
-    assert report["reason"].startswith("version 5 is held until 9 more partitions, 8 have come")
+    assert report["reason"].startswith("version 5 is held until 9 more partitions have come, and 8")
     land(held, HELD + MORE)
     return held, before
 

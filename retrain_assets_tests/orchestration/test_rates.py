@@ -33,7 +33,7 @@ def test_what_moved_is_told_and_what_did_not_is_not(
     world = new_world(tmp_path, instance, triggers=DRIFT)
     world.land(*range(16))
     world.settle()
-    assert cause(world)["reason"] == "no whole window since what production was trained on"
+    assert cause(world)["reason"] == ("no window lies wholly after what production was trained on")
     world.land(*range(16, 22))
     world.settle()
     assert feature_rows(world, 17).is_empty(), "its window holds a day that was trained on"
@@ -52,7 +52,9 @@ def test_what_moved_is_told_and_what_did_not_is_not(
     assert moved.filter("alert")["measure"].to_list() == ["p_value", "ks"]
     said = cause(world)
     assert said["fired"]
-    assert "against 0.027 (10 false alarms a year), farthest x: ks " in said["reason"]
+    assert (
+        "and 0.027 or less is drift (10 false alarms a year); farthest is x: ks " in said["reason"]
+    )
     checked = {
         check.check_name: check.passed
         for entry in instance.all_logs(

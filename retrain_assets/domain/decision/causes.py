@@ -51,10 +51,10 @@ def _new_partitions(spec: ModelSpec, situation: Situation) -> Answer:
     if threshold is None:
         return NOT_WATCHED
     if situation.last_decision is None:
-        return Answer(False, "no decision yet")
+        return Answer(False, "nothing has been decided yet")
     since = count_since(situation.mature, situation.last_decision)
     count = number_of(since, "new partition")
-    reason = f"{count} since the last decision, {threshold} ask for a retraining"
+    reason = f"{count} since the last decision, and {threshold} are needed"
     return Answer(since >= threshold, reason)
 
 
@@ -68,8 +68,8 @@ def explain_wait(situation: Situation, candidate: HeldCandidate) -> str | None:
     """Return why a held candidate has to wait longer, or None if its partitions have come."""
     more = candidate.more_partitions
     count = count_since(situation.mature, situation.last_decision or "")
-    reason = f"version {candidate.version} is held until {more} more partitions, {count} have come"
-    return reason if count < more else None
+    reason = f"version {candidate.version} is held until {more} more partitions have come"
+    return f"{reason}, and {count} have come so far" if count < more else None
 
 
 def _held(spec: ModelSpec, situation: Situation) -> Answer:
@@ -78,8 +78,9 @@ def _held(spec: ModelSpec, situation: Situation) -> Answer:
         return Answer(False, "no candidate is held")
     more = candidate.more_partitions
     if find_awaited_candidate(spec, situation) is None:
-        reason = f"version {candidate.version} would take {more} more partitions"
-        return Answer(False, f"{reason}, over {LONGEST_WAIT} windows.holdout: it is not waited for")
+        reason = f"version {candidate.version} would need {more} more partitions, which is more"
+        longest = f"than {LONGEST_WAIT} times `windows.holdout`"
+        return Answer(False, f"{reason} {longest}, so it is not waited for")
     if wait := explain_wait(situation, candidate):
         return Answer(False, wait)
     reason = f"the {more} partitions that version {candidate.version} was held for have come"
@@ -110,7 +111,8 @@ def _apply_to_windows(
         return None
     reason, count = answers[-1].reason, sum(answer.fired for answer in answers)
     if spec.of > 1:
-        reason = f"{reason}; so in {count} of {len(answers)} windows, {spec.alerts} needed"
+        share = f"{count} of {len(answers)} windows"
+        reason += f"; this holds in {share}, and must hold in {spec.alerts}"
     return Answer(count >= spec.alerts, reason)
 
 
@@ -123,11 +125,11 @@ def _drift(
     if rate is None:
         rows = rows.filter(pl.col("measure") == trigger.measure)
         rule = partial(_compare_with_threshold, role=role, trigger=trigger)
-        missing = "nothing monitored since production was promoted"
+        missing = "nothing has been monitored since production was promoted"
     else:  # rows from before the rate was asked for have no p-value
         rows = rows.filter((pl.col("measure") == observations.P_VALUE).any().over(PARTITION))
         rule = partial(_compare_with_rate, trigger=trigger)
-        missing = "no whole window since what production was trained on"
+        missing = "no window lies wholly after what production was trained on"
     return _apply_to_windows(spec.triggers.lasting, rows, rule) or Answer(False, missing)
 
 
@@ -143,7 +145,8 @@ def _harmful_drift(
     for row in rows.iter_rows(named=True):
         measure, statistic = row["measure"], row["statistic"]
         if not observations.is_beyond(measure, statistic, row["threshold"]):
-            return Answer(False, f"noted, while {measure} {statistic:.4g} holds: {answer.reason}")
+            holds = f"drift does not count while performance holds ({measure} {statistic:.4g})"
+            return Answer(False, f"{holds}: {answer.reason}")
     return answer
 
 
@@ -154,9 +157,10 @@ def _compare_with_threshold(window: pl.DataFrame, role: str, trigger: DriftTrigg
         f"{column} {statistic:.2f}"
         for column, statistic in alerts.select("column", "statistic").head(3).iter_rows()
     )
-    needed = f"more than {trigger.share:.0%}" if trigger.share else "one"
-    reason = f"{trigger.measure} at or above {trigger.threshold:g} on {alerts.height} of "
-    reason += f"{window.height} {role} columns, {needed} needed" + (f" ({worst})" if worst else "")
+    needed = f"more than {trigger.share:.0%} are" if trigger.share else "one is"
+    reason = f"{trigger.measure} is {trigger.threshold:g} or more for {alerts.height} of "
+    reason += f"{window.height} {role} columns" + (f" ({worst})" if worst else "")
+    reason += f", and {needed} needed"
     return Answer(alerts.height > 0 and alerts.height / window.height > trigger.share, reason)
 
 
@@ -168,13 +172,13 @@ def _compare_with_rate(window: pl.DataFrame, trigger: DriftTrigger) -> Answer:
     farthest = window.filter(~is_joint).sort(
         pl.col("statistic") / pl.col("threshold"), descending=True
     )
-    a_year = trigger.false_alarms_per_year
-    reason = f"p {p_value:.2g} against {limit:.2g} ({a_year:g} false alarms a year)"
+    rate = f"{trigger.false_alarms_per_year:g} false alarms a year"
+    reason = f"p is {p_value:.2g}, and {limit:.2g} or less is drift ({rate})"
     for row in farthest.head(1).iter_rows(named=True):
-        reason += f", farthest {row['column']}: {row['measure']} {row['statistic']:.3g}"
+        reason += f"; farthest is {row['column']}: {row['measure']} {row['statistic']:.3g}"
         reason += f", threshold {row['threshold']:.3g}"
     if p_value <= limit and not fired:
-        reason += f", and no column is beyond the smallest effect of {trigger.smallest_effect:g}"
+        reason += f"; no column is beyond the smallest effect of {trigger.smallest_effect:g}"
     return Answer(fired, f"{reason}; {note}" if note else reason)
 
 
@@ -208,8 +212,8 @@ def _has_fallen(window: pl.DataFrame) -> Answer:
     interval = f" ({row['low']:.4g} to {row['high']:.4g})" if row["low"] is not None else ""
     reason = f"{row['measure']} {row['statistic']:.4g}{interval}, limit {row['threshold']:.4g}"
     if math.isnan(row["threshold"]):
-        reason += f": {row['measure']} is undefined on the holdout of the promotion, so no fall "
-        reason += "can be told; a `limit`, a longer holdout or another metric would do"
+        reason += f": {row['measure']} is undefined on the holdout of the promotion, so a fall "
+        reason += "cannot be seen: set a `limit`, a longer holdout or another metric"
         return Answer(False, reason)
     return Answer(bool(row["alert"]), f"{reason}, at promotion {row['baseline']:.4g}")
 
@@ -227,12 +231,13 @@ def estimate_is_reliable(estimated: pl.DataFrame, realised: pl.DataFrame) -> Ans
     """
     pairs = estimated.join(realised, on=WINDOW, suffix="_realised")
     if pairs.is_empty():
-        return Answer(False, "was not held against labels yet")
+        return Answer(False, "has not been compared with labels yet")
     error, bound = pairs.select(
         (pl.col("statistic") - pl.col("statistic_realised")).abs().mean(),
         (pl.col("threshold") - pl.col("baseline")).abs().mean().alias("bound"),
     ).row(0)
-    reason = f"was off by {error:.2g} in {pairs.height} windows, a fall of {bound:.2g} counts"
+    windows = number_of(pairs.height, "window")
+    reason = f"was wrong by {error:.2g} on average in {windows}, and a fall of {bound:.2g} counts"
     return Answer(error < bound, reason)
 
 

@@ -135,7 +135,8 @@ def _restrain(
     if spec.triggers.require == "all" and name in signals:
         missing = [signal for signal in answers if signal in signals and not answers[signal].fired]
         if missing:
-            return Answer(False, f"{reason}; not {', '.join(missing)}")
+            others = ", ".join(missing)
+            return Answer(False, f"{reason}; `require: all` also waits for {others}")
     wait = _back_off(spec, situation, name)
     return Answer(wait is None, f"{wait}: {reason}" if wait else reason)
 
@@ -160,7 +161,7 @@ def _back_off(spec: ModelSpec, situation: Situation, cause: str) -> str | None:
     if since >= wait:
         return None
     candidates = number_of(refused, "candidate")
-    return f"backs off after {candidates} not promoted, {since} of {wait} partitions"
+    return f"after {candidates} without promotion, {since} of {wait} partitions have come"
 
 
 def _cooling_down(spec: ModelSpec, situation: Situation) -> str | None:
@@ -170,8 +171,8 @@ def _cooling_down(spec: ModelSpec, situation: Situation) -> str | None:
     # A decision is made once an as-of, however short the cooldown.
     if since >= max(spec.triggers.cooldown, 1):
         return None
-    cooldown = f"cooldown is {spec.triggers.cooldown}"
-    return f"{number_of(since, 'partition')} since the last decision, {cooldown}"
+    cooldown = f"`triggers.cooldown` is {spec.triggers.cooldown}"
+    return f"{number_of(since, 'partition')} since the last decision, and {cooldown}"
 
 
 def _nothing_new(spec: ModelSpec, situation: Situation) -> str | None:
@@ -184,6 +185,6 @@ def _nothing_new(spec: ModelSpec, situation: Situation) -> str | None:
     if situation.production is None or through > situation.production.trained_through:
         return None
     return (
-        f"production was trained through {situation.production.trained_through}, "
-        f"a candidate would be through {through}"
+        f"a candidate would be trained on data through {through}, which are not newer than those "
+        f"of production, through {situation.production.trained_through}"
     )

@@ -55,6 +55,7 @@ def _describe_report(model: Model, state: ModelState, storage: Storage) -> dict[
         "in production": status.describe_production(value),
         **answers,
         "waiting": "\n".join(answers["waiting"]) or "nothing waits for a person",
+        "next": "\n".join(answers["next"]),
     }
 
 

@@ -140,7 +140,7 @@ def _name_partition(
     period, pause = state.dataset.partition.period, situation.pause
     as_of = situation.mature[-1] if situation.mature else None
     if count and (delay := state.spec.labels.delay):
-        reason += f"; each counts {number_of(delay, 'partition')} later, when its labels are final"
+        reason += f"; labels are final {number_of(delay, 'partition')} later"
     value = {"partitions": count, "as_of": None, "reason": reason}
     if not as_of or not period or count is None:
         return value
@@ -158,10 +158,11 @@ def answer(value: Mapping[str, Any]) -> dict[str, Any]:
         value: As `overview` returns it.
 
     Returns:
-        A sentence by question; of `waiting`, a list of sentences.
+        A sentence by question; of `waiting` and `next`, a list of sentences.
     """
     layer = value["adaptation"]
     note = f"; {describe_layer(layer)}" if layer and value["production"] else ""
+    now = [f"now: {value['reason']}"] if value["next"]["partitions"] != 0 else []
     missed = [describe_coverage(row) for row in value["intervals"] if row["alert"]]
     return {
         "how it does": "; ".join([_describe_newest(value), *missed]) + note,
@@ -170,7 +171,7 @@ def answer(value: Mapping[str, Any]) -> dict[str, Any]:
             f"{row['text']}: see `{row['command']}`" if row["command"] else row["text"]
             for row in value["waiting"]
         ],
-        "next": describe_next(value["next"], value["reason"]),
+        "next": [describe_next(value["next"]), *now],
     }
 
 
@@ -195,17 +196,16 @@ def _describe_moved(value: Mapping[str, Any]) -> str:
     return "; ".join(map(describe_drift, alerts))
 
 
-def describe_next(value: Mapping[str, Any], reason: str = "") -> str:
-    """Return in words when the next decision is expected, and why there is none now."""
+def describe_next(value: Mapping[str, Any]) -> str:
+    """Return in words when the next decision is expected."""
     count = value["partitions"]
     if count == 0:
         return f"a retraining starts at the next tick of the sensor: {value['reason']}"
-    expected = value["reason"]
-    if count is not None:
-        as_of = f", as of {value['as_of']}" if value["as_of"] else ""
-        count_more = number_of(count, "more partition")
-        expected = f"a decision is expected after {count_more}{as_of}, {expected}"
-    return f"{expected}; now: {reason}" if reason else expected
+    if count is None:
+        return str(value["reason"])
+    as_of = f" (as of {value['as_of']})" if value["as_of"] else ""
+    count_more = number_of(count, "more partition")
+    return f"a decision is expected after {count_more}{as_of}, {value['reason']}"
 
 
 def describe_production(value: Mapping[str, Any]) -> str:

@@ -131,7 +131,8 @@ def test_drift_at_a_rate_is_told_by_its_p_value_and_the_column_farthest_out() ->
     request = decide(rare, situation(monitoring=rows.with_columns(alert=pl.lit(value=True))))
     assert request.fired == ("data_drift",)
     assert request.reason == (
-        "p 0.2 against 0.005 (2 false alarms a year), farthest x: ks 0.9, threshold 0.3"
+        "p is 0.2, and 0.005 or less is drift (2 false alarms a year); farthest is x: ks 0.9, "
+        "threshold 0.3"
     )
 
 
@@ -174,7 +175,7 @@ def test_the_cooldown_holds_a_cause_back_and_says_so() -> None:
     )
     request = decide(model(data_drift=DRIFT), seen)
     assert (request.retrain, request.fired) == (False, ("data_drift",))
-    assert "cooldown is 5" in request.reason
+    assert "`triggers.cooldown` is 5" in request.reason
 
 
 def test_a_candidate_that_would_see_no_newer_data_than_production_is_not_asked_for() -> None:
@@ -185,7 +186,7 @@ def test_a_candidate_that_would_see_no_newer_data_than_production_is_not_asked_f
     )
     request = decide(model(data_drift=DRIFT), seen)
     assert (request.retrain, request.fired) == (False, ("data_drift",))
-    assert f"a candidate would be through {DAYS[-6]}" in request.reason
+    assert f"a candidate would be trained on data through {DAYS[-6]}" in request.reason
     newer = dataclasses.replace(seen, production=Production(3, DAYS[-6], DAYS[-7], "same"))
     assert decide(model(data_drift=DRIFT), newer).retrain
 
@@ -228,7 +229,7 @@ def test_a_changed_spec_does_not_back_off() -> None:
     refused = {"no_production": 3, "spec_change": 3}
     spec = model(back_off=1)
     first = situation(production=None, last_decision=DAYS[-1], refusals=refused)
-    assert "backs off" in decide(spec, first).causes[0].reason
+    assert "without promotion" in decide(spec, first).causes[0].reason
     assert decide(spec, dataclasses.replace(first, recipe="other")).retrain
     assert decide(spec, situation(last_decision=DAYS[-1], recipe="other", refusals=refused)).retrain
 
@@ -264,7 +265,9 @@ def test_drift_without_harm_is_noted_and_asks_for_nothing(role: str) -> None:
     request = decide(model(performance=FALL, **{cause: DRIFT}), seen)
     assert not request.retrain
     (said,) = [found.reason for found in request.causes if found.cause == cause]
-    assert said.startswith("noted, while log_loss 0.5 holds: psi at or above 0.2 on 1 of 1")
+    assert said.startswith(
+        "drift does not count while performance holds (log_loss 0.5): psi is 0.2"
+    )
     whatever = {**DRIFT, "although_performance_holds": True}
     assert decide(model(performance=FALL, **{cause: whatever}), seen).fired == (cause,)
     older = situation(monitoring=days(moved, fallen(-2, 0.5)))  # of this window nothing is known
@@ -299,7 +302,7 @@ def test_a_rate_goes_by_the_windows_since_it_is_asked_for() -> None:
         situation(monitoring=days(old, new)),
     )
     assert request.fired == ("data_drift",)
-    assert request.reason.endswith("so in 1 of 1 windows, 1 needed")
+    assert request.reason.endswith("holds in 1 of 1 windows, and must hold in 1")
 
 
 def test_a_fall_while_nothing_moved_is_told_as_concept_drift() -> None:
@@ -325,10 +328,10 @@ def test_an_estimate_counts_once_it_has_been_right() -> None:
     unknown = asked()
     assert not unknown.retrain
     (said,) = [cause.reason for cause in unknown.causes if cause.cause == "performance"]
-    assert "was not held against labels yet, so it is not acted on" in said
+    assert "has not been compared with labels yet, so it is not acted on" in said
     right = asked(fallen(-3, 0.50), fallen(-3, 0.51, "estimated"))
     assert right.fired == ("performance",)
-    assert "was off by 0.01 in 1 windows, a fall of 0.05 counts" in right.reason
+    assert "was wrong by 0.01 on average in 1 window, and a fall of 0.05 counts" in right.reason
     assert not asked(fallen(-3, 0.50), fallen(-3, 0.56, "estimated")).retrain
 
 
@@ -359,14 +362,15 @@ def test_a_signal_may_have_to_last(falls: tuple[int, ...], *, wanted: bool) -> N
     request = decide(spec, situation(monitoring=seen))
     assert request.retrain is wanted
     (said,) = [cause.reason for cause in request.causes if cause.cause == "performance"]
-    assert f"so in {len(falls)} of 3 windows, 2 needed" in said
+    assert f"holds in {len(falls)} of 3 windows, and must hold in 2" in said
 
 
 def test_all_signals_may_have_to_agree() -> None:
     spec = model(performance=FALL, prediction_drift=DRIFT, require="all")
     alone = decide(spec, situation(monitoring=fallen(-1)))
     assert not alone.retrain
-    assert any(cause.reason.endswith("; not prediction_drift") for cause in alone.causes)
+    waits = "; `require: all` also waits for prediction_drift"
+    assert any(cause.reason.endswith(waits) for cause in alone.causes)
     moved = monitored(("prediction", "psi", "p", 0.3, 0.2))
     both = decide(spec, situation(monitoring=days(moved, fallen(-1))))
     assert both.fired == ("performance", "prediction_drift")
@@ -381,7 +385,9 @@ def test_a_cause_whose_candidates_are_refused_backs_off() -> None:
         request = decide(spec, situation(refusals={"new_partitions": refused}))
         assert request.retrain is wanted
     said = [cause.reason for cause in request.causes if cause.cause == "new_partitions"]
-    assert said[0].startswith("backs off after 3 candidates not promoted, 10 of 20 partitions: ")
+    assert said[0].startswith(
+        "after 3 candidates without promotion, 10 of 20 partitions have come: "
+    )
     assert decide(spec, situation(refusals={"data_drift": 9})).retrain
 
 
@@ -418,7 +424,8 @@ def test_other_causes_wait_for_a_held_candidate() -> None:
     new = model(new_partitions=6)
     early = decide(new, situation(held_candidate=HELD, last_decision=DAYS[-8]))
     assert not early.retrain
-    assert early.reason.startswith("version 4 is held until 8 more partitions, 7 have come: 7 new")
+    waits = "version 4 is held until 8 more partitions have come, and 7 have come so far: 7 new"
+    assert early.reason.startswith(waits)
     due = decide(new, situation(held_candidate=HELD, last_decision=DAYS[-9]))
     assert (due.retrain, due.fired, due.held_version) == (True, ("held", "new_partitions"), 4)
 
@@ -455,7 +462,8 @@ def test_a_held_candidate_that_would_take_too_long_is_not_waited_for() -> None:
     )
     said = {cause.cause: cause.reason for cause in request.causes}["held"]
     assert said == (
-        "version 4 would take 11 more partitions, over 2 windows.holdout: it is not waited for"
+        "version 4 would need 11 more partitions, which is more than 2 times "
+        "`windows.holdout`, so it is not waited for"
     )
 
 
@@ -473,7 +481,7 @@ REFITTED = {"production": Production(3, DAYS[26], DAYS[26], "same")}
         ({"new_partitions": 14, "cooldown": 18}, AWAITED, 10, "when version 4"),
         ({"new_partitions": 14, "cooldown": 18}, {}, 8, "when 14 have come"),
         ({"new_partitions": 3}, REFITTED, 3, "when a cause that has fired need not wait"),
-        ({"new_partitions": 10}, {}, 0, "10 new partitions since the last decision, 10 ask for"),
+        ({"new_partitions": 10}, {}, 0, "10 new partitions since the last decision, and 10 are"),
         ({"new_partitions": 9, "cooldown": 12}, {}, 2, "when a cause that has fired need not wait"),
         ({}, {"mature": DAYS[:9]}, 6, "when the windows of the first model are full"),
         ({}, {**AWAITED, "shortage": "9 rows"}, None, "no decision is due before the segment"),

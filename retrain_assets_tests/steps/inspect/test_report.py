@@ -136,6 +136,7 @@ def test_the_asset_writes_the_page_and_links_it(
     assert str(path) == eventful.storage.report("churn")
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert str(event.metadata["in production"].value).startswith("version ")
+    assert "\nnow: " in str(event.metadata["next"].value)
     monkeypatch.setenv("RETRAIN_SERVE_URL", "http://models.example/")
     linked = eventful.model.asset("monitoring", "")["metadata"]["report"]
     assert linked == dg.MetadataValue.url("http://models.example/models/churn")

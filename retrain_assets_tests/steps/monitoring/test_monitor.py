@@ -108,7 +108,7 @@ def test_what_the_policy_decided_is_kept_with_every_cause(late: World) -> None:
     first = found[-1]
     assert (first["wanted"], first["causes"], first["outdated"]) == (True, ["no_production"], False)
     assert all(row["as_of"] > first["as_of"] and not row["wanted"] for row in found[:-1])
-    assert "cooldown is 100" in found[0]["reason"]
+    assert "`triggers.cooldown` is 100" in found[0]["reason"]
 
 
 def test_a_decision_on_data_that_were_corrected_since_is_marked(late: World) -> None:
