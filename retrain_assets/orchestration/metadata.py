@@ -181,7 +181,8 @@ def describe_stored(
 
 def draw_layer(state: ModelState) -> dict[str, Any]:
     """Return the picture of the adaptive layer and a sentence on it."""
-    from retrain_assets.reports.plots import draw_adaptation, to_markdown
+    from retrain_assets.reports.monitoring_plots import draw_adaptation
+    from retrain_assets.reports.page import to_markdown
 
     rows = read_losses(state)
     picture = dg.MetadataValue.md(to_markdown(draw_adaptation(rows)))
@@ -190,7 +191,8 @@ def draw_layer(state: ModelState) -> dict[str, Any]:
 
 def draw_pictures(state: ModelState, key: str) -> dict[str, Any]:
     """Return pictures of monitoring, of which a partition is the newest."""
-    from retrain_assets.reports.plots import draw_movers, draw_watched_drift, to_markdown
+    from retrain_assets.reports.monitoring_plots import draw_movers, draw_watched_drift
+    from retrain_assets.reports.page import to_markdown
 
     table = state.table("monitoring")
     rows = state.tables.collect(state.tables.scan(table), table)

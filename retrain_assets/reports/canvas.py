@@ -15,9 +15,6 @@ Figure = Any
 
 BLUE, ORANGE, GREY, PALE, INK = "#2b6cb0", "#dd6b20", "#718096", "#cbd5e0", "#1a202c"
 GREEN, PURPLE, GRID = "#2f855a", "#6b46c1", "#e2e8f0"
-BELOW_THRESHOLD = ["#f4f8fc", "#d6e6f4", "#a6c8e4", "#6c9fce"]
-REACHED_THRESHOLD = ["#fdc27c", "#f08a3c", "#d34a1c", "#86180f"]
-MULTIPLES = [0, 0.25, 0.5, 0.75, 1, 2, 4, 8]
 LINE_POINTS, LETTERS_AN_INCH = 14, 14.5
 TITLE_WIDTH, NAME_WIDTH = 80, 40
 NOTE: dict[str, Any] = {"xycoords": "figure fraction", "textcoords": "offset points", "va": "top"}
@@ -32,13 +29,6 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib import figure
 
     return figure.Figure((width, height), dpi=100, layout="constrained", facecolor="white")
-
-
-def draw_message(text: str) -> Figure:
-    """Return a figure that says why there is nothing to draw."""
-    figure = new_figure(6.4, 1.2)
-    figure.text(0.5, 0.5, shorten(text), ha="center", va="center", color=GREY)
-    return figure
 
 
 def to_png(figure: Figure) -> bytes:
@@ -84,28 +74,6 @@ def finish(figure: Figure, title: str, note: str, *plots: Axes) -> Figure:
     return figure
 
 
-def draw_multiples(axes: Axes, multiples: np.ndarray, *, bounded: bool) -> None:
-    """Colour cells by multiples of a threshold, in steps.
-
-    Args:
-        axes: Where.
-        multiples: One number a cell; NaN stays grey.
-        bounded: Whether there is any threshold; else blues alone, up to the largest.
-    """
-    from matplotlib.colors import BoundaryNorm, ListedColormap
-
-    reached = REACHED_THRESHOLD if bounded else []
-    colours = ListedColormap(BELOW_THRESHOLD + reached)
-    steps = MULTIPLES[: len(BELOW_THRESHOLD) + 1 + len(reached)]
-    norm = BoundaryNorm(steps, colours.N, extend="max" if bounded else "neither")
-    image = axes.imshow(multiples, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
-    bar = axes.figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=36, pad=0.02)
-    bar.set_ticks(steps, labels=[f"{step:g}" for step in steps])
-    bar.ax.tick_params(labelsize=8, length=0)
-    unit = "multiples of the threshold: an alert from 1 on" if bounded else "share of the largest"
-    bar.set_label(unit, fontsize=8)
-
-
 def tidy_cells(axes: Axes, names: Sequence[str]) -> None:
     """Give an image of cells its row names, and a line between one row and the next."""
     axes.spines[:].set_visible(False)
@@ -132,11 +100,16 @@ def shorten(text: str, width: int = NAME_WIDTH) -> str:
         text: Such as the name of a column.
         width: Most characters that are shown.
     """
+    return _escape(cut(text, width))
+
+
+def cut(text: str, width: int = NAME_WIDTH) -> str:
+    """Return text on one line, shortened in the middle."""
     line = " ".join(text.split())
     if len(line) > width:
         tail = width // 3
         line = f"{line[: width - tail - 1]}…{line[-tail:]}"
-    return _escape(line)
+    return line
 
 
 def _escape(text: str) -> str:

@@ -13,8 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from retrain_assets.reports import canvas
+from retrain_assets.reports.svg import Picture
 
-Piece = str | list[dict[str, object]] | canvas.Figure
+Piece = str | list[dict[str, object]] | Picture | canvas.Figure
 
 _TEMPLATES = Environment(
     loader=PackageLoader("retrain_assets.reports"),
@@ -48,6 +49,20 @@ def render(template: str, **values: object) -> str:
     return _TEMPLATES.get_template(template).render(values)
 
 
+def to_uri(picture: Picture | canvas.Figure) -> str:
+    """Return the address of an image that holds the picture itself."""
+    if isinstance(picture, Picture):
+        kind, content = "svg+xml", picture.content.encode()
+    else:
+        kind, content = "png", canvas.to_png(picture)
+    return f"data:image/{kind};base64,{b64encode(content).decode()}"
+
+
+def to_markdown(picture: Picture | canvas.Figure) -> str:
+    """Return a picture within Markdown, with nothing to fetch."""
+    return f"![picture]({to_uri(picture)})"
+
+
 def render_page(title: str, body: str) -> str:
     """Return a page of a title, which is escaped here, and a body, which is HTML."""
     return render("page.html", title=escape(title), body=body)
@@ -77,7 +92,7 @@ def _render_piece(piece: Piece) -> str:
             f"\n{_render_row('td', map(_render_cell, record.values()))}" for record in piece
         )
         return f"<table>{head}{rows}\n</table>"
-    return f'<img src="data:image/png;base64,{b64encode(canvas.to_png(piece)).decode()}" alt="">'
+    return f'<img src="{to_uri(piece)}" alt="">'
 
 
 def _render_row(tag: str, cells: Iterable[str]) -> str:

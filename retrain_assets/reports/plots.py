@@ -1,31 +1,25 @@
 """Draw the pictures beside the numbers: one figure a call, without any global state.
 
-Not here: what is measured, and where pictures are stored.
+Not here: what is measured, where pictures are stored, and those of monitoring
+(`monitoring_plots`), which are drawn each day.
 """
 
-from base64 import b64encode
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import polars as pl
 
-from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.replay import Outcome
-from retrain_assets.domain.drift.observations import FEATURE, P_VALUE, PREDICTION, TARGET
-from retrain_assets.domain.drift.profile import ColumnProfile
 from retrain_assets.domain.metrics.metrics import get_metric
 from retrain_assets.reports import canvas
-from retrain_assets.reports.canvas import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, Axes, Figure
+from retrain_assets.reports.canvas import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, Figure
 from retrain_assets.specs.features import Kind
 
-JUST_BELOW = 0.999
 DENSITY = ("#d6e6f4", BLUE, "#0f2747")
 BINS = 10
-MOST_CLASSES, MOST_COLUMNS, MOST_PARTITIONS = 15, 30, 120
+MOST_CLASSES, MOST_COLUMNS = 15, 30
 OTHERS = "all others"
-IDENTITY = ["role", "column"]
 
 
 def draw_holdout(
@@ -177,36 +171,6 @@ def draw_gains(
     return canvas.finish(figure, title, f"{_describe_gain(low, high)}; {better}", axes)
 
 
-def draw_drift(monitoring: pl.DataFrame, measure: str) -> Figure:
-    """Draw when which column drifted.
-
-    Args:
-        monitoring: A row per partition, role, measure and column, with `statistic`, `threshold`
-            and `alert`.
-        measure: The measure of drift to show.
-
-    Returns:
-        The 30 columns that drifted most in the newest partition, over the newest 120 partitions,
-        in multiples of their threshold. Only what alerts is orange to red.
-    """
-    rows = monitoring.filter(pl.col("measure") == measure)
-    rows = rows.with_columns(pl.col("statistic").fill_nan(None))
-    if rows.is_empty():
-        return canvas.draw_message(f"{measure}: nothing monitored yet")
-    partitions = rows[PARTITION].unique().sort().tail(MOST_PARTITIONS).to_list()
-    rows = rows.filter(pl.col(PARTITION).is_in(partitions))
-    newest = rows.filter(pl.col(PARTITION) == partitions[-1])
-    columns = _rank_columns(rows, newest)
-    figure = canvas.new_figure(8.0, 2.0 + 0.22 * columns.height)
-    axes = figure.subplots()
-    multiples = _divide_by_threshold(rows, columns, partitions)
-    canvas.draw_multiples(axes, multiples, bounded=rows["threshold"].count() > 0)
-    canvas.label_some(axes, partitions)
-    alerts = f"{newest['alert'].sum()} of {newest.height} columns alert in {partitions[-1]}"
-    canvas.tidy_cells(axes, [_name_row(*row) for row in columns.iter_rows()])
-    return canvas.finish(figure, f"Drift by {measure}", alerts)
-
-
 def draw_importance(losses: dict[str, float], note: str) -> Figure:
     """Draw what each feature is worth, the most first.
 
@@ -220,11 +184,6 @@ def draw_importance(losses: dict[str, float], note: str) -> Figure:
     axes.barh(range(len(most)), [loss for _, loss in most], color=BLUE)
     axes.set_yticks(range(len(most)), [canvas.shorten(name) for name, _ in most])
     return canvas.finish(figure, "What each feature is worth", note, axes)
-
-
-def to_markdown(figure: Figure) -> str:
-    """Return a figure as a picture within Markdown, with nothing to fetch."""
-    return f"![figure](data:image/png;base64,{b64encode(canvas.to_png(figure)).decode()})"
 
 
 def _average_bins(prediction: np.ndarray, actual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -274,35 +233,6 @@ def _describe_gain(low: float, high: float) -> str:
     return "worse: the interval lies below zero" if high < 0 else "can't tell: zero is within"
 
 
-def _rank_columns(rows: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFrame:
-    """Return role and column of the heat map's rows, the largest newest statistic first."""
-    ranked = rows.select(IDENTITY).unique().join(newest, on=IDENTITY, how="left")
-    order = ranked.sort("statistic", *IDENTITY, descending=[True, False, False], nulls_last=True)
-    return order.select(IDENTITY).head(MOST_COLUMNS)
-
-
-def _name_row(role: str, column: str) -> str:
-    return column if role in ("feature", column) else f"{column} ({role})"
-
-
-def _divide_by_threshold(
-    rows: pl.DataFrame, columns: pl.DataFrame, partitions: Sequence[str]
-) -> np.ndarray:
-    """Return statistics in multiples of their threshold, of shape (columns, partitions).
-
-    What alerts is at or above 1 and nothing else is, so that the colours say what was decided; a
-    statistic without a threshold is held against the largest that there is.
-    """
-    largest = rows["threshold"].max() or rows["statistic"].max() or 1.0
-    multiple = pl.col("statistic") / pl.col("threshold").fill_null(largest)
-    decided = pl.when("alert").then(multiple.clip(1)).otherwise(multiple.clip(0, JUST_BELOW))
-    cells = rows.with_columns(decided.alias("multiple")).pivot(
-        PARTITION, partitions, index=IDENTITY, values="multiple", aggregate_function="max"
-    )
-    ordered = columns.join(cells, on=IDENTITY, how="left", maintain_order="left")
-    return ordered.select(partitions).to_numpy()
-
-
 LINES, FEW_LABELS = (BLUE, GREEN, PURPLE, GREY), 4
 
 
@@ -332,132 +262,3 @@ def draw_replay(outcome: Outcome) -> Figure:
     canvas.label_some(gains, outcome.shared, FEW_LABELS)
     title = "What policies would have brought, the best on top (hollow: shown to be worse than it)"
     return canvas.finish(figure, title, outcome.summary, means, gains)
-
-
-def draw_adaptation(rows: pl.DataFrame) -> Figure:
-    """Draw what the adaptive layer gains over the newest version alone, and how it mixes heads.
-
-    Args:
-        rows: A row a partition, in order: `loss_layer`, `loss_newest`, and `weight_<head>` of each
-            head.
-    """
-    if rows.is_empty():
-        return canvas.draw_message("no partition with final labels has moved the layer yet")
-    newest = rows.tail(MOST_PARTITIONS)
-    places, keys = range(newest.height), newest[PARTITION].to_list()
-    figure = canvas.new_figure(8.0, 4.8)
-    gains, weights = figure.subplots(2, 1, sharex=True)
-    gain = newest["loss_newest"] - newest["loss_layer"]
-    gains.plot(places, gain.cum_sum(), color=ORANGE, label="summed gain of the layer")
-    gains.axhline(0, color=INK, linewidth=1)
-    gains.set(ylabel="loss of the newest less its own")
-    heads = [name for name in rows.columns if name.startswith("weight_")]
-    labels = [name.removeprefix("weight_").replace("_", " ") for name in heads]
-    colours = (GREY, BLUE, PURPLE, GREEN, ORANGE)
-    weights.stackplot(places, newest.select(heads).to_numpy().T, labels=labels, colors=colours)
-    weights.set(ylabel="weight of heads", ylim=(0, 1))
-    canvas.label_some(weights, keys)
-    mean = gain.sum() / newest.height
-    means = f"mean gain {mean:.3g} on {newest.height} partitions through {keys[-1]}"
-    title = "The adaptive layer against the newest version alone"
-    return canvas.finish(figure, title, means, gains, weights)
-
-
-WATCHED, UNWATCHED = "what is watched", "psi"
-SHARE_BINS, CATEGORIES, CUT = 24, 8, (0.005, 0.995)
-
-
-def draw_watched_drift(monitoring: pl.DataFrame) -> Figure:
-    """Draw when which column moved, by the measure that is farthest beyond its threshold.
-
-    Args:
-        monitoring: As `draw_drift` takes it; PSI is drawn where nothing has a threshold.
-    """
-    farthest = select_watched(monitoring)
-    if farthest.is_empty():
-        return draw_drift(monitoring, UNWATCHED)
-    multiples = farthest.with_columns(
-        measure=pl.lit(WATCHED), statistic=pl.col("multiple"), threshold=pl.lit(1.0)
-    )
-    return draw_drift(multiples, WATCHED)
-
-
-def select_watched(monitoring: pl.DataFrame) -> pl.DataFrame:
-    """Return of each partition and column the measure that is farthest beyond its threshold.
-
-    Args:
-        monitoring: As `draw_drift` takes it.
-
-    Returns:
-        Its rows, with `multiple`: the statistic in multiples of its threshold.
-    """
-    bounded = monitoring.filter(
-        pl.col("role").is_in([FEATURE, PREDICTION, TARGET]),
-        pl.col("threshold").is_not_null(),
-        pl.col("measure") != P_VALUE,
-    )
-    multiples = bounded.with_columns(multiple=pl.col("statistic") / pl.col("threshold"))
-    ordered = multiples.sort("multiple", descending=True, nulls_last=True)
-    return ordered.unique([PARTITION, *IDENTITY], keep="first", maintain_order=True)
-
-
-def draw_movers(
-    reference: Mapping[str, ColumnProfile],
-    current: Mapping[str, ColumnProfile],
-    moved: Sequence[Mapping[str, Any]],
-) -> Figure:
-    """Draw distributions of some columns in the reference and in the window.
-
-    Args:
-        reference: Summaries by column.
-        current: The same of the window.
-        moved: Of each column `column`, `measure`, `statistic`, `threshold` and `effect`.
-    """
-    rows = [row for row in moved if row["column"] in reference and row["column"] in current]
-    if not rows:
-        return canvas.draw_message("nothing is held against a threshold yet")
-    figure = canvas.new_figure(8.0, 3.2)
-    plots = figure.subplots(1, len(rows), squeeze=False)[0]
-    for axes, row in zip(plots, rows, strict=True):
-        sides = reference[row["column"]], current[row["column"]]
-        (_draw_numbers if sides[0].kind == "numeric" else _draw_categories)(axes, *sides)
-        title = f"{canvas.shorten(row['column'])}\n{canvas.shorten(row['effect'] or '')}"
-        axes.set_title(title, fontsize=9, loc="left")
-    first = rows[0]
-    note = f"farthest: {first['column']}, {first['measure']} {first['statistic']:.3g}"
-    note += f" against a threshold of {first['threshold']:.3g}"
-    for axes in plots[1:]:  # one legend is enough
-        for artist in (*axes.patches, *axes.containers):
-            artist.set_label("_")
-    return canvas.finish(figure, "What moved most: then (grey) and now (orange)", note, *plots)
-
-
-def _draw_numbers(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None:
-    """Draw shares in even bins over the bulk of both sides."""
-    sketches = [side.sketch for side in (before, now) if side.sketch and side.filled]
-    if not sketches:
-        return
-    ends = np.array([sketch.get_quantiles(list(CUT)) for sketch in sketches])
-    low, high = ends.min(), ends.max()
-    edges = np.linspace(low, high if high > low else low + 1, SHARE_BINS + 1)
-    for side, colour, name in ((before, GREY, "then"), (now, ORANGE, "now")):
-        if side.sketch and side.filled:
-            shares = np.array(side.sketch.get_pmf(edges))[1:-1]
-            axes.stairs(shares, edges, color=colour, fill=colour == GREY, alpha=0.8, label=name)
-    axes.set_ylabel("share", fontsize=8)
-
-
-def _draw_categories(axes: Axes, before: ColumnProfile, now: ColumnProfile) -> None:
-    """Draw shares of the most frequent values of either side."""
-    sides = [
-        {name: rows / max(side.filled, 1) for name, rows in (side.counts or {}).items()}
-        for side in (before, now)
-    ]
-    larger = {name: max(side.get(name, 0) for side in sides) for name in {*sides[0], *sides[1]}}
-    names = sorted(larger, key=lambda name: (-larger[name], name))[:CATEGORIES]
-    places = np.arange(len(names))
-    looks = ((-0.2, GREY, "then"), (0.2, ORANGE, "now"))
-    for side, (shift, colour, label) in zip(sides, looks, strict=True):
-        shares = [side.get(key, 0) for key in names]
-        axes.bar(places + shift, shares, 0.4, color=colour, label=label)
-    axes.set_xticks(places, [canvas.shorten(name, 12) for name in names], rotation=40, ha="right")

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import floor, isfinite, log10
+from math import ceil, floor, isfinite, log10
 from typing import Any
 
 from retrain_assets.domain.drift.observations import ESTIMATED, PERFORMANCE
@@ -95,12 +95,16 @@ class Scale:
 
     def ticks(self) -> list[tuple[float, str]]:
         """Return the heights of some round values, and these as text."""
-        rough = (self.high - self.low) / TICKS
-        unit = 10.0 ** floor(log10(rough))
-        step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough)
-        first, last = (floor(end / step + EPSILON) for end in (self.low, self.high))
-        values = [number * step for number in range(first + 1, last + 1)]
-        return [(self.at(value), f"{value:.6g}") for value in values]
+        return [(self.at(value), f"{value:.6g}") for value in round_values(self.low, self.high)]
+
+
+def round_values(low: float, high: float) -> list[float]:
+    """Return some round values from a lower one through a higher one."""
+    rough = (high - low) / TICKS
+    unit = 10.0 ** floor(log10(rough))
+    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough)
+    first, last = ceil(low / step - EPSILON), floor(high / step + EPSILON)
+    return [number * step for number in range(first, last + 1)]
 
 
 def draw(report: Values) -> Drawn | None:

@@ -9,7 +9,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,15 +19,14 @@ from PIL import Image
 from retrain_assets.domain.decision.replay import Outcome, PolicyResult, Standing
 from retrain_assets.reports import plots
 from retrain_assets.reports.canvas import BLUE, ORANGE, shorten, to_png
+from retrain_assets.reports.page import to_markdown
 from retrain_assets.reports.plots import (
     draw_actual,
     draw_confusion,
-    draw_drift,
     draw_gains,
     draw_holdout,
     draw_reliability,
     draw_replay,
-    to_markdown,
 )
 
 if TYPE_CHECKING:
@@ -47,26 +45,6 @@ SHARES = RNG.dirichlet(np.ones(3), 5000)
 DAYS = [f"2013-{month:02}-{day:02}" for month in range(1, 7) for day in range(1, 29)]
 BLOCKS = DAYS[:5]
 GAINS = [0.01, -0.002, 0.02, 0.0, 0.03]
-MONITORING = {
-    "_landing_partition": pl.String,
-    "role": pl.String,
-    "measure": pl.String,
-    "column": pl.String,
-    "statistic": pl.Float64,
-    "threshold": pl.Float64,
-    "alert": pl.Boolean,
-}
-
-
-def monitoring(
-    *rows: tuple[str, str, float | None, float | None], role: str = "feature"
-) -> pl.DataFrame:
-    """Rows of (partition, column, statistic, threshold)."""
-    records = [
-        (day, role, "psi", name, value, bound, None not in (value, bound) and value >= bound)
-        for day, name, value, bound in rows
-    ]
-    return pl.DataFrame(records, schema=MONITORING, orient="row")
 
 
 def said(figure: Figure) -> str:
@@ -93,7 +71,7 @@ def column_names(figure: Figure) -> list[str]:
 
 def drawn(figure: Figure) -> bytes:
     head, _, tail = to_markdown(figure).partition("base64,")
-    assert head == "![figure](data:image/png;"
+    assert head == "![picture](data:image/png;"
     return base64.b64decode(tail.removesuffix(")"), validate=True)
 
 
@@ -102,10 +80,6 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "predicted_against_actual": lambda: draw_actual(ACTUAL, NUMBER),
     "confusion": lambda: draw_confusion(CLASS, SHARES, CLASSES),
     "gain_by_block": lambda: draw_gains(BLOCKS, GAINS, 0.01, 0.002, 0.02, "PROMOTE"),
-    "drift_heatmap": lambda: draw_drift(
-        monitoring(*((day, f"c{i}", i / 50, 0.2) for day in DAYS for i in range(40))), "psi"
-    ),
-    "no_drift": lambda: draw_drift(monitoring(), "psi"),
 }
 
 
@@ -120,9 +94,9 @@ def test_a_picture_is_a_small_png_and_the_same_each_time(name: str) -> None:
 def test_drawing_leaves_no_global_state_and_importing_costs_nothing() -> None:
     code = (
         "import sys, numpy as np\n"
-        "from retrain_assets.reports import plots\n"
+        "from retrain_assets.reports import page, plots\n"
         "before = 'matplotlib' in sys.modules\n"
-        "plots.to_markdown(plots.draw_reliability(np.array([0, 1]), np.array([.2, .8])))\n"
+        "page.to_markdown(plots.draw_reliability(np.array([0, 1]), np.array([.2, .8])))\n"
         "print(before, 'matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -245,81 +219,6 @@ def test_few_of_many_blocks_are_named_the_last_among_them() -> None:
     assert column_names(figure)[0] == DAYS[-1]
 
 
-def test_drift_is_sorted_by_the_newest_statistic() -> None:
-    rows = monitoring(
-        (DAYS[0], "fell", 0.9, 0.2),
-        (DAYS[0], "rose", 0.1, 0.2),
-        (DAYS[0], "gone", 5.0, 0.2),
-        (DAYS[1], "fell", 0.05, 0.2),
-        (DAYS[1], "rose", 0.4, 0.2),
-    )
-    figure = draw_drift(rows, "psi")
-    assert row_names(figure) == ["rose", "fell", "gone"]
-    assert cells(figure)[:2] == pytest.approx(np.array([[0.5, 2.0], [4.5, 0.25]]))
-    assert np.isnan(cells(figure)[2, 1])
-    assert f"1 of 2 columns alert in {DAYS[1]}" in said(figure)
-
-
-def test_only_what_alerts_stands_out() -> None:
-    rows = monitoring((DAYS[0], "at", 0.2, 0.2), (DAYS[0], "below", 0.1999999, 0.2))
-    free = monitoring((DAYS[0], "delayed", 7.0, None), role="target")
-    figure = draw_drift(pl.concat([rows, free]), "psi")
-    assert row_names(figure) == ["delayed (target)", "at", "below"]
-    (image,) = figure.axes[0].images
-    red, green, blue = image.cmap(image.norm(cells(figure)))[:, 0, :3].T
-    assert (red > blue).tolist() == [False, True, False]
-    assert (green > 0).all()
-
-
-def test_the_newest_partitions_and_the_columns_that_drift_most_are_shown() -> None:
-    rows = monitoring(*((day, f"c{i:02}", i / 10, 0.2) for day in DAYS for i in range(40)))
-    figure = draw_drift(rows, "psi")
-    assert cells(figure).shape == (30, 120)
-    assert row_names(figure) == [f"c{i:02}" for i in range(39, 9, -1)]
-    assert column_names(figure)[0] == DAYS[-1]
-    assert len(column_names(figure)) <= 7
-
-
-def test_one_partition_is_enough_for_a_heat_map() -> None:
-    figure = draw_drift(monitoring((DAYS[0], "temp", 0.3, 0.2)), "psi")
-    assert cells(figure) == pytest.approx(np.array([[1.5]]))
-    assert drawn(figure)
-
-
-@pytest.mark.parametrize("statistic", [None, float("nan")])
-def test_undefined_statistics_are_left_blank(statistic: float | None) -> None:
-    rows = monitoring((DAYS[0], "temp", None, 0.2), (DAYS[0], "dewp", 0.3, 0.2))
-    rows = rows.with_columns(
-        pl.when(pl.col("column") == "temp")
-        .then(statistic)
-        .otherwise("statistic")
-        .alias("statistic")
-    )
-    figure = draw_drift(rows, "psi")
-    assert row_names(figure) == ["dewp", "temp"]
-    assert np.isnan(cells(figure)[1, 0])
-    assert drawn(draw_drift(monitoring((DAYS[0], "temp", None, None)), "psi"))
-
-
-def test_without_a_threshold_nothing_looks_like_an_alert() -> None:
-    rows = monitoring((DAYS[0], "temp", 9.0, None), (DAYS[0], "dewp", 4.5, None))
-    assert cells(draw_drift(rows, "psi"))[:, 0] == pytest.approx([0.999, 0.5])
-    assert drawn(draw_drift(rows.with_columns(statistic=pl.lit(0.0)), "psi"))
-
-
-def test_before_anything_is_monitored_the_picture_says_so() -> None:
-    assert said(draw_drift(monitoring(), "psi")) == "psi: nothing monitored yet"
-    other = monitoring((DAYS[0], "temp", 0.3, 0.2))
-    assert "ks: nothing monitored yet" in said(draw_drift(other, "ks"))
-
-
-def test_columns_of_long_alike_names_stay_apart() -> None:
-    names = [f"a very long name of a column that is number {i}" for i in range(3)]
-    figure = draw_drift(monitoring(*((DAYS[0], name, 0.3, 0.2) for name in names)), "psi")
-    assert len(set(row_names(figure))) == 3
-    assert {len(name) for name in row_names(figure)} == {40}
-
-
 @given(st.text(alphabet=st.one_of(st.sampled_from("$\\_{}^ \n"), st.characters(codec="utf-8"))))
 @settings(max_examples=100, deadline=None)
 def test_names_are_shown_literally(text: str) -> None:
@@ -333,7 +232,6 @@ def test_names_are_shown_literally(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["$x$", r"\$", "$\\frac{$", "a_{b}^", "€ ✓ naïve"])
 def test_odd_names_can_be_drawn(name: str) -> None:
-    assert drawn(draw_drift(monitoring((name, name, 0.3, 0.2)), "psi"))
     assert drawn(draw_gains([name], [0.1], 0.1, 0.0, 0.2, name))
     assert drawn(draw_confusion(np.array([name]), np.array([[1.0]]), [name]))
 

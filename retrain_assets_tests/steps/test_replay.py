@@ -212,4 +212,4 @@ def test_the_asset_shows_table_and_picture(lived: World) -> None:
     (event,) = done.get_asset_materialization_events()
     metadata = event.materialization.metadata
     assert "policies" in metadata
-    assert str(metadata["cost_and_benefit"].value).startswith("![figure](data:image/png")
+    assert str(metadata["cost_and_benefit"].value).startswith("![picture](data:image/png")

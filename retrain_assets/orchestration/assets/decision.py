@@ -133,7 +133,7 @@ def _evaluation(model: Model) -> dg.AssetsDefinition:
 
 
 def _describe_evaluation(evaluation: evaluate.Evaluation) -> dict[str, Any]:
-    from retrain_assets.reports.plots import to_markdown
+    from retrain_assets.reports.page import to_markdown
 
     described: dict[str, Any] = {
         "verdict": evaluation.verdict.value,

@@ -84,7 +84,8 @@ def replay_asset(model: Model) -> dg.AssetsDefinition:
 
 
 def _describe_outcome(outcome: Any) -> dict[str, Any]:
-    from retrain_assets.reports.plots import draw_replay, to_markdown
+    from retrain_assets.reports.page import to_markdown
+    from retrain_assets.reports.plots import draw_replay
 
     return {
         "proposal": outcome.summary,

@@ -17,7 +17,8 @@ from retrain_assets.domain.metrics import metrics
 from retrain_assets.domain.model.estimator import predict
 from retrain_assets.domain.model.explanation import Explainer, compare_moves, measure_moves, thin
 from retrain_assets.domain.windows import exclude_range, take_through
-from retrain_assets.reports import page, plots
+from retrain_assets.reports import monitoring_plots, page, plots
+from retrain_assets.reports.svg import Picture
 from retrain_assets.specs.gate import GateSpec
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.evaluate import read_evaluation
@@ -216,9 +217,9 @@ def _explain(
     yield changes[:CHANGES]
 
 
-def _drift(state: ModelState, gated: ModelVersion) -> train.Figure:
+def _drift(state: ModelState, gated: ModelVersion) -> Picture:
     """Return a picture of the drift that was measured before a version was trained."""
     last = pl.col(PARTITION).unique().sort().tail(DRIFT_PARTITIONS).implode()
     before = pl.col(PARTITION) <= gated.tags.get("as_of", "")
     rows = state.stored("monitoring", MONITORING_SCHEMA, before)
-    return plots.draw_watched_drift(rows.filter(pl.col(PARTITION).is_in(last)))
+    return monitoring_plots.draw_watched_drift(rows.filter(pl.col(PARTITION).is_in(last)))

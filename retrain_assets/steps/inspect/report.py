@@ -15,9 +15,8 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.drift.observations import ESTIMATED, PERFORMANCE
 from retrain_assets.domain.metrics.metrics import METRICS
 from retrain_assets.reports import timeline
-from retrain_assets.reports.canvas import MULTIPLES
+from retrain_assets.reports.monitoring_plots import JUST_BELOW, MULTIPLES, select_watched
 from retrain_assets.reports.page import render
-from retrain_assets.reports.plots import JUST_BELOW, select_watched
 from retrain_assets.steps.decision.policy import list_requests
 from retrain_assets.steps.inspect import status
 from retrain_assets.steps.state import (

@@ -17,8 +17,7 @@ import pytest
 
 from retrain_assets.domain.adaptation import service
 from retrain_assets.domain.adaptation.layer import predict_layer, read_state
-from retrain_assets.reports.canvas import to_png
-from retrain_assets.reports.plots import draw_adaptation
+from retrain_assets.reports.monitoring_plots import draw_adaptation
 from retrain_assets.specs.model import AdaptSpec, ModelSpec
 from retrain_assets.steps.decision import layer as decide_layer
 from retrain_assets.steps.decision.promote import DecisionError, roll_back
@@ -189,11 +188,14 @@ def test_each_week_says_what_no_retraining_retraining_and_the_layer_cost(lived: 
         assert compare_weeks(lived.state) == weeks
 
 
-def test_the_picture_is_the_same_each_time(lived: World) -> None:
+def test_the_picture_names_the_heads_and_is_the_same_each_time(lived: World) -> None:
     rows = adapt.read_losses(lived.state)
-    picture = to_png(draw_adaptation(rows))
-    assert picture == to_png(draw_adaptation(rows))
-    assert len(picture) > 10_000
+    picture = draw_adaptation(rows).content
+    assert picture == draw_adaptation(rows).content
+    heads = [name for name in rows.columns if name.startswith("weight_")]
+    assert heads
+    assert all(f">{head[7:].replace('_', ' ')}<" in picture for head in heads)
+    assert f"on {rows.height} partitions through" in picture
 
 
 def test_a_version_that_was_rolled_back_from_is_no_member(copy: World) -> None:
