@@ -146,7 +146,7 @@ class ModelState:
         values |= {"memo": None, "engine": IN_PROCESS}
         return _restore, (type(self), values, _digest_user_code(self.spec))
 
-    @property
+    @cached_property
     def ledger(self) -> Ledger:
         """Return the ledger of the model."""
         return Ledger(self.tables, self.spec.name)

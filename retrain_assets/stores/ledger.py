@@ -194,10 +194,17 @@ class History:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The ledger of one model."""
+    """The ledger of one model.
+
+    Args:
+        tables: All tables.
+        model: The model.
+        newest: What was read last, by the identity of the table then; a step reads it many times.
+    """
 
     tables: Tables
     model: str
+    newest: dict[tuple[str, int], History] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def table(self) -> str:
@@ -206,7 +213,15 @@ class Ledger:
 
     def read(self) -> History:
         """Return all rows, oldest first, at one version of the table."""
-        version = self.tables.version(self.table)
+        identity = self.tables.identity(self.table)
+        if identity is None:  # there is none, or it is in memory
+            return self._read(self.tables.version(self.table))
+        if identity not in self.newest:
+            self.newest.clear()
+            self.newest[identity] = self._read(identity[1])
+        return self.newest[identity]
+
+    def _read(self, version: int | None) -> History:
         if version is None:
             return History((), None)
         scanned = self.tables.scan(self.table, version=version).sort("number")

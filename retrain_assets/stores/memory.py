@@ -137,9 +137,9 @@ class MemoryRegistry(ModelRegistry):
         """Return all versions, newest first."""
         return [version for version, _ in reversed(self.shared.values())]
 
-    def alias(self, name: str) -> int | None:
-        """Return the version an alias names."""
-        return self.aliases.get(name)
+    def read_aliases(self) -> dict[str, int]:
+        """Return the versions that aliases name."""
+        return self.aliases
 
     def set_alias(self, name: str, number: int | None) -> None:
         """Let an alias name a version, or none."""

@@ -69,6 +69,17 @@ def test_two_decisions_on_one_ledger_cannot_both_stand(ledger: Ledger) -> None:
     assert [entry.version for entry in ledger.read().rows] == [1, 3]
 
 
+def test_rows_are_read_once_for_as_long_as_nobody_adds_one(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = filled(ledger, row("promote", 1, "2013-02-01"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Tables, "scan", None)
+        assert ledger.read() is first
+    filled(Ledger(ledger.tables, "m"), row("hold", 2, "2013-02-08"))
+    assert [entry.version for entry in ledger.read().rows] == [1, 2]
+
+
 def test_a_refused_candidate_changes_nothing_in_production(ledger: Ledger) -> None:
     history = filled(
         ledger, row("promote", 1, "2013-02-01"), row("reject", 2, "2013-02-08", candidate=2)

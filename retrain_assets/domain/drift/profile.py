@@ -140,8 +140,14 @@ def merge(profile: pl.DataFrame) -> dict[str, ColumnProfile]:
     Raises:
         ProfileError: A column is numeric in one block and a category in another.
     """
-    parts = profile.partition_by("column", maintain_order=True, as_dict=True)
-    return {str(name): _merge_column(str(name), part) for (name,), part in parts.items()}
+    # A block without a value may be of either kind.
+    is_empty = pl.col("rows").sum() == pl.col("nulls").sum()
+    counted = pl.col("kind", "sketch", "counts").filter(
+        (pl.col("nulls") < pl.col("rows")) | is_empty
+    )
+    totals = pl.col("rows", "nulls", "others").sum()
+    columns = profile.group_by("column", maintain_order=True).agg(totals, counted)
+    return {part["column"]: _merge_column(**part) for part in columns.iter_rows(named=True)}
 
 
 def drop_mixed(profile: pl.DataFrame) -> pl.DataFrame:
@@ -188,24 +194,30 @@ def _encode_categories(rows: int, counted: pl.Series) -> _Encoded:
     return rows - filled, None, text, filled - sum(frequent.values())
 
 
-def _merge_column(name: str, part: pl.DataFrame) -> ColumnProfile:
-    rows, nulls, others = (int(part[name].sum()) for name in ("rows", "nulls", "others"))
-    # A block without a value may be of either kind.
-    part = part.filter((pl.col("nulls") < pl.col("rows")) | (rows == nulls))
-    kinds = set(part["kind"])
+def _merge_column(
+    column: str,
+    *,
+    rows: int,
+    nulls: int,
+    others: int,
+    kind: list[str],
+    sketch: list[bytes | None],
+    counts: list[str | None],
+) -> ColumnProfile:
+    kinds = set(kind)
     if len(kinds) > 1 and rows > nulls:
         raise ProfileError(
-            f"column {name} is numeric in some blocks and a category in others: "
+            f"column {column} is numeric in some blocks and a category in others: "
             "build the profile of all blocks with one type"
         )
     if "numeric" in kinds:
-        sketch = _merge_sketches(tuple(part["sketch"].drop_nulls()))
-        return ColumnProfile(name, "numeric", rows, nulls, sketch=sketch)
-    counts: Counter[str] = Counter()
-    for text in part["counts"]:
-        counts.update(json.loads(text))
-    in_order = dict(sorted(counts.items()))
-    return ColumnProfile(name, "category", rows, nulls, counts=in_order, others=others)
+        merged = _merge_sketches(tuple(filter(None, sketch)))
+        return ColumnProfile(column, "numeric", rows, nulls, sketch=merged)
+    total: Counter[str] = Counter()
+    for text in filter(None, counts):
+        total.update(json.loads(text))
+    in_order = dict(sorted(total.items()))
+    return ColumnProfile(column, "category", rows, nulls, counts=in_order, others=others)
 
 
 @lru_cache(maxsize=512)  # a reference is held against window after window

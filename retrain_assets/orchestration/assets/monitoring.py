@@ -4,7 +4,7 @@ Not here: how any of them is computed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -224,6 +224,7 @@ def _monitoring(model: Model) -> dg.AssetsDefinition:
     )
     def monitoring(context: dg.AssetExecutionContext, storage: StorageResource) -> Results:
         state, keys = model.state(storage.open()), partitions.requested_partitions(context)
+        state = replace(state, memo={})  # the pictures show the profiles that were compared
         result = monitor.monitor(state, keys, context.run_id)
         metadata.add_series(context, key, _select_drawn(result.rows))
         watched = result.rows["model_version"].is_not_null().any()

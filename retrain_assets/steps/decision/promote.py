@@ -149,7 +149,8 @@ def reconcile(registry: ModelRegistry, history: ledger.History) -> bool:
     """
     rows = {train.PRODUCTION: history.production, train.STAGING: history.staged}
     versions = {alias: row.version if row else None for alias, row in rows.items()}
-    wrong = [alias for alias, version in versions.items() if registry.alias(alias) != version]
+    aliases = registry.read_aliases()
+    wrong = [alias for alias, version in versions.items() if aliases.get(alias) != version]
     for alias in wrong:
         registry.set_alias(alias, versions[alias])
     head = registry.ledger_head

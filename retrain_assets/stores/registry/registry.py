@@ -236,9 +236,12 @@ class ModelRegistry:
 
     def alias(self, name: str) -> int | None:
         """Return the version an alias names; None if it names none."""
+        return self.read_aliases().get(name)
+
+    def read_aliases(self) -> dict[str, int]:
+        """Return the versions that aliases name."""
         model = self._model()
-        number = model and model.aliases.get(name)
-        return int(number) if number else None
+        return {name: int(number) for name, number in model.aliases.items()} if model else {}
 
     def set_alias(self, name: str, number: int | None) -> None:
         """Let an alias name a version, or none.
