@@ -43,6 +43,7 @@ class SpecComponent(dg.Component, Generic[SpecT]):
 
     def __init__(self, spec: SpecT, document: Document, folder: Path = Path()) -> None:
         self.spec, self.document, self.folder = spec, document, folder
+        self._refused: str | None = None
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
@@ -89,9 +90,12 @@ class SpecComponent(dg.Component, Generic[SpecT]):
             raise SpecError("\n".join(filter(None, refusals)))
 
     def _refusal(self, tree: dg.ComponentTree) -> str:
-        mistakes = [*self._find_taken_name(tree), *self.find_mistakes(tree)]
-        reasons = [((ROOT, *loc), why) for loc, why in mistakes]
-        return str(self.document.refusal(*reasons)) if reasons else ""
+        """Return the lines of the mistakes, which are looked for once: nothing in a tree changes."""
+        if self._refused is None:
+            mistakes = [*self._find_taken_name(tree), *self.find_mistakes(tree)]
+            reasons = [((ROOT, *loc), why) for loc, why in mistakes]
+            self._refused = str(self.document.refusal(*reasons)) if reasons else ""
+        return self._refused
 
     def _find_taken_name(self, tree: dg.ComponentTree) -> Iterator[Mistake]:
         """Yield that another component of the project has the same name."""
