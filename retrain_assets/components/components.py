@@ -90,7 +90,7 @@ class SpecComponent(dg.Component, Generic[SpecT]):
             raise SpecError("\n".join(filter(None, refusals)))
 
     def _refusal(self, tree: dg.ComponentTree) -> str:
-        """Return the lines of the mistakes, which are looked for once: nothing in a tree changes."""
+        """Return the lines of the mistakes; they are looked for once, since no tree changes."""
         if self._refused is None:
             mistakes = [*self._find_taken_name(tree), *self.find_mistakes(tree)]
             reasons = [((ROOT, *loc), why) for loc, why in mistakes]

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from retrain_assets.cli import main
+from retrain_assets.components import spec_check
 from retrain_assets.components.components import RetrainedModel
 from retrain_assets.definitions import build_defs
 from retrain_assets.domain.data.rules import PARTITION
@@ -133,3 +134,12 @@ def test_a_model_that_fails_holds_back_no_other(shared: Shared) -> None:
         failing.clear()
         assert shared.arrive() == [["second"]]
     assert (shared.days("churn"), shared.days("second")) == (2, 2)
+
+
+def test_a_load_checks_each_model_once(project: Project) -> None:
+    project.write(yaml_of(None, None, *THREE))
+    check = spec_check.find_model_mistakes
+    with patch.object(spec_check, "find_model_mistakes", side_effect=check) as checked:
+        project.load()
+    names = [call.args[0].name for call in checked.call_args_list]
+    assert sorted(names) == ["churn", "second", "sized"]
