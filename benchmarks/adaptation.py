@@ -1,6 +1,6 @@
 """What the adaptive layer costs, and what it is worth on the flights of 2013.
 
-    python benchmarks/adaptation.py [--keep FOLDER] [--delays 0 3] [--seeds 3]
+    python benchmarks/adaptation.py [--keep FOLDER] [--delays 0 3] [--seeds 3] [--shuffled]
 
 All is played by `retrain replay`'s own functions, over the whole year; daily retraining only from
 August on, from where everything is reported. The policy that ships is played too, and its layer
@@ -11,6 +11,7 @@ percentiles of a bootstrap of weeks. Not here: other policies with triggers and 
 
 import argparse
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from retrain_assets.domain.adaptation.layer import Update, predict_layer, start_
 from retrain_assets.domain.adaptation.service import assess
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.replay import PolicyResult
+from retrain_assets.domain.drift.observations import P_VALUE
 from retrain_assets.specs.model import LabelsSpec, PolicySpec
 from retrain_assets.steps import replay
 from retrain_assets.steps.monitoring.adapt import Chain, adapt_partitions, read_losses
@@ -53,19 +55,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="Of years whose days are shuffled.")
     text = "Leave out costs, daily retraining, bad days, the shipped policy and shuffled years."
     parser.add_argument("--calendars", action="store_true", help=text)
+    parser.add_argument("--shuffled", action="store_true", help="Play shuffled years alone.")
     options = parser.parse_args()
-    if not options.calendars:
+    if not options.calendars and not options.shuffled:
         report_costs()
     with TemporaryDirectory() as folder:
         state = prepared(options.keep or Path(folder))
-        for delay in options.delays:
+        for delay in () if options.shuffled else options.delays:
             spec = state.spec.model_copy(update={"labels": LabelsSpec(delay=delay)})
             begun = time.process_time()
             report_worth(replace(state, spec=spec), delay, all_of_it=not options.calendars)
             print(f"{time.process_time() - begun:.0f} CPU seconds")
         if options.calendars:
             return
-        report_shadow(state)
+        if not options.shuffled:
+            report_shadow(state)
         for seed in range(options.seeds):
             report_shuffled(state, seed)
 
@@ -142,6 +146,22 @@ def serve_by_test(
     return [replace(item, name=f"{item.name} by the test", values=served)]
 
 
+# Nothing drifts in a shuffled year, so each promotion but the first, and each alarm, is false.
+STRICT = PolicySpec.model_validate(
+    {
+        "name": "strict",
+        "triggers": {
+            "new_partitions": 14,
+            "cooldown": 7,
+            "data_drift": {"false_alarms_per_year": 2},
+            "prediction_drift": {"false_alarms_per_year": 2},
+        },
+        "gate": {"metric": "log_loss", "min_blocks": 5, "confidence": 0.9},
+        "windows": {"train": 60, "holdout": 14, "current": 7},
+    }
+)
+
+
 class Shadow(replay.Replay):
     """Plays a policy with triggers and gate, and then makes the states of the layer."""
 
@@ -183,6 +203,12 @@ def report_shuffled(state: ModelState, seed: int) -> None:
     difference = describe(alone, adapted, days)
     print(f"days shuffled by seed {seed}: every 28 + layer is lower than every 28 by {difference}")
     serve_by_test(PolicyResult(LAYER, adapted, 0, ()), {"": alone}, 0)
+    past = history.past_state(STRICT)
+    actions = Counter(action for _, action in history.play(STRICT, past).decisions)
+    rows = past.tables.read(past.table("monitoring"), history.keys)
+    tested = rows.filter(pl.col("measure") == P_VALUE)
+    alarms = tested.group_by("role").agg(pl.len().alias("tests"), pl.sum("alert")).sort("role")
+    print(f"  with a strict gate and the layer: {dict(actions)}; {alarms.rows()}", flush=True)
 
 
 def report_abuse(history: replay.Replay, values: Mapping[str, Values], days: list[str]) -> None:

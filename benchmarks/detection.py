@@ -14,13 +14,13 @@ threshold of 0.1. Not here: whether a stated rate is kept (`decisions.py`).
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+from injection import TARGET, Injection
 from rich.console import Console
 from rich.progress import track
 from river.drift import ADWIN, PageHinkley
@@ -34,36 +34,11 @@ from retrain_assets.domain.drift.profile import build_profile, merge
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-REFERENCE, BEFORE, AFTER, CURRENT, RAMP = 90, 20, 20, 7, 10
+REFERENCE, BEFORE, AFTER, CURRENT = 90, 20, 20, 7
 SIZES, CLEAN, FALSE = (0.1, 0.2, 0.4, 0.8), 40, 0.1
-TARGET, NUMBER, CATEGORY = "delayed", "temp", "carrier"
 DELTAS = [10.0**-power for power in range(1, 13)]
 LAMBDAS = [float(2**power) for power in range(12)]
 Scores = dict[str, np.ndarray]  # by detector, of each arriving day: higher is farther from before
-
-
-@dataclass(frozen=True)
-class Injection:
-    """Drift that is put into days."""
-
-    kind: str
-    size: float
-    sudden: bool
-
-    def into(self, day: pl.DataFrame, since: int, random: np.random.Generator) -> pl.DataFrame:
-        """A day with the drift of so many days after it began."""
-        size = self.size if self.sudden else self.size * min(1.0, (since + 1) / RAMP)
-        hit = pl.Series(random.random(day.height) < size)
-        number, flag = pl.col(NUMBER), pl.lit(hit)
-        spread = float(day[NUMBER].std() or 1.0)  # type: ignore[arg-type]
-        changed: dict[str, pl.Expr] = {
-            "shift": (number + size * 3 * spread).alias(NUMBER),
-            "scale": (number.mean() + (number - number.mean()) * (1 + 2 * size)).alias(NUMBER),
-            "replaced": pl.when(flag).then(pl.lit("UA")).otherwise(CATEGORY).alias(CATEGORY),
-            "nulls": pl.when(flag).then(None).otherwise(number).alias(NUMBER),
-            "labels": pl.when(flag).then(1 - pl.col(TARGET)).otherwise(TARGET).alias(TARGET),
-        }
-        return day.with_columns(changed[self.kind])
 
 
 def days(folder: Path) -> list[pl.DataFrame]:

@@ -71,10 +71,8 @@ def assess(
     """Judge whether the layer is to begin or end to serve.
 
     It begins when it is shown not to be worse than the newest version by more than `MARGIN`, at a
-    stated 5 %. There a gain above the margin counts as the margin. This can only make the mean
-    lower, so it holds as well, and gains that come in bursts do not look like noise. It ends when
-    it is shown to be worse, or has lost more than `STOP` and a `SHARE` of what it gained, whatever
-    is shown: so there is a bound to what it can cost.
+    stated 5 %, and ends when it is shown to be worse, or has lost more than `STOP` and a `SHARE` of
+    what it gained, whatever is shown: so there is a bound to what it can cost.
 
     Args:
         newest: Loss of the newest version alone on each partition since the last change.
@@ -84,11 +82,29 @@ def assess(
     """
     losses, gains = np.asarray(newest), np.asarray(newest) - np.asarray(layer)
     mean, gain = (float(part.mean()) if part.size else 0.0 for part in (losses, gains))
-    margin = MARGIN * mean
-    tested = -gains if serves else np.minimum(gains, margin) + margin
-    evidence = intervals.judge_by_weeks(tested.tolist(), NEEDED, at_once=serves, week=week)
+    evidence = (
+        intervals.judge_by_weeks((-gains).tolist(), NEEDED, week=week)
+        if serves
+        else _judge_entry(gains, MARGIN * mean, week)
+    )
     sums = np.append(0.0, gains.cumsum())
     best, unit = float(sums.max()), mean or 1.0
     lost, allowed = (best - float(sums[-1])) / unit, (STOP * mean + SHARE * best) / unit
     changes = evidence.suffices or (serves and lost > allowed)
     return Standing(serves, changes, len(gains), gain, *evidence, lost, allowed)
+
+
+def _judge_entry(gains: np.ndarray, margin: float, week: int) -> intervals.Evidence:
+    """Return the evidence that the mean gain is not below minus a margin.
+
+    It is the mean of two. In one of them a gain above the margin counts as the margin: this can
+    only make the mean lower, so what it shows holds, and gains that come in bursts, or that grow,
+    do not look like noise. The other one is stronger where gains are small and uneven. A mean of
+    evidence is reached by mistake no more often than a stated rate that holds for each.
+    """
+    if not gains.size:
+        return intervals.Evidence(1.0, NEEDED)
+    shifted = gains + margin
+    parts = (shifted, np.minimum(shifted, 2 * margin))
+    values = [intervals.compute_evidence(part.tolist(), week)[-1] for part in parts]
+    return intervals.Evidence(float(np.mean(values)), NEEDED)

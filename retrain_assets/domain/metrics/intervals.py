@@ -175,26 +175,21 @@ def compute_evidence(gains: Sequence[float], stretch: int = 1) -> np.ndarray:
 SURE = 100  # times the evidence that is needed by weeks is needed day by day
 
 
-def judge_by_weeks(
-    gains: Sequence[float], needed: float, *, at_once: bool = True, week: int = STRETCH
-) -> Evidence:
+def judge_by_weeks(gains: Sequence[float], needed: float, *, week: int = STRETCH) -> Evidence:
     """Return the evidence that gains are above zero, and how much of it is needed.
 
-    It is that by weeks, since neighbouring days are alike, after the last gain.
+    It is that by weeks, since neighbouring days are alike, after the last gain; or that day by day
+    where this is far larger, so that a large effect need not wait for four weeks.
 
     Args:
         gains: One number a partition, in order of time.
         needed: How much is needed by weeks.
-        at_once: Whether it may also be that day by day where this is far larger, so that a large
-            effect need not wait for four weeks.
         week: How many partitions a week has; 1 for longer ones.
     """
     if not len(gains):
         return Evidence(1.0, needed)
     weeks, days = (float(compute_evidence(gains, stretch)[-1]) for stretch in (week, 1))
-    if at_once and days >= SURE * needed:
-        return Evidence(days, SURE * needed)
-    return Evidence(weeks, needed)
+    return Evidence(days, SURE * needed) if days >= SURE * needed else Evidence(weeks, needed)
 
 
 def _compute_ratio(values: np.ndarray, effect: float, enough: int) -> np.ndarray:
