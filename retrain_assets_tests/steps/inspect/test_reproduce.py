@@ -77,7 +77,7 @@ def test_code_spec_and_packages_that_changed_since_are_named_with_what_would_mat
     code, spec, packages = found.differences
     commit = served.storage.registry("churn").version(1).tags["checkout"]
     assert code.startswith(f"code: changed since; then: {commit or 'no commit was recorded'}; now")
-    assert spec.startswith("spec: changed since; that of then was used")
+    assert spec.startswith("YAML: changed since; that of then was used")
     assert packages.startswith(f"packages: numpy {were['numpy']}, now 0.1; all of then: packages")
 
 
