@@ -11,7 +11,6 @@ percentiles of a bootstrap of weeks. Not here: other policies with triggers and 
 
 import argparse
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,6 @@ from retrain_assets.domain.adaptation.layer import Update, predict_layer, start_
 from retrain_assets.domain.adaptation.service import assess
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.decision.replay import PolicyResult
-from retrain_assets.domain.drift.observations import P_VALUE
 from retrain_assets.specs.model import LabelsSpec, PolicySpec
 from retrain_assets.steps import replay
 from retrain_assets.steps.monitoring.adapt import Chain, adapt_partitions, read_losses
@@ -146,22 +144,6 @@ def serve_by_test(
     return [replace(item, name=f"{item.name} by the test", values=served)]
 
 
-# Nothing drifts in a shuffled year, so each promotion but the first, and each alarm, is false.
-STRICT = PolicySpec.model_validate(
-    {
-        "name": "strict",
-        "triggers": {
-            "new_partitions": 14,
-            "cooldown": 7,
-            "data_drift": {"false_alarms_per_year": 2},
-            "prediction_drift": {"false_alarms_per_year": 2},
-        },
-        "gate": {"metric": "log_loss", "min_blocks": 5, "confidence": 0.9},
-        "windows": {"train": 60, "holdout": 14, "current": 7},
-    }
-)
-
-
 class Shadow(replay.Replay):
     """Plays a policy with triggers and gate, and then makes the states of the layer."""
 
@@ -203,12 +185,6 @@ def report_shuffled(state: ModelState, seed: int) -> None:
     difference = describe(alone, adapted, days)
     print(f"days shuffled by seed {seed}: every 28 + layer is lower than every 28 by {difference}")
     serve_by_test(PolicyResult(LAYER, adapted, 0, ()), {"": alone}, 0)
-    past = history.past_state(STRICT)
-    actions = Counter(action for _, action in history.play(STRICT, past).decisions)
-    rows = past.tables.read(past.table("monitoring"), history.keys)
-    tested = rows.filter(pl.col("measure") == P_VALUE)
-    alarms = tested.group_by("role").agg(pl.len().alias("tests"), pl.sum("alert")).sort("role")
-    print(f"  with a strict gate and the layer: {dict(actions)}; {alarms.rows()}", flush=True)
 
 
 def report_abuse(history: replay.Replay, values: Mapping[str, Values], days: list[str]) -> None:

@@ -4,7 +4,7 @@
 run. Two versions were promoted, one was rejected, and the newest was rolled back.
 """
 
-import tarfile
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -62,8 +62,7 @@ def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
 
 @pytest.fixture
 def stored(tmp_path: Path, instance: dg.DagsterInstance, slack: Web) -> World:
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path / "copy", filter="data")
+    shutil.unpack_archive(ARCHIVE, tmp_path / "copy")
     restore(tmp_path / "copy", {"storage": tmp_path / "root"}, lambda _: None)
     dataset = DatasetSpec.model_validate(DATASET | {"notify": NOTIFY})
     world = new_world(tmp_path / "root", instance, **CHANGES)

@@ -138,7 +138,9 @@ def test_the_command_does_what_is_due_and_says_so(
     assert any("values_within_range" in check for check in first["runs"][0]["failed_checks"])
     second = tick()
     assert (second["runs"], second["failed"], second["decisions"]) == ([], [], [])
-    assert second["sensors"]["customers_new_data"] == "2 files have landed, all were read"
+    assert second["sensors"]["customers_new_data"] == (
+        "2 files have landed, all were read; 1 was refused, see `retrain quarantine customers`"
+    )
     broken = [Executed("customers_new_data", error="no space left")]
     monkeypatch.setattr(passes, "run_pass", lambda *_: broken)
     assert tick(code=1)["failed"] == [{"sensor": "customers_new_data", "error": "no space left"}]
