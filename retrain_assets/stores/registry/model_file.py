@@ -25,7 +25,8 @@ from retrain_assets.specs.model import may_trust
 
 MODEL_FILE = "model.skops"
 SMALL_BYTES = 2**24  # of a file whose model may stay in memory
-_ADDRESS = r"\d{9,}"
+# Of an object, and of the file of an array; short where Python itself lies at low addresses.
+_ADDRESS = r'(?<="__id__": )\d+|\d+(?=\.np[yz]")'
 # Trees of neighbours count how often they were asked, in these places of their state.
 _ASKED, _COUNTS = ("KDTree", "BallTree"), slice(7, 11)
 # Beside what skops trusts by itself (estimators of scikit-learn, numbers, arrays, containers),
