@@ -87,13 +87,11 @@ def _find_failures(selection: list[Model], instance: dg.DagsterInstance) -> Valu
 
 
 def _answers(value: Values) -> Iterator[str]:
-    """Yield a line for each answer; each further thing that waits has a line of its own."""
+    """Yield a line for each sentence of an answer."""
     yield f"{value['model']}: {status_step.describe_production(value)}"
     answers = status_step.answer(value)
-    waiting = [*answers.pop("waiting"), *_list_failures(value)]
-    for name in ("how it does", "what moved", "waiting", "next"):
-        texts = waiting if name == "waiting" else answers[name]
-        texts = [texts] if isinstance(texts, str) else texts
+    answers["waiting"] += _list_failures(value)
+    for name, texts in answers.items():
         first, *others = texts or ["nothing waits for a person"]
         yield from (f"  {name:<13}{first}", *(f"{'':15}{text}" for text in others))
 

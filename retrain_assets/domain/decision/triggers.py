@@ -89,7 +89,7 @@ def foresee(spec: ModelSpec, situation: Situation, request: Request) -> Expectat
     through = production.trained_through if production else ""
     earliest = max(earliest, spec.windows.holdout + 1 - count_since(mature, through), 1)
     if request.fired:
-        return Expectation(earliest, "when a cause that has fired need not wait any longer")
+        return Expectation(earliest, "when the cause that has fired has waited long enough")
     if triggers.new_partitions is None or situation.shortage:
         what = "the segment has enough rows" if situation.shortage else "a cause fires"
         return Expectation(None, f"no decision is due before {what}")

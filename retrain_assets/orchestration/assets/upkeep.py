@@ -49,13 +49,13 @@ def report_asset(model: Model) -> dg.AssetsDefinition:
 def _describe_report(model: Model, state: ModelState, storage: Storage) -> dict[str, Any]:
     name = model.spec.name
     value = report.write_report(state, storage.reports, f"{name}.html")
-    answers = status.answer(value)
     return {
         "report": metadata.link_page(f"models/{name}", storage.report(name)),
         "in production": status.describe_production(value),
-        **answers,
-        "waiting": "\n".join(answers["waiting"]) or "nothing waits for a person",
-        "next": "\n".join(answers["next"]),
+        **{
+            name: "\n".join(texts) or "nothing waits for a person"
+            for name, texts in status.answer(value).items()
+        },
     }
 
 

@@ -151,21 +151,21 @@ def _name_partition(
     return value | {"partitions": passed, "as_of": as_of, "reason": reason}
 
 
-def answer(value: Mapping[str, Any]) -> dict[str, Any]:
+def answer(value: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return in words how production does, what moved, what waits and what is next.
 
     Args:
         value: As `overview` returns it.
 
     Returns:
-        A sentence by question; of `waiting` and `next`, a list of sentences.
+        Sentences by question.
     """
     layer = value["adaptation"]
-    note = f"; {describe_layer(layer)}" if layer and value["production"] else ""
+    brings = [describe_layer(layer)] if layer and value["production"] else []
     now = [f"now: {value['reason']}"] if value["next"]["partitions"] != 0 else []
     missed = [describe_coverage(row) for row in value["intervals"] if row["alert"]]
     return {
-        "how it does": "; ".join([_describe_newest(value), *missed]) + note,
+        "how it does": [_describe_newest(value), *missed, *brings],
         "what moved": _describe_moved(value),
         "waiting": [
             f"{row['text']}: see `{row['command']}`" if row["command"] else row["text"]
@@ -184,16 +184,16 @@ def _describe_newest(value: Mapping[str, Any]) -> str:
     return f"{note}{describe_performance(row)}"
 
 
-def _describe_moved(value: Mapping[str, Any]) -> str:
+def _describe_moved(value: Mapping[str, Any]) -> list[str]:
     rows, signals = value["moved"], [name for name in value["watched"] if name.endswith("_drift")]
     if not rows and not signals:
-        return "no drift is watched, since `triggers` of the YAML names none"
+        return ["no drift is watched, since `triggers` of the YAML names none"]
     if not rows:
-        return f"{', '.join(signals)} {'is' if len(signals) == 1 else 'are'} not measured yet"
+        return [f"{', '.join(signals)} {'is' if len(signals) == 1 else 'are'} not measured yet"]
     alerts = [row for row in rows if row["alert"]]
     if not alerts:
-        return f"nothing beyond its threshold; farthest is {describe_drift(rows[0])}"
-    return "; ".join(map(describe_drift, alerts))
+        return [f"nothing beyond its threshold; farthest is {describe_drift(rows[0])}"]
+    return [*map(describe_drift, alerts)]
 
 
 def describe_next(value: Mapping[str, Any]) -> str:

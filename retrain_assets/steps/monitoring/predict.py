@@ -155,8 +155,8 @@ def _predict_batch(
     served = _serve(state, members, pipeline, output, table)
     moved = served.values != output  # elsewhere the newest version answers alone
     moved = moved if moved.ndim == 1 else moved.any(axis=1)
-    names = [members.newest.name if is_moved else None for is_moved in moved]
-    return scored.with_columns(*_list_columns(served), pl.Series(STATE, names, pl.String))
+    name = pl.when(pl.Series(moved)).then(pl.lit(members.newest.name)).alias(STATE)
+    return scored.with_columns(*_list_columns(served), name)
 
 
 def _load_models(state: ModelState, history: History, keys: Sequence[str]) -> Models:
