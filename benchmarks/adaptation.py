@@ -1,12 +1,12 @@
 """What the adaptive layer costs, and what it is worth on the flights of 2013.
 
-    python benchmarks/adaptation.py [--keep FOLDER] [--delays 0 3] [--seeds 3] [--shuffled]
+    python benchmarks/adaptation.py [--keep FOLDER] [--delays 0 3] [--calendars]
 
 All is played by `retrain replay`'s own functions, over the whole year; daily retraining only from
 August on, from where everything is reported. The policy that ships is played too, and its layer
 is made by the step that makes it live. Differences are of daily means; their intervals are
 percentiles of a bootstrap of weeks. Not here: other policies with triggers and gates
-(`policies.py`).
+(`policies.py`), and years in which nothing drifts (`stable.py`).
 """
 
 import argparse
@@ -50,26 +50,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--keep", type=Path, help="Storage root that is made or used again.")
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 3], help="Of the labels.")
-    parser.add_argument("--seeds", type=int, default=3, help="Of years whose days are shuffled.")
-    text = "Leave out costs, daily retraining, bad days, the shipped policy and shuffled years."
+    text = "Leave out costs, daily retraining, bad days and the shipped policy."
     parser.add_argument("--calendars", action="store_true", help=text)
-    parser.add_argument("--shuffled", action="store_true", help="Play shuffled years alone.")
     options = parser.parse_args()
-    if not options.calendars and not options.shuffled:
+    if not options.calendars:
         report_costs()
     with TemporaryDirectory() as folder:
         state = prepared(options.keep or Path(folder))
-        for delay in () if options.shuffled else options.delays:
+        for delay in options.delays:
             spec = state.spec.model_copy(update={"labels": LabelsSpec(delay=delay)})
             begun = time.process_time()
             report_worth(replace(state, spec=spec), delay, all_of_it=not options.calendars)
             print(f"{time.process_time() - begun:.0f} CPU seconds")
-        if options.calendars:
-            return
-        if not options.shuffled:
+        if not options.calendars:
             report_shadow(state)
-        for seed in range(options.seeds):
-            report_shuffled(state, seed)
 
 
 def report_costs() -> None:
@@ -169,22 +163,6 @@ def report_shadow(state: ModelState) -> None:
         f"{mean(adapted.values()):.4f}, lower by {describe(alone, adapted, days)}; "
         f"{losses.height} states and the predictions of older versions in {seconds:.0f} CPU seconds"
     )
-
-
-def report_shuffled(state: ModelState, seed: int) -> None:
-    """Print what the layer loses or gains where nothing drifts, since the days are shuffled."""
-    history, name = replay.Replay(state), state.table("features")
-    shuffled = np.random.default_rng(seed).permutation(history.keys).tolist()
-    day = pl.col(PARTITION).replace_strict(history.keys, shuffled)
-    number, parts = history.tables[name]
-    rows = {part: table.with_columns(day) for part, table in parts.items()}
-    history.tables[name] = number, rows
-    policies = [PolicySpec(name=str(adapt), every=28, adapt=adapt) for adapt in (False, True)]
-    alone, adapted = (history.play(policy).values for policy in policies)
-    days = [key for key in alone if key >= REPORTED_FROM]
-    difference = describe(alone, adapted, days)
-    print(f"days shuffled by seed {seed}: every 28 + layer is lower than every 28 by {difference}")
-    serve_by_test(PolicyResult(LAYER, adapted, 0, ()), {"": alone}, 0)
 
 
 def report_abuse(history: replay.Replay, values: Mapping[str, Values], days: list[str]) -> None:
