@@ -29,6 +29,7 @@ from retrain_assets.steps.monitoring.predict import score_partitions
 from retrain_assets_tests.domain.adaptation.test_layer import KINDS, MEMBERS, partition, states
 from retrain_assets_tests.serving.http.test_predict import JSON, as_json, raw_rows
 from retrain_assets_tests.serving.site import Site, listening, new_site, post, post_arrow
+from retrain_assets_tests.steps.decision.test_export import read_matrix
 from retrain_assets_tests.world import key
 
 LAST = 19
@@ -156,16 +157,7 @@ def test_what_is_exported_predicts_the_same_without_this_platform(
     features = read_features(adapted.state, [key(15)])
     outputs = []
     for version in value["members"]:
-        facts = json.loads((folder / str(version) / "features.json").read_text())
-        codes = {
-            name: {text: place for place, text in enumerate(texts)}
-            for name, texts in facts["categories"].items()
-        }
-        columns = [
-            [codes[name].get(item, np.nan) if name in codes else item for item in features[name]]
-            for name in facts["columns"]
-        ]
-        matrix = np.array(columns, dtype=float).T
+        matrix = read_matrix(folder / str(version), features)
         file = folder / str(version) / "model.skops"
         types = skops.io.get_untrusted_types(file=file)
         assert not [name for name in types if "retrain" in name]

@@ -27,8 +27,9 @@ folder:
   frame of pandas with these columns: numbers as floats, texts as they are (type `category`).
 - its file: that of its library (LightGBM, XGBoost, CatBoost), or `model.skops` with a pipeline of
   scikit-learn, which `skops.io.load(file, trusted=[...])` reads; look at the types first, which
-  `skops.io.get_untrusted_types(file=file)` lists. It predicts the matrix. A file of CatBoost takes
-  the columns without categories first, then the codes as texts, `-1` for NaN.
+  `skops.io.get_untrusted_types(file=file)` lists. It predicts the matrix. With XGBoost, that is
+  `DMatrix(matrix, feature_types=booster.feature_types)`. A file of CatBoost takes the columns
+  without categories first, then the codes as texts, `-1` for NaN.
 
 `serve` takes what the members predict: probabilities of the second class, of all `classes` of
 `layer.json` (0 for one that a member does not have), or numbers. It needs numpy only.
