@@ -63,6 +63,10 @@ class PastState(ModelState):
         """Return the same: what has arrived counts as monitored, also where no trigger looks."""
         return self.sources()
 
+    def count_rows(self) -> dict[str, int]:
+        """Return the number of the model's rows in each partition, which are all there."""
+        return self.once(("rows",), super().count_rows)
+
     @property
     def predicts(self) -> bool:
         """Return whether predictions are stored, because a trigger or the layer needs them."""

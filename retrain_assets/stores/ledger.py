@@ -41,6 +41,7 @@ SCHEMA: dict[str, pl.DataType] = {
 PAUSE_SCHEMA = dict.fromkeys((PARTITION, "until", "reason", "by"), pl.String())
 # Values that no column type holds, stored as JSON.
 AS_JSON = ("causes", "metrics", "datasets", "trained_on")
+Identity = tuple[str, int | None]  # of the content of a table
 
 
 class LedgerError(PermanentError):
@@ -204,7 +205,7 @@ class Ledger:
 
     tables: Tables
     model: str
-    newest: dict[tuple[str, int], History] = field(default_factory=dict, compare=False, repr=False)
+    newest: dict[Identity, History] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def table(self) -> str:
@@ -213,9 +214,9 @@ class Ledger:
 
     def read(self) -> History:
         """Return all rows, oldest first, at one version of the table."""
-        identity = self.tables.identity(self.table)
-        if identity is None:  # there is none, or it is in memory
-            return self._read(self.tables.version(self.table))
+        # A table in memory, or one that is not there, has no identity beside its version.
+        identity: Identity | None = self.tables.identity(self.table)
+        identity = identity or ("", self.tables.version(self.table))
         if identity not in self.newest:
             self.newest.clear()
             self.newest[identity] = self._read(identity[1])

@@ -7,7 +7,7 @@ reference does not name.
 Not here: building profiles, thresholds, alerts.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from datasketches import kll_doubles_sketch, kll_floats_sketch
@@ -135,13 +135,16 @@ MEASURES: dict[str, Measure] = {measure.__name__: measure for measure in _ALL}
 
 
 def compare(
-    reference: Mapping[str, ColumnProfile], current: Mapping[str, ColumnProfile]
+    reference: Mapping[str, ColumnProfile],
+    current: Mapping[str, ColumnProfile],
+    names: Iterable[str] = tuple(MEASURES),
 ) -> Iterator[tuple[str, str, float]]:
-    """Take each measure of each column that both windows have, where it is defined.
+    """Take measures of each column that both windows have, where they are defined.
 
     Args:
         reference: Profiles by column, such as of the training window.
         current: Profiles by column.
+        names: Of the measures.
 
     Yields:
         Column, measure and statistic: column by column in the order of the reference; without
@@ -150,6 +153,7 @@ def compare(
     Raises:
         DriftError: A column is numeric in one window only.
     """
+    measures = {name: MEASURES[name] for name in names}
     for name in (name for name in reference if name in current):
         before, now = reference[name], current[name]
         if before.kind != now.kind:
@@ -159,7 +163,7 @@ def compare(
             )
         if before.is_single or now.is_single:
             before, now = before.in_single(), now.in_single()
-        for measure, function in MEASURES.items():
+        for measure, function in measures.items():
             statistic = function(before, now)
             if statistic is not None and not explain_unsupported(measure, before, now):
                 yield name, measure, statistic

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrain_assets.domain.drift.measures import compare, describe_effect, explain_unsupported
+from retrain_assets.domain.drift.measures import (
+    MEASURES,
+    compare,
+    describe_effect,
+    explain_unsupported,
+)
 from retrain_assets.domain.drift.permutation_test import Column, run_permutation_test
 from retrain_assets.domain.drift.profile import ColumnProfile
 from retrain_assets.domain.metrics.metrics import METRICS, margin, mean_interval
@@ -61,13 +66,23 @@ def observe_drift(
     trigger: DriftTrigger | None,
     reference: Mapping[str, ColumnProfile],
     current: Mapping[str, ColumnProfile],
+    *,
+    only_trigger: bool = False,
 ) -> Iterator[Observation]:
     """Yield all measures that are defined; those of the trigger's measure have a threshold.
 
     Where the summaries do not support the trigger's measure, the statistic is None, and the effect
     is the reason.
+
+    Args:
+        role: What they are about.
+        trigger: What watches them, if anything does.
+        reference: Profiles by column.
+        current: Profiles by column.
+        only_trigger: Leave out measures that the trigger does not look at.
     """
-    for column, measure, statistic in compare(reference, current):
+    names = [name for name in MEASURES if not only_trigger or (trigger and name == trigger.measure)]
+    for column, measure, statistic in compare(reference, current, names):
         watched = trigger is not None and measure == trigger.measure
         threshold = trigger.threshold if trigger and watched else None
         alert = threshold is not None and statistic >= threshold

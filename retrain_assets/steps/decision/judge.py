@@ -28,7 +28,7 @@ from retrain_assets.specs.features import Kind
 from retrain_assets.specs.gate import GateSpec, GuardSpec
 from retrain_assets.steps.decision import train
 from retrain_assets.steps.decision.train import Model, Output, Sample
-from retrain_assets.steps.monitoring.in_service import put_under
+from retrain_assets.steps.monitoring.in_service import PredictBy, predict_once, put_under
 from retrain_assets.steps.monitoring.intervals import BLOCK, list_outputs
 from retrain_assets.steps.state import ModelState
 from retrain_assets.stores.registry.model_check import EXAMPLE_FILE, check_file, write_example
@@ -56,8 +56,9 @@ def judge(
         The verdict; and comparison, slices and guards as far as they were computed.
     """
     pipeline = state.registry.load(candidate.version, candidate.sha256)
+    older = predict_once(state, rows.features)
     try:
-        output = _predict(state, pipeline, rows)
+        output = _predict(state, pipeline, rows, older)
     except PredictionError as error:
         return gates.Decision(gates.Verdict.REJECT, str(error), None, None), {}
     store_expected_output(state, candidate, output, rows)
@@ -70,7 +71,7 @@ def judge(
     trivial = _compare(gate, rows, output, constant, confidence)
     missing = train.list_missing_features(state, rival) if rival else []
     if rival and not missing:
-        production = _predict(state, rival, rows, state.ledger.read().production_version)
+        production = _predict(state, rival, rows, older, state.ledger.read().production_version)
         floor = _measure_gain(gate, rows, production, constant)
         outputs = align_outputs(output, production)
         decision, comparisons = _judge_against(state, gate, rows, *outputs, trivial, floor)
@@ -83,11 +84,11 @@ def judge(
 
 
 def _predict(
-    state: ModelState, pipeline: Model, rows: Sample, version: int | None = None
+    state: ModelState, pipeline: Model, rows: Sample, older: PredictBy, version: int | None = None
 ) -> Output:
     """Return what would be served with a model as the newest version; its number if it has been."""
     output = train.predict_sample(state, pipeline, rows)
-    return put_under(state, rows.features, rows.partitions, output, {version})
+    return put_under(state, rows.features, rows.partitions, output, {version}, older)
 
 
 def _judge_against(  # noqa: PLR0917 all of the same rows

@@ -159,7 +159,7 @@ def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: s
     windows, sources = split(state.mature(), state.spec.windows, as_of), state.sources()
     inputs = {
         "spec_digest": state.recipe,
-        "code_digest": facts.code_digest(state.spec),
+        "code_digest": state.code,
         "lock_digest": facts.lock_digest(),
         "as_of": windows.as_of,
     }

@@ -28,6 +28,7 @@ from retrain_assets.stores.ledger import LedgerRow
 Profiles = dict[str, ColumnProfile]
 Blocks = Mapping[str, pl.DataFrame]
 Observations = Iterator[tuple[tuple[str, ...], watch.Observation]]  # each with its window
+IS_OUTPUT = pl.col("column") == PREDICTION_COLUMN  # not of its errors
 
 
 def monitor(
@@ -124,8 +125,6 @@ class _Watcher:
         self.sources, self.history = sources, state.ledger.read()
         self.landed = state.count_rows()
         self.profiles = state.once(("profile",), lambda: self._read("profile"))
-        outputs = self._read("prediction_profile")
-        self.outputs = {key: _only_output(rows) for key, rows in outputs.items()}
         self.keys = tuple(self.profiles)
         self.expected_output = cache(self._read_expected_output)
         self.metric_values = cache(self._read_metric_values)
@@ -141,6 +140,11 @@ class _Watcher:
         if key in self.profiles:
             return str(self.profiles[key][SOURCE][0])
         return self.without_features.get(key) if self.landed.get(key) else self.sources[key]
+
+    @cached_property
+    def outputs(self) -> dict[str, pl.DataFrame]:
+        """Return summaries of the output on each partition, without those of its errors."""
+        return self._read("prediction_profile", IS_OUTPUT)
 
     @cached_property
     def without_features(self) -> dict[str, str]:
@@ -203,7 +207,9 @@ class _Watcher:
             names.add((observation.measure, observation.column))
             yield comparison.window, observation
         role, trigger, sides, *_ = comparison
-        for observation in watch.observe_drift(role, trigger, *sides):
+        for observation in watch.observe_drift(
+            role, trigger, *sides, only_trigger=self.only_triggers
+        ):
             if (observation.measure, observation.column) not in names:
                 yield comparison.window, observation
 
@@ -293,8 +299,9 @@ class _Watcher:
         name = ("merged", *keys)
         return self.state.once(name, lambda: _merge(self.profiles[key] for key in keys))
 
-    def _read(self, name: str) -> dict[str, pl.DataFrame]:
-        rows = self.state.stored(name, PROFILE_SCHEMA).sort(PARTITION, maintain_order=True)
+    def _read(self, name: str, condition: pl.Expr | bool = True) -> dict[str, pl.DataFrame]:
+        stored = self.state.stored(name, PROFILE_SCHEMA, condition)
+        rows = stored.sort(PARTITION, maintain_order=True)
         # Slices of what is sorted: to copy each partition costs more than all that is done with it.
         runs = rows[PARTITION].rle().struct.unnest()
         placed = runs.select("value", pl.col("len").cum_sum() - pl.col("len"), length="len")
@@ -303,7 +310,7 @@ class _Watcher:
     def _read_expected_output(self, candidate: int) -> dict[str, pl.DataFrame]:
         """Return summaries of the output on each partition of the candidate's holdout."""
         stored = self.state.tables.read(self.state.table("reference"), [str(candidate)])
-        rows = _only_output(stored)
+        rows = stored.filter(IS_OUTPUT)
         parts = rows.with_columns(pl.col(BLOCK).alias(PARTITION)).drop(BLOCK)
         return {str(key): part for (key,), part in parts.group_by(PARTITION, maintain_order=True)}
 
@@ -315,11 +322,6 @@ class _Watcher:
         rows = self.state.stored("performance", PERFORMANCE_SCHEMA, same).drop_nulls("value")
         values = rows.sort(PARTITION).select(PARTITION, "value", "rows")
         return {key: (value, count) for key, value, count in values.iter_rows()}
-
-
-def _only_output(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the summaries of the output, without those of its errors."""
-    return rows.filter(pl.col("column") == PREDICTION_COLUMN)
 
 
 def _merge(blocks: Iterable[pl.DataFrame]) -> Profiles:
