@@ -173,7 +173,9 @@ def test_a_replay_measures_no_drift_that_no_trigger_needs(late: World) -> None:
     drift = pl.col("role").is_in(["feature", "target", "prediction"])
     assert rows[0].equals(always.filter(~drift))
     assert {"feature", "target", "prediction"} == {*always.filter(drift)["role"]}
-    assert "feature" in rows[1]["role"]
+    seen = pl.col("role") == "feature", pl.col("measure") == "psi"
+    assert rows[1].filter(drift).equals(observe(watched, days).rows.filter(seen))
+    assert rows[1].filter(seen).height > 1
 
 
 def test_status_says_what_moved_farthest_then_and_now(
