@@ -14,6 +14,7 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 from retrain_assets.stores.tables.tables import NOW, Schema, StaleTableError, Tables
 
+MOST_CHUNKS = 16
 JOINED = "/"  # names the part that was read since; no partition has this name
 
 
@@ -46,7 +47,9 @@ class Overlay(Tables):
         """Read a table in memory, else the table below."""
         if table in self.content:
             number, parts = self.content[table]
-            rows = pl.concat(parts.values(), rechunk=len(parts) > 1)
+            rows = pl.concat(parts.values())
+            if rows.n_chunks() > MOST_CHUNKS:  # to copy a table at each read costs more than chunks
+                rows = rows.rechunk()
             self.content[table] = number, {JOINED: rows}
             return rows.lazy()
         if self._is_below(table):
