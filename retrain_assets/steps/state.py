@@ -169,11 +169,6 @@ class ModelState:
         """Return the digest of what would be trained now."""
         return recipe_digest(self.spec)
 
-    @cached_property
-    def code(self) -> str:
-        """Return the digest of the code that decides what the model is."""
-        return code_digest(self.spec)
-
     def once(self, name: tuple[str, ...], make: Callable[[], Result]) -> Result:
         """Return the shared result of that name; compute it if there is none."""
         memo = {} if self.memo is None else self.memo

@@ -12,7 +12,7 @@ import polars as pl
 
 from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.domain.model.search import Journal, Setting
-from retrain_assets.steps.state import ModelState, digest, lock_digest
+from retrain_assets.steps.state import ModelState, code_digest, digest, lock_digest
 
 TABLE = "search"
 SCHEMA: dict[str, pl.DataType] = {
@@ -60,5 +60,5 @@ def open_journal(state: ModelState, rows_sha256: str, *, resume: bool) -> Journa
         return None
     if not resume:
         return Journal(clock=perf_counter)
-    recipe = (state.recipe, state.code, lock_digest())
+    recipe = (state.recipe, code_digest(state.spec), lock_digest())
     return StoredJournal(state, digest(*recipe, rows_sha256))

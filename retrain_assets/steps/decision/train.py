@@ -157,9 +157,10 @@ def plan(state: ModelState, as_of: str | None, causes: Sequence[str], because: s
         TooFewPartitionsError: There is not enough mature history.
     """
     windows, sources = split(state.mature(), state.spec.windows, as_of), state.sources()
+    code = state.once(("code", state.recipe), lambda: facts.code_digest(state.spec))
     inputs = {
         "spec_digest": state.recipe,
-        "code_digest": state.code,
+        "code_digest": code,
         "lock_digest": facts.lock_digest(),
         "as_of": windows.as_of,
     }
