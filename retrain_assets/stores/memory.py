@@ -14,7 +14,7 @@ from retrain_assets.domain.data.rules import PARTITION
 from retrain_assets.stores.registry.registry import ModelRegistry, ModelVersion
 from retrain_assets.stores.tables.tables import NOW, Schema, StaleTableError, Tables
 
-MOST_CHUNKS = 16
+MOST_CHUNKS = 16  # of a table in memory; reading more of them is slower than to copy them once
 JOINED = "/"  # names the part that was read since; no partition has this name
 
 
@@ -48,7 +48,7 @@ class Overlay(Tables):
         if table in self.content:
             number, parts = self.content[table]
             rows = pl.concat(parts.values())
-            if rows.n_chunks() > MOST_CHUNKS:  # to copy a table at each read costs more than chunks
+            if rows.n_chunks() > MOST_CHUNKS:
                 rows = rows.rechunk()
             self.content[table] = number, {JOINED: rows}
             return rows.lazy()

@@ -144,7 +144,7 @@ def compare(
     Args:
         reference: Profiles by column, such as of the training window.
         current: Profiles by column.
-        names: Of the measures.
+        names: The measures to take, by name; all by default.
 
     Yields:
         Column, measure and statistic: column by column in the order of the reference; without
